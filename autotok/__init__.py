@@ -1,0 +1,64 @@
+"""autotok: automated compression search for Vision Transformers.
+
+    import autotok
+    model = autotok.compress(timm_model, method="tome", r=13)     # one model, one method
+    run = autotok.search(backbone="deit_small_patch16_224", data="photos/", budget="2.3GFLOPs")
+
+Importing autotok imports nothing heavy; names are looked up when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "autotok.api": (
+        "Run", "compress", "evaluate", "macs", "predict", "profile", "resume", "search",
+    ),
+    "autotok.config": ("CompressionConfig", "Reduction", "SubnetSpec"),
+    "autotok.errors": ("AutotokError",),
+    "autotok.tokens": ("Needs", "Taps", "Tokens"),
+    "autotok.methods": (
+        "Kind", "Option", "Placement", "Site", "TokenReducer", "Training",
+        "get_method", "list_methods", "register",
+    ),
+    "autotok.backbones.loading": ("as_backbone", "load_backbone"),
+    "autotok.profiling.target": ("list_targets", "load_target"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from autotok.api import Run, compress, evaluate, macs, predict, profile, resume, search
+    from autotok.backbones.loading import as_backbone, load_backbone
+    from autotok.config import CompressionConfig, Reduction, SubnetSpec
+    from autotok.errors import AutotokError
+    from autotok.methods import (
+        Kind,
+        Option,
+        Placement,
+        Site,
+        TokenReducer,
+        Training,
+        get_method,
+        list_methods,
+        register,
+    )
+    from autotok.profiling.target import list_targets, load_target
+    from autotok.tokens import Needs, Taps, Tokens
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'autotok' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,228 @@
+"""The only place where attention is spelled out, so that its intermediate values can be tapped.
+
+Plain attention stays fused (`scaled_dot_product_attention`) unless the map itself was asked for:
+keys, queries and values are free, the class row is one extra vector-matrix product, sizes and masks
+enter as one additive bias per key. Relative-position attention (AutoFormer) always spells the map
+out, because its value side needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from autotok.tokens import NEEDS_MAP, Needs, Taps, Tokens
+
+__all__ = ["RelativeTables", "attention", "key_bias", "relative_attention"]
+
+
+def key_bias(tokens: Tokens, dtype: torch.dtype) -> Tensor | None:
+    """(B, N) to add to every key's logit: log of its size; prefix tokens have size 1. None if no size."""
+    if tokens.size is None:
+        return None
+    log_size = tokens.size.to(torch.float32).log().to(dtype)
+    return F.pad(log_size, (tokens.num_prefix, 0))
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, tokens: Tokens, needs: Needs
+) -> tuple[Tensor, Taps]:
+    """Softmax attention over (B, H, N, D) queries, keys and values.
+
+    Returns the heads' outputs (B, H, N, D) and the taps asked for.
+    """
+    scale = q.shape[-1] ** -0.5
+    bias = key_bias(tokens, q.dtype)
+    if needs & NEEDS_MAP or tokens.mask is not None:
+        logits = (q * scale) @ k.transpose(-2, -1)
+        if bias is not None:
+            logits = logits + bias[:, None, None, :]
+        weights = _softmax(logits, tokens)
+        return weights @ v, _taps(q, k, v, needs, weights)
+    bias_rows = None if bias is None else bias[:, None, None, :]
+    if bias_rows is not None:
+        bias_rows = bias_rows.expand(-1, 1, q.shape[2], -1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_rows)
+    cls_row = None
+    if needs & Needs.CLS_ATTENTION:
+        row = (q[:, :, :1] * scale) @ k.transpose(-2, -1)  # (B, H, 1, N)
+        if bias is not None:
+            row = row + bias[:, None, None, :]
+        cls_row = row.softmax(dim=-1)[:, :, 0]
+    return out, _taps(q, k, v, needs, None, cls_row)
+
+
+def _softmax(logits: Tensor, tokens: Tokens) -> Tensor:
+    """Softmax over keys; with a mask, dropped tokens are seen by nobody but themselves.
+
+    Masked form (DynamicViT, section "policy"): the row maximum runs over all keys, e = 1e-6 keeps
+    an empty row finite.
+    """
+    if tokens.mask is None:
+        return logits.softmax(dim=-1)
+    total = logits.shape[-1]
+    mask = F.pad(tokens.mask.to(torch.float32), (tokens.num_prefix, 0), value=1.0)  # (B, N)
+    eye = torch.eye(total, device=logits.device)
+    policy = mask[:, None, None, :] * (1.0 - eye) + eye  # (B, 1, N, N)
+    logits32 = logits.to(torch.float32)
+    raw = (logits32 - logits32.amax(dim=-1, keepdim=True)).exp() * policy
+    epsilon = 1e-6
+    weights = (raw + epsilon / total) / (raw.sum(dim=-1, keepdim=True) + epsilon)
+    return weights.to(logits.dtype)
+
+
+def _taps(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    needs: Needs,
+    weights: Tensor | None,
+    cls_row: Tensor | None = None,
+) -> Taps:
+    values: dict[str, Tensor] = {}
+    if needs & Needs.KEYS:
+        values["keys"] = k
+    if needs & Needs.QUERIES:
+        values["queries"] = q
+    if needs & Needs.VALUES:
+        values["values"] = v
+    if needs & Needs.CLS_ATTENTION:
+        row = weights[:, :, 0] if weights is not None else cls_row
+        assert row is not None
+        values["cls_attention"] = row
+    if needs & Needs.COLUMN_MEANS:
+        assert weights is not None
+        values["column_means"] = weights.mean(dim=2)
+    if needs & Needs.ATTENTION:
+        assert weights is not None
+        values["attention"] = weights
+    return Taps(values)
+
+
+@dataclass(frozen=True)
+class RelativeTables:
+    """AutoFormer's relative positions of one block: four tables (2 * max_offset + 2, D).
+
+    Row 0 serves every pair with a prefix token; offset o, clipped to +-max_offset, is at row
+    o + max_offset + 1. Keys and values have one table each for rows and for columns.
+    """
+
+    key_rows: Tensor
+    key_columns: Tensor
+    value_rows: Tensor
+    value_columns: Tensor
+
+    @property
+    def max_offset(self) -> int:
+        """Largest offset told apart."""
+        return (self.key_rows.shape[0] - 2) // 2
+
+
+def relative_attention(
+    q: Tensor, k: Tensor, v: Tensor, tables: RelativeTables, tokens: Tokens, needs: Needs
+) -> tuple[Tensor, Taps]:
+    """Attention with 2-D relative positions on keys and values, looked up by carried coordinates.
+
+    logits_ij = (q_i . k_j + q_i . RK_ij) / sqrt(D);  out_i = sum_j a_ij (v_j + RV_ij), where R_ij is the
+    sum of a row-offset and a column-offset table row. Never builds R: q_i . R_ij is gathered from
+    q T^T, (B, H, N, 2 max_offset + 2); the value side adds attention up per offset and multiplies by
+    the table (exact; 4 * (2 max_offset + 2) * N * H * D multiply-accumulates a block).
+    """
+    scale = q.shape[-1] ** -0.5
+    prefix, offset = tokens.num_prefix, tables.max_offset
+    by_row = q @ tables.key_rows.transpose(0, 1)  # (B, H, N, R)
+    by_column = q @ tables.key_columns.transpose(0, 1)
+    logits = q @ k.transpose(-2, -1)
+    if tokens.raster:
+        rows, columns = tokens.grid
+        row_table = _offset_index(rows, offset, q.device)  # (rows, rows)
+        column_table = _offset_index(columns, offset, q.device)
+        logits = logits + _raster_bias(by_row, by_column, row_table, column_table, prefix)
+    else:
+        assert tokens.coords is not None
+        pairs = [_pair_index(tokens.coords[..., axis], prefix, offset) for axis in (0, 1)]
+        shape = logits.shape
+        logits = logits + by_row.gather(-1, pairs[0][:, None].expand(shape))
+        logits = logits + by_column.gather(-1, pairs[1][:, None].expand(shape))
+    logits = logits * scale
+    bias = key_bias(tokens, q.dtype)
+    if bias is not None:
+        logits = logits + bias[:, None, None, :]
+    weights = _softmax(logits, tokens)
+    if tokens.raster:
+        bins = _raster_bins(weights, row_table, column_table, tables, prefix)
+    else:
+        zeros = weights.new_zeros(*weights.shape[:3], by_row.shape[-1])
+        bins = (
+            zeros.scatter_add(-1, pairs[0][:, None].expand(shape), weights),
+            zeros.scatter_add(-1, pairs[1][:, None].expand(shape), weights),
+        )
+    out = weights @ v + bins[0] @ tables.value_rows + bins[1] @ tables.value_columns
+    return out, _taps(q, k, v, needs, weights)
+
+
+def _offset_index(extent: int, max_offset: int, device: torch.device) -> Tensor:
+    """(extent, extent) table rows for offset j - i along one axis."""
+    line = torch.arange(extent, device=device)
+    return (line[None, :] - line[:, None]).clamp(-max_offset, max_offset) + max_offset + 1
+
+
+def _pair_index(position: Tensor, prefix: int, max_offset: int) -> Tensor:
+    """(B, N, N) table rows for every query and key, from positions (B, n) along one axis."""
+    delta = position[:, None, :] - position[:, :, None]
+    index = delta.clamp(-max_offset, max_offset) + max_offset + 1
+    return F.pad(index, (prefix, 0, prefix, 0))  # prefix pairs use row 0
+
+
+def _raster_bias(
+    by_row: Tensor, by_column: Tensor, row_table: Tensor, column_table: Tensor, prefix: int
+) -> Tensor:
+    """(B, H, N, N) position logits of a full grid: two small gathers and a broadcast sum."""
+    rows, columns = row_table.shape[0], column_table.shape[0]
+    batch, heads = by_row.shape[:2]
+    grid = (batch, heads, rows, columns)
+    own_row = by_row[:, :, prefix:].reshape(*grid, -1)
+    own_column = by_column[:, :, prefix:].reshape(*grid, -1)
+    vertical = own_row.gather(-1, row_table[None, None, :, None].expand(*grid, rows))
+    horizontal = own_column.gather(-1, column_table[None, None, None].expand(*grid, columns))
+    patches = (vertical.unsqueeze(-1) + horizontal.unsqueeze(-2)).flatten(4).flatten(2, 3)
+    constant = by_row[..., :1] + by_column[..., :1]  # (B, H, N, 1): any pair with a prefix token
+    total = rows * columns
+    if prefix == 0:
+        return patches
+    patches = torch.cat([constant[:, :, prefix:].expand(-1, -1, -1, prefix), patches], dim=-1)
+    return torch.cat(
+        [constant[:, :, :prefix].expand(-1, -1, -1, prefix + total), patches], dim=2
+    )
+
+
+def _raster_bins(
+    weights: Tensor,
+    row_table: Tensor,
+    column_table: Tensor,
+    tables: RelativeTables,
+    prefix: int,
+) -> tuple[Tensor, Tensor]:
+    """Attention (B, H, N, N) of a full grid added up per row offset and per column offset."""
+    rows, columns = row_table.shape[0], column_table.shape[0]
+    batch, heads, total, _ = weights.shape
+    width = tables.value_rows.shape[0]
+    grid = (batch, heads, rows, columns)
+    patches = weights[:, :, prefix:, prefix:].reshape(*grid, rows, columns)
+    result = []
+    for summed, index in (
+        (patches.sum(dim=-1), row_table[None, None, :, None].expand(*grid, rows)),
+        (patches.sum(dim=-2), column_table[None, None, None].expand(*grid, columns)),
+    ):
+        bins = weights.new_zeros(*grid, width).scatter_add(-1, index, summed).flatten(2, 3)
+        if prefix:
+            to_prefix = weights[:, :, prefix:, :prefix].sum(dim=-1, keepdim=True)
+            bins = torch.cat([to_prefix, bins[..., 1:]], dim=-1)
+            # softmax rows sum to one, but masked rows need not: add them up
+            own = weights[:, :, :prefix].sum(dim=-1, keepdim=True)
+            bins = torch.cat([F.pad(own, (0, width - 1)), bins], dim=2)
+        result.append(bins)
+    return result[0], result[1]

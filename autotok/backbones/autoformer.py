@@ -1,0 +1,428 @@
+"""AutoFormer (Chen et al., ICCV 2021, arXiv 2107.00651): supernet, subnet views, stand-alone subnets.
+
+Three modules share one forward. `AutoFormerSupernet` holds entangled weights under the official key
+names and shapes; `SupernetView` runs any subnet on them without copying (gradients flow back, so it
+also trains); `AutoFormer` is a stand-alone subnet cut out of it. Relative positions are looked up by
+the coordinates that travel with the tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotok.config import SubnetSpec
+from autotok.errors import CheckpointError, ConfigError
+from autotok.facts import BackboneFacts, BlockFacts
+from autotok.tokens import Needs, Taps, Tokens, grid_coords
+
+from .attention import RelativeTables, relative_attention
+from .base import Backbone, pool_mean
+
+__all__ = ["AutoFormer", "AutoFormerSupernet", "SupernetSpec", "SupernetView"]
+
+LAYER_NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class SupernetSpec:
+    """Shapes of a supernet: the largest subnet it can hold, and the choices it was made for."""
+
+    embed_dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    embed_choices: tuple[int, ...]
+    depth_choices: tuple[int, ...]
+    heads_choices: tuple[int, ...]
+    mlp_ratio_choices: tuple[float, ...]
+    image_shape: tuple[int, int, int] = (3, 224, 224)
+    patch_size: int = 16
+    num_classes: int = 1000
+    head_dim: int = 64
+    max_offset: int = 14
+    pooling: str = "mean"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return (self.image_shape[1] // self.patch_size, self.image_shape[2] // self.patch_size)
+
+    def largest(self) -> SubnetSpec:
+        """The largest subnet within the choices."""
+        depth = max(self.depth_choices)
+        return SubnetSpec(
+            embed_dim=max(self.embed_choices),
+            heads=(max(self.heads_choices),) * depth,
+            mlp_ratios=(max(self.mlp_ratio_choices),) * depth,
+        )
+
+    def smallest(self) -> SubnetSpec:
+        """The smallest subnet within the choices."""
+        depth = min(self.depth_choices)
+        return SubnetSpec(
+            embed_dim=min(self.embed_choices),
+            heads=(min(self.heads_choices),) * depth,
+            mlp_ratios=(min(self.mlp_ratio_choices),) * depth,
+        )
+
+    def check(self, subnet: SubnetSpec) -> None:
+        """Raise `ConfigError` unless the subnet's slices fit into the supernet."""
+        limits = (
+            ("embed_dim", subnet.embed_dim, self.embed_dim),
+            ("depth", subnet.depth, self.depth),
+            ("heads", max(subnet.heads), self.heads),
+            ("MLP ratio", max(subnet.mlp_ratios), self.mlp_ratio),
+        )
+        for word, asked, allowed in limits:
+            if asked > allowed:
+                raise ConfigError(
+                    f"subnet asks for {word} {asked}, but the supernet holds at most {allowed}"
+                )
+
+
+@dataclass(frozen=True)
+class _Norm:
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
+
+
+@dataclass(frozen=True)
+class _Linear:
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class _BlockWeights:
+    """Everything one block computes with, already cut to the subnet."""
+
+    heads: int
+    norm1: _Norm
+    qkv: _Linear
+    proj: _Linear
+    tables: RelativeTables
+    norm2: _Norm
+    fc1: _Linear
+    fc2: _Linear
+
+
+@dataclass(frozen=True)
+class _StemWeights:
+    patch: _Linear  # conv weight (E, channels, p, p)
+    cls_token: Tensor  # (1, 1, E)
+    pos_embed: Tensor  # (1, 1 + N0, E)
+    norm: _Norm
+    head: _Linear
+
+
+class _AutoFormerBase(Backbone):
+    """The forward, written against weights that a sub-class hands out."""
+
+    def _stem(self) -> _StemWeights:
+        raise NotImplementedError
+
+    def _block(self, index: int) -> _BlockWeights:
+        raise NotImplementedError
+
+    def embed(
+        self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
+    ) -> tuple[Tokens, Taps]:
+        stem, facts = self._stem(), self.facts
+        patches = F.conv2d(images, stem.patch.weight, stem.patch.bias, stride=facts.patch_size)
+        patches = patches.flatten(2).transpose(1, 2)  # (B, n, C)
+        batch, count, _ = patches.shape
+        x = torch.cat([stem.cls_token.expand(batch, -1, -1), patches], dim=1) + stem.pos_embed
+        taps: dict[str, Tensor] = {}
+        if needs & Needs.EMBEDDING:
+            taps |= {"patch_embedding": patches, "position_table": stem.pos_embed[0, 1:]}
+        if needs & Needs.IMAGE:
+            taps["image"] = images
+        coords = grid_coords(facts.grid, device=x.device).expand(batch, -1, -1)
+        source = None
+        if trace:
+            source = torch.eye(count, dtype=torch.bool, device=x.device).expand(batch, -1, -1)
+        return Tokens(x, facts.num_prefix, facts.grid, coords=coords, source=source), Taps(taps)
+
+    def attend(
+        self, index: int, tokens: Tokens, needs: Needs = Needs.NONE
+    ) -> tuple[Tensor, Taps]:
+        block = self._block(index)
+        batch, count, _ = tokens.x.shape
+        qkv = block.qkv(block.norm1(tokens.x))
+        qkv = qkv.reshape(batch, count, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)  # (B, H, N, D)
+        out, taps = relative_attention(q, k, v, block.tables, tokens, needs)
+        return block.proj(out.transpose(1, 2).flatten(2)), taps
+
+    def feed(self, index: int, tokens: Tokens) -> Tensor:
+        block = self._block(index)
+        return block.fc2(F.gelu(block.fc1(block.norm2(tokens.x))))
+
+    def readout(self, tokens: Tokens) -> Tensor:
+        stem = self._stem()
+        normed = tokens.with_x(stem.norm(tokens.x))
+        if self.facts.pooling == "cls":
+            return stem.head(normed.x[:, 0])
+        return stem.head(pool_mean(normed.patches, tokens.size, tokens.mask))
+
+
+class _OfficialAttention(nn.Module):
+    """Parameter names and shapes of the official attention; the forward is elsewhere."""
+
+    def __init__(self, width: int, inner: int, head_dim: int, max_offset: int) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(width, 3 * inner)
+        self.proj = nn.Linear(inner, width)
+        self.rel_pos_embed_k = _OfficialTables(head_dim, max_offset)
+        self.rel_pos_embed_v = _OfficialTables(head_dim, max_offset)
+
+
+class _OfficialTables(nn.Module):
+    def __init__(self, head_dim: int, max_offset: int) -> None:
+        super().__init__()
+        shape = (2 * max_offset + 2, head_dim)
+        self.embeddings_table_v = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
+        self.embeddings_table_h = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
+
+
+class _OfficialBlock(nn.Module):
+    def __init__(self, spec: SupernetSpec) -> None:
+        super().__init__()
+        width, inner = spec.embed_dim, spec.heads * spec.head_dim
+        hidden = int(width * spec.mlp_ratio)
+        self.attn_layer_norm = nn.LayerNorm(width)
+        self.attn = _OfficialAttention(width, inner, spec.head_dim, spec.max_offset)
+        self.ffn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+
+class _OfficialPatchEmbed(nn.Module):
+    def __init__(self, spec: SupernetSpec) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(spec.image_shape[0], spec.embed_dim, spec.patch_size, spec.patch_size)
+
+
+class AutoFormerSupernet(nn.Module):
+    """Entangled weights of every subnet, under the official names and shapes.
+
+    It has no forward of its own: run a subnet through `SupernetView(supernet, subnet)`.
+    """
+
+    def __init__(self, spec: SupernetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.patch_embed_super = _OfficialPatchEmbed(spec)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, spec.embed_dim))
+        count = spec.grid[0] * spec.grid[1]
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + count, spec.embed_dim))
+        self.blocks = nn.ModuleList(_OfficialBlock(spec) for _ in range(spec.depth))
+        self.norm = nn.LayerNorm(spec.embed_dim)
+        self.head = nn.Linear(spec.embed_dim, spec.num_classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for parameter in (self.cls_token, self.pos_embed):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def cut(self, subnet: SubnetSpec) -> AutoFormer:
+        """A stand-alone copy of one subnet; its outputs equal the view's."""
+        view = SupernetView(self, subnet)
+        model = AutoFormer(self.spec, subnet, name=view.facts.name)
+        model.load_from(view)
+        return model
+
+
+class SupernetView(_AutoFormerBase):
+    """One subnet of a supernet, run on the shared weights."""
+
+    def __init__(
+        self, supernet: AutoFormerSupernet, subnet: SubnetSpec, *, name: str = "autoformer"
+    ) -> None:
+        super().__init__()
+        supernet.spec.check(subnet)
+        self.supernet = supernet
+        self.subnet = subnet
+        self.facts = subnet_facts(supernet.spec, subnet, name=name)
+
+    def _stem(self) -> _StemWeights:
+        net, width = self.supernet, self.subnet.embed_dim
+        conv = net.patch_embed_super.proj
+        assert conv.bias is not None
+        return _StemWeights(
+            patch=_Linear(conv.weight[:width], conv.bias[:width]),
+            cls_token=net.cls_token[..., :width],
+            pos_embed=net.pos_embed[..., :width],
+            norm=_Norm(net.norm.weight[:width], net.norm.bias[:width]),
+            head=_Linear(net.head.weight[:, :width], net.head.bias),
+        )
+
+    def _block(self, index: int) -> _BlockWeights:
+        block = self.supernet.blocks[index]
+        assert isinstance(block, _OfficialBlock)
+        width, heads = self.subnet.embed_dim, self.subnet.heads[index]
+        inner, hidden = heads * self.supernet.spec.head_dim, self.subnet.hidden(index)
+        attn = block.attn
+        rows = attn.qkv.weight[: 3 * inner, :width]
+        # the official layout interleaves q, k, v row by row in the weight, but not in the bias
+        qkv = rows.reshape(inner, 3, width).transpose(0, 1).reshape(3 * inner, width)
+        return _BlockWeights(
+            heads=heads,
+            norm1=_Norm(block.attn_layer_norm.weight[:width], block.attn_layer_norm.bias[:width]),
+            qkv=_Linear(qkv, attn.qkv.bias[: 3 * inner]),
+            proj=_Linear(attn.proj.weight[:width, :inner], attn.proj.bias[:width]),
+            tables=RelativeTables(
+                key_rows=attn.rel_pos_embed_k.embeddings_table_v,
+                key_columns=attn.rel_pos_embed_k.embeddings_table_h,
+                value_rows=attn.rel_pos_embed_v.embeddings_table_v,
+                value_columns=attn.rel_pos_embed_v.embeddings_table_h,
+            ),
+            norm2=_Norm(block.ffn_layer_norm.weight[:width], block.ffn_layer_norm.bias[:width]),
+            fc1=_Linear(block.fc1.weight[:hidden, :width], block.fc1.bias[:hidden]),
+            fc2=_Linear(block.fc2.weight[:width, :hidden], block.fc2.bias[:width]),
+        )
+
+
+class _Block(nn.Module):
+    """Weights of one stand-alone block; its own heads and hidden size."""
+
+    def __init__(self, spec: SupernetSpec, subnet: SubnetSpec, index: int) -> None:
+        super().__init__()
+        width, inner = subnet.embed_dim, subnet.heads[index] * spec.head_dim
+        hidden, rows = subnet.hidden(index), 2 * spec.max_offset + 2
+        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.qkv = nn.Linear(width, 3 * inner)
+        self.proj = nn.Linear(inner, width)
+        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.key_rows = nn.Parameter(torch.zeros(rows, spec.head_dim))
+        self.key_columns = nn.Parameter(torch.zeros(rows, spec.head_dim))
+        self.value_rows = nn.Parameter(torch.zeros(rows, spec.head_dim))
+        self.value_columns = nn.Parameter(torch.zeros(rows, spec.head_dim))
+
+
+class AutoFormer(_AutoFormerBase):
+    """A stand-alone subnet with weights of its own."""
+
+    def __init__(
+        self, spec: SupernetSpec, subnet: SubnetSpec, *, name: str = "autoformer"
+    ) -> None:
+        super().__init__()
+        spec.check(subnet)
+        self.spec, self.subnet = spec, subnet
+        self.facts = subnet_facts(spec, subnet, name=name)
+        width = subnet.embed_dim
+        self.patch_embed = nn.Conv2d(spec.image_shape[0], width, spec.patch_size, spec.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.facts.num_patches, width))
+        self.blocks = nn.ModuleList(_Block(spec, subnet, i) for i in range(subnet.depth))
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.head = nn.Linear(width, spec.num_classes)
+
+    def _stem(self) -> _StemWeights:
+        bias = self.patch_embed.bias
+        assert bias is not None
+        return _StemWeights(
+            patch=_Linear(self.patch_embed.weight, bias),
+            cls_token=self.cls_token,
+            pos_embed=self.pos_embed,
+            norm=_Norm(self.norm.weight, self.norm.bias),
+            head=_Linear(self.head.weight, self.head.bias),
+        )
+
+    def _block(self, index: int) -> _BlockWeights:
+        block = self.blocks[index]
+        assert isinstance(block, _Block)
+        return _BlockWeights(
+            heads=self.subnet.heads[index],
+            norm1=_Norm(block.norm1.weight, block.norm1.bias),
+            qkv=_Linear(block.qkv.weight, block.qkv.bias),
+            proj=_Linear(block.proj.weight, block.proj.bias),
+            tables=RelativeTables(
+                block.key_rows, block.key_columns, block.value_rows, block.value_columns
+            ),
+            norm2=_Norm(block.norm2.weight, block.norm2.bias),
+            fc1=_Linear(block.fc1.weight, block.fc1.bias),
+            fc2=_Linear(block.fc2.weight, block.fc2.bias),
+        )
+
+    @torch.no_grad()
+    def load_from(self, view: SupernetView) -> None:
+        """Copy the weights a view runs on."""
+        mine, theirs = [self._stem()], [view._stem()]
+        pairs = [(m, t) for m, t in zip(mine, theirs, strict=True)]
+        for a, b in pairs:
+            _copy(a, b)
+        for index in range(self.subnet.depth):
+            _copy(self._block(index), view._block(index))
+
+
+def _copy(into: object, out_of: object) -> None:
+    """Copy every tensor of one weight dataclass into another of the same type, recursively."""
+    assert dataclasses.is_dataclass(into) and not isinstance(into, type)
+    for item in dataclasses.fields(into):
+        mine, theirs = getattr(into, item.name), getattr(out_of, item.name)
+        if isinstance(mine, Tensor):
+            mine.copy_(theirs)
+        elif dataclasses.is_dataclass(mine):
+            _copy(mine, theirs)
+
+
+def subnet_facts(spec: SupernetSpec, subnet: SubnetSpec, *, name: str) -> BackboneFacts:
+    """Facts of a subnet, from shapes alone."""
+    width, table_rows = subnet.embed_dim, 2 * spec.max_offset + 2
+    blocks = []
+    for index in range(subnet.depth):
+        inner, hidden = subnet.heads[index] * spec.head_dim, subnet.hidden(index)
+        params = 4 * width + 3 * inner * (width + 1) + width * (inner + 1)
+        params += hidden * (width + 1) + width * (hidden + 1) + 4 * table_rows * spec.head_dim
+        blocks.append(
+            BlockFacts(
+                width=width,
+                heads=subnet.heads[index],
+                head_dim=spec.head_dim,
+                hidden=hidden,
+                params=params,
+                position_macs_per_token=4 * table_rows * inner,
+            )
+        )
+    patches = spec.grid[0] * spec.grid[1]
+    patch_inputs = spec.image_shape[0] * spec.patch_size**2
+    stem_params = width * (patch_inputs + 1) + width * (2 + patches)
+    head_params = 2 * width + spec.num_classes * (width + 1)
+    return BackboneFacts(
+        name=name,
+        family="autoformer",
+        blocks=tuple(blocks),
+        num_prefix=1,
+        has_cls=True,
+        cls_is_supervised=spec.pooling == "cls",
+        grid=spec.grid,
+        pooling=spec.pooling,
+        carries_positions=True,
+        explicit_attention=True,
+        has_position_table=True,
+        image_shape=spec.image_shape,
+        patch_size=(spec.patch_size, spec.patch_size),
+        num_classes=spec.num_classes,
+        stem_macs=patches * width * patch_inputs,
+        readout_macs=width * spec.num_classes,
+        params=stem_params + head_params + sum(block.params for block in blocks),
+    )

@@ -1,0 +1,108 @@
+"""`Backbone`: the one interface between a vision transformer and the engine.
+
+The engine's loop is the same for all of them:
+
+    tokens, taps = backbone.embed(images)
+    for i in range(num_blocks):
+        branch, taps = backbone.attend(i, tokens);  x = x + branch
+        branch       = backbone.feed(i, tokens);    x = x + branch
+    logits = backbone.readout(tokens)
+
+Branches come back already scaled (LayerScale, skip factors), norms included.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autotok.errors import UnsupportedBackbone
+from autotok.facts import BackboneFacts
+from autotok.tokens import Needs, Taps, Tokens
+
+__all__ = ["Backbone", "pool_mean", "prove"]
+
+
+class Backbone(nn.Module):
+    """Base of all adapters. Sub-classes set `facts` and implement the four steps."""
+
+    facts: BackboneFacts
+
+    def embed(
+        self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
+    ) -> tuple[Tokens, Taps]:
+        """Tokens entering block 0, and the taps EMBEDDING and IMAGE if asked for.
+
+        `images` is (B, channels, height, width), normalised as the model wants. `Tokens.coords` is
+        filled when the backbone carries positions or GRID was asked for, `Tokens.source` when
+        `trace` is true.
+        """
+        raise NotImplementedError
+
+    def attend(
+        self, index: int, tokens: Tokens, needs: Needs = Needs.NONE
+    ) -> tuple[Tensor, Taps]:
+        """The attention branch of block `index`, (B, N, C), and the taps asked for.
+
+        `tokens.size`, where present, makes attention proportional (log size added to the keys'
+        logits); `tokens.mask` is the softmax policy of masked training.
+        """
+        raise NotImplementedError
+
+    def feed(self, index: int, tokens: Tokens) -> Tensor:
+        """The MLP branch of block `index`, (B, N, C)."""
+        raise NotImplementedError
+
+    def readout(self, tokens: Tokens) -> Tensor:
+        """Logits (B, num_classes), or pooled features (B, C) of a headless model.
+
+        Means over tokens are weighted by `tokens.size` where present.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The uncompressed model, run through the same four steps."""
+        tokens, _ = self.embed(images)
+        for index in range(self.facts.num_blocks):
+            branch, _ = self.attend(index, tokens)
+            tokens = tokens.with_x(tokens.x + branch)
+            tokens = tokens.with_x(tokens.x + self.feed(index, tokens))
+        return self.readout(tokens)
+
+
+def pool_mean(patches: Tensor, size: Tensor | None, mask: Tensor | None) -> Tensor:
+    """(B, C) mean over patch tokens (B, n, C), weighted by size and mask (B, n) where given."""
+    if size is None and mask is None:
+        return patches.mean(dim=1)
+    weights = patches.new_ones(patches.shape[:2])
+    for factor in (size, mask):
+        if factor is not None:
+            weights = weights * factor.to(weights.dtype)
+    return (patches * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def prove(backbone: Backbone, model: nn.Module, *, tolerance: float = 1e-4) -> None:
+    """Check that the adapter's uncompressed forward equals `model(images)` on random input.
+
+    Raises:
+        UnsupportedBackbone: the outputs differ by more than `tolerance` (relative to their scale).
+    """
+    was_training = model.training
+    model.eval()
+    parameter = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, *backbone.facts.image_shape, generator=generator)
+    images = images.to(parameter.device, parameter.dtype)
+    if images.is_meta:
+        return
+    expected, got = model(images), backbone.eval()(images)
+    model.train(was_training)
+    error = (expected - got).abs().max().item() / max(1.0, expected.abs().max().item())
+    allowed = tolerance if parameter.dtype == torch.float32 else 100 * tolerance
+    if expected.shape != got.shape or not error <= allowed:
+        raise UnsupportedBackbone(
+            f"backbone '{backbone.facts.name}' failed the self-test: the adapter's uncompressed output"
+            f" differs from the model's own by {error:.1e} (allowed {allowed:.0e});"
+            " the model does something the adapter does not know, please report it"
+        )

@@ -1,0 +1,120 @@
+"""Names and models to backbones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from autotok.config import SubnetSpec
+from autotok.errors import CheckpointError, ConfigError, UnknownName, UnsupportedBackbone
+
+from .autoformer import AutoFormer
+from .autoformer_spaces import (
+    is_supernet_checkpoint,
+    published_subnet,
+    supernet_from_state_dict,
+    supernet_spec,
+)
+from .base import Backbone
+from .checkpoint import read_state_dict
+
+__all__ = ["as_backbone", "known_backbones", "load_backbone"]
+
+AUTOFORMER_SIZES = {f"autoformer_{size}": size for size in ("tiny", "small", "base")}
+BUILT_IN = ("autoformer_demo", "tiny", *AUTOFORMER_SIZES)
+
+
+def known_backbones(pattern: str = "*") -> list[str]:
+    """Names `load_backbone` takes: the built-in ones, then timm's plain ViTs."""
+    import fnmatch
+
+    from .timm_vit import supported_timm_names
+
+    names = [*BUILT_IN, *supported_timm_names()]
+    return [name for name in names if fnmatch.fnmatch(name, pattern)]
+
+
+def as_backbone(model: nn.Module) -> Backbone:
+    """The model itself if it is a `Backbone`, else the adapter of its class around it.
+
+    Raises:
+        UnsupportedBackbone: no adapter runs this model.
+    """
+    if isinstance(model, Backbone):
+        return model
+    from .timm_vit import TimmViT
+
+    if not isinstance(model, nn.Module):
+        raise UnsupportedBackbone(f"a backbone must be a torch module, got {type(model).__name__}")
+    return TimmViT(model)
+
+
+def load_backbone(
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    image_size: int | None = None,
+    subnet: SubnetSpec | None = None,
+) -> Backbone:
+    """A backbone by name, with real weights, in evaluation mode.
+
+    Args:
+        name: 'autoformer_demo', 'autoformer_tiny|small|base', 'tiny', or any timm ViT.
+        checkpoint: Weight file to read instead of downloading.
+        image_size: Input side in pixels; position embeddings are resampled. timm models only.
+        subnet: Subnet to run of an AutoFormer supernet; the published one by default.
+
+    Raises:
+        UnknownName, UnsupportedBackbone, CheckpointError, ConfigError
+    """
+    if name == "autoformer_demo" and checkpoint is None:
+        from .demo import load_demo_backbone
+
+        return load_demo_backbone(subnet)
+    if name.startswith("autoformer_"):
+        return _load_autoformer(name, checkpoint, subnet)
+    if subnet is not None:
+        raise ConfigError(f"backbone '{name}' has no subnets; only AutoFormer supernets do")
+    if name == "tiny":
+        from .tiny import tiny_backbone
+
+        return tiny_backbone()
+    from .timm_vit import create_timm, is_timm_name, supported_timm_names
+
+    if not is_timm_name(name):
+        raise UnknownName("backbone", name, [*BUILT_IN, *supported_timm_names()])
+    if checkpoint is None:
+        return create_timm(name, image_size=image_size)
+    tensors = read_state_dict(checkpoint)
+    return create_timm(name, state_dict=tensors, image_size=image_size, origin=str(checkpoint))
+
+
+def _load_autoformer(name: str, checkpoint: Path | None, subnet: SubnetSpec | None) -> Backbone:
+    if name not in AUTOFORMER_SIZES and name != "autoformer_demo":
+        raise UnknownName("backbone", name, BUILT_IN)
+    if checkpoint is None:
+        raise CheckpointError(
+            f"weights of '{name}' cannot be downloaded by autotok; get the official supernet checkpoint"
+            " (AutoFormer model zoo) and give it with --checkpoint"
+        )
+    tensors = read_state_dict(checkpoint)
+    if name == "autoformer_demo":
+        from .demo import DEMO_SPEC, DEMO_SUBNET
+
+        spec, chosen = DEMO_SPEC, subnet or DEMO_SUBNET
+    else:
+        size = AUTOFORMER_SIZES[name]
+        spec, chosen = supernet_spec(size), subnet or published_subnet(size)
+    if is_supernet_checkpoint(tensors):
+        net = supernet_from_state_dict(tensors, origin=str(checkpoint), spec=spec)
+        return net.cut(chosen).eval()
+    model = AutoFormer(spec, chosen, name=name)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:160]
+        raise CheckpointError(
+            f"checkpoint '{checkpoint}' fits neither a supernet nor the chosen subnet of '{name}' ({reason})"
+        ) from error
+    return model.eval()

@@ -1,0 +1,40 @@
+"""A tiny ViT with random weights, for tests and examples: 16 patches, 4 blocks, milliseconds."""
+
+from __future__ import annotations
+
+import torch
+
+from .timm_vit import TimmViT, VisionTransformer
+
+__all__ = ["tiny_vit"]
+
+
+def tiny_vit(
+    num_blocks: int = 4,
+    *,
+    image_size: int = 32,
+    patch_size: int = 8,
+    width: int = 48,
+    heads: int = 3,
+    num_classes: int = 10,
+    seed: int = 0,
+) -> VisionTransformer:
+    """A plain timm `VisionTransformer` in evaluation mode; the same weights for the same seed."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    model = VisionTransformer(
+        img_size=image_size,
+        patch_size=patch_size,
+        embed_dim=width,
+        depth=num_blocks,
+        num_heads=heads,
+        num_classes=num_classes,
+    )
+    torch.nn.init.normal_(model.head.weight, std=0.5)
+    torch.random.set_rng_state(state)
+    return model.eval()
+
+
+def tiny_backbone(num_blocks: int = 4, *, seed: int = 0) -> TimmViT:
+    """`tiny_vit` wrapped, ready to compress."""
+    return TimmViT(tiny_vit(num_blocks, seed=seed), name="tiny")

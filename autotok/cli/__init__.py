@@ -1,0 +1,31 @@
+"""The command line: argument parsing only, every command is one call into the package.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 nothing feasible, 4 device unreachable, 130 interrupted and
+resumable. Nothing heavy is imported until a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    from autotok.errors import AutotokError
+
+    from . import catalog, doctor, models, runs  # noqa: F401  (they register their commands)
+    from .app import app
+
+    try:
+        app()
+    except AutotokError as error:
+        sys.stderr.write(f"autotok: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("autotok: interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

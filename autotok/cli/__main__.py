@@ -1,0 +1,5 @@
+"""`python -m autotok.cli`."""
+
+from autotok.cli import main
+
+main()

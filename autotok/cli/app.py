@@ -1,0 +1,93 @@
+"""The Typer application and what all commands share: output, verbosity, the model arguments."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="autotok",
+    help="Find how to compress a Vision Transformer's tokens so that it fits a device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+QuietFlag = Annotated[bool, typer.Option("-q", "--quiet", help="Print results only.")]
+VerboseFlag = Annotated[bool, typer.Option("-v", "--verbose", help="Log one line per step.")]
+BackboneOption = Annotated[
+    str, typer.Option("--backbone", "-b", help="Model name; see `autotok backbones`.")
+]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(help="Weight file to read instead of downloading.")
+]
+ImageSizeOption = Annotated[
+    int | None, typer.Option(min=16, max=4096, help="Input side in pixels (timm models).")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from autotok import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def configure_logging(*, verbose: bool, quiet: bool) -> None:
+    """Log lines go to stderr; warnings by default, one line per step with -v."""
+    level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("autotok").setLevel(level)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console; plain text when not on a terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 160
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=width)
+
+
+def print_json(data: object) -> None:
+    """JSON on stdout."""
+    typer.echo(json.dumps(data, indent=2, default=str))
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = ""
+) -> None:
+    """A titled table on stdout; columns whose header ends in a unit are right-aligned."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, caption=caption or None, box=SIMPLE_HEAD, title_justify="left")
+    table.caption_justify = "left"
+    for column in columns:
+        table.add_column(column, justify="left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    console().print(table)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Aligned `name  value` lines on stdout."""
+    width = max(map(len, facts), default=0)
+    for key, value in facts.items():
+        typer.echo(f"{key:<{width}}  {value}")

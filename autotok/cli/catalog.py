@@ -1,0 +1,115 @@
+"""`autotok methods | backbones | targets`: what there is to choose from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import CheckpointOption, JsonFlag, app, print_json, print_table
+
+targets_app = typer.Typer(help="Devices: list them, show one, check a file.")
+app.add_typer(targets_app, name="targets")
+
+
+@app.command()
+def methods(
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", "-b", help="Show which methods fit this model.")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """List the token-compression methods, and whether they fit a backbone."""
+    from autotok.api import describe_methods
+
+    rows = describe_methods(backbone, checkpoint=checkpoint)
+    if json:
+        print_json(rows)
+        return
+    columns = ["method", "paper", "kind", "acts", "training", "count"]
+    if backbone is not None:
+        columns.append("fits")
+    table = [[row[column] for column in columns] for row in rows]
+    print_table(f"methods on {backbone}" if backbone else "methods", columns, table)
+
+
+@app.command()
+def backbones(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern, e.g. 'deit*'.")] = "*",
+    json: JsonFlag = False,
+) -> None:
+    """List the models that can be named with --backbone."""
+    from autotok.backbones.loading import known_backbones
+    from autotok.errors import UnknownName
+
+    names = known_backbones(pattern)
+    if not names:
+        raise UnknownName("backbone pattern", pattern, ["*", "deit*", "vit_small*", "autoformer*"])
+    if json:
+        print_json(names)
+        return
+    for name in names:
+        typer.echo(name)
+
+
+@targets_app.callback(invoke_without_command=True)
+def targets(ctx: typer.Context, json: JsonFlag = False) -> None:
+    """List the devices that can be named with --target."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from autotok.profiling.target import list_targets, load_target
+
+    rows = []
+    for name in list_targets():
+        target = load_target(name)
+        points = len(target.checked_against)
+        checked = f"{points} published or measured points" if points else "never checked"
+        rows.append({"target": name, "title": target.title, "checked": checked})
+    if json:
+        print_json(rows)
+        return
+    print_table(
+        "targets",
+        ["target", "title", "predictions checked against"],
+        [list(row.values()) for row in rows],
+        caption="`autotok targets show NAME` prints every number with its source",
+    )
+
+
+@targets_app.command("show")
+def targets_show(
+    name: Annotated[str, typer.Argument(help="Target name or YAML file.")], json: JsonFlag = False
+) -> None:
+    """Show a target's numbers with their sources, and predictions against published points."""
+    from autotok.api import describe_target
+
+    report = describe_target(name)
+    if json:
+        print_json(report)
+        return
+    print_table(
+        f"{report['name']}: {report['title']}",
+        ["what", "value", "source"],
+        [[row["what"], row["value"], row["source"]] for row in report["numbers"]],
+    )
+    if not report["points"]:
+        typer.echo("This target was never checked against a measurement: its predictions are guesses.")
+        return
+    columns = ["point", "published", "predicted", "error_pct", "role"]
+    print_table(
+        "predicted against published",
+        columns,
+        [[row[column] for column in columns] for row in report["points"]],
+        caption=report["summary"],
+    )
+
+
+@targets_app.command("validate")
+def targets_validate(file: Annotated[Path, typer.Argument(help="A target YAML file.")]) -> None:
+    """Check a user's target file; says what is wrong with it in one sentence."""
+    from autotok.profiling.target import load_target
+
+    target = load_target(str(file))
+    typer.echo(f"{file}: a valid target named '{target.name}'")

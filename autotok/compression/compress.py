@@ -1,0 +1,36 @@
+"""`compress`: one verb from (backbone, configuration) to a compressed model."""
+
+from __future__ import annotations
+
+from autotok.backbones.base import Backbone
+from autotok.config import CompressionConfig
+from autotok.errors import ConfigError
+from autotok.methods.registry import get_method
+
+from .model import CompressedViT
+from .schedule import realise
+
+__all__ = ["compress_backbone"]
+
+
+def compress_backbone(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
+    """A `CompressedViT` that holds the backbone (not a copy) and one reducer per reduction layer.
+
+    Raises:
+        ConfigError, IncompatibleMethod: see `realise`.
+    """
+    if config.positions == "naive" and not backbone.facts.carries_positions:
+        raise ConfigError(
+            f"positions 'naive' means nothing on backbone '{backbone.facts.name}', which looks no"
+            " positions up in its blocks; leave it at 'carried'"
+        )
+    schedule = realise(config, backbone.facts)
+    method = get_method(config.method)
+    overrides = {r.layer: r.options for r in config.reductions}
+    reducers = {}
+    for site in schedule.sites:
+        options = method.resolve_options({**config.options, **overrides[site.layer]})
+        reducer = method(site, options)
+        reducer.needs = method.resolve_needs(backbone.facts, options)
+        reducers[site.layer] = reducer.train(backbone.training)
+    return CompressedViT(backbone, config, schedule, reducers).train(backbone.training)

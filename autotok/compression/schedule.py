@@ -1,0 +1,105 @@
+"""`realise`: the one function from (configuration, backbone facts) to integer token counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autotok.config import CompressionConfig, Reduction, round_count
+from autotok.errors import ConfigError
+from autotok.facts import BackboneFacts
+from autotok.methods.base import Count, Placement, Site, TokenReducer
+from autotok.methods.registry import check_compatible, get_method
+
+__all__ = ["Schedule", "realise"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Realised patch-token counts; every cost is computed from these."""
+
+    sites: tuple[Site, ...]
+    attention: tuple[int, ...]
+    """Patch tokens in each block's attention, (L,)."""
+    mlp: tuple[int, ...]
+    """Patch tokens in each block's MLP, (L,)."""
+    readout: int
+    """Patch tokens that reach the read-out."""
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Patch tokens leaving each reduction layer."""
+        return tuple(site.num_keep for site in self.sites)
+
+
+def realise(config: CompressionConfig, facts: BackboneFacts) -> Schedule:
+    """The token counts a configuration means on a backbone.
+
+    Raises:
+        ConfigError: a layer that does not exist, counts that rise, or a count the method cannot
+            reach; the message names the feasible range.
+        IncompatibleMethod: the backbone lacks what the method requires.
+    """
+    method = get_method(config.method)
+    check_compatible(method, facts)
+    if method.single_layer and len(config.reductions) > 1:
+        raise ConfigError(
+            f"method '{method.name}' reduces once, but {len(config.reductions)} layers are given"
+        )
+    entering = facts.num_patches
+    at_layer = {r.layer: r for r in config.reductions}
+    sites: list[Site] = []
+    attention: list[int] = []
+    mlp: list[int] = []
+    for layer in range(facts.num_blocks):
+        site = None
+        if layer in at_layer:
+            site = _site(config, at_layer.pop(layer), method, entering, facts)
+            sites.append(site)
+        leaving = entering if site is None else site.num_keep
+        before = method.placement in (Placement.BEFORE, Placement.BEFORE_BLOCKS)
+        attention.append(leaving if before else entering)
+        mlp.append(entering if method.placement is Placement.AFTER else leaving)
+        entering = leaving
+    if at_layer:
+        raise ConfigError(
+            f"layer {min(at_layer)} cannot reduce: backbone '{facts.name}' has"
+            f" {facts.num_blocks} blocks (0-{facts.num_blocks - 1})"
+        )
+    return Schedule(tuple(sites), tuple(attention), tuple(mlp), entering)
+
+
+def _site(
+    config: CompressionConfig,
+    reduction: Reduction,
+    method: type[TokenReducer],
+    entering: int,
+    facts: BackboneFacts,
+) -> Site:
+    layer = reduction.layer
+    options = method.resolve_options({**config.options, **reduction.options})
+    if method.placement is Placement.BEFORE_BLOCKS and layer != 0:
+        raise ConfigError(
+            f"method '{method.name}' acts before the blocks: its layer must be 0, got {layer}"
+        )
+    keep = reduction.num_keep
+    if reduction.keep_ratio is not None:
+        keep = round_count(reduction.keep_ratio, facts.num_patches, method.rounding)
+    if keep is None:
+        if method.count is Count.ADAPTIVE:
+            return Site(layer, entering, entering, facts)
+        raise ConfigError(
+            f"layer {layer} gives neither keep_ratio nor num_keep, which method '{method.name}' needs"
+        )
+    limit = facts.num_patches if method.may_rise else entering
+    if keep > limit:
+        raise ConfigError(
+            f"layer {layer} is asked to keep {keep} patch tokens, but only {limit} arrive there"
+        )
+    low, high = method.feasible(entering, options)
+    if keep != entering and not low <= keep <= high:
+        raise ConfigError(
+            f"method '{method.name}' cannot keep {keep} of the {entering} patch tokens entering layer"
+            f" {layer}; feasible: {low} to {high}, that is keep_ratio"
+            f" {low / facts.num_patches:.3f} to {high / facts.num_patches:.3f}"
+        )
+    return Site(layer, entering, keep, facts)

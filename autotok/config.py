@@ -1,0 +1,215 @@
+"""What to do to a backbone: `CompressionConfig`, frozen, versioned, the noun everybody shares.
+
+Search writes it, `compress` reads it, records carry it, bundles ship it. Also here: the one function
+that turns kept amounts into integer token counts (`realise`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from autotok.errors import ConfigError, nearest
+
+__all__ = ["CompressionConfig", "Reduction", "SubnetSpec", "round_count"]
+
+VERSION = 1
+MODES = ("plug-in", "retrain")
+POSITIONS = ("carried", "naive")
+Primitive = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class SubnetSpec:
+    """A subnet of an AutoFormer supernet: one width, and heads and MLP ratio per layer."""
+
+    embed_dim: int
+    heads: tuple[int, ...]
+    mlp_ratios: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", tuple(int(h) for h in self.heads))
+        object.__setattr__(self, "mlp_ratios", tuple(float(r) for r in self.mlp_ratios))
+        if not self.heads or len(self.heads) != len(self.mlp_ratios):
+            raise ConfigError(
+                f"subnet lists heads for {len(self.heads)} layers and MLP ratios for"
+                f" {len(self.mlp_ratios)}; both need one entry per layer"
+            )
+        if self.embed_dim < 1 or min(self.heads) < 1 or min(self.mlp_ratios) <= 0:
+            raise ConfigError("subnet widths, heads and MLP ratios must be positive")
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.heads)
+
+    def hidden(self, layer: int) -> int:
+        """MLP width of a layer, `int(embed_dim * ratio)` as published."""
+        return int(self.embed_dim * self.mlp_ratios[layer])
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How much is kept at one reduction layer: a keep ratio, or a count of patch tokens.
+
+    `keep_ratio` is live patch tokens after the layer over the image's initial patch tokens, in (0, 1].
+    `num_keep` is the same as an integer. Exactly one is given, neither for threshold methods.
+    `options` override the method's options at this layer.
+    """
+
+    layer: int
+    keep_ratio: float | None = None
+    num_keep: int | None = None
+    options: Mapping[str, Primitive] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        if self.layer < 0:
+            raise ConfigError(f"layer {self.layer} cannot reduce: layers count from 0")
+        if self.keep_ratio is not None and self.num_keep is not None:
+            raise ConfigError(f"layer {self.layer} gives both keep_ratio and num_keep; give one")
+        if self.keep_ratio is not None and not 0.0 < self.keep_ratio <= 1.0:
+            raise ConfigError(
+                f"keep_ratio {self.keep_ratio} at layer {self.layer} is outside (0, 1]"
+            )
+        if self.num_keep is not None and self.num_keep < 0:
+            raise ConfigError(f"num_keep {self.num_keep} at layer {self.layer} is negative")
+
+
+@dataclass(frozen=True)
+class CompressionConfig:
+    """One way to compress one backbone; JSON and YAML round-trip exactly.
+
+    `positions: naive` rebuilds relative positions from the sequence length as AutoFormer's own code
+    does; it exists for studies of that fault only.
+    """
+
+    method: str = "none"
+    reductions: tuple[Reduction, ...] = ()
+    options: Mapping[str, Primitive] = field(default_factory=dict)
+    mode: str = "plug-in"
+    positions: str = "carried"
+    subnet: SubnetSpec | None = None
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        object.__setattr__(
+            self, "reductions", tuple(sorted(self.reductions, key=lambda r: r.layer))
+        )
+        layers = [r.layer for r in self.reductions]
+        if len(set(layers)) != len(layers):
+            raise ConfigError(f"layers {layers} name a reduction layer twice")
+        if self.version != VERSION:
+            raise ConfigError(
+                f"configuration version {self.version} is unknown; this autotok reads version {VERSION}"
+            )
+        _one_of("mode", self.mode, MODES)
+        _one_of("positions", self.positions, POSITIONS)
+
+    def __hash__(self) -> int:
+        return hash(self.config_id)
+
+    @property
+    def config_id(self) -> str:
+        """Short hash of the canonical JSON: equal configurations, and only those, share it."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON or YAML."""
+        data: dict[str, Any] = {
+            "version": self.version,
+            "method": self.method,
+            "mode": self.mode,
+            "positions": self.positions,
+            "options": dict(self.options),
+            "reductions": [_reduction_dict(r) for r in self.reductions],
+        }
+        if self.subnet is not None:
+            data["subnet"] = {
+                "embed_dim": self.subnet.embed_dim,
+                "heads": list(self.subnet.heads),
+                "mlp_ratios": list(self.subnet.mlp_ratios),
+            }
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "configuration") -> CompressionConfig:
+        """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
+        values = checked_keys(data, cls, where)
+        values["reductions"] = tuple(
+            Reduction(**checked_keys(item, Reduction, f"{where}: reductions"))
+            for item in values.get("reductions") or ()
+        )
+        if values.get("subnet") is not None:
+            values["subnet"] = SubnetSpec(
+                **checked_keys(values["subnet"], SubnetSpec, f"{where}: subnet")
+            )
+        try:
+            return cls(**values)
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(f"{where} has a value of the wrong type: {error}") from error
+
+    def to_json(self) -> str:
+        """Canonical JSON text."""
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> CompressionConfig:
+        """Parse `to_json`'s text."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"configuration is not valid JSON: {error}") from error
+        return cls.from_dict(data)
+
+
+def checked_keys(data: object, cls: type, where: str) -> dict[str, Any]:
+    """`data` as keyword arguments for a dataclass; unknown keys raise `ConfigError`."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be a mapping, got {type(data).__name__}")
+    known = [item.name for item in dataclasses.fields(cls)]
+    for key in data:
+        if key not in known:
+            hint = nearest(str(key), known)
+            raise ConfigError(f"{where}: key '{key}' is unknown;{hint} known: {', '.join(known)}")
+    return dict(data)
+
+
+def round_count(ratio: float, total: int, rounding: str) -> int:
+    """`ratio * total` as an integer by 'floor', 'ceil' or 'round', safe against float noise.
+
+    0.55 * 100 is 55.00000000000001 in floats and must not become 56 by ceil: 1e-9 of slack is given.
+    """
+    exact = ratio * total
+    if rounding == "floor":
+        return math.floor(exact + 1e-9)
+    if rounding == "ceil":
+        return math.ceil(exact - 1e-9)
+    if rounding == "round":
+        return math.floor(exact + 0.5)
+    raise AssertionError(f"rounding rule {rounding!r}")
+
+
+def _reduction_dict(reduction: Reduction) -> dict[str, Any]:
+    data: dict[str, Any] = {"layer": reduction.layer}
+    if reduction.keep_ratio is not None:
+        data["keep_ratio"] = reduction.keep_ratio
+    if reduction.num_keep is not None:
+        data["num_keep"] = reduction.num_keep
+    if reduction.options:
+        data["options"] = dict(reduction.options)
+    return data
+
+
+def _one_of(word: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        hint = nearest(str(value), allowed)
+        raise ConfigError(f"{word} '{value}' is unknown;{hint} known: {', '.join(allowed)}")

@@ -1,0 +1,106 @@
+"""Every error a caller can cause.
+
+    AutotokError                 exit code 1
+    +-- UsageError               2   a wrong name, value or combination
+    |   +-- ConfigError              a configuration, space, study or target file
+    |   +-- UnknownName              a method, backbone, target ... that is not registered
+    |   +-- UnsupportedBackbone      a model no adapter can run
+    |   +-- IncompatibleMethod       a method whose needs this backbone cannot meet
+    |   +-- CheckpointError          weights that cannot be read or do not fit
+    |   +-- DataError                images that cannot be read
+    |   +-- RunDirectoryError        an output folder that cannot be used
+    |   +-- ExportError              a model that cannot be exported, or whose export is wrong
+    +-- InfeasibleBudget         3   nothing in the space meets the budget
+    +-- DeviceUnreachable        4   the device to measure on is gone
+
+Messages are one sentence: what was asked, what is allowed, what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AutotokError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DeviceUnreachable",
+    "ExportError",
+    "IncompatibleMethod",
+    "InfeasibleBudget",
+    "RunDirectoryError",
+    "UnknownName",
+    "UnsupportedBackbone",
+    "UsageError",
+    "nearest",
+]
+
+
+class AutotokError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(AutotokError, ValueError):
+    """The caller asked for something that is not allowed."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration or YAML file says something that cannot be."""
+
+
+class UnknownName(UsageError):
+    """A name that is not registered; the message names the nearest known one."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        choices = sorted(known)
+        super().__init__(
+            f"{kind} '{name}' is unknown;{nearest(name, choices)} known: {', '.join(choices)}"
+        )
+
+
+class UnsupportedBackbone(UsageError):
+    """No adapter runs this model; the message names the first check that failed."""
+
+
+class IncompatibleMethod(UsageError):
+    """The backbone lacks something that the method requires."""
+
+
+class CheckpointError(UsageError):
+    """A weight file that cannot be read, or that does not fit the model."""
+
+
+class DataError(UsageError):
+    """A data set or image that cannot be read."""
+
+
+class RunDirectoryError(UsageError):
+    """An output folder that cannot be created, written or resumed."""
+
+
+class ExportError(UsageError):
+    """A model that cannot be exported, or whose exported file disagrees with it."""
+
+
+class InfeasibleBudget(AutotokError):
+    """No configuration meets the budget; the message names the nearest feasible one."""
+
+    exit_code = 3
+
+
+class DeviceUnreachable(AutotokError):
+    """The device that should measure does not answer."""
+
+    exit_code = 4
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` did you mean 'x'?` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,80 @@
+"""What is known about a backbone without running it: enough to count its cost and check its fit.
+
+Floor 0, because three rooms read them: the backbones declare them, methods check what they require
+and count their own overhead, profiling turns them into costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["BackboneFacts", "BlockFacts"]
+
+
+@dataclass(frozen=True)
+class BlockFacts:
+    """One transformer block. Widths are in channels, counts in MACs or parameters."""
+
+    width: int
+    heads: int
+    head_dim: int
+    hidden: int
+    params: int
+    """Trainable parameters of the block, tables included."""
+    position_macs_per_token: int = 0
+    """Multiply-accumulates per query token spent on relative-position tables."""
+    linear_macs_extra_per_token: int = 0
+    """Linear layers beyond qkv, proj, fc1 and fc2, applied to every token."""
+    mlp_matrices: int = 2
+    """Matrices of size width x hidden in the MLP: 2, or 3 where the MLP is gated."""
+
+    @property
+    def inner_width(self) -> int:
+        """heads * head_dim; differs from `width` in AutoFormer."""
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """A whole backbone."""
+
+    name: str
+    family: str
+    """Adapter: 'timm_vit', 'autoformer', 'tiny' ..."""
+    blocks: tuple[BlockFacts, ...]
+    num_prefix: int
+    has_cls: bool
+    cls_is_supervised: bool
+    """The class token's output reaches the loss; if not, its attention is no judge of importance."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    pooling: str
+    """'cls', 'cls+dist', 'mean', 'map' or 'cls+max_aux'."""
+    carries_positions: bool
+    """Blocks look positions up per token (relative or rotary), so coordinates must travel."""
+    has_position_table: bool
+    """An absolute position embedding is added to the patches."""
+    image_shape: tuple[int, int, int]
+    """channels, height, width."""
+    patch_size: tuple[int, int]
+    num_classes: int
+    """0 for a headless model, whose output is its pooled features."""
+    stem_macs: int
+    readout_macs: int
+    """Multiply-accumulates of pooling and head that do not depend on the token count."""
+    params: int
+    explicit_attention: bool = False
+    """Blocks always spell the attention map out, so every attention tap is free."""
+    readout_macs_per_token: int = 0
+    """Further ones per live token (patches and prefix) that reaches the pooling."""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def num_blocks(self) -> int:
+        """Depth L."""
+        return len(self.blocks)
+
+    @property
+    def num_patches(self) -> int:
+        """Initial patch tokens N0."""
+        return self.grid[0] * self.grid[1]

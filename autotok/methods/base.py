@@ -1,0 +1,227 @@
+"""`TokenReducer`: the single extension point. One sub-class per paper, one file per sub-class.
+
+A method declares as data what it needs and what it does, and implements `reduce`. The engine calls
+it at each reduction layer with the live tokens, exactly the taps it declared, and the number of patch
+tokens to keep. Nothing else of the model is visible to it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autotok.config import Primitive
+from autotok.errors import ConfigError, nearest
+from autotok.facts import BackboneFacts
+from autotok.tokens import Needs, Taps, Tokens
+
+__all__ = ["Count", "Counts", "Kind", "Option", "Placement", "Site", "TokenReducer", "Training"]
+
+Counts = NDArray[np.int64]
+"""Patch-token counts of many candidate schedules at once, (M,)."""
+
+
+class Kind(enum.Enum):
+    """What becomes of the tokens."""
+
+    NONE = "none"
+    PRUNE = "prune"
+    MERGE = "merge"
+    POOL = "pool"
+    HYBRID = "hybrid"
+
+
+class Placement(enum.Enum):
+    """Where a reduction happens, relative to the block of its layer."""
+
+    BEFORE_BLOCKS = "before the blocks"
+    BEFORE = "before a block"
+    MID = "between attention and MLP"
+    AFTER = "after a block"
+
+
+class Training(enum.Enum):
+    """Whether a method works on frozen weights."""
+
+    FREE = "free"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+class Count(enum.Enum):
+    """Whether every image keeps the same number of tokens."""
+
+    STATIC = "static"
+    ADAPTIVE = "adaptive"
+
+
+@dataclass(frozen=True)
+class Option:
+    """A hyper-parameter of a method: a choice, or a number with a range."""
+
+    name: str
+    default: Primitive
+    meaning: str
+    choices: tuple[Primitive, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    search: bool = False
+    """Worth searching over; the others stay at their default unless set."""
+
+    def check(self, value: Primitive, method: str) -> Primitive:
+        """The value, or `ConfigError` saying what is allowed."""
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ConfigError(
+                f"option '{self.name}' of method '{method}' must be {kind.__name__}, got {value!r}"
+            )
+        if self.choices and value not in self.choices:
+            known = ", ".join(map(str, self.choices))
+            raise ConfigError(
+                f"option '{self.name}' of method '{method}' cannot be {value!r}; choose one of: {known}"
+            )
+        if not self.choices and isinstance(value, (int, float)) and not isinstance(value, bool):
+            low = -np.inf if self.low is None else self.low
+            high = np.inf if self.high is None else self.high
+            if not low <= value <= high:
+                raise ConfigError(
+                    f"option '{self.name}' of method '{method}' is {value}, outside [{low}, {high}]"
+                )
+        return value
+
+
+@dataclass(frozen=True)
+class Site:
+    """The place one reducer instance acts in."""
+
+    layer: int
+    num_entering: int
+    """Patch tokens arriving."""
+    num_keep: int
+    """Patch tokens leaving."""
+    facts: BackboneFacts
+
+
+class TokenReducer(nn.Module):
+    """Base class of all methods; see `autotok.testing.check_method` for the contract."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    """Method name as the paper writes it, and where it appeared."""
+    kind: ClassVar[Kind]
+    placement: ClassVar[Placement] = Placement.MID
+    training_need: ClassVar[Training] = Training.FREE
+    count: ClassVar[Count] = Count.STATIC
+    options: ClassVar[tuple[Option, ...]] = ()
+    rounding: ClassVar[str] = "ceil"
+    """How a keep ratio becomes a count: 'ceil', 'floor' or 'round', as published."""
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """Facts a backbone must have: 'cls', 'supervised_cls', 'position_table'."""
+    single_layer: ClassVar[bool] = False
+    """Reduces once only."""
+    may_rise: ClassVar[bool] = False
+    """Parks tokens, so a later layer may keep more than an earlier one."""
+    conserves_size: ClassVar[bool] = False
+    """Sizes of patch tokens add up to N0 after every reduction."""
+    exportable: ClassVar[bool] = True
+    needs: Needs = Needs.NONE
+    """Taps wanted from the backbone; an instance may narrow or change it for its backbone."""
+    proportional_attention: bool = False
+    """Later blocks add log size to their keys' logits."""
+
+    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+        super().__init__()
+        self.site = site
+        self.values = dict(options)
+
+    # --- the mathematics
+
+    def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
+        """Tokens with `num_keep` patch tokens; prefix tokens stay first and untouched."""
+        raise NotImplementedError
+
+    # --- what only some methods fill in
+
+    def before_blocks(self, tokens: Tokens, taps: Taps) -> Tokens:
+        """Called once after the embedding, whatever the placement."""
+        return tokens
+
+    def after_block(self, layer: int, tokens: Tokens) -> Tokens:
+        """Called after every block."""
+        return tokens
+
+    def before_last(self, tokens: Tokens) -> Tokens:
+        """Called before the last block (Cropr puts its tokens back there)."""
+        return tokens
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """Called before the read-out."""
+        return tokens
+
+    def extra_loss(self) -> Tensor | None:
+        """The method's own loss terms of the last forward in training mode, a scalar."""
+        return None
+
+    def deploy(self) -> None:
+        """Remove what only training needs."""
+
+    # --- what can be said without running it
+
+    @classmethod
+    def resolve_options(cls, given: Mapping[str, Primitive]) -> dict[str, Primitive]:
+        """All options with defaults filled in; unknown names raise `ConfigError`."""
+        known = {option.name: option for option in cls.options}
+        for key in given:
+            if key not in known:
+                raise ConfigError(
+                    f"option '{key}' of method '{cls.name}' is unknown;{nearest(key, known)}"
+                    f" known: {', '.join(known) or 'none'}"
+                )
+        return {
+            key: option.check(given.get(key, option.default), cls.name)
+            for key, option in known.items()
+        }
+
+    @classmethod
+    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+        """Lowest and highest number of patch tokens one reduction can leave of `entering`."""
+        return 1, entering
+
+    @classmethod
+    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
+        """Taps wanted on this backbone with these options; `needs` unless that depends."""
+        return cls.needs
+
+    @classmethod
+    def overhead_macs(
+        cls,
+        facts: BackboneFacts,
+        layer: int,
+        entering: Counts,
+        keep: Counts,
+        options: Mapping[str, Primitive],
+    ) -> Counts:
+        """Multiply-accumulates of the reduction's own matrix products, (M,), where something goes.
+
+        The cost of taps (the class row) is added by the cost model, not here.
+        """
+        return np.zeros_like(entering)
+
+    @classmethod
+    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+        """Parameters per reduction layer."""
+        return 0
+
+    @classmethod
+    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
+        """What a result should record, such as which score stood in for the class token's."""
+        return ()

@@ -1,0 +1,177 @@
+"""What must hold: budgets parsed generously and echoed exactly.
+
+'2.3GFLOPs', '2.3 gmacs', '2300M', '50%', '50%latency', '26ms', '30fps', '600MB', '0.6GiB', '12Mparams'.
+A share is of the uncompressed cost. "FLOPs" follow the convention asked for; 'macs' are always
+multiply-accumulates with attention included.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from autotok.errors import ConfigError, UnknownName, nearest
+
+__all__ = ["CONVENTIONS", "Budget", "BudgetRequest", "parse_budget", "parse_budgets", "resolve"]
+
+CONVENTIONS = ("macs", "macs-noattn", "flops2x")
+METRICS = ("macs", "macs_noattn", "params", "latency_ms", "peak_memory_mb")
+_NUMBER = re.compile(r"^\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*(.*?)\s*$", re.I)
+_SPLIT = re.compile(r"(?<!\d),|,(?!\d{3}(?:\D|$))|;|\+| and ")
+_SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
+_TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3}
+_BYTES = {
+    **{"kb": 1e-3, "mb": 1.0, "gb": 1e3, "kib": 1024 / 1e6, "mib": 1024**2 / 1e6, "gib": 1024**3 / 1e6},
+    **{"kbytes": 1e-3, "mbytes": 1.0, "gbytes": 1e3},
+}
+_SHARES = {
+    **dict.fromkeys(("", "flops", "flop", "macs", "mac", "cost"), "macs"),
+    **dict.fromkeys(("latency", "time", "ms"), "latency_ms"),
+    **dict.fromkeys(("memory", "mem", "mb"), "peak_memory_mb"),
+    **dict.fromkeys(("params", "parameters"), "params"),
+}
+_SHOWN = "GFLOPs, GMACs, M, G, %, %latency, %memory, %params, ms, s, fps, MB, GB, MiB, GiB, Mparams"
+_HINTS = ("GFLOPs", "MFLOPs", "GMACs", "MMACs", "latency", "memory", "params", "Mparams")
+_HINTS += ("ms", "us", "fps", "MB", "GB", "MiB", "GiB", "KB")
+
+
+@dataclass(frozen=True)
+class BudgetRequest:
+    """A budget as asked: an amount in the metric's own unit, or a share of the uncompressed."""
+
+    metric: str
+    amount: float
+    relative: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit that must hold: `macs`, `macs_noattn`, `params`, `latency_ms` or `peak_memory_mb`."""
+
+    metric: str
+    limit: float
+    text: str
+    """As the user wrote it."""
+
+    @property
+    def exact(self) -> bool:
+        """Known from a formula, not from a prediction."""
+        return self.metric in ("macs", "macs_noattn", "params")
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is within the limit."""
+        return value <= self.limit
+
+    @property
+    def echo(self) -> str:
+        """The exact meaning, in words: printed first by every command that takes a budget."""
+        return f"{self.text} = {describe(self.metric, self.limit)}"
+
+
+def describe(metric: str, value: float) -> str:
+    """A value with its unit and convention in words."""
+    if metric == "macs":
+        return f"{math.floor(value):,} multiply-accumulates per image, attention included"
+    if metric == "macs_noattn":
+        return f"{math.floor(value):,} multiply-accumulates per image, attention products left out"
+    if metric == "params":
+        return f"{math.floor(value):,} parameters"
+    if metric == "latency_ms":
+        return f"{value:.4g} ms per batch on the target"
+    return f"{math.floor(value * 1e6):,} bytes of peak memory on the target"
+
+
+def parse_budgets(texts: str | Iterable[str], *, convention: str = "macs") -> tuple[BudgetRequest, ...]:
+    """Every budget asked for; a string may hold several, separated by commas.
+
+    Raises:
+        ConfigError: two budgets on one metric, or none at all.
+    """
+    parts = [texts] if isinstance(texts, str) else list(texts)
+    words = [word for part in parts for word in _SPLIT.split(part) if word.strip()]
+    requests = tuple(parse_budget(word, convention=convention) for word in words)
+    metrics = [r.metric for r in requests]
+    for metric in metrics:
+        if metrics.count(metric) > 1:
+            raise ConfigError(f"budgets {words} limit {metric} twice; give one limit per metric")
+    if not requests:
+        raise ConfigError("no budget was given; write one such as 2.3GFLOPs, 50%, 26ms or 600MB")
+    return requests
+
+
+def parse_budget(text: str, *, convention: str = "macs") -> BudgetRequest:
+    """One budget; see the module's examples.
+
+    Raises:
+        ConfigError: no number, an unknown unit (the nearest is named), or an amount of zero or less.
+    """
+    if convention not in CONVENTIONS:
+        raise UnknownName("flops convention", convention, CONVENTIONS)
+    match = _NUMBER.match(text)
+    number, unit = (match.group(1), match.group(2)) if match else ("", text)
+    try:
+        amount = float(number.replace(",", ""))
+    except ValueError:
+        raise ConfigError(
+            f"budget '{text}' does not start with a number; write one such as 2.3GFLOPs or 50%"
+        ) from None
+    if not amount > 0 or math.isinf(amount):
+        raise ConfigError(f"budget '{text}' must be positive and finite; write one such as 2.3GFLOPs")
+    metric, factor, relative = _unit(unit, text, convention)
+    value = 1000.0 / amount if factor is None else amount * factor
+    return BudgetRequest(metric, value, relative, f"{number} {_pretty(unit)}".strip())
+
+
+def _unit(unit: str, text: str, convention: str) -> tuple[str, float | None, bool]:
+    word = unit.lower().replace(" ", "").replace("/s", "").rstrip(".")
+    if word.startswith("%"):
+        metric = _SHARES.get(word[1:].removeprefix("of"))
+        if metric is not None:
+            if metric == "macs" and convention == "macs-noattn" and "mac" not in word:
+                metric = "macs_noattn"
+            return metric, 0.01, True
+    if word == "fps":
+        return "latency_ms", None, False
+    if word in _TIMES:
+        return "latency_ms", _TIMES[word], False
+    if word in _BYTES:
+        return "peak_memory_mb", _BYTES[word], False
+    for ending in ("parameters", "params", "param"):
+        if word.endswith(ending) and word[: -len(ending)] in _SCALES:
+            return "params", _SCALES[word[: -len(ending)]], False
+    for ending in ("macs", "mac"):
+        if word.endswith(ending) and word[: -len(ending)] in _SCALES:
+            return "macs", _SCALES[word[: -len(ending)]], False
+    bare = word.removesuffix("s").removesuffix("flop") if "flop" in word else word
+    if bare in _SCALES and (word or text.strip()):
+        metric = "macs_noattn" if convention == "macs-noattn" else "macs"
+        return metric, _SCALES[bare] * (0.5 if convention == "flops2x" else 1.0), False
+    raise ConfigError(
+        f"budget '{text}' has the unknown unit '{unit}';{nearest(unit, _HINTS)} known: {_SHOWN}"
+    )
+
+
+def _pretty(unit: str) -> str:
+    return unit if unit.startswith("%") else unit.strip()
+
+
+def resolve(request: BudgetRequest, uncompressed: Mapping[str, float]) -> Budget:
+    """The limit itself; a share is taken of the uncompressed value of its metric.
+
+    Raises:
+        ConfigError: a share of something that is not known, or of 100 % and more.
+    """
+    text = request.text.replace(" %", "%")
+    if not request.relative:
+        return Budget(request.metric, request.amount, text)
+    if request.metric not in uncompressed:
+        raise ConfigError(
+            f"budget '{text}' is a share of {request.metric}, which is not known without a target;"
+            " give --target, or an amount"
+        )
+    if request.amount > 1.0:
+        raise ConfigError(f"budget '{text}' is more than the uncompressed model costs; at most 100%")
+    return Budget(request.metric, request.amount * uncompressed[request.metric], text)

@@ -1,0 +1,212 @@
+"""What flows between backbone and method: `Tokens`, the `Needs` a method declares, the `Taps` it gets.
+
+Shapes: B batch, P prefix tokens, n live patch tokens, N = P + n, C channels, H heads, D head
+width, N0 the image's initial patch tokens. Prefix tokens (class, distillation, registers)
+always stand first and are never reduced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+__all__ = ["Extra", "Needs", "Parked", "Taps", "Tokens"]
+
+
+class Needs(enum.Flag):
+    """Intermediate values a method asks of the backbone; each costs nothing unless asked for."""
+
+    NONE = 0
+    KEYS = enum.auto()
+    """Attention keys of the block, (B, H, N, D), after any key norm. Free."""
+    QUERIES = enum.auto()
+    """Attention queries of the block, (B, H, N, D), after any query norm, unscaled. Free."""
+    VALUES = enum.auto()
+    """Attention values of the block, (B, H, N, D). Free."""
+    CLS_ATTENTION = enum.auto()
+    """Softmaxed attention of the class token's row, (B, H, N): one extra vector-matrix product."""
+    COLUMN_MEANS = enum.auto()
+    """Attention each token receives, averaged over all query rows, (B, H, N). Needs the map."""
+    ATTENTION = enum.auto()
+    """The whole softmaxed map, (B, H, N, N). Turns fused attention off in that block."""
+    GRID = enum.auto()
+    """Original grid positions of the tokens: `Tokens.coords` is kept even if the backbone would not."""
+    EMBEDDING = enum.auto()
+    """Patch embeddings before the position table was added, (B, n, C), and the table, (n, C)."""
+    IMAGE = enum.auto()
+    """The normalised input image, (B, channels, height, width)."""
+
+
+NEEDS_MAP = Needs.ATTENTION | Needs.COLUMN_MEANS
+
+
+class Taps:
+    """Intermediate values, exactly those that were asked for.
+
+    Reading one that was not declared in the method's `needs` is a bug of the method and raises
+    `AttributeError`, so that a declaration can be trusted.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, Tensor] | None = None) -> None:
+        self._values = dict(values or {})
+
+    def _get(self, name: str) -> Tensor:
+        if name not in self._values:
+            raise AttributeError(f"tap '{name}' was not declared in the method's needs")
+        return self._values[name]
+
+    @property
+    def keys(self) -> Tensor:
+        """(B, H, N, D), after any key norm, before scaling."""
+        return self._get("keys")
+
+    @property
+    def mean_keys(self) -> Tensor:
+        """Keys averaged over heads, (B, N, D): the metric of ToMe and its relatives."""
+        return self._get("keys").mean(dim=1)
+
+    @property
+    def queries(self) -> Tensor:
+        """(B, H, N, D), after any query norm, unscaled."""
+        return self._get("queries")
+
+    @property
+    def values(self) -> Tensor:
+        """(B, H, N, D)."""
+        return self._get("values")
+
+    @property
+    def cls_attention(self) -> Tensor:
+        """(B, H, N), rows sum to 1 over N; column 0 is the class token itself."""
+        return self._get("cls_attention")
+
+    @property
+    def column_means(self) -> Tensor:
+        """(B, H, N), mean over query rows of the softmaxed map; sums to 1 over N."""
+        return self._get("column_means")
+
+    @property
+    def attention(self) -> Tensor:
+        """(B, H, N, N), rows sum to 1."""
+        return self._get("attention")
+
+    @property
+    def patch_embedding(self) -> Tensor:
+        """(B, n, C), before the position table was added."""
+        return self._get("patch_embedding")
+
+    @property
+    def position_table(self) -> Tensor:
+        """(n, C), the absolute position rows of the patch tokens."""
+        return self._get("position_table")
+
+    @property
+    def image(self) -> Tensor:
+        """(B, channels, height, width), normalised."""
+        return self._get("image")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A named array that has to move with the tokens.
+
+    `values` has the batch first; `token_axes` lists the axes that run over the n patch tokens: (1,)
+    for a per-token array (B, n, ...), (1, 2) for a pairwise one (B, n, n, ...).
+    """
+
+    values: Tensor
+    token_axes: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
+class Parked:
+    """Patch tokens taken out for now, with everything needed to put them back.
+
+    `tokens.x` holds patch tokens only; `tokens.coords` say where they came from.
+    """
+
+    x: Tensor  # (B, m, C)
+    coords: Tensor  # (B, m, 2)
+    size: Tensor | None = None  # (B, m)
+    source: Tensor | None = None  # (B, m, N0)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The live tokens and every fact that travels with them.
+
+    Never changed in place: methods make new ones through `autotok.methods.primitives`, which move
+    all fields together.
+    """
+
+    x: Tensor  # (B, P + n, C)
+    num_prefix: int
+    grid: tuple[int, int]
+    """Rows and columns of the original patch grid; N0 = rows * columns."""
+    raster: bool = True
+    """All N0 patches are live and stand in raster order (lets the backbone use the grid's structure)."""
+    size: Tensor | None = None
+    """(B, n), how many original patches a token stands for; None means 1 each."""
+    coords: Tensor | None = None
+    """(B, n, 2) int64, row and column in the original grid; None where nobody asked."""
+    source: Tensor | None = None
+    """(B, n, N0) bool, which original patches a token holds; None where nobody asked."""
+    mask: Tensor | None = None
+    """(B, n), 1 live and 0 dropped, soft or hard, during masked training; None means all live."""
+    parked: tuple[Parked, ...] = ()
+    """Tokens frozen for now, one entry per time something was parked; `recall` empties it."""
+    extras: Mapping[str, Extra] = field(default_factory=dict)
+
+    @property
+    def num_patches(self) -> int:
+        """Live patch tokens n."""
+        return self.x.shape[1] - self.num_prefix
+
+    @property
+    def patches(self) -> Tensor:
+        """(B, n, C)."""
+        return self.x[:, self.num_prefix :]
+
+    @property
+    def prefix(self) -> Tensor:
+        """(B, P, C)."""
+        return self.x[:, : self.num_prefix]
+
+    def sizes(self) -> Tensor:
+        """(B, n); ones where no size was set."""
+        if self.size is not None:
+            return self.size
+        return self.x.new_ones(self.x.shape[0], self.num_patches)
+
+    def with_x(self, x: Tensor) -> Tokens:
+        """The same tokens with new features of the same count."""
+        return dataclasses.replace(self, x=x)
+
+
+def grid_coords(grid: tuple[int, int], *, device: torch.device | None = None) -> Tensor:
+    """(1, rows * columns, 2) int64, the raster-order positions of a full grid."""
+    rows, columns = grid
+    index = torch.arange(rows * columns, device=device)
+    return torch.stack(
+        [torch.div(index, columns, rounding_mode="floor"), index % columns], dim=-1
+    ).unsqueeze(0)
+
+
+def naive_coords(count: int, *, device: torch.device | None = None) -> Tensor:
+    """(1, count, 2) int64: positions rebuilt from the sequence length, as AutoFormer's code does.
+
+    Right for a full square grid only; after any removal the offsets are wrong. For studies of
+    exactly that (`positions: naive`).
+    """
+    side = max(1, int(count**0.5))
+    index = torch.arange(count, device=device)
+    return torch.stack(
+        [torch.div(index, side, rounding_mode="floor"), index % side], dim=-1
+    ).unsqueeze(0)

@@ -1,0 +1,120 @@
+"""The house rules that can be read off the source: floors, guests kept in one file, light imports."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import autotok
+
+PACKAGE = Path(autotok.__file__).parent
+FLOORS = {
+    "errors": 0, "tokens": 0, "config": 0, "facts": 0,
+    "methods": 1, "backbones": 1,
+    "compression": 2,
+    "profiling": 3, "evaluation": 3,
+    "training": 4, "supernet": 4,
+    "searching": 5,
+    "export": 6, "report": 6,
+    "testing": 6,
+    "api": 7, "diagnosis": 7, "cli": 8,
+    "__init__": 9,
+}  # fmt: skip
+NEVER_MEET = {("methods", "backbones"), ("backbones", "methods")}
+GUESTS = {
+    "timm": {"backbones/timm_vit.py"},
+    "optuna": {"searching/proposals.py"},
+    "ray": {"searching/engines/ray.py"},
+    "typer": {f"cli/{p.name}" for p in (PACKAGE / "cli").glob("*.py")},
+}
+FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of everything a file imports, at any depth, outside TYPE_CHECKING blocks."""
+    tree = ast.parse(path.read_text("utf-8"))
+    package = ["autotok", *path.relative_to(PACKAGE).parts[:-1]]
+    found: set[str] = set()
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {module} if node.module else {f"{module}.{a.name}" for a in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_lower_floors(path: Path) -> None:
+    mine = room(path)
+    assert mine in FLOORS, f"{mine} has no floor: give it one"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "autotok" or len(parts) == 1:
+            continue
+        theirs = parts[1]
+        if theirs == mine:
+            continue
+        assert theirs in FLOORS, name
+        assert FLOORS[theirs] < FLOORS[mine], f"{mine} imports {name}"
+        assert (mine, theirs) not in NEVER_MEET, f"{mine} imports {name}"
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_guest_library_is_imported_in_its_own_file_only(guest: str) -> None:
+    users = {
+        str(path.relative_to(PACKAGE).as_posix())
+        for path in FILES
+        if any(name.split(".")[0] == guest for name in imports(path))
+    }
+    assert users <= GUESTS[guest]
+
+
+def test_importing_autotok_and_the_command_line_stays_light() -> None:
+    code = (
+        "import sys, autotok, autotok.cli.app, autotok.cli.catalog, autotok.cli.models,"
+        " autotok.cli.runs, autotok.cli.doctor;"
+        "heavy = {'torch','timm','optuna','pandas','numpy','matplotlib','onnx','sklearn'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_all_equals_the_public_names() -> None:
+    for name in autotok.__all__:
+        assert getattr(autotok, name) is not None
+    assert set(autotok.__all__) == set(dir(autotok))
+
+
+def test_nothing_is_called_utils_and_nothing_prints() -> None:
+    for path in FILES:
+        assert path.stem not in {"utils", "helpers", "common"}
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in {"print", "eval", "exec"}, f"{path}:{node.lineno}"
+
+
+def test_no_file_names_a_path_of_the_machine_it_was_written_on() -> None:
+    root = PACKAGE.parent
+    forbidden = re.compile(r"/work/|\.\./shared|/root/")
+    for path in [*FILES, *(root / "README.md", root / "CONTRIBUTING.md")]:
+        if path.exists():
+            assert not forbidden.search(path.read_text("utf-8")), path
