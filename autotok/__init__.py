@@ -30,7 +30,37 @@ _HOMES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = [
+    "AutotokError",
+    "CompressionConfig",
+    "Kind",
+    "Needs",
+    "Option",
+    "Placement",
+    "Reduction",
+    "Run",
+    "Site",
+    "SubnetSpec",
+    "Taps",
+    "TokenReducer",
+    "Tokens",
+    "Training",
+    "__version__",
+    "as_backbone",
+    "compress",
+    "evaluate",
+    "get_method",
+    "list_methods",
+    "list_targets",
+    "load_backbone",
+    "load_target",
+    "macs",
+    "predict",
+    "profile",
+    "register",
+    "resume",
+    "search",
+]
 
 if TYPE_CHECKING:
     from autotok.api import Run, compress, evaluate, macs, predict, profile, resume, search

@@ -1,7 +1,7 @@
 """What to do to a backbone: `CompressionConfig`, frozen, versioned, the noun everybody shares.
 
-Search writes it, `compress` reads it, records carry it, bundles ship it. Also here: the one function
-that turns kept amounts into integer token counts (`realise`).
+Search writes it, `compress` reads it, records carry it, bundles ship it. Also here: the one
+function that turns kept amounts into integer token counts (`realise`).
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class SubnetSpec:
 class Reduction:
     """How much is kept at one reduction layer: a keep ratio, or a count of patch tokens.
 
-    `keep_ratio` is live patch tokens after the layer over the image's initial patch tokens, in (0, 1].
-    `num_keep` is the same as an integer. Exactly one is given, neither for threshold methods.
+    `keep_ratio` is live patch tokens after the layer over the image's initial patch tokens, in (0,
+    1]. `num_keep` is the same as an integer. Exactly one is given, neither for threshold methods.
     `options` override the method's options at this layer.
     """
 
@@ -108,7 +108,8 @@ class CompressionConfig:
             raise ConfigError(f"layers {layers} name a reduction layer twice")
         if self.version != VERSION:
             raise ConfigError(
-                f"configuration version {self.version} is unknown; this autotok reads version {VERSION}"
+                f"configuration version {self.version} is unknown; this autotok reads version"
+                f" {VERSION}"
             )
         _one_of("mode", self.mode, MODES)
         _one_of("positions", self.positions, POSITIONS)
@@ -141,7 +142,9 @@ class CompressionConfig:
         return data
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, where: str = "configuration") -> CompressionConfig:
+    def from_dict(
+        cls, data: Mapping[str, Any], *, where: str = "configuration"
+    ) -> CompressionConfig:
         """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
         values = checked_keys(data, cls, where)
         values["reductions"] = tuple(
@@ -186,7 +189,8 @@ def checked_keys(data: object, cls: type, where: str) -> dict[str, Any]:
 def round_count(ratio: float, total: int, rounding: str) -> int:
     """`ratio * total` as an integer by 'floor', 'ceil' or 'round', safe against float noise.
 
-    0.55 * 100 is 55.00000000000001 in floats and must not become 56 by ceil: 1e-9 of slack is given.
+    0.55 * 100 is 55.00000000000001 in floats and must not become 56 by ceil: 1e-9 of slack is
+    given.
     """
     exact = ratio * total
     if rounding == "floor":

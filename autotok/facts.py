@@ -45,7 +45,7 @@ class BackboneFacts:
     num_prefix: int
     has_cls: bool
     cls_is_supervised: bool
-    """The class token's output reaches the loss; if not, its attention is no judge of importance."""
+    """The class token reaches the loss; if not, its attention is no judge of importance."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
     pooling: str

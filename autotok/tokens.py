@@ -1,4 +1,4 @@
-"""What flows between backbone and method: `Tokens`, the `Needs` a method declares, the `Taps` it gets.
+"""What flows between backbone and method: `Tokens`, the declared `Needs`, the `Taps` given.
 
 Shapes: B batch, P prefix tokens, n live patch tokens, N = P + n, C channels, H heads, D head
 width, N0 the image's initial patch tokens. Prefix tokens (class, distillation, registers)
@@ -35,7 +35,7 @@ class Needs(enum.Flag):
     ATTENTION = enum.auto()
     """The whole softmaxed map, (B, H, N, N). Turns fused attention off in that block."""
     GRID = enum.auto()
-    """Original grid positions of the tokens: `Tokens.coords` is kept even if the backbone would not."""
+    """Original grid positions: `Tokens.coords` is kept even if the backbone would not."""
     EMBEDDING = enum.auto()
     """Patch embeddings before the position table was added, (B, n, C), and the table, (n, C)."""
     IMAGE = enum.auto()
@@ -151,7 +151,7 @@ class Tokens:
     grid: tuple[int, int]
     """Rows and columns of the original patch grid; N0 = rows * columns."""
     raster: bool = True
-    """All N0 patches are live and stand in raster order (lets the backbone use the grid's structure)."""
+    """All N0 patches are live, in raster order: the backbone may use the grid's structure."""
     size: Tensor | None = None
     """(B, n), how many original patches a token stands for; None means 1 each."""
     coords: Tensor | None = None

@@ -20,16 +20,14 @@ __all__ = ["RelativeTables", "attention", "key_bias", "relative_attention"]
 
 
 def key_bias(tokens: Tokens, dtype: torch.dtype) -> Tensor | None:
-    """(B, N) to add to every key's logit: log of its size; prefix tokens have size 1. None if no size."""
+    """(B, N) to add to every key's logit: log of its size (1 for prefix tokens), if any."""
     if tokens.size is None:
         return None
     log_size = tokens.size.to(torch.float32).log().to(dtype)
     return F.pad(log_size, (tokens.num_prefix, 0))
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, tokens: Tokens, needs: Needs
-) -> tuple[Tensor, Taps]:
+def attention(q: Tensor, k: Tensor, v: Tensor, tokens: Tokens, needs: Needs) -> tuple[Tensor, Taps]:
     """Softmax attention over (B, H, N, D) queries, keys and values.
 
     Returns the heads' outputs (B, H, N, D) and the taps asked for.
@@ -126,10 +124,11 @@ def relative_attention(
 ) -> tuple[Tensor, Taps]:
     """Attention with 2-D relative positions on keys and values, looked up by carried coordinates.
 
-    logits_ij = (q_i . k_j + q_i . RK_ij) / sqrt(D);  out_i = sum_j a_ij (v_j + RV_ij), where R_ij is the
-    sum of a row-offset and a column-offset table row. Never builds R: q_i . R_ij is gathered from
-    q T^T, (B, H, N, 2 max_offset + 2); the value side adds attention up per offset and multiplies by
-    the table (exact; 4 * (2 max_offset + 2) * N * H * D multiply-accumulates a block).
+    logits_ij = (q_i . k_j + q_i . RK_ij) / sqrt(D);  out_i = sum_j a_ij (v_j + RV_ij), where R_ij
+    is the sum of a row-offset and a column-offset table row. Never builds R: q_i . R_ij is gathered
+    from q T^T, (B, H, N, 2 max_offset + 2); the value side adds attention up per offset and
+    multiplies by the table (exact; 4 * (2 max_offset + 2) * N * H * D multiply-accumulates a
+    block).
     """
     scale = q.shape[-1] ** -0.5
     prefix, offset = tokens.num_prefix, tables.max_offset
@@ -194,9 +193,7 @@ def _raster_bias(
     if prefix == 0:
         return patches
     patches = torch.cat([constant[:, :, prefix:].expand(-1, -1, -1, prefix), patches], dim=-1)
-    return torch.cat(
-        [constant[:, :, :prefix].expand(-1, -1, -1, prefix + total), patches], dim=2
-    )
+    return torch.cat([constant[:, :, :prefix].expand(-1, -1, -1, prefix + total), patches], dim=2)
 
 
 def _raster_bins(
@@ -208,7 +205,7 @@ def _raster_bins(
 ) -> tuple[Tensor, Tensor]:
     """Attention (B, H, N, N) of a full grid added up per row offset and per column offset."""
     rows, columns = row_table.shape[0], column_table.shape[0]
-    batch, heads, total, _ = weights.shape
+    batch, heads = weights.shape[:2]
     width = tables.value_rows.shape[0]
     grid = (batch, heads, rows, columns)
     patches = weights[:, :, prefix:, prefix:].reshape(*grid, rows, columns)

@@ -1,15 +1,14 @@
-"""AutoFormer (Chen et al., ICCV 2021, arXiv 2107.00651): supernet, subnet views, stand-alone subnets.
+"""AutoFormer (Chen et al., ICCV 2021, arXiv 2107.00651): supernet, views, stand-alone subnets.
 
 Three modules share one forward. `AutoFormerSupernet` holds entangled weights under the official key
 names and shapes; `SupernetView` runs any subnet on them without copying (gradients flow back, so it
-also trains); `AutoFormer` is a stand-alone subnet cut out of it. Relative positions are looked up by
-the coordinates that travel with the tokens.
+also trains); `AutoFormer` is a stand-alone subnet cut out of it. Relative positions are looked up
+by the coordinates that travel with the tokens.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.config import SubnetSpec
-from autotok.errors import CheckpointError, ConfigError
+from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
@@ -155,9 +154,7 @@ class _AutoFormerBase(Backbone):
             source = torch.eye(count, dtype=torch.bool, device=x.device).expand(batch, -1, -1)
         return Tokens(x, facts.num_prefix, facts.grid, coords=coords, source=source), Taps(taps)
 
-    def attend(
-        self, index: int, tokens: Tokens, needs: Needs = Needs.NONE
-    ) -> tuple[Tensor, Taps]:
+    def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:
         block = self._block(index)
         batch, count, _ = tokens.x.shape
         qkv = block.qkv(block.norm1(tokens.x))
@@ -321,9 +318,7 @@ class _Block(nn.Module):
 class AutoFormer(_AutoFormerBase):
     """A stand-alone subnet with weights of its own."""
 
-    def __init__(
-        self, spec: SupernetSpec, subnet: SubnetSpec, *, name: str = "autoformer"
-    ) -> None:
+    def __init__(self, spec: SupernetSpec, subnet: SubnetSpec, *, name: str = "autoformer") -> None:
         super().__init__()
         spec.check(subnet)
         self.spec, self.subnet = spec, subnet
@@ -376,7 +371,8 @@ class AutoFormer(_AutoFormerBase):
 
 def _copy(into: object, out_of: object) -> None:
     """Copy every tensor of one weight dataclass into another of the same type, recursively."""
-    assert dataclasses.is_dataclass(into) and not isinstance(into, type)
+    assert dataclasses.is_dataclass(into)
+    assert not isinstance(into, type)
     for item in dataclasses.fields(into):
         mine, theirs = getattr(into, item.name), getattr(out_of, item.name)
         if isinstance(mine, Tensor):

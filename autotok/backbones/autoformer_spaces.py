@@ -1,4 +1,4 @@
-"""AutoFormer's published supernets and subnets (data in autoformer_spaces.yaml), and checkpoints."""
+"""AutoFormer's published supernets and subnets (autoformer_spaces.yaml), and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from autotok.errors import CheckpointError
 
 from .autoformer import AutoFormerSupernet, SupernetSpec
 
-__all__ = ["is_supernet_checkpoint", "published_subnet", "supernet_from_state_dict", "supernet_spec"]
+__all__ = [
+    "is_supernet_checkpoint",
+    "published_subnet",
+    "supernet_from_state_dict",
+    "supernet_spec",
+]
 
 MARKERS = ("blocks.0.attn.rel_pos_embed_k.embeddings_table_v", "patch_embed_super.proj.weight")
 
@@ -86,7 +91,11 @@ def _spec_from_shapes(tensors: Mapping[str, Tensor], spec: SupernetSpec | None) 
         raise ValueError("its position embedding is not that of a square grid")
     ratio = tensors["blocks.0.fc1.weight"].shape[0] / embed
     known = spec or next(
-        (s for s in map(supernet_spec, _data()) if (s.embed_dim, s.depth, s.heads) == (embed, depth, heads)),
+        (
+            s
+            for s in map(supernet_spec, _data())
+            if (s.embed_dim, s.depth, s.heads) == (embed, depth, heads)
+        ),
         None,
     )
     return SupernetSpec(

@@ -39,9 +39,7 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
-    def attend(
-        self, index: int, tokens: Tokens, needs: Needs = Needs.NONE
-    ) -> tuple[Tensor, Taps]:
+    def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:
         """The attention branch of block `index`, (B, N, C), and the taps asked for.
 
         `tokens.size`, where present, makes attention proportional (log size added to the keys'
@@ -102,7 +100,8 @@ def prove(backbone: Backbone, model: nn.Module, *, tolerance: float = 1e-4) -> N
     allowed = tolerance if parameter.dtype == torch.float32 else 100 * tolerance
     if expected.shape != got.shape or not error <= allowed:
         raise UnsupportedBackbone(
-            f"backbone '{backbone.facts.name}' failed the self-test: the adapter's uncompressed output"
+            f"backbone '{backbone.facts.name}' failed the self-test: the adapter's"
+            " uncompressed output"
             f" differs from the model's own by {error:.1e} (allowed {allowed:.0e});"
             " the model does something the adapter does not know, please report it"
         )

@@ -95,7 +95,8 @@ def _load_autoformer(name: str, checkpoint: Path | None, subnet: SubnetSpec | No
         raise UnknownName("backbone", name, BUILT_IN)
     if checkpoint is None:
         raise CheckpointError(
-            f"weights of '{name}' cannot be downloaded by autotok; get the official supernet checkpoint"
+            f"weights of '{name}' cannot be downloaded by autotok; get the official supernet"
+            " checkpoint"
             " (AutoFormer model zoo) and give it with --checkpoint"
         )
     tensors = read_state_dict(checkpoint)
@@ -115,6 +116,7 @@ def _load_autoformer(name: str, checkpoint: Path | None, subnet: SubnetSpec | No
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()[:160]
         raise CheckpointError(
-            f"checkpoint '{checkpoint}' fits neither a supernet nor the chosen subnet of '{name}' ({reason})"
+            f"checkpoint '{checkpoint}' fits neither a supernet nor the chosen subnet of"
+            f" '{name}' ({reason})"
         ) from error
     return model.eval()

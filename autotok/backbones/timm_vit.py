@@ -32,7 +32,7 @@ from timm.models.vision_transformer import (  # noqa: E402
     checkpoint_filter_fn,
 )
 
-__all__ = ["TimmViT", "create_timm", "is_timm_name", "supported_timm_names"]
+__all__ = ["TimmViT", "VisionTransformer", "create_timm", "is_timm_name", "supported_timm_names"]
 
 REFUSED = {
     "swin": "attends inside windows",
@@ -84,13 +84,13 @@ class TimmViT(Backbone):
         tokens = Tokens(x, self.facts.num_prefix, self.facts.grid, coords=coords, source=source)
         return tokens, Taps(taps)
 
-    def attend(
-        self, index: int, tokens: Tokens, needs: Needs = Needs.NONE
-    ) -> tuple[Tensor, Taps]:
+    def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:
         block = self.model.blocks[index]
         attn = block.attn
         batch, count, _ = tokens.x.shape
-        qkv = attn.qkv(block.norm1(tokens.x)).reshape(batch, count, 3, attn.num_heads, attn.head_dim)
+        qkv = attn.qkv(block.norm1(tokens.x)).reshape(
+            batch, count, 3, attn.num_heads, attn.head_dim
+        )
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, D)
         out, taps = attention(attn.q_norm(q), attn.k_norm(k), v, tokens, needs)
         out = attn.norm(out.transpose(1, 2).reshape(batch, count, attn.attn_dim))
@@ -116,7 +116,8 @@ class TimmViT(Backbone):
         table: Tensor | None = self.model.pos_embed
         if table is None:
             return self.model.cls_token.new_zeros(self.facts.num_patches, self.model.embed_dim)
-        return table[0, -self.facts.num_patches :]
+        rows: Tensor = table[0, -self.facts.num_patches :]
+        return rows
 
     def preprocessing(self) -> dict[str, Any]:
         """timm's evaluation transform as data: mean, std, interpolation, crop_pct, crop_mode."""
@@ -178,7 +179,9 @@ def _load(model: nn.Module, state_dict: Mapping[str, Tensor], origin: str, name:
             f"checkpoint '{origin}' does not fit backbone '{name}' ({_first_line(error)})"
         ) from error
     own = model.state_dict()
-    tensors = {key: value.to(own[key].dtype) if key in own else value for key, value in tensors.items()}
+    tensors = {
+        key: value.to(own[key].dtype) if key in own else value for key, value in tensors.items()
+    }
     wrong = sorted(key for key in own if key in tensors and own[key].shape != tensors[key].shape)
     missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     if wrong:
@@ -189,7 +192,8 @@ def _load(model: nn.Module, state_dict: Mapping[str, Tensor], origin: str, name:
         )
     if missing:
         raise CheckpointError(
-            f"checkpoint '{origin}' does not fit backbone '{name}': {len(missing)} tensors are missing,"
+            f"checkpoint '{origin}' does not fit backbone '{name}': {len(missing)} tensors are"
+            " missing,"
             f" the first is '{missing[0]}'" + (f"; it has '{extra[0]}' instead" if extra else "")
         )
     model.load_state_dict(tensors, strict=False)
@@ -214,7 +218,8 @@ def _refuse_module(name: str, module: str) -> None:
     for prefix, reason in REFUSED.items():
         if module == prefix or (module.startswith(prefix) and not module.startswith("vision_")):
             raise UnsupportedBackbone(
-                f"backbone '{name}' is not supported: it {reason}; use a plain ViT or DeiT from timm"
+                f"backbone '{name}' is not supported: it {reason}; use a plain ViT or DeiT"
+                " from timm"
             )
 
 
@@ -254,7 +259,11 @@ def _facts(model: Any, name: str) -> BackboneFacts:
     grid = tuple(model.patch_embed.grid_size)
     proj = model.patch_embed.proj
     has_cls = model.cls_token is not None
-    pooling = "cls+dist" if distilled else {"token": "cls", "avg": "mean", "map": "map"}[model.global_pool]
+    pooling = (
+        "cls+dist"
+        if distilled
+        else {"token": "cls", "avg": "mean", "map": "map"}[model.global_pool]
+    )
     num_patches = grid[0] * grid[1]
     readout, per_token = _readout_macs(model)
     return BackboneFacts(

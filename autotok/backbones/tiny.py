@@ -6,7 +6,7 @@ import torch
 
 from .timm_vit import TimmViT, VisionTransformer
 
-__all__ = ["tiny_vit"]
+__all__ = ["tiny_backbone", "tiny_vit"]
 
 
 def tiny_vit(

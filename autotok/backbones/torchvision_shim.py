@@ -1,10 +1,10 @@
 """Lets `import torchvision` (hence timm) work when its compiled library does not match torch.
 
-The registry's torchvision wheel is a CUDA build. Beside a CPU-only torch its library fails to load, so
-the operators it would define do not exist, and `import torchvision` dies while registering their
+The registry's torchvision wheel is a CUDA build. Beside a CPU-only torch its library fails to load,
+so the operators it would define do not exist, and `import torchvision` dies while registering their
 fake kernels: "operator torchvision::nms does not exist". autotok uses none of those operators, so
-declaring their schemas (no kernels) is enough. This is done only when the library is there but could
-not be loaded; a healthy torchvision is left alone.
+declaring their schemas (no kernels) is enough. This is done only when the library is there but
+could not be loaded; a healthy torchvision is left alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_libraries: list[torch.library.Library] = []  # kept alive: a collected library undefines its schemas
+_libraries: list[
+    torch.library.Library
+] = []  # kept alive: a collected library undefines its schemas
 
 
 @cache

@@ -95,7 +95,9 @@ def targets_show(
         [[row["what"], row["value"], row["source"]] for row in report["numbers"]],
     )
     if not report["points"]:
-        typer.echo("This target was never checked against a measurement: its predictions are guesses.")
+        typer.echo(
+            "This target was never checked against a measurement: its predictions are guesses."
+        )
         return
     columns = ["point", "published", "predicted", "error_pct", "role"]
     print_table(

@@ -47,7 +47,7 @@ class CompressedViT(nn.Module):
         return self.backbone.readout(self.forward_tokens(images))
 
     def forward_tokens(self, images: Tensor, *, trace: bool = False) -> Tokens:
-        """Tokens as they reach the read-out; with `trace`, `source` says which patches each holds."""
+        """Tokens as they reach the read-out; `trace` fills `source` (which patches each holds)."""
         tokens, embedded = self.backbone.embed(images, self._embed_needs, trace=trace)
         reducers = list(self._at.values())
         for reducer in reducers:

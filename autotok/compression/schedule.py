@@ -88,7 +88,8 @@ def _site(
         if method.count is Count.ADAPTIVE:
             return Site(layer, entering, entering, facts)
         raise ConfigError(
-            f"layer {layer} gives neither keep_ratio nor num_keep, which method '{method.name}' needs"
+            f"layer {layer} gives neither keep_ratio nor num_keep, which method"
+            f" '{method.name}' needs"
         )
     limit = facts.num_patches if method.may_rise else entering
     if keep > limit:
@@ -98,7 +99,8 @@ def _site(
     low, high = method.feasible(entering, options)
     if keep != entering and not low <= keep <= high:
         raise ConfigError(
-            f"method '{method.name}' cannot keep {keep} of the {entering} patch tokens entering layer"
+            f"method '{method.name}' cannot keep {keep} of the {entering} patch tokens"
+            " entering layer"
             f" {layer}; feasible: {low} to {high}, that is keep_ratio"
             f" {low / facts.num_patches:.3f} to {high / facts.num_patches:.3f}"
         )

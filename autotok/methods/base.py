@@ -1,8 +1,8 @@
 """`TokenReducer`: the single extension point. One sub-class per paper, one file per sub-class.
 
 A method declares as data what it needs and what it does, and implements `reduce`. The engine calls
-it at each reduction layer with the live tokens, exactly the taps it declared, and the number of patch
-tokens to keep. Nothing else of the model is visible to it.
+it at each reduction layer with the live tokens, exactly the taps it declared, and the number of
+patch tokens to keep. Nothing else of the model is visible to it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class Option:
         if self.choices and value not in self.choices:
             known = ", ".join(map(str, self.choices))
             raise ConfigError(
-                f"option '{self.name}' of method '{method}' cannot be {value!r}; choose one of: {known}"
+                f"option '{self.name}' of method '{method}' cannot be {value!r}; choose one"
+                f" of: {known}"
             )
         if not self.choices and isinstance(value, (int, float)) and not isinstance(value, bool):
             low = -np.inf if self.low is None else self.low

@@ -1,0 +1,180 @@
+"""`TrialRecord`: one configuration with everything known about it, and its row in a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autotok.config import CompressionConfig, Primitive
+
+__all__ = ["FINISHED", "Costs", "Score", "TrialRecord"]
+
+FINISHED = ("complete", "infeasible", "failed", "duplicate")
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Exact cost of one configuration, in every convention."""
+
+    macs: int
+    macs_noattn: int
+    params: int
+
+    @property
+    def columns(self) -> dict[str, float | int]:
+        """As table columns."""
+        return {
+            "macs": self.macs,
+            "macs_g": self.macs / 1e9,
+            "macs_noattn_g": self.macs_noattn / 1e9,
+            "flops2x_g": 2 * self.macs / 1e9,
+            "params_m": self.params / 1e6,
+        }
+
+
+@dataclass(frozen=True)
+class Score:
+    """A quality figure: metric, value, 95 % interval and the images it rests on."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    num_images: int
+    finetuned: bool = False
+    top1_pct: float | None = None
+    agreement_pct: float | None = None
+    kl: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What one trial found; flat enough for one JSON line."""
+
+    number: int
+    """Logical trial number: counts trials, however often the study was resumed."""
+    state: str
+    """'complete', 'infeasible', 'failed', 'duplicate' or 'running'."""
+    config: CompressionConfig | None
+    layers: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    """Patch tokens left after each reduction layer."""
+    costs: Costs | None = None
+    predicted: Mapping[str, float] = field(default_factory=dict)
+    """latency_ms and peak_memory_mb on the target, when asked for."""
+    score: Score | None = None
+    fidelity: str = ""
+    """'few', 'more' or 'final'."""
+    feasible: bool = True
+    violation: float = 0.0
+    """How far outside the budget, as a share of it; 0 or less holds."""
+    params: Mapping[str, Primitive] = field(default_factory=dict)
+    origin: str = "sampler"
+    """'warm-start', 'sampler', 'random' or 'control'."""
+    seed: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    duplicate_of: int | None = None
+    macs_counted: int | None = None
+    """By the independent counter; filled in for what is reported."""
+    within_budget: bool | None = None
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Every number an objective can be read from."""
+        found: dict[str, float] = dict(self.predicted)
+        if self.costs is not None:
+            found.update(self.costs.columns)
+        if self.score is not None:
+            found[quality_column(self.score.metric)] = self.score.value
+        return found
+
+    @property
+    def measured(self) -> bool:
+        """Whether it has a quality of its own and is inside the budget."""
+        return self.state == "complete" and self.score is not None and self.feasible
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["config"] = None if self.config is None else self.config.to_dict()
+        data["costs"] = None if self.costs is None else dataclasses.asdict(self.costs)
+        data["score"] = None if self.score is None else dataclasses.asdict(self.score)
+        data.update(layers=list(self.layers), counts=list(self.counts))
+        data.update(predicted=dict(self.predicted), params=dict(self.params), version=VERSION)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrialRecord:
+        """The inverse of `to_dict`; keys of later versions are left out."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        if values.get("config") is not None:
+            values["config"] = CompressionConfig.from_dict(values["config"])
+        if values.get("costs") is not None:
+            values["costs"] = Costs(**values["costs"])
+        if values.get("score") is not None:
+            values["score"] = Score(**values["score"])
+        values["layers"] = tuple(values.get("layers", ()))
+        values["counts"] = tuple(values.get("counts", ()))
+        return cls(**values)
+
+    def row(self) -> dict[str, Any]:
+        """One table row; every cost convention, the realised counts, and how the quality was got."""
+        row: dict[str, Any] = {
+            "number": self.number,
+            "state": self.state,
+            "method": "" if self.config is None else self.config.method,
+            "mode": "" if self.config is None else self.config.mode,
+            "layers": _joined(self.layers),
+            "counts": _joined(self.counts),
+        }
+        row.update(self._score_columns())
+        row.update(self.costs.columns if self.costs is not None else {})
+        row.update(self.predicted)
+        row.update(
+            feasible=self.feasible,
+            violation=self.violation,
+            origin=self.origin,
+            seed=self.seed,
+            seconds=round(self.seconds, 3),
+            reason=self.reason,
+        )
+        row["config_id"] = "" if self.config is None else self.config.config_id
+        row["config"] = "" if self.config is None else json.dumps(self.config.to_dict())
+        if self.macs_counted is not None:
+            row["macs_counted"] = self.macs_counted
+        if self.within_budget is not None:
+            row["within_budget"] = self.within_budget
+        return row
+
+    def _score_columns(self) -> dict[str, Any]:
+        if self.score is None:
+            return {}
+        name = quality_column(self.score.metric)
+        columns = {
+            name: self.score.value,
+            f"{name}_low": self.score.low,
+            f"{name}_high": self.score.high,
+            "num_images": self.score.num_images,
+            "fidelity": self.fidelity,
+            "finetuned": self.score.finetuned,
+        }
+        for other in ("top1_pct", "agreement_pct", "kl"):
+            value = getattr(self.score, other)
+            if value is not None and other not in columns:
+                columns[other] = value
+        return columns
+
+
+def quality_column(metric: str) -> str:
+    """Column of a metric: percentages say so."""
+    return f"{metric}_pct" if metric in ("top1", "agreement") else metric
+
+
+def _joined(values: Sequence[int]) -> str:
+    return " ".join(map(str, values))

@@ -1,0 +1,202 @@
+"""AutoFormer: held to the official code, cut exactly, positions carried with the tokens."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from autotok.backbones.attention import RelativeTables, relative_attention
+from autotok.backbones.autoformer import AutoFormerSupernet, SupernetSpec, SupernetView
+from autotok.backbones.autoformer_spaces import (
+    published_subnet,
+    supernet_from_state_dict,
+    supernet_spec,
+)
+from autotok.backbones.loading import load_backbone
+from autotok.config import SubnetSpec
+from autotok.errors import CheckpointError, ConfigError
+from autotok.methods.primitives import select
+from autotok.tokens import Needs, Tokens, grid_coords, naive_coords
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+IMAGES = torch.from_numpy(np.load(GOLDEN / "inputs.npz")["x"])
+
+
+@pytest.fixture(scope="module")
+def golden() -> Any:
+    return np.load(GOLDEN / "autoformer_supernet.npz")
+
+
+@pytest.fixture(scope="module")
+def supernet(golden: Any) -> AutoFormerSupernet:
+    state = {k[3:]: torch.from_numpy(golden[k]) for k in golden.files if k.startswith("sd.")}
+    return supernet_from_state_dict(state, origin="golden")
+
+
+def subnet_of(entry: dict[str, Any]) -> SubnetSpec:
+    return SubnetSpec(entry["embed_dim"][0], tuple(entry["num_heads"]), tuple(entry["mlp_ratio"]))
+
+
+def test_every_shape_is_read_from_the_checkpoint(supernet: AutoFormerSupernet) -> None:
+    spec = supernet.spec
+    assert (spec.embed_dim, spec.depth, spec.heads, spec.mlp_ratio) == (192, 4, 3, 3.0)
+    assert (spec.max_offset, spec.head_dim, spec.grid) == (5, 64, (8, 8))
+
+
+@pytest.mark.parametrize("key", ["0", "1"])
+def test_views_and_cut_subnets_equal_the_official_subnets(
+    golden: Any, supernet: AutoFormerSupernet, key: str
+) -> None:
+    entry = json.loads(str(golden["config"]))["subnets"][key]
+    view = SupernetView(supernet, subnet_of(entry)).eval()
+    alone = supernet.cut(subnet_of(entry)).eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(view(IMAGES), golden[f"logits.{key}"], atol=2e-5)
+        torch.testing.assert_close(alone(IMAGES), view(IMAGES), atol=1e-6, rtol=0)
+    assert view.facts.params == entry["params"] == sum(p.numel() for p in alone.parameters())
+
+
+@pytest.mark.parametrize("key", ["0", "1"])
+def test_class_token_pooling_equals_the_official_one(
+    golden: Any, supernet: AutoFormerSupernet, key: str
+) -> None:
+    entry = json.loads(str(golden["config"]))["subnets"][key]
+    by_cls = AutoFormerSupernet(dataclasses.replace(supernet.spec, pooling="cls"))
+    by_cls.load_state_dict(supernet.state_dict())
+    view = SupernetView(by_cls, subnet_of(entry)).eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(view(IMAGES), golden[f"logits_cls.{key}"], atol=2e-5)
+    assert view.facts.cls_is_supervised
+
+
+def run_pruned(supernet: AutoFormerSupernet, golden_pruned: Any, *, naive: bool) -> torch.Tensor:
+    config = json.loads(str(golden_pruned["config"]))
+    backbone = supernet.cut(subnet_of(config["subnet"])).eval()
+    tokens, _ = backbone.embed(IMAGES)
+    for layer in range(backbone.facts.num_blocks):
+        if f"keep.{layer}" in golden_pruned.files:
+            wanted = torch.from_numpy(golden_pruned[f"keep.{layer}"])
+            assert tokens.coords is not None
+            origin = tokens.coords[..., 0] * tokens.grid[1] + tokens.coords[..., 1]
+            index = (origin[:, None] == wanted[..., None]).int().argmax(dim=-1)
+            tokens = select(tokens, index)
+        seen = tokens
+        if naive and not tokens.raster:
+            coords = naive_coords(tokens.num_patches).expand(len(IMAGES), -1, -1)
+            seen = dataclasses.replace(tokens, coords=coords)
+        tokens = tokens.with_x(tokens.x + backbone.attend(layer, seen)[0])
+        tokens = tokens.with_x(tokens.x + backbone.feed(layer, tokens))
+    return backbone.readout(tokens)
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("autoformer_prune_coords_*.npz")), ids=str)
+@torch.no_grad()
+def test_pruning_with_carried_positions_equals_masking_the_official_attention(
+    supernet: AutoFormerSupernet, path: Path
+) -> None:
+    golden_pruned = np.load(path)
+    carried = run_pruned(supernet, golden_pruned, naive=False)
+    np.testing.assert_allclose(carried, golden_pruned["logits"], atol=2e-5)
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("autoformer_prune_coords_*.npz")), ids=str)
+@torch.no_grad()
+def test_naive_positions_reproduce_the_official_fault(
+    supernet: AutoFormerSupernet, path: Path
+) -> None:
+    golden_pruned = np.load(path)
+    naive = run_pruned(supernet, golden_pruned, naive=True)
+    np.testing.assert_allclose(naive, golden_pruned["logits_naive_official"], atol=2e-5)
+
+
+def dense_relative_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tables: RelativeTables, coords: torch.Tensor
+) -> torch.Tensor:
+    """The definition, with the (N, N, D) tensors built; one prefix token."""
+    offset = tables.max_offset
+    count = q.shape[2]
+    rows, columns = (
+        (coords[None, :, a] - coords[:, None, a]).clamp(-offset, offset) + offset + 1
+        for a in (0, 1)
+    )
+    index = [torch.zeros(count, count, dtype=torch.int64) for _ in range(2)]
+    index[0][1:, 1:], index[1][1:, 1:] = rows, columns
+    r_k = tables.key_rows[index[0]] + tables.key_columns[index[1]]
+    r_v = tables.value_rows[index[0]] + tables.value_columns[index[1]]
+    logits = (q @ k.transpose(-2, -1) + torch.einsum("bhid,ijd->bhij", q, r_k)) * q.shape[
+        -1
+    ] ** -0.5
+    weights = logits.softmax(-1)
+    return weights @ v + torch.einsum("bhij,ijd->bhid", weights, r_v)
+
+
+@pytest.mark.parametrize("raster", [True, False])
+@pytest.mark.parametrize("grid", [(3, 5), (4, 4)])
+def test_the_factorised_form_equals_the_dense_definition(
+    grid: tuple[int, int], raster: bool
+) -> None:
+    torch.manual_seed(0)
+    count, dim = grid[0] * grid[1], 6
+    q, k, v = torch.randn(3, 2, 3, 1 + count, dim, dtype=torch.float64).unbind(0)
+    tables = RelativeTables(*torch.randn(4, 2 * 2 + 2, dim, dtype=torch.float64).unbind(0))
+    coords = grid_coords(grid)
+    tokens = Tokens(
+        torch.zeros(2, 1 + count, 8, dtype=torch.float64), 1, grid,
+        raster=raster, coords=coords.expand(2, -1, -1),
+    )  # fmt: skip
+    out, taps = relative_attention(q, k, v, tables, tokens, Needs.ATTENTION)
+    expected = dense_relative_attention(q, k, v, tables, coords[0])
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        taps.attention.sum(-1), torch.ones(2, 3, 1 + count, dtype=torch.float64)
+    )
+
+
+def test_gradients_reach_the_shared_weights_through_a_view(supernet: AutoFormerSupernet) -> None:
+    view = SupernetView(supernet, SubnetSpec(128, (2, 2, 2), (2.0, 2.0, 2.0)))
+    view(IMAGES).sum().backward()
+    block = supernet.blocks[0]
+    gradient = block.attn.qkv.weight.grad  # type: ignore[union-attr]
+    assert gradient[: 3 * 128, :128].abs().sum() > 0
+    assert gradient[:, 128:].abs().sum() == 0
+    supernet.zero_grad(set_to_none=True)
+
+
+def test_the_published_small_subnet_has_the_published_parameters() -> None:
+    with torch.device("meta"):
+        net = AutoFormerSupernet(supernet_spec("small"))
+    assert SupernetView(net, published_subnet("small")).facts.params == 22_891_432
+    sizes = {s: SupernetView(AutoFormerSupernet(supernet_spec(s)).to("meta"), published_subnet(s))
+             for s in ("tiny",)}  # fmt: skip
+    assert sizes["tiny"].facts.params == 5_867_944
+
+
+def test_a_subnet_larger_than_its_supernet_is_refused(supernet: AutoFormerSupernet) -> None:
+    with pytest.raises(ConfigError, match="holds at most 3"):
+        SupernetView(supernet, SubnetSpec(128, (4,), (2.0,)))
+
+
+def test_official_checkpoints_load_and_others_are_refused(
+    supernet: AutoFormerSupernet, tmp_path: Path
+) -> None:
+    path = tmp_path / "supernet.pth"
+    torch.save({"model": supernet.state_dict(), "epoch": 3}, path)
+    spec = SupernetSpec(192, 4, 3, 3.0, (192,), (4,), (3,), (3.0,))
+    with pytest.raises(ConfigError, match="holds at most"):
+        load_backbone("autoformer_small", checkpoint=path)
+    small = load_backbone(
+        "autoformer_small", checkpoint=path, subnet=SubnetSpec(128, (2,) * 3, (2.0,) * 3)
+    )
+    assert small.facts.num_blocks == 3
+    assert spec.largest().depth == 4
+    other = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2)}, other)
+    with pytest.raises(CheckpointError, match="fits neither"):
+        load_backbone("autoformer_small", checkpoint=other)
+    with pytest.raises(CheckpointError, match="--checkpoint"):
+        load_backbone("autoformer_small")

@@ -1,0 +1,164 @@
+"""timm families of every kind run through the adapter; the others are refused with the reason."""
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from autotok.backbones.loading import as_backbone, known_backbones, load_backbone
+from autotok.backbones.timm_vit import TimmViT, VisionTransformer, create_timm, timm
+from autotok.backbones.tiny import tiny_vit
+from autotok.errors import CheckpointError, UnknownName, UnsupportedBackbone
+
+SMALL: dict[str, Any] = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 48,
+    "depth": 2,
+    "num_heads": 3,
+}
+FAMILIES: dict[str, tuple[dict[str, Any], int, bool, str]] = {
+    "plain": ({}, 1, True, "cls"),
+    "deit3": ({"no_embed_class": True, "init_values": 1e-2}, 1, True, "cls"),
+    "registers": ({"no_embed_class": True, "reg_tokens": 4}, 5, True, "cls"),
+    "gap": ({"class_token": False, "global_pool": "avg", "qkv_bias": False}, 0, False, "mean"),
+    "registers without class": (
+        {"class_token": False, "global_pool": "avg", "reg_tokens": 4}, 4, False, "mean",
+    ),
+    "clip": ({"pre_norm": True}, 1, True, "cls"),
+    "siglip": ({"class_token": False, "global_pool": "map"}, 0, False, "map"),
+    "beit3": (
+        {"global_pool": "avg", "scale_attn_norm": True, "scale_mlp_norm": True}, 1, True, "mean",
+    ),
+    "qk norm": ({"qk_norm": True}, 1, True, "cls"),
+    "headless": ({"num_classes": 0, "init_values": 1e-2}, 1, True, "cls"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_uncompressed_adapter_equals_the_model(family: str) -> None:
+    options, num_prefix, has_cls, pooling = FAMILIES[family]
+    model = VisionTransformer(**SMALL, **{"num_classes": 10, **options}).eval()
+    backbone = TimmViT(model)
+    facts = backbone.facts
+    assert (facts.num_prefix, facts.has_cls, facts.pooling) == (num_prefix, has_cls, pooling)
+    assert facts.params == sum(p.numel() for p in model.parameters())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), model(images), atol=1e-5, rtol=1e-5)
+
+
+def test_the_distilled_model_keeps_two_prefix_tokens_and_both_heads() -> None:
+    model = timm.create_model("deit_tiny_distilled_patch16_224", depth=2).eval()
+    backbone = TimmViT(model)
+    assert backbone.facts.num_prefix == 2
+    assert backbone.facts.pooling == "cls+dist"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("swin_tiny_patch4_window7_224", "windows"),
+        ("beit_base_patch16_224", "relative position bias"),
+        ("vit_relpos_small_patch16_224", "relative position bias"),
+        ("samvit_base_patch16", "windows"),
+        ("cait_xxs24_224", "class-attention"),
+        ("eva02_tiny_patch14_224", "rotary"),
+        ("xcit_nano_12_p16_224", "channels"),
+        ("naflexvit_base_patch16_gap", "variable-length"),
+        ("levit_128", "convolutional"),
+        ("volo_d1_224", "outlook"),
+    ],
+)
+def test_models_the_engine_cannot_run_are_refused_by_name_with_the_reason(
+    name: str, reason: str
+) -> None:
+    with pytest.raises(UnsupportedBackbone, match=reason) as caught:
+        create_timm(name)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"block_fn": timm.models.vision_transformer.ParallelScalingBlock}, "ParallelScalingBlock"),
+        ({"dynamic_img_size": True}, "dynamic_img_size"),
+        ({"patch_drop_rate": 0.5}, "patch dropout"),
+        ({"global_pool": "avg", "pool_include_prefix": True}, "includes prefix"),
+    ],
+)
+def test_variants_of_a_plain_vit_are_refused_naming_the_first_failing_check(
+    change: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UnsupportedBackbone, match=reason):
+        TimmViT(VisionTransformer(**{**SMALL, **change}))
+
+
+def test_the_self_test_catches_what_the_checks_miss() -> None:
+    model = tiny_vit()
+    model.norm.register_forward_hook(lambda module, args, out: out * 1.5)
+    model.forward_head = lambda x: x[:, 0, :10] * 2.0  # type: ignore[method-assign]
+    original = model.forward
+
+    def skewed(images: torch.Tensor) -> torch.Tensor:
+        return original(images) + 1.0
+
+    model.forward = skewed  # type: ignore[method-assign]
+    with pytest.raises(UnsupportedBackbone, match="self-test"):
+        TimmViT(model)
+
+
+def test_anything_but_a_known_model_is_refused() -> None:
+    with pytest.raises(UnsupportedBackbone, match="Linear"):
+        as_backbone(nn.Linear(3, 3))
+    with pytest.raises(UnknownName, match="did you mean 'deit_small_patch16_224'"):
+        load_backbone("deit_smal_patch16_224")
+
+
+def test_known_backbones_can_be_filtered() -> None:
+    assert "deit_small_patch16_224" in known_backbones("deit_small*")
+    assert known_backbones("autoformer_demo") == ["autoformer_demo"]
+
+
+def test_a_checkpoint_loads_and_positions_are_resampled_to_another_size(tmp_path: Any) -> None:
+    source = timm.create_model("vit_tiny_patch16_224", num_classes=7, depth=12).eval()
+    path = tmp_path / "weights.safetensors"
+    save_file({k: v.contiguous() for k, v in source.state_dict().items()}, path)
+    same = load_backbone("vit_tiny_patch16_224", checkpoint=path)
+    assert same.facts.num_classes == 7
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(same(images), source(images), atol=1e-4, rtol=1e-4)
+    smaller = load_backbone("vit_tiny_patch16_224", checkpoint=path, image_size=96)
+    assert smaller.facts.grid == (6, 6)
+
+
+def test_broken_checkpoints_are_one_sentence_each(tmp_path: Any) -> None:
+    text = tmp_path / "notes.pth"
+    text.write_text("these are not weights")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not json at all")
+    other = tmp_path / "other.safetensors"
+    save_file({"some.weight": torch.zeros(3)}, other)
+    for path, words in (
+        (tmp_path / "absent.pth", "does not exist"),
+        (text, "not a readable weight file"),
+        (damaged, "not a readable safetensors file"),
+        (other, "does not fit backbone"),
+    ):
+        with pytest.raises(CheckpointError, match=words) as caught:
+            load_backbone("vit_tiny_patch16_224", checkpoint=path)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_that_cannot_be_fetched_are_an_error_not_random_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(CheckpointError, match="--checkpoint"):
+        create_timm("deit_small_patch16_224")

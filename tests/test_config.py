@@ -1,0 +1,90 @@
+"""`CompressionConfig`: round trips, identity, and what it refuses."""
+
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotok.config import CompressionConfig, Reduction, SubnetSpec, round_count
+from autotok.errors import ConfigError
+
+reductions = st.lists(
+    st.builds(
+        Reduction,
+        layer=st.integers(0, 30),
+        keep_ratio=st.none() | st.floats(0.01, 1.0),
+        options=st.dictionaries(st.sampled_from(["a", "b"]), st.integers(0, 3)),
+    ),
+    max_size=4,
+    unique_by=lambda r: r.layer,
+)
+configs = st.builds(
+    CompressionConfig,
+    method=st.sampled_from(["tome", "evit", "none"]),
+    reductions=reductions.map(tuple),
+    options=st.dictionaries(st.sampled_from(["x", "y"]), st.booleans() | st.floats(0, 1)),
+    mode=st.sampled_from(["plug-in", "retrain"]),
+    subnet=st.none() | st.just(SubnetSpec(96, (2, 3), (3.0, 4.0))),
+)
+
+
+@given(configs)
+def test_json_and_yaml_round_trip_exactly(config: CompressionConfig) -> None:
+    assert CompressionConfig.from_json(config.to_json()) == config
+    through_yaml = yaml.safe_load(yaml.safe_dump(config.to_dict()))
+    assert CompressionConfig.from_dict(through_yaml) == config
+    assert CompressionConfig.from_dict(through_yaml).config_id == config.config_id
+
+
+def test_the_order_of_layers_and_options_does_not_change_the_identity() -> None:
+    a, b = Reduction(3, keep_ratio=0.7), Reduction(6, keep_ratio=0.5)
+    one = CompressionConfig("topk", (a, b), {"p": 1, "q": 2})
+    other = CompressionConfig("topk", (b, a), {"q": 2, "p": 1})
+    assert one.config_id == other.config_id
+    assert hash(one) == hash(other)
+    assert one.config_id != CompressionConfig("topk", (a,)).config_id
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"metod": "tome"}, "did you mean 'method'"),
+        ({"reductions": [{"layer": 1, "keep_ration": 0.5}]}, "did you mean 'keep_ratio'"),
+        ({"mode": "retrian"}, "did you mean 'retrain'"),
+        ({"version": 99}, "version 99 is unknown"),
+        ({"positions": "both"}, "known: carried, naive"),
+        ({"reductions": [{"layer": 2}, {"layer": 2}]}, "twice"),
+        ({"reductions": [{"layer": -1}]}, "count from 0"),
+        ({"reductions": [{"layer": 1, "keep_ratio": 0.0}]}, "outside"),
+        ({"reductions": [{"layer": 1, "keep_ratio": 0.5, "num_keep": 3}]}, "give one"),
+        ({"reductions": ["layer 3"]}, "must be a mapping"),
+        ({"subnet": {"embed_dim": 96, "heads": [2], "mlp_ratios": []}}, "one entry per layer"),
+        ("tome", "must be a mapping"),
+    ],
+)
+def test_mistakes_are_one_sentence_naming_the_key(data: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        CompressionConfig.from_dict(data)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_text_that_is_not_json_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        CompressionConfig.from_json("{")
+
+
+@given(st.integers(1, 2000), st.integers(1, 100))
+def test_rounding_is_exact_for_every_percentage(total: int, percent: int) -> None:
+    exact_floor, exact_ceil = percent * total // 100, -(-percent * total // 100)
+    assert round_count(percent / 100, total, "floor") == exact_floor
+    assert round_count(percent / 100, total, "ceil") == exact_ceil
+    assert exact_floor <= round_count(percent / 100, total, "round") <= exact_ceil
+
+
+def test_the_classic_rounding_traps_are_avoided() -> None:
+    assert math.ceil(0.55 * 100) == 56
+    assert round_count(0.55, 100, "ceil") == 55
+    assert int(0.7 * 10) == 7
+    assert round_count(0.29, 100, "floor") == 29 != int(0.29 * 100)
