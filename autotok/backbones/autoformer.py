@@ -175,6 +175,12 @@ class _AutoFormerBase(Backbone):
         return stem.head(pool_mean(normed.patches, tokens.size, tokens.mask))
 
 
+    def stem_tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Patch weight (E, channels, p, p), patch bias (E,), class token, position table."""
+        stem = self._stem()
+        return stem.patch.weight, stem.patch.bias, stem.cls_token, stem.pos_embed
+
+
 class _OfficialAttention(nn.Module):
     """Parameter names and shapes of the official attention; the forward is elsewhere."""
 
@@ -238,10 +244,10 @@ class AutoFormerSupernet(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def cut(self, subnet: SubnetSpec) -> AutoFormer:
+    def cut(self, subnet: SubnetSpec, *, name: str = "autoformer") -> AutoFormer:
         """A stand-alone copy of one subnet; its outputs equal the view's."""
-        view = SupernetView(self, subnet)
-        model = AutoFormer(self.spec, subnet, name=view.facts.name)
+        view = SupernetView(self, subnet, name=name)
+        model = AutoFormer(self.spec, subnet, name=name)
         model.load_from(view)
         return model
 

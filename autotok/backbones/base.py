@@ -60,12 +60,15 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The uncompressed model, run through the same four steps."""
-        tokens, _ = self.embed(images)
+        return self.readout(self.run_blocks(self.embed(images)[0]))
+
+    def run_blocks(self, tokens: Tokens) -> Tokens:
+        """Tokens after all blocks, none removed."""
         for index in range(self.facts.num_blocks):
             branch, _ = self.attend(index, tokens)
             tokens = tokens.with_x(tokens.x + branch)
             tokens = tokens.with_x(tokens.x + self.feed(index, tokens))
-        return self.readout(tokens)
+        return tokens
 
 
 def pool_mean(patches: Tensor, size: Tensor | None, mask: Tensor | None) -> Tensor:

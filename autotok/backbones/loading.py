@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from autotok.config import SubnetSpec
@@ -19,7 +20,7 @@ from .autoformer_spaces import (
 from .base import Backbone
 from .checkpoint import read_state_dict
 
-__all__ = ["as_backbone", "known_backbones", "load_backbone"]
+__all__ = ["as_backbone", "known_backbones", "load_backbone", "load_structure"]
 
 AUTOFORMER_SIZES = {f"autoformer_{size}": size for size in ("tiny", "small", "base")}
 BUILT_IN = ("autoformer_demo", "tiny", *AUTOFORMER_SIZES)
@@ -90,6 +91,32 @@ def load_backbone(
     return create_timm(name, state_dict=tensors, image_size=image_size, origin=str(checkpoint))
 
 
+def load_structure(name: str, *, subnet: SubnetSpec | None = None) -> Backbone:
+    """A backbone on the meta device: its shapes without weights, for counting and predicting.
+
+    Needs no download and no checkpoint; it cannot be run on images.
+    """
+    if name == "tiny":
+        from .tiny import tiny_backbone
+
+        return tiny_backbone()
+    if name == "autoformer_demo":
+        from .demo import DEMO_SPEC, DEMO_SUBNET
+
+        spec, chosen = DEMO_SPEC, subnet or DEMO_SUBNET
+    elif name in AUTOFORMER_SIZES:
+        size = AUTOFORMER_SIZES[name]
+        spec, chosen = supernet_spec(size), subnet or published_subnet(size)
+    else:
+        from .timm_vit import is_timm_name, supported_timm_names, timm_structure
+
+        if not is_timm_name(name):
+            raise UnknownName("backbone", name, [*BUILT_IN, *supported_timm_names()])
+        return timm_structure(name)
+    with torch.device("meta"):
+        return AutoFormer(spec, chosen, name=name).eval()
+
+
 def _load_autoformer(name: str, checkpoint: Path | None, subnet: SubnetSpec | None) -> Backbone:
     if name not in AUTOFORMER_SIZES and name != "autoformer_demo":
         raise UnknownName("backbone", name, BUILT_IN)
@@ -109,7 +136,7 @@ def _load_autoformer(name: str, checkpoint: Path | None, subnet: SubnetSpec | No
         spec, chosen = supernet_spec(size), subnet or published_subnet(size)
     if is_supernet_checkpoint(tensors):
         net = supernet_from_state_dict(tensors, origin=str(checkpoint), spec=spec)
-        return net.cut(chosen).eval()
+        return net.cut(chosen, name=name).eval()
     model = AutoFormer(spec, chosen, name=name)
     try:
         model.load_state_dict(tensors)

@@ -32,7 +32,7 @@ from timm.models.vision_transformer import (  # noqa: E402
     checkpoint_filter_fn,
 )
 
-__all__ = ["TimmViT", "VisionTransformer", "create_timm", "is_timm_name", "supported_timm_names"]
+__all__ = ["TimmViT", "VisionTransformer", "create_timm", "is_timm_name", "supported_timm_names", "timm_structure"]
 
 REFUSED = {
     "swin": "attends inside windows",
@@ -169,6 +169,16 @@ def create_timm(
     model = timm.create_model(name, pretrained=False, **kwargs)
     _load(model, state_dict, origin, name)
     return TimmViT(model.eval(), name=name)
+
+
+def timm_structure(name: str) -> TimmViT:
+    """A wrapped timm model on the meta device: shapes without weights, for counting and predicting."""
+    base = name.split(".")[0]
+    if not is_timm_name(name):
+        raise UnknownName("backbone", name, supported_timm_names())
+    _refuse_module(base, timm.model_entrypoint(base).__module__.rsplit(".", 1)[-1])
+    with torch.device("meta"):
+        return TimmViT(timm.create_model(base, pretrained=False).eval(), name=name)
 
 
 def _load(model: nn.Module, state_dict: Mapping[str, Tensor], origin: str, name: str) -> None:
