@@ -81,6 +81,10 @@ class Reduction:
         if self.num_keep is not None and self.num_keep < 0:
             raise ConfigError(f"num_keep {self.num_keep} at layer {self.layer} is negative")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles: a read-only mapping can do neither by itself."""
+        return Reduction, (self.layer, self.keep_ratio, self.num_keep, dict(self.options))
+
 
 @dataclass(frozen=True)
 class CompressionConfig:
@@ -116,6 +120,11 @@ class CompressionConfig:
 
     def __hash__(self) -> int:
         return hash(self.config_id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles: a read-only mapping can do neither by itself."""
+        values = (self.method, self.reductions, dict(self.options), self.mode, self.positions)
+        return CompressionConfig, (*values, self.subnet, self.version)
 
     @property
     def config_id(self) -> str:

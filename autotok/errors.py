@@ -10,6 +10,7 @@
     |   +-- DataError                images that cannot be read
     |   +-- RunDirectoryError        an output folder that cannot be used
     |   +-- ExportError              a model that cannot be exported, or whose export is wrong
+    +-- NonFiniteOutput          1   a model whose output is not a number
     +-- InfeasibleBudget         3   nothing in the space meets the budget
     +-- DeviceUnreachable        4   the device to measure on is gone
 
@@ -30,6 +31,7 @@ __all__ = [
     "ExportError",
     "IncompatibleMethod",
     "InfeasibleBudget",
+    "NonFiniteOutput",
     "RunDirectoryError",
     "UnknownName",
     "UnsupportedBackbone",
@@ -57,11 +59,12 @@ class ConfigError(UsageError):
 class UnknownName(UsageError):
     """A name that is not registered; the message names the nearest known one."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, show: int = 40) -> None:
         choices = sorted(known)
-        super().__init__(
-            f"{kind} '{name}' is unknown;{nearest(name, choices)} known: {', '.join(choices)}"
-        )
+        listed = ", ".join(choices)
+        if len(choices) > show:
+            listed = f"{len(choices)} names, see `autotok {kind}s`"
+        super().__init__(f"{kind} '{name}' is unknown;{nearest(name, choices)} known: {listed}")
 
 
 class UnsupportedBackbone(UsageError):
@@ -86,6 +89,10 @@ class RunDirectoryError(UsageError):
 
 class ExportError(UsageError):
     """A model that cannot be exported, or whose exported file disagrees with it."""
+
+
+class NonFiniteOutput(AutotokError):
+    """A model whose logits are NaN or infinite: the trial fails, the search goes on."""
 
 
 class InfeasibleBudget(AutotokError):

@@ -57,6 +57,10 @@ class Taps:
     def __init__(self, values: Mapping[str, Tensor] | None = None) -> None:
         self._values = dict(values or {})
 
+    def names(self) -> tuple[str, ...]:
+        """Names of the values that were asked for."""
+        return tuple(self._values)
+
     def _get(self, name: str) -> Tensor:
         if name not in self._values:
             raise AttributeError(f"tap '{name}' was not declared in the method's needs")

@@ -57,14 +57,19 @@ class CompressedViT(nn.Module):
             if layer == last:
                 for reducer in reducers:
                     tokens = reducer.before_last(tokens)
-            tokens = self._block(layer, tokens, embedded)
+            tokens, taps = self._attended(layer, tokens, embedded)
+            embedded = Taps()  # only the first layer can ask for it
+            tokens = self._fed(layer, tokens, taps)
             for reducer in reducers:
                 tokens = reducer.after_block(layer, tokens)
         for reducer in reducers:
             tokens = reducer.finish(tokens)
         return tokens
 
-    def _block(self, layer: int, tokens: Tokens, embedded: Taps) -> Tokens:
+    # A block is two calls, so that what a half no longer needs is freed before the other peaks.
+
+    def _attended(self, layer: int, tokens: Tokens, embedded: Taps) -> tuple[Tokens, Taps]:
+        """First half of a block; the taps come back only for a reduction after the block."""
         reducer = self._at.get(layer)
         placement = None if reducer is None else reducer.placement
         if placement is Placement.BEFORE_BLOCKS:
@@ -73,21 +78,31 @@ class CompressedViT(nn.Module):
             tokens = self._reduce(layer, tokens, Taps())
         needs = Needs.NONE
         if reducer is not None and placement in (Placement.MID, Placement.AFTER):
-            needs = reducer.needs
+            needs = Needs.NONE if self._is_idle(layer, tokens) else reducer.needs
         branch, taps = self.backbone.attend(layer, self._seen(tokens), needs)
         tokens = tokens.with_x(tokens.x + branch)
+        del branch
         if placement is Placement.MID:
             tokens = self._reduce(layer, tokens, taps)
+        return tokens, taps if placement is Placement.AFTER else Taps()
+
+    def _fed(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
+        """Second half of a block."""
         tokens = tokens.with_x(tokens.x + self.backbone.feed(layer, tokens))
-        if placement is Placement.AFTER:
+        reducer = self._at.get(layer)
+        if reducer is not None and reducer.placement is Placement.AFTER:
             tokens = self._reduce(layer, tokens, taps)
         return tokens
 
     def _reduce(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
-        reducer, keep = self._at[layer], self._keep[layer]
-        if reducer.count is Count.STATIC and keep == tokens.num_patches:
+        if self._is_idle(layer, tokens):
             return tokens
-        return reducer.reduce(tokens, taps, keep)
+        return self._at[layer].reduce(tokens, taps, self._keep[layer])
+
+    def _is_idle(self, layer: int, tokens: Tokens) -> bool:
+        """Nothing goes at this reduction layer, so its taps are not computed either."""
+        static = self._at[layer].count is Count.STATIC
+        return static and self._keep[layer] == tokens.num_patches
 
     def _seen(self, tokens: Tokens) -> Tokens:
         """Tokens as attention sees them: sizes only if proportional, positions as configured."""

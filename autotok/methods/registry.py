@@ -1,4 +1,4 @@
-"""Names to methods. Third-party packages add theirs through the entry-point group `autotok.methods`."""
+"""Names to methods; other packages add theirs through the entry-point group `autotok.methods`."""
 
 from __future__ import annotations
 

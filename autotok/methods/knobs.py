@@ -1,0 +1,118 @@
+"""The authors' own knobs, converted at the edge: r per layer, stage and cumulative ratios.
+
+All give reductions with integer counts, layer by layer, and leave out layers where nothing goes.
+What a method cannot reach is refused by `realise`, never clamped here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from autotok.config import Reduction, round_count
+from autotok.errors import ConfigError
+
+__all__ = [
+    "from_counts",
+    "from_cumulative_ratios",
+    "from_entering_ratios",
+    "from_num_removed",
+    "from_stage_ratios",
+    "spread",
+]
+
+
+def spread(num_removed: int, inflection: float, num_blocks: int) -> tuple[int, ...]:
+    """ToMe's `(r, inflection)` as tokens removed per block: -1 falls to 0, 0 is constant, 1 rises.
+
+    Written as published, `int(lo + step * i)`: (6, -1) over 6 blocks is 12, 9, 7, 4, 2, 0.
+    """
+    low = int(num_removed * (1 - inflection))
+    high = 2 * num_removed - low
+    step = (high - low) / (num_blocks - 1) if num_blocks > 1 else 0.0
+    return tuple(int(low + step * index) for index in range(num_blocks))
+
+
+def from_num_removed(
+    num_removed: int | Sequence[int] | tuple[int, float],
+    num_patches: int,
+    *,
+    num_blocks: int,
+    at_most_half: bool = False,
+) -> tuple[Reduction, ...]:
+    """Reductions of ToMe's r: an int for every block, a list (padded with 0), or (r, inflection).
+
+    A pair is read as (r, inflection) if its second entry is a float, else as a list. `at_most_half`
+    removes no more than half of what enters, as the authors' code does without a word.
+    """
+    if isinstance(num_removed, int):
+        removed: Sequence[int] = (num_removed,) * num_blocks
+    elif len(num_removed) == 2 and isinstance(num_removed[1], float):
+        removed = spread(int(num_removed[0]), num_removed[1], num_blocks)
+    else:
+        removed = [int(r) for r in num_removed]
+    if len(removed) > num_blocks:
+        raise ConfigError(
+            f"r is given for {len(removed)} blocks, but the backbone has {num_blocks}"
+        )
+    counts, left = {}, num_patches
+    for layer, r in enumerate(removed):
+        left -= min(r, left // 2) if at_most_half else r
+        if left < 1:
+            raise ConfigError(f"r removes every patch token by layer {layer}; give a smaller r")
+        counts[layer] = left
+    return from_counts(counts, num_patches)
+
+
+def from_stage_ratios(
+    ratios: Mapping[int, float], num_patches: int, *, fused: bool = False
+) -> tuple[Reduction, ...]:
+    """Reductions of EViT's ratio per layer, relative to the tokens entering it, by ceil.
+
+    With `fused` the token that holds the dropped ones is counted too, here and in the next stage.
+    """
+    counts, left = {}, num_patches
+    for layer, ratio in sorted(ratios.items()):
+        kept = round_count(ratio, left, "ceil")
+        if kept < left:
+            left = kept + 1 if fused else kept
+        counts[layer] = left
+    return from_counts(counts, num_patches)
+
+
+def from_cumulative_ratios(
+    ratios: Mapping[int, float], num_patches: int, *, rounding: str
+) -> tuple[Reduction, ...]:
+    """Reductions of a ratio per layer relative to the image's initial patch tokens."""
+    counts = {
+        layer: max(1, round_count(ratio, num_patches, rounding)) for layer, ratio in ratios.items()
+    }
+    return from_counts(counts, num_patches)
+
+
+def from_entering_ratios(
+    ratios: Mapping[int, float], num_patches: int, *, num_counted_prefix: int = 0
+) -> tuple[Reduction, ...]:
+    """Reductions of PiToMe's and the public ToFu's ratio: `floor(T - T * ratio)` tokens go.
+
+    T counts the patch tokens entering, and `num_counted_prefix` prefix tokens where the authors
+    count those too. The arithmetic is theirs, in floats: counts must agree with their outputs.
+    """
+    counts, left = {}, num_patches
+    for layer, ratio in sorted(ratios.items()):
+        total = left + num_counted_prefix
+        left -= math.floor(total - total * ratio)
+        counts[layer] = left
+    return from_counts(counts, num_patches)
+
+
+def from_counts(
+    counts: Mapping[int, int] | Iterable[tuple[int, int]], num_patches: int
+) -> tuple[Reduction, ...]:
+    """Reductions of patch tokens leaving each layer; layers where nothing goes are left out."""
+    reductions, entering = [], num_patches
+    for layer, keep in sorted(dict(counts).items()):
+        if keep != entering:
+            reductions.append(Reduction(layer, num_keep=keep))
+        entering = keep
+    return tuple(reductions)

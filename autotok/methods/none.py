@@ -1,0 +1,32 @@
+"""No reduction: the uncompressed model, as a method.
+
+It lets the uncompressed model take part in a search and in comparisons like any other candidate.
+Reduction layers are refused, because nothing would happen in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autotok.config import Primitive
+from autotok.tokens import Taps, Tokens
+
+from .base import Kind, TokenReducer
+from .registry import register
+
+__all__ = ["Nothing"]
+
+
+@register("none")
+class Nothing(TokenReducer):
+    """Keeps every token."""
+
+    title = "no compression"
+    kind = Kind.NONE
+
+    @classmethod
+    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+        return entering, entering
+
+    def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
+        return tokens

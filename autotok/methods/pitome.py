@@ -1,0 +1,107 @@
+"""PiToMe: merge inside large clusters, protect what stands alone.
+
+Tran, Nguyen, Nguyen, Nguyen, Le, Xie, Sonntag, Zou, Nguyen, Niepert, "Accelerating Transformers
+with Spectrum-Preserving Token Merging", NeurIPS 2024, arXiv 2405.16148; code hchautran/PiToMe.
+
+Each patch token has an energy: its mean clipped similarity to all others beyond a margin that
+falls with depth. Tokens of high energy sit in large clusters and merge, size-weighted; the others
+are protected. Early blocks match all tokens alternately in energy order ("bsm"), later ones only
+the 2r of highest energy ("plain").
+
+Departures: follows the authors' code, whose energy is ELU(x - margin), where the paper has x above
+the margin. Proportional attention is off by default, as in effect in that code. All prefix tokens
+are protected (the code merges a distillation token). Counts out of reach are errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from autotok.config import Primitive
+from autotok.facts import BackboneFacts
+from autotok.tokens import Needs, Taps, Tokens
+
+from .base import Counts, Kind, Option, Site, TokenReducer, Training
+from .matching import Match, match_pairs
+from .primitives import gather_rows, merge
+from .registry import register
+
+__all__ = ["PiToMe"]
+
+
+@register("pitome")
+class PiToMe(TokenReducer):
+    """Merges tokens of high energy."""
+
+    title = "PiToMe (NeurIPS 2024)"
+    kind = Kind.MERGE
+    training_need = Training.OPTIONAL
+    options = (
+        Option("margin", 0.75, "similarity margin at block 0", low=-1.0, high=1.0, search=True),
+        Option("alpha", 1.0, "depth of the ELU below the margin", low=0.0, high=10.0),
+        Option(
+            "variant",
+            "auto",
+            "who may merge: all in energy order (bsm) or the top 2r (plain); auto is bsm in the"
+            " first half of the blocks",
+            choices=("auto", "bsm", "plain"),
+        ),
+        Option("proportional", False, "add log size to the attention logits of merged tokens"),
+    )
+    conserves_size = True
+    needs = Needs.KEYS
+
+    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+        super().__init__(site, options)
+        self.proportional_attention = bool(self.values["proportional"])
+        depth = site.facts.num_blocks
+        self.margin = float(self.values["margin"]) * (1.0 - site.layer / depth)
+        auto = "bsm" if site.layer < (depth + 1) // 2 else "plain"
+        self.variant = auto if self.values["variant"] == "auto" else str(self.values["variant"])
+
+    @classmethod
+    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+        if options["variant"] == "bsm" and entering > 1:
+            return entering // 2, entering
+        return entering - entering // 2, entering
+
+    @classmethod
+    def overhead_macs(
+        cls,
+        facts: BackboneFacts,
+        layer: int,
+        entering: Counts,
+        keep: Counts,
+        options: Mapping[str, Primitive],
+    ) -> Counts:
+        return entering * entering * facts.blocks[layer].head_dim  # similarities
+
+    def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
+        metric = taps.mean_keys[:, tokens.num_prefix :]  # (B, n, D)
+        match = self._match(metric, tokens.num_patches - num_keep)
+        return merge(tokens, keep=match.keep, gone=match.gone, target=match.target)
+
+    @torch.no_grad()
+    def _match(self, metric: Tensor, removed: int) -> Match:
+        unit = F.normalize(metric, dim=-1)
+        similarity = unit @ unit.transpose(-2, -1)  # (B, n, n)
+        energy = F.elu(similarity - self.margin, alpha=float(self.values["alpha"])).mean(dim=-1)
+        order = energy.argsort(dim=-1, descending=True)  # (B, n)
+        if self.variant == "plain":
+            order, safe = order[:, : 2 * removed], order[:, 2 * removed :]
+        else:
+            safe = order[:, :0]
+        even, odd = order[:, ::2], order[:, 1::2]
+        rows = gather_rows(similarity, even)
+        pairs = rows.gather(2, odd.unsqueeze(1).expand(-1, even.shape[1], -1))
+        gone, partner, stay = match_pairs(pairs, removed)
+        first = torch.cat([safe, even.gather(1, stay)], dim=1)
+        return Match(
+            keep=torch.cat([first, odd], dim=1),
+            gone=even.gather(1, gone),
+            target=partner + first.shape[1],
+        )

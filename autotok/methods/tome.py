@@ -1,0 +1,68 @@
+"""ToMe: merge similar tokens.
+
+Bolya, Fu, Dai, Zhang, Feichtenhofer, Hoffman, "Token Merging: Your ViT But Faster", ICLR 2023,
+arXiv 2210.09461; code facebookresearch/ToMe.
+
+Between attention and MLP, tokens are split alternately into two sets, each token of the first
+finds its most similar one in the second by the cosine of their mean keys, and the closest pairs
+merge into their size-weighted mean. Later attention adds the log of a token's size to its logits
+("proportional").
+
+Departures: all prefix tokens are protected; asking for more than half is an error, where the
+authors' code silently clamps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autotok.config import Primitive
+from autotok.facts import BackboneFacts
+from autotok.tokens import Needs, Taps, Tokens
+
+from .base import Counts, Kind, Option, Site, TokenReducer, Training
+from .matching import bipartite
+from .primitives import merge
+from .registry import register
+
+__all__ = ["ToMe"]
+
+
+@register("tome")
+class ToMe(TokenReducer):
+    """Merges the most similar pairs of a bipartite split."""
+
+    title = "ToMe (ICLR 2023)"
+    kind = Kind.MERGE
+    training_need = Training.OPTIONAL
+    options = (
+        Option("proportional", True, "add log size to the attention logits of merged tokens"),
+    )
+    conserves_size = True
+    needs = Needs.KEYS
+
+    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+        super().__init__(site, options)
+        self.proportional_attention = bool(self.values["proportional"])
+
+    @classmethod
+    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+        return entering - entering // 2, entering
+
+    @classmethod
+    def overhead_macs(
+        cls,
+        facts: BackboneFacts,
+        layer: int,
+        entering: Counts,
+        keep: Counts,
+        options: Mapping[str, Primitive],
+    ) -> Counts:
+        half = entering // 2
+        return half * (entering - half) * facts.blocks[layer].head_dim  # similarities
+
+    def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
+        prefix, removed = tokens.num_prefix, tokens.num_patches - num_keep
+        metric = taps.mean_keys[:, prefix:]  # (B, n, D)
+        match = bipartite(metric, removed, num_prefix=prefix)
+        return merge(tokens, keep=match.keep, gone=match.gone, target=match.target)

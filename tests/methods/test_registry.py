@@ -1,0 +1,84 @@
+"""Names to methods, entry points included."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autotok.errors import ConfigError, IncompatibleMethod, UnknownName
+from autotok.methods import TokenReducer, get_method, list_methods, register, registry, unmet_need
+from autotok.testing import REDUCTION_CHECKS, synthetic_facts
+
+SOURCE = '''
+import torch
+from autotok.methods import Kind, TokenReducer, register
+from autotok.methods.primitives import select
+
+@register("firsts")
+class Firsts(TokenReducer):
+    """Keeps the first tokens."""
+    title = "Firsts"
+    kind = Kind.PRUNE
+
+    def reduce(self, tokens, taps, num_keep):
+        index = torch.arange(num_keep, device=tokens.x.device)
+        return select(tokens, index.expand(tokens.x.shape[0], -1))
+'''
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package `firsts` as pip would install it."""
+    (tmp_path / "firsts_method.py").write_text(SOURCE)
+    info = tmp_path / "firsts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: firsts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[autotok.methods]\nfirsts = firsts_method\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._load_entry_points.cache_clear()
+    yield
+    registry._METHODS.pop("firsts", None)
+    sys.modules.pop("firsts_method", None)
+    registry._load_entry_points.cache_clear()
+
+
+@pytest.mark.usefixtures("installed")
+def test_another_packages_method_is_found_and_keeps_the_contract() -> None:
+    assert "firsts" in list_methods()
+    method = get_method("firsts")
+    assert method.title == "Firsts"
+    for check in REDUCTION_CHECKS:
+        check(method)
+
+
+def test_the_eight_methods_are_known() -> None:
+    expected = {"none", "random", "topk", "evit", "tome", "tofu", "pitome", "ltp"}
+    assert expected <= set(list_methods())
+    assert "firsts" not in list_methods()
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="method 'pitom' is unknown; did you mean 'pitome'"):
+        get_method("pitom")
+
+
+def test_a_name_cannot_be_taken_twice() -> None:
+    with pytest.raises(ConfigError, match="method 'tome' is registered twice"):
+
+        @register("tome")
+        class Another(TokenReducer):
+            pass
+
+    assert get_method("tome").__name__ == "ToMe"
+
+
+def test_an_unmet_need_is_said_in_words() -> None:
+    class Picky(TokenReducer):
+        name = "picky"
+        requires = frozenset({"cls"})
+
+    assert unmet_need(Picky, synthetic_facts(1)) is None
+    assert unmet_need(Picky, synthetic_facts(0)) == "a class token"
+    with pytest.raises(IncompatibleMethod, match="method 'picky' needs a class token"):
+        registry.check_compatible(Picky, synthetic_facts(0))
