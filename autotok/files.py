@@ -32,8 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path`, which takes its place when the block ends well.
 
-    An older folder of that name is set aside first and removed last, so that one of the two is there
-    whatever happens.
+    An older folder of that name is set aside first and removed last.
     """
     with _scratch(path) as scratch:
         fresh, old = scratch / "new", scratch / "old"
@@ -59,7 +58,8 @@ def _scratch(path: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise RunDirectoryError(
-            f"'{path.parent}' cannot be written ({error.strerror or error}); choose another output folder"
+            f"'{path.parent}' cannot be written ({error.strerror or error}); choose another"
+            " output folder"
         ) from error
     try:
         yield folder

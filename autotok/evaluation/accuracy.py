@@ -1,0 +1,323 @@
+"""How good a compressed model still is: top-1 by labels, agreement and KL without them.
+
+`Evaluator` runs a model over positions [start, stop) of a seeded order and gives a `Tally` of sums;
+tallies of disjoint positions add up, so a higher fidelity runs only the images that are new.
+
+A headless model (features instead of logits) has no classes to agree on. Its logits are then
+defined as the cosine similarity of its features to the *uncompressed* features of a fixed gallery,
+the first images of the order, over a temperature of 0.07, the image itself left out. Agreement then
+means: the same nearest neighbour in the gallery; the result says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotok.backbones.base import Backbone
+from autotok.errors import ConfigError, DataError, NonFiniteOutput, nearest
+from autotok.facts import BackboneFacts
+
+from .data import DataSource
+from .intervals import mean_interval, wilson
+
+__all__ = ["Evaluator", "Quality", "Tally", "default_batch_size"]
+
+METRICS = ("auto", "top1", "agreement", "kl")
+GALLERY_SIZE = 128
+TEMPERATURE = 0.07
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A quality figure with its 95 % interval, and what it is."""
+
+    metric: str
+    """'top1', 'agreement' or 'kl'; the first two are percentages, of the third less is better."""
+    value: float
+    low: float
+    high: float
+    num_images: int
+    top1_pct: float | None
+    agreement_pct: float | None
+    kl: float | None
+    finetuned: bool
+    description: str = ""
+    """The metric in words."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over images; tallies of disjoint images add up."""
+
+    metric: str
+    num_images: int = 0
+    num_labelled: int = 0
+    correct: int = 0
+    num_compared: int = 0
+    agreeing: int = 0
+    kl_sum: float = 0.0
+    kl_squares: float = 0.0
+    finetuned: bool = False
+    gallery: int = 0
+    """Reference images that stand in for classes; 0 for a model with a head."""
+
+    def __add__(self, other: Tally) -> Tally:
+        if (self.metric, self.gallery) != (other.metric, other.gallery):
+            raise ValueError(f"tallies of {self.metric} and {other.metric} do not add up")
+        return Tally(
+            metric=self.metric,
+            num_images=self.num_images + other.num_images,
+            num_labelled=self.num_labelled + other.num_labelled,
+            correct=self.correct + other.correct,
+            num_compared=self.num_compared + other.num_compared,
+            agreeing=self.agreeing + other.agreeing,
+            kl_sum=self.kl_sum + other.kl_sum,
+            kl_squares=self.kl_squares + other.kl_squares,
+            finetuned=self.finetuned or other.finetuned,
+            gallery=self.gallery,
+        )
+
+    def quality(self) -> Quality:
+        """The figure: Wilson's interval for percentages, the normal one for the mean KL."""
+        if self.num_images == 0:
+            raise DataError("no image was evaluated; ask for at least one")
+        if self.metric == "kl":
+            value = self.kl_sum / self.num_compared
+            low, high = mean_interval(self.kl_sum, self.kl_squares, self.num_compared)
+            low = max(0.0, low)
+        else:
+            hits = self.correct if self.metric == "top1" else self.agreeing
+            value = 100.0 * hits / self.num_images
+            low, high = (100.0 * end for end in wilson(hits, self.num_images))
+        return Quality(
+            metric=self.metric,
+            value=value,
+            low=low,
+            high=high,
+            num_images=self.num_images,
+            top1_pct=_share(self.correct, self.num_labelled),
+            agreement_pct=_share(self.agreeing, self.num_compared),
+            kl=self.kl_sum / self.num_compared if self.num_compared else None,
+            finetuned=self.finetuned,
+            description=self._description(),
+        )
+
+    def _description(self) -> str:
+        if self.metric == "top1":
+            return "top-1 accuracy"
+        what = "agreement" if self.metric == "agreement" else "mean KL divergence"
+        if self.gallery:
+            what += f" of nearest neighbours among {self.gallery} images,"
+        return f"{what} with the uncompressed model"
+
+
+class Evaluator:
+    """Runs models over one data source and compares them with one uncompressed backbone.
+
+    The backbone's own outputs are computed once per image, when first needed, and kept; a backbone
+    whose weights change afterwards (fine-tuning in place) must be a copy.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        data: DataSource,
+        *,
+        metric: str = "auto",
+        seed: int = 0,
+        batch_size: int | None = None,
+    ) -> None:
+        """`metric` 'auto' is top1 where the data is labelled, else agreement; `batch_size` None
+        chooses by tokens per image (`default_batch_size`)."""
+        self.metric = _resolve_metric(metric, data)
+        self.backbone = backbone
+        self.data = data
+        self.seed = seed
+        self.batch_size = batch_size or default_batch_size(backbone.facts)
+        self._reference: dict[int, Tensor] = {}
+        self._gallery: Tensor | None = None
+        self.gallery_size = 0
+        if backbone.facts.num_classes == 0 and self.metric != "top1":
+            self.gallery_size = min(GALLERY_SIZE, len(data))
+            if self.gallery_size < 3:
+                raise DataError(
+                    f"data '{data.name}' holds {len(data)} images, too few to compare the"
+                    " features of a"
+                    " model without a head; give at least 3"
+                )
+
+    @property
+    def num_images(self) -> int:
+        """Images there are: the highest useful `stop`."""
+        return len(self.data)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        start: int,
+        stop: int,
+        *,
+        finetuned: bool | None = None,
+        on_images: Callable[[int], None] | None = None,
+    ) -> Tally:
+        """Sums over positions [start, stop) of the seeded order; fewer if the data ends before.
+
+        Args:
+            model: Gives logits (B, num_classes) of normalised images.
+            finetuned: Recorded; by default whether the model's configuration says 'retrain'.
+            on_images: Called with the number of images done after every batch.
+
+        Raises:
+            NonFiniteOutput: the model gives NaN or infinity.
+        """
+        if finetuned is None:
+            finetuned = getattr(getattr(model, "config", None), "mode", "plug-in") == "retrain"
+        tally = Tally(self.metric, finetuned=finetuned, gallery=self.gallery_size)
+        was_training = model.training
+        model.eval()
+        try:
+            for first, indices in self._batches(start, stop):
+                images, labels = self.data.batch(indices)
+                output = self._run(model, images)
+                if not bool(torch.isfinite(output).all()):
+                    raise NonFiniteOutput(
+                        f"the compressed model gives NaN or infinity on image {indices[0]} of"
+                        f" '{self.data.name}'; this configuration cannot be used"
+                    )
+                tally = tally + self._count(output, labels, first, images, finetuned)
+                if on_images is not None:
+                    on_images(len(indices))
+        finally:
+            model.train(was_training)
+        return tally
+
+    def reference(
+        self, start: int, stop: int, *, on_images: Callable[[int], None] | None = None
+    ) -> Tally:
+        """The uncompressed backbone's own tally, from the outputs that are kept.
+
+        Called before a search, it also fills the cache and finds unreadable images early.
+        """
+        tally = Tally(self.metric, gallery=self.gallery_size)
+        for first, indices in self._batches(start, stop):
+            images, labels = self.data.batch(indices)
+            output = self._reference_of(first, images)
+            tally = tally + self._count(output, labels, first, images, False)
+            if on_images is not None:
+                on_images(len(indices))
+        return tally
+
+    def _batches(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
+        """(position of the first, indices) of every batch; each is asked for when its turn comes,
+        so that what was decoded to see whether it is readable is still in the cache."""
+        for first in range(start, stop, self.batch_size):
+            end = min(first + self.batch_size, stop)
+            indices = self.data.subset(end, self.seed)[first:]
+            if not indices:
+                return
+            yield first, indices
+
+    @torch.inference_mode()
+    def _run(self, model: nn.Module, images: Tensor) -> Tensor:
+        parameter = next(self.backbone.parameters())
+        output: Tensor = model(images.to(parameter.device, parameter.dtype))
+        return output.float().cpu()
+
+    def _reference_of(self, first: int, images: Tensor) -> Tensor:
+        """(B, classes) outputs of the uncompressed backbone at positions first, first + 1 ..."""
+        positions = range(first, first + len(images))
+        if any(position not in self._reference for position in positions):
+            was_training = self.backbone.training
+            output = self._run(self.backbone.eval(), images)
+            self.backbone.train(was_training)
+            if not bool(torch.isfinite(output).all()):
+                raise DataError(
+                    f"the uncompressed backbone '{self.backbone.facts.name}' gives NaN or"
+                    " infinity on"
+                    f" '{self.data.name}'; check its weights and preprocessing"
+                )
+            self._reference.update(zip(positions, output, strict=True))
+        return torch.stack([self._reference[position] for position in positions])
+
+    def _count(
+        self, output: Tensor, labels: Tensor | None, first: int, images: Tensor, finetuned: bool
+    ) -> Tally:
+        """The tally of one batch."""
+        batch = len(output)
+        correct = 0 if labels is None else int((output.argmax(dim=-1) == labels).sum())
+        num_labelled = 0 if labels is None else batch
+        if self.metric == "top1":
+            return Tally("top1", batch, num_labelled, correct, finetuned=finetuned)
+        reference = self._reference_of(first, images)
+        if self.gallery_size:
+            reference = self._similarity(reference, first)
+            output = self._similarity(output, first)
+        agreeing = int((output.argmax(dim=-1) == reference.argmax(dim=-1)).sum())
+        log_p, log_q = (x.double().log_softmax(dim=-1) for x in (reference, output))
+        terms = torch.where(log_p.isinf(), 0.0, log_p.exp() * (log_p - log_q))
+        kl = terms.sum(dim=-1)
+        return Tally(
+            self.metric,
+            batch,
+            num_labelled,
+            correct,
+            batch,
+            agreeing,
+            float(kl.sum()),
+            float(kl.square().sum()),
+            finetuned,
+            self.gallery_size,
+        )
+
+    def _similarity(self, features: Tensor, first: int) -> Tensor:
+        """(B, gallery) cosine similarity over the temperature; -inf for the image itself."""
+        if self._gallery is None:
+            rows = []
+            for start, indices in self._batches(0, self.gallery_size):
+                rows.append(self._reference_of(start, self.data.batch(indices)[0]))
+            self._gallery = F.normalize(torch.cat(rows), dim=-1)
+        logits = F.normalize(features, dim=-1) @ self._gallery.T / TEMPERATURE
+        for row, position in enumerate(range(first, first + len(features))):
+            if position < self.gallery_size:
+                logits[row, position] = -math.inf
+        return logits
+
+
+def default_batch_size(facts: BackboneFacts) -> int:
+    """Images per forward on a CPU.
+
+    Where the attention map is spelled out, a batch whose map outgrows the allocator's reusable
+    blocks (about 16 MB) runs up to three times slower, so large token counts go one by one; see
+    `allocator.reuse_large_blocks`. Elsewhere about 1,600 tokens keep the caches warm.
+    """
+    tokens = facts.num_patches + facts.num_prefix
+    if facts.explicit_attention:
+        heads = max(block.heads for block in facts.blocks)
+        return max(1, min(32, 2**24 // (4 * heads * tokens * tokens)))
+    return max(1, min(32, 1600 // tokens))
+
+
+def _resolve_metric(metric: str, data: DataSource) -> str:
+    if metric not in METRICS:
+        raise ConfigError(
+            f"metric '{metric}' is unknown;{nearest(metric, METRICS)} known: {', '.join(METRICS)}"
+        )
+    if metric == "auto":
+        return "top1" if data.labelled else "agreement"
+    if metric == "top1" and not data.labelled:
+        raise ConfigError(
+            f"metric 'top1' needs labels, which data '{data.name}' has none of that match the"
+            " model's"
+            " classes; choose agreement or kl"
+        )
+    return metric
+
+
+def _share(part: int, total: int) -> float | None:
+    return 100.0 * part / total if total else None

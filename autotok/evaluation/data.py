@@ -1,0 +1,219 @@
+"""Evaluation data by name: the built-in demo, digits, CIFAR-10, or any image folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from autotok.backbones.base import Backbone
+from autotok.backbones.torchvision_shim import ensure_torchvision
+from autotok.errors import DataError
+
+from .demo import CANVAS, CLASS_NAMES, MEAN, NUM_VALIDATION_SOURCES, STD, DemoDigits
+from .folder import FolderData, PixelCache
+from .order import NestedOrder
+from .preprocessing import Preprocessing, preprocessing_of
+
+__all__ = ["ArrayData", "DataSource", "DemoData", "load_data"]
+
+DEMO_SIZES = {"train": 50_000, "val": 2_000}
+
+
+class DataSource(Protocol):
+    """Images to judge a model on."""
+
+    @property
+    def name(self) -> str:
+        """As records and reports write it."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether `batch` gives labels that mean the model's classes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """One name per class, or None where label-free."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def subset(self, count: int, seed: int) -> list[int]:
+        """`count` indices, seeded and stratified; a larger subset starts with the smaller one."""
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Images (B, C, H, W) float32, normalised, and labels (B,) int64 or None."""
+
+
+class ArrayData:
+    """Images that are already in memory, as 8-bit arrays."""
+
+    def __init__(
+        self,
+        name: str,
+        images: NDArray[np.uint8],
+        labels: Sequence[int] | None,
+        preprocessing: Preprocessing,
+        class_names: tuple[str, ...] | None = None,
+    ) -> None:
+        """`images` is (N, H, W) grey or (N, H, W, 3); they are resized when first used."""
+        self.name = name
+        self.class_names = class_names if labels is not None else None
+        self._images = images
+        self._labels = None if labels is None else [int(label) for label in labels]
+        self._preprocessing = preprocessing
+        self._order = NestedOrder(len(images) if self._labels is None else self._labels)
+        self._cache = PixelCache()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether `batch` gives labels."""
+        return self._labels is not None
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def subset(self, count: int, seed: int) -> list[int]:
+        """The first `count` images of the seeded, stratified order."""
+        return self._order.first(count, seed)
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Images (B, C, H, W) float32, normalised, and labels (B,) int64 or None."""
+        images = self._preprocessing.normalise(torch.stack([self._pixels(i) for i in indices]))
+        if self._labels is None:
+            return images, None
+        return images, torch.tensor([self._labels[i] for i in indices], dtype=torch.int64)
+
+    def _pixels(self, index: int) -> Tensor:
+        pixels = self._cache.get(index)
+        if pixels is None:
+            pixels = self._preprocessing.pixels(Image.fromarray(self._images[index]))
+            self._cache.put(index, pixels)
+        return pixels
+
+
+class DemoData:
+    """Cluttered digits, drawn when first used; fitted to models of another image shape."""
+
+    name = "demo"
+
+    def __init__(self, backbone: Backbone, split: str) -> None:
+        self._digits = DemoDigits(split, DEMO_SIZES[split])
+        self.labelled = backbone.facts.num_classes == len(CLASS_NAMES)
+        self.class_names = CLASS_NAMES if self.labelled else None
+        self._fitted = backbone.facts.image_shape != (1, CANVAS, CANVAS)
+        self._preprocessing = _whole(backbone)
+        self._order = NestedOrder([self._digits.label(i) for i in range(len(self._digits))])
+        self._cache = PixelCache()
+
+    def __len__(self) -> int:
+        return len(self._digits)
+
+    def subset(self, count: int, seed: int) -> list[int]:
+        """The first `count` images of the seeded, stratified order."""
+        return self._order.first(count, seed)
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Images (B, C, H, W) float32, normalised, and labels (B,) int64 or None."""
+        images = torch.stack([self._image(i) for i in indices])
+        if not self.labelled:
+            return images, None
+        return images, torch.tensor([self._digits.label(i) for i in indices], dtype=torch.int64)
+
+    def _image(self, index: int) -> Tensor:
+        image = self._cache.get(index)
+        if image is None:
+            image = self._digits[index][0]
+            if self._fitted:
+                grey = ((image[0] * STD + MEAN).clamp(0, 1) * 255).round().to(torch.uint8)
+                pixels = self._preprocessing.pixels(Image.fromarray(grey.numpy()))
+                image = self._preprocessing.normalise(pixels[None])[0]
+            self._cache.put(index, image)
+        return image
+
+
+def load_data(spec: str, backbone: Backbone, *, split: str = "val") -> DataSource:
+    """The data called `spec`, prepared for a backbone.
+
+    Args:
+        spec: 'demo', 'digits', 'cifar10', 'cifar10:FOLDER', or the path of an image folder
+            ('./demo' is a folder).
+        split: 'val' or 'train'.
+
+    Raises:
+        DataError: unknown, missing, empty or unreadable; the first image is decoded to find out.
+    """
+    if split not in ("val", "train"):
+        raise DataError(f"split '{split}' is unknown; known: train, val")
+    source: DataSource
+    if spec == "demo":
+        source = DemoData(backbone, split)
+    elif spec == "digits":
+        source = _digits(backbone, split)
+    elif spec == "cifar10" or spec.startswith("cifar10:"):
+        folder = Path(spec.partition(":")[2] or "~/.cache/autotok/cifar10").expanduser()
+        source = _cifar10(folder, backbone, split)
+    else:
+        source = FolderData(
+            Path(spec).expanduser(),
+            preprocessing_of(backbone),
+            backbone.facts.num_classes,
+            split=split,
+        )
+    source.batch(source.subset(1, seed=0))
+    return source
+
+
+def _digits(backbone: Backbone, split: str) -> ArrayData:
+    """scikit-learn's 1,797 handwritten digits, filling the image; split by scan as the demo is."""
+    from sklearn.datasets import load_digits
+
+    data: Any = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.target))
+    chosen = order[:NUM_VALIDATION_SOURCES] if split == "val" else order[NUM_VALIDATION_SOURCES:]
+    images = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)
+    fits = backbone.facts.num_classes == len(CLASS_NAMES)
+    labels = data.target[chosen].tolist() if fits else None
+    return ArrayData("digits", images, labels, _whole(backbone), CLASS_NAMES)
+
+
+def _cifar10(folder: Path, backbone: Backbone, split: str) -> ArrayData:
+    """torchvision's CIFAR-10 (checksummed), downloaded to `folder` if it is not there."""
+    if ensure_torchvision() == "missing":
+        raise DataError("data 'cifar10' needs torchvision; install it: pip install torchvision")
+    datasets: Any = importlib.import_module("torchvision.datasets")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the arrays were written by an old NumPy
+        try:
+            data = datasets.CIFAR10(str(folder), train=split == "train", download=False)
+        except (RuntimeError, OSError):
+            data = _download(datasets, folder, split)
+    fits = backbone.facts.num_classes == len(data.classes)
+    labels = list(data.targets) if fits else None
+    return ArrayData("cifar10", data.data, labels, _whole(backbone), tuple(data.classes))
+
+
+def _download(datasets: Any, folder: Path, split: str) -> Any:
+    try:
+        return datasets.CIFAR10(str(folder), train=split == "train", download=True)
+    except Exception as error:  # torchvision raises many types: offline, checksum, disk full
+        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else ""
+        raise DataError(
+            f"data 'cifar10' is not in '{folder}' and cannot be downloaded ({type(error).__name__}:"
+            f" {reason}); download cifar-10-python.tar.gz yourself and give its folder as"
+            " 'cifar10:FOLDER'"
+        ) from error
+
+
+def _whole(backbone: Backbone) -> Preprocessing:
+    """The backbone's preprocessing without cropping: these images are all subject, no margin."""
+    return dataclasses.replace(preprocessing_of(backbone), crop_pct=1.0)

@@ -1,0 +1,175 @@
+"""From an image file to the model's input: Pillow and torch only, equal to timm's own transform.
+
+Pixels stay 8-bit until they are needed (`pixels`), so that they can be cached in a fifth of the
+space; `normalise` turns a batch of them into the model's input.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from autotok.backbones.base import Backbone
+from autotok.errors import ConfigError, DataError
+
+from .demo import MEAN, STD
+
+__all__ = ["Preprocessing", "preprocessing_of", "read_image"]
+
+MAX_PIXELS = 100_000_000
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes (channels, height, width); the field names are timm's."""
+
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = tuple(float(v) for v in getattr(self, name))
+            if len(values) != self.channels:
+                values = (sum(values) / len(values),) * self.channels
+            object.__setattr__(self, name, values)
+        if self.channels not in (1, 3):
+            raise ConfigError(
+                f"a model of {self.channels} image channels cannot read image files; 1 or 3 can"
+            )
+        if self.interpolation not in _RESAMPLING:
+            known = ", ".join(_RESAMPLING)
+            raise ConfigError(f"interpolation '{self.interpolation}' is unknown; known: {known}")
+        if self.crop_mode not in ("center", "squash", "border"):
+            raise ConfigError(
+                f"crop_mode '{self.crop_mode}' is unknown; known: center, squash, border"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as bundles carry it."""
+        return {
+            "image_shape": [self.channels, self.height, self.width],
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+            "crop_mode": self.crop_mode,
+        }
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """(channels, height, width) uint8: resized so that `crop_pct` is left, then cropped."""
+        image = _eight_bit(image, self.channels)
+        image = image.resize(self._resized(*image.size), _RESAMPLING[self.interpolation])
+        fill = tuple(round(255 * v) for v in self.mean) if self.crop_mode == "border" else (0,)
+        image = _centre(image, self.width, self.height, fill * (self.channels // len(fill)))
+        array = np.array(image, dtype=np.uint8).reshape(self.height, self.width, self.channels)
+        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) float32 of uint8 pixels (B, C, H, W)."""
+        mean = torch.tensor(self.mean).view(1, -1, 1, 1)
+        std = torch.tensor(self.std).view(1, -1, 1, 1)
+        return (pixels.to(torch.float32) / 255 - mean) / std
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Size (width, height) before the crop; every rounding is that of timm and torchvision."""
+        to_w, to_h = (math.floor(side / self.crop_pct) for side in (self.width, self.height))
+        if self.crop_mode == "squash":
+            return to_w, to_h
+        if self.crop_mode == "border":
+            ratio = max(width / to_w, height / to_h)
+        elif to_w != to_h:
+            ratio = min(width / to_w, height / to_h)
+        else:
+            short, long = sorted((width, height))
+            longer = int(to_w * long / short)
+            return (to_w, longer) if width <= height else (longer, to_w)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+
+def preprocessing_of(backbone: Backbone) -> Preprocessing:
+    """The backbone's own preprocessing.
+
+    A backbone that names none gets ImageNet's (mean, std, bicubic, 0.875 crop), as AutoFormer was
+    trained; with one channel, the demo's mean and standard deviation.
+    """
+    channels, height, width = backbone.facts.image_shape
+    declared = getattr(backbone, "preprocessing", None)
+    grey = {"mean": (MEAN,), "std": (STD,)} if channels == 1 else {}
+    values: Mapping[str, Any] = declared() if callable(declared) else grey
+    return Preprocessing(channels, height, width, **dict(values))
+
+
+def read_image(path: Path) -> Image.Image:
+    """The decoded image.
+
+    Raises:
+        DataError: not an image, truncated, or more than 100 million pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # size is judged below; odd metadata harms nobody
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                image.load()
+                # palettes may hold transparency that only RGBA takes without complaint
+                loaded: Image.Image = image.convert("RGBA") if image.mode == "P" else image.copy()
+                return loaded
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"image '{path}' has more than the {MAX_PIXELS / 1e6:.0f} million pixels allowed;"
+            " shrink it"
+            " or take it out of the folder"
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise DataError(
+            f"image '{path}' cannot be read ({reason}); replace it or take it out of the folder"
+        ) from error
+
+
+def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
+    """As L or RGB; 16-bit greys are scaled where Pillow would clip, transparency is dropped."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        deep = image.mode.startswith("I;16") or grey.max(initial=0) > 255
+        image = Image.fromarray(np.clip(grey // 256 if deep else grey, 0, 255).astype(np.uint8))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _centre(image: Image.Image, width: int, height: int, fill: Sequence[int]) -> Image.Image:
+    """The central width x height, padded with `fill` where the image is smaller."""
+    have_w, have_h = image.size
+    if have_w < width or have_h < height:
+        canvas_w, canvas_h = max(have_w, width), max(have_h, height)
+        colour = tuple(fill) if len(fill) > 1 else fill[0]
+        canvas = Image.new(image.mode, (canvas_w, canvas_h), colour)
+        canvas.paste(image, (max(0, (width - have_w) // 2), max(0, (height - have_h) // 2)))
+        image, have_w, have_h = canvas, canvas_w, canvas_h
+    left, top = round((have_w - width) / 2.0), round((have_h - height) / 2.0)
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,242 @@
+"""`export_model`: one compressed model to one file, checked against torch on real images."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autotok.backbones.torchvision_shim import ensure_torchvision
+from autotok.errors import ExportError, UnknownName
+from autotok.files import replacing
+from autotok.methods.registry import get_method
+
+from .onnx import OPSET, onnx_operators, run_onnx, write_onnx
+from .program import run_pt2, run_torchscript, write_pt2, write_torchscript
+
+__all__ = ["FORMATS", "ExportResult", "check_exportable", "export_model"]
+
+logger = logging.getLogger(__name__)
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".pt"}
+TOLERANCE = 1e-3
+RISKY = frozenset({"NonZero", "Loop", "If", "Scan", "Unique", "NonMaxSuppression", "Compress"})
+"""ONNX operators whose output shape depends on data, or control flow: engines often refuse them."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written, and how it compares with torch."""
+
+    path: str
+    format: str
+    exporter: str
+    """'dynamo' or 'torchscript' for ONNX, 'torch.export', 'torch.jit.trace'."""
+    runtime: str
+    """What ran the file for the check."""
+    batch: int | str
+    """Fixed number of images, or 'dynamic'."""
+    input_shape: tuple[int, ...]
+    size_mb: float
+    max_abs_diff: float
+    """Largest difference of any output from torch's, over all images."""
+    max_rel_diff: float
+    """The same, over the largest output."""
+    same_argmax: bool
+    """The first choice agrees on every image."""
+    num_images: int
+    ok: bool
+    operators: dict[str, int]
+    risky_operators: tuple[str, ...] = ()
+    opset: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        data = dataclasses.asdict(self)
+        data.update(
+            input_shape=list(self.input_shape),
+            risky_operators=list(self.risky_operators),
+            notes=list(self.notes),
+        )
+        return data
+
+
+def check_exportable(method: str, format: str = "onnx") -> None:
+    """Raise before any work where a method or format cannot be exported.
+
+    Raises:
+        UnknownName: no such format.
+        ExportError: the method declares that it cannot be exported.
+    """
+    if format not in FORMATS:
+        raise UnknownName("export format", format, FORMATS)
+    if not get_method(method).exportable:
+        able = "autotok methods says which can"
+        raise ExportError(f"method '{method}' cannot be exported to a static graph; {able}")
+
+
+def export_model(
+    model: nn.Module,
+    path: Path,
+    images: Tensor,
+    *,
+    format: str = "onnx",
+    batch: int = 1,
+    dynamic_batch: bool = False,
+    strict: bool = True,
+) -> ExportResult:
+    """The result of writing `model` to `path` and running the file on `images`.
+
+    Args:
+        model: A `CompressedViT` or backbone; it is copied to the CPU in float32, never changed.
+        images: (n, C, H, W) normalised, preferably real; every image takes part in the check.
+        format: 'onnx', 'pt2' or 'torchscript'.
+        batch: Images per run of the file.
+        dynamic_batch: Let the file take any batch; where the exporter cannot, a fixed one is
+        written
+            and a note says so.
+        strict: Raise where the file disagrees with torch; else the result's `ok` says it.
+
+    Raises:
+        ExportError: the method is not exportable, the exporter failed, or the file disagrees.
+    """
+    config = getattr(model, "config", None)
+    check_exportable("none" if config is None else config.method, format)
+    if len(images) == 0 or batch < 1:
+        raise ExportError("exporting needs a batch of at least 1 and at least 1 image to check on")
+    plain = copy.deepcopy(model).cpu().float().eval()
+    images = images.detach().cpu().float()
+    images = images[torch.arange(-(-len(images) // batch) * batch) % len(images)]  # full batches
+    example = images[: max(batch, 2 if dynamic_batch else 1)]
+    if len(example) < 2 and dynamic_batch:
+        example = torch.cat([example, example])
+    with replacing(path) as temporary, _quiet(), torch.no_grad():
+        exporter, operators, dynamic, notes = _write(
+            plain, example, temporary, format, dynamic_batch, batch
+        )
+        expected = torch.cat([plain(chunk) for chunk in images.split(batch)])
+        got = _RUNNERS[format](temporary, images, batch)
+        size_mb = temporary.stat().st_size / 1e6
+        result = _compared(expected, got, str(path), format, notes, operators)
+        result = dataclasses.replace(
+            result,
+            exporter=exporter,
+            batch="dynamic" if dynamic else batch,
+            input_shape=(batch, *images.shape[1:]),
+            size_mb=round(size_mb, 3),
+        )
+        _judge(result, strict)
+    return result
+
+
+_RUNNERS: dict[str, Callable[[Path, Tensor, int], Tensor]] = {
+    "onnx": run_onnx,
+    "pt2": run_pt2,
+    "torchscript": run_torchscript,
+}
+
+
+def _write(
+    model: nn.Module, example: Tensor, path: Path, format: str, dynamic: bool, batch: int
+) -> tuple[str, dict[str, int], bool, tuple[str, ...]]:
+    """(exporter, operators, whether the batch is dynamic, notes) of the file just written."""
+    if dynamic and format != "torchscript":
+        try:
+            return *_write_one(model, example, path, format, True), True, ()
+        except ExportError as error:
+            logger.warning("a dynamic batch failed, writing a fixed one: %s", error)
+            path.unlink(missing_ok=True)
+    notes = (f"a dynamic batch could not be exported; it is fixed at {batch}",) if dynamic else ()
+    return *_write_one(model, example[:batch], path, format, False), False, notes
+
+
+def _write_one(
+    model: nn.Module, example: Tensor, path: Path, format: str, dynamic: bool
+) -> tuple[str, dict[str, int]]:
+    if format == "onnx":
+        exporter = write_onnx(model, example, path, dynamic_batch=dynamic)
+        return exporter, onnx_operators(path)
+    if format == "pt2":
+        return "torch.export", write_pt2(model, example, path, dynamic_batch=dynamic)
+    return "torch.jit.trace", write_torchscript(model, example, path, dynamic_batch=dynamic)
+
+
+def _compared(
+    expected: Tensor,
+    got: Tensor,
+    path: str,
+    format: str,
+    notes: tuple[str, ...],
+    operators: dict[str, int],
+) -> ExportResult:
+    """The numerical comparison; what is about the file is filled in by the caller."""
+    fits = expected.shape == got.shape and bool(torch.isfinite(got).all())
+    diff = float((expected - got).abs().max()) if fits else float("inf")
+    relative = diff / max(1e-6, float(expected.abs().max()))
+    same = fits and bool((expected.argmax(dim=-1) == got.argmax(dim=-1)).all())
+    return ExportResult(
+        path=path,
+        format=format,
+        exporter="",
+        runtime=_runtime(format),
+        batch=1,
+        input_shape=(),
+        size_mb=0.0,
+        max_abs_diff=diff,
+        max_rel_diff=relative,
+        same_argmax=same,
+        num_images=len(expected),
+        ok=same and relative <= TOLERANCE,
+        operators=operators,
+        risky_operators=tuple(sorted(RISKY & operators.keys())),
+        opset=OPSET if format == "onnx" else None,
+        notes=notes,
+    )
+
+
+def _runtime(format: str) -> str:
+    if format != "onnx":
+        return f"torch {torch.__version__}"
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _judge(result: ExportResult, strict: bool) -> None:
+    if result.ok:
+        return
+    message = (
+        f"the exported {result.format} file disagrees with torch: largest difference"
+        f" {result.max_abs_diff:.2g} ({result.max_rel_diff:.1e} of the largest output, allowed"
+        f" {TOLERANCE:.0e}), first choice {'equal' if result.same_argmax else 'different'} over"
+        f" {result.num_images} images; try another --format or report it"
+    )
+    if strict:
+        raise ExportError(message)
+    logger.warning("%s", message)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters deprecate themselves and announce every step; none of it is for the user."""
+    ensure_torchvision()  # torch.onnx imports it
+    noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [log.level for log in noisy]
+    for log in noisy:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(noisy, levels, strict=True):
+            log.setLevel(level)

@@ -1,0 +1,130 @@
+"""`Point`: one configuration as tables, pictures and reports show it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["KINDS", "Metric", "Point", "metric_of"]
+
+KINDS = ("best", "front", "uncompressed", "random control", "trial")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a quality metric is read and written."""
+
+    column: str
+    label: str
+    unit: str
+    higher_is_better: bool = True
+
+    def text(self, value: float | None) -> str:
+        """The value with its unit."""
+        if value is None or math.isnan(value):
+            return "-"
+        return f"{value:.1f} %" if self.unit == "%" else f"{value:.4f}"
+
+
+_METRICS = {
+    "top1": Metric("top1_pct", "top-1 accuracy", "%"),
+    "agreement": Metric("agreement_pct", "agreement with the uncompressed model", "%"),
+    "kl": Metric("kl", "KL divergence from the uncompressed model", "", higher_is_better=False),
+}
+
+
+def metric_of(name: str) -> Metric:
+    """The metric called 'top1', 'agreement' or 'kl'; any other name is shown as it is."""
+    return _METRICS.get(name, Metric(name, name, ""))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One configuration. Percentages are 0 to 100, `low` and `high` a 95 % interval."""
+
+    method: str
+    macs_g: float
+    quality: float | None = None
+    low: float | None = None
+    high: float | None = None
+    num_images: int | None = None
+    layers: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    params_m: float | None = None
+    latency_ms: float | None = None
+    peak_memory_mb: float | None = None
+    mode: str = "plug-in"
+    finetuned: bool = False
+    feasible: bool = True
+    within_budget: bool | None = None
+    """By the independent counter, where it was asked."""
+    number: int | None = None
+    config_id: str = ""
+    kind: str = "trial"
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], metric: Metric, *, kind: str = "trial") -> Point:
+        """A point from a row of `trials.csv` or `TrialRecord.row()`; blanks are None."""
+        column = metric.column
+        return cls(
+            method=str(row.get("method") or "-"),
+            macs_g=_number(row.get("macs_g")) or 0.0,
+            quality=_number(row.get(column)),
+            low=_number(row.get(f"{column}_low")),
+            high=_number(row.get(f"{column}_high")),
+            num_images=_whole(row.get("num_images")),
+            layers=_integers(row.get("layers")),
+            counts=_integers(row.get("counts")),
+            params_m=_number(row.get("params_m")),
+            latency_ms=_number(row.get("latency_ms")),
+            peak_memory_mb=_number(row.get("peak_memory_mb")),
+            mode=str(row.get("mode") or "plug-in"),
+            finetuned=_truth(row.get("finetuned")) is True,
+            feasible=_truth(row.get("feasible")) is not False,
+            within_budget=_truth(row.get("within_budget")),
+            number=_whole(row.get("number")),
+            config_id=str(row.get("config_id") or ""),
+            kind=kind,
+        )
+
+    @property
+    def schedule(self) -> str:
+        """Layers and patch tokens kept there, as '3:420 6:210'."""
+        if not self.layers:
+            return "-"
+        counts = self.counts or ("",) * len(self.layers)
+        return " ".join(
+            f"{layer}:{count}" if count != "" else str(layer)
+            for layer, count in zip(self.layers, counts, strict=True)
+        )
+
+
+def _number(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    number = float(value)
+    return None if math.isnan(number) else number
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    if isinstance(value, str):
+        return tuple(int(part) for part in value.split())
+    if isinstance(value, (list, tuple)):
+        return tuple(int(part) for part in value)
+    number = _whole(value)  # a csv column of single layers is read as numbers
+    return () if number is None else (number,)
+
+
+def _truth(value: Any) -> bool | None:
+    """A bool from a bool, NumPy's bool, or the text csv makes of it."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    number = _number(value)
+    return None if number is None else bool(number)

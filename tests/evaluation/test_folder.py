@@ -1,0 +1,147 @@
+"""Image folders: layouts, labels, and images that cannot be read."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autotok.errors import DataError
+from autotok.evaluation.folder import FolderData, PixelCache, imagenet_synsets
+from autotok.evaluation.preprocessing import Preprocessing
+
+SMALL = Preprocessing(3, 16, 16)
+
+
+def save(path: Path, grey: int = 128) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((20, 24, 3), grey, dtype=np.uint8)).save(path)
+
+
+def test_class_folders_as_many_as_the_classes_give_labels(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for i in range(3):
+            save(tmp_path / name / f"{i}.png")
+    data = FolderData(tmp_path, SMALL, 2)
+    images, labels = data.batch(data.subset(6, 0))
+    assert data.labelled
+    assert data.class_names == ("cat", "dog")
+    assert images.shape == (6, 3, 16, 16)
+    assert labels is not None
+    assert labels.bincount().tolist() == [3, 3]
+    first = data.subset(1, 0)
+    expected = data.path(first[0]).parent.name
+    assert data.class_names[int(data.batch(first)[1][0])] == expected  # type: ignore[index]
+
+
+def test_synset_folders_give_imagenet_labels(tmp_path: Path) -> None:
+    synsets = imagenet_synsets()
+    assert len(synsets) == 1000
+    save(tmp_path / "n01440764" / "tench.JPEG")
+    save(tmp_path / "n15075141" / "paper.JPEG")
+    data = FolderData(tmp_path, SMALL, 1000)
+    labels = data.batch([0, 1])[1]
+    assert labels is not None
+    assert labels.tolist() == [0, 999]
+
+
+@pytest.mark.parametrize(
+    "names", [("a.png", "b.png"), ("x/a.png", "x/deep/b.png"), ("x/a.png", "b.png")]
+)
+def test_other_layouts_are_label_free(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        save(tmp_path / name)
+    data = FolderData(tmp_path, SMALL, 2)
+    assert not data.labelled
+    assert len(data) == 2
+    assert data.batch([0])[1] is None
+
+
+def test_a_folder_of_splits_is_entered(tmp_path: Path) -> None:
+    save(tmp_path / "val" / "a.png")
+    save(tmp_path / "train" / "b.png")
+    assert FolderData(tmp_path, SMALL, 2).path(0).name == "a.png"
+    assert FolderData(tmp_path, SMALL, 2, split="train").path(0).name == "b.png"
+
+
+def test_training_images_are_never_taken_from_a_folder_without_splits(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="no sub-folder 'train'"):
+        FolderData(tmp_path, SMALL, 2, split="train")
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    save(tmp_path / ".thumbnails" / "b.png")
+    (tmp_path / "._a.png").write_text("resource fork")
+    (tmp_path / "readme.txt").write_text("text")
+    assert len(FolderData(tmp_path, SMALL, 2)) == 1
+
+
+def test_a_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
+    save(tmp_path / "x" / "a.png")
+    (tmp_path / "x" / "loop").symlink_to(tmp_path)
+    assert len(FolderData(tmp_path, SMALL, 2)) == 1
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda p: p.mkdir(), "holds no images"),
+        (lambda p: None, "does not exist"),
+        (lambda p: p.write_text("x"), "is a file"),
+    ],
+)
+def test_what_is_not_a_folder_of_images_is_refused(
+    tmp_path: Path,
+    prepare: Callable[[Path], object],
+    message: str,
+) -> None:
+    folder = tmp_path / "images"
+    prepare(folder)
+    with pytest.raises(DataError, match=message):
+        FolderData(folder, SMALL, 2)
+
+
+def test_few_unreadable_images_are_skipped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(149):
+        save(tmp_path / f"{i:03}.png")
+    (tmp_path / "bad.png").write_text("not an image")
+    data = FolderData(tmp_path, SMALL, 2)
+    with caplog.at_level(logging.WARNING):
+        chosen = data.subset(200, 0)
+    assert len(chosen) == len(data) == 149
+    assert "1 unreadable image skipped" in caplog.text
+    assert "bad.png" in caplog.text
+    assert data.subset(20, 0) == chosen[:20]
+
+
+def test_many_unreadable_images_are_refused_naming_the_first(tmp_path: Path) -> None:
+    for i in range(20):
+        save(tmp_path / f"{i:03}.png")
+    (tmp_path / "bad.png").write_text("not an image")
+    with pytest.raises(DataError, match=r"bad\.png' cannot be read"):
+        FolderData(tmp_path, SMALL, 2).subset(21, 0)
+
+
+def test_images_are_decoded_once(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", grey=10)
+    data = FolderData(tmp_path, SMALL, 2)
+    before = data.batch(data.subset(1, 0))[0]
+    save(tmp_path / "a.png", grey=200)
+    assert torch.equal(before, data.batch([0])[0])
+
+
+def test_the_cache_forgets_what_was_not_used_for_longest() -> None:
+    cache = PixelCache(max_bytes=2 * 300)
+    for index in (0, 1):
+        cache.put(index, torch.zeros(300, dtype=torch.uint8))
+    assert cache.get(0) is not None
+    cache.put(2, torch.zeros(300, dtype=torch.uint8))
+    assert cache.get(1) is None
+    assert cache.get(0) is not None

@@ -1,0 +1,198 @@
+"""A bundle rebuilds the same model elsewhere, and damaged ones are refused in one sentence."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, Reduction
+from autotok.errors import CheckpointError, ConfigError, ExportError
+from autotok.evaluation.preprocessing import preprocessing_of
+from autotok.export import bundle as bundle_room
+from autotok.export.bundle import (
+    BackboneRef,
+    Bundle,
+    load_bundle,
+    read_best,
+    save_bundle,
+    write_best,
+)
+
+CONFIG = CompressionConfig("topk", (Reduction(1, num_keep=9), Reduction(2, num_keep=5)))
+
+
+def made() -> tuple[CompressedViT, Bundle]:
+    backbone = tiny_backbone()
+    with torch.no_grad():
+        backbone.model.head.bias.add_(torch.arange(10.0))  # as a fine-tune would
+    bundle = Bundle(
+        BackboneRef.of(backbone.facts),
+        CONFIG,
+        preprocessing_of(backbone).to_dict(),
+        {"top1_pct": 91.5, "macs_g": torch.tensor(0.5)},
+    )
+    return compress_backbone(backbone, CONFIG).eval(), bundle
+
+
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_best_yaml_round_trips(tmp_path: Path) -> None:
+    _, bundle = made()
+    path = write_best(tmp_path / "best.yaml", bundle)
+    back = read_best(path)
+    assert back.config == bundle.config
+    assert back.backbone == bundle.backbone
+    assert back.preprocessing == bundle.preprocessing
+    assert back.evidence == {"top1_pct": 91.5, "macs_g": 0.5}
+    assert path.read_text().startswith("# Found by autotok")
+
+
+def test_a_saved_bundle_rebuilds_the_same_model(tmp_path: Path) -> None:
+    model, bundle = made()
+    results = save_bundle(tmp_path / "best", model, bundle, images(), formats=("torchscript",))
+    assert results["exports"]["torchscript"]["ok"]
+    assert {p.name for p in (tmp_path / "best").iterdir()} == {
+        "README.md", "check.json", "config.yaml", "model.pt", "weights.safetensors",
+    }  # fmt: skip
+    with torch.inference_mode():
+        assert torch.equal(load_bundle(tmp_path / "best")(images()), model(images()))
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_best_yaml_finds_the_weights_of_the_folder_beside_it(tmp_path: Path) -> None:
+    model, bundle = made()
+    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
+    write_best(tmp_path / "best.yaml", bundle)
+    with torch.inference_mode():
+        assert torch.equal(load_bundle(tmp_path / "best.yaml")(images()), model(images()))
+
+
+def test_best_yaml_alone_rebuilds_the_model_from_the_backbones_own_weights(tmp_path: Path) -> None:
+    _, bundle = made()
+    path = write_best(tmp_path / "best.yaml", bundle)
+    plain = compress_backbone(tiny_backbone(), CONFIG)
+    with torch.inference_mode():
+        assert torch.equal(load_bundle(path)(images()), plain(images()))
+
+
+def test_saved_weights_carry_the_names_timm_uses(tmp_path: Path) -> None:
+    model, bundle = made()
+    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
+    saved = load_file(tmp_path / "best" / "weights.safetensors")
+    assert saved.keys() == tiny_backbone().model.state_dict().keys()
+
+
+def test_a_new_bundle_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    model, bundle = made()
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "stale.onnx").write_text("old")
+    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
+    assert not (tmp_path / "best" / "stale.onnx").exists()
+
+
+def test_a_format_that_fails_is_recorded_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ExportError("no such operator")
+
+    monkeypatch.setattr(bundle_room, "export_model", fail)
+    model, bundle = made()
+    save_bundle(tmp_path / "best", model, bundle, images())
+    check = json.loads((tmp_path / "best" / "check.json").read_text())
+    assert check["exports"]["onnx"] == {"ok": False, "error": "no such operator"}
+    assert "no such operator" in (tmp_path / "best" / "README.md").read_text()
+
+
+def test_counts_made_for_another_grid_are_refused() -> None:
+    _, bundle = made()
+    facts = tiny_backbone().facts
+    bundle.check_fits(facts)
+    with pytest.raises(ConfigError, match=r"grid 4x4.*grid 8x8"):
+        bundle.check_fits(dataclasses.replace(facts, grid=(8, 8)))
+    with pytest.raises(ConfigError, match=r"4 blocks.*has 6 blocks"):
+        bundle.check_fits(tiny_backbone(6).facts)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "has format 2"),
+        ({"confg": {}}, "key 'confg' is unknown; did you mean 'config'"),
+        ({"config": {"method": "topk", "reduction": []}}, "did you mean 'reductions'"),
+        ({"backbone": {"name": "tiny"}}, "backbone is incomplete"),
+    ],
+)
+def test_an_edited_best_yaml_is_refused_naming_the_key(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    data = {**made()[1].to_dict(), "evidence": {}, **change}
+    path = tmp_path / "best.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(ConfigError, match=message):
+        read_best(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not readable YAML"), ("", "must be a mapping"), ("format: 1", "lacks the key")],
+)
+def test_what_is_no_best_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "best.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_best(path)
+
+
+def test_yaml_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "best.yaml"
+    path.write_text("format: !!python/object/apply:os.getcwd []")
+    with pytest.raises(ConfigError, match="not readable YAML"):
+        read_best(path)
+
+
+def test_a_missing_best_yaml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_best(tmp_path)
+
+
+def test_a_checkpoint_that_is_not_here_is_refused(tmp_path: Path) -> None:
+    _, bundle = made()
+    ref = dataclasses.replace(bundle.backbone, checkpoint="elsewhere.pth")
+    path = write_best(tmp_path / "best.yaml", dataclasses.replace(bundle, backbone=ref))
+    with pytest.raises(CheckpointError, match=r"elsewhere\.pth.* is not here"):
+        load_bundle(path)
+
+
+def test_weights_that_were_exchanged_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model, bundle = made()
+    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
+    save_file({"head.weight": torch.zeros(2, 2)}, tmp_path / "best" / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="do not fit the model of their bundle"):
+        load_bundle(tmp_path / "best")
+
+
+def test_the_configuration_goes_onto_another_backbone_by_name(tmp_path: Path) -> None:
+    _, bundle = made()
+    ref = dataclasses.replace(bundle.backbone, name="deit_no_such_thing")
+    path = write_best(tmp_path / "best.yaml", dataclasses.replace(bundle, backbone=ref))
+    assert load_bundle(path, backbone="tiny").config == CONFIG
+
+
+def test_the_configuration_inside_a_bundle_finds_its_weights(tmp_path: Path) -> None:
+    model, bundle = made()
+    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
+    loaded = load_bundle(tmp_path / "best" / "config.yaml")
+    with torch.inference_mode():
+        assert torch.equal(loaded(images()), model(images()))

@@ -1,0 +1,156 @@
+"""Every method on both kinds of backbone survives export, and the file says the same as torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autotok.backbones.autoformer import AutoFormer, SupernetSpec
+from autotok.backbones.base import Backbone
+from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, Reduction
+from autotok.errors import ExportError, UnknownName
+from autotok.export import exported as export_room
+from autotok.export import onnx as onnx_room
+from autotok.export.exported import check_exportable, export_model
+from autotok.methods.base import Placement
+from autotok.methods.registry import get_method, list_methods
+
+SPEC = SupernetSpec(
+    embed_dim=32, depth=3, heads=2, mlp_ratio=2.0, embed_choices=(32,), depth_choices=(3,),
+    heads_choices=(2,), mlp_ratio_choices=(2.0,), image_shape=(3, 32, 32), patch_size=8,
+    num_classes=10, head_dim=16, max_offset=3,
+)  # fmt: skip
+EXPORTABLE = [name for name in list_methods() if get_method(name).exportable]
+
+
+def autoformer() -> Backbone:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoFormer(SPEC, SPEC.largest())
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def photos(count: int = 3) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def compressed(name: str, backbone: Backbone) -> CompressedViT:
+    method = get_method(name)
+    reductions = [Reduction(1, num_keep=12), Reduction(2, num_keep=9)]
+    if name == "none":
+        reductions = []
+    elif method.placement is Placement.BEFORE_BLOCKS:
+        reductions = [Reduction(0, num_keep=12)]
+    elif method.single_layer:
+        reductions = reductions[:1]
+    return compress_backbone(backbone, CompressionConfig(name, tuple(reductions)))
+
+
+@pytest.mark.parametrize("name", EXPORTABLE)
+@pytest.mark.parametrize(
+    "make",
+    [tiny_backbone, pytest.param(autoformer, marks=pytest.mark.slow)],
+    ids=["vit", "autoformer"],
+)
+def test_every_exportable_method_gives_the_same_logits_in_onnxruntime(
+    tmp_path: Path, name: str, make: Callable[[], Backbone]
+) -> None:
+    result = export_model(compressed(name, make()), tmp_path / "model.onnx", photos())
+    assert result.exporter == "dynamo"
+    assert result.max_abs_diff < 1e-4
+    assert result.same_argmax
+    assert result.risky_operators == ()
+    assert result.num_images == 3
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("format", ["pt2", "torchscript"])
+@pytest.mark.parametrize("make", [tiny_backbone, autoformer])
+def test_torchs_own_formats_give_the_same_logits(
+    tmp_path: Path, format: str, make: Callable[[], Backbone]
+) -> None:
+    path = tmp_path / "model.bin"
+    result = export_model(compressed("tome", make()), path, photos(), format=format)
+    assert path.stat().st_size == pytest.approx(1e6 * result.size_mb, abs=1e3)
+    assert result.max_abs_diff < 1e-4
+    assert sum(result.operators.values()) > 50
+
+
+def test_a_file_of_dynamic_batch_takes_any_batch(tmp_path: Path) -> None:
+    model = compressed("topk", tiny_backbone())
+    path = tmp_path / "model.onnx"
+    result = export_model(model, path, photos(4), dynamic_batch=True)
+    assert result.batch == "dynamic"
+    with torch.inference_mode():
+        expected = model(photos(3))
+    assert torch.allclose(onnx_room.run_onnx(path, photos(3), 3), expected, atol=1e-4)
+
+
+def test_a_fixed_batch_is_written_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    result = export_model(compressed("none", tiny_backbone()), path, photos(3), batch=2)
+    shape = onnx.load(str(path)).graph.input[0].type.tensor_type.shape
+    assert [d.dim_value for d in shape.dim] == [2, 3, 32, 32]
+    assert (result.batch, result.num_images) == (2, 4)
+
+
+def test_the_older_exporter_steps_in_and_the_result_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no decomposition for aten::mystery")
+
+    monkeypatch.setattr(onnx_room, "_write_dynamo", fail)
+    result = export_model(compressed("none", tiny_backbone()), tmp_path / "m.onnx", photos())
+    assert result.exporter == "torchscript"
+    assert result.max_abs_diff < 1e-4
+
+
+def test_a_file_that_disagrees_is_refused_and_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(path: Path, images: Tensor, batch: int) -> Tensor:
+        return torch.arange(10.0).repeat(len(images), 1)
+
+    monkeypatch.setitem(export_room._RUNNERS, "torchscript", wrong)
+    model, path = compressed("none", tiny_backbone()), tmp_path / "model.pt"
+    with pytest.raises(ExportError, match="disagrees with torch: largest difference"):
+        export_model(model, path, photos(), format="torchscript")
+    assert not path.exists()
+    result = export_model(model, path, photos(), format="torchscript", strict=False)
+    assert not result.ok
+    assert path.exists()
+
+
+def test_exporting_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = compressed("tome", tiny_backbone()).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    export_model(model, tmp_path / "model.pt", photos(), format="torchscript")
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_method_that_cannot_be_exported_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(get_method("topk"), "exportable", False)
+    with pytest.raises(ExportError, match="method 'topk' cannot be exported"):
+        check_exportable("topk")
+
+
+def test_an_unknown_format_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'onnx'"):
+        check_exportable("none", "onx")
+
+
+def test_export_without_images_to_check_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="at least 1 image"):
+        export_model(tiny_backbone(), tmp_path / "m.onnx", photos(0))

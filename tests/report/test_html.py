@@ -1,0 +1,69 @@
+"""The report: one offline file."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from autotok.report.html import Report, control_sentence, write_report
+from autotok.report.plots import pareto_png
+from autotok.report.points import Point, metric_of
+
+TOP1 = metric_of("top1")
+POINTS = [
+    Point("topk", 2.2, 92.0, 88.0, 95.0, 256, (3,), (200,), kind="best"),
+    Point("none", 4.8, 94.0, 91.0, 96.0, 256, kind="uncompressed", feasible=False),
+    Point("random", 2.21, 55.0, 50.0, 60.0, 256, kind="random control"),
+    Point("random", 2.9, 80.0, 75.0, 84.0, 256, kind="random control"),
+    Point("evit", 2.0, 50.0),
+]
+REPORT = Report(
+    title="autotok <demo>",
+    command="autotok search --budget '2.3GFLOPs' & echo <script>alert(1)</script>",
+    points=POINTS,
+    metric=TOP1,
+    budget="2.3 GFLOPs",
+    environment={"torch": "2.<b>9</b>"},
+    checks={"onnx": "agrees with torch"},
+    config_yaml="method: topk",
+)
+
+
+def test_best_is_compared_with_random_pruning_of_its_own_cost() -> None:
+    sentence = control_sentence(POINTS, TOP1)
+    assert "best: topk, 92.0 % at 2.200 GFLOPs" in sentence
+    assert "random prunings: 55.0 % at 2.210 GFLOPs" in sentence
+    assert "difference +37.0 points" in sentence
+    assert control_sentence(POINTS[:2], TOP1) == ""
+
+
+def test_less_divergence_counts_in_favour_of_the_best() -> None:
+    points = [
+        Point("topk", 2.0, 0.1, kind="best"),
+        Point("random", 2.0, 0.4, kind="random control"),
+    ]
+    assert "difference +0.3000" in control_sentence(points, metric_of("kl"))
+
+
+def test_the_report_is_one_offline_file_with_its_picture(tmp_path: Path) -> None:
+    picture = pareto_png(tmp_path / "pareto.png", POINTS, TOP1)
+    text = write_report(tmp_path / "report.html", REPORT, picture=picture).read_text()
+    assert "data:image/png;base64," in text
+    assert not re.search(r"(src|href)=\"(https?:)?//", text)
+    assert "1 more evaluated configurations are in trials.csv" in text
+    for words in ("92.0 [88.0, 95.0] %", "difference +37.0 points", "How to reproduce", "agrees"):
+        assert words in text
+
+
+def test_every_string_from_outside_is_escaped(tmp_path: Path) -> None:
+    points = [dataclasses.replace(POINTS[0], method="<img src=x>")]
+    report = dataclasses.replace(REPORT, points=points)
+    text = write_report(tmp_path / "report.html", report).read_text()
+    assert "<script>" not in text
+    assert "<img src=x>" not in text
+    assert "<b>9" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_run_without_results_still_has_a_report(tmp_path: Path) -> None:
+    report = dataclasses.replace(REPORT, points=[])
+    assert "Nothing was evaluated" in write_report(tmp_path / "r.html", report).read_text()

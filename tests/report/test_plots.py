@@ -1,0 +1,38 @@
+"""The Pareto picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from autotok.report.plots import BASE, BEST, CONTROL, FRONT, pareto_png
+from autotok.report.points import Point, metric_of
+
+POINTS = [
+    Point("tome", 1.8, 85.0, 81.0, 88.0, kind="front"),
+    Point("topk", 2.2, 92.0, 88.0, 95.0, kind="best"),
+    Point("none", 4.8, 94.0, 91.0, 96.0, kind="uncompressed"),
+    Point("random", 2.2, 55.0, 50.0, 60.0, kind="random control"),
+    *(Point("topk", 1.5 + i / 20, 60.0 + i, 55.0, 85.0) for i in range(12)),
+    Point("evit", 2.0),
+]
+
+
+def colours(path: Path) -> set[str]:
+    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+    return {"#{:02x}{:02x}{:02x}".format(*rgb) for rgb in np.unique(pixels, axis=0)}
+
+
+def test_the_picture_shows_front_best_control_and_uncompressed(tmp_path: Path) -> None:
+    path = pareto_png(tmp_path / "p.png", POINTS, metric_of("top1"), budget_macs_g=2.3)
+    with Image.open(path) as image:
+        assert image.width >= 1000
+    assert {FRONT, BEST, CONTROL, BASE} <= colours(path)
+
+
+@pytest.mark.parametrize("points", [[], [Point("topk", 2.0, 50.0, kind="front")]])
+def test_few_points_still_make_a_picture(tmp_path: Path, points: list[Point]) -> None:
+    path = pareto_png(tmp_path / "p.png", points, metric_of("kl"), budget_macs_g=2.3)
+    assert path.stat().st_size > 5_000
+    assert [p.name for p in tmp_path.iterdir()] == ["p.png"]

@@ -1,0 +1,50 @@
+"""Rows of a run's tables become points."""
+
+import io
+import math
+
+import pandas as pd
+import pytest
+
+from autotok.report.points import Point, metric_of
+
+ROW = {
+    "number": 7, "method": "tome", "layers": "3 6", "counts": "420 210", "macs_g": 2.25,
+    "top1_pct": 91.5, "top1_pct_low": 88.0, "top1_pct_high": 94.0, "num_images": 512,
+    "feasible": True, "within_budget": True, "mode": "plug-in", "finetuned": False,
+}  # fmt: skip
+
+
+def test_a_row_becomes_a_point() -> None:
+    point = Point.from_row(ROW, metric_of("top1"), kind="best")
+    assert (point.method, point.macs_g, point.quality) == ("tome", 2.25, 91.5)
+    assert (point.low, point.high, point.num_images) == (88.0, 94.0, 512)
+    assert point.schedule == "3:420 6:210"
+    assert point.kind == "best"
+    assert point.latency_ms is None
+
+
+def test_a_row_that_went_through_csv_is_the_same_point() -> None:
+    single = {**ROW, "layers": "3", "counts": "420", "latency_ms": None}
+    text = pd.DataFrame([single]).to_csv(index=False)
+    back = pd.read_csv(io.StringIO(text)).iloc[0].to_dict()
+    metric = metric_of("top1")
+    assert Point.from_row(back, metric) == Point.from_row(single, metric)
+
+
+def test_blanks_are_none_and_not_numbers() -> None:
+    point = Point.from_row(
+        {"method": "none", "macs_g": 4.6, "top1_pct": math.nan}, metric_of("top1")
+    )
+    assert point.quality is None
+    assert point.feasible
+    assert point.schedule == "-"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"), [("top1", 91.25, "91.2 %"), ("kl", 0.5, "0.5000"), ("kl", None, "-")]
+)
+def test_a_metric_writes_its_values_with_their_unit(
+    name: str, value: float | None, text: str
+) -> None:
+    assert metric_of(name).text(value) == text
