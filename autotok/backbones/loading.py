@@ -81,17 +81,18 @@ def load_backbone(
         from .tiny import tiny_backbone
 
         return tiny_backbone()
-    from .timm_vit import create_timm, is_timm_name, supported_timm_names
+    from .timm_vit import check_timm_name, create_timm
 
-    if not is_timm_name(name):
-        raise UnknownName("backbone", name, [*BUILT_IN, *supported_timm_names()])
+    check_timm_name(name, BUILT_IN)
     if checkpoint is None:
         return create_timm(name, image_size=image_size)
     tensors = read_state_dict(checkpoint)
     return create_timm(name, state_dict=tensors, image_size=image_size, origin=str(checkpoint))
 
 
-def load_structure(name: str, *, subnet: SubnetSpec | None = None) -> Backbone:
+def load_structure(
+    name: str, *, image_size: int | None = None, subnet: SubnetSpec | None = None
+) -> Backbone:
     """A backbone on the meta device: its shapes without weights, for counting and predicting.
 
     Needs no download and no checkpoint; it cannot be run on images.
@@ -108,11 +109,10 @@ def load_structure(name: str, *, subnet: SubnetSpec | None = None) -> Backbone:
         size = AUTOFORMER_SIZES[name]
         spec, chosen = supernet_spec(size), subnet or published_subnet(size)
     else:
-        from .timm_vit import is_timm_name, supported_timm_names, timm_structure
+        from .timm_vit import check_timm_name, timm_structure
 
-        if not is_timm_name(name):
-            raise UnknownName("backbone", name, [*BUILT_IN, *supported_timm_names()])
-        return timm_structure(name)
+        check_timm_name(name, BUILT_IN)
+        return timm_structure(name, image_size=image_size)
     with torch.device("meta"):
         return AutoFormer(spec, chosen, name=name).eval()
 

@@ -7,7 +7,7 @@ reason; what the checks miss, the self-test at wrap time catches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,14 @@ from timm.models.vision_transformer import (  # noqa: E402
     checkpoint_filter_fn,
 )
 
-__all__ = ["TimmViT", "VisionTransformer", "create_timm", "is_timm_name", "supported_timm_names", "timm_structure"]
+__all__ = [
+    "TimmViT",
+    "VisionTransformer",
+    "create_timm",
+    "is_timm_name",
+    "supported_timm_names",
+    "timm_structure",
+]
 
 REFUSED = {
     "swin": "attends inside windows",
@@ -138,6 +145,14 @@ def supported_timm_names() -> list[str]:
     return sorted(names)
 
 
+def check_timm_name(name: str, others: Sequence[str] = ()) -> None:
+    """Raise unless timm knows the name and an adapter exists; `others` are suggested as well."""
+    if not is_timm_name(name):
+        raise UnknownName("backbone", name, [*others, *supported_timm_names()], show=0)
+    base = name.split(".")[0].removeprefix("timm/")
+    _refuse_module(base, timm.model_entrypoint(base).__module__.rsplit(".", 1)[-1])
+
+
 def create_timm(
     name: str,
     *,
@@ -150,10 +165,7 @@ def create_timm(
     Position embeddings of another grid are resampled as timm does. Weights that cannot be had raise
     `CheckpointError`; a model is never left randomly initialised.
     """
-    base = name.split(".")[0]
-    if not is_timm_name(name):
-        raise UnknownName("backbone", name, supported_timm_names())
-    _refuse_module(base, timm.model_entrypoint(base).__module__.rsplit(".", 1)[-1])
+    check_timm_name(name)
     kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     try:
         if state_dict is None:
@@ -171,14 +183,12 @@ def create_timm(
     return TimmViT(model.eval(), name=name)
 
 
-def timm_structure(name: str) -> TimmViT:
-    """A wrapped timm model on the meta device: shapes without weights, for counting and predicting."""
-    base = name.split(".")[0]
-    if not is_timm_name(name):
-        raise UnknownName("backbone", name, supported_timm_names())
-    _refuse_module(base, timm.model_entrypoint(base).__module__.rsplit(".", 1)[-1])
+def timm_structure(name: str, *, image_size: int | None = None) -> TimmViT:
+    """A wrapped timm model on the meta device: shapes without weights, for counts and traces."""
+    kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     with torch.device("meta"):
-        return TimmViT(timm.create_model(base, pretrained=False).eval(), name=name)
+        model = timm.create_model(name.split(".")[0], pretrained=False, **kwargs)
+        return TimmViT(model.eval(), name=name)
 
 
 def _load(model: nn.Module, state_dict: Mapping[str, Tensor], origin: str, name: str) -> None:

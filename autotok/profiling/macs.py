@@ -1,0 +1,212 @@
+"""Exact cost of a configuration from integer token counts: multiply-accumulates and parameters.
+
+Convention. A MAC is one multiply-add of a matrix product or convolution; norms, softmax, additions,
+gathers and sorts count nothing. Three figures come from one formula:
+
+    macs          everything executed: stem, linear layers, both attention products, products with
+                  relative-position tables, the method's own products, the class row where fused
+                  attention makes it extra, read-out
+    macs_noattn   without the two attention products (q k^T and a v) and the class row, as fvcore
+                  and torch's CPU counter report models with fused attention; relative-position
+                  products stay in, being linear layers of every token
+    flops2x       2 * macs
+
+Per block, with N = prefix + patch tokens in its attention and M in its MLP:
+
+    N (3 C inner + inner C + positions + extras) + 2 N^2 inner + M * matrices * C * hidden
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotok.compression.schedule import Schedule, realise
+from autotok.config import CompressionConfig, Primitive
+from autotok.facts import BackboneFacts
+from autotok.methods.base import Count, Counts, Placement, TokenReducer
+from autotok.methods.registry import get_method
+from autotok.tokens import NEEDS_MAP, Needs
+
+__all__ = ["Cost", "cost", "schedule_macs", "uncompressed"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates of one image and parameters, exact."""
+
+    macs: int
+    macs_noattn: int
+    params: int
+
+    @property
+    def macs_g(self) -> float:
+        """1e9 multiply-accumulates, attention included: what papers and budgets call GFLOPs."""
+        return self.macs / 1e9
+
+    @property
+    def macs_noattn_g(self) -> float:
+        """1e9 multiply-accumulates without the attention products."""
+        return self.macs_noattn / 1e9
+
+    @property
+    def flops2x_g(self) -> float:
+        """1e9 operations, a multiply-add counted as two."""
+        return 2 * self.macs / 1e9
+
+    @property
+    def params_m(self) -> float:
+        """1e6 parameters."""
+        return self.params / 1e6
+
+
+@dataclass(frozen=True)
+class _Coefficients:
+    """What a backbone's cost is a polynomial of, per block (L,)."""
+
+    constant: int
+    per_attention_token: Counts
+    per_attention_pair: Counts
+    per_mlp_token: Counts
+    per_readout_token: int
+
+
+@lru_cache(maxsize=256)
+def _coefficients(facts: BackboneFacts) -> _Coefficients:
+    blocks = facts.blocks
+    return _Coefficients(
+        constant=facts.stem_macs + facts.readout_macs,
+        per_attention_token=np.array(
+            [
+                4 * b.width * b.inner_width
+                + b.position_macs_per_token
+                + b.linear_macs_extra_per_token
+                for b in blocks
+            ],
+            dtype=np.int64,
+        ),
+        per_attention_pair=np.array([2 * b.inner_width for b in blocks], dtype=np.int64),
+        per_mlp_token=np.array(
+            [b.mlp_matrices * b.width * b.hidden for b in blocks], dtype=np.int64
+        ),
+        per_readout_token=facts.readout_macs_per_token,
+    )
+
+
+def cost(facts: BackboneFacts, config: CompressionConfig) -> Cost:
+    """Exact cost of one configuration.
+
+    Raises:
+        ConfigError, IncompatibleMethod: see `autotok.compression.schedule.realise`.
+    """
+    return schedule_cost(facts, config, realise(config, facts))
+
+
+def schedule_cost(facts: BackboneFacts, config: CompressionConfig, schedule: Schedule) -> Cost:
+    """Exact cost of a configuration whose token counts are already known."""
+    method = get_method(config.method)
+    attention = np.array([schedule.attention], dtype=np.int64)  # (1, L)
+    mlp = np.array([schedule.mlp], dtype=np.int64)
+    linear, products = _backbone_macs(facts, attention, mlp, np.array([schedule.readout]))
+    params = facts.params
+    overrides = {r.layer: r.options for r in config.reductions}
+    for site in schedule.sites:
+        options = method.resolve_options({**config.options, **overrides[site.layer]})
+        own, rows = _site_macs(
+            facts,
+            method,
+            options,
+            layer=site.layer,
+            entering=np.array([site.num_entering]),
+            keep=np.array([site.num_keep]),
+        )
+        linear, products = linear + own, products + rows
+        params += method.overhead_params(facts, options)
+    return Cost(int(linear[0] + products[0]), int(linear[0]), params)
+
+
+def uncompressed(facts: BackboneFacts) -> Cost:
+    """Exact cost of the backbone itself."""
+    return cost(facts, CompressionConfig())
+
+
+def schedule_macs(
+    facts: BackboneFacts,
+    method_name: str,
+    options: Mapping[str, Primitive],
+    layers: Sequence[int],
+    counts: NDArray[np.int64],
+) -> Counts:
+    """`Cost.macs` of many schedules of one method at once, (M,).
+
+    Args:
+        facts: The backbone.
+        method_name: A registered method.
+        options: Its options, the same at every layer; defaults fill the rest.
+        layers: Reduction layers in rising order, S of them.
+        counts: Patch tokens leaving each of them, (M, S); assumed feasible, nothing is checked.
+    """
+    method = get_method(method_name)
+    resolved = method.resolve_options(options)
+    counts = np.asarray(counts, dtype=np.int64).reshape(-1, len(layers))
+    initial = np.full((counts.shape[0], 1), facts.num_patches, dtype=np.int64)
+    states = np.concatenate([initial, counts], axis=1)  # (M, 1 + S), patch tokens between sites
+    depth = np.arange(facts.num_blocks)
+    sites = np.asarray(layers, dtype=np.int64)
+    entering = np.searchsorted(sites, depth, side="left")  # (L,) state index before its own site
+    leaving = np.searchsorted(sites, depth, side="right")
+    before = method.placement in (Placement.BEFORE, Placement.BEFORE_BLOCKS)
+    attention = states[:, leaving if before else entering]  # (M, L)
+    mlp = states[:, entering if method.placement is Placement.AFTER else leaving]
+    linear, products = _backbone_macs(facts, attention, mlp, states[:, -1])
+    total = linear + products
+    for index, layer in enumerate(layers):
+        own, rows = _site_macs(
+            facts,
+            method,
+            resolved,
+            layer=layer,
+            entering=states[:, index],
+            keep=states[:, index + 1],
+        )
+        total = total + own + rows
+    return total
+
+
+def _backbone_macs(
+    facts: BackboneFacts, attention: Counts, mlp: Counts, readout: Counts
+) -> tuple[Counts, Counts]:
+    """((M,) without, (M,) of the attention products) from patch-token counts (M, L) and (M,)."""
+    prefix, c = facts.num_prefix, _coefficients(facts)
+    rows = attention + prefix
+    linear = c.constant + rows @ c.per_attention_token + (mlp + prefix) @ c.per_mlp_token
+    linear = linear + (readout + prefix) * c.per_readout_token
+    return linear, (rows * rows) @ c.per_attention_pair
+
+
+def _site_macs(
+    facts: BackboneFacts,
+    method: type[TokenReducer],
+    options: Mapping[str, Primitive],
+    *,
+    layer: int,
+    entering: Counts,
+    keep: Counts,
+) -> tuple[Counts, Counts]:
+    """((M,) the method's own products, (M,) the class row it asks for) at one reduction layer.
+
+    A static method is skipped where it would keep everything, and so are its taps.
+    """
+    active = (keep != entering) | (method.count is Count.ADAPTIVE)
+    own = method.overhead_macs(facts, layer, entering, keep, options)
+    block, needs = facts.blocks[layer], method.resolve_needs(facts, options)
+    taps_apply = method.placement in (Placement.MID, Placement.AFTER)
+    extra_row = taps_apply and Needs.CLS_ATTENTION in needs and not needs & NEEDS_MAP
+    rows = np.zeros_like(entering)
+    if extra_row and not facts.explicit_attention:
+        rows = (entering + facts.num_prefix) * block.inner_width
+    return np.where(active, own, 0), np.where(active, rows, 0)

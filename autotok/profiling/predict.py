@@ -1,0 +1,217 @@
+"""Latency and peak memory from an operator trace and a target's coefficients.
+
+    host    = dispatch * kernels
+    device  = sum over kernels of start + max(macs / (efficiency * peak), bytes / bandwidth)
+    latency = fixed + max(host, device)     where kernels queue (CUDA)
+              fixed + host + device         where the host computes itself (CPU)
+    memory  = weights + runtime base + overhead * peak of live tensors
+
+The maximum, not the sum, on asynchronous devices: that is why a small ViT and one four times its
+cost take the same time at batch 1, and why many small kernels cost so much there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from autotok.backbones.base import Backbone
+from autotok.backbones.loading import load_structure
+from autotok.compression.compress import compress_backbone
+from autotok.config import CompressionConfig, Reduction
+
+from .operators import OperatorClass
+from .target import Point, Setting, Target
+from .trace import Trace, trace
+
+__all__ = ["Confrontation", "Prediction", "checked_error_pct", "confront", "predict"]
+
+MODEL_VERSION = 1
+MB = 2**20
+_PRODUCTS = {
+    OperatorClass.MATMUL: "matmul",
+    OperatorClass.CONV: "conv",
+    OperatorClass.ATTENTION: "attention",
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted latency of one batch and peak memory, and what stands behind them."""
+
+    latency_ms: float
+    peak_memory_mb: float
+    error_pct: float | None
+    """Largest latency error at the target's points in per cent; None if no point was held out."""
+    memory_error_pct: float | None
+    """The same of peak memory."""
+    source: str
+    target: str
+    setting: str
+    dtype: str
+    batch: int
+    image_shape: tuple[int, int, int]
+    host_ms: float
+    device_ms: float
+
+    @property
+    def throughput_img_s(self) -> float:
+        """Images a second."""
+        return 1000.0 * self.batch / self.latency_ms
+
+
+@dataclass(frozen=True)
+class Confrontation:
+    """A published figure beside what the model predicts for it today."""
+
+    point: Point
+    predicted: float
+    published: float
+    error_pct: float
+    fitted: bool
+
+
+def predict(trace: Trace, target: Target, *, setting: str = "eager") -> Prediction:
+    """Predict a traced model on a target; dtype and batch are those of the trace.
+
+    Raises:
+        UnknownName: the target knows no such setting, or no peak for the dtype.
+    """
+    if target.is_checked:
+        parts = [_standing(target, setting, what) for what in ("latency", "memory")]
+        checked = f"target {target.name}; {'; '.join(parts)}"
+    else:
+        checked = f"target {target.name} never checked: an estimate"
+    return dataclasses.replace(
+        _predict(trace, target, setting),
+        source=f"predicted (model {MODEL_VERSION}, {checked})",
+        error_pct=checked_error_pct(target, setting),
+        memory_error_pct=checked_error_pct(target, setting, what="memory"),
+    )
+
+
+def _standing(target: Target, setting: str, what: str) -> str:
+    """In words, how far latency or memory predictions of a target were checked."""
+    points = [p for p in target.checked_against if _concerns(p) == what]
+    error = checked_error_pct(target, setting, what=what)
+    if not points:
+        return f"{what} never checked"
+    if error is None:
+        return f"{what} fitted to {len(points)} points, none held out to check it"
+    held_out = sum(point.role == "held out" for point in points)
+    return f"{what} errors up to {error:.1f} % at {len(points)} points, {held_out} held out"
+
+
+def _predict(
+    trace: Trace,
+    target: Target,
+    setting: str,
+    *,
+    launch_correction: int = 0,
+) -> Prediction:
+    """The bare formula, without what stands behind it."""
+    how = target.setting(setting)
+    host_ms = how.dispatch_us.value * (trace.launches + launch_correction) / 1e3
+    device_ms = _device_ms(trace, target, how)
+    if how.asynchronous:
+        device_ms += how.kernel_start_us.value * launch_correction / 1e3
+    busy = max(host_ms, device_ms) if how.asynchronous else host_ms + device_ms
+    live = trace.peak_live_bytes * how.activation_overhead.value
+    return Prediction(
+        latency_ms=how.fixed_ms.value + busy,
+        peak_memory_mb=(trace.weight_bytes + live) / MB + how.runtime_base_mb.value,
+        error_pct=None,
+        memory_error_pct=None,
+        source="",
+        target=target.name,
+        setting=setting,
+        dtype=trace.dtype,
+        batch=trace.batch,
+        image_shape=trace.image_shape,
+        host_ms=host_ms,
+        device_ms=device_ms,
+    )
+
+
+def _device_ms(trace: Trace, target: Target, how: Setting) -> float:
+    """Roofline time of every kernel, and the time to start and drain it.
+
+    The start is what makes small kernels less efficient than large ones of the same class.
+    """
+    bandwidth = 1e6 * target.bandwidth_gb_s.value * how.efficiency["bandwidth"].value  # bytes/ms
+    rates = {
+        kind: 1e6 * target.peak(trace.dtype) * how.efficiency[key].value  # MACs per ms
+        for kind, key in _PRODUCTS.items()
+    }
+    start = how.kernel_start_us.value / 1e3
+    total = 0.0
+    for op in trace.operators:
+        if op.launches:
+            compute = op.macs / rates.get(op.kind, rates[OperatorClass.MATMUL])
+            memory = (op.bytes_read + op.bytes_written) / bandwidth
+            total += start * op.launches + max(compute, memory)
+    return total
+
+
+@lru_cache(maxsize=64)
+def checked_error_pct(
+    target: Target, setting: str = "eager", *, what: str = "latency"
+) -> float | None:
+    """Largest error in per cent over the target's points of `what`, re-predicted now.
+
+    None where no point was held out: coefficients always meet the points they were made from.
+    """
+    rows = [row for row in confront(target, setting=setting) if _concerns(row.point) == what]
+    if all(row.fitted for row in rows):
+        return None
+    return max(abs(row.error_pct) for row in rows)
+
+
+def _concerns(point: Point) -> str:
+    return "memory" if point.metric == "peak_memory_mb" else "latency"
+
+
+def confront(target: Target, *, setting: str = "eager") -> list[Confrontation]:
+    """Predict every point the target is checked against, and compare; nothing is looked up.
+
+    Points measured with somebody else's code are predicted with that code's kernel count (see
+    `Reference`), since that is what was timed.
+    """
+    fused = target.setting(setting).fused_attention
+    rows = []
+    for point in target.checked_against:
+        traced, correction = _traced(point, fused)
+        result = _predict(traced, target, setting, launch_correction=correction)
+        predicted = float(getattr(result, point.metric))
+        error = 100.0 * (predicted - point.value) / point.value
+        rows.append(Confrontation(point, predicted, point.value, error, point.role == "fitted"))
+    return rows
+
+
+@lru_cache(maxsize=128)
+def _traced(point: Point, fused: bool) -> tuple[Trace, int]:
+    """The trace of a point, and how many kernels more the code that was timed launches."""
+    if point.reference is None:
+        return _trace_point(point, point.method, point.num_keep, fused=fused), 0
+    fused = fused and point.reference.fused_attention
+    own = _trace_point(point, point.method, point.num_keep, fused=fused)
+    plain = _trace_point(point, "none", (), fused=fused)
+    added = point.reference.launches_per_reduction * len(point.num_keep)
+    return own, plain.launches + added - own.launches
+
+
+def _trace_point(point: Point, method: str, num_keep: Sequence[int], *, fused: bool) -> Trace:
+    reductions = tuple(Reduction(layer, num_keep=n) for layer, n in enumerate(num_keep))
+    config = CompressionConfig(method=method, reductions=reductions)
+    model = compress_backbone(_structure(point.backbone), config)
+    dtype = getattr(torch, point.dtype)
+    return trace(model, batch=point.batch, dtype=dtype, fused_attention=fused)
+
+
+@lru_cache(maxsize=8)
+def _structure(name: str) -> Backbone:
+    return load_structure(name)
