@@ -15,22 +15,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "autotok.api": (
-        "Run", "compress", "evaluate", "macs", "predict", "profile", "resume", "search",
-    ),
+    "autotok.api.models": ("compress", "evaluate", "export", "macs", "predict", "profile"),
+    "autotok.api.asktell": ("AskTell",),
+    "autotok.api.runs": ("Run", "resume", "search"),
+    "autotok.backbones.loading": ("as_backbone", "load_backbone"),
     "autotok.config": ("CompressionConfig", "Reduction", "SubnetSpec"),
     "autotok.errors": ("AutotokError",),
-    "autotok.tokens": ("Needs", "Taps", "Tokens"),
     "autotok.methods": (
         "Kind", "Option", "Placement", "Site", "TokenReducer", "Training",
         "get_method", "list_methods", "register",
     ),
-    "autotok.backbones.loading": ("as_backbone", "load_backbone"),
     "autotok.profiling.target": ("list_targets", "load_target"),
+    "autotok.tokens": ("Needs", "Taps", "Tokens"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AskTell",
     "AutotokError",
     "CompressionConfig",
     "Kind",
@@ -49,6 +50,7 @@ __all__ = [
     "as_backbone",
     "compress",
     "evaluate",
+    "export",
     "get_method",
     "list_methods",
     "list_targets",
@@ -63,7 +65,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from autotok.api import Run, compress, evaluate, macs, predict, profile, resume, search
+    from autotok.api.asktell import AskTell
+    from autotok.api.models import compress, evaluate, export, macs, predict, profile
+    from autotok.api.runs import Run, resume, search
     from autotok.backbones.loading import as_backbone, load_backbone
     from autotok.config import CompressionConfig, Reduction, SubnetSpec
     from autotok.errors import AutotokError

@@ -73,7 +73,8 @@ def test_a_room_imports_only_from_lower_floors(path: Path) -> None:
         if theirs == mine:
             continue
         assert theirs in FLOORS, name
-        assert FLOORS[theirs] < FLOORS[mine], f"{mine} imports {name}"
+        if theirs != "errors":  # every room may raise
+            assert FLOORS[theirs] < FLOORS[mine], f"{mine} imports {name}"
         assert (mine, theirs) not in NEVER_MEET, f"{mine} imports {name}"
 
 

@@ -174,7 +174,6 @@ class _AutoFormerBase(Backbone):
             return stem.head(normed.x[:, 0])
         return stem.head(pool_mean(normed.patches, tokens.size, tokens.mask))
 
-
     def stem_tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Patch weight (E, channels, p, p), patch bias (E,), class token, position table."""
         stem = self._stem()

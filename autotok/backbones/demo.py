@@ -51,7 +51,7 @@ WEIGHTS = "autoformer_demo.safetensors"
 def load_demo_supernet(path: Path | None = None) -> AutoFormerSupernet:
     """The trained supernet in float32, from the package or from a file `save_supernet` wrote."""
     supernet = AutoFormerSupernet(DEMO_SPEC)
-    with as_file(files("autotok").joinpath("assets", WEIGHTS)) as packaged:
+    with as_file(files("autotok") / "assets" / WEIGHTS) as packaged:
         tensors = read_state_dict(path or packaged)
     try:
         supernet.load_state_dict({key: value.float() for key, value in tensors.items()})

@@ -121,10 +121,8 @@ class TimmViT(Backbone):
 
     def _position_table(self) -> Tensor:
         table: Tensor | None = self.model.pos_embed
-        if table is None:
-            return self.model.cls_token.new_zeros(self.facts.num_patches, self.model.embed_dim)
-        rows: Tensor = table[0, -self.facts.num_patches :]
-        return rows
+        assert table is not None, "methods that read it require 'position_table'"
+        return table[0, -self.facts.num_patches :]
 
     def preprocessing(self) -> dict[str, Any]:
         """timm's evaluation transform as data: mean, std, interpolation, crop_pct, crop_mode."""

@@ -46,8 +46,8 @@ def torchvision_state() -> str:
     """One sentence for `autotok doctor`."""
     return {
         "ok": "torchvision's own operators load",
-        "repaired": "torchvision's compiled library does not match this torch (a CUDA build beside CPU"
-        " torch?); its missing operator schemas were declared, image models are unaffected",
+        "repaired": "torchvision's compiled library does not match this torch (a CUDA build beside"
+        " CPU torch?); its missing operator schemas were declared, image models are unaffected",
         "missing": "torchvision is not installed; timm needs it: pip install torchvision",
     }[ensure_torchvision()]
 

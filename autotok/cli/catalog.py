@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .app import CheckpointOption, JsonFlag, app, print_json, print_table
+from .app import JsonFlag, app, print_json, print_table
 
 targets_app = typer.Typer(help="Devices: list them, show one, check a file.")
 app.add_typer(targets_app, name="targets")
@@ -18,13 +18,17 @@ def methods(
     backbone: Annotated[
         str | None, typer.Option("--backbone", "-b", help="Show which methods fit this model.")
     ] = None,
-    checkpoint: CheckpointOption = None,
     json: JsonFlag = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
 ) -> None:
     """List the token-compression methods, and whether they fit a backbone."""
-    from autotok.api import describe_methods
+    from autotok.api.catalog import describe_methods, methods_markdown
 
-    rows = describe_methods(backbone, checkpoint=checkpoint)
+    if markdown:
+        typer.echo(methods_markdown(), nl=False)
+        return
+
+    rows = describe_methods(backbone)
     if json:
         print_json(rows)
         return
@@ -83,7 +87,7 @@ def targets_show(
     name: Annotated[str, typer.Argument(help="Target name or YAML file.")], json: JsonFlag = False
 ) -> None:
     """Show a target's numbers with their sources, and predictions against published points."""
-    from autotok.api import describe_target
+    from autotok.api.catalog import describe_target
 
     report = describe_target(name)
     if json:

@@ -1,7 +1,7 @@
 """The built-in data set `demo`: cluttered digits, made on the fly from a seed.
 
-One whole handwritten digit (scikit-learn's digits: real 8x8 scans) stands at random size and place on
-a large canvas among fragments of other digits. Most of the canvas is empty, which is what token
+One whole handwritten digit (scikit-learn's digits: real 8x8 scans) stands at random size and place
+on a large canvas among fragments of other digits. Most of the canvas is empty, which is what token
 compression is about, and where the digit is, is known. Train and validation images are built from
 disjoint source digits.
 """
@@ -126,7 +126,8 @@ class DemoDigits:
 
 
 def _contrast(rng: np.random.Generator) -> np.float32:
-    return np.float32(rng.uniform(0.7, 1.0))
+    level: np.float32 = np.float32(rng.uniform(0.7, 1.0))
+    return level
 
 
 @cache

@@ -27,7 +27,7 @@ EFFICIENCIES = ("matmul", "conv", "attention", "bandwidth")
 
 @dataclass(frozen=True)
 class Number:
-    """A value and where it comes from: 'datasheet: ...', 'fitted: ...' or 'estimate: ...'."""
+    """A value and where it comes from: 'datasheet ...', 'fitted: ...' or 'estimate: ...'."""
 
     value: float
     source: str

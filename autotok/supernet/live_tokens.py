@@ -1,9 +1,10 @@
 """Training where only few tokens are live, at the real canvas and the real positions.
 
 Of each canvas all patches of the whole digit are kept, and a sample of the clutter and of the empty
-patches. A sampled patch stands for the ones left out: its `size` is their number per sample, so that
-proportional attention and the weighted mean see an estimate of the whole canvas. Early on the sizes
-are flattened (`weight_power` below 1), so that the digit is not drowned before it is recognised.
+patches. A sampled patch stands for the ones left out: its `size` is their number per sample, so
+that proportional attention and the weighted mean see an estimate of the whole canvas. Early on the
+sizes are flattened (`weight_power` below 1), so that the digit is not drowned before it is
+recognised.
 """
 
 from __future__ import annotations

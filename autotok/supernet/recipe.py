@@ -112,6 +112,8 @@ def _stage(item: Any, where: str) -> Stage:
             given = values[key]
             pair = given if isinstance(given, list) else [given, given]
             if len(pair) != 2 or not all(isinstance(v, (int, float)) for v in pair):
-                raise ConfigError(f"{where}: '{key}' must be a number or [first, last], got {given}")
+                raise ConfigError(
+                    f"{where}: '{key}' must be a number or [first, last], got {given}"
+                )
             values[key] = (float(pair[0]), float(pair[1]))
     return Stage(**values)

@@ -30,7 +30,16 @@ __all__ = ["Progress", "evaluate_subnet", "train_from_recipe"]
 
 log = logging.getLogger(__name__)
 TRAIN_SEED_STRIDE = 1_000_003
-COLUMNS = ("stage", "step", "seconds", "loss", "train_top1_pct", "lr", "images_per_s", "val_top1_pct")
+COLUMNS = (
+    "stage",
+    "step",
+    "seconds",
+    "loss",
+    "train_top1_pct",
+    "lr",
+    "images_per_s",
+    "val_top1_pct",
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ def _step(state: _State, recipe: Recipe, stage: Stage, local: int) -> tuple[floa
         logits = view(images) if index is None else forward_live(view, images, index, size)
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(state.supernet.parameters(), recipe.clip_norm)
     state.optimizer.step()
     _update_ema(state, recipe)

@@ -1,4 +1,4 @@
-"""Cluttered digits: the same image for the same index, disjoint sources, a digit where it is said."""
+"""Cluttered digits: one image per index, disjoint sources, a digit where it is said."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,7 @@
 """What must hold: budgets parsed generously and echoed exactly.
 
-'2.3GFLOPs', '2.3 gmacs', '2300M', '50%', '50%latency', '26ms', '30fps', '600MB', '0.6GiB', '12Mparams'.
+'2.3GFLOPs', '2.3 gmacs', '2300M', '50%', '50%latency', '26ms', '30fps', '600MB', '0.6GiB',
+'12Mparams'.
 A share is of the uncompressed cost. "FLOPs" follow the convention asked for; 'macs' are always
 multiply-accumulates with attention included.
 """
@@ -18,13 +19,22 @@ __all__ = ["CONVENTIONS", "Budget", "BudgetRequest", "parse_budget", "parse_budg
 
 CONVENTIONS = ("macs", "macs-noattn", "flops2x")
 METRICS = ("macs", "macs_noattn", "params", "latency_ms", "peak_memory_mb")
-_NUMBER = re.compile(r"^\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*(.*?)\s*$", re.I)
+_NUMBER = re.compile(
+    r"^\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*(.*?)\s*$", re.I
+)
 _SPLIT = re.compile(r"(?<!\d),|,(?!\d{3}(?:\D|$))|;|\+| and ")
 _SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3}
 _BYTES = {
-    **{"kb": 1e-3, "mb": 1.0, "gb": 1e3, "kib": 1024 / 1e6, "mib": 1024**2 / 1e6, "gib": 1024**3 / 1e6},
-    **{"kbytes": 1e-3, "mbytes": 1.0, "gbytes": 1e3},
+    "kb": 1e-3,
+    "mb": 1.0,
+    "gb": 1e3,
+    "kib": 1024 / 1e6,
+    "mib": 1024**2 / 1e6,
+    "gib": 1024**3 / 1e6,
+    "kbytes": 1e-3,
+    "mbytes": 1.0,
+    "gbytes": 1e3,
 }
 _SHARES = {
     **dict.fromkeys(("", "flops", "flop", "macs", "mac", "cost"), "macs"),
@@ -33,7 +43,16 @@ _SHARES = {
     **dict.fromkeys(("params", "parameters"), "params"),
 }
 _SHOWN = "GFLOPs, GMACs, M, G, %, %latency, %memory, %params, ms, s, fps, MB, GB, MiB, GiB, Mparams"
-_HINTS = ("GFLOPs", "MFLOPs", "GMACs", "MMACs", "latency", "memory", "params", "Mparams")
+_HINTS: tuple[str, ...] = (
+    "GFLOPs",
+    "MFLOPs",
+    "GMACs",
+    "MMACs",
+    "latency",
+    "memory",
+    "params",
+    "Mparams",
+)
 _HINTS += ("ms", "us", "fps", "MB", "GB", "MiB", "GiB", "KB")
 
 
@@ -84,7 +103,9 @@ def describe(metric: str, value: float) -> str:
     return f"{math.floor(value * 1e6):,} bytes of peak memory on the target"
 
 
-def parse_budgets(texts: str | Iterable[str], *, convention: str = "macs") -> tuple[BudgetRequest, ...]:
+def parse_budgets(
+    texts: str | Iterable[str], *, convention: str = "macs"
+) -> tuple[BudgetRequest, ...]:
     """Every budget asked for; a string may hold several, separated by commas.
 
     Raises:
@@ -106,7 +127,7 @@ def parse_budget(text: str, *, convention: str = "macs") -> BudgetRequest:
     """One budget; see the module's examples.
 
     Raises:
-        ConfigError: no number, an unknown unit (the nearest is named), or an amount of zero or less.
+        ConfigError: no number, an unknown unit (the nearest is named), or nothing positive.
     """
     if convention not in CONVENTIONS:
         raise UnknownName("flops convention", convention, CONVENTIONS)
@@ -119,7 +140,9 @@ def parse_budget(text: str, *, convention: str = "macs") -> BudgetRequest:
             f"budget '{text}' does not start with a number; write one such as 2.3GFLOPs or 50%"
         ) from None
     if not amount > 0 or math.isinf(amount):
-        raise ConfigError(f"budget '{text}' must be positive and finite; write one such as 2.3GFLOPs")
+        raise ConfigError(
+            f"budget '{text}' must be positive and finite; write one such as 2.3GFLOPs"
+        )
     metric, factor, relative = _unit(unit, text, convention)
     value = 1000.0 / amount if factor is None else amount * factor
     return BudgetRequest(metric, value, relative, f"{number} {_pretty(unit)}".strip())
@@ -173,5 +196,7 @@ def resolve(request: BudgetRequest, uncompressed: Mapping[str, float]) -> Budget
             " give --target, or an amount"
         )
     if request.amount > 1.0:
-        raise ConfigError(f"budget '{text}' is more than the uncompressed model costs; at most 100%")
+        raise ConfigError(
+            f"budget '{text}' is more than the uncompressed model costs; at most 100%"
+        )
     return Budget(request.metric, request.amount * uncompressed[request.metric], text)

@@ -28,7 +28,7 @@ class Started(Event):
 
 @dataclass(frozen=True)
 class TrialFinished(Event):
-    """A trial is recorded; `evaluated` different configurations so far, `front` of them on the front."""
+    """A trial is recorded; so far `evaluated` configurations, `front` of them on the front."""
 
     record: TrialRecord
     evaluated: int

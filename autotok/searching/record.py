@@ -77,6 +77,8 @@ class TrialRecord:
     """'warm-start', 'sampler', 'random' or 'control'."""
     seed: int = 0
     seconds: float = 0.0
+    tally: Mapping[str, Any] | None = None
+    """Sums behind the score, so that more images can be added later."""
     reason: str = ""
     duplicate_of: int | None = None
     macs_counted: int | None = None
@@ -106,6 +108,7 @@ class TrialRecord:
         data["score"] = None if self.score is None else dataclasses.asdict(self.score)
         data.update(layers=list(self.layers), counts=list(self.counts))
         data.update(predicted=dict(self.predicted), params=dict(self.params), version=VERSION)
+        data["tally"] = None if self.tally is None else dict(self.tally)
         return data
 
     @classmethod
@@ -124,7 +127,7 @@ class TrialRecord:
         return cls(**values)
 
     def row(self) -> dict[str, Any]:
-        """One table row; every cost convention, the realised counts, and how the quality was got."""
+        """One table row: every cost convention, the realised counts, how the quality was got."""
         row: dict[str, Any] = {
             "number": self.number,
             "state": self.state,

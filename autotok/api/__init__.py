@@ -1,0 +1,1 @@
+"""What a program calls: one function per verb of the command line. Import from `autotok` itself."""

@@ -1,0 +1,41 @@
+"""Text to values: the small notations that the command line and scripts share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import yaml
+
+from autotok.config import Primitive
+from autotok.errors import ConfigError
+
+__all__ = ["parse_keep", "parse_options"]
+
+
+def parse_keep(text: str) -> dict[int, float]:
+    """{layer: keep ratio} of '0.7@3,0.5@6'."""
+    found: dict[int, float] = {}
+    for part in text.replace(" ", "").split(","):
+        ratio, _, layer = part.partition("@")
+        try:
+            found[int(layer)] = float(ratio)
+        except ValueError as error:
+            raise ConfigError(
+                f"keep '{text}' cannot be read at '{part}': write RATIO@LAYER pairs such as"
+                " 0.7@3,0.5@6"
+            ) from error
+    return found
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Primitive]:
+    """{name: value} of 'name=value' texts; values are numbers, true, false or words."""
+    found: dict[str, Primitive] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        parsed = yaml.safe_load(value) if equals else None
+        if not name or not isinstance(parsed, (bool, int, float, str)):
+            raise ConfigError(
+                f"option '{text}' cannot be read: write NAME=VALUE, such as alpha=0.5"
+            )
+        found[name] = parsed
+    return found

@@ -1,0 +1,209 @@
+"""What is made of a finished search: best.yaml, best/, picture, report, environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autotok.backbones.base import Backbone
+from autotok.compression.compress import compress_backbone
+from autotok.evaluation.accuracy import Evaluator
+from autotok.evaluation.preprocessing import preprocessing_of
+from autotok.export.bundle import BackboneRef, Bundle, save_bundle, write_best
+from autotok.files import write_text
+from autotok.report.html import Report, write_report
+from autotok.report.plots import pareto_png
+from autotok.report.points import Metric, Point, metric_of
+from autotok.searching.budget import Budget
+from autotok.searching.record import TrialRecord
+from autotok.searching.study import SearchResult
+
+__all__ = ["environment", "hand_over", "run_points"]
+
+PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
+CHECK_IMAGES = 4
+
+
+def hand_over(
+    question: Mapping[str, Any],
+    backbone: Backbone,
+    evaluator: Evaluator,
+    budgets: Sequence[Budget],
+    result: SearchResult,
+) -> None:
+    """Write everything a run directory holds beyond the study's own tables."""
+    folder = result.directory
+    write_text(folder / "env.json", json.dumps(environment(), indent=1))
+    exports: dict[str, Any] = {}
+    if result.best is not None:
+        exports = _write_best(folder, question, backbone, evaluator, result.best)
+    metric = metric_of(evaluator.metric)
+    final = result.final
+    points = run_points(
+        front=final.front,
+        best=final.best,
+        controls=final.controls,
+        reference=final.reference,
+        trials=result.records,
+    )
+    limits = [b.limit for b in budgets if b.metric == "macs"]
+    title = f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
+    pareto_png(
+        folder / "pareto.png",
+        points,
+        metric,
+        budget_macs_g=min(limits) / 1e9 if limits else None,
+        title=title,
+    )
+    report = Report(
+        title=title,
+        command=_command(question, result),
+        points=points,
+        metric=metric,
+        budget="; ".join(b.echo for b in budgets),
+        latency_source=f"predicted for {question['target']}" if question["target"] else "predicted",
+        environment={key: str(value) for key, value in environment().items()},
+        checks=_checks(result, exports),
+        notes=_notes(result),
+        config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
+    )
+    write_report(folder / "report.html", report, picture=folder / "pareto.png")
+
+
+def run_points(
+    *,
+    front: Sequence[TrialRecord],
+    best: TrialRecord | None,
+    controls: Sequence[TrialRecord],
+    reference: TrialRecord | None,
+    trials: Sequence[TrialRecord] = (),
+) -> list[Point]:
+    """The records of a run as points; the best stands once, among the front."""
+    metric = _metric_of_records([*front, *controls, *trials])
+    kinds = [
+        (r, "best" if best is not None and r.number == best.number else "front") for r in front
+    ]
+    kinds += [(r, "random control") for r in controls if r.score is not None]
+    kinds += [] if reference is None else [(reference, "uncompressed")]
+    kinds += [(r, "trial") for r in trials if r.measured]
+    return [Point.from_row(record.row(), metric, kind=kind) for record, kind in kinds]
+
+
+def _metric_of_records(records: Sequence[TrialRecord]) -> Metric:
+    return metric_of(next((r.score.metric for r in records if r.score is not None), "top1"))
+
+
+def _command(question: Mapping[str, Any], result: SearchResult) -> str:
+    """A command that asks the same question with the same effort."""
+    plain = {"backbone": "autoformer_demo", "data": "demo", "space": "default", "quality": "auto"}
+    plain |= {"flops_convention": "macs"}
+    parts = ["autotok search"]
+    for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
+                "flops_convention", "max_images"):  # fmt: skip
+        value = question.get(key)
+        if value is not None and value != plain.get(key):
+            parts.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
+    parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
+    settings = result.settings
+    parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
+    return " ".join([*parts, f"--seed {settings.seed}", f"--sampler {settings.sampler}"])
+
+
+def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
+    inside = sum(r.within_budget is True for r in result.front)
+    checks = {
+        "independent count": f"{inside} of {len(result.front)} configurations of the front are"
+        " within the budget by the counter that runs the model on the meta device"
+    }
+    for name, found in exports.items():
+        if "error" in found:
+            checks[f"{name} export"] = f"failed: {found['error']}"
+        else:
+            checks[f"{name} export"] = (
+                f"{'agrees' if found['ok'] else 'DISAGREES'} with torch on {found['num_images']}"
+                f" images, largest difference {found['max_abs_diff']:.1e}, {found['runtime']}"
+            )
+    return checks
+
+
+def _notes(result: SearchResult) -> list[str]:
+    evaluated = [r for r in result.records if r.state == "complete"]
+    failed = sum(r.state == "failed" for r in result.records)
+    notes = [
+        f"{len(evaluated)} different configurations were evaluated in {result.seconds:.0f} s, on"
+        f" {result.plan.few} images each and on {result.plan.more} where nothing dominated them;"
+        f" the front, the controls and the uncompressed model on {result.plan.final}."
+    ]
+    if failed:
+        notes.append(f"{failed} trials failed; trials.csv gives the reasons.")
+    return notes
+
+
+def _write_best(
+    folder: Path,
+    question: Mapping[str, Any],
+    backbone: Backbone,
+    evaluator: Evaluator,
+    best: TrialRecord,
+) -> dict[str, Any]:
+    assert best.config is not None
+    checkpoint = question.get("checkpoint")
+    bundle = Bundle(
+        backbone=BackboneRef.of(
+            backbone.facts, checkpoint=None if checkpoint is None else Path(checkpoint)
+        ),
+        config=best.config,
+        preprocessing=preprocessing_of(backbone).to_dict(),
+        evidence={
+            "question": dict(question),
+            "costs": None if best.costs is None else best.costs.columns,
+            "macs_counted": best.macs_counted,
+            "quality": None if best.score is None else dataclasses.asdict(best.score),
+            "predicted": dict(best.predicted),
+            "patch_tokens_kept": list(best.counts),
+        },
+    )
+    write_best(folder / "best.yaml", bundle)
+    model = compress_backbone(backbone, best.config).eval()
+    images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
+    results = save_bundle(folder / "best", model, bundle, images)
+    exports: dict[str, Any] = results["exports"]
+    return exports
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions, so that a figure can be placed."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "packages": packages,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text("utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

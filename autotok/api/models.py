@@ -1,0 +1,178 @@
+"""Single models: compress, count, predict, measure, evaluate, export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autotok.backbones.base import Backbone
+from autotok.backbones.loading import as_backbone
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.errors import ConfigError
+from autotok.evaluation.accuracy import Evaluator, Quality
+from autotok.evaluation.data import load_data
+from autotok.export.bundle import read_best
+from autotok.export.exported import ExportResult, export_model
+from autotok.methods import get_method
+from autotok.methods.knobs import from_num_removed
+from autotok.profiling.counter import count_macs
+from autotok.profiling.macs import Cost, cost
+from autotok.profiling.measure import Measurement, measure
+from autotok.profiling.predict import Prediction
+from autotok.profiling.predict import predict as predict_trace
+from autotok.profiling.target import Target, load_target
+from autotok.profiling.trace import trace
+
+__all__ = [
+    "build_config",
+    "compress",
+    "count",
+    "evaluate",
+    "export",
+    "macs",
+    "predict",
+    "profile",
+    "read_config",
+]
+
+ConfigLike = CompressionConfig | str | Path
+
+
+def compress(
+    model: nn.Module,
+    config: ConfigLike | None = None,
+    *,
+    method: str | None = None,
+    keep: Mapping[int, float] | None = None,
+    r: int | None = None,
+    options: Mapping[str, Primitive] | None = None,
+) -> CompressedViT:
+    """A compressed model that holds `model` (not a copy); nothing of it is changed.
+
+    Args:
+        model: A timm ViT, or any `Backbone`.
+        config: A `CompressionConfig`, or the path of a `best.yaml`.
+        method: Instead of `config`: a method's name, with one of
+        keep: keep ratio per layer, {3: 0.7, 6: 0.5, 9: 0.35}, of the initial patch tokens, or
+        r: patch tokens removed in every layer.
+        options: The method's own options.
+
+    Raises:
+        ConfigError, IncompatibleMethod, UnsupportedBackbone, UnknownName
+    """
+    backbone = as_backbone(model)
+    if config is None:
+        if method is None:
+            raise ConfigError("say how to compress: give a config, or a method with keep or r")
+        config = build_config(backbone, method, keep=keep, r=r, options=options)
+    elif method is not None or keep is not None or r is not None or options is not None:
+        raise ConfigError("give either a config or a method with keep or r, not both")
+    return compress_backbone(backbone, read_config(config))
+
+
+def build_config(
+    backbone: Backbone,
+    method: str,
+    *,
+    keep: Mapping[int, float] | None = None,
+    r: int | None = None,
+    options: Mapping[str, Primitive] | None = None,
+) -> CompressionConfig:
+    """A configuration from one method's name and one knob."""
+    get_method(method)
+    if keep is not None and r is not None:
+        raise ConfigError("give keep or r, not both")
+    reductions: tuple[Reduction, ...] = ()
+    if keep is not None:
+        reductions = tuple(Reduction(layer, keep_ratio=ratio) for layer, ratio in keep.items())
+    elif r is not None:
+        facts = backbone.facts
+        reductions = from_num_removed(r, facts.num_patches, num_blocks=facts.num_blocks)
+    elif method != "none":
+        raise ConfigError(
+            f"method '{method}' needs keep (a ratio per layer) or r (tokens per layer)"
+        )
+    return CompressionConfig(method, reductions, options or {})
+
+
+def read_config(config: ConfigLike) -> CompressionConfig:
+    """The configuration itself, read from a `best.yaml` where a path is given."""
+    return config if isinstance(config, CompressionConfig) else read_best(Path(config)).config
+
+
+def macs(model: nn.Module, config: ConfigLike | None = None) -> Cost:
+    """Exact cost of a model under a configuration (by default its own, or uncompressed)."""
+    if isinstance(model, CompressedViT):
+        return cost(model.backbone.facts, read_config(config or model.config))
+    return cost(as_backbone(model).facts, read_config(config or CompressionConfig()))
+
+
+def count(model: nn.Module) -> int:
+    """Multiply-accumulates of one image by the independent counter on the meta device."""
+    return count_macs(model if isinstance(model, CompressedViT) else as_backbone(model))
+
+
+def predict(
+    model: nn.Module, target: str | Target, *, batch: int | None = None, dtype: str | None = None
+) -> Prediction:
+    """Predicted latency and peak memory of a model on a target."""
+    chosen = target if isinstance(target, Target) else load_target(target)
+    runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
+    traced = trace(
+        runnable,
+        batch=batch or chosen.default_batch,
+        dtype=getattr(torch, dtype or chosen.default_dtype),
+        fused_attention=chosen.setting().fused_attention,
+    )
+    return predict_trace(traced, chosen)
+
+
+def profile(
+    model: nn.Module, *, reference: nn.Module | None = None, batch: int = 1, seed: int = 0
+) -> Measurement:
+    """Measured latency and peak memory on this machine, interleaved with a reference model.
+
+    The reference is the uncompressed backbone unless another is given.
+    """
+    runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
+    if reference is None and isinstance(runnable, CompressedViT):
+        reference = runnable.backbone
+    facts = runnable.backbone.facts if isinstance(runnable, CompressedViT) else runnable.facts
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(batch, *facts.image_shape, generator=generator)
+    parameter = next(runnable.parameters())
+    return measure(runnable, images.to(parameter.device, parameter.dtype), reference=reference)
+
+
+def evaluate(
+    model: nn.Module,
+    data: str,
+    *,
+    metric: str = "auto",
+    num_images: int | None = None,
+    seed: int = 0,
+) -> Quality:
+    """Quality of a compressed model on a data set, against labels or its own backbone."""
+    runnable = model if isinstance(model, CompressedViT) else compress(model, CompressionConfig())
+    source = load_data(data, runnable.backbone)
+    evaluator = Evaluator(runnable.backbone, source, metric=metric, seed=seed)
+    return evaluator.evaluate(runnable, 0, num_images or evaluator.num_images).quality()
+
+
+def export(
+    model: nn.Module, path: str | Path, *, images: Tensor | None = None, format: str = "onnx"
+) -> ExportResult:
+    """Write a model as ONNX, torch.export or TorchScript, and check the file against torch.
+
+    `images` (n, C, H, W), normalised, are what the check runs on; random ones by default.
+    """
+    runnable = model if isinstance(model, CompressedViT) else compress(model, CompressionConfig())
+    if images is None:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(4, *runnable.backbone.facts.image_shape, generator=generator)
+    return export_model(runnable, Path(path), images, format=format)

@@ -1,0 +1,138 @@
+"""Reports on one model as plain dictionaries: what `profile`, `evaluate`, `export` print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autotok.compression.model import CompressedViT
+from autotok.evaluation.accuracy import Evaluator
+from autotok.evaluation.data import load_data
+from autotok.evaluation.preprocessing import preprocessing_of
+from autotok.export.bundle import BackboneRef, Bundle, save_bundle
+from autotok.profiling.counter import count
+from autotok.profiling.macs import cost, uncompressed
+
+from .models import export, predict, profile
+
+__all__ = ["export_report", "profile_report", "quality_report", "write_bundle"]
+
+OnProgress = Callable[[float, str], None]
+
+
+def profile_report(
+    model: CompressedViT, *, target: str | None, check: bool, measure: bool, batch: int
+) -> dict[str, Any]:
+    """Exact cost; with `check` the independent count; prediction and measurement if asked for."""
+    facts = model.backbone.facts
+    exact, whole = cost(facts, model.config), uncompressed(facts)
+    report: dict[str, Any] = {
+        "backbone": facts.name,
+        "method": model.config.method,
+        "patch_tokens_kept": list(model.schedule.kept),
+        "macs": exact.macs,
+        "macs_g": round(exact.macs_g, 4),
+        "macs_noattn_g": round(exact.macs_noattn_g, 4),
+        "flops2x_g": round(exact.flops2x_g, 4),
+        "params_m": round(exact.params_m, 4),
+        "share_of_uncompressed_pct": round(100 * exact.macs / whole.macs, 2),
+    }
+    if check:
+        counted = count(model)
+        report["macs_counted"] = counted.macs
+        report["check"] = "equal" if counted.macs == exact.macs else "DIFFERENT"
+        report["uncounted_operators"] = list(counted.uncounted)
+    if target is not None:
+        found = predict(model, target, batch=batch)
+        report |= {
+            "predicted_latency_ms": round(found.latency_ms, 3),
+            "predicted_peak_memory_mb": round(found.peak_memory_mb, 1),
+            "prediction": found.source,
+            "prediction_setting": f"{found.setting}, {found.dtype}, batch {found.batch}",
+        }
+    if measure:
+        report |= _measured(model, batch)
+    return report
+
+
+def _measured(model: CompressedViT, batch: int) -> dict[str, Any]:
+    found = profile(model, batch=batch)
+    return {f"measured_{key}": value for key, value in found.to_dict().items()}
+
+
+def quality_report(
+    model: CompressedViT,
+    data: str,
+    *,
+    metric: str,
+    num_images: int | None,
+    seed: int,
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """Quality with its interval, of the model and of the uncompressed backbone."""
+    source = load_data(data, model.backbone)
+    evaluator = Evaluator(model.backbone, source, metric=metric, seed=seed)
+    stop = min(num_images or evaluator.num_images, evaluator.num_images)
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        on_progress(done / (2 * stop), f"{done} of {2 * stop} forward passes")
+
+    reference = evaluator.reference(0, stop, on_images=advance).quality()
+    found = evaluator.evaluate(model, 0, stop, on_images=advance).quality()
+    return {
+        "data": source.name,
+        "metric": found.metric,
+        "description": found.description,
+        "value": round(found.value, 4),
+        "low_95": round(found.low, 4),
+        "high_95": round(found.high, 4),
+        "num_images": found.num_images,
+        "finetuned": found.finetuned,
+        "uncompressed": round(reference.value, 4),
+    }
+
+
+def export_report(
+    model: CompressedViT, output: Path, *, format: str, data: str | None
+) -> dict[str, Any]:
+    """What was written and how it compares with torch."""
+    images = None if data is None else sample_images(model, data)
+    return export(model, output, images=images, format=format).to_dict()
+
+
+def sample_images(model: CompressedViT, data: str, count: int = 4) -> torch.Tensor:
+    """(count, C, H, W) images of a data set, normalised."""
+    source = load_data(data, model.backbone)
+    return source.batch(source.subset(count, 0))[0]
+
+
+def write_bundle(
+    model: CompressedViT, output: Path, *, checkpoint: Path | None, image_size: int | None
+) -> dict[str, Any]:
+    """Write configuration, weights and ONNX of one compressed model to a folder."""
+    facts = model.backbone.facts
+    exact = cost(facts, model.config)
+    bundle = Bundle(
+        backbone=BackboneRef.of(facts, checkpoint=checkpoint),
+        config=model.config,
+        preprocessing=preprocessing_of(model.backbone).to_dict(),
+        evidence={"macs": exact.macs, "params": exact.params},
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, *facts.image_shape, generator=generator)
+    results = save_bundle(output, model, bundle, images)
+    onnx = results["exports"].get("onnx", {})
+    return {
+        "folder": str(output),
+        "method": model.config.method,
+        "patch_tokens_kept": list(model.schedule.kept),
+        "macs_g": round(exact.macs_g, 4),
+        "onnx_ok": onnx.get("ok"),
+        "onnx_max_abs_diff": onnx.get("max_abs_diff"),
+    }

@@ -1,0 +1,68 @@
+"""What a search says first and last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .app import console
+
+if TYPE_CHECKING:
+    from autotok.api.runs import Run
+
+__all__ = ["announce", "closing_data", "print_closing"]
+
+
+def announce(budgets: Sequence[str], convention: str) -> None:
+    """The budget as understood, before anything is loaded."""
+    from autotok.searching.budget import parse_budgets, resolve
+
+    for request in parse_budgets(budgets, convention=convention):
+        if request.relative:
+            share = f"{100 * request.amount:g} % of the uncompressed model's {request.metric}"
+            typer.echo(f"budget: {request.text} = {share}")
+        else:
+            typer.echo(f"budget: {resolve(request, {}).echo}")
+
+
+def closing_data(run: Run) -> dict[str, Any]:
+    """The last word as plain data."""
+    found = run.records()
+    data: dict[str, Any] = {"directory": str(run.directory)}
+    for key in ("best", "random_control", "reference"):
+        data[key] = None if found[key] is None else found[key].row()
+    data["front"] = [record.row() for record in found["front"]]
+    return data
+
+
+def print_closing(run: Run) -> None:
+    """The closing table, the control, and where everything lies."""
+    from autotok.api.handover import run_points
+    from autotok.report.html import control_sentence
+    from autotok.report.points import metric_of
+    from autotok.report.tables import closing_table
+
+    found = run.records()
+    points = run_points(
+        front=found["front"],
+        best=found["best"],
+        controls=found["controls"],
+        reference=found["reference"],
+    )
+    scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
+    metric = metric_of(scored[0].metric if scored else "top1")
+    target = run.config["question"].get("target")
+    source = f"predicted for {target}" if target else "predicted"
+    screen = console()
+    for budget in found["budgets"]:
+        screen.print(f"budget: {budget.echo}", markup=False)
+    screen.print(closing_table(points, metric, latency_source=source))
+    sentence = control_sentence(points, metric)
+    if sentence:
+        screen.print(sentence, markup=False)
+    if found["best"] is None:
+        screen.print("nothing inside the budget could be evaluated; see trials.csv for the reasons")
+    screen.print(f"run directory: {run.directory}", markup=False)
+    screen.print("  best.yaml, best/ (weights, ONNX), pareto.csv, pareto.png, report.html")

@@ -1,0 +1,177 @@
+"""`autotok profile | compress | evaluate | export`: one model, one configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .app import (
+    BackboneOption,
+    CheckpointOption,
+    ImageSizeOption,
+    JsonFlag,
+    QuietFlag,
+    app,
+    print_facts,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from autotok.compression.model import CompressedViT
+
+ConfigArgument = Annotated[
+    Path | None, typer.Argument(help="A best.yaml; leave out to use --method.")
+]
+MethodOption = Annotated[str | None, typer.Option("--method", "-m", help="Method name.")]
+KeepOption = Annotated[
+    str | None, typer.Option(help="Keep ratio at layers, e.g. '0.7@3,0.5@6,0.35@9'.")
+]
+RemoveOption = Annotated[
+    int | None, typer.Option("-r", help="Patch tokens removed in every layer.")
+]
+OptionOption = Annotated[
+    list[str] | None, typer.Option("--option", help="A method's own option, NAME=VALUE.")
+]
+
+
+def build(
+    config: Path | None,
+    backbone: str | None,
+    checkpoint: Path | None,
+    image_size: int | None,
+    method: str | None,
+    keep: str | None,
+    r: int | None,
+    option: list[str] | None,
+) -> CompressedViT:
+    """The compressed model that the shared arguments name."""
+    from autotok.api.arguments import parse_keep, parse_options
+    from autotok.api.models import compress
+    from autotok.backbones.loading import load_backbone
+    from autotok.evaluation.allocator import reuse_large_blocks
+    from autotok.export.bundle import load_bundle
+
+    reuse_large_blocks()
+    if config is not None:
+        return load_bundle(config, backbone=backbone, checkpoint=checkpoint)
+    model = load_backbone(
+        backbone or "autoformer_demo", checkpoint=checkpoint, image_size=image_size
+    )
+    return compress(
+        model,
+        method=method or "none",
+        keep=None if keep is None else parse_keep(keep),
+        r=r,
+        options=parse_options(option or []),
+    )
+
+
+@app.command()
+def profile(
+    config: ConfigArgument = None,
+    backbone: BackboneOption | None = None,
+    checkpoint: CheckpointOption = None,
+    image_size: ImageSizeOption = None,
+    method: MethodOption = None,
+    keep: KeepOption = None,
+    r: RemoveOption = None,
+    option: OptionOption = None,
+    target: Annotated[str | None, typer.Option(help="Predict for this device.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Count the cost a second, independent way.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Time it on this machine.")
+    ] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    json: JsonFlag = False,
+) -> None:
+    """Say what a model costs: exact count, prediction for a device, measurement here."""
+    from autotok.api.profiles import profile_report
+
+    model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
+    report = profile_report(model, target=target, check=check, measure=measure, batch=batch)
+    _show(report, json)
+    if check and report.get("check") != "equal":
+        raise typer.Exit(1)
+
+
+@app.command()
+def compress(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the bundle to.")],
+    config: ConfigArgument = None,
+    backbone: BackboneOption | None = None,
+    checkpoint: CheckpointOption = None,
+    image_size: ImageSizeOption = None,
+    method: MethodOption = None,
+    keep: KeepOption = None,
+    r: RemoveOption = None,
+    option: OptionOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Compress a model one way and write it as a bundle: configuration, weights, README."""
+    from autotok.api.profiles import write_bundle
+
+    model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
+    _show(write_bundle(model, output, checkpoint=checkpoint, image_size=image_size), json)
+
+
+@app.command()
+def evaluate(
+    config: ConfigArgument = None,
+    backbone: BackboneOption | None = None,
+    checkpoint: CheckpointOption = None,
+    image_size: ImageSizeOption = None,
+    method: MethodOption = None,
+    keep: KeepOption = None,
+    r: RemoveOption = None,
+    option: OptionOption = None,
+    data: Annotated[str, typer.Option(help="'demo', 'digits', 'cifar10' or a folder.")] = "demo",
+    quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
+    images: Annotated[int | None, typer.Option(min=1, help="Number of images; all.")] = None,
+    seed: Annotated[int, typer.Option(help="Which images come first.")] = 0,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Measure the quality of a compressed model on images, with a 95 % interval."""
+    from autotok.api.profiles import quality_report
+
+    from .progress import StepProgress
+
+    model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
+    with StepProgress("evaluating", quiet=quiet) as bar:
+        report = quality_report(
+            model, data, metric=quality, num_images=images, seed=seed, on_progress=bar.update
+        )
+    _show(report, json)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    config: ConfigArgument = None,
+    backbone: BackboneOption | None = None,
+    checkpoint: CheckpointOption = None,
+    image_size: ImageSizeOption = None,
+    method: MethodOption = None,
+    keep: KeepOption = None,
+    r: RemoveOption = None,
+    option: OptionOption = None,
+    format: Annotated[str, typer.Option(help="onnx, pt2 or torchscript.")] = "onnx",
+    data: Annotated[str | None, typer.Option(help="Images to check the file on.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Write a model for a device and check the file against torch."""
+    from autotok.api.profiles import export_report
+
+    model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
+    _show(export_report(model, output, format=format, data=data), json)
+
+
+def _show(report: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(report)
+    else:
+        print_facts(report)

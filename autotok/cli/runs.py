@@ -1,0 +1,197 @@
+"""`autotok search | resume | pareto | supernet train`: work that runs for minutes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .app import (
+    BackboneOption,
+    CheckpointOption,
+    ImageSizeOption,
+    JsonFlag,
+    QuietFlag,
+    VerboseFlag,
+    app,
+    configure_logging,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from autotok.api.runs import Run
+
+supernet_app = typer.Typer(help="Supernets: train one by a recipe.", no_args_is_help=True)
+app.add_typer(supernet_app, name="supernet")
+INTERRUPTED = 130
+
+BudgetOption = Annotated[
+    list[str] | None,
+    typer.Option(help="'2.3GFLOPs', '50%', '26ms', '600MB', '12Mparams'; may be repeated."),
+]
+TrialsOption = Annotated[
+    int | None, typer.Option("--trials", min=1, help="Different configurations to evaluate.")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0, help="Seconds for the search, last word included; 0: none."),
+]
+
+
+@app.command()
+def search(
+    target: Annotated[str | None, typer.Option(help="Device; see `autotok targets`.")] = None,
+    budget: BudgetOption = None,
+    backbone: BackboneOption = "autoformer_demo",
+    checkpoint: CheckpointOption = None,
+    image_size: ImageSizeOption = None,
+    data: Annotated[
+        str | None, typer.Option(help="'demo', 'digits', 'cifar10' or an image folder.")
+    ] = None,
+    space: Annotated[str, typer.Option(help="Search space name or YAML file.")] = "default",
+    quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
+    trials: TrialsOption = None,
+    timeout: TimeoutOption = None,
+    max_images: Annotated[
+        int | None, typer.Option(min=8, help="Use at most this many images in all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same proposals.")] = 0,
+    sampler: Annotated[str, typer.Option(help="tpe, nsgaii, gp, random or grid.")] = "tpe",
+    flops_convention: Annotated[
+        str, typer.Option(help="What FLOPs in a budget mean: macs, macs-noattn, flops2x.")
+    ] = "macs",
+    storage: Annotated[
+        str | None, typer.Option(help="Optuna storage URL instead of a journal file.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run directory; under runs/.")
+    ] = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Find the best ways to compress a model within a budget.
+
+    Without --backbone and --data, the built-in demo: an AutoFormer supernet on cluttered digits.
+    """
+    configure_logging(verbose=verbose, quiet=quiet)
+    from autotok.api import runs
+    from autotok.searching.settings import SearchSettings
+
+    from .closing import announce
+    from .progress import SearchProgress
+
+    settings = SearchSettings(
+        n_trials=trials or runs.DEFAULT_TRIALS,
+        timeout_s=_limit(timeout, runs.DEFAULT_TIMEOUT_S),
+        seed=seed,
+        sampler=sampler,
+        storage=storage,
+    )
+    budgets = budget or ["2.3GFLOPs"]
+    if not quiet and not json:
+        announce(budgets, flops_convention)
+    folder = output or runs.fresh_run_folder(backbone)
+    with SearchProgress("search", quiet=quiet) as bar:
+        run = _resumable(
+            folder,
+            lambda: runs.search(
+                backbone,
+                data=data,
+                budget=budgets,
+                target=target,
+                checkpoint=checkpoint,
+                image_size=image_size,
+                space=space,
+                quality=quality,
+                flops_convention=flops_convention,
+                max_images=max_images,
+                settings=settings,
+                output=folder,
+                on_event=bar,
+            ),
+        )
+    _close(run, json)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    trials: TrialsOption = None,
+    timeout: TimeoutOption = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Go on with an interrupted search; nothing finished is run again."""
+    configure_logging(verbose=verbose, quiet=quiet)
+    from autotok.api import runs
+
+    from .progress import SearchProgress
+
+    with SearchProgress("resume", quiet=quiet) as bar:
+        finished = _resumable(
+            run, lambda: runs.resume(run, n_trials=trials, timeout_s=timeout or None, on_event=bar)
+        )
+    _close(finished, json)
+
+
+@app.command()
+def pareto(
+    run: Annotated[Path, typer.Argument(help="Run directory.")], json: JsonFlag = False
+) -> None:
+    """Show the Pareto front, the best and the random control of a finished run."""
+    from autotok.api.runs import Run
+
+    _close(Run(run), json)
+
+
+@supernet_app.command("train")
+def supernet_train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, e.g. studies/demo_supernet/recipe.yaml.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for weights and log.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from its checkpoint.")] = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train the demo supernet by a recipe, then judge its subnets on held-out images."""
+    from autotok.supernet.judge import judge
+    from autotok.supernet.train import Progress, train_from_recipe
+
+    from .progress import StepProgress
+
+    with StepProgress("training", quiet=quiet) as bar:
+
+        def show(p: Progress) -> None:
+            detail = f"{p.stage} step {p.step} of {p.steps}, loss {p.loss:.3f},"
+            detail += f" train top-1 {p.train_top1_pct:.1f} %, {p.images_per_s:.0f} images/s"
+            bar.update(p.step / p.steps, detail)
+
+        weights = train_from_recipe(recipe, output, resume=resume, progress=show)
+    with StepProgress("judging", quiet=quiet) as bar:
+        results = judge(recipe, weights, on_progress=bar.update)
+    print_json(results)
+
+
+def _limit(given: float | None, default: float) -> float | None:
+    return default if given is None else given or None
+
+
+def _resumable(folder: Path, work: Any) -> Run:
+    """Run the work; an interruption says how to go on and exits with 130."""
+    try:
+        run: Run = work()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"autotok: interrupted; go on with `autotok resume {folder}`\n")
+        raise typer.Exit(INTERRUPTED) from None
+    return run
+
+
+def _close(run: Run, json: bool) -> None:
+    from .closing import closing_data, print_closing
+
+    if json:
+        print_json(closing_data(run))
+    else:
+        print_closing(run)

@@ -1,0 +1,139 @@
+"""`Problem`: everything a search needs to know about the model, the data and the device, injected.
+
+The search itself meets no tensor and no model: costs are numbers, quality is a tally that adds up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotok.config import CompressionConfig, Primitive
+from autotok.facts import BackboneFacts
+
+from .budget import Budget
+from .record import Costs, Score
+from .space import SearchSpace
+
+__all__ = ["CostModel", "ExactCosts", "Problem", "QualityLike", "TallyLike", "to_score"]
+
+
+class QualityLike(Protocol):
+    """What `TallyLike.quality()` returns; `autotok.evaluation.accuracy.Quality` fits."""
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def num_images(self) -> int: ...
+
+
+class TallyLike(Protocol):
+    """Sums over images; tallies of disjoint images add up."""
+
+    def __add__(self, other: Any, /) -> Any: ...
+
+    def quality(self) -> QualityLike:
+        """The figure, with its interval."""
+        ...
+
+
+class CostModel(Protocol):
+    """Exact cost from a formula."""
+
+    def cost(self, config: CompressionConfig) -> Costs:
+        """Every convention at once."""
+        ...
+
+    def schedule_macs(
+        self,
+        method: str,
+        options: Mapping[str, Primitive],
+        layers: Sequence[int],
+        counts: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """(M,) multiply-accumulates of M rows of counts (M, S) at fixed layers."""
+        ...
+
+
+class ExactCosts:
+    """`CostModel` over `autotok.profiling.macs`."""
+
+    def __init__(self, facts: BackboneFacts) -> None:
+        self._facts = facts
+
+    def cost(self, config: CompressionConfig) -> Costs:
+        """Every convention at once."""
+        from autotok.profiling.macs import cost
+
+        found = cost(self._facts, config)
+        return Costs(int(found.macs), int(found.macs_noattn), int(found.params))
+
+    def schedule_macs(
+        self,
+        method: str,
+        options: Mapping[str, Primitive],
+        layers: Sequence[int],
+        counts: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """(M,) multiply-accumulates of M rows of counts (M, S)."""
+        from autotok.profiling.macs import schedule_macs
+
+        return schedule_macs(self._facts, method, options, layers=layers, counts=counts)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One search problem. Callables get and give plain values."""
+
+    facts: BackboneFacts
+    space: SearchSpace
+    budgets: tuple[Budget, ...]
+    costs: CostModel
+    evaluate: Callable[[CompressionConfig, int, int], TallyLike]
+    """(configuration, start, stop) -> tally over images [start, stop) of the seeded order."""
+    total_images: int
+    metric: str
+    """'top1', 'agreement' or 'kl': what `evaluate` scores."""
+    predict: Callable[[CompressionConfig], Mapping[str, float]] | None = None
+    """latency_ms and peak_memory_mb on the target."""
+    load_tally: Callable[[Mapping[str, Any]], TallyLike] | None = None
+    """A tally from `dataclasses.asdict` of one, so that a resumed run need not repeat images."""
+    count: Callable[[CompressionConfig], int] | None = None
+    """Independent multiply-accumulate counter, for what is reported."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of what a resumed run must find unchanged."""
+        data = [
+            [self.facts.name, self.facts.grid, self.facts.num_blocks, self.facts.params],
+            [repr(self.space), self.metric, self.total_images],
+            [[b.metric, b.limit] for b in self.budgets],
+        ]
+        return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]
+
+
+def to_score(tally: TallyLike) -> Score:
+    """The quality of a tally as plain numbers."""
+    found = tally.quality()
+    extra = {name: getattr(found, name, None) for name in ("top1_pct", "agreement_pct", "kl")}
+    return Score(
+        metric=found.metric,
+        value=float(found.value),
+        low=float(found.low),
+        high=float(found.high),
+        num_images=int(found.num_images),
+        finetuned=bool(getattr(found, "finetuned", False)),
+        **extra,
+    )

@@ -1,0 +1,346 @@
+"""Ask and tell over an Optuna study, the one truth of a search. The only file that imports optuna.
+
+Every finished trial lives in the study's storage. Proposing happens on a second, in-memory study
+that holds finished trials in logical order and nothing else, so a proposal depends on (seed,
+logical trial number, attempt) and on finished results only: never on the process, the clock, or how
+often the study was resumed. Optuna's own "pruned" state marks infeasible trials, here only.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autotok.config import Primitive
+from autotok.errors import RunDirectoryError
+from autotok.facts import BackboneFacts
+
+from .grid import grid_point
+from .journal import repair_journal
+from .objective import Objective, losses
+from .pareto import dominates
+from .record import TrialRecord
+from .settings import SAMPLERS
+from .space import Parameter, Params, SearchSpace
+
+__all__ = ["Proposals"]
+
+STUDY_NAME = "autotok"
+_HISTORY, _ELITE = 90, 45
+"""Trials that TPE and GP look at, and how many of those are on the front: bounds an ask's time."""
+_INTERRUPTED = "interrupted: the process ended during this trial"
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "duplicate": TrialState.COMPLETE,
+    "infeasible": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+class _Finished(FrozenTrial):
+    """A finished trial as samplers see it; shared instead of copied, for nothing changes it."""
+
+    _known_constraints: dict[str, float]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Finished:
+        twin = object.__new__(_Finished)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> _Finished:
+        """A twin without notes, which samplers do not read."""
+        twin = object.__new__(cls)
+        twin.__dict__.update(trial.__dict__)
+        twin.user_attrs = {}
+        twin._known_constraints = trial.constraints
+        return twin
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """Parsed once: TPE asks several times per trial and parameter."""
+        return self._known_constraints
+
+
+class Proposals:
+    """The study: proposes parameters, keeps every record, survives the process."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        facts: BackboneFacts,
+        objectives: Sequence[Objective],
+        *,
+        storage: str | Path,
+        sampler: str = "tpe",
+        seed: int = 0,
+        name: str = STUDY_NAME,
+    ) -> None:
+        assert sampler in SAMPLERS
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space, self._facts, self._objectives = space, facts, tuple(objectives)
+        self._sampler, self._seed = sampler, seed
+        self._study = optuna.create_study(
+            study_name=name,
+            storage=_open_storage(storage),
+            directions=self._directions,
+            load_if_exists=True,
+            sampler=RandomSampler(seed),
+        )
+        self._study_id = self._study._study_id
+        self._attrs: dict[str, Any] = dict(self._study.user_attrs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._study.set_metric_names([o.label for o in objectives])
+        self._shadow_trials: list[tuple[int, FrozenTrial]] = []
+        self._running: dict[int, int] = {}
+        self._taken: set[int] = set()
+        self._front: dict[int, NDArray[np.float64]] = {}
+        self._next = 0
+        self._pending: dict[int, FrozenTrial] = {}
+        self.records: list[TrialRecord] = []
+        self._load()
+
+    @property
+    def _directions(self) -> list[StudyDirection]:
+        up, down = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+        return [up if o.maximise else down for o in self._objectives]
+
+    # --- what was there already
+
+    def _load(self) -> None:
+        """Read finished trials back; what was running when the process ended is marked failed."""
+        found: list[tuple[TrialRecord, FrozenTrial]] = []
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state in (TrialState.RUNNING, TrialState.WAITING):
+                self._study._storage.set_trial_user_attr(trial._trial_id, "reason", _INTERRUPTED)
+                self._study.tell(trial.number, state=TrialState.FAIL)
+            elif "record" in trial.user_attrs:
+                record = TrialRecord.from_dict(json.loads(trial.user_attrs["record"]))
+                found.append((record, trial))
+        for record, trial in sorted(found, key=lambda pair: pair[0].number):
+            self._remember(record, trial)
+
+    def _remember(self, record: TrialRecord, trial: FrozenTrial) -> None:
+        self.records.append(record)
+        self._taken.add(record.number)
+        self._update_front(record)
+        self._shadow_trials.append((record.number, _Finished.of(trial)))
+
+    @property
+    def next_number(self) -> int:
+        """The lowest logical number that is neither finished nor running."""
+        while self._next in self._taken:
+            self._next += 1
+        return self._next
+
+    # --- ask
+
+    def propose(
+        self, number: int, *, attempt: int = 0, fixed: Mapping[str, Primitive] | None = None
+    ) -> Params:
+        """Parameters of logical trial `number`; further attempts differ, late ones are random.
+
+        Nothing is stored yet: `start` does that once the proposal was repaired.
+        """
+        rng_seed = int(np.random.SeedSequence([self._seed, number, attempt]).generate_state(1)[0])
+        if self._sampler == "grid" and fixed is None:
+            return grid_point(self._space, self._facts, number, seed=self._seed, attempt=attempt)
+        study = self._shadow(self._make_sampler(rng_seed, attempt))
+        trial = study.ask()
+
+        def choose(parameter: Parameter) -> Primitive:
+            if fixed is not None and parameter.name in fixed:
+                return parameter.cast(fixed[parameter.name])
+            return _suggest(trial, parameter)
+
+        params = self._space.walk(choose, self._facts)
+        self._pending[number] = study.get_trials(deepcopy=False)[-1]
+        return params
+
+    def _make_sampler(self, seed: int, attempt: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            if self._sampler == "random" or attempt >= 2:
+                return RandomSampler(seed)
+            if self._sampler == "nsgaii":
+                return NSGAIISampler(population_size=20, seed=seed)
+            if self._sampler == "gp":
+                return GPSampler(seed=seed, deterministic_objective=False)
+            return TPESampler(seed=seed, n_startup_trials=10, multivariate=False)
+
+    def _shadow(self, sampler: BaseSampler) -> optuna.Study:
+        """An in-memory study holding what the sampler may know, in logical order."""
+        storage = InMemoryStorage()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study = optuna.create_study(
+                storage=storage, sampler=sampler, directions=self._directions, study_name="shadow"
+            )
+        if not isinstance(sampler, RandomSampler):
+            for trial in self._visible():
+                storage.create_new_trial(study._study_id, template_trial=trial)
+        return study
+
+    def _visible(self) -> list[FrozenTrial]:
+        """The front and the latest trials, in logical order."""
+        pairs = [pair for pair in self._shadow_trials if pair[1].state != TrialState.FAIL]
+        if self._sampler != "nsgaii" and len(pairs) > _HISTORY:
+            elite = set(sorted(self._front)[-_ELITE:])
+            rest = [pair for pair in pairs if pair[0] not in elite]
+            keep = elite | {number for number, _ in rest[len(elite) - _HISTORY :]}
+            pairs = [pair for pair in pairs if pair[0] in keep]
+        return [trial for _, trial in pairs]
+
+    def _update_front(self, record: TrialRecord) -> None:
+        if not record.measured:
+            return
+        own = losses([record.values], self._objectives)[0]
+        if any(dominates(point, own) for point in self._front.values()):
+            return
+        self._front = {n: p for n, p in self._front.items() if not dominates(own, p)}
+        self._front[record.number] = own
+
+    # --- start and tell
+
+    def start(self, record: TrialRecord, *, constraints: Mapping[str, float] | None = None) -> None:
+        """Store a trial as running, with its parameters, configuration and constraint values."""
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(record.params),
+            distributions=self._distributions(record.params),
+            user_attrs=_attributes(record),
+            system_attrs=self._sampler_attrs(record.number),
+            constraints=dict(constraints or {}),
+        )
+        trial_id = self._study._storage.create_new_trial(self._study_id, template_trial=trial)
+        self._running[record.number] = trial_id
+        self._taken.add(record.number)
+
+    def tell(self, record: TrialRecord) -> None:
+        """Finish a started trial: what was found is on disk when this returns."""
+        storage, trial_id = self._study._storage, self._running[record.number]
+        storage.set_trial_user_attr(trial_id, "result", _result(record))
+        storage.set_trial_user_attr(trial_id, "record", json.dumps(record.to_dict()))
+        values = None
+        if record.state in ("complete", "duplicate"):
+            values = [float(record.values[o.name]) for o in self._objectives]
+        storage.set_trial_state_values(trial_id, _STATES[record.state], values)
+        del self._running[record.number]
+        self._pending.pop(record.number, None)
+        self._remember(record, storage.get_trial(trial_id))
+
+    def abandon(self) -> None:
+        """Mark what is running as failed; a resumed run does these logical trials again."""
+        for trial_id in self._running.values():
+            self._study._storage.set_trial_user_attr(trial_id, "reason", _INTERRUPTED)
+            self._study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        self._running.clear()
+
+    def _sampler_attrs(self, number: int) -> dict[str, Any]:
+        """What the sampler noted on its own trial (NSGA-II's generation)."""
+        noted = self._pending.get(number)
+        return {} if noted is None else dict(noted.system_attrs)
+
+    def _distributions(self, params: Mapping[str, Primitive]) -> dict[str, BaseDistribution]:
+        found: dict[str, BaseDistribution] = {}
+        if not params:  # the uncompressed model
+            return found
+
+        def choose(parameter: Parameter) -> Primitive:
+            found[parameter.name] = _distribution(parameter)
+            return params[parameter.name]
+
+        self._space.walk(choose, self._facts)
+        for name in params.keys() - found.keys():
+            found[name] = CategoricalDistribution([params[name]])
+        return found
+
+    # --- notes on the study as a whole
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a JSON value with the study (the plan, results of the last word)."""
+        self._attrs[key] = value
+        self._study.set_user_attr(key, value)
+
+    def noted(self, key: str) -> Any:
+        """What was kept under a key; None if nothing was."""
+        return self._attrs.get(key)
+
+
+def _suggest(trial: optuna.Trial, parameter: Parameter) -> Primitive:
+    if parameter.choices:
+        choice = trial.suggest_categorical(parameter.name, list(parameter.choices))
+        assert choice is not None
+        return choice
+    if parameter.integer:
+        return trial.suggest_int(parameter.name, int(parameter.low), int(parameter.high))
+    return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if parameter.choices:
+        return CategoricalDistribution(list(parameter.choices))
+    if parameter.integer:
+        return IntDistribution(int(parameter.low), int(parameter.high))
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+
+
+def _attributes(record: TrialRecord) -> dict[str, Any]:
+    config = record.config
+    return {
+        "number": record.number,
+        "method": "" if config is None else config.method,
+        "config": "" if config is None else json.dumps(config.to_dict()),
+        "cost": {} if record.costs is None else record.costs.columns,
+        "predicted": dict(record.predicted),
+        "origin": record.origin,
+    }
+
+
+def _result(record: TrialRecord) -> dict[str, Any]:
+    """What the dashboards show beside the values; one entry, for each costs a write."""
+    found: dict[str, Any] = {"state": record.state, "seconds": round(record.seconds, 4)}
+    if record.score is not None:
+        score = record.score
+        found["quality"] = [score.metric, score.value, score.low, score.high]
+        found["fidelity"] = f"{record.fidelity}: {score.num_images} images"
+    if record.reason:
+        found["reason"] = record.reason
+    return found
+
+
+# --- storage
+
+
+def _open_storage(storage: str | Path) -> Any:
+    if isinstance(storage, str) and "://" in storage:
+        return storage
+    path = Path(storage)
+    repair_journal(path)
+    lock = JournalFileOpenLock(str(path))
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    except (ValueError, KeyError, AssertionError) as error:
+        raise RunDirectoryError(
+            f"study file {path} is damaged ({error}); restore it from a copy or start a new run"
+        ) from error

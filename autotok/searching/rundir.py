@@ -1,0 +1,199 @@
+"""`RunDirectory`: where a run lives. Everything is written beside its name and then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from autotok.errors import ConfigError, RunDirectoryError
+
+from .record import TrialRecord
+
+try:
+    import fcntl
+except ImportError:  # not on POSIX: two processes on one run are then not told apart
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["RunDirectory"]
+
+VERSION = 1
+
+
+class RunDirectory:
+    """A folder with config.yaml, study.log, trials.csv, pareto.csv and pareto.json."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunDirectory:
+        """A new folder, claimed for this process.
+
+        Raises:
+            RunDirectoryError: it exists and is not empty, or cannot be made or written.
+        """
+        run = cls(path)
+        if run.path.exists() and not run.path.is_dir():
+            raise RunDirectoryError(f"output '{path}' is a file; choose another --output")
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            occupied = any(item.name != ".lock" for item in run.path.iterdir())
+        except OSError as error:
+            raise run.trouble(error) from error
+        if occupied:
+            what = "holds a run" if run.is_run else "is not empty"
+            raise RunDirectoryError(
+                f"output folder '{path}' {what} already; continue it with `autotok resume {path}`"
+                " or choose another --output"
+            )
+        run.claim()
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """An existing run, not claimed: enough to read its tables."""
+        run = cls(path)
+        if not run.is_run:
+            raise RunDirectoryError(
+                f"'{path}' holds no run (it has no config.yaml); start one with `autotok search"
+                f" --output {path}`"
+            )
+        return run
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a search was started here."""
+        return (self.path / "config.yaml").is_file()
+
+    @property
+    def study_log(self) -> Path:
+        """The Optuna journal."""
+        return self.path / "study.log"
+
+    def claim(self) -> None:
+        """Take the run for this process; released when the process ends, however it ends."""
+        try:
+            self._lock = open(self.path / ".lock", "w", encoding="utf-8")
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise RunDirectoryError(
+                f"run '{self.path}' is in use by another process; wait for it or end it first"
+            ) from error
+        except OSError as error:
+            self.release()
+            raise self.trouble(error) from error
+
+    def release(self) -> None:
+        """Give the run back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Gives the run back when the block ends, well or not."""
+        try:
+            yield
+        finally:
+            self.release()
+
+    def discard(self) -> None:
+        """Give a run back that was never started; its folder goes if it is empty."""
+        self.release()
+        with contextlib.suppress(OSError):
+            (self.path / ".lock").unlink(missing_ok=True)
+            self.path.rmdir()
+
+    # --- writing
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Replace a file as a whole: readers see the old one or the new one, never half of it."""
+        path = self.path / name
+        partial = path.with_name(f".{path.name}.part")
+        try:
+            with open(partial, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise self.trouble(error) from error
+        return path
+
+    def write_config(self, sections: Mapping[str, Any]) -> Path:
+        """config.yaml: the effective settings, everything that `resume` needs."""
+        data = {"version": VERSION, **sections}
+        return self.write_text("config.yaml", yaml.safe_dump(data, sort_keys=False))
+
+    def read_config(self) -> dict[str, Any]:
+        """What `write_config` wrote."""
+        path = self.path / "config.yaml"
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunDirectoryError(f"run file {path} cannot be read: {reason}") from error
+        if not isinstance(data, dict) or data.pop("version", None) != VERSION:
+            raise ConfigError(
+                f"run file {path} is not of version {VERSION}, which this autotok reads"
+            )
+        return data
+
+    def write_records(self, name: str, records: Sequence[TrialRecord]) -> Path:
+        """A CSV with one row per record; a column that any record has is there for all."""
+        rows = [record.row() for record in records]
+        columns = _columns(rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return self.write_text(name, text.getvalue())
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> Path:
+        """A JSON file."""
+        return self.write_text(name, json.dumps(data, indent=1) + "\n")
+
+    def trouble(self, error: OSError) -> RunDirectoryError:
+        """What went wrong with the folder, in one sentence."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return RunDirectoryError(
+                f"output folder '{self.path}' is on a full disk; make room and continue with"
+                f" `autotok resume {self.path}`: finished trials are safe"
+            )
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return RunDirectoryError(
+                f"output folder '{self.path}' cannot be written (read-only or not yours);"
+                " choose another --output"
+            )
+        reason = error.strerror or str(error)
+        return RunDirectoryError(f"output folder '{self.path}' cannot be used: {reason}")
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turns an `OSError` from writing the study into a `RunDirectoryError`."""
+        try:
+            yield
+        except OSError as error:
+            raise self.trouble(error) from error
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Union of the rows' columns; those of the fullest row come first, in its order."""
+    if not rows:
+        return ["number"]
+    fullest = max(rows, key=len)
+    return list(dict.fromkeys([*fullest, *(key for row in rows for key in row)]))

@@ -1,0 +1,114 @@
+"""How long and how a search runs, and the plan of images per fidelity that follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autotok.config import checked_keys
+from autotok.errors import ConfigError, UnknownName
+
+from .objective import DEFAULT_OBJECTIVES
+
+__all__ = ["SAMPLERS", "Plan", "SearchSettings", "make_plan"]
+
+SAMPLERS = ("tpe", "nsgaii", "gp", "random", "grid")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Search effort. `None` image counts follow from the time limit, or have fixed defaults."""
+
+    n_trials: int = 32
+    """Different configurations to evaluate."""
+    timeout_s: float | None = None
+    """Wall-clock limit of the whole search, last word included."""
+    min_trials: int = 24
+    """Evaluated before the last word's share of the time is set aside in full."""
+    seed: int = 0
+    sampler: str = "tpe"
+    objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
+    storage: str | None = None
+    """Optuna storage URL; None is the journal file study.log in the run directory."""
+    images_few: int | None = None
+    images_more: int | None = None
+    images_final: int | None = None
+    """None: the whole validation split, as far as the time limit allows."""
+    front_size: int = 6
+    """Configurations of the front that get the last word."""
+    control_shapes: int = 3
+    """Random prunings at the cost of the best; 0 leaves the control out."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objectives", tuple(self.objectives))
+        if self.sampler not in SAMPLERS:
+            raise UnknownName("sampler", self.sampler, SAMPLERS)
+        for name in (
+            "n_trials",
+            "min_trials",
+            "timeout_s",
+            "images_few",
+            "images_more",
+            "images_final",
+        ):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it must be positive")
+        if self.front_size < 2 or self.control_shapes < 0:
+            raise ConfigError(
+                f"front_size is {self.front_size} and control_shapes {self.control_shapes};"
+                " they must be at least 2 and 0"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**dataclasses.asdict(self), "objectives": list(self.objectives)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SearchSettings:
+        """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
+        try:
+            return cls(**checked_keys(data, cls, "search settings"))
+        except TypeError as error:
+            raise ConfigError(f"search settings have a value of the wrong type: {error}") from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Images per fidelity, fixed when the search starts and kept with the study."""
+
+    few: int
+    more: int
+    final: int
+
+    def __post_init__(self) -> None:
+        assert 0 < self.few <= self.more <= self.final
+
+
+_FEW, _MORE = 64, 256
+_SHARES = {"few": 0.35, "more": 0.15, "final": 0.4}
+"""Of the time limit; the rest is slack for repair, writing and the operating system."""
+
+
+def make_plan(settings: SearchSettings, total_images: int, seconds_per_image: float) -> Plan:
+    """Images per fidelity: as set, else what the time limit affords at the speed measured.
+
+    About half of the trials are expected to be promoted. Without a time limit: 64, 256, all.
+    """
+    few, more, final = _FEW, _MORE, total_images
+    if settings.timeout_s is not None:
+        affordable = settings.timeout_s / max(seconds_per_image, 1e-6)
+        few = max(16, int(_SHARES["few"] * affordable / settings.n_trials))
+        more = few + int(_SHARES["more"] * affordable / max(1, settings.n_trials // 2))
+        final = int(_SHARES["final"] * affordable / members(settings, settings.front_size))
+    final = min(total_images, settings.images_final or max(32, final))
+    more = min(final, settings.images_more or more)
+    few = min(more, settings.images_few or few)
+    return Plan(few, more, final)
+
+
+def members(settings: SearchSettings, finalists: int) -> int:
+    """Configurations that the last word runs, the uncompressed reference counted twice."""
+    return min(finalists, settings.front_size) + settings.control_shapes + 2

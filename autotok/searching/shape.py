@@ -1,0 +1,117 @@
+"""`Shape`: where tokens go and in which proportion; how many is one scalar, its strength.
+
+Strength 0 removes nothing, strength 1 is the most the method can take at these layers. Repair
+solves the strength from the budget; the shape stays as proposed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotok.config import CompressionConfig, Primitive, Reduction, SubnetSpec
+from autotok.facts import BackboneFacts
+from autotok.methods.base import TokenReducer
+from autotok.methods.registry import get_method
+
+__all__ = ["CURVES", "Shape"]
+
+CURVES = ("geometric", "linear")
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A configuration but for its strength."""
+
+    method: str
+    layers: tuple[int, ...]
+    weights: tuple[float, ...]
+    """Share of the whole reduction reached after each layer, rising to 1."""
+    curve: str = "geometric"
+    """'geometric': keep ratios multiply, as stage ratios do; 'linear': removals add, as r does."""
+    options: Mapping[str, Primitive] = field(default_factory=dict)
+    mode: str = "plug-in"
+    subnet: SubnetSpec | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+    @property
+    def reducer(self) -> type[TokenReducer]:
+        """The method's class."""
+        return get_method(self.method)
+
+    def counts(self, strengths: NDArray[np.float64], facts: BackboneFacts) -> Counts:
+        """(M, S) patch tokens left after each layer, never rising along a row.
+
+        Where the curve asks for more than the method can take in one layer (half, for matching
+        methods), that layer takes the most it can, as their authors' code does, and later layers
+        catch up.
+        """
+        total = facts.num_patches
+        steepest = 1.0 / next(w for w in self.weights if w > 0.0)
+        amount = np.outer(strengths * steepest, self.weights)  # (M, S)
+        if self.curve == "geometric":
+            kept = np.exp(-np.minimum(amount, 1.0) * np.log(total)) * total
+        else:
+            kept = np.maximum(1.0 - amount, 0.0) * total
+        asked: Counts = np.floor(kept + 0.5).astype(np.int64)
+        low, high = self._ranges(total)
+        entering = np.full(len(asked), total, dtype=np.int64)
+        for column in range(asked.shape[1]):
+            wanted = np.maximum(asked[:, column], low[entering])
+            reduced = np.minimum(wanted, high[entering])
+            entering = np.where(wanted >= entering, entering, reduced)
+            asked[:, column] = entering
+        return asked
+
+    def _ranges(self, total: int) -> tuple[Counts, Counts]:
+        """(N0 + 1,) lowest and highest count the method can leave of each entering count."""
+        key = json.dumps([self.method, dict(self.options)], sort_keys=True)
+        return _ranges(self.method, key, total)
+
+    def blocked_at(self, facts: BackboneFacts) -> str:
+        """What stops the strongest reduction of this shape, in words."""
+        counts = self.counts(np.ones(1), facts)[0].tolist()
+        entering = [facts.num_patches, *counts[:-1]]
+        last = f"{counts[-1]} of {facts.num_patches} tokens are left after layer {self.layers[-1]}"
+        for layer, arriving, keep in zip(self.layers, entering, counts, strict=True):
+            low, high = self.reducer.feasible(arriving, self.options)
+            if keep == low > 1:
+                return (
+                    f"of {arriving} tokens entering layer {layer} it can keep {low} to {high},"
+                    f" and {last}; act in earlier or more layers"
+                )
+        return f"{last}; act in earlier layers"
+
+    def config(self, counts: NDArray[np.int64], facts: BackboneFacts) -> CompressionConfig:
+        """The configuration with explicit counts (S,), without layers that remove nothing."""
+        entering, reductions = facts.num_patches, []
+        for layer, keep in zip(self.layers, counts.tolist(), strict=True):
+            if keep != entering:
+                reductions.append(Reduction(layer, num_keep=int(keep)))
+            entering = keep
+        if not reductions:
+            return CompressionConfig(subnet=self.subnet)
+        return CompressionConfig(
+            method=self.method,
+            reductions=tuple(reductions),
+            options=dict(sorted(self.options.items())),
+            mode=self.mode,
+            subnet=self.subnet,
+        )
+
+
+@lru_cache(maxsize=64)
+def _ranges(method: str, key: str, total: int) -> tuple[Counts, Counts]:
+    options = json.loads(key)[1]
+    pairs = [(0, 0)] + [get_method(method).feasible(n, options) for n in range(1, total + 1)]
+    low, high = np.array(pairs, dtype=np.int64).T
+    return np.maximum(low, 1), high

@@ -1,0 +1,241 @@
+"""The command line as users meet it: what it prints, what it writes, how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from autotok import cli
+
+Run = Callable[..., tuple[int, str, str]]
+TINY = ("--backbone", "tiny", "--data", "digits")
+QUICK = ("--trials", "4", "--max-images", "40", "--timeout", "0")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["autotok", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = caught.value.code
+        return (0 if code is None else int(code)), out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    command = [sys.executable, "-m", "autotok.cli", "search", *TINY, *QUICK]
+    command += ["--budget", "60%", "--target", "jetson-nx", "-o", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def test_help_answers_without_importing_torch() -> None:
+    code = "import sys; sys.argv=['autotok','--help']\nfrom autotok.cli import main\ntry: main()\n"
+    code += "except SystemExit: print('torch' in sys.modules, 'optuna' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Find how to compress" in out.stdout
+    assert out.stdout.strip().endswith("False False")
+
+
+def test_a_search_writes_the_whole_run_directory(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {
+        "config.yaml", "env.json", "study.log", "trials.csv", "pareto.csv", "pareto.json",
+        "pareto.png", "report.html", "best.yaml", "best",
+    } <= names  # fmt: skip
+    front = pd.read_csv(finished / "pareto.csv")
+    assert len(front) >= 1
+    assert front["within_budget"].all()
+    assert (front["macs"] == front["macs_counted"]).all()
+    check = json.loads((finished / "best" / "check.json").read_text())
+    assert check["exports"]["onnx"]["ok"]
+    page = (finished / "report.html").read_text()
+    assert "random" in page
+    with Image.open(finished / "pareto.png") as picture:
+        assert picture.size[0] > 400
+
+
+def test_the_best_is_rebuilt_evaluated_profiled_and_exported(finished: Path, run: Run) -> None:
+    best = finished / "best.yaml"
+    code, out, _ = run("profile", best, "--check", "--no-measure", "--json")
+    assert code == 0
+    assert json.loads(out)["check"] == "equal"
+    code, out, _ = run("evaluate", best, "--data", "digits", "--images", "20", "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["num_images"] == 20
+    assert report["low_95"] <= report["value"] <= report["high_95"]
+    code, out, _ = run("export", best, "-o", finished / "again.onnx", "--json")
+    assert (code, json.loads(out)["ok"]) == (0, True)
+    code, out, _ = run("compress", best, "-o", finished / "bundle", "--json")
+    assert code == 0
+    assert (finished / "bundle" / "weights.safetensors").is_file()
+
+
+def test_pareto_shows_front_and_control_again(finished: Path, run: Run) -> None:
+    code, out, _ = run("pareto", finished)
+    assert code == 0
+    assert "uncompressed" in out
+    assert "random prunings" in out
+    code, out, _ = run("pareto", finished, "--json")
+    assert json.loads(out)["best"]["within_budget"]
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, run: Run) -> None:
+    before = pd.read_csv(finished / "pareto.csv")
+    code, _, _ = run("resume", finished, "-q")
+    assert code == 0
+    columns = ["config_id", "macs", "num_images"]
+    after = pd.read_csv(finished / "pareto.csv")
+    pd.testing.assert_frame_equal(before[columns], after[columns])
+
+
+def test_the_first_line_says_what_the_budget_means(tmp_path: Path, run: Run) -> None:
+    code, out, _ = run(
+        "search", *TINY, "--budget", "0.0018GFLOPs", "--trials", "1", "--max-images", "20",
+        "--timeout", "0", "-o", tmp_path / "r",
+    )  # fmt: skip
+    assert code == 0
+    first = out.splitlines()[0]
+    assert "1,800,000 multiply-accumulates per image, attention included" in first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("search", "--backbone", "vit_smal_patch16_224", "--data", "demo"), 2, "did you mean"),
+        (("search", "--backbone", "swin_tiny_patch4_window7_224", "--data", "x"), 2, "windows"),
+        (("search", "--backbone", "autoformer_small", "--data", "demo"), 2, "--checkpoint"),
+        (("search", "--backbone", "tiny"), 2, "give --data"),
+        (("search", *TINY, "--target", "jetson-xn"), 2, "did you mean 'jetson-nx'"),
+        (("search", *TINY, "--budget", "26parsecs"), 2, "unit"),
+        (("search", *TINY, "--budget", "-3G"), 2, "budget"),
+        (("search", *TINY, "--budget", "26ms"), 2, "--target"),
+        (("search", *TINY, "--space", "defualt"), 2, "did you mean 'default'"),
+        (("search", *TINY, "--sampler", "tpee"), 2, "did you mean 'tpe'"),
+        (("search", *TINY, "--quality", "top5"), 2, "known"),
+        (("search", *TINY, "--budget", "0.0001GFLOPs"), 3, "or more"),
+        (("search", "--backbone", "tiny", "--data", "/nowhere/at/all"), 2, "/nowhere/at/all"),
+        (("profile", "--backbone", "tiny", "--method", "tomee", "-r", "2"), 2, "'tome'"),
+        (("profile", "--backbone", "tiny", "--method", "tome", "--keep", "0.5@9"), 2, "4 blocks"),
+        (("profile", "--backbone", "tiny", "--method", "tome", "--keep", "half"), 2, "RATIO@LAYER"),
+        (("profile", "--backbone", "tiny", "--method", "tome", "--keep", "0.2@1"), 2, "feasible"),
+        (("profile", "no-such.yaml"), 2, "no-such.yaml"),
+        (("export", "--backbone", "tiny", "-o", "x.onx", "--format", "onxx"), 2, "onnx"),
+        (("resume", "/nowhere"), 2, "/nowhere"),
+        (("pareto", "/nowhere"), 2, "/nowhere"),
+        (("targets", "show", "jetson-xn"), 2, "did you mean 'jetson-nx'"),
+        (("backbones", "zzz*"), 2, "zzz"),
+    ],
+)
+def test_mistakes_are_one_clear_sentence(
+    arguments: Sequence[str], code: int, words: str, run: Run, tmp_path: Path
+) -> None:
+    if arguments[0] == "search":
+        arguments = (*arguments, *QUICK, "-o", str(tmp_path / "run"))
+    got, _, err = run(*arguments)
+    assert got == code
+    lines = [line for line in err.splitlines() if line.startswith("autotok:")]
+    assert len(lines) == 1, err
+    assert words in lines[0]
+    assert "Traceback" not in err
+
+
+def test_broken_files_are_one_clear_sentence(tmp_path: Path, run: Run) -> None:
+    text = tmp_path / "weights.pth"
+    text.write_text("this is prose")
+    corrupt = tmp_path / "weights.safetensors"
+    corrupt.write_bytes(os.urandom(200))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    unreadable = tmp_path / "photos"
+    unreadable.mkdir()
+    (unreadable / "a.jpg").write_bytes(b"not a jpeg")
+    wrong = tmp_path / "wrong.safetensors"
+    save_file({"head.weight": torch.zeros(3, 3)}, wrong)
+    model = ("search", "--backbone", "vit_tiny_patch16_224", "--data", "digits", *QUICK)
+    for arguments, words in (
+        ((*model, "--checkpoint", text), "not a readable weight file"),
+        ((*model, "--checkpoint", corrupt), "safetensors"),
+        ((*model, "--checkpoint", wrong), "does not fit"),
+        (("search", "--backbone", "tiny", "--data", empty, *QUICK), "empty"),
+        (("search", "--backbone", "tiny", "--data", unreadable, *QUICK), "a.jpg"),
+    ):
+        code, _, err = run(*arguments, "-o", tmp_path / "run")
+        assert code == 2, err
+        assert words in err
+        assert err.count("autotok:") == 1
+        assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_is_never_overwritten(finished: Path, run: Run) -> None:
+    before = (finished / "pareto.csv").read_bytes()
+    code, _, err = run("search", *TINY, *QUICK, "--budget", "60%", "-o", finished)
+    assert code == 2
+    assert "autotok resume" in err
+    assert (finished / "pareto.csv").read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path: Path, run: Run) -> None:
+    tmp_path.chmod(0o500)
+    code, _, err = run("search", *TINY, *QUICK, "--budget", "60%", "-o", tmp_path / "run")
+    tmp_path.chmod(0o700)
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_an_output_below_a_file_is_refused(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run("search", *TINY, *QUICK, "--budget", "60%", "-o", tmp_path / "file" / "run")
+    assert code == 2
+    assert err.count("autotok:") == 1
+
+
+def test_the_catalogues_list_what_there_is(run: Run) -> None:
+    code, out, _ = run("methods", "--backbone", "autoformer_demo", "--json")
+    rows = {row["method"]: row for row in json.loads(out)}
+    assert code == 0
+    assert {"tome", "evit", "topk", "ltp", "pitome", "tofu", "random", "none"} <= set(rows)
+    assert "column" in rows["evit"]["fits"]
+    code, out, _ = run("methods", "--backbone", "vit_medium_patch16_gap_240", "--json")
+    assert code == 0
+    code, out, _ = run("targets", "--json")
+    assert "jetson-nx" in {row["target"] for row in json.loads(out)}
+    code, out, _ = run("backbones", "deit_small*")
+    assert "deit_small_patch16_224" in out.split()
+
+
+def test_a_target_is_confronted_with_the_published_points(run: Run) -> None:
+    code, out, _ = run("targets", "show", "rtx3090", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert len(report["points"]) >= 8
+    assert all(point["published"] > 0 and point["predicted"] > 0 for point in report["points"])
+    assert all(row["source"] for row in report["numbers"])
+
+
+def test_doctor_finds_this_installation_healthy(run: Run) -> None:
+    code, out, _ = run("doctor")
+    assert code == 0, out
+    assert "torchvision" in out
+    assert "FAIL" not in out
+
+
+def test_wrong_usage_exits_with_2(run: Run) -> None:
+    assert run("search", "--no-such-option")[0] == 2
+    assert run("search", "--trials", "0")[0] == 2
+    assert run("nonsense")[0] == 2

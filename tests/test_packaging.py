@@ -1,0 +1,56 @@
+"""The wheel by itself: spaces, targets and demo weights travel inside it."""
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(folder)]
+    subprocess.run([*command, str(ROOT)], check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_its_data_and_stays_small(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert "autotok/assets/autoformer_demo.safetensors" in names
+    assert "autotok/search_spaces/default.yaml" in names
+    assert "autotok/profiling/targets/jetson-nx.yaml" in names
+    assert "autotok/py.typed" in names
+    assert not any(name.startswith(("tests/", "studies/")) for name in names)
+    assert wheel.stat().st_size < 15e6
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_runs_a_two_trial_search(wheel: Path, tmp_path: Path) -> None:
+    """In an environment of its own that sees this one's libraries, but not this repository."""
+    home = tmp_path / "env"
+    venv.create(home, with_pip=False)
+    site = next((home / "lib").glob("python*")) / "site-packages"
+    zipfile.ZipFile(wheel).extractall(site)
+    libraries = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "libraries.pth").write_text("\n".join(libraries))
+    command = [home / "bin" / "python", "-m", "autotok.cli", "search"]
+    command += ["--target", "jetson-nx", "--budget", "2.3GFLOPs", "--trials", "2"]
+    command += ["--max-images", "32", "--timeout", "0", "-o", tmp_path / "run"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "best.yaml").is_file()
+    assert str(site) in subprocess.run(
+        [str(home / "bin" / "python"), "-c", "import autotok; print(autotok.__file__)"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
