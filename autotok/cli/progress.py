@@ -62,6 +62,10 @@ class StepProgress:
 class SearchProgress(StepProgress):
     """Listens to a search."""
 
+    def __enter__(self) -> SearchProgress:
+        super().__enter__()
+        return self
+
     def __call__(self, event: Event) -> None:
         """Show one event."""
         from autotok.searching.events import Done, FinalEvaluation, Promoted, Started, TrialFinished

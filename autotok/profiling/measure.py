@@ -30,7 +30,7 @@ STEADY, NOISY = 0.03, 0.10
 WARM_UP_RUNS = 12
 SLOT_MS = 20.0
 MOST_REPEATS = 50
-MB = 2**20
+MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -224,13 +224,13 @@ def _high_water_mb() -> float:
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
+                return 1024 * int(line.split()[1]) / MB
     except OSError:
         pass
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MB if sys.platform == "darwin" else peak / 1024
+    return peak / MB if sys.platform == "darwin" else 1024 * peak / MB
 
 
 def _device_name(device: torch.device) -> str:

@@ -31,7 +31,7 @@ from .trace import Trace, trace
 __all__ = ["Confrontation", "Prediction", "checked_error_pct", "confront", "predict"]
 
 MODEL_VERSION = 1
-MB = 2**20
+MB = 1e6
 _PRODUCTS = {
     OperatorClass.MATMUL: "matmul",
     OperatorClass.CONV: "conv",
