@@ -1,9 +1,8 @@
-"""AutoFormer (Chen et al., ICCV 2021, arXiv 2107.00651): supernet, views, stand-alone subnets.
+"""AutoFormer (Chen et al., ICCV 2021, arXiv 2107.00651): the forward, and stand-alone subnets.
 
-Three modules share one forward. `AutoFormerSupernet` holds entangled weights under the official key
-names and shapes; `SupernetView` runs any subnet on them without copying (gradients flow back, so it
-also trains); `AutoFormer` is a stand-alone subnet cut out of it. Relative positions are looked up
-by the coordinates that travel with the tokens.
+Weights of a block are handed to one forward as plain tensors, so that a stand-alone subnet
+(`AutoFormer`) and a view on a supernet's shared weights (`supernet.SupernetView`) run the same
+code. Relative positions are looked up by the coordinates that travel with the tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from autotok.tokens import Needs, Taps, Tokens, grid_coords
 from .attention import RelativeTables, relative_attention
 from .base import Backbone, pool_mean
 
-__all__ = ["AutoFormer", "AutoFormerSupernet", "SupernetSpec", "SupernetView"]
+__all__ = ["AutoFormer", "SupernetSpec", "subnet_facts"]
 
 LAYER_NORM_EPS = 1e-5
 
@@ -86,7 +85,7 @@ class SupernetSpec:
 
 
 @dataclass(frozen=True)
-class _Norm:
+class NormWeights:
     weight: Tensor
     bias: Tensor
 
@@ -95,7 +94,7 @@ class _Norm:
 
 
 @dataclass(frozen=True)
-class _Linear:
+class LinearWeights:
     weight: Tensor
     bias: Tensor
 
@@ -104,35 +103,35 @@ class _Linear:
 
 
 @dataclass(frozen=True)
-class _BlockWeights:
+class BlockWeights:
     """Everything one block computes with, already cut to the subnet."""
 
     heads: int
-    norm1: _Norm
-    qkv: _Linear
-    proj: _Linear
+    norm1: NormWeights
+    qkv: LinearWeights
+    proj: LinearWeights
     tables: RelativeTables
-    norm2: _Norm
-    fc1: _Linear
-    fc2: _Linear
+    norm2: NormWeights
+    fc1: LinearWeights
+    fc2: LinearWeights
 
 
 @dataclass(frozen=True)
-class _StemWeights:
-    patch: _Linear  # conv weight (E, channels, p, p)
+class StemWeights:
+    patch: LinearWeights  # conv weight (E, channels, p, p)
     cls_token: Tensor  # (1, 1, E)
     pos_embed: Tensor  # (1, 1 + N0, E)
-    norm: _Norm
-    head: _Linear
+    norm: NormWeights
+    head: LinearWeights
 
 
-class _AutoFormerBase(Backbone):
+class AutoFormerBase(Backbone):
     """The forward, written against weights that a sub-class hands out."""
 
-    def _stem(self) -> _StemWeights:
+    def _stem(self) -> StemWeights:
         raise NotImplementedError
 
-    def _block(self, index: int) -> _BlockWeights:
+    def _block(self, index: int) -> BlockWeights:
         raise NotImplementedError
 
     def embed(
@@ -180,127 +179,6 @@ class _AutoFormerBase(Backbone):
         return stem.patch.weight, stem.patch.bias, stem.cls_token, stem.pos_embed
 
 
-class _OfficialAttention(nn.Module):
-    """Parameter names and shapes of the official attention; the forward is elsewhere."""
-
-    def __init__(self, width: int, inner: int, head_dim: int, max_offset: int) -> None:
-        super().__init__()
-        self.qkv = nn.Linear(width, 3 * inner)
-        self.proj = nn.Linear(inner, width)
-        self.rel_pos_embed_k = _OfficialTables(head_dim, max_offset)
-        self.rel_pos_embed_v = _OfficialTables(head_dim, max_offset)
-
-
-class _OfficialTables(nn.Module):
-    def __init__(self, head_dim: int, max_offset: int) -> None:
-        super().__init__()
-        shape = (2 * max_offset + 2, head_dim)
-        self.embeddings_table_v = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
-        self.embeddings_table_h = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
-
-
-class _OfficialBlock(nn.Module):
-    def __init__(self, spec: SupernetSpec) -> None:
-        super().__init__()
-        width, inner = spec.embed_dim, spec.heads * spec.head_dim
-        hidden = int(width * spec.mlp_ratio)
-        self.attn_layer_norm = nn.LayerNorm(width)
-        self.attn = _OfficialAttention(width, inner, spec.head_dim, spec.max_offset)
-        self.ffn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-
-class _OfficialPatchEmbed(nn.Module):
-    def __init__(self, spec: SupernetSpec) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(spec.image_shape[0], spec.embed_dim, spec.patch_size, spec.patch_size)
-
-
-class AutoFormerSupernet(nn.Module):
-    """Entangled weights of every subnet, under the official names and shapes.
-
-    It has no forward of its own: run a subnet through `SupernetView(supernet, subnet)`.
-    """
-
-    def __init__(self, spec: SupernetSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.patch_embed_super = _OfficialPatchEmbed(spec)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, spec.embed_dim))
-        count = spec.grid[0] * spec.grid[1]
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + count, spec.embed_dim))
-        self.blocks = nn.ModuleList(_OfficialBlock(spec) for _ in range(spec.depth))
-        self.norm = nn.LayerNorm(spec.embed_dim)
-        self.head = nn.Linear(spec.embed_dim, spec.num_classes)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for parameter in (self.cls_token, self.pos_embed):
-            nn.init.trunc_normal_(parameter, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    def cut(self, subnet: SubnetSpec, *, name: str = "autoformer") -> AutoFormer:
-        """A stand-alone copy of one subnet; its outputs equal the view's."""
-        view = SupernetView(self, subnet, name=name)
-        model = AutoFormer(self.spec, subnet, name=name)
-        model.load_from(view)
-        return model
-
-
-class SupernetView(_AutoFormerBase):
-    """One subnet of a supernet, run on the shared weights."""
-
-    def __init__(
-        self, supernet: AutoFormerSupernet, subnet: SubnetSpec, *, name: str = "autoformer"
-    ) -> None:
-        super().__init__()
-        supernet.spec.check(subnet)
-        self.supernet = supernet
-        self.subnet = subnet
-        self.facts = subnet_facts(supernet.spec, subnet, name=name)
-
-    def _stem(self) -> _StemWeights:
-        net, width = self.supernet, self.subnet.embed_dim
-        conv = net.patch_embed_super.proj
-        assert conv.bias is not None
-        return _StemWeights(
-            patch=_Linear(conv.weight[:width], conv.bias[:width]),
-            cls_token=net.cls_token[..., :width],
-            pos_embed=net.pos_embed[..., :width],
-            norm=_Norm(net.norm.weight[:width], net.norm.bias[:width]),
-            head=_Linear(net.head.weight[:, :width], net.head.bias),
-        )
-
-    def _block(self, index: int) -> _BlockWeights:
-        block = self.supernet.blocks[index]
-        assert isinstance(block, _OfficialBlock)
-        width, heads = self.subnet.embed_dim, self.subnet.heads[index]
-        inner, hidden = heads * self.supernet.spec.head_dim, self.subnet.hidden(index)
-        attn = block.attn
-        rows = attn.qkv.weight[: 3 * inner, :width]
-        # the official layout interleaves q, k, v row by row in the weight, but not in the bias
-        qkv = rows.reshape(inner, 3, width).transpose(0, 1).reshape(3 * inner, width)
-        return _BlockWeights(
-            heads=heads,
-            norm1=_Norm(block.attn_layer_norm.weight[:width], block.attn_layer_norm.bias[:width]),
-            qkv=_Linear(qkv, attn.qkv.bias[: 3 * inner]),
-            proj=_Linear(attn.proj.weight[:width, :inner], attn.proj.bias[:width]),
-            tables=RelativeTables(
-                key_rows=attn.rel_pos_embed_k.embeddings_table_v,
-                key_columns=attn.rel_pos_embed_k.embeddings_table_h,
-                value_rows=attn.rel_pos_embed_v.embeddings_table_v,
-                value_columns=attn.rel_pos_embed_v.embeddings_table_h,
-            ),
-            norm2=_Norm(block.ffn_layer_norm.weight[:width], block.ffn_layer_norm.bias[:width]),
-            fc1=_Linear(block.fc1.weight[:hidden, :width], block.fc1.bias[:hidden]),
-            fc2=_Linear(block.fc2.weight[:width, :hidden], block.fc2.bias[:width]),
-        )
-
-
 class _Block(nn.Module):
     """Weights of one stand-alone block; its own heads and hidden size."""
 
@@ -320,7 +198,7 @@ class _Block(nn.Module):
         self.value_columns = nn.Parameter(torch.zeros(rows, spec.head_dim))
 
 
-class AutoFormer(_AutoFormerBase):
+class AutoFormer(AutoFormerBase):
     """A stand-alone subnet with weights of its own."""
 
     def __init__(self, spec: SupernetSpec, subnet: SubnetSpec, *, name: str = "autoformer") -> None:
@@ -336,40 +214,37 @@ class AutoFormer(_AutoFormerBase):
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.head = nn.Linear(width, spec.num_classes)
 
-    def _stem(self) -> _StemWeights:
+    def _stem(self) -> StemWeights:
         bias = self.patch_embed.bias
         assert bias is not None
-        return _StemWeights(
-            patch=_Linear(self.patch_embed.weight, bias),
+        return StemWeights(
+            patch=LinearWeights(self.patch_embed.weight, bias),
             cls_token=self.cls_token,
             pos_embed=self.pos_embed,
-            norm=_Norm(self.norm.weight, self.norm.bias),
-            head=_Linear(self.head.weight, self.head.bias),
+            norm=NormWeights(self.norm.weight, self.norm.bias),
+            head=LinearWeights(self.head.weight, self.head.bias),
         )
 
-    def _block(self, index: int) -> _BlockWeights:
+    def _block(self, index: int) -> BlockWeights:
         block = self.blocks[index]
         assert isinstance(block, _Block)
-        return _BlockWeights(
+        return BlockWeights(
             heads=self.subnet.heads[index],
-            norm1=_Norm(block.norm1.weight, block.norm1.bias),
-            qkv=_Linear(block.qkv.weight, block.qkv.bias),
-            proj=_Linear(block.proj.weight, block.proj.bias),
+            norm1=NormWeights(block.norm1.weight, block.norm1.bias),
+            qkv=LinearWeights(block.qkv.weight, block.qkv.bias),
+            proj=LinearWeights(block.proj.weight, block.proj.bias),
             tables=RelativeTables(
                 block.key_rows, block.key_columns, block.value_rows, block.value_columns
             ),
-            norm2=_Norm(block.norm2.weight, block.norm2.bias),
-            fc1=_Linear(block.fc1.weight, block.fc1.bias),
-            fc2=_Linear(block.fc2.weight, block.fc2.bias),
+            norm2=NormWeights(block.norm2.weight, block.norm2.bias),
+            fc1=LinearWeights(block.fc1.weight, block.fc1.bias),
+            fc2=LinearWeights(block.fc2.weight, block.fc2.bias),
         )
 
     @torch.no_grad()
-    def load_from(self, view: SupernetView) -> None:
+    def load_from(self, view: AutoFormerBase) -> None:
         """Copy the weights a view runs on."""
-        mine, theirs = [self._stem()], [view._stem()]
-        pairs = [(m, t) for m, t in zip(mine, theirs, strict=True)]
-        for a, b in pairs:
-            _copy(a, b)
+        _copy(self._stem(), view._stem())
         for index in range(self.subnet.depth):
             _copy(self._block(index), view._block(index))
 

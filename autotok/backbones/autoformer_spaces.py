@@ -13,7 +13,8 @@ from torch import Tensor
 from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError
 
-from .autoformer import AutoFormerSupernet, SupernetSpec
+from .autoformer import SupernetSpec
+from .supernet import AutoFormerSupernet
 
 __all__ = [
     "is_supernet_checkpoint",

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError
 
-from .autoformer import AutoFormer, AutoFormerSupernet, SupernetSpec
+from .autoformer import AutoFormer, SupernetSpec
 from .checkpoint import read_state_dict
+from .supernet import AutoFormerSupernet
 
 __all__ = [
     "DEMO_SPEC",

@@ -20,10 +20,10 @@ import yaml
 from torch import Tensor, nn
 
 import autotok
-from autotok.backbones.autoformer import SupernetView
 from autotok.backbones.base import Backbone
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import load_backbone
+from autotok.backbones.supernet import SupernetView
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, checked_keys

@@ -31,7 +31,7 @@ def plain_table(
         ("", [p.kind for p in points]),
         ("method", [_method(p) for p in points]),
         ("layer:tokens kept", [p.schedule for p in points]),
-        ("GFLOPs (1e9 MACs)", [f"{p.macs_g:.3f}" for p in points]),
+        ("GFLOPs (1e9 MACs)", [_cost(p.macs_g) for p in points]),
         (f"{metric.label} (95 % interval{better})", [_quality(p, metric) for p in points]),
         ("of uncompressed", [_share(p, base, metric) for p in points]),
         ("images", [_plain(p.num_images) for p in points]),
@@ -80,6 +80,11 @@ def _share(point: Point, base: float | None, metric: Metric) -> str:
     if base is None or base <= 0 or point.quality is None or not metric.higher_is_better:
         return "-"
     return f"{100 * point.quality / base:.1f} %"
+
+
+def _cost(macs_g: float) -> str:
+    """Three decimals; more where a small model needs them."""
+    return f"{macs_g:.3f}" if macs_g >= 0.1 else f"{macs_g:.3g}"
 
 
 def _feasible(point: Point) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotok.config import CompressionConfig
 from autotok.methods.registry import list_methods
 
 from .engines.base import Engine, Job, Outcome
@@ -171,11 +170,7 @@ class _LastWord:
 
     def reference(self) -> TrialRecord:
         """The uncompressed model on the same images; inside the budget or not."""
-        config = CompressionConfig()
-        problem = self._search.problem
-        predicted = dict(problem.predict(config)) if problem.predict else {}
-        repaired = Repaired(config, costs=problem.costs.cost(config), predicted=predicted)
-        return self.final("reference", _as_record(-1, repaired, "reference"))
+        return self.final("reference", _as_record(-1, self._search.uncompressed(), "reference"))
 
 
 def _as_record(number: int, repaired: Repaired, origin: str) -> TrialRecord:
@@ -187,6 +182,7 @@ def _as_record(number: int, repaired: Repaired, origin: str) -> TrialRecord:
         counts=repaired.counts,
         costs=repaired.costs,
         predicted=repaired.predicted,
+        feasible=repaired.violation <= 0.0,
         violation=repaired.violation,
         origin=origin,
     )

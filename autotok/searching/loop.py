@@ -111,10 +111,11 @@ class Search:
     def _warm_starts(self) -> list[Params | None]:
         """Proposals to begin with; None stands for the uncompressed model."""
         starts: list[Params | None] = [*warm_starts(self.problem.space, self.problem.facts)]
-        uncompressed = self._uncompressed()
+        uncompressed = self.uncompressed()
         return [None, *starts] if uncompressed.violation <= 0.0 else starts
 
-    def _uncompressed(self) -> Repaired:
+    def uncompressed(self) -> Repaired:
+        """The model as it is, with its violation of the budget if any."""
         config = CompressionConfig()
         costs = self.problem.costs.cost(config)
         predicted = dict(self.problem.predict(config)) if self.problem.predict else {}
@@ -149,7 +150,7 @@ class Search:
         if number < len(self._starts):
             origin, fixed = "warm-start", self._starts[number]
             if fixed is None:
-                return self._record(number, {}, self._uncompressed(), origin)
+                return self._record(number, {}, self.uncompressed(), origin)
         record = None
         for attempt in range(_ATTEMPTS):
             record = self._attempt(number, attempt, fixed if attempt == 0 else None, origin)

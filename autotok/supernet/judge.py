@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from autotok.backbones.autoformer import SupernetView
 from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET, load_demo_supernet
+from autotok.backbones.supernet import SupernetView
 from autotok.evaluation.demo import DemoDigits
 from autotok.evaluation.intervals import wilson
 from autotok.files import write_text

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.backbones.autoformer import SupernetView
+from autotok.backbones.supernet import SupernetView
 from autotok.evaluation.demo import CANVAS, DigitBox
 from autotok.tokens import Tokens
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.backbones.autoformer import AutoFormerSupernet, SupernetView
 from autotok.backbones.base import Backbone
 from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET, save_supernet
+from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.errors import CheckpointError
 from autotok.evaluation.demo import MEAN, STD, DemoDigits
 

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import save_file
 
 from autotok.backbones.attention import RelativeTables, relative_attention
-from autotok.backbones.autoformer import AutoFormerSupernet, SupernetSpec, SupernetView
+from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.autoformer_spaces import (
     published_subnet,
     supernet_from_state_dict,
     supernet_spec,
 )
 from autotok.backbones.loading import load_backbone
+from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError, ConfigError
 from autotok.methods.primitives import select

@@ -58,9 +58,9 @@ def hand_trace() -> Trace:
         dtype="float32",
         image_shape=(3, 32, 32),
         fused_attention=True,
-        weight_bytes=10 * 2**20,
-        input_bytes=2**20,
-        peak_live_bytes=3 * 2**20,
+        weight_bytes=10 * 10**6,
+        input_bytes=10**6,
+        peak_live_bytes=3 * 10**6,
     )
 
 

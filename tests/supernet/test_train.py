@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from autotok.backbones.autoformer import AutoFormerSupernet, SupernetView
 from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET, load_demo_supernet, save_supernet
+from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.errors import CheckpointError, ConfigError
 from autotok.evaluation.demo import DemoDigits
 from autotok.supernet.live_tokens import choose_live, forward_live
