@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +88,9 @@ class AskTell:
             metric=metric,
         )
         if storage is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="autotok-")
-            storage = Path(self._folder.name) / "study.log"
+            folder = tempfile.mkdtemp(prefix="autotok-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            storage = Path(folder) / "study.log"
         settings = SearchSettings(seed=seed)
         self._search = open_search(settings, self._problem, storage, plan=Plan(1, 1, 1))
 

@@ -1,6 +1,6 @@
 """Remove a few tokens in every layer of the demo subnet, with carried and with naive positions.
 
-    python studies/carried_positions/run.py --images 300
+    python studies/carried_positions/run.py --images 150
 
 Carried: relative positions are looked up by where a token came from. Naive: they are rebuilt from
 the sequence length, as AutoFormer's own code does. Prints a table and writes results.csv beside
@@ -19,12 +19,12 @@ from autotok.evaluation.data import load_data
 from autotok.methods.knobs import from_num_removed
 
 METHODS = ("random", "tome")
-REMOVED_PER_LAYER = (1, 4, 16, 32, 48)
+REMOVED_PER_LAYER = (1, 8, 32, 56)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--images", type=int, default=150)
     images = parser.parse_args().images
     backbone = load_backbone("autoformer_demo")
     evaluator = Evaluator(backbone, load_data("demo", backbone), metric="top1", seed=0)

@@ -1,0 +1,81 @@
+"""Copy a finished run of the default command into studies/default, with a README made from it.
+
+autotok search --target jetson-nx --budget 2.3GFLOPs -o runs/default
+python studies/record_default.py runs/default
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from autotok.api.handover import run_points
+from autotok.api.runs import Run
+from autotok.report.html import control_sentence
+from autotok.report.points import metric_of
+from autotok.report.tables import plain_table
+
+HERE = Path(__file__).parent / "default"
+FILES = (
+    "config.yaml",
+    "env.json",
+    "trials.csv",
+    "pareto.csv",
+    "pareto.json",
+    "pareto.png",
+    "best.yaml",
+)
+
+
+def main() -> None:
+    run = Run(sys.argv[1])
+    HERE.mkdir(exist_ok=True)
+    for name in FILES:
+        shutil.copyfile(run.directory / name, HERE / name)
+    (HERE / "README.md").write_text(page(run), encoding="utf-8")
+
+
+def page(run: Run) -> str:
+    found = run.records()
+    points = run_points(
+        front=found["front"],
+        best=found["best"],
+        controls=found["controls"],
+        reference=found["reference"],
+    )
+    metric = metric_of(found["best"].score.metric)
+    target = run.config["question"]["target"]
+    trials = run.trials()
+    evaluated = int((trials["state"] == "complete").sum())
+    lines = [
+        "# The default command, as run",
+        "",
+        "Question: what does `autotok search --target jetson-nx --budget 2.3GFLOPs` find on a fresh"
+        " machine?",
+        "",
+        *table(points, metric, f"predicted for {target}"),
+        "",
+        control_sentence(points, metric).capitalize() + ".",
+        "",
+        f"{evaluated} different configurations were evaluated; every row of `pareto.csv` is"
+        " inside the"
+        " budget by the independent counter (column `within_budget`). Machine and versions:"
+        " `env.json`. Latency and memory are predictions for the target, not measurements.",
+        "",
+        "![Pareto front](pareto.png)",
+        "",
+        "Recorded by `python studies/record_default.py RUN`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def table(points, metric, source):
+    heads, rows = plain_table(points, metric, latency_source=source)
+    yield "| " + " | ".join(heads) + " |"
+    yield "|" + "---|" * len(heads)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+if __name__ == "__main__":
+    main()

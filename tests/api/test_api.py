@@ -1,0 +1,120 @@
+"""The Python doors: compress, count, search and resume, ask and tell."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import autotok
+from autotok.api.arguments import parse_keep, parse_options
+from autotok.backbones.tiny import tiny_backbone, tiny_vit
+from autotok.errors import ConfigError, RunDirectoryError, UnsupportedBackbone
+from autotok.searching.settings import SearchSettings
+
+SETTINGS = SearchSettings(n_trials=4, images_few=20, images_more=20, images_final=40)
+
+
+def test_compress_takes_a_plain_timm_model_and_counts_what_it_costs() -> None:
+    model = tiny_vit()
+    compressed = autotok.compress(model, method="tome", r=2)
+    assert compressed.schedule.kept == (14, 12, 10, 8)
+    assert autotok.macs(compressed).macs < autotok.macs(model).macs
+    from autotok.api.models import count
+
+    assert count(compressed) == autotok.macs(compressed).macs
+    assert compressed(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "say how to compress"),
+        ({"method": "tome"}, "needs keep"),
+        ({"method": "tome", "r": 2, "keep": {1: 0.5}}, "not both"),
+        ({"config": autotok.CompressionConfig(), "method": "tome"}, "not both"),
+        ({"method": "tomme", "r": 2}, "did you mean 'tome'"),
+        ({"method": "tome", "r": 9}, "feasible|every patch"),
+        ({"config": "missing.yaml"}, "missing.yaml"),
+    ],
+)
+def test_compress_refuses_what_cannot_be(arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        autotok.compress(tiny_vit(), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_model_no_adapter_knows_is_refused() -> None:
+    with pytest.raises(UnsupportedBackbone, match="Sequential"):
+        autotok.compress(nn.Sequential(nn.Linear(2, 2)), method="tome", r=1)
+
+
+def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -> None:
+    model = tiny_vit()
+    run = autotok.search(
+        model, data="digits", budget="60%", settings=SETTINGS, output=tmp_path / "run"
+    )
+    front = run.front()
+    limit = 0.6 * autotok.macs(model).macs
+    assert len(front) >= 1
+    assert (front["macs"] <= limit).all()
+    assert run.best().score is not None
+    assert run.load_best(model)(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    with pytest.raises(ConfigError, match="give the same one again"):
+        autotok.resume(run.directory)
+    again = autotok.resume(run.directory, model=model, n_trials=6)
+    assert (again.trials()["state"] == "complete").sum() >= 5
+
+
+def test_the_same_seed_gives_the_same_front(tmp_path: Path) -> None:
+    fronts = [
+        autotok.search("tiny", data="digits", budget="60%", settings=SETTINGS, output=tmp_path / n)
+        .front()["config_id"]
+        .tolist()
+        for n in ("a", "b")
+    ]
+    assert fronts[0] == fronts[1]
+
+
+def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError):
+        autotok.Run(tmp_path)
+
+
+def test_ask_and_tell_never_repeats_and_stays_inside_the_budget() -> None:
+    model = tiny_backbone()
+    limit = 0.6 * autotok.macs(model).macs_g
+    study = autotok.AskTell(model, budget="60%", metric="agreement")
+    seen = set()
+    for number in range(8):
+        candidate = study.ask()
+        assert candidate is not None
+        assert candidate.macs_g <= limit
+        seen.add(candidate.config.config_id)
+        if number == 3:
+            study.fail(candidate, "the board caught fire")
+        else:
+            study.tell(candidate, 50.0 + number)
+    assert len(seen) == 8
+    front = study.front()
+    assert front
+    assert all(record.score is not None for record in front)
+
+
+def test_predictions_name_their_target_and_what_stands_behind_them() -> None:
+    found = autotok.predict(tiny_backbone(), "rtx3090")
+    assert found.latency_ms > 0
+    assert found.target == "rtx3090"
+    assert "checked" in found.source
+
+
+def test_small_notations_are_read_or_refused() -> None:
+    assert parse_keep("0.7@3, 0.5@6") == {3: 0.7, 6: 0.5}
+    assert parse_options(["alpha=0.5", "fuse=false", "score=cls"]) == {
+        "alpha": 0.5,
+        "fuse": False,
+        "score": "cls",
+    }
+    with pytest.raises(ConfigError, match="RATIO@LAYER"):
+        parse_keep("0.7")
+    with pytest.raises(ConfigError, match="NAME=VALUE"):
+        parse_options(["alpha"])
