@@ -28,7 +28,7 @@ from autotok.profiling.predict import predict
 from autotok.profiling.target import Target, load_target
 from autotok.profiling.trace import trace
 from autotok.searching.budget import Budget, parse_budgets, resolve
-from autotok.searching.events import OnEvent
+from autotok.searching.events import OnEvent, Working
 from autotok.searching.problem import ExactCosts, Problem
 from autotok.searching.record import TrialRecord
 from autotok.searching.rundir import RunDirectory
@@ -302,6 +302,7 @@ def search(
     settings = settings or SearchSettings(n_trials=DEFAULT_TRIALS, timeout_s=DEFAULT_TIMEOUT_S)
     model = None if isinstance(backbone, str) else backbone
     reuse_large_blocks()
+    _say(on_event, 0.0, f"loading {named} and {question.data}")
     session = build_problem(question, model, seed=settings.seed)
     directory = RunDirectory.create(output or fresh_run_folder(named))
     result = run_search(
@@ -311,7 +312,7 @@ def search(
         on_event,
         sections={"question": question.to_dict(), "embedded_model": model is not None},
     )
-    return _finish(session, result)
+    return _finish(session, result, on_event)
 
 
 def resume(
@@ -333,12 +334,19 @@ def resume(
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
     settings = SearchSettings.from_dict(config.get("search") or {})
     reuse_large_blocks()
+    _say(on_event, 0.0, f"loading {question.backbone} and {question.data}")
     session = build_problem(question, model, seed=settings.seed)
     result = resume_search(session.problem, run, on_event, n_trials=n_trials, timeout_s=timeout_s)
-    return _finish(session, result)
+    return _finish(session, result, on_event)
 
 
-def _finish(session: Session, result: SearchResult) -> Run:
+def _say(on_event: OnEvent | None, progress: float, text: str) -> None:
+    if on_event is not None:
+        on_event(Working(progress, text))
+
+
+def _finish(session: Session, result: SearchResult, on_event: OnEvent | None) -> Run:
+    _say(on_event, 1.0, "exporting the best, drawing the front, writing the report")
     hand_over(
         session.question.to_dict(),
         session.backbone,

@@ -91,8 +91,13 @@ def profile(
     """Say what a model costs: exact count, prediction for a device, measurement here."""
     from autotok.api.profiles import profile_report
 
+    from .progress import StepProgress
+
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
-    report = profile_report(model, target=target, check=check, measure=measure, batch=batch)
+    with StepProgress("profiling", quiet=json) as bar:
+        if measure:
+            bar.update(0.0, "timing against the uncompressed model", important=True)
+        report = profile_report(model, target=target, check=check, measure=measure, batch=batch)
     _show(report, json)
     if check and report.get("check") != "equal":
         raise typer.Exit(1)
@@ -114,8 +119,13 @@ def compress(
     """Compress a model one way and write it as a bundle: configuration, weights, README."""
     from autotok.api.profiles import write_bundle
 
+    from .progress import StepProgress
+
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
-    _show(write_bundle(model, output, checkpoint=checkpoint, image_size=image_size), json)
+    with StepProgress("compressing", quiet=json) as bar:
+        bar.update(0.0, "writing weights, exporting ONNX and checking it", important=True)
+        report = write_bundle(model, output, checkpoint=checkpoint, image_size=image_size)
+    _show(report, json)
 
 
 @app.command()
@@ -166,8 +176,13 @@ def export(
     """Write a model for a device and check the file against torch."""
     from autotok.api.profiles import export_report
 
+    from .progress import StepProgress
+
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
-    _show(export_report(model, output, format=format, data=data), json)
+    with StepProgress("exporting", quiet=json) as bar:
+        bar.update(0.0, f"writing {format} and running it against torch", important=True)
+        report = export_report(model, output, format=format, data=data)
+    _show(report, json)
 
 
 def _show(report: dict[str, Any], json: bool) -> None:

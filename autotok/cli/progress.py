@@ -68,10 +68,19 @@ class SearchProgress(StepProgress):
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        from autotok.searching.events import Done, FinalEvaluation, Promoted, Started, TrialFinished
+        from autotok.searching.events import (
+            Done,
+            FinalEvaluation,
+            Promoted,
+            Started,
+            TrialFinished,
+            Working,
+        )
 
         important, detail = False, ""
-        if isinstance(event, Started):
+        if isinstance(event, Working):
+            important, detail = True, event.text
+        elif isinstance(event, Started):
             again = f", {event.finished} trials are there already" if event.resumed else ""
             important, detail = True, f"up to {event.n_trials} configurations{again}"
         elif isinstance(event, TrialFinished):

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from .record import TrialRecord
 
-__all__ = ["Done", "Event", "FinalEvaluation", "OnEvent", "Promoted", "Started", "TrialFinished"]
+__all__ = [
+    "Done",
+    "Event",
+    "FinalEvaluation",
+    "OnEvent",
+    "Promoted",
+    "Started",
+    "TrialFinished",
+    "Working",
+]
 
 
 @dataclass(frozen=True)
@@ -15,6 +24,13 @@ class Event:
     """Base: `progress` is the share of the whole search done, 0 to 1."""
 
     progress: float
+
+
+@dataclass(frozen=True)
+class Working(Event):
+    """Something around the trials that takes seconds: loading, exporting, writing."""
+
+    text: str
 
 
 @dataclass(frozen=True)
