@@ -54,7 +54,7 @@ def page(run: Run) -> str:
         "",
         *table(points, metric, f"predicted for {target}"),
         "",
-        control_sentence(points, metric).capitalize() + ".",
+        f"In one line: {control_sentence(points, metric)}.",
         "",
         f"{evaluated} different configurations were evaluated; every row of `pareto.csv` is"
         " inside the"

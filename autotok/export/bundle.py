@@ -115,7 +115,7 @@ def write_best(path: Path, bundle: Bundle) -> Path:
     body = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
     header = (
         f"# Found by autotok {bundle.autotok}. Use it: autotok.compress(model, {path.name!r}),\n"
-        f"# or on the command line: autotok evaluate --config {path.name}\n"
+        f"# or on the command line: autotok evaluate {path.name}\n"
     )
     return write_text(path, header + body)
 
