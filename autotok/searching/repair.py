@@ -8,6 +8,7 @@ Counts are integers throughout, so what is solved is what will run.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -239,16 +240,22 @@ def check_budgets(problem: Problem) -> None:
 def _sorry(budget: Budget, lowest: float, method: str) -> str:
     words = describe(budget.metric, lowest)
     short = {
-        "macs": f"{lowest / 1e9:.4g}GMACs",
-        "macs_noattn": f"{lowest / 1e9:.4g}GFLOPs",
-        "params": f"{lowest / 1e6:.4g}Mparams",
-        "latency_ms": f"{lowest:.4g}ms",
-        "peak_memory_mb": f"{lowest:.4g}MB",
+        "macs": f"{_round_up(lowest / 1e9)}GMACs",
+        "macs_noattn": f"{_round_up(lowest / 1e9)}GFLOPs",
+        "params": f"{_round_up(lowest / 1e6)}Mparams",
+        "latency_ms": f"{_round_up(lowest)}ms",
+        "peak_memory_mb": f"{_round_up(lowest)}MB",
     }[budget.metric]
     return (
         f"budget {budget.echo}, cannot be met: the cheapest configuration of the space ({method})"
         f" needs {words}; ask for {short} or more, or widen the space"
     )
+
+
+def _round_up(value: float) -> str:
+    """Four significant digits, never below the value: what is suggested must be feasible."""
+    digits = 3 - math.floor(math.log10(value))
+    return f"{math.ceil(value * 10.0**digits - 1e-9) / 10.0**digits:.10g}"
 
 
 def _lowest(problem: Problem, budget: Budget) -> tuple[float, str]:

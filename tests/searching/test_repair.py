@@ -13,7 +13,7 @@ from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig
 from autotok.errors import InfeasibleBudget
 from autotok.profiling.macs import cost
-from autotok.searching.repair import check_budgets, match_cost, repair
+from autotok.searching.repair import _round_up, check_budgets, match_cost, repair
 from autotok.searching.shape import Shape
 
 FACTS = vit_facts()
@@ -155,3 +155,9 @@ def test_a_hopeless_latency_names_the_nearest_feasible_one() -> None:
 def test_too_few_parameters_are_hopeless_whatever_the_tokens() -> None:
     with pytest.raises(InfeasibleBudget, match=r"21\.23Mparams or more"):
         check_budgets(fake_problem("2Mparams"))
+
+
+@pytest.mark.parametrize("value", [3.82944e-4, 0.149, 1.0, 2.30001, 382944.0, 99.996])
+def test_a_suggested_budget_is_never_below_what_is_needed(value: float) -> None:
+    suggested = float(_round_up(value))
+    assert value <= suggested <= 1.001 * value
