@@ -153,7 +153,7 @@ def test_a_hopeless_latency_names_the_nearest_feasible_one() -> None:
 
 
 def test_too_few_parameters_are_hopeless_whatever_the_tokens() -> None:
-    with pytest.raises(InfeasibleBudget, match=r"21\.23Mparams or more"):
+    with pytest.raises(InfeasibleBudget, match=r"21\.24Mparams or more"):
         check_budgets(fake_problem("2Mparams"))
 
 
