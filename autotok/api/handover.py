@@ -21,6 +21,8 @@ from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle, write_best
 from autotok.files import write_text
+from autotok.profiling.predict import standing
+from autotok.profiling.target import load_target
 from autotok.report.html import Report, write_report
 from autotok.report.plots import pareto_png
 from autotok.report.points import Metric, Point, metric_of
@@ -28,7 +30,7 @@ from autotok.searching.budget import Budget
 from autotok.searching.record import TrialRecord
 from autotok.searching.study import SearchResult
 
-__all__ = ["environment", "hand_over", "run_points"]
+__all__ = ["environment", "hand_over", "prediction_notes", "run_points"]
 
 PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
 CHECK_IMAGES = 4
@@ -74,7 +76,7 @@ def hand_over(
         latency_source=f"predicted for {question['target']}" if question["target"] else "predicted",
         environment={key: str(value) for key, value in environment().items()},
         checks=_checks(result, exports),
-        notes=_notes(result),
+        notes=[*_notes(result), *prediction_notes(question["target"])],
         config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
     )
     write_report(folder / "report.html", report, picture=folder / "pareto.png")
@@ -134,6 +136,15 @@ def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
                 f" images, largest difference {found['max_abs_diff']:.1e}, {found['runtime']}"
             )
     return checks
+
+
+def prediction_notes(target: str | None) -> list[str]:
+    """What latency and memory figures of a run rest on; nothing without a target."""
+    if target is None:
+        return []
+    return [
+        f"Latency and memory are predictions, not measurements: {standing(load_target(target))}."
+    ]
 
 
 def _notes(result: SearchResult) -> list[str]:

@@ -39,7 +39,7 @@ def closing_data(run: Run) -> dict[str, Any]:
 
 def print_closing(run: Run) -> None:
     """The closing table, the control, and where everything lies."""
-    from autotok.api.handover import run_points
+    from autotok.api.handover import prediction_notes, run_points
     from autotok.report.html import control_sentence
     from autotok.report.points import metric_of
     from autotok.report.tables import closing_table
@@ -62,6 +62,8 @@ def print_closing(run: Run) -> None:
     sentence = control_sentence(points, metric)
     if sentence:
         screen.print(sentence, markup=False)
+    for note in prediction_notes(target):
+        screen.print(note, markup=False)
     if found["best"] is None:
         screen.print("nothing inside the budget could be evaluated; see trials.csv for the reasons")
     screen.print(f"run directory: {run.directory}", markup=False)

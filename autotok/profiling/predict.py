@@ -28,7 +28,7 @@ from .operators import OperatorClass
 from .target import Point, Setting, Target
 from .trace import Trace, trace
 
-__all__ = ["Confrontation", "Prediction", "checked_error_pct", "confront", "predict"]
+__all__ = ["Confrontation", "Prediction", "checked_error_pct", "confront", "predict", "standing"]
 
 MODEL_VERSION = 1
 MB = 1e6
@@ -81,17 +81,20 @@ def predict(trace: Trace, target: Target, *, setting: str = "eager") -> Predicti
     Raises:
         UnknownName: the target knows no such setting, or no peak for the dtype.
     """
-    if target.is_checked:
-        parts = [_standing(target, setting, what) for what in ("latency", "memory")]
-        checked = f"target {target.name}; {'; '.join(parts)}"
-    else:
-        checked = f"target {target.name} never checked: an estimate"
     return dataclasses.replace(
         _predict(trace, target, setting),
-        source=f"predicted (model {MODEL_VERSION}, {checked})",
+        source=f"predicted (model {MODEL_VERSION}, {standing(target, setting=setting)})",
         error_pct=checked_error_pct(target, setting),
         memory_error_pct=checked_error_pct(target, setting, what="memory"),
     )
+
+
+def standing(target: Target, *, setting: str = "eager") -> str:
+    """What stands behind predictions for a target, in words: points, errors, or nothing."""
+    if not target.is_checked:
+        return f"target {target.name} never checked: an estimate"
+    parts = [_standing(target, setting, what) for what in ("latency", "memory")]
+    return f"target {target.name}; {'; '.join(parts)}"
 
 
 def _standing(target: Target, setting: str, what: str) -> str:

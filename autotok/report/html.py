@@ -56,12 +56,14 @@ def control_sentence(points: Sequence[Point], metric: Metric) -> str:
     near = [p for p in controls if p.macs_g <= best.macs_g * 1.02] or controls
     control = max(near, key=lambda p: sign * (p.quality or 0.0))
     assert control.quality is not None
+    gain = sign * (best.quality - control.quality)
+    warning = "; NO BETTER THAN RANDOM PRUNING: search longer or with more images" * (gain <= 0)
     return (
         f"best: {best.method}, {metric.text(best.quality)} at {best.macs_g:.3f} GFLOPs;"
         f" best of {len(controls)} random prunings: {metric.text(control.quality)} at"
         f" {control.macs_g:.3f} GFLOPs; difference"
-        f" {sign * (best.quality - control.quality):+.{1 if metric.unit else 4}f}"
-        f" {'points' if metric.unit == '%' else 'in favour of the best'}"
+        f" {gain:+.{1 if metric.unit else 4}f}"
+        f" {'points' if metric.unit == '%' else 'in favour of the best'}{warning}"
     )
 
 

@@ -90,6 +90,7 @@ def test_pareto_shows_front_and_control_again(finished: Path, run: Run) -> None:
     assert code == 0
     assert "uncompressed" in out
     assert "random prunings" in out
+    assert "predictions, not measurements: target jetson-nx" in out
     code, out, _ = run("pareto", finished, "--json")
     assert json.loads(out)["best"]["within_budget"]
 

@@ -36,6 +36,12 @@ def test_best_is_compared_with_random_pruning_of_its_own_cost() -> None:
     assert control_sentence(POINTS[:2], TOP1) == ""
 
 
+def test_a_best_that_random_pruning_equals_is_called_out() -> None:
+    worse = [dataclasses.replace(POINTS[0], quality=50.0), *POINTS[1:]]
+    assert "NO BETTER THAN RANDOM PRUNING" in control_sentence(worse, TOP1)
+    assert "NO BETTER" not in control_sentence(POINTS, TOP1)
+
+
 def test_less_divergence_counts_in_favour_of_the_best() -> None:
     points = [
         Point("topk", 2.0, 0.1, kind="best"),
