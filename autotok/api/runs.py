@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from autotok.backbones.base import Backbone
-from autotok.backbones.loading import as_backbone, load_backbone
+from autotok.backbones.loading import as_backbone, check_name, load_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, checked_keys
@@ -281,6 +281,8 @@ def search(
         InfeasibleBudget: nothing in the space meets the budget.
     """
     named = backbone if isinstance(backbone, str) else as_backbone(backbone).facts.name
+    if isinstance(backbone, str):
+        check_name(backbone)
     if data is None:
         if named != "autoformer_demo":
             raise ConfigError(

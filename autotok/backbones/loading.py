@@ -20,7 +20,7 @@ from .autoformer_spaces import (
 from .base import Backbone
 from .checkpoint import read_state_dict
 
-__all__ = ["as_backbone", "known_backbones", "load_backbone", "load_structure"]
+__all__ = ["as_backbone", "check_name", "known_backbones", "load_backbone", "load_structure"]
 
 AUTOFORMER_SIZES = {f"autoformer_{size}": size for size in ("tiny", "small", "base")}
 BUILT_IN = ("autoformer_demo", "tiny", *AUTOFORMER_SIZES)
@@ -51,6 +51,17 @@ def as_backbone(model: nn.Module) -> Backbone:
     return TimmViT(model)
 
 
+def check_name(name: str) -> None:
+    """Raise `UnknownName` or `UnsupportedBackbone` unless `load_backbone` knows the name."""
+    if name in BUILT_IN:
+        return
+    if name.startswith("autoformer_"):
+        raise UnknownName("backbone", name, BUILT_IN)
+    from .timm_vit import check_timm_name
+
+    check_timm_name(name, BUILT_IN)
+
+
 def load_backbone(
     name: str,
     *,
@@ -69,6 +80,7 @@ def load_backbone(
     Raises:
         UnknownName, UnsupportedBackbone, CheckpointError, ConfigError
     """
+    check_name(name)
     if name == "autoformer_demo" and checkpoint is None:
         from .demo import load_demo_backbone
 
@@ -81,9 +93,8 @@ def load_backbone(
         from .tiny import tiny_backbone
 
         return tiny_backbone()
-    from .timm_vit import check_timm_name, create_timm
+    from .timm_vit import create_timm
 
-    check_timm_name(name, BUILT_IN)
     if checkpoint is None:
         return create_timm(name, image_size=image_size)
     tensors = read_state_dict(checkpoint)
@@ -97,6 +108,7 @@ def load_structure(
 
     Needs no download and no checkpoint; it cannot be run on images.
     """
+    check_name(name)
     if name == "tiny":
         from .tiny import tiny_backbone
 
@@ -109,17 +121,14 @@ def load_structure(
         size = AUTOFORMER_SIZES[name]
         spec, chosen = supernet_spec(size), subnet or published_subnet(size)
     else:
-        from .timm_vit import check_timm_name, timm_structure
+        from .timm_vit import timm_structure
 
-        check_timm_name(name, BUILT_IN)
         return timm_structure(name, image_size=image_size)
     with torch.device("meta"):
         return AutoFormer(spec, chosen, name=name).eval()
 
 
 def _load_autoformer(name: str, checkpoint: Path | None, subnet: SubnetSpec | None) -> Backbone:
-    if name not in AUTOFORMER_SIZES and name != "autoformer_demo":
-        raise UnknownName("backbone", name, BUILT_IN)
     if checkpoint is None:
         raise CheckpointError(
             f"weights of '{name}' cannot be downloaded by autotok; get the official supernet"

@@ -121,6 +121,7 @@ def test_the_first_line_says_what_the_budget_means(tmp_path: Path, run: Run) -> 
         (("search", "--backbone", "swin_tiny_patch4_window7_224", "--data", "x"), 2, "windows"),
         (("search", "--backbone", "autoformer_small", "--data", "demo"), 2, "--checkpoint"),
         (("search", "--backbone", "tiny"), 2, "give --data"),
+        (("search", "--backbone", "autoformer_dem"), 2, "did you mean 'autoformer_demo'"),
         (("search", *TINY, "--target", "jetson-xn"), 2, "did you mean 'jetson-nx'"),
         (("search", *TINY, "--budget", "26parsecs"), 2, "unit"),
         (("search", *TINY, "--budget", "-3G"), 2, "budget"),
