@@ -17,10 +17,22 @@ from typing import Any
 
 from autotok.errors import ConfigError, nearest
 
-__all__ = ["CompressionConfig", "Reduction", "SubnetSpec", "round_count"]
+__all__ = ["CompressionConfig", "FineTuneSpec", "Length", "Reduction", "SubnetSpec", "round_count"]
 
 VERSION = 1
 MODES = ("plug-in", "retrain")
+LENGTH_UNITS = ("steps", "epochs", "minutes")
+_FINETUNE_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("temperature", 0.01, 100.0),
+    ("lr", 1e-8, 1.0),
+    ("batch_size", 1, 65536),
+    ("accumulate", 1, 65536),
+    ("warmup", 0.0, 1.0),
+    ("weight_decay", 0.0, 10.0),
+    ("clip_norm", 0.0, 1e6),
+    ("ema_decay", 0.0, 0.99999),
+    ("label_smoothing", 0.0, 0.9),
+)
 POSITIONS = ("carried", "naive")
 Primitive = bool | int | float | str
 
@@ -87,6 +99,106 @@ class Reduction:
 
 
 @dataclass(frozen=True)
+class Length:
+    """How long to fine-tune: a number of optimiser steps, passes over the data, or minutes."""
+
+    amount: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str | int) -> Length:
+        """'200 steps', '3 epochs' or '5 minutes'; a bare whole number means steps."""
+        words = str(text).split()
+        unit = words[1].rstrip("s") + "s" if len(words) == 2 else "steps"
+        try:
+            amount = float(words[0])
+        except (ValueError, IndexError):
+            amount = math.nan
+        whole = unit != "steps" or amount == round(amount, 0)
+        if len(words) > 2 or unit not in LENGTH_UNITS or not 0 < amount < math.inf or not whole:
+            raise ConfigError(
+                f"fine-tune length '{text}' is not understood; give '200 steps', '3 epochs' or"
+                " '5 minutes'"
+            )
+        return cls(amount, unit)
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
+
+
+@dataclass(frozen=True)
+class FineTuneSpec:
+    """How the weights of a retrained configuration come about, apart from the data.
+
+    Everything that changes the result is here, so that configuration and data together name it.
+    """
+
+    length: str = "200 steps"
+    losses: Mapping[str, float] = field(default_factory=lambda: {"soft": 1.0})
+    """Weight per loss name; see `autotok.training.losses`."""
+    temperature: float = 1.0
+    """Of the soft-logit losses."""
+    lr: float = 1e-4
+    batch_size: int = 16
+    accumulate: int = 1
+    """Batches per optimiser step."""
+    warmup: float = 0.1
+    """Share of the steps."""
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0
+    """0 keeps the last weights; above, their exponential moving average."""
+    label_smoothing: float = 0.0
+    augment: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "length", str(Length.parse(self.length)))
+        object.__setattr__(self, "losses", MappingProxyType(dict(sorted(self.losses.items()))))
+        if not self.losses:
+            raise ConfigError("fine-tune losses are empty; give at least one, such as soft: 1.0")
+        for name, weight in self.losses.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
+                raise ConfigError(
+                    f"weight of fine-tune loss '{name}' is {weight}; give more than 0"
+                )
+        for name, low, high in _FINETUNE_RANGES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not low <= value <= high:
+                raise ConfigError(f"fine-tune {name} is {value}; it must be within {low} to {high}")
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles: a read-only mapping can do neither by itself."""
+        return _finetune_spec, (self.to_dict(),)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; what is at its default stays away."""
+        plain = FineTuneSpec.__dataclass_fields__
+        data = {name: getattr(self, name) for name in plain}
+        data["losses"] = dict(self.losses)
+        return {
+            name: value
+            for name, value in data.items()
+            if name in ("length", "losses") or value != plain[name].default
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "finetune") -> FineTuneSpec:
+        """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
+        try:
+            return cls(**checked_keys(data, cls, where))
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(f"{where} has a value of the wrong type: {error}") from error
+
+
+def _finetune_spec(data: dict[str, Any]) -> FineTuneSpec:
+    return FineTuneSpec(**data)
+
+
+@dataclass(frozen=True)
 class CompressionConfig:
     """One way to compress one backbone; JSON and YAML round-trip exactly.
 
@@ -100,6 +212,8 @@ class CompressionConfig:
     mode: str = "plug-in"
     positions: str = "carried"
     subnet: SubnetSpec | None = None
+    finetune: FineTuneSpec | None = None
+    """How it is retrained; only with mode 'retrain', where None means the defaults."""
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -116,6 +230,10 @@ class CompressionConfig:
                 f" {VERSION}"
             )
         _one_of("mode", self.mode, MODES)
+        if self.finetune is not None and self.mode != "retrain":
+            raise ConfigError(
+                "mode 'plug-in' does not fine-tune; leave finetune out or set retrain"
+            )
         _one_of("positions", self.positions, POSITIONS)
 
     def __hash__(self) -> int:
@@ -124,7 +242,12 @@ class CompressionConfig:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles: a read-only mapping can do neither by itself."""
         values = (self.method, self.reductions, dict(self.options), self.mode, self.positions)
-        return CompressionConfig, (*values, self.subnet, self.version)
+        return CompressionConfig, (*values, self.subnet, self.finetune, self.version)
+
+    @property
+    def plugged_in(self) -> CompressionConfig:
+        """The same reduction without any retraining."""
+        return dataclasses.replace(self, mode="plug-in", finetune=None)
 
     @property
     def config_id(self) -> str:
@@ -148,6 +271,8 @@ class CompressionConfig:
                 "heads": list(self.subnet.heads),
                 "mlp_ratios": list(self.subnet.mlp_ratios),
             }
+        if self.finetune is not None:
+            data["finetune"] = self.finetune.to_dict()
         return data
 
     @classmethod
@@ -163,6 +288,10 @@ class CompressionConfig:
         if values.get("subnet") is not None:
             values["subnet"] = SubnetSpec(
                 **checked_keys(values["subnet"], SubnetSpec, f"{where}: subnet")
+            )
+        if values.get("finetune") is not None:
+            values["finetune"] = FineTuneSpec.from_dict(
+                values["finetune"], where=f"{where}: finetune"
             )
         try:
             return cls(**values)

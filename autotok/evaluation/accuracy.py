@@ -66,6 +66,10 @@ class Tally:
     finetuned: bool = False
     gallery: int = 0
     """Reference images that stand in for classes; 0 for a model with a head."""
+    hits: str = ""
+    """'1' or '0' per image in the order run: right (top1) or agreeing; for paired comparisons."""
+    kls: tuple[float, ...] = ()
+    """KL divergence per image, where that is the metric."""
 
     def __add__(self, other: Tally) -> Tally:
         if (self.metric, self.gallery) != (other.metric, other.gallery):
@@ -81,6 +85,8 @@ class Tally:
             kl_squares=self.kl_squares + other.kl_squares,
             finetuned=self.finetuned or other.finetuned,
             gallery=self.gallery,
+            hits=self.hits + other.hits,
+            kls=(*self.kls, *other.kls),
         )
 
     def quality(self) -> Quality:
@@ -250,15 +256,19 @@ class Evaluator:
     ) -> Tally:
         """The tally of one batch."""
         batch = len(output)
-        correct = 0 if labels is None else int((output.argmax(dim=-1) == labels).sum())
+        predicted = output.argmax(dim=-1)
+        right = None if labels is None else predicted == labels
+        correct = 0 if right is None else int(right.sum())
         num_labelled = 0 if labels is None else batch
         if self.metric == "top1":
-            return Tally("top1", batch, num_labelled, correct, finetuned=finetuned)
+            assert right is not None
+            hits = _bits(right)
+            return Tally("top1", batch, num_labelled, correct, finetuned=finetuned, hits=hits)
         reference = self._reference_of(first, images)
         if self.gallery_size:
             reference = self._similarity(reference, first)
             output = self._similarity(output, first)
-        agreeing = int((output.argmax(dim=-1) == reference.argmax(dim=-1)).sum())
+        same = output.argmax(dim=-1) == reference.argmax(dim=-1)
         log_p, log_q = (x.double().log_softmax(dim=-1) for x in (reference, output))
         terms = torch.where(log_p.isinf(), 0.0, log_p.exp() * (log_p - log_q))
         kl = terms.sum(dim=-1)
@@ -268,11 +278,13 @@ class Evaluator:
             num_labelled,
             correct,
             batch,
-            agreeing,
+            int(same.sum()),
             float(kl.sum()),
             float(kl.square().sum()),
             finetuned,
             self.gallery_size,
+            hits="" if self.metric == "kl" else _bits(same),
+            kls=tuple(float(f"{x:.6g}") for x in kl.tolist()) if self.metric == "kl" else (),
         )
 
     def _similarity(self, features: Tensor, first: int) -> Tensor:
@@ -317,6 +329,11 @@ def _resolve_metric(metric: str, data: DataSource) -> str:
             " classes; choose agreement or kl"
         )
     return metric
+
+
+def _bits(flags: Tensor) -> str:
+    """(B,) booleans as a string of '1' and '0'."""
+    return "".join("1" if flag else "0" for flag in flags.tolist())
 
 
 def _share(part: int, total: int) -> float | None:

@@ -21,7 +21,16 @@ from .budget import Budget
 from .record import Costs, Score
 from .space import SearchSpace
 
-__all__ = ["CostModel", "ExactCosts", "Problem", "QualityLike", "TallyLike", "to_score"]
+__all__ = [
+    "CostModel",
+    "ExactCosts",
+    "Problem",
+    "QualityLike",
+    "TallyLike",
+    "Tuned",
+    "Worker",
+    "to_score",
+]
 
 
 class QualityLike(Protocol):
@@ -46,6 +55,35 @@ class TallyLike(Protocol):
 
     def quality(self) -> QualityLike:
         """The figure, with its interval."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a fine-tune did; its weights are kept where `Worker.evaluate` finds them."""
+
+    steps: int
+    images: int
+    seconds: float
+    loss: float
+    """Mean over the last tenth of the steps."""
+
+
+class Worker(Protocol):
+    """What does the jobs, in whatever process. `Problem` is one; see `engines.base`."""
+
+    @property
+    def evaluate(self) -> Callable[[CompressionConfig, int, int], TallyLike]:
+        """(configuration, start, stop) -> tally over images [start, stop) of the seeded order.
+
+        A configuration of mode 'retrain' is judged with the weights its fine-tune left.
+        """
+        ...
+
+    @property
+    def finetune(self) -> Callable[[CompressionConfig], Tuned] | None:
+        """Fine-tune a configuration and keep its weights; started again, it goes on where a killed
+        one stopped. None where nothing can be retrained."""
         ...
 
 
@@ -112,6 +150,8 @@ class Problem:
     """A tally from `dataclasses.asdict` of one, so that a resumed run need not repeat images."""
     count: Callable[[CompressionConfig], int] | None = None
     """Independent multiply-accumulate counter, for what is reported."""
+    finetune: Callable[[CompressionConfig], Tuned] | None = None
+    """See `Worker.finetune`."""
 
     @property
     def fingerprint(self) -> str:

@@ -81,6 +81,14 @@ class TrialRecord:
     """Sums behind the score, so that more images can be added later."""
     reason: str = ""
     duplicate_of: int | None = None
+    stopped: str = ""
+    """Where on the fidelity ladder it was stopped, and why."""
+    base: int | None = None
+    """The trial whose configuration this one retrains, if it was promoted from one."""
+    tuned: Mapping[str, Any] | None = None
+    """What its fine-tune did: steps, images, seconds, loss (`problem.Tuned`)."""
+    untuned: Mapping[str, Any] | None = None
+    """Tally of the same configuration plugged in, over the first images, as far as it was run."""
     macs_counted: int | None = None
     """By the independent counter; filled in for what is reported."""
     within_budget: bool | None = None
@@ -108,7 +116,9 @@ class TrialRecord:
         data["score"] = None if self.score is None else dataclasses.asdict(self.score)
         data.update(layers=list(self.layers), counts=list(self.counts))
         data.update(predicted=dict(self.predicted), params=dict(self.params), version=VERSION)
-        data["tally"] = None if self.tally is None else dict(self.tally)
+        for name in ("tally", "tuned", "untuned"):
+            value = getattr(self, name)
+            data[name] = None if value is None else dict(value)
         return data
 
     @classmethod
@@ -147,6 +157,11 @@ class TrialRecord:
             seconds=round(self.seconds, 3),
             reason=self.reason,
         )
+        if self.stopped:
+            row["stopped"] = self.stopped
+        if self.tuned is not None:
+            row["finetune_steps"] = self.tuned["steps"]
+            row["finetune_s"] = round(self.tuned["seconds"], 1)
         row["config_id"] = "" if self.config is None else self.config.config_id
         row["config"] = "" if self.config is None else json.dumps(self.config.to_dict())
         if self.macs_counted is not None:

@@ -159,7 +159,7 @@ class _Run:
         begin: float,
     ) -> None:
         self.settings, self.problem, self.run = settings, problem, run
-        self.engine = engine or InProcessEngine(problem.evaluate)
+        self.engine = engine or InProcessEngine(problem)
         self.on_event: OnEvent = on_event or (lambda event: None)
         self._begin = begin
         self._table_written = 0.0

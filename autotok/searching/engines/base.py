@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from autotok.config import CompressionConfig
 
-from ..problem import TallyLike
+from ..problem import TallyLike, Tuned, Worker
 
-__all__ = ["Engine", "Job", "Outcome", "failure"]
+__all__ = ["Engine", "Job", "Outcome", "WorkerFactory", "failure", "run_job"]
+
+WorkerFactory = Callable[[], Worker]
+"""Makes a worker in another process: must pickle, and builds everything from plain data."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Evaluate one configuration on images [start, stop) of the seeded order."""
+    """Evaluate a configuration on images [start, stop) of the seeded order, or fine-tune it."""
 
     number: int
     config: CompressionConfig
-    start: int
-    stop: int
+    start: int = 0
+    stop: int = 0
+    task: str = "evaluate"
+    """'evaluate' or 'finetune'."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: a tally, or the reason why there is none."""
+    """What came of a job: a tally or a fine-tune, or the reason why there is none."""
 
     job: Job
     tally: TallyLike | None
     seconds: float
     error: str = ""
+    tuned: Tuned | None = None
 
 
 class Engine(Protocol):
@@ -51,6 +59,21 @@ class Engine(Protocol):
     def close(self) -> None:
         """Stop and free everything."""
         ...
+
+
+def run_job(worker: Worker, job: Job) -> Outcome:
+    """Do a job here; whatever it raises becomes the outcome's error."""
+    begin = time.perf_counter()
+    tally, tuned, error = None, None, ""
+    try:
+        if job.task == "finetune":
+            assert worker.finetune is not None
+            tuned = worker.finetune(job.config)
+        else:
+            tally = worker.evaluate(job.config, job.start, job.stop)
+    except Exception as raised:  # a trial may fail in any way; the search goes on
+        error = failure(raised)
+    return Outcome(job, tally, time.perf_counter() - begin, error, tuned)
 
 
 def failure(error: Exception) -> str:

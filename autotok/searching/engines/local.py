@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable
 
-from autotok.config import CompressionConfig
-
-from ..problem import TallyLike
-from .base import Job, Outcome, failure
+from ..problem import Worker
+from .base import Job, Outcome, run_job
 
 __all__ = ["InProcessEngine"]
 
@@ -19,8 +15,8 @@ class InProcessEngine:
 
     capacity = 1
 
-    def __init__(self, evaluate: Callable[[CompressionConfig, int, int], TallyLike]) -> None:
-        self._evaluate = evaluate
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
         self._jobs: deque[Job] = deque()
 
     def submit(self, job: Job) -> None:
@@ -29,13 +25,7 @@ class InProcessEngine:
 
     def collect(self) -> Outcome:
         """Run the oldest job; whatever it raises becomes the outcome's error."""
-        job = self._jobs.popleft()
-        begin = time.perf_counter()
-        try:
-            tally, error = self._evaluate(job.config, job.start, job.stop), ""
-        except Exception as raised:  # a trial may fail in any way; the search goes on
-            tally, error = None, failure(raised)
-        return Outcome(job, tally, time.perf_counter() - begin, error)
+        return run_job(self._worker, self._jobs.popleft())
 
     def close(self) -> None:
         """Nothing is held."""
