@@ -99,6 +99,8 @@ def _spec_from_shapes(tensors: Mapping[str, Tensor], spec: SupernetSpec | None) 
         ),
         None,
     )
+    if known and int(embed * known.mlp_ratio) == tensors["blocks.0.fc1.weight"].shape[0]:
+        ratio = known.mlp_ratio  # which the rounded width does not give back exactly
     return SupernetSpec(
         embed_dim=embed,
         depth=depth,
@@ -113,4 +115,5 @@ def _spec_from_shapes(tensors: Mapping[str, Tensor], spec: SupernetSpec | None) 
         num_classes=tensors["head.weight"].shape[0],
         head_dim=table.shape[1],
         max_offset=(table.shape[0] - 2) // 2,
+        pooling=known.pooling if known else "mean",
     )

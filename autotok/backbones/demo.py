@@ -10,9 +10,6 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError
 
@@ -20,13 +17,7 @@ from .autoformer import AutoFormer, SupernetSpec
 from .checkpoint import read_state_dict
 from .supernet import AutoFormerSupernet
 
-__all__ = [
-    "DEMO_SPEC",
-    "DEMO_SUBNET",
-    "load_demo_backbone",
-    "load_demo_supernet",
-    "save_supernet",
-]
+__all__ = ["DEMO_SPEC", "DEMO_SUBNET", "load_demo_backbone", "load_demo_supernet"]
 
 DEMO_SPEC = SupernetSpec(
     embed_dim=144,
@@ -67,10 +58,3 @@ def load_demo_supernet(path: Path | None = None) -> AutoFormerSupernet:
 def load_demo_backbone(subnet: SubnetSpec | None = None) -> AutoFormer:
     """A stand-alone subnet of the demo supernet, `DEMO_SUBNET` by default."""
     return load_demo_supernet().cut(subnet or DEMO_SUBNET, name="autoformer_demo").eval()
-
-
-def save_supernet(supernet: AutoFormerSupernet, path: Path) -> None:
-    """Write the weights in half precision as safetensors."""
-    state = supernet.state_dict()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.to(torch.float16).contiguous() for key, value in state.items()}, path)

@@ -10,7 +10,7 @@ from torch import nn
 from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError, ConfigError, UnknownName, UnsupportedBackbone
 
-from .autoformer import AutoFormer
+from .autoformer import AutoFormer, SupernetSpec
 from .autoformer_spaces import (
     is_supernet_checkpoint,
     published_subnet,
@@ -19,10 +19,25 @@ from .autoformer_spaces import (
 )
 from .base import Backbone
 from .checkpoint import read_state_dict
+from .supernet import AutoFormerSupernet
+from .supernet_file import Origin, read_origin
 
-__all__ = ["as_backbone", "check_name", "known_backbones", "load_backbone", "load_structure"]
+__all__ = [
+    "CUSTOM",
+    "SUPERNETS",
+    "as_backbone",
+    "check_name",
+    "known_backbones",
+    "load_backbone",
+    "load_structure",
+    "load_supernet",
+    "supernet_structure",
+]
 
 AUTOFORMER_SIZES = {f"autoformer_{size}": size for size in ("tiny", "small", "base")}
+SUPERNETS = ("autoformer_demo", *AUTOFORMER_SIZES)
+CUSTOM = "autoformer_custom"
+"""A supernet of one's own: its shapes are in the file that `autotok supernet train` wrote."""
 BUILT_IN = ("autoformer_demo", "tiny", *AUTOFORMER_SIZES)
 
 
@@ -53,10 +68,10 @@ def as_backbone(model: nn.Module) -> Backbone:
 
 def check_name(name: str) -> None:
     """Raise `UnknownName` or `UnsupportedBackbone` unless `load_backbone` knows the name."""
-    if name in BUILT_IN:
+    if name in BUILT_IN or name == CUSTOM:
         return
     if name.startswith("autoformer_"):
-        raise UnknownName("backbone", name, BUILT_IN)
+        raise UnknownName("backbone", name, (*BUILT_IN, CUSTOM))
     from .timm_vit import check_timm_name
 
     check_timm_name(name, BUILT_IN)
@@ -113,39 +128,113 @@ def load_structure(
         from .tiny import tiny_backbone
 
         return tiny_backbone()
-    if name == "autoformer_demo":
-        from .demo import DEMO_SPEC, DEMO_SUBNET
-
-        spec, chosen = DEMO_SPEC, subnet or DEMO_SUBNET
-    elif name in AUTOFORMER_SIZES:
-        size = AUTOFORMER_SIZES[name]
-        spec, chosen = supernet_spec(size), subnet or published_subnet(size)
-    else:
+    if not name.startswith("autoformer_"):
         from .timm_vit import timm_structure
 
         return timm_structure(name, image_size=image_size)
+    spec, default = supernet_structure(name)
     with torch.device("meta"):
-        return AutoFormer(spec, chosen, name=name).eval()
+        return AutoFormer(spec, subnet or default, name=name).eval()
 
 
-def _load_autoformer(name: str, checkpoint: Path | None, subnet: SubnetSpec | None) -> Backbone:
-    if checkpoint is None:
+def supernet_structure(
+    name: str, checkpoint: Path | None = None
+) -> tuple[SupernetSpec, SubnetSpec]:
+    """Shapes and choices of a supernet, and its default subnet; no weights are read.
+
+    Args:
+        name: 'autoformer_demo', 'autoformer_tiny|small|base', or 'autoformer_custom', whose shapes
+            are in its checkpoint.
+        checkpoint: Weight file; what is written in it about the supernet goes before the name.
+
+    Raises:
+        ConfigError, UnknownName, CheckpointError
+    """
+    _check_supernet_name(name)
+    origin = None if checkpoint is None else read_origin(checkpoint)
+    if origin is not None:
+        _check_origin(origin, name, checkpoint)
+        return origin.spec, origin.subnet
+    if name == CUSTOM:
         raise CheckpointError(
-            f"weights of '{name}' cannot be downloaded by autotok; get the official supernet"
-            " checkpoint"
-            " (AutoFormer model zoo) and give it with --checkpoint"
+            f"the shapes of '{CUSTOM}' are in its weight file; give a .safetensors that `autotok"
+            " supernet train` or `cut` wrote with --checkpoint"
         )
-    tensors = read_state_dict(checkpoint)
     if name == "autoformer_demo":
         from .demo import DEMO_SPEC, DEMO_SUBNET
 
-        spec, chosen = DEMO_SPEC, subnet or DEMO_SUBNET
-    else:
-        size = AUTOFORMER_SIZES[name]
-        spec, chosen = supernet_spec(size), subnet or published_subnet(size)
+        return DEMO_SPEC, DEMO_SUBNET
+    size = AUTOFORMER_SIZES[name]
+    return supernet_spec(size), published_subnet(size)
+
+
+def load_supernet(name: str, checkpoint: Path | None = None) -> AutoFormerSupernet:
+    """A supernet's shared weights by name, in float32 and evaluation mode.
+
+    Run a subnet of it as `SupernetView(supernet, subnet, name=name)`, which copies nothing.
+
+    Args:
+        name: As for `supernet_structure`; only 'autoformer_demo' has weights of its own.
+        checkpoint: Weight file under the official key names, safetensors or `.pth`.
+
+    Raises:
+        ConfigError, UnknownName, CheckpointError
+    """
+    _check_supernet_name(name)
+    if checkpoint is None:
+        if name == "autoformer_demo":
+            from .demo import load_demo_supernet
+
+            return load_demo_supernet()
+        supernet_structure(name)
+        raise _no_download(name)
+    spec, _ = supernet_structure(name, checkpoint)
+    tensors = read_state_dict(checkpoint)
+    if not is_supernet_checkpoint(tensors) and read_origin(checkpoint) is not None:
+        raise CheckpointError(
+            f"checkpoint '{checkpoint}' holds one subnet cut out of '{name}', not the supernet;"
+            " give the supernet's own weights"
+        )
+    return supernet_from_state_dict(tensors, origin=str(checkpoint), spec=spec)
+
+
+def _check_supernet_name(name: str) -> None:
+    check_name(name)
+    if not name.startswith("autoformer_"):
+        raise ConfigError(
+            f"backbone '{name}' is no supernet; supernets: {', '.join((*SUPERNETS, CUSTOM))}"
+        )
+
+
+def _check_origin(origin: Origin, name: str, checkpoint: Path | None) -> None:
+    if origin.backbone != name:
+        raise CheckpointError(
+            f"checkpoint '{checkpoint}' was written for backbone '{origin.backbone}', not"
+            f" '{name}'; ask for --backbone {origin.backbone}"
+        )
+
+
+def _no_download(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"weights of '{name}' cannot be downloaded by autotok; get the official supernet checkpoint"
+        " (AutoFormer model zoo) and give it with --checkpoint"
+    )
+
+
+def _load_autoformer(name: str, checkpoint: Path | None, subnet: SubnetSpec | None) -> Backbone:
+    spec, default = supernet_structure(name, checkpoint)
+    if checkpoint is None:
+        raise _no_download(name)
+    chosen = subnet or default
+    tensors = read_state_dict(checkpoint)
     if is_supernet_checkpoint(tensors):
         net = supernet_from_state_dict(tensors, origin=str(checkpoint), spec=spec)
         return net.cut(chosen, name=name).eval()
+    if chosen != default and read_origin(checkpoint) is not None:
+        raise CheckpointError(
+            f"checkpoint '{checkpoint}' holds another subnet of '{name}' than the one asked for;"
+            " leave the subnet out to run the one it holds, or cut the other out of the supernet"
+        )
     model = AutoFormer(spec, chosen, name=name)
     try:
         model.load_state_dict(tensors)

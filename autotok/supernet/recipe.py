@@ -3,46 +3,80 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
+from autotok.backbones.autoformer import SupernetSpec
+from autotok.config import SubnetSpec
 
-from autotok.config import checked_keys
-from autotok.errors import ConfigError
+__all__ = ["Distill", "Recipe", "Stage"]
 
-__all__ = ["Recipe", "Stage", "load_recipe"]
+
+@dataclass(frozen=True)
+class Distill:
+    """In-place distillation: the largest subnet of the same step teaches the others.
+
+    Their loss is (1 - weight) * cross-entropy + weight * temperature^2 * KL(teacher || student),
+    with the teacher's logits detached. BigNAS is weight 1, which learns slowly from scratch: early
+    on, following a teacher that knows nothing holds the shared weights back.
+    """
+
+    weight: float = 0.5
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training; pairs give the value at its first and last step, linear between."""
+    """A stretch of training; pairs give the value at its first and last step."""
 
     name: str
     steps: int
     batch_size: int
-    live_tokens: int | None
-    """Live patches per image; null runs the whole canvas."""
     lr: tuple[float, float]
+    live_tokens: int | None = None
+    """Live patches per demo canvas; None runs whole images."""
+    schedule: str = "linear"
+    """Of the learning rate: 'linear' or 'cosine'."""
     clutter: tuple[float, float] = (1.0, 1.0)
     weight_power: tuple[float, float] = (1.0, 1.0)
+    sampling: str = "mixture"
+    """'mixture' (one subnet a step, by `subnets`), 'uniform' (one, drawn as AutoFormer does) or
+    'sandwich' (largest, smallest and `random_subnets`, gradients added)."""
     subnets: Mapping[str, float] = field(default_factory=lambda: {"default": 1.0})
+    random_subnets: int = 2
 
     def at(self, pair: tuple[float, float], step: int) -> float:
-        """A pair's value at a step of this stage."""
+        """A pair's value at a step of this stage, linear between its ends."""
         share = step / max(1, self.steps - 1)
         return pair[0] + (pair[1] - pair[0]) * share
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate at a step of this stage."""
+        if self.schedule == "linear":
+            return self.at(self.lr, step)
+        share = step / max(1, self.steps - 1)
+        return self.lr[1] + (self.lr[0] - self.lr[1]) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `autotok supernet train` does."""
+    """What `autotok supernet train` does; `recipe_file.load_recipe` reads one."""
 
     stages: tuple[Stage, ...]
+    spec: SupernetSpec
+    """In the file: fields that replace the backbone's own, all of them for autoformer_custom."""
+    default: SubnetSpec
     backbone: str = "autoformer_demo"
     data: str = "demo"
+    augment: str = "none"
+    """'none' or 'crop-flip'; not for the demo, which draws every canvas anew."""
+    weights: str | None = None
+    """File to start from, relative to the recipe: official `.pth`, or safetensors."""
+    position_start: str = "sinusoids"
+    """What the position table starts from: 'sinusoids' or 'normal'."""
+    distill: Distill | None = None
     seed: int = 0
     warmup_steps: int = 100
     weight_decay: float = 0.05
@@ -52,10 +86,10 @@ class Recipe:
     ema_decay: float = 0.998
     bf16: bool = True
     val_every: int = 500
-    """Steps between checks on whole held-out canvases."""
+    """Steps between checks on whole held-out images, and between checkpoints."""
     val_images: int = 200
     test_images: int = 1000
-    """Held-out canvases of the closing evaluation."""
+    """Held-out images of the closing evaluation."""
     version: int = 1
 
     @property
@@ -71,49 +105,22 @@ class Recipe:
             step -= stage.steps
         raise AssertionError(f"step {step} is past the end")
 
+    def images_before(self, step: int) -> int:
+        """Images that the steps before `step` have used."""
+        used = 0
+        for stage in self.stages:
+            used += min(step, stage.steps) * stage.batch_size
+            step = max(0, step - stage.steps)
+        return used
 
-def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; unknown keys are refused with the nearest known one."""
-    try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"recipe '{path}' cannot be read ({error})") from error
-    values = checked_keys(data, Recipe, f"recipe '{path}'")
-    stages = values.get("stages")
-    if not isinstance(stages, list) or not stages:
-        raise ConfigError(f"recipe '{path}' needs a list of stages under the key 'stages'")
-    values["stages"] = tuple(_stage(item, f"recipe '{path}': stages") for item in stages)
-    if "betas" in values:
-        values["betas"] = tuple(values["betas"])
-    recipe = Recipe(**values)
-    if recipe.version != 1:
-        raise ConfigError(f"recipe '{path}' has version {recipe.version}; this autotok reads 1")
-    if recipe.backbone != "autoformer_demo" or recipe.data != "demo":
-        raise ConfigError(
-            f"recipe '{path}' asks for backbone '{recipe.backbone}' on data '{recipe.data}';"
-            " only autoformer_demo on demo can be trained so far"
-        )
-    return recipe
-
-
-def _stage(item: Any, where: str) -> Stage:
-    values = checked_keys(item, Stage, where)
-    missing = [
-        f.name
-        for f in dataclasses.fields(Stage)
-        if f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-        and f.name not in values
-    ]
-    if missing:
-        raise ConfigError(f"{where}: key '{missing[0]}' is missing")
-    for key in ("lr", "clutter", "weight_power"):
-        if key in values:
-            given = values[key]
-            pair = given if isinstance(given, list) else [given, given]
-            if len(pair) != 2 or not all(isinstance(v, (int, float)) for v in pair):
-                raise ConfigError(
-                    f"{where}: '{key}' must be a number or [first, last], got {given}"
-                )
-            values[key] = (float(pair[0]), float(pair[1]))
-    return Stage(**values)
+    def past(self, step: int) -> dict[str, Any]:
+        """Everything that the weights after `step` steps depend on, as plain data."""
+        data = dataclasses.asdict(dataclasses.replace(self, stages=()))
+        for key in ("stages", "weights", "val_every", "val_images", "test_images", "version"):
+            del data[key]
+        begins = 0
+        for number, stage in enumerate(self.stages):
+            if begins < step:
+                data[f"stage {number + 1}"] = dataclasses.asdict(stage)
+            begins += stage.steps
+        return data

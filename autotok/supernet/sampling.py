@@ -1,4 +1,4 @@
-"""Which subnet trains next: uniform draws from a supernet's choices, and weighted mixtures."""
+"""Which subnets train next: uniform draws from a supernet's choices, mixtures, sandwiches."""
 
 from __future__ import annotations
 
@@ -10,9 +10,24 @@ from autotok.backbones.autoformer import SupernetSpec
 from autotok.config import SubnetSpec
 from autotok.errors import ConfigError, nearest
 
-__all__ = ["KINDS", "draw_subnet", "sample_uniform"]
+from .recipe import Stage
+
+__all__ = ["KINDS", "SAMPLINGS", "draw_subnet", "draw_subnets", "sample_uniform"]
 
 KINDS = ("default", "largest", "smallest", "random")
+SAMPLINGS = ("mixture", "uniform", "sandwich")
+
+
+def draw_subnets(
+    spec: SupernetSpec, default: SubnetSpec, stage: Stage, rng: np.random.Generator
+) -> tuple[SubnetSpec, ...]:
+    """The subnets of one step, a stage's way; a sandwich starts with the largest."""
+    if stage.sampling == "mixture":
+        return (draw_subnet(spec, default, stage.subnets, rng),)
+    if stage.sampling == "uniform":
+        return (sample_uniform(spec, rng),)
+    drawn = (sample_uniform(spec, rng) for _ in range(stage.random_subnets))
+    return (spec.largest(), *drawn, spec.smallest())
 
 
 def sample_uniform(spec: SupernetSpec, rng: np.random.Generator) -> SubnetSpec:

@@ -1,0 +1,227 @@
+"""`autotok supernet train | eval | cut | search`: one set of weights, many subnets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .app import (
+    BackboneOption,
+    CheckpointOption,
+    JsonFlag,
+    QuietFlag,
+    app,
+    print_facts,
+    print_json,
+    print_table,
+)
+
+supernet_app = typer.Typer(
+    help="Supernets: train one by a recipe; score, cut and search its subnets.",
+    no_args_is_help=True,
+)
+app.add_typer(supernet_app, name="supernet")
+INTERRUPTED = 130
+COLUMNS = ("subnet", "width", "depth", "GFLOPs", "Mparams", "top-1 % [95 % interval]", "images")
+
+DataOption = Annotated[str, typer.Option(help="'demo', 'digits', 'cifar10' or an image folder.")]
+SUBNET_HELP = "default, largest, smallest, random:SEED, a YAML file or JSON"
+
+
+@supernet_app.command("train")
+def supernet_train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, e.g. studies/demo_supernet/recipe.yaml.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for weights and log.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from its checkpoint.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    quiet: QuietFlag = False,
+) -> None:
+    """Train a supernet by a recipe, then judge its subnets on held-out images."""
+    from autotok.api.supernet import train_supernet
+    from autotok.supernet.train import Progress
+
+    from .progress import StepProgress
+
+    with StepProgress("training", quiet=quiet) as bar:
+
+        def show(p: Progress) -> None:
+            detail = f"{p.stage} step {p.step} of {p.steps}, loss {p.loss:.3f},"
+            detail += f" train top-1 {p.train_top1_pct:.1f} %, {p.images_per_s:.0f} images/s"
+            bar.update(p.step / p.steps, detail)
+
+        try:
+            results = train_supernet(
+                recipe,
+                output,
+                resume=resume,
+                device=device,
+                on_training=show,
+                on_judging=lambda share, text: bar.update(share, f"judging {text}"),
+            )
+        except KeyboardInterrupt:
+            _interrupted(f"autotok supernet train {recipe} -o {output} --resume")
+    print_json(results)
+
+
+@supernet_app.command("eval")
+def supernet_eval(
+    backbone: BackboneOption = "autoformer_demo",
+    checkpoint: CheckpointOption = None,
+    data: DataOption = "demo",
+    images: Annotated[int | None, typer.Option(min=1, help="Number of images; all.")] = None,
+    subnet: Annotated[
+        list[str] | None, typer.Option(help=f"{SUBNET_HELP}; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which images come first.")] = 0,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Measure the accuracy of any subnets on the shared weights, with 95 % intervals."""
+    from autotok.api.supernet import evaluate_subnets
+    from autotok.evaluation.allocator import reuse_large_blocks
+
+    from .progress import StepProgress
+
+    reuse_large_blocks()
+    with StepProgress("evaluating", quiet=quiet) as bar:
+        scores = evaluate_subnets(
+            backbone,
+            subnets=subnet or ("default", "largest", "smallest"),
+            checkpoint=checkpoint,
+            data=data,
+            num_images=images,
+            seed=seed,
+            on_progress=bar.update,
+        )
+    rows = [score.to_dict() for score in scores]
+    if json:
+        print_json(rows)
+    else:
+        print_table(f"Subnets of {backbone} on {data}", COLUMNS, _cells(rows))
+
+
+@supernet_app.command("cut")
+def supernet_cut(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .safetensors file.")],
+    subnet: Annotated[str, typer.Option(help=SUBNET_HELP + ".")] = "default",
+    backbone: BackboneOption = "autoformer_demo",
+    checkpoint: CheckpointOption = None,
+    data: Annotated[str, typer.Option(help="Images to compare cut and view on.")] = "demo",
+    images: Annotated[int, typer.Option(min=1, help="How many of them.")] = 4,
+    json: JsonFlag = False,
+) -> None:
+    """Write one subnet as a stand-alone model and check it against the supernet."""
+    from autotok.api.supernet import cut_subnet
+    from autotok.evaluation.allocator import reuse_large_blocks
+
+    reuse_large_blocks()
+    report = cut_subnet(
+        subnet, output, backbone=backbone, checkpoint=checkpoint, data=data, num_images=images
+    )
+    if json:
+        print_json(report)
+    else:
+        print_facts(report)
+
+
+@supernet_app.command("search")
+def supernet_search(
+    budget: Annotated[
+        list[str], typer.Option(help="'12Mparams', '2.3GFLOPs', '50%'; may be repeated.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for what is found.")],
+    at_least: Annotated[
+        list[str] | None, typer.Option(help="Lower limit, e.g. '10Mparams'; may be repeated.")
+    ] = None,
+    backbone: BackboneOption = "autoformer_demo",
+    checkpoint: CheckpointOption = None,
+    data: DataOption = "demo",
+    images: Annotated[int, typer.Option(min=1, help="Training images per fitness.")] = 100,
+    final_images: Annotated[
+        int, typer.Option(min=1, help="Validation images for the last word.")
+    ] = 400,
+    finalists: Annotated[int, typer.Option(min=1, help="Subnets in the last word.")] = 3,
+    population: Annotated[int, typer.Option(min=1, help="Subnets per generation.")] = 50,
+    generations: Annotated[int, typer.Option(min=1)] = 20,
+    parents: Annotated[int, typer.Option(min=1, help="Best so far that breed.")] = 10,
+    mutations: Annotated[
+        int | None, typer.Option(min=0, help="Per generation; half the population.")
+    ] = None,
+    crossovers: Annotated[
+        int | None, typer.Option(min=0, help="Per generation; half the population.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same course.")] = 0,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Seconds for the evolution; the last word follows.")
+    ] = None,
+    flops_convention: Annotated[
+        str, typer.Option(help="What FLOPs in a budget mean: macs, macs-noattn, flops2x.")
+    ] = "macs",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with this folder.")] = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Search the best subnet within a budget by AutoFormer's evolution, without any reduction."""
+    from autotok.api.supernet import SubnetQuestion, search_subnets
+    from autotok.evaluation.allocator import reuse_large_blocks
+    from autotok.supernet.evolution import EvolutionSettings
+
+    from .progress import StepProgress
+
+    reuse_large_blocks()
+    half = population // 2
+    question = SubnetQuestion(
+        budgets=tuple(budget),
+        at_least=tuple(at_least or ()),
+        backbone=backbone,
+        checkpoint=checkpoint,
+        data=data,
+        images=images,
+        final_images=final_images,
+        finalists=finalists,
+        flops_convention=flops_convention,
+        settings=EvolutionSettings(
+            population=population,
+            generations=generations,
+            parents=parents,
+            mutations=half if mutations is None else mutations,
+            crossovers=half if crossovers is None else crossovers,
+            seed=seed,
+        ),
+        timeout_s=timeout or None,
+    )
+    with StepProgress("evolution", quiet=quiet) as bar:
+        try:
+            result = search_subnets(question, output, resume=resume, on_progress=bar.update)
+        except KeyboardInterrupt:
+            _interrupted("the same command and --resume")
+    if json:
+        print_json(result)
+        return
+    rows = [*result["finalists"], result["default"]]
+    print_table(f"{result['num_evaluated']} subnets tried", COLUMNS, _cells(rows))
+    typer.echo(f"best: {output / 'best.yaml'}")
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [
+        [
+            row["subnet"],
+            str(row["embed_dim"]),
+            str(len(row["heads"])),
+            f"{row['macs_g']:.3f}",
+            f"{row['params_m']:.3f}",
+            f"{row['top1_pct']:.1f} [{row['low_95']:.1f}, {row['high_95']:.1f}]",
+            str(row["num_images"]),
+        ]
+        for row in rows
+    ]
+
+
+def _interrupted(command: str) -> NoReturn:
+    sys.stderr.write(f"autotok: interrupted; go on with {command}\n")
+    raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,193 @@
+"""`autotok supernet`: what it prints and writes, what it takes, how it refuses."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from autotok import cli
+from autotok.api.supernet import parse_subnet
+from autotok.backbones.autoformer import SupernetSpec
+from autotok.backbones.loading import load_backbone
+from autotok.config import SubnetSpec
+from autotok.errors import ConfigError
+
+Run = Callable[..., tuple[int, str, str]]
+SPEC_DATA = {
+    "embed_dim": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "head_dim": 4, "max_offset": 2,
+    "embed_choices": [8, 16], "depth_choices": [1, 2], "heads_choices": [1, 2],
+    "mlp_ratio_choices": [1.0, 2.0], "image_shape": [1, 8, 8], "patch_size": 4, "num_classes": 10,
+}  # fmt: skip
+SPEC = SupernetSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in SPEC_DATA.items()})  # type: ignore[arg-type]
+RECIPE = {
+    "backbone": "autoformer_custom", "spec": SPEC_DATA, "data": "digits", "bf16": False,
+    "val_every": 5, "val_images": 0, "test_images": 20,
+    "stages": [{"name": "a", "steps": 5, "batch_size": 8, "lr": 1e-3, "sampling": "sandwich"}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["autotok", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = caught.value.code
+        return (0 if code is None else int(code)), out, err
+
+    return call
+
+
+@pytest.fixture
+def weights(run: Run, tmp_path: Path) -> Path:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    code, out, err = run("supernet", "train", recipe, "-o", tmp_path / "trained", "-q")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [row["subnet"] for row in found["subnets"]][:2] == ["default", "largest"]
+    return Path(found["weights"])
+
+
+def own(weights: Path) -> tuple[object, ...]:
+    return ("-b", "autoformer_custom", "--checkpoint", weights, "--data", "digits")
+
+
+def test_eval_scores_any_subnet_with_interval_and_cost(
+    run: Run, weights: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("{embed_dim: 8, heads: [2], mlp_ratios: [2.0]}")
+    text = '{"embed_dim": 16, "heads": [1, 2], "mlp_ratios": [1.0, 2.0]}'
+    asked = ("smallest", "random:3", str(file), text)
+    subnets = [part for word in asked for part in ("--subnet", word)]
+    command = ("supernet", "eval", *own(weights), "--images", 20, *subnets, "-q")
+    code, out, err = run(*command, "--json")
+    assert code == 0, err
+    rows = json.loads(out)
+    assert [row["subnet"] for row in rows] == list(asked)
+    assert [row["embed_dim"] for row in rows][2:] == [8, 16]
+    assert all(row["low_95"] - 1e-9 <= row["top1_pct"] <= row["high_95"] + 1e-9 for row in rows)
+    assert all(row["num_images"] == 20 for row in rows)
+    alone = load_backbone(
+        "autoformer_custom", checkpoint=weights, subnet=SubnetSpec(8, (2,), (2.0,))
+    )
+    assert rows[2]["params_m"] == sum(p.numel() for p in alone.parameters()) / 1e6
+    code, out, _ = run(*command)
+    assert code == 0
+    assert "95 % interval" in out
+    assert "smallest" in out
+
+
+def test_cut_writes_a_model_that_evaluate_takes(run: Run, weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "small.safetensors"
+    command = ("supernet", "cut", *own(weights), "--subnet", "smallest", "-o", file)
+    code, out, err = run(*command, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["max_difference_from_view"] <= 1e-6
+    assert report["heads"] == [1]
+    described = yaml.safe_load((tmp_path / "small.yaml").read_text())
+    assert described["config"]["subnet"]["embed_dim"] == 8
+    code, out, err = run(
+        "evaluate", tmp_path / "small.yaml", "--data", "digits", "--images", 20, "--json", "-q"
+    )
+    assert code == 0, err
+    cut = json.loads(out)
+    code, out, _ = run(
+        "supernet", "eval", *own(weights), "--images", 20, "--subnet", "smallest", "--json", "-q"
+    )
+    assert json.loads(out)[0]["top1_pct"] == pytest.approx(cut["value"], abs=1e-3)
+    assert load_backbone("autoformer_custom", checkpoint=file).facts.num_blocks == 1
+
+
+def test_search_writes_a_best_yaml_that_cut_and_evaluate_take(
+    run: Run, weights: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "found"
+    sizes = ("--population", 4, "--generations", 2, "--parents", 2, "--finalists", 2)
+    command = ("supernet", "search", *own(weights), "--budget", "70%", "--images", 10,
+               "--final-images", 20, *sizes, "-o", folder, "-q")  # fmt: skip
+    code, out, err = run(*command, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert len(pd.read_csv(folder / "candidates.csv")) == result["num_evaluated"] == 8
+    assert result["best"]["macs_g"] <= 0.7 * result["default"]["macs_g"]
+    assert run(*command)[0] == 2  # the folder is taken
+    code, again, _ = run(*command, "--resume", "--json")
+    assert json.loads(again) == result
+    best = folder / "best.yaml"
+    code, out, err = run("evaluate", best, "--data", "digits", "--images", 20, "--json", "-q")
+    assert code == 0, err
+    assert json.loads(out)["value"] == pytest.approx(result["best"]["top1_pct"], abs=1e-3)
+    file = tmp_path / "best.safetensors"
+    code, out, err = run("supernet", "cut", *own(weights), "--subnet", best, "-o", file, "--json")
+    assert code == 0, err
+    assert json.loads(out)["embed_dim"] == result["best"]["embed_dim"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("eval", "--subnet", "lagrest"), 2, "did you mean 'largest'"),
+        (("eval", "-b", "tiny"), 2, "is no supernet"),
+        (("eval", "-b", "autoformer_custom"), 2, "shapes of 'autoformer_custom' are in its weight"),
+        (("eval", "-b", "autoformer_tiny"), 2, "cannot be downloaded"),
+        (("cut", "-o", "w.bin"), 2, "ends in .safetensors"),
+        (("search", "--budget", "26ms", "-o", "x"), 2, "takes FLOPs, MACs, parameters"),
+        (("search", "--budget", "1kparams", "-o", "x"), 3, "smallest has"),
+        (("train", "none.yaml", "-o", "x"), 2, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    got, out, err = run("supernet", *arguments)
+    assert (got, out) == (code, "")
+    assert words in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_subnets_are_read_from_words_files_and_json(tmp_path: Path) -> None:
+    default = SubnetSpec(8, (1, 2), (1.0, 2.0))
+    assert parse_subnet("default", SPEC, default) == default
+    assert parse_subnet("random:1", SPEC, default) == parse_subnet("random:1", SPEC, default)
+    plain = {"embed_dim": 8, "heads": [1, 2], "mlp_ratios": [1.0, 2.0]}
+    for data in (plain, {"subnet": plain}, {"config": {"method": "none", "subnet": plain}}):
+        path = tmp_path / "s.yaml"
+        path.write_text(yaml.safe_dump(data))
+        assert parse_subnet(str(path), SPEC, default) == default
+        assert parse_subnet(json.dumps(data), SPEC, default) == default
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("random", "random:SEED"),
+        ("none.yaml", "cannot be read"),
+        ("{", "not readable YAML or JSON"),
+        ('{"embed_dim": 8}', "'heads' is missing"),
+        ('{"embed": 8}', "key 'embed' is unknown"),
+        ('{"embed_dim": 8, "heads": 3, "mlp_ratios": [1]}', "subnet: "),
+        ('{"embed_dim": 8, "heads": [1], "mlp_ratios": [1, 2]}', "one entry per layer"),
+        ('{"embed_dim": 99, "heads": [1], "mlp_ratios": [1]}', "holds at most 16"),
+        ('{"method": "tome", "subnet": null}', "must be a mapping"),
+    ],
+)
+def test_a_subnet_that_cannot_be_is_one_sentence(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        parse_subnet(text, SPEC, SubnetSpec(8, (1,), (1.0,)))
+    assert "\n" not in str(caught.value)
