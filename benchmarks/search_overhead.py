@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "search"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "searching"))
 
-from problems import fake_problem
+from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.searching.loop import Ask
 from autotok.searching.settings import SearchSettings, make_plan
@@ -41,7 +41,8 @@ def main() -> None:
 def measure(num_trials: int, sampler: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Seconds per evaluated trial outside evaluation, (num_trials,)."""
     settings = SearchSettings(n_trials=num_trials, sampler=sampler)
-    problem = fake_problem()
+    evaluator = FakeEvaluator(vit_facts())
+    problem = fake_problem(evaluate=evaluator, finetune=evaluator.finetune)
     plan = make_plan(settings, problem.total_images, 1e-6)
     times = []
     with tempfile.TemporaryDirectory() as folder:
@@ -52,6 +53,10 @@ def measure(num_trials: int, sampler: str) -> np.ndarray[tuple[int], np.dtype[np
             if step is None:
                 break
             while isinstance(step, Ask):
+                if step.task == "finetune":
+                    assert problem.finetune is not None
+                    step = search.tuned(step.number, problem.finetune(step.config), 0.0)
+                    continue
                 tally = problem.evaluate(step.config, step.start, step.stop)
                 step = search.advance(step.number, tally, 0.0)
             times.append(time.perf_counter() - begin)

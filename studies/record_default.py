@@ -10,8 +10,8 @@ from pathlib import Path
 
 from autotok.api.handover import run_points
 from autotok.api.runs import Run
-from autotok.report.html import control_sentence
 from autotok.report.points import metric_of
+from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
 from autotok.report.tables import plain_table
 
 HERE = Path(__file__).parent / "default"
@@ -41,6 +41,7 @@ def page(run: Run) -> str:
         best=found["best"],
         controls=found["controls"],
         reference=found["reference"],
+        comparisons=found["comparisons"],
     )
     metric = metric_of(found["best"].score.metric)
     target = run.config["question"]["target"]
@@ -56,6 +57,8 @@ def page(run: Run) -> str:
         "",
         f"In one line: {control_sentence(points, metric)}.",
         "",
+        *(f"- {line}" for line in told(found["comparisons"], metric)),
+        "",
         f"{evaluated} different configurations were evaluated; every row of `pareto.csv` is"
         " inside the"
         " budget by the independent counter (column `within_budget`). Machine and versions:"
@@ -67,6 +70,12 @@ def page(run: Run) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def told(comparisons, metric):
+    """What is more than noise, and what fine-tuning bought."""
+    lines = standing_sentences(comparisons, metric)
+    return [line for line in [*lines, tuning_sentence(comparisons.tuning, metric)] if line]
 
 
 def table(points, metric, source):

@@ -8,7 +8,8 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 
 from autotok.backbones.base import Backbone
 from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle, write_best
@@ -27,6 +30,8 @@ from autotok.report.html import Report, write_report
 from autotok.report.plots import pareto_png
 from autotok.report.points import Metric, Point, metric_of
 from autotok.searching.budget import Budget
+from autotok.searching.comparison import Comparisons, compare_front
+from autotok.searching.objective import make_objectives
 from autotok.searching.record import TrialRecord
 from autotok.searching.study import SearchResult
 
@@ -42,21 +47,31 @@ def hand_over(
     evaluator: Evaluator,
     budgets: Sequence[Budget],
     result: SearchResult,
+    *,
+    compressed: Callable[[CompressionConfig], CompressedViT] | None = None,
 ) -> None:
-    """Write everything a run directory holds beyond the study's own tables."""
-    folder = result.directory
+    """Write everything a run directory holds beyond the study's own tables.
+
+    `compressed` gives the model of a configuration, with its fine-tuned weights where it has some;
+    by default the backbone's own weights.
+    """
+    folder, final = result.directory, result.final
     write_text(folder / "env.json", json.dumps(environment(), indent=1))
+    objectives = make_objectives(result.settings.objectives, evaluator.metric)
+    comparisons = compare_front(final, objectives, result.records)
     exports: dict[str, Any] = {}
-    if result.best is not None:
-        exports = _write_best(folder, question, backbone, evaluator, result.best)
+    if final.best is not None:
+        build = compressed or partial(compress_backbone, backbone)
+        evidence = _evidence(question, final.best, comparisons)
+        exports = _write_best(folder, backbone, evaluator, final.best, evidence, build)
     metric = metric_of(evaluator.metric)
-    final = result.final
     points = run_points(
         front=final.front,
         best=final.best,
         controls=final.controls,
         reference=final.reference,
         trials=result.records,
+        comparisons=comparisons,
     )
     limits = [b.limit for b in budgets if b.metric == "macs"]
     title = f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
@@ -78,6 +93,7 @@ def hand_over(
         checks=_checks(result, exports),
         notes=[*_notes(result), *prediction_notes(question["target"])],
         config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
+        comparisons=comparisons,
     )
     write_report(folder / "report.html", report, picture=folder / "pareto.png")
 
@@ -89,6 +105,7 @@ def run_points(
     controls: Sequence[TrialRecord],
     reference: TrialRecord | None,
     trials: Sequence[TrialRecord] = (),
+    comparisons: Comparisons | None = None,
 ) -> list[Point]:
     """The records of a run as points; the best stands once, among the front."""
     metric = _metric_of_records([*front, *controls, *trials])
@@ -97,8 +114,16 @@ def run_points(
     ]
     kinds += [(r, "random control") for r in controls if r.score is not None]
     kinds += [] if reference is None else [(reference, "uncompressed")]
-    kinds += [(r, "trial") for r in trials if r.measured]
-    return [Point.from_row(record.row(), metric, kind=kind) for record, kind in kinds]
+    shown = {r.number for r, _ in kinds}
+    kinds += [(r, "trial") for r in trials if r.measured and r.number not in shown]
+    found = comparisons or Comparisons()
+    points = []
+    for record, kind in kinds:
+        point = Point.from_row({**record.row(), **found.columns(record)}, metric, kind=kind)
+        standing = found.of(record.number)
+        against = None if standing is None else standing.against_best
+        points.append(dataclasses.replace(point, against_best=against))
+    return points
 
 
 def _metric_of_records(records: Sequence[TrialRecord]) -> Metric:
@@ -160,34 +185,47 @@ def _notes(result: SearchResult) -> list[str]:
     return notes
 
 
+def _evidence(
+    question: Mapping[str, Any], best: TrialRecord, comparisons: Comparisons
+) -> dict[str, Any]:
+    """What speaks for the best, as plain data: it travels in best.yaml and best/."""
+    standing, tuning = comparisons.of(best.number), comparisons.tuning
+    gain = next((g for g in tuning if g.number == best.number), None)
+    return {
+        "question": dict(question),
+        "costs": None if best.costs is None else best.costs.columns,
+        "macs_counted": best.macs_counted,
+        "quality": None if best.score is None else dataclasses.asdict(best.score),
+        "predicted": dict(best.predicted),
+        "patch_tokens_kept": list(best.counts),
+        "tuned": None if best.tuned is None else dict(best.tuned),
+        "tuning_gain": None if gain is None else gain.to_dict(),
+        "comparison": None if standing is None else standing.to_dict(),
+    }
+
+
 def _write_best(
     folder: Path,
-    question: Mapping[str, Any],
     backbone: Backbone,
     evaluator: Evaluator,
     best: TrialRecord,
+    evidence: Mapping[str, Any],
+    compressed: Callable[[CompressionConfig], CompressedViT],
 ) -> dict[str, Any]:
+    """Results of the exports of best/; beside it, best.yaml."""
     assert best.config is not None
-    checkpoint = question.get("checkpoint")
+    checkpoint = evidence["question"].get("checkpoint")
     bundle = Bundle(
         backbone=BackboneRef.of(
             backbone.facts, checkpoint=None if checkpoint is None else Path(checkpoint)
         ),
         config=best.config,
         preprocessing=preprocessing_of(backbone).to_dict(),
-        evidence={
-            "question": dict(question),
-            "costs": None if best.costs is None else best.costs.columns,
-            "macs_counted": best.macs_counted,
-            "quality": None if best.score is None else dataclasses.asdict(best.score),
-            "predicted": dict(best.predicted),
-            "patch_tokens_kept": list(best.counts),
-        },
+        evidence=dict(evidence),
     )
-    write_best(folder / "best.yaml", bundle)
-    model = compress_backbone(backbone, best.config).eval()
     images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
-    results = save_bundle(folder / "best", model, bundle, images)
+    results = save_bundle(folder / "best", compressed(best.config).eval(), bundle, images)
+    write_best(folder / "best.yaml", bundle)  # last: it names the weights of a retrained one
     exports: dict[str, Any] = results["exports"]
     return exports
 

@@ -34,14 +34,15 @@ def closing_data(run: Run) -> dict[str, Any]:
     for key in ("best", "random_control", "reference"):
         data[key] = None if found[key] is None else found[key].row()
     data["front"] = [record.row() for record in found["front"]]
+    data["comparisons"] = found["comparisons"].to_dict()
     return data
 
 
 def print_closing(run: Run) -> None:
     """The closing table, the control, and where everything lies."""
     from autotok.api.handover import prediction_notes, run_points
-    from autotok.report.html import control_sentence
     from autotok.report.points import metric_of
+    from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
     from autotok.report.tables import closing_table
 
     found = run.records()
@@ -50,6 +51,7 @@ def print_closing(run: Run) -> None:
         best=found["best"],
         controls=found["controls"],
         reference=found["reference"],
+        comparisons=found["comparisons"],
     )
     scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
     metric = metric_of(scored[0].metric if scored else "top1")
@@ -59,11 +61,11 @@ def print_closing(run: Run) -> None:
     for budget in found["budgets"]:
         screen.print(f"budget: {budget.echo}", markup=False)
     screen.print(closing_table(points, metric, latency_source=source))
-    sentence = control_sentence(points, metric)
-    if sentence:
-        screen.print(sentence, markup=False)
-    for note in prediction_notes(target):
-        screen.print(note, markup=False)
+    lines = [control_sentence(points, metric), *standing_sentences(found["comparisons"], metric)]
+    lines += [tuning_sentence(found["comparisons"].tuning, metric), *prediction_notes(target)]
+    for line in lines:
+        if line:
+            screen.print(line, markup=False)
     if found["best"] is None:
         screen.print("nothing inside the budget could be evaluated; see trials.csv for the reasons")
     screen.print(f"run directory: {run.directory}", markup=False)

@@ -9,21 +9,27 @@ from html import escape
 from pathlib import Path
 
 from autotok.files import write_text
+from autotok.searching.comparison import Comparisons
 
 from .points import Metric, Point
-from .tables import plain_table
+from .sentences import CAUTION, control_sentence, standing_sentences, tuning_sentence
+from .tables import plain_table, tuning_table
 
-__all__ = ["Report", "control_sentence", "write_report"]
+__all__ = ["Report", "write_report"]
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 80rem; margin: 2rem auto;
 padding: 0 1rem } h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; font-size: 13px } th, td { padding: .3rem .6rem; text-align:
 left; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums } th { vertical-align:
-bottom } tr.best { background: #e7f5ee; font-weight: 600 } tr.uncompressed { color: #2b59c3 }
-tr.random-control { color: #a85a05 } img { max-width: 100% } .wide { overflow-x: auto }
+bottom } .wide td { white-space: nowrap } .wide td.long { white-space: normal; min-width: 11rem }
+tr.best { background: #e7f5ee; font-weight: 600 } tr.uncompressed { color: #2b59c3 }
+tr.random-control { color: #a85a05 } img { max-width: min(100%, 62rem) } .wide { overflow-x: auto }
 pre { background: #f5f5f5; padding: .7rem; overflow-x: auto } .fact { font-size: 1.05rem }
+.small { color: #555; font-size: 13px } tr.fine-tuning-helped { background: #e7f5ee }
+tr.fine-tuning-hurt { color: #a8201a }
 """
+_LONG, MAX_CELL = ' class="long"', 40
 
 
 @dataclass(frozen=True)
@@ -44,27 +50,7 @@ class Report:
     notes: Sequence[str] = ()
     config_yaml: str = ""
     """Text of best.yaml."""
-
-
-def control_sentence(points: Sequence[Point], metric: Metric) -> str:
-    """Best against the best random pruning within its cost, in one sentence; '' without the two."""
-    best = next((p for p in points if p.kind == "best" and p.quality is not None), None)
-    controls = [p for p in points if p.kind == "random control" and p.quality is not None]
-    if best is None or best.quality is None or not controls:
-        return ""
-    sign = 1 if metric.higher_is_better else -1
-    near = [p for p in controls if p.macs_g <= best.macs_g * 1.02] or controls
-    control = max(near, key=lambda p: sign * (p.quality or 0.0))
-    assert control.quality is not None
-    gain = sign * (best.quality - control.quality)
-    warning = "; NO BETTER THAN RANDOM PRUNING: search longer or with more images" * (gain <= 0)
-    return (
-        f"best: {best.method}, {metric.text(best.quality)} at {best.macs_g:.3f} GFLOPs;"
-        f" best of {len(controls)} random prunings: {metric.text(control.quality)} at"
-        f" {control.macs_g:.3f} GFLOPs; difference"
-        f" {gain:+.{1 if metric.unit else 4}f}"
-        f" {'points' if metric.unit == '%' else 'in favour of the best'}{warning}"
-    )
+    comparisons: Comparisons = field(default_factory=Comparisons)
 
 
 def write_report(path: Path, report: Report, *, picture: Path | None = None) -> Path:
@@ -74,11 +60,12 @@ def write_report(path: Path, report: Report, *, picture: Path | None = None) -> 
         parts.append(f"<p>Budget: {escape(report.budget)}</p>")
     sentence = control_sentence(report.points, report.metric)
     if sentence:
-        parts.append(f'<p class="fact">{escape(sentence[0].upper() + sentence[1:])}.</p>')
+        parts.append(f'<p class="fact">{escape(_sentence(sentence))}</p>')
     if picture is not None and picture.is_file():
         data = base64.b64encode(picture.read_bytes()).decode("ascii")
         parts.append(f'<img alt="Pareto front" src="data:image/png;base64,{data}">')
-    parts += [_table(report), *(f"<p>{escape(note)}</p>" for note in report.notes)]
+    parts += [_standings(report), _table(report), _tuning(report)]
+    parts += [f"<p>{escape(note)}</p>" for note in report.notes]
     parts += [_facts("Checks", report.checks), _facts("Environment", report.environment)]
     if report.config_yaml:
         parts.append(f"<h2>best.yaml</h2><pre>{escape(report.config_yaml)}</pre>")
@@ -99,13 +86,45 @@ def _table(report: Report) -> str:
     if not shown:
         return "<p>Nothing was evaluated.</p>"
     heads, rows = plain_table(shown, report.metric, latency_source=report.latency_source)
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    lines = [f"<h2>Configurations</h2><div class='wide'><table><tr>{head}</tr>"]
-    for row in rows:
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
-        lines.append(f'<tr class="{escape(row[0].replace(" ", "-"))}">{cells}</tr>')
     more = f"<p>{others} more evaluated configurations are in trials.csv.</p>" if others else ""
-    return "\n".join([*lines, f"</table></div>{more}"])
+    classes = [row[0].replace(" ", "-") for row in rows]
+    return f"<h2>Configurations</h2>{_drawn(heads, rows, classes)}{more}"
+
+
+def _standings(report: Report) -> str:
+    """What of the table is more than noise."""
+    lines = standing_sentences(report.comparisons, report.metric)
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(_sentence(line))}</li>" for line in lines)
+    return f"<h2>More than noise?</h2><ul>{items}</ul><p class='small'>{escape(CAUTION)}</p>"
+
+
+def _tuning(report: Report) -> str:
+    """What fine-tuning bought."""
+    gains = report.comparisons.tuning
+    if not gains:
+        return ""
+    heads, rows = tuning_table(gains, report.metric)
+    classes = [gain.verdict.split(" (")[0].replace(" ", "-") for gain in gains]
+    sentence = tuning_sentence(gains, report.metric)
+    told = f"<p>{escape(_sentence(sentence))}</p>" if sentence else ""
+    return f"<h2>Fine-tuning</h2>{told}{_drawn(heads, rows, classes)}"
+
+
+def _drawn(heads: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str]) -> str:
+    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+    lines = [f"<div class='wide'><table><tr>{head}</tr>"]
+    for row, name in zip(rows, classes, strict=True):
+        cells = "".join(
+            f"<td{_LONG if len(cell) > MAX_CELL else ''}>{escape(cell)}</td>" for cell in row
+        )
+        lines.append(f'<tr class="{escape(name)}">{cells}</tr>')
+    return "\n".join([*lines, "</table></div>"])
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _facts(title: str, facts: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from .points import Metric, Point
 __all__ = ["pareto_png"]
 
 INK, GREY, FRONT, CONTROL = "#222222", "#b8b8b8", "#0b6e4f", "#d1720a"
-BASE, BEST, LIMIT = "#2b59c3", "#c1121f", "#666666"
+BASE, BEST, LIMIT, TUNED = "#2b59c3", "#c1121f", "#666666", "#6a4c93"
 MAX_LABELS = 6
 
 
@@ -28,7 +28,8 @@ def pareto_png(
     """`path`, now a picture of quality against GFLOPs.
 
     Evaluated trials are grey; the front, the random control and the uncompressed model carry their
-    95 % intervals; the budget is a dashed line. Points without a quality are left out.
+    95 % intervals; the budget is a dashed line. Fine-tuned configurations are triangles, with an
+    arrow from where they were as plug-ins. Points without a quality are left out.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -43,6 +44,7 @@ def pareto_png(
         axes.scatter(*_xy(of_kind["trial"]), s=22, color=GREY, label="evaluated", zorder=2)
     _draw(axes, of_kind["random control"], CONTROL, "s", "random pruning (control)", line=True)
     _draw(axes, front, FRONT, "o", "Pareto front", line=True)
+    _draw_tuned(axes, [*front, *of_kind["trial"]])
     _draw(axes, of_kind["uncompressed"], BASE, "D", "uncompressed")
     best = [p for p in front if p.kind == "best"]
     if best:
@@ -77,6 +79,29 @@ def _draw(
     axes.errorbar(
         x, y, yerr=[below, above], color=colour, marker=marker, markersize=6, capsize=3,
         elinewidth=1, linewidth=1.4 if line else 0, label=label, zorder=4,
+    )  # fmt: skip
+
+
+def _draw_tuned(axes: Any, points: Sequence[Point]) -> None:
+    """Triangles over what was fine-tuned, and an arrow from its quality as a plug-in."""
+    tuned = [p for p in points if p.retrained]
+    if not tuned:
+        return
+    before = [p for p in tuned if p.untuned is not None]
+    label = "before fine-tuning (plug-in)" if before else None
+    plugged = [p.macs_g for p in before], [p.untuned for p in before]
+    for point in before:
+        axes.annotate(
+            "", xy=(point.macs_g, point.quality), xytext=(point.macs_g, point.untuned), zorder=4.5,
+            arrowprops={"arrowstyle": "-|>", "color": TUNED, "linewidth": 1.1, "shrinkB": 5},
+        )  # fmt: skip
+    axes.scatter(
+        *plugged, s=34, marker="^", facecolor="white", edgecolor=TUNED, linewidth=1.1, zorder=4.6,
+        label=label,
+    )  # fmt: skip
+    axes.scatter(
+        *_xy(tuned), s=75, marker="^", color=TUNED, edgecolor="white", linewidth=0.8, zorder=5,
+        label="fine-tuned",
     )  # fmt: skip
 
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KINDS", "Metric", "Point", "metric_of"]
+from autotok.evaluation.paired import Paired
+
+__all__ = ["KINDS", "Metric", "Point", "gflops", "metric_of"]
 
 KINDS = ("best", "front", "uncompressed", "random control", "trial")
 
@@ -26,6 +28,11 @@ class Metric:
         if value is None or math.isnan(value):
             return "-"
         return f"{value:.1f} %" if self.unit == "%" else f"{value:.4f}"
+
+    @property
+    def gain_unit(self) -> str:
+        """Of a difference of two values, positive where the first is better."""
+        return "points" if self.unit == "%" else f"less {self.label.split(' from ')[0]}"
 
 
 _METRICS = {
@@ -63,6 +70,10 @@ class Point:
     number: int | None = None
     config_id: str = ""
     kind: str = "trial"
+    untuned: float | None = None
+    """Quality of the same configuration without its fine-tuning."""
+    against_best: Paired | None = None
+    """Over the same images, positive where this one is better."""
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], metric: Metric, *, kind: str = "trial") -> Point:
@@ -87,7 +98,20 @@ class Point:
             number=_whole(row.get("number")),
             config_id=str(row.get("config_id") or ""),
             kind=kind,
+            untuned=_number(row.get("plugged")),
         )
+
+    @property
+    def retrained(self) -> bool:
+        """Whether its weights were fine-tuned for this configuration."""
+        return self.finetuned or self.mode == "retrain"
+
+    @property
+    def mode_text(self) -> str:
+        """'plug-in' or 'fine-tuned'; '-' for the uncompressed model."""
+        if self.kind == "uncompressed":
+            return "-"
+        return "fine-tuned" if self.retrained else "plug-in"
 
     @property
     def schedule(self) -> str:
@@ -99,6 +123,11 @@ class Point:
             f"{layer}:{count}" if count != "" else str(layer)
             for layer, count in zip(self.layers, counts, strict=True)
         )
+
+
+def gflops(macs_g: float) -> str:
+    """Three decimals; more where a small model needs them."""
+    return f"{macs_g:.3f}" if macs_g >= 0.1 else f"{macs_g:.3g}"
 
 
 def _number(value: Any) -> float | None:

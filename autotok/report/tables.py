@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .points import Metric, Point
+from autotok.searching.tuning import TuningGain
+
+from .points import Metric, Point, gflops
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["closing_table", "plain_table"]
+__all__ = ["closing_table", "plain_table", "tuning_table"]
 
 ORDER = ("uncompressed", "best", "front", "random control", "trial")
 _STYLES = {"best": "bold green", "uncompressed": "cyan", "random control": "yellow"}
@@ -29,11 +31,13 @@ def plain_table(
     better = "" if metric.higher_is_better else ", less is better"
     columns: list[tuple[str, list[str]]] = [
         ("", [p.kind for p in points]),
-        ("method", [_method(p) for p in points]),
+        ("method", [p.method for p in points]),
+        ("mode", [p.mode_text for p in points]),
         ("layer:tokens kept", [p.schedule for p in points]),
-        ("GFLOPs (1e9 MACs)", [_cost(p.macs_g) for p in points]),
+        ("GFLOPs (1e9 MACs)", [gflops(p.macs_g) for p in points]),
         (f"{metric.label} (95 % interval{better})", [_quality(p, metric) for p in points]),
         ("of uncompressed", [_share(p, base, metric) for p in points]),
+        (f"against the best ({metric.gain_unit})", [_against_best(p) for p in points]),
         ("images", [_plain(p.num_images) for p in points]),
         (f"latency ms ({latency_source})", [_plain(p.latency_ms, 2) for p in points]),
         (f"peak memory MB ({latency_source})", [_plain(p.peak_memory_mb, 1) for p in points]),
@@ -54,15 +58,42 @@ def closing_table(
     heads, rows = plain_table(points, metric, latency_source=latency_source)
     table = Table(show_lines=False, pad_edge=False)
     for head in heads:
-        numeric = head not in ("", "method", "layer:tokens kept", "feasible")
+        numeric = head not in ("", "method", "mode", "layer:tokens kept", "feasible")
         table.add_column(Text(head), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row), style=_STYLES.get(row[0]))
     return table
 
 
-def _method(point: Point) -> str:
-    return f"{point.method} (fine-tuned)" if point.finetuned else point.method
+def tuning_table(gains: Sequence[TuningGain], metric: Metric) -> tuple[list[str], list[list[str]]]:
+    """(headings with units, rows of cells) of what fine-tuning bought, cheapest first."""
+    heads = [
+        "trial", "method", "GFLOPs (1e9 MACs)", "plug-in", "fine-tuned",
+        f"gain ({metric.gain_unit}, 95 % interval)", "images", "minutes",
+        f"{metric.gain_unit} per minute", "verdict",
+    ]  # fmt: skip
+    rows = [
+        [
+            str(gain.number),
+            gain.method,
+            "-" if gain.macs_g is None else gflops(gain.macs_g),
+            metric.text(gain.plugged),
+            metric.text(gain.tuned),
+            "-" if gain.gain is None else gain.gain.text,
+            "-" if gain.gain is None else str(gain.gain.num_images),
+            f"{gain.minutes:.2f}",
+            "-" if gain.per_minute is None else f"{gain.per_minute:+.{1 if metric.unit else 4}f}",
+            gain.verdict,
+        ]
+        for gain in gains
+    ]
+    return heads, rows
+
+
+def _against_best(point: Point) -> str:
+    """'tie, -0.4 [-1.6, +0.8]': the verdict comes first."""
+    paired = point.against_best
+    return "-" if paired is None else f"{paired.verdict}, {paired.text}"
 
 
 def _quality(point: Point, metric: Metric) -> str:
@@ -80,11 +111,6 @@ def _share(point: Point, base: float | None, metric: Metric) -> str:
     if base is None or base <= 0 or point.quality is None or not metric.higher_is_better:
         return "-"
     return f"{100 * point.quality / base:.1f} %"
-
-
-def _cost(macs_g: float) -> str:
-    """Three decimals; more where a small model needs them."""
-    return f"{macs_g:.3f}" if macs_g >= 0.1 else f"{macs_g:.3g}"
 
 
 def _feasible(point: Point) -> str:

@@ -36,6 +36,7 @@ from autotok.facts import BackboneFacts
 
 from .grid import grid_point
 from .journal import repair_journal
+from .notes import attributes, note_entries, trial_note
 from .objective import Objective, losses
 from .pareto import dominates
 from .record import TrialRecord
@@ -72,7 +73,8 @@ class _Finished(FrozenTrial):
         twin = object.__new__(cls)
         twin.__dict__.update(trial.__dict__)
         twin.user_attrs = {}
-        twin._known_constraints = trial.constraints
+        known = trial.constraints
+        twin._known_constraints = {k: v for k, v in known.items() if not k.isdigit()}
         return twin
 
     @property
@@ -228,8 +230,8 @@ class Proposals:
             state=TrialState.RUNNING,
             params=dict(record.params),
             distributions=self._distributions(record.params),
-            user_attrs=_attributes(record),
-            system_attrs=self._sampler_attrs(record.number),
+            user_attrs=attributes(record),
+            system_attrs=self._sampler_attrs(record.number) | _shown(constraints),
             constraints=dict(constraints or {}),
         )
         trial_id = self._study._storage.create_new_trial(self._study_id, template_trial=trial)
@@ -239,11 +241,12 @@ class Proposals:
     def tell(self, record: TrialRecord) -> None:
         """Finish a started trial: what was found is on disk when this returns."""
         storage, trial_id = self._study._storage, self._running[record.number]
-        storage.set_trial_user_attr(trial_id, "result", _result(record))
         storage.set_trial_user_attr(trial_id, "record", json.dumps(record.to_dict()))
         values = None
         if record.state in ("complete", "duplicate"):
             values = [float(record.values[o.name]) for o in self._objectives]
+        for key, value in note_entries(trial_note(record), trial_id):
+            storage.set_study_system_attr(self._study_id, key, value)
         storage.set_trial_state_values(trial_id, _STATES[record.state], values)
         del self._running[record.number]
         self._pending.pop(record.number, None)
@@ -277,6 +280,15 @@ class Proposals:
 
     # --- notes on the study as a whole
 
+    def describe(self, text: str) -> None:
+        """Show a Markdown text as the study's note in dashboards; written only if it changed."""
+        attrs = self._study._storage.get_study_system_attrs(self._study_id)
+        (key, version), *parts = note_entries(text, None)
+        if any(attrs.get(k) != v for k, v in parts):
+            stale = [(k, "") for k in attrs if k.startswith("dashboard:note_str:")]
+            for k, v in dict([(key, int(attrs.get(key, 0)) + version), *stale, *parts]).items():
+                self._study._storage.set_study_system_attr(self._study_id, k, v)
+
     def note(self, key: str, value: Any) -> None:
         """Keep a JSON value with the study (the plan, results of the last word)."""
         self._attrs[key] = value
@@ -285,6 +297,11 @@ class Proposals:
     def noted(self, key: str) -> Any:
         """What was kept under a key; None if nothing was."""
         return self._attrs.get(key)
+
+
+def _shown(constraints: Mapping[str, float] | None) -> dict[str, Any]:
+    """Constraint values once more as the list that dashboards read."""
+    return {"constraints": list(constraints.values())} if constraints else {}
 
 
 def _suggest(trial: optuna.Trial, parameter: Parameter) -> Primitive:
@@ -303,30 +320,6 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.integer:
         return IntDistribution(int(parameter.low), int(parameter.high))
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
-
-
-def _attributes(record: TrialRecord) -> dict[str, Any]:
-    config = record.config
-    return {
-        "number": record.number,
-        "method": "" if config is None else config.method,
-        "config": "" if config is None else json.dumps(config.to_dict()),
-        "cost": {} if record.costs is None else record.costs.columns,
-        "predicted": dict(record.predicted),
-        "origin": record.origin,
-    }
-
-
-def _result(record: TrialRecord) -> dict[str, Any]:
-    """What the dashboards show beside the values; one entry, for each costs a write."""
-    found: dict[str, Any] = {"state": record.state, "seconds": round(record.seconds, 4)}
-    if record.score is not None:
-        score = record.score
-        found["quality"] = [score.metric, score.value, score.low, score.high]
-        found["fidelity"] = f"{record.fidelity}: {score.num_images} images"
-    if record.reason:
-        found["reason"] = record.reason
-    return found
 
 
 # --- storage

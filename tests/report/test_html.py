@@ -4,9 +4,13 @@ import dataclasses
 import re
 from pathlib import Path
 
-from autotok.report.html import Report, control_sentence, write_report
+from autotok.evaluation.paired import paired_hits
+from autotok.report.html import Report, write_report
 from autotok.report.plots import pareto_png
 from autotok.report.points import Point, metric_of
+from autotok.report.sentences import control_sentence
+from autotok.searching.comparison import Comparisons, Standing
+from autotok.searching.tuning import TuningGain
 
 TOP1 = metric_of("top1")
 POINTS = [
@@ -73,3 +77,30 @@ def test_every_string_from_outside_is_escaped(tmp_path: Path) -> None:
 def test_a_run_without_results_still_has_a_report(tmp_path: Path) -> None:
     report = dataclasses.replace(REPORT, points=[])
     assert "Nothing was evaluated" in write_report(tmp_path / "r.html", report).read_text()
+
+
+def test_the_report_says_what_is_noise_and_what_fine_tuning_bought(tmp_path: Path) -> None:
+    gain = paired_hits("1" * 90 + "0" * 10, "1" * 60 + "0" * 40)
+    tie = paired_hits("110", "101")
+    comparisons = Comparisons(
+        (
+            Standing(1, "a", "best", "topk", 2.2, False, 1.0, tie, None, tie, 2),
+            Standing(2, "b", "front", "<b>tome", 1.1, True, 0.5, tie, tie),
+        ),
+        (TuningGain(1, "a", "topk", 2.2, 120.0, 200, 3200, 60.0, 90.0, gain),),
+    )
+    report = dataclasses.replace(REPORT, comparisons=comparisons)
+    text = write_report(tmp_path / "r.html", report).read_text()
+    for words in (
+        "More than noise?", "a tie within noise", "tie with the best at 50 % of its cost",
+        "not that the two are equal", "<h2>Fine-tuning</h2>", "+15.0", "fine-tuning helped",
+        "&lt;b&gt;tome",
+    ):  # fmt: skip
+        assert words in " ".join(text.split()), words
+    assert "<b>tome" not in text
+
+
+def test_a_run_without_comparisons_has_neither_section(tmp_path: Path) -> None:
+    text = write_report(tmp_path / "r.html", REPORT).read_text()
+    assert "More than noise?" not in text
+    assert "Fine-tuning" not in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autotok.report.plots import BASE, BEST, CONTROL, FRONT, pareto_png
+from autotok.report.plots import BASE, BEST, CONTROL, FRONT, TUNED, pareto_png
 from autotok.report.points import Point, metric_of
 
 POINTS = [
@@ -36,3 +36,11 @@ def test_few_points_still_make_a_picture(tmp_path: Path, points: list[Point]) ->
     path = pareto_png(tmp_path / "p.png", points, metric_of("kl"), budget_macs_g=2.3)
     assert path.stat().st_size > 5_000
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
+
+
+def test_fine_tuned_points_carry_their_own_mark(tmp_path: Path) -> None:
+    tuned = Point("tome", 1.2, 80.0, 75.0, 84.0, kind="front", mode="retrain", untuned=60.0)
+    plain = pareto_png(tmp_path / "a.png", POINTS, metric_of("top1"))
+    marked = pareto_png(tmp_path / "b.png", [*POINTS, tuned], metric_of("top1"))
+    assert TUNED not in colours(plain)
+    assert TUNED in colours(marked)

@@ -48,3 +48,10 @@ def test_a_metric_writes_its_values_with_their_unit(
     name: str, value: float | None, text: str
 ) -> None:
     assert metric_of(name).text(value) == text
+
+
+def test_a_retrained_row_knows_its_mode_and_its_quality_as_a_plug_in() -> None:
+    point = Point.from_row({**ROW, "mode": "retrain", "plugged": 80.0}, metric_of("top1"))
+    assert (point.mode_text, point.untuned) == ("fine-tuned", 80.0)
+    assert Point.from_row(ROW, metric_of("top1")).mode_text == "plug-in"
+    assert Point("none", 4.8, kind="uncompressed").mode_text == "-"

@@ -1,11 +1,14 @@
 """The closing table."""
 
+import dataclasses
 import io
 
 from rich.console import Console
 
+from autotok.evaluation.paired import paired_hits, paired_kls
 from autotok.report.points import Point, metric_of
-from autotok.report.tables import closing_table, plain_table
+from autotok.report.tables import closing_table, plain_table, tuning_table
+from autotok.searching.tuning import TuningGain
 
 POINTS = [
     Point(
@@ -54,3 +57,31 @@ def test_the_table_is_drawn_with_names_that_look_like_markup() -> None:
 
 def test_an_empty_table_has_no_rows() -> None:
     assert plain_table([], TOP1)[1] == []
+
+
+def test_modes_and_ties_stand_in_the_table() -> None:
+    tie = paired_hits("1101", "1110")
+    points = [dataclasses.replace(POINTS[0], mode="retrain", against_best=tie), *POINTS[1:]]
+    heads, rows = plain_table(points, TOP1)
+    tome, none = dict(zip(heads, rows[1], strict=True)), dict(zip(heads, rows[0], strict=True))
+    assert (tome["mode"], none["mode"]) == ("fine-tuned", "-")
+    assert tome["against the best (points)"].startswith("tie, +0.0 [")
+    assert "against the best (points)" not in plain_table(POINTS, TOP1)[0]
+
+
+def test_what_fine_tuning_bought_is_a_table_with_units() -> None:
+    gain = paired_hits("1" * 90 + "0" * 10, "1" * 60 + "0" * 40)
+    found = TuningGain(7, "x", "tome", 0.88, 90.0, 200, 3200, 60.0, 90.0, gain)
+    heads, (row,) = tuning_table([found], TOP1)
+    cells = dict(zip(heads, row, strict=True))
+    assert cells["plug-in"] == "60.0 %"
+    assert cells["points per minute"] == "+20.0"
+    assert cells["minutes"] == "1.50"
+    assert cells["verdict"] == "fine-tuning helped"
+    kl = dataclasses.replace(
+        found, gain=paired_kls([0.1, 0.2], [0.3, 0.3]), plugged=0.3, tuned=0.15
+    )
+    heads, (row,) = tuning_table([kl], metric_of("kl"))
+    assert dict(zip(heads, row, strict=True))["less KL divergence per minute"] == "+0.1000"
+    blind = TuningGain(7, "x", "tome", None, 0.0, 200, 3200)
+    assert tuning_table([blind], TOP1)[1][0][2:6] == ["-", "-", "-", "-"]

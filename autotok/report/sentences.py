@@ -1,0 +1,127 @@
+"""What the tables mean, in sentences; a win within noise is called a tie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autotok.evaluation.paired import Paired
+from autotok.searching.comparison import Comparisons, Standing
+from autotok.searching.tuning import HELPED, HURT, SUFFICES, TuningGain
+
+from .points import Metric, Point, gflops
+
+__all__ = ["CAUTION", "control_sentence", "standing_sentences", "tuning_sentence"]
+
+CAUTION = (
+    "A tie means that the 95 % interval of the difference over the same images contains zero, not"
+    " that the two are equal. Each interval is for one comparison: the best was chosen on these"
+    " images, so its lead over the others is flattered if anything."
+)
+MAX_TIES = 3
+
+
+def control_sentence(points: Sequence[Point], metric: Metric) -> str:
+    """Best against the best random pruning within its cost, in one sentence; '' without the two."""
+    best = next((p for p in points if p.kind == "best" and p.quality is not None), None)
+    controls = [p for p in points if p.kind == "random control" and p.quality is not None]
+    if best is None or best.quality is None or not controls:
+        return ""
+    sign = 1 if metric.higher_is_better else -1
+    near = [p for p in controls if p.macs_g <= best.macs_g * 1.02] or controls
+    control = max(near, key=lambda p: sign * (p.quality or 0.0))
+    assert control.quality is not None
+    gain = sign * (best.quality - control.quality)
+    paired = None if control.against_best is None else control.against_best.reversed
+    difference = f"{gain:+.{1 if metric.unit else 4}f}" if paired is None else paired.text
+    tie = paired is not None and paired.verdict == "tie"
+    warning = "; NO BETTER THAN RANDOM PRUNING" if gain <= 0 else ""
+    warning = "; A TIE WITH RANDOM PRUNING" if tie and gain > 0 else warning
+    advice = ": search longer or with more images" if warning else ""
+    return (
+        f"best: {best.method}, {metric.text(best.quality)} at {gflops(best.macs_g)} GFLOPs;"
+        f" best of {len(controls)} random prunings: {metric.text(control.quality)} at"
+        f" {gflops(control.macs_g)} GFLOPs; difference {difference}"
+        f" {'points' if metric.unit == '%' else 'in favour of the best'}{warning}{advice}"
+    )
+
+
+def standing_sentences(found: Comparisons, metric: Metric) -> list[str]:
+    """The best against the uncompressed model and its runner-up, and what ties with it for less."""
+    best, rival = found.best, found.runner_up
+    lines = []
+    if best is not None and best.against_reference is not None:
+        lines.append(
+            f"best against the uncompressed model: {_told(best.against_reference, metric)}"
+        )
+    if best is not None and best.against_next is not None and rival is not None:
+        told = _told(best.against_next, metric)
+        lines.append(f"best against the runner-up, {_name(rival)}: {told}")
+    ties = found.cheaper_ties
+    for tie in ties[:MAX_TIES]:
+        assert tie.against_best is not None
+        lines.append(
+            f"cheaper, within noise: {_name(tie)}, {tie.words}"
+            f" ({tie.against_best.text} {metric.gain_unit})"
+        )
+    if len(ties) > MAX_TIES:
+        lines.append(f"{len(ties) - MAX_TIES} more of the front tie with the best at a lower cost")
+    return lines
+
+
+def tuning_sentence(gains: Sequence[TuningGain], metric: Metric) -> str:
+    """Where plug-in suffices and where fine-tuning pays, in one sentence; '' without a gain."""
+    known = sorted((g for g in gains if g.gain is not None), key=lambda g: g.macs_g or 0.0)
+    if not known:
+        return ""
+    of = {
+        verdict: [g for g in known if g.verdict == verdict] for verdict in (HELPED, SUFFICES, HURT)
+    }
+    parts = []
+    if of[HELPED]:
+        most = max(of[HELPED], key=lambda g: g.gain.difference if g.gain else 0.0)
+        assert most.gain is not None
+        all_of = "every one" if len(of[HELPED]) == len(known) > 1 else f"{len(of[HELPED])}"
+        parts.append(
+            f"fine-tuning helped {all_of} of {len(known)} configurations, most at"
+            f" {_gflops(most)}: {most.gain.text} {metric.gain_unit} for {most.minutes:.1f} minutes"
+        )
+    if of[SUFFICES]:
+        threshold = _threshold(known)
+        if len(of[SUFFICES]) == len(known):
+            where = f"on all {len(known)} configurations that were fine-tuned"
+            where = where if len(known) > 1 else f"at {_gflops(known[0])}, the only one fine-tuned"
+        elif threshold is not None:
+            where = f"from {_gflops(threshold)} up"
+        else:
+            where = "at " + ", ".join(_gflops(g) for g in of[SUFFICES])
+        parts.append(f"plug-in suffices (within the noise of {_images(of[SUFFICES])}) {where}")
+    if of[HURT]:
+        parts.append("fine-tuning hurt at " + ", ".join(_gflops(g) for g in of[HURT]))
+    return "; ".join(parts)
+
+
+def _threshold(known: Sequence[TuningGain]) -> TuningGain | None:
+    """The cheapest from which on plug-in suffices throughout, and below which it never does."""
+    flags = [g.verdict == SUFFICES for g in known]
+    first = flags.index(True)
+    return known[first] if all(flags[first:]) else None
+
+
+def _images(gains: Sequence[TuningGain]) -> str:
+    """On how many images the gains rest, from the fewest to the most."""
+    counts = sorted({g.gain.num_images for g in gains if g.gain is not None})
+    return f"{counts[0]} images" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} images"
+
+
+def _told(paired: Paired, metric: Metric) -> str:
+    words = {"better": "better", "worse": "worse", "tie": "a tie within noise"}[paired.verdict]
+    return f"{paired.text} {metric.gain_unit} over {paired.num_images} images, {words}"
+
+
+def _name(standing: Standing) -> str:
+    cost = "" if standing.macs_g is None else f" at {gflops(standing.macs_g)} GFLOPs"
+    return f"{'fine-tuned ' if standing.finetuned else ''}{standing.method}{cost}"
+
+
+def _gflops(gain: TuningGain) -> str:
+    return f"{gflops(gain.macs_g or 0.0)} GFLOPs"

@@ -1,0 +1,192 @@
+"""A run in the browser: what its API shows, that it only reads, and that a search does not mind."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("optuna_dashboard")
+sys.path.insert(0, str(Path(__file__).parents[1] / "searching"))
+
+from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
+
+from autotok import cli
+from autotok.api.dashboard import dashboard_app
+from autotok.config import CompressionConfig
+from autotok.errors import RunDirectoryError, UsageError
+from autotok.searching.events import Event, TrialFinished
+from autotok.searching.settings import SearchSettings
+from autotok.searching.study import run_search
+
+SECTIONS = {"question": {"backbone": "fake", "data": "demo", "flops_convention": "macs"}}
+PROGRAM = (  # a shell that runs tests in the background makes its children ignore interrupts
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from autotok.cli import main; main()"
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    good = FakeEvaluator(vit_facts())
+
+    def evaluate(config: CompressionConfig, start: int, stop: int) -> FakeTally:
+        if config.method == "tofu":
+            raise RuntimeError("CUDA <b>out of memory</b>")
+        return good(config, start, stop)
+
+    settings = SearchSettings(n_trials=12)
+    run_search(settings, fake_problem(evaluate=evaluate), folder, sections=SECTIONS)
+    return folder
+
+
+@contextmanager
+def served(run: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    command = [sys.executable, "-c", PROGRAM, "dashboard", str(run), "--port", "0", "--no-browser"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("http://127.0.0.1:"), line + process.stdout.read()
+        yield line.split("/dashboard")[0], process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def get(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
+
+
+@pytest.fixture(scope="module")
+def url(finished: Path) -> Iterator[str]:
+    with served(finished) as (address, _):
+        yield address
+
+
+def test_the_api_shows_names_notes_and_constraints(url: str) -> None:
+    (study,) = get(f"{url}/api/studies")["study_summaries"]
+    assert study["study_name"] == "autotok"
+    detail = get(f"{url}/api/studies/{study['study_id']}")
+    with urllib.request.urlopen(f"{url}/dashboard/studies/0", timeout=20) as page:
+        assert b"<html" in page.read().lower()
+    assert detail["objective_names"] == ["top1_pct [%]", "macs_g [G multiply-accumulates]"]
+    question = detail["note"]["body"]
+    assert "multiply-accumulates per image, attention included" in question
+    assert "- **objective**: top1\\_pct \\[%\\], maximised" in question
+    complete = [t for t in detail["trials"] if t["state"] == "Complete"]
+    assert complete
+    assert all(len(t["constraints"]) == 1 and t["constraints"][0] <= 0.0 for t in complete)
+    for words in ("95 % interval", "after layer", "without attention products", "plug-in"):
+        assert words in complete[0]["note"]["body"]
+    failed = next(t["note"]["body"] for t in detail["trials"] if t["state"] == "Fail")
+    assert "tofu, plug-in, failed" in failed
+    assert "\\<b\\>out of memory" in failed
+
+
+def test_it_listens_on_this_machine_only_and_refuses_to_write(finished: Path, url: str) -> None:
+    before = (finished / "study.log").read_bytes()
+    port = int(url.rsplit(":", 1)[1])
+    with pytest.raises((ConnectionRefusedError, TimeoutError)):
+        socket.create_connection(("127.0.0.2", port), 2)
+    for method, path in (("PUT", "/api/studies/0/note"), ("DELETE", "/api/studies/0")):
+        request = urllib.request.Request(
+            url + path, b'{"version": 9, "body": "x"}', {"Content-Type": "application/json"},
+            method=method,
+        )  # fmt: skip
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=20)
+        assert refused.value.code == 403
+        assert "only shows the run" in refused.value.read().decode()
+        refused.value.close()
+    assert (finished / "study.log").read_bytes() == before
+
+
+def test_an_interruption_ends_it_quietly(finished: Path) -> None:
+    with served(finished) as (url, process):
+        get(f"{url}/api/studies")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_while_a_dashboard_reads(tmp_path: Path) -> None:
+    alone = run_search(SearchSettings(n_trials=10), fake_problem(), tmp_path / "alone")
+    shown: list[int] = []
+    open_servers: list[Any] = []
+
+    def look(event: Event) -> None:
+        if not isinstance(event, TrialFinished):
+            return
+        if not open_servers:
+            context = served(tmp_path / "watched")
+            open_servers.append((context, *context.__enter__()))
+        shown.append(len(get(f"{open_servers[0][1]}/api/studies/0?after=0")["trials"]))
+
+    try:
+        watched = run_search(
+            SearchSettings(n_trials=10), fake_problem(), tmp_path / "watched", look
+        )
+        time.sleep(2.1)  # the dashboard keeps an answer for two seconds
+        shown.append(len(get(f"{open_servers[0][1]}/api/studies/0")["trials"]))
+    finally:
+        for context, *_ in open_servers:
+            context.__exit__(None, None, None)
+    assert [r.params for r in watched.records] == [r.params for r in alone.records]
+    assert shown[-1] == len(watched.records)
+    assert shown[0] < shown[-1]
+    assert not list((tmp_path / "watched").glob("study.log.lock*"))
+
+
+def test_what_cannot_be_served_is_one_sentence(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        arguments = ["autotok", "dashboard", str(finished), "--port", port, "--no-browser"]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert f"port {port} is taken by another program; give another with --port" in err
+    with pytest.raises(RunDirectoryError, match="holds no run"):
+        dashboard_app(tmp_path)
+    (tmp_path / "config.yaml").write_text("version: 1\n")
+    with pytest.raises(RunDirectoryError, match=r"has no study\.log yet"):
+        dashboard_app(tmp_path)
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    with pytest.raises(UsageError, match=r"pip install 'autotok\[dashboard\]'"):
+        dashboard_app(finished)
+
+
+@pytest.mark.slow
+def test_a_study_in_a_database_is_served_too(tmp_path: Path) -> None:
+    settings = SearchSettings(n_trials=3, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    run_search(settings, fake_problem(), tmp_path / "run", sections=SECTIONS)
+    with served(tmp_path / "run") as (url, _):
+        (study,) = get(f"{url}/api/studies")["study_summaries"]
+        detail = get(f"{url}/api/studies/{study['study_id']}")
+    assert "What this search was asked" in detail["note"]["body"]
+    assert "### Trial 0" in detail["trials"][0]["note"]["body"]

@@ -1,0 +1,76 @@
+"""The tables in words: a win within noise is a tie."""
+
+import dataclasses
+
+from evidence import final, hits, record
+
+from autotok.api.handover import run_points
+from autotok.report.points import Point, metric_of
+from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
+from autotok.searching.comparison import Comparisons, compare_front
+from autotok.searching.last_word import Final
+from autotok.searching.tuning import tuning_gains
+
+TOP1 = metric_of("top1")
+BEFORE, AFTER = "1" * 250 + "0" * 150, "1" * 320 + "0" * 80
+
+
+def points(last: Final) -> list[Point]:
+    return run_points(
+        front=last.front,
+        best=last.best,
+        controls=last.controls,
+        reference=last.reference,
+        comparisons=compare_front(last),
+    )
+
+
+def test_ties_are_called_ties_and_cheaper_ones_are_named() -> None:
+    lines = standing_sentences(compare_front(final()), TOP1)
+    assert lines[0].startswith("best against the uncompressed model: ")
+    assert lines[0].endswith("a tie within noise")
+    assert lines[1].startswith("best against the runner-up, fine-tuned topk at 1.840 GFLOPs: +")
+    assert "evit at 1.240 GFLOPs, tie with the best at 54 % of its cost" in lines[2]
+    assert standing_sentences(Comparisons(), TOP1) == []
+
+
+def test_more_than_three_ties_are_counted() -> None:
+    outcomes = hits(0.8)
+    front = tuple(record(n, "tome", 0.5 + 0.1 * n, outcomes) for n in range(6))
+    lines = standing_sentences(compare_front(Final(front, front[-1], None, (), None)), TOP1)
+    assert lines[-1] == "2 more of the front tie with the best at a lower cost"
+
+
+def test_the_control_is_compared_over_the_same_images() -> None:
+    sentence = control_sentence(points(final()), TOP1)
+    assert "difference +37.2 [+3" in sentence
+    assert "TIE" not in sentence
+    assert "NO BETTER" not in sentence
+
+
+def test_a_best_that_beats_random_pruning_within_noise_only_is_called_out() -> None:
+    outcomes = hits(0.8)
+    best = record(1, "tome", 2.0, outcomes.replace("0", "1", 1))
+    control = record(-2, "random", 2.0, outcomes, origin="control")
+    sentence = control_sentence(points(Final((best,), best, control, (control,), None)), TOP1)
+    assert "A TIE WITH RANDOM PRUNING: search longer or with more images" in sentence
+
+
+def test_one_sentence_says_where_plug_in_suffices() -> None:
+    helped = record(1, "tome", 0.8, AFTER, untuned=BEFORE)
+    same = record(2, "topk", 1.9, AFTER, untuned=AFTER)
+    worse = record(3, "evit", 1.2, BEFORE, untuned=AFTER)
+    mixed = tuning_sentence(tuning_gains([helped, same, worse]), TOP1)
+    assert "helped 1 of 3 configurations, most at 0.800 GFLOPs: +17.5 [" in mixed
+    assert "plug-in suffices (within the noise of 400 images) from 1.900 GFLOPs up" in mixed
+    assert "fine-tuning hurt at 1.200 GFLOPs" in mixed
+    below = dataclasses.replace(same, number=9, costs=record(9, "topk", 0.4, AFTER).costs)
+    scattered = tuning_sentence(tuning_gains([helped, below]), TOP1)
+    assert "plug-in suffices (within the noise of 400 images) at 0.400 GFLOPs" in scattered
+    every = tuning_sentence(tuning_gains([same, below]), TOP1)
+    assert every.endswith("of 400 images) on all 2 configurations that were fine-tuned")
+    alone = tuning_sentence(tuning_gains([same]), TOP1)
+    assert alone.endswith("of 400 images) at 1.900 GFLOPs, the only one fine-tuned")
+    few = record(5, "topk", 1.1, AFTER[:64], untuned=AFTER[:64])
+    assert "noise of 64 to 400 images" in tuning_sentence(tuning_gains([same, few]), TOP1)
+    assert tuning_sentence([], TOP1) == ""
