@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autotok.config import CompressionConfig
+
 from .record import TrialRecord
 
 __all__ = [
     "Done",
     "Event",
     "FinalEvaluation",
+    "FineTuning",
     "OnEvent",
     "Promoted",
     "Started",
@@ -57,6 +60,15 @@ class Promoted(Event):
 
     number: int
     num_images: int
+
+
+@dataclass(frozen=True)
+class FineTuning(Event):
+    """A fine-tune of a configuration begins."""
+
+    number: int
+    config: CompressionConfig
+    length: str
 
 
 @dataclass(frozen=True)

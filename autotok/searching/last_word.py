@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotok.methods.registry import list_methods
 
 from .engines.base import Engine, Job, Outcome
-from .loop import Search, front_of
+from .loop import Search, best_of, front_of, plain_tally
 from .objective import losses
 from .pareto import thin
-from .problem import TallyLike, to_score
+from .problem import to_score
 from .record import TrialRecord
 from .repair import Repaired, match_cost
 from .shape import Shape
@@ -69,21 +70,14 @@ def last_word(
     `report(record, done, total)` is called after each.
     """
     word = _LastWord(search, engine, report)
-    chosen = [word.final(f"final:{r.number}", r) for r in finalists(search)]
+    reference = _as_record(-1, search.drafts.uncompressed(), "reference")
+    entries = [(f"final:{r.number}", r) for r in finalists(search)]
+    *chosen, uncompressed = word.finals([*entries, ("reference", reference)])
     front = front_of([word.verified(r) for r in chosen], search.objectives)
-    best = _best(search, front)
+    best = best_of(front, search.objectives)
     controls = [] if best is None else word.controls(best)
-    reference = word.reference()
-    measured = [c for c in controls if c.measured]
-    return Final(tuple(front), best, _best(search, measured), tuple(controls), reference)
-
-
-def _best(search: Search, records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The first objective decides, then the next."""
-    if not records:
-        return None
-    points = losses([r.values for r in records], search.objectives)
-    return min(zip(points.tolist(), records, strict=True), key=lambda pair: pair[0])[1]
+    control = best_of([c for c in controls if c.measured], search.objectives)
+    return Final(tuple(front), best, control, tuple(controls), uncompressed)
 
 
 class _LastWord:
@@ -94,45 +88,89 @@ class _LastWord:
         self._total = len(finalists(search)) + search.settings.control_shapes + 1
         self._done = 0
 
-    def final(self, key: str, record: TrialRecord) -> TrialRecord:
-        """The record at the last fidelity; from the study's notes if it is there."""
-        notes, noted = self._search.proposals, self._search.proposals.noted(key)
-        if noted is None:
-            found = self._evaluate(record)
-            notes.note(key, found.to_dict())
-        else:
-            found = TrialRecord.from_dict(noted)
-        self._done += 1
-        self._report(found, self._done, self._total)
-        return found
+    def finals(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
+        """The records at the last fidelity, in the order given; from the study's notes if there.
 
-    def _evaluate(self, record: TrialRecord) -> TrialRecord:
-        stop, tally = self._search.plan.final, self._known_tally(record)
-        start = 0 if tally is None or record.score is None else record.score.num_images
-        assert record.config is not None
-        outcome: Outcome | None = None
-        if start < stop:
-            self._engine.submit(Job(record.number, record.config, start, stop))
+        As many run at a time as the engine takes.
+        """
+        notes = self._search.proposals
+        found: dict[str, TrialRecord] = {}
+        waiting = []
+        for key, record in entries:
+            noted = notes.noted(key)
+            if noted is not None:
+                found[key] = TrialRecord.from_dict(noted)
+                self._tell(found[key])
+            else:
+                waiting.append((key, record))
+        for key, record in self._evaluated(waiting):
+            notes.note(key, record.to_dict())
+            found[key] = record
+            self._tell(record)
+        return [found[key] for key, _ in entries]
+
+    def _tell(self, record: TrialRecord) -> None:
+        self._done += 1
+        self._report(record, self._done, max(self._total, self._done))
+
+    def _evaluated(
+        self, entries: Sequence[tuple[str, TrialRecord]]
+    ) -> Iterator[tuple[str, TrialRecord]]:
+        """Every entry with its quality, as the engine delivers them."""
+        left = deque(entries)
+        open_jobs: dict[int, tuple[str, TrialRecord]] = {}
+        while left or open_jobs:
+            while left and len(open_jobs) < self._engine.capacity:
+                key, record = left.popleft()
+                job = self._job(record)
+                if job is None:
+                    yield key, self._finished(record, None)
+                    continue
+                self._engine.submit(job)
+                open_jobs[job.number] = key, record
+            if not open_jobs:
+                continue
             outcome = self._engine.collect()
+            key, record = open_jobs.pop(outcome.job.number)
+            if outcome.tuned is not None:
+                record = dataclasses.replace(record, tuned=dataclasses.asdict(outcome.tuned))
+                left.appendleft((key, record))
+            else:
+                yield key, self._finished(record, outcome)
+
+    def _job(self, record: TrialRecord) -> Job | None:
+        """What is left to do for a record: a control's fine-tune, then the images not yet seen."""
+        assert record.config is not None
+        if record.config.mode == "retrain" and record.tuned is None and record.score is None:
+            return Job(record.number, record.config, task="finetune")
+        stop, start = self._search.plan.final, self._start(record)
+        config = record.config if record.tuned is not None else record.config.plugged_in
+        return Job(record.number, config, start, stop) if start < stop else None
+
+    def _start(self, record: TrialRecord) -> int:
+        """Images already seen; their sums are there to add to."""
+        if record.score is None or self._search.tally(record) is None:
+            return 0
+        return record.score.num_images
+
+    def _finished(self, record: TrialRecord, outcome: Outcome | None) -> TrialRecord:
+        known = self._search.tally(record) if record.score is not None else None
+        tally, seconds = known, 0.0
+        if outcome is not None:
             if outcome.tally is None:
                 _LOG.warning("last word on trial %d failed: %s", record.number, outcome.error)
                 return dataclasses.replace(record, state="failed", reason=outcome.error)
-            tally = outcome.tally if tally is None else tally + outcome.tally
+            tally = outcome.tally if known is None else known + outcome.tally
+            seconds = outcome.seconds
         assert tally is not None
         return dataclasses.replace(
             record,
             state="complete",
             score=to_score(tally),
             fidelity="final",
-            tally=None,
-            seconds=record.seconds + (outcome.seconds if outcome else 0.0),
+            tally=plain_tally(tally),
+            seconds=record.seconds + seconds,
         )
-
-    def _known_tally(self, record: TrialRecord) -> TallyLike | None:
-        if record.number in self._search.tallies:
-            return self._search.tallies[record.number]
-        load = self._search.problem.load_tally
-        return load(record.tally) if load is not None and record.tally is not None else None
 
     def verified(self, record: TrialRecord) -> TrialRecord:
         """The record with the independent counter's figure; beyond the budget it is infeasible."""
@@ -154,23 +192,32 @@ class _LastWord:
         )
 
     def controls(self, best: TrialRecord) -> list[TrialRecord]:
-        """Random pruning at the cost of the best, in several shapes, the best's own among them."""
-        found: list[TrialRecord] = []
+        """Random pruning at the cost of the best, in several shapes, the best's own among them.
+
+        Where the best was fine-tuned, the first is fine-tuned in the same way.
+        """
+        entries: list[tuple[str, TrialRecord]] = []
         seen: set[str] = set()
         for shape in _control_shapes(self._search, best):
-            if len(found) == self._search.settings.control_shapes or best.costs is None:
+            if len(entries) == self._search.settings.control_shapes or best.costs is None:
                 break
             repaired = match_cost(shape, best.costs.macs, self._search.problem)
             if repaired is None or repaired.config is None or repaired.config.config_id in seen:
                 continue
             seen.add(repaired.config.config_id)
-            record = self.verified(_as_record(-2 - len(found), repaired, "control"))
-            found.append(self.final(f"control:{repaired.config.config_id}", record))
-        return found
+            record = self.verified(_as_record(-2 - len(entries), repaired, "control"))
+            if not entries and best.tuned is not None:
+                record = _retrained_like(record, best)
+            assert record.config is not None
+            entries.append((f"control:{record.config.config_id}", record))
+        return self.finals(entries)
 
-    def reference(self) -> TrialRecord:
-        """The uncompressed model on the same images; inside the budget or not."""
-        return self.final("reference", _as_record(-1, self._search.uncompressed(), "reference"))
+
+def _retrained_like(record: TrialRecord, best: TrialRecord) -> TrialRecord:
+    assert record.config is not None
+    assert best.config is not None
+    config = dataclasses.replace(record.config, mode="retrain", finetune=best.config.finetune)
+    return dataclasses.replace(record, config=config)
 
 
 def _as_record(number: int, repaired: Repaired, origin: str) -> TrialRecord:
@@ -189,23 +236,28 @@ def _as_record(number: int, repaired: Repaired, origin: str) -> TrialRecord:
 
 
 def _control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
-    """Shapes for random pruning: the best's own, three stages, one early, every layer."""
-    facts = search.problem.facts
-    if CONTROL not in list_methods() or not best.layers:
+    """Shapes for random pruning on the best's subnet: its own, three stages, one early, every
+    layer. A best that takes no tokens away is met by random pruning of the default subnet."""
+    problem = search.problem
+    if CONTROL not in list_methods() or best.config is None:
+        return []
+    structure = problem.space.structure
+    subnet = best.config.subnet if best.layers else None
+    facts = problem.facts if structure is None else structure.facts(subnet)
+    if not best.layers and structure is None:
         return []
     depth = facts.num_blocks
-    gone = [1.0 - count / facts.num_patches for count in best.counts]
-    own = Shape(CONTROL, best.layers, tuple(g / gone[-1] for g in gone), "linear")
     stages = tuple(dict.fromkeys(depth * i // 4 for i in (1, 2, 3)))
     steps = tuple((i + 1) / len(stages) for i in range(len(stages)))
-    every = Shape(
-        CONTROL, tuple(range(depth)), tuple((i + 1) / depth for i in range(depth)), "linear"
-    )
+    rising = tuple((i + 1) / depth for i in range(depth))
     shapes = [
-        own,
         Shape(CONTROL, stages, steps),
-        every,
+        Shape(CONTROL, tuple(range(depth)), rising, "linear"),
         Shape(CONTROL, (max(0, depth // 6),), (1.0,)),
     ]
-    options = dict(sorted(own.reducer.resolve_options({}).items()))
-    return [dataclasses.replace(shape, options=options) for shape in shapes]
+    if best.layers:
+        gone = [1.0 - count / facts.num_patches for count in best.counts]
+        own = Shape(CONTROL, best.layers, tuple(g / gone[-1] for g in gone), "linear")
+        shapes.insert(0, own)
+    options = dict(sorted(shapes[0].reducer.resolve_options({}).items()))
+    return [dataclasses.replace(shape, options=options, subnet=subnet) for shape in shapes]

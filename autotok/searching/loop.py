@@ -1,4 +1,4 @@
-"""`Search`: ask -> decode -> repair -> gate -> evaluate -> promote -> tell.
+"""`Search`: ask -> decode -> repair -> gate -> evaluate -> promote -> fine-tune -> tell.
 
 Holds no model and runs nothing: `ask` gives configurations to evaluate, `advance` takes tallies and
 says whether more images are wanted, `fail` takes reasons. Decisions depend on finished trials only.
@@ -9,49 +9,26 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from autotok.config import CompressionConfig, Primitive
-from autotok.errors import AutotokError
-
+from .drafts import Drafts
+from .flight import Ask, Flight
 from .objective import Objective, losses, make_objectives
 from .pareto import front_mask
-from .problem import Problem, TallyLike, to_score
+from .problem import Problem, TallyLike, Tuned, to_score
+from .promotion import can_reach_front, next_to_tune, recoveries
 from .proposals import Proposals
 from .record import Score, TrialRecord
-from .repair import Repaired, repair
 from .settings import Plan, SearchSettings
-from .space import Params
-from .warm import warm_starts
 
-__all__ = ["Ask", "Search", "front_of"]
+__all__ = ["Search", "best_of", "front_of", "plain_tally"]
 
 _LOG = logging.getLogger(__name__)
-_ATTEMPTS = 6
 _FRUITLESS = 40
 """Proposals in a row without a new configuration after which the space counts as exhausted."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A configuration to evaluate on images [start, stop)."""
-
-    number: int
-    config: CompressionConfig
-    start: int
-    stop: int
-
-
-@dataclass
-class _Flight:
-    record: TrialRecord
-    tally: TallyLike | None = None
-    stop: int = 0
-    seconds: float = 0.0
 
 
 class Search:
@@ -62,17 +39,18 @@ class Search:
     ) -> None:
         self.settings, self.problem, self.plan = settings, problem, plan
         self.proposals = proposals
+        self.drafts = Drafts(settings, problem, proposals)
         self.objectives: tuple[Objective, ...] = make_objectives(
             settings.objectives, problem.metric
         )
-        self._flights: dict[int, _Flight] = {}
-        self._known: dict[str, TrialRecord] = {}
+        self._flights: dict[int, Flight] = {}
         self._front: list[TrialRecord] = []
+        self._retrained: set[int] = set()
+        """Trials whose configuration was promoted to a fine-tune."""
         self._fruitless = self._evaluated = 0
         for record in proposals.records:
             self._count(record)
         self.tallies: dict[int, TallyLike] = {}
-        self._starts = self._warm_starts()
 
     # --- what is known
 
@@ -91,37 +69,41 @@ class Search:
         """The last proposals brought nothing new."""
         return self._fruitless >= _FRUITLESS
 
+    @property
+    def promoted(self) -> int:
+        """Configurations promoted to a fine-tune so far, those under way included."""
+        return len(self._retrained)
+
     def front(self) -> list[TrialRecord]:
         """Non-dominated evaluated trials, cheapest first."""
         return _by_cost(self._front)
 
+    def best(self) -> TrialRecord | None:
+        """The best of the front by the first objective, so far."""
+        return best_of(self._front, self.objectives)
+
+    def tally(self, record: TrialRecord) -> TallyLike | None:
+        """The sums behind a finished trial's quality, if they were kept."""
+        return self.tallies.get(record.number) or self._tally_of_dict(record.tally)
+
+    def _tally_of_dict(self, data: Mapping[str, Any] | None) -> TallyLike | None:
+        load = self.problem.load_tally
+        return load(data) if load is not None and data is not None else None
+
     def _learn(self, record: TrialRecord) -> None:
         if record.config is not None and record.state != "duplicate":
-            self._known[record.config.config_id] = record
+            self.drafts.known[record.config.config_id] = record
 
     def _count(self, record: TrialRecord) -> None:
         """Take a finished trial into account; the front is kept up to date as trials come."""
         self._learn(record)
+        if record.base is not None:
+            self._retrained.add(record.base)
         fruitful = record.state in ("complete", "failed")
         self._evaluated += fruitful
         self._fruitless = 0 if fruitful else self._fruitless + 1
         if record.measured and self._undominated(record):
             self._front = front_of([*self._front, record], self.objectives)
-
-    def _warm_starts(self) -> list[Params | None]:
-        """Proposals to begin with; None stands for the uncompressed model."""
-        starts: list[Params | None] = [*warm_starts(self.problem.space, self.problem.facts)]
-        uncompressed = self.uncompressed()
-        return [None, *starts] if uncompressed.violation <= 0.0 else starts
-
-    def uncompressed(self) -> Repaired:
-        """The model as it is, with its violation of the budget if any."""
-        config = CompressionConfig()
-        costs = self.problem.costs.cost(config)
-        predicted = dict(self.problem.predict(config)) if self.problem.predict else {}
-        values: dict[str, float] = {**dataclasses.asdict(costs), **predicted}
-        worst = max((values[b.metric] / b.limit - 1.0 for b in self.problem.budgets), default=0.0)
-        return Repaired(config, costs=costs, predicted=predicted, violation=worst)
 
     # --- ask
 
@@ -129,96 +111,100 @@ class Search:
         """The next configuration to evaluate; None when the space seems exhausted.
 
         Infeasible shapes and configurations that are known already are recorded on the way and cost
-        no evaluation.
+        no evaluation. Where both modes are searched these are plug-in; see `ask_promotion`.
         """
         while not self.exhausted:
             number = self.proposals.next_number
-            record = self._proposal(number)
-            constraints = {"budget": record.violation} if record.state != "failed" else {}
-            self.proposals.start(record, constraints=constraints)
-            if record.state == "running":
-                self._flights[number] = _Flight(record)
-                self._learn(record)
-                assert record.config is not None
-                return Ask(number, record.config, 0, self.plan.few)
-            self._finish(record)
+            step = self._begin(self.drafts.proposal(number, self.plan))
+            if isinstance(step, Ask):
+                return step
         return None
 
-    def _proposal(self, number: int) -> TrialRecord:
-        fixed: Mapping[str, Primitive] | None = None
-        origin = "sampler"
-        if number < len(self._starts):
-            origin, fixed = "warm-start", self._starts[number]
-            if fixed is None:
-                return self._record(number, {}, self.uncompressed(), origin)
-        record = None
-        for attempt in range(_ATTEMPTS):
-            record = self._attempt(number, attempt, fixed if attempt == 0 else None, origin)
-            if record.state != "duplicate":
-                break
-            origin = "sampler"
-        assert record is not None
-        return record
+    def ask_promotion(self) -> Ask | None:
+        """The fine-tune that promises most; None when no configuration can still reach the front.
 
-    def _attempt(
-        self, number: int, attempt: int, fixed: Mapping[str, Primitive] | None, origin: str
-    ) -> TrialRecord:
-        params = self.proposals.propose(number, attempt=attempt, fixed=fixed)
-        try:
-            shape = self.problem.space.decode(params, self.problem.facts)
-            repaired = repair(shape, float(params["budget_fraction"]), self.problem)
-        except AutotokError as error:
-            return TrialRecord(
-                number, "failed", None, params=params, origin=origin, reason=str(error)
+        A new trial that retrains the configuration of an earlier one; how it trains is proposed.
+        """
+        while self.drafts.promotes:
+            base = next_to_tune(
+                self.records, self._retrained, self._retraining(), self.objectives, self.recoveries
             )
-        return self._record(number, params, repaired, origin)
+            if base is None:
+                return None
+            first = not self._retrained
+            self._retrained.add(base.number)
+            number = self.proposals.next_number
+            record = self.drafts.promotion(number, base, self.plan, first=first)
+            step = self._begin(record)
+            if isinstance(step, Ask):
+                return step
+        return None
 
-    def _record(self, number: int, params: Params, repaired: Repaired, origin: str) -> TrialRecord:
-        state, reason = "running", repaired.reason
-        if repaired.config is None:
-            state = "infeasible"
-        known = None if repaired.config is None else self._known.get(repaired.config.config_id)
-        if known is not None:
-            state, reason = "duplicate", f"same configuration as trial {known.number}"
-        return TrialRecord(
-            number=number,
-            state=state,
-            config=repaired.config,
-            layers=repaired.layers,
-            counts=repaired.counts,
-            costs=repaired.costs,
-            predicted=repaired.predicted,
-            feasible=repaired.feasible,
-            violation=repaired.violation,
-            params=params,
-            origin=origin,
-            seed=self.settings.seed,
-            reason=reason,
-            duplicate_of=None if known is None else known.number,
-        )
+    def _retraining(self) -> list[int]:
+        """Trials whose configuration is being fine-tuned right now."""
+        return [f.record.base for f in self._flights.values() if f.record.base is not None]
+
+    @property
+    def recoveries(self) -> list[float]:
+        """Share of what compression lost that each fine-tune so far regained."""
+        return recoveries(self.records, self.objectives, self._tally_of_dict)
+
+    def _begin(self, record: TrialRecord) -> Ask | TrialRecord:
+        """Put a proposal into the study: a configuration to evaluate, or its record at once."""
+        constraints = {"budget": record.violation} if record.state != "failed" else {}
+        self.proposals.start(record, constraints=constraints)
+        if record.state != "running":
+            return self._finish(record)
+        self._learn(record)
+        flight = self._flights[record.number] = Flight(record)
+        config = flight.config
+        if config.mode != "retrain":
+            return Ask(record.number, config, 0, self.plan.few)
+        plain = self.drafts.known.get(config.plugged_in.config_id)
+        tally = None if plain is None else self.tally(plain)
+        if tally is not None:
+            return self._judge_untuned(flight, tally)
+        return Ask(record.number, config.plugged_in, 0, self.plan.few)
+
+    def _judge_untuned(self, flight: Flight, tally: TallyLike) -> Ask | TrialRecord:
+        """Fine-tune what can still reach the front; else stop here."""
+        flight.untuned = tally
+        number, score = flight.record.number, to_score(tally)
+        front, scored = self._front, _scored(flight.record, score)
+        if flight.record.base is None and not can_reach_front(scored, front, self.objectives):
+            flight.tally = tally
+            why = "before its fine-tune: dominated even if that regained everything"
+            return self._complete(number, flight, score, why)
+        return Ask(number, flight.config, task="finetune")
 
     # --- advance and tell
 
     def advance(self, number: int, tally: TallyLike, seconds: float) -> Ask | TrialRecord:
         """Take in a tally: more images for a trial that nothing dominates, else its record."""
         flight = self._flights[number]
-        flight.tally = tally if flight.tally is None else flight.tally + tally
         flight.seconds += seconds
+        if flight.config.mode == "retrain" and flight.tuned is None:
+            return self._judge_untuned(flight, tally)
+        flight.tally = tally if flight.tally is None else flight.tally + tally
         score = to_score(flight.tally)
         if not math.isfinite(score.value):
             return self.fail(number, f"diverged: {score.metric} is {score.value}", 0.0)
         first = flight.stop == 0
         flight.stop = self.plan.few if first else self.plan.more
-        if (
-            first
-            and self.plan.more > self.plan.few
-            and self._undominated(_scored(flight.record, score))
-        ):
-            assert flight.record.config is not None
-            return Ask(number, flight.record.config, self.plan.few, self.plan.more)
-        return self._complete(number, flight, score)
+        if not first or self.plan.more == self.plan.few:
+            return self._complete(number, flight, score, "")
+        if self._undominated(_scored(flight.record, score)):
+            return Ask(number, flight.config, self.plan.few, self.plan.more)
+        return self._complete(number, flight, score, f"after {self.plan.few} images: dominated")
 
-    def _complete(self, number: int, flight: _Flight, score: Score) -> TrialRecord:
+    def tuned(self, number: int, tuned: Tuned, seconds: float) -> Ask:
+        """Take in a finished fine-tune: its weights are judged next."""
+        flight = self._flights[number]
+        flight.seconds += seconds
+        flight.tuned = tuned
+        return Ask(number, flight.config, 0, self.plan.few)
+
+    def _complete(self, number: int, flight: Flight, score: Score, stopped: str) -> TrialRecord:
         del self._flights[number]
         assert flight.tally is not None
         self.tallies[number] = flight.tally
@@ -228,7 +214,10 @@ class Search:
             score=score,
             fidelity="more" if flight.stop > self.plan.few else "few",
             seconds=flight.seconds,
-            tally=_plain(flight.tally),
+            tally=plain_tally(flight.tally),
+            untuned=plain_tally(flight.untuned),
+            tuned=plain_tally(flight.tuned),
+            stopped=stopped,
         )
         return self._finish(record)
 
@@ -251,7 +240,7 @@ class Search:
     def _copy_known(self, record: TrialRecord) -> TrialRecord:
         """A duplicate is told with the values known; without any it teaches nothing."""
         assert record.config is not None
-        known = self._known[record.config.config_id]
+        known = self.drafts.known[record.config.config_id]
         if known.score is None:
             return dataclasses.replace(
                 record, state="infeasible", violation=max(0.01, record.violation)
@@ -279,6 +268,16 @@ def front_of(records: list[TrialRecord], objectives: tuple[Objective, ...]) -> l
     return _by_cost(front)
 
 
+def best_of(
+    records: Sequence[TrialRecord], objectives: tuple[Objective, ...]
+) -> TrialRecord | None:
+    """The first objective decides, then the next."""
+    if not records:
+        return None
+    points = losses([r.values for r in records], objectives)
+    return min(zip(points.tolist(), records, strict=True), key=lambda pair: pair[0])[1]
+
+
 def _by_cost(records: list[TrialRecord]) -> list[TrialRecord]:
     return sorted(records, key=lambda r: (r.costs.macs if r.costs else 0, r.number))
 
@@ -298,7 +297,8 @@ def describe(record: TrialRecord) -> str:
     return ", ".join(words)
 
 
-def _plain(tally: Any) -> dict[str, Any] | None:
+def plain_tally(tally: Any) -> dict[str, Any] | None:
+    """A tally, or what a fine-tune did, as plain data; None if it is no dataclass."""
     if dataclasses.is_dataclass(tally) and not isinstance(tally, type):
         return dataclasses.asdict(tally)
     return None

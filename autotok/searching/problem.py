@@ -5,6 +5,7 @@ The search itself meets no tensor and no model: costs are numbers, quality is a 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import CompressionConfig, Primitive, SubnetSpec
 from autotok.facts import BackboneFacts
 
 from .budget import Budget
 from .record import Costs, Score
 from .space import SearchSpace
+from .structure import Structure
 
 __all__ = [
     "CostModel",
@@ -100,6 +102,7 @@ class CostModel(Protocol):
         options: Mapping[str, Primitive],
         layers: Sequence[int],
         counts: NDArray[np.int64],
+        subnet: SubnetSpec | None = None,
     ) -> NDArray[np.int64]:
         """(M,) multiply-accumulates of M rows of counts (M, S) at fixed layers."""
         ...
@@ -108,14 +111,24 @@ class CostModel(Protocol):
 class ExactCosts:
     """`CostModel` over `autotok.profiling.macs`."""
 
-    def __init__(self, facts: BackboneFacts) -> None:
-        self._facts = facts
+    def __init__(self, facts: BackboneFacts, structure: Structure | None = None) -> None:
+        self._facts, self._structure = facts, structure
+        self._subnets: dict[SubnetSpec, BackboneFacts] = {}
+
+    def facts(self, subnet: SubnetSpec | None) -> BackboneFacts:
+        """Facts of a subnet; None is the backbone as it is."""
+        if subnet is None:
+            return self._facts
+        if subnet not in self._subnets:
+            assert self._structure is not None, "a configuration names a subnet"
+            self._subnets[subnet] = self._structure.facts(subnet)
+        return self._subnets[subnet]
 
     def cost(self, config: CompressionConfig) -> Costs:
         """Every convention at once."""
         from autotok.profiling.macs import cost
 
-        found = cost(self._facts, config)
+        found = cost(self.facts(config.subnet), config)
         return Costs(int(found.macs), int(found.macs_noattn), int(found.params))
 
     def schedule_macs(
@@ -124,11 +137,13 @@ class ExactCosts:
         options: Mapping[str, Primitive],
         layers: Sequence[int],
         counts: NDArray[np.int64],
+        subnet: SubnetSpec | None = None,
     ) -> NDArray[np.int64]:
         """(M,) multiply-accumulates of M rows of counts (M, S)."""
         from autotok.profiling.macs import schedule_macs
 
-        return schedule_macs(self._facts, method, options, layers=layers, counts=counts)
+        facts = self.facts(subnet)
+        return schedule_macs(facts, method, options, layers=layers, counts=counts)
 
 
 @dataclass(frozen=True)
@@ -151,7 +166,12 @@ class Problem:
     count: Callable[[CompressionConfig], int] | None = None
     """Independent multiply-accumulate counter, for what is reported."""
     finetune: Callable[[CompressionConfig], Tuned] | None = None
-    """See `Worker.finetune`."""
+    """See `Worker.finetune`; without it the space is plug-in only."""
+
+    def __post_init__(self) -> None:
+        if self.finetune is None and "retrain" in self.space.mode:
+            plain = dataclasses.replace(self.space, mode=("plug-in",))
+            object.__setattr__(self, "space", plain)
 
     @property
     def fingerprint(self) -> str:

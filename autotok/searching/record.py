@@ -10,7 +10,7 @@ from typing import Any
 
 from autotok.config import CompressionConfig, Primitive
 
-__all__ = ["FINISHED", "Costs", "Score", "TrialRecord"]
+__all__ = ["FINISHED", "Costs", "Score", "TrialRecord", "quality_column"]
 
 FINISHED = ("complete", "infeasible", "failed", "duplicate")
 VERSION = 1

@@ -10,106 +10,53 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import Primitive
 from autotok.errors import InfeasibleBudget
-from autotok.facts import BackboneFacts
 
 from .budget import Budget, describe
-from .problem import CostModel, Problem
-from .record import Costs
+from .fit_subnet import with_fitting_subnet
+from .line import Line, Repaired, verdict
+from .problem import Problem
 from .shape import Shape
 from .space import Chooser, Parameter
 
 __all__ = ["Repaired", "cheapest", "check_budgets", "match_cost", "repair"]
 
-_POINTS, _ROUNDS = 48, 4
 _PREDICTIONS = 7
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Repaired:
-    """A configuration inside every budget, or why its shape has none."""
-
-    config: CompressionConfig | None
-    layers: tuple[int, ...] = ()
-    counts: tuple[int, ...] = ()
-    costs: Costs | None = None
-    predicted: Mapping[str, float] = field(default_factory=dict)
-    violation: float = 0.0
-    """Share by which the nearest configuration misses the worst budget; 0 or less is inside."""
-    reason: str = ""
-
-    @property
-    def feasible(self) -> bool:
-        """Whether there is a configuration to evaluate."""
-        return self.config is not None
-
-
-class _Line:
-    """The configurations of one shape, by strength."""
-
-    def __init__(self, shape: Shape, facts: BackboneFacts, costs: CostModel) -> None:
-        self.shape, self.facts, self.costs = shape, facts, costs
-        self.strongest = 1.0
-
-    def counts(self, strength: float) -> NDArray[np.int64]:
-        """(S,) counts at one strength."""
-        row: NDArray[np.int64] = self.shape.counts(np.array([strength]), self.facts)[0]
-        return row
-
-    def config(self, strength: float) -> CompressionConfig:
-        return self.shape.config(self.counts(strength), self.facts)
-
-    def metric(self, name: str, strengths: Floats) -> Floats:
-        """(M,) exact cost at each strength."""
-        counts = self.shape.counts(strengths, self.facts)
-        if name == "macs" and self.shape.subnet is None:
-            macs = self.costs.schedule_macs(
-                self.shape.method, self.shape.options, self.shape.layers, counts
-            )
-            return macs.astype(np.float64)
-        return np.array(
-            [getattr(self.costs.cost(self.shape.config(c, self.facts)), name) for c in counts]
-        )
-
-    def weakest(self, name: str, limit: float) -> float | None:
-        """The smallest strength whose cost, and every stronger one's, is within the limit."""
-        points = _POINTS if name == "macs" else 8
-        rounds = _ROUNDS if name == "macs" else 6
-        low, high = 0.0, self.strongest
-        for _ in range(rounds):
-            grid = np.linspace(low, high, points)
-            over = np.flatnonzero(self.metric(name, grid) > limit)
-            if not len(over):
-                return float(grid[0])
-            if over[-1] == points - 1:
-                return None
-            low, high = float(grid[over[-1]]), float(grid[over[-1] + 1])
-        return high
 
 
 def repair(shape: Shape, fraction: float, problem: Problem) -> Repaired:
     """The configuration of this shape whose cost meets `fraction` of the way to the limit.
 
-    0 is the cheapest the shape can reach, 1 the most expensive inside every budget.
+    0 is the cheapest the shape can reach, 1 the most expensive inside every budget. Where subnets
+    are searched too, the subnet stays as proposed as long as fewer tokens can meet the budget; a
+    shape without reduction layers, or one whose every token is needed, gets a smaller subnet.
     """
-    line = _Line(shape, problem.facts, problem.costs)
-    weakest, verdict = 0.0, None
+    structure = problem.space.structure
+    if structure is not None:
+        fitted = with_fitting_subnet(shape, fraction, problem, structure)
+        if isinstance(fitted, Repaired):
+            return fitted
+        shape = fitted
+    return _repair_tokens(shape, fraction, problem)
+
+
+def _repair_tokens(shape: Shape, fraction: float, problem: Problem) -> Repaired:
+    """`repair` on a subnet that stays."""
+    line = Line(shape, problem.facts, problem.costs)
+    weakest, failed = 0.0, None
     exact = [b for b in problem.budgets if b.exact]
     for budget in exact:
         strength = line.weakest(budget.metric, budget.limit)
         if strength is None:
-            verdict = verdict or _verdict(line, budget)
+            failed = failed or verdict(line, budget)
         else:
             weakest = max(weakest, strength)
-    if verdict is not None:
-        return verdict
+    if failed is not None:
+        return failed
     predictions = _Predictions(problem, line)
     for budget in problem.budgets:
         if not budget.exact:
@@ -121,7 +68,7 @@ def repair(shape: Shape, fraction: float, problem: Problem) -> Repaired:
 
 
 def _at_fraction(
-    line: _Line, weakest: float, fraction: float, problem: Problem, predictions: _Predictions
+    line: Line, weakest: float, fraction: float, problem: Problem, predictions: _Predictions
 ) -> Repaired:
     ends = line.metric("macs", np.array([line.strongest, weakest]))
     strength = weakest
@@ -133,10 +80,10 @@ def _at_fraction(
         if result.violation <= 0.0:
             return result
     budget = max(problem.budgets, key=lambda b: _excess(b, result))
-    return _verdict(line, budget, predictions.at(line.strongest))
+    return verdict(line, budget, predictions.at(line.strongest))
 
 
-def _result(line: _Line, strength: float, predictions: _Predictions) -> Repaired:
+def _result(line: Line, strength: float, predictions: _Predictions) -> Repaired:
     config = line.config(strength)
     result = Repaired(
         config,
@@ -154,24 +101,10 @@ def _excess(budget: Budget, result: Repaired) -> float:
     return float(values[budget.metric]) / budget.limit - 1.0
 
 
-def _verdict(line: _Line, budget: Budget, predicted: Mapping[str, float] | None = None) -> Repaired:
-    """Infeasible: how far off the cheapest of the shape is, and what stops it."""
-    if budget.exact:
-        lowest = float(line.metric(budget.metric, np.array([line.strongest]))[0])
-    else:
-        lowest = float((predicted or {})[budget.metric])
-    reason = (
-        f"{line.shape.method} at layers {list(line.shape.layers)} reaches"
-        f" {describe(budget.metric, lowest)} at its cheapest:"
-        f" {line.shape.blocked_at(line.facts)}"
-    )
-    return Repaired(None, line.shape.layers, violation=lowest / budget.limit - 1.0, reason=reason)
-
-
 class _Predictions:
     """Predicted metrics of one line, cached by counts: a prediction costs a trace of the model."""
 
-    def __init__(self, problem: Problem, line: _Line) -> None:
+    def __init__(self, problem: Problem, line: Line) -> None:
         self.problem, self._line = problem, line
         self._known: dict[tuple[int, ...], Mapping[str, float]] = {}
 
@@ -189,7 +122,7 @@ class _Predictions:
         if budget.holds(self.at(low)[budget.metric]):
             return low
         if not budget.holds(self.at(high)[budget.metric]):
-            return _verdict(self._line, budget, self.at(high))
+            return verdict(self._line, budget, self.at(high))
         for _ in range(_PREDICTIONS):
             middle = self._between(budget, low, high)
             value = self.at(middle)[budget.metric]
@@ -210,7 +143,7 @@ class _Predictions:
 
 def match_cost(shape: Shape, macs: int, problem: Problem) -> Repaired | None:
     """The most expensive configuration of this shape within `macs`; None if it has none."""
-    line = _Line(shape, problem.facts, problem.costs)
+    line = Line(shape, problem.facts, problem.costs)
     strength = line.weakest("macs", float(macs))
     if strength is None:
         return None
@@ -270,7 +203,7 @@ def cheapest(problem: Problem, method: str, metric: str) -> tuple[float, Shape]:
     """The lowest cost a method reaches over the corners of the space, and the shape that does."""
     best: tuple[float, Shape] | None = None
     for shape in _corners(problem, method):
-        line = _Line(shape, problem.facts, problem.costs)
+        line = Line(shape, problem.facts, problem.costs)
         value = float(line.metric(metric, np.array([line.strongest]))[0])
         if best is None or value < best[0]:
             best = value, shape
@@ -280,7 +213,7 @@ def cheapest(problem: Problem, method: str, metric: str) -> tuple[float, Shape]:
 
 def _predict_cheapest(problem: Problem, method: str, metric: str) -> float:
     _, shape = cheapest(problem, method, "macs")
-    line = _Line(shape, problem.facts, problem.costs)
+    line = Line(shape, problem.facts, problem.costs)
     return float(_Predictions(problem, line).at(line.strongest)[metric])
 
 

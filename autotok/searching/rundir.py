@@ -8,7 +8,7 @@ import errno
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -153,9 +153,19 @@ class RunDirectory:
             )
         return data
 
-    def write_records(self, name: str, records: Sequence[TrialRecord]) -> Path:
-        """A CSV with one row per record; a column that any record has is there for all."""
-        rows = [record.row() for record in records]
+    def write_records(
+        self,
+        name: str,
+        records: Sequence[TrialRecord],
+        *,
+        further: Callable[[TrialRecord], Mapping[str, Any]] | None = None,
+    ) -> Path:
+        """A CSV with one row per record; a column that any record has is there for all.
+
+        `further` gives more columns of a record.
+        """
+        more = further or (lambda record: {})
+        rows = [{**record.row(), **more(record)} for record in records]
         columns = _columns(rows)
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

@@ -40,6 +40,8 @@ class SearchSettings:
     """Configurations of the front that get the last word."""
     control_shapes: int = 3
     """Random prunings at the cost of the best; 0 leaves the control out."""
+    retrain_trials: int = 3
+    """At most this many configurations are promoted to a fine-tune, where the space allows it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
@@ -61,6 +63,8 @@ class SearchSettings:
                 f"front_size is {self.front_size} and control_shapes {self.control_shapes};"
                 " they must be at least 2 and 0"
             )
+        if self.retrain_trials < 0:
+            raise ConfigError(f"retrain_trials is {self.retrain_trials}; it must be 0 or more")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -77,11 +81,15 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """Images per fidelity, fixed when the search starts and kept with the study."""
+    """Images per fidelity and effort per fine-tune, fixed when the search starts and kept."""
 
     few: int
     more: int
     final: int
+    finetune_s: float | None = None
+    """Seconds one fine-tune may take; None without a time limit."""
+    finetune_macs: float | None = None
+    """What those seconds pay for; a fine-tune's automatic length follows from it."""
 
     def __post_init__(self) -> None:
         assert 0 < self.few <= self.more <= self.final
@@ -89,24 +97,41 @@ class Plan:
 
 _FEW, _MORE = 64, 256
 _SHARES = {"few": 0.35, "more": 0.15, "final": 0.4}
+_SHARES_RETRAIN = {"few": 0.25, "more": 0.1, "final": 0.28}
 """Of the time limit; the rest is slack for repair, writing and the operating system."""
+_FINETUNE_SHARE = 0.27
 
 
-def make_plan(settings: SearchSettings, total_images: int, seconds_per_image: float) -> Plan:
+def make_plan(
+    settings: SearchSettings,
+    total_images: int,
+    seconds_per_image: float,
+    *,
+    promotes: bool = False,
+    macs_per_image: float = 0.0,
+) -> Plan:
     """Images per fidelity: as set, else what the time limit affords at the speed measured.
 
     About half of the trials are expected to be promoted. Without a time limit: 64, 256, all.
+    `promotes` sets time aside for fine-tunes; `macs_per_image` is what took `seconds_per_image`.
     """
     few, more, final = _FEW, _MORE, total_images
+    promotes = promotes and settings.retrain_trials > 0
+    shares = _SHARES_RETRAIN if promotes else _SHARES
+    finetune_s, finetune_macs = None, None
     if settings.timeout_s is not None:
-        affordable = settings.timeout_s / max(seconds_per_image, 1e-6)
-        few = max(16, int(_SHARES["few"] * affordable / settings.n_trials))
-        more = few + int(_SHARES["more"] * affordable / max(1, settings.n_trials // 2))
-        final = int(_SHARES["final"] * affordable / members(settings, settings.front_size))
+        speed = max(seconds_per_image, 1e-6)
+        affordable = settings.timeout_s / speed
+        few = max(16, int(shares["few"] * affordable / settings.n_trials))
+        more = few + int(shares["more"] * affordable / max(1, settings.n_trials // 2))
+        final = int(shares["final"] * affordable / members(settings, settings.front_size))
+        if promotes:
+            finetune_s = _FINETUNE_SHARE * settings.timeout_s / settings.retrain_trials
+            finetune_macs = finetune_s / speed * macs_per_image
     final = min(total_images, settings.images_final or max(32, final))
     more = min(final, settings.images_more or more)
     few = min(more, settings.images_few or few)
-    return Plan(few, more, final)
+    return Plan(few, more, final, finetune_s, finetune_macs)
 
 
 def members(settings: SearchSettings, finalists: int) -> int:

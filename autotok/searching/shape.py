@@ -37,7 +37,6 @@ class Shape:
     curve: str = "geometric"
     """'geometric': keep ratios multiply, as stage ratios do; 'linear': removals add, as r does."""
     options: Mapping[str, Primitive] = field(default_factory=dict)
-    mode: str = "plug-in"
     subnet: SubnetSpec | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +55,8 @@ class Shape:
         catch up.
         """
         total = facts.num_patches
+        if not self.layers:
+            return np.zeros((len(strengths), 0), dtype=np.int64)
         steepest = 1.0 / next(w for w in self.weights if w > 0.0)
         amount = np.outer(strengths * steepest, self.weights)  # (M, S)
         if self.curve == "geometric":
@@ -79,6 +80,8 @@ class Shape:
 
     def blocked_at(self, facts: BackboneFacts) -> str:
         """What stops the strongest reduction of this shape, in words."""
+        if not self.layers:
+            return "nothing is taken away"
         counts = self.counts(np.ones(1), facts)[0].tolist()
         entering = [facts.num_patches, *counts[:-1]]
         last = f"{counts[-1]} of {facts.num_patches} tokens are left after layer {self.layers[-1]}"
@@ -104,7 +107,6 @@ class Shape:
             method=self.method,
             reductions=tuple(reductions),
             options=dict(sorted(self.options.items())),
-            mode=self.mode,
             subnet=self.subnet,
         )
 

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import Primitive
+from autotok.config import Primitive, SubnetSpec
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Kind, Option, Placement, TokenReducer, Training
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
+from .finetuning import FineTuneChoices
 from .shape import Shape
+from .structure import Structure
 
 __all__ = ["FAMILIES", "Chooser", "Condition", "Parameter", "SearchSpace"]
 
@@ -89,10 +91,19 @@ class SearchSpace:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Per method: a value fixes an option, a list restricts it, 'default' takes it out."""
     conditions: tuple[Condition, ...] = ()
+    finetune: FineTuneChoices = field(default_factory=FineTuneChoices)
+    """How mode 'retrain' trains."""
+    structure: Structure | None = None
+    """Subnets to search together with the tokens; None keeps the backbone as it is."""
 
     def candidates(self, facts: BackboneFacts) -> tuple[str, ...]:
-        """Methods of the space that fit the backbone, in the order given."""
+        """Methods of the space that fit the backbone, in the order given.
+
+        With subnets to choose from, 'none' is one: a smaller subnet may be all it takes.
+        """
         named = [m for word in self.methods for m in (_plug_in() if word == "plug-in" else [word])]
+        if self.structure is not None and "none" not in self.exclude:
+            named.insert(0, "none")
         unique = dict.fromkeys(m for m in named if m not in self.exclude)
         fitting = tuple(m for m in unique if unmet_need(get_method(m), facts) is None)
         if not fitting:
@@ -112,16 +123,29 @@ class SearchSpace:
             params[parameter.name] = choose(parameter) if only is None else only
             return params[parameter.name]
 
+        if self.structure is not None:
+            facts = self._ask_subnet(ask, params, self.structure)
         name = str(ask(Parameter("method", self.candidates(facts))))
-        ask(Parameter("mode", self.mode))
+        if ask(Parameter("mode", self.mode)) == "retrain":
+            for key, choices in self.finetune.questions():
+                ask(Parameter(key, choices))
         ask(_number("budget_fraction", self.budget_fraction))
         self._ask_schedule(ask, get_method(name), facts)
         for parameter in self._option_parameters(name):
             ask(parameter)
         return params
 
+    @staticmethod
+    def _ask_subnet(ask: Chooser, params: Params, structure: Structure) -> BackboneFacts:
+        """Ask for a subnet; its facts."""
+        ask(Parameter("subnet.embed_dim", structure.embed_choices))
+        depth = int(ask(Parameter("subnet.depth", structure.depth_choices)))
+        for name, choices in structure.questions(depth):
+            ask(Parameter(name, choices))
+        return structure.facts(structure.subnet(params))
+
     def _ask_schedule(self, ask: Chooser, method: type[TokenReducer], facts: BackboneFacts) -> None:
-        if method.placement is Placement.BEFORE_BLOCKS:
+        if method.placement is Placement.BEFORE_BLOCKS or method.kind is Kind.NONE:
             return
         low, high = (round(share * (facts.num_blocks - 1)) for share in self.first_layer)
         if method.single_layer:
@@ -165,14 +189,21 @@ class SearchSpace:
             for key, rule in self.options.get(name, {}).items()
             if not isinstance(rule, list) and rule != "default"
         }
+        subnet = None
+        if self.structure is not None:
+            subnet = self.structure.subnet(params)
+            facts = self.structure.facts(subnet)
+            subnet = self.structure.canonical(subnet)
         layers, weights, curve = _layout(params, facts.num_blocks)
+        if method.kind is Kind.NONE:
+            layers, weights = (), ()
         return Shape(
             name,
             layers,
             weights,
             curve,
             method.resolve_options({**fixed, **given}),
-            str(params["mode"]),
+            subnet=subnet,
         )
 
     def encode(
@@ -184,10 +215,13 @@ class SearchSpace:
         *,
         options: Mapping[str, Primitive] | None = None,
         budget_fraction: float = 1.0,
+        subnet: SubnetSpec | None = None,
     ) -> Params:
         """The proposal whose shape is nearest to keep ratios at layers."""
-        wanted = _fit(layers, ratios, facts.num_blocks)
+        wanted = _fit(layers, ratios, facts.num_blocks) if layers else {}
         wanted.update({"method": method, "budget_fraction": budget_fraction})
+        if self.structure is not None:
+            wanted.update(self.structure.params(subnet or self.structure.default))
         wanted.update({f"{method}.{key}": value for key, value in (options or {}).items()})
         defaults = {f"{method}.{o.name}": o.default for o in get_method(method).options}
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from autotok.config import MODES
+from autotok.config import MODES, FineTuneSpec
 from autotok.errors import ConfigError, UnknownName, nearest
 from autotok.methods.registry import get_method
+from autotok.training.losses import get_loss
 
+from .finetuning import FineTuneChoices, parse_losses
 from .space import FAMILIES, Condition, SearchSpace
 
 __all__ = ["list_spaces", "load_space", "space_from_dict"]
@@ -26,6 +29,7 @@ _KEYS = (
     "budget_fraction",
     "options",
     "conditions",
+    "finetune",
 )
 
 
@@ -74,8 +78,8 @@ def space_from_dict(
     for method in (*found.get("methods", ()), *found.get("exclude", ())):
         if method != "plug-in":
             get_method(method)
-    if "retrain" in found.get("mode", ()):
-        raise ConfigError(f"{where}: mode 'retrain' cannot be searched yet; use plug-in")
+    if "finetune" in values:
+        found["finetune"] = _finetune(values["finetune"], f"{where}: finetune")
     if "families" in schedule:
         found["families"] = _words(schedule.pop("families"), FAMILIES, f"{where}: families")
     for key, (low, high) in _LIMITS.items():
@@ -123,6 +127,20 @@ def _range(value: Any, low: float, high: float, where: str) -> tuple[float, floa
     if len(pair) != 2 or not numeric or not low <= pair[0] <= pair[1] <= high:
         raise ConfigError(f"{where} is {value!r}; give [low, high] within {low:g} to {high:g}")
     return pair[0], pair[1]
+
+
+def _finetune(data: object, where: str) -> FineTuneChoices:
+    known = [f.name for f in dataclasses.fields(FineTuneSpec)]
+    choices = {}
+    for name, rule in _known(data or {}, known, where).items():
+        values = rule if isinstance(rule, list) else [rule]
+        if not values:
+            raise ConfigError(f"{where}: '{name}' is an empty list; give at least one value")
+        choices[name] = tuple(values)
+    for text in choices.get("losses", ()):
+        for loss in parse_losses(str(text)):
+            get_loss(loss)
+    return FineTuneChoices(choices)
 
 
 def _options(data: object, where: str) -> dict[str, dict[str, Any]]:

@@ -5,32 +5,42 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotok.config import CompressionConfig
 from autotok.errors import RunDirectoryError
 
-from .engines.base import Engine, Job
+from .clock import Clock
+from .comparison import compare_front
+from .engines.base import Engine, Job, Outcome
 from .engines.local import InProcessEngine
-from .events import Done, FinalEvaluation, OnEvent, Promoted, Started, TrialFinished
+from .events import (
+    Done,
+    FinalEvaluation,
+    FineTuning,
+    OnEvent,
+    Promoted,
+    Started,
+    TrialFinished,
+)
+from .flight import Ask
 from .last_word import Final, last_word
-from .loop import Ask, Search
+from .loop import Search
+from .notes import study_note
 from .objective import make_objectives
 from .problem import Problem
 from .proposals import Proposals
 from .record import TrialRecord
 from .repair import check_budgets
 from .rundir import RunDirectory
-from .settings import Plan, SearchSettings, make_plan, members
+from .settings import Plan, SearchSettings, make_plan
 
 __all__ = ["SearchResult", "open_search", "resume_search", "run_search"]
 
 _LOG = logging.getLogger(__name__)
 _TABLE_EVERY_S = 5.0
-_SPEED_IMAGES = 8
 _LAST_WORD_SHARE = 0.25
 """Of the progress shown."""
 
@@ -161,11 +171,11 @@ class _Run:
         self.settings, self.problem, self.run = settings, problem, run
         self.engine = engine or InProcessEngine(problem)
         self.on_event: OnEvent = on_event or (lambda event: None)
-        self._begin = begin
         self._table_written = 0.0
         with run.guarded():
             self.search = open_search(settings, problem, run.study_log, plan=Plan(1, 1, 1))
         self.notes = self.search.proposals
+        self.clock = Clock(settings, self.search, self.engine.capacity, begin)
 
     def go(self, *, resumed: bool, extended: bool = False) -> SearchResult:
         try:
@@ -179,16 +189,18 @@ class _Run:
 
     def _go(self, *, resumed: bool, extended: bool) -> SearchResult:
         self._check_fingerprint()
+        self.notes.describe(study_note(self.run.read_config(), self.search.objectives))
         self.search.plan = self._plan()
         if extended:
             self.notes.note("closed", None)
+            self.notes.note("promoted", None)
         finished = len(self.search.records)
         self.on_event(Started(self._progress(), self.settings.n_trials, finished, resumed))
-        stopped_by = self.notes.noted("closed") or self._trials()
+        stopped_by = self._trials()
         self._fix_final_images()
         final = last_word(self.search, self.engine, self._on_final)
         self._write(final)
-        seconds = self._elapsed()
+        seconds = self.clock.elapsed()
         self.on_event(Done(1.0, self.search.evaluated, len(final.front), stopped_by))
         records = tuple(self.search.records)
         return SearchResult(
@@ -207,115 +219,95 @@ class _Run:
 
     # --- time
 
-    def _elapsed(self) -> float:
-        """Seconds used by this process and by those before it."""
-        if not hasattr(self, "_before"):
-            self._before = float(sum(r.seconds for r in self.search.records))
-        return self._before + time.monotonic() - self._begin
-
     def _plan(self) -> Plan:
         """The study's plan; made once, from the speed measured, and kept."""
         noted = self.notes.noted("plan")
         if noted is not None:
             return Plan(**noted)
-        seconds = 0.0
-        if self.settings.timeout_s is not None:
-            seconds = self._seconds_per_image()
-        plan = make_plan(self.settings, self.problem.total_images, seconds)
+        plan = self.clock.make_plan(self.problem)
         self.notes.note("plan", dataclasses.asdict(plan))
         return plan
 
-    def _seconds_per_image(self) -> float:
-        """At the limit of the budget: the uncompressed model's time, scaled by its cost."""
-        config, images = CompressionConfig(), min(_SPEED_IMAGES, self.problem.total_images)
-        for _ in range(2):  # the first run warms up
-            begin = time.perf_counter()
-            self.problem.evaluate(config, 0, images)
-            seconds = (time.perf_counter() - begin) / images
-        macs = self.problem.costs.cost(config).macs
-        limits = [b.limit for b in self.problem.budgets if b.metric == "macs"]
-        return seconds * min([1.0, *(limit / macs for limit in limits)])
-
-    def _time_is_up(self) -> bool:
-        if self.settings.timeout_s is None:
-            return False
-        plan, enough = self.search.plan, self.search.evaluated >= self.settings.min_trials
-        reserved = self._last_word_seconds() * (plan.final if enough else plan.more)
-        return self._elapsed() + reserved > self.settings.timeout_s
-
-    def _last_word_seconds(self) -> float:
-        """Per image."""
-        return 1.1 * members(self.settings, len(self.search.front())) * self._speed()
-
-    def _speed(self) -> float:
-        """Seconds per image over the trials so far."""
-        done = [r for r in self.search.records if r.score is not None and r.state == "complete"]
-        images = sum(r.score.num_images for r in done if r.score is not None)
-        return sum(r.seconds for r in done) / images if images else 0.0
-
     def _fix_final_images(self) -> None:
         """Fit the last word to the time left, once, before it starts."""
-        plan = self.search.plan
         if self.notes.noted("final_images") is None:
-            final = plan.final
-            if self.settings.timeout_s is not None and self.settings.images_final is None:
-                left = self.settings.timeout_s - self._elapsed()
-                speed = max(self._last_word_seconds(), 1e-9)
-                room = min(self.problem.total_images, int(left / speed))
-                final = max(plan.more, room)
-            self.notes.note("final_images", final)
-        self.search.plan = dataclasses.replace(plan, final=int(self.notes.noted("final_images")))
+            self.notes.note("final_images", self.clock.final_images(self.problem.total_images))
+        final = int(self.notes.noted("final_images"))
+        self.search.plan = dataclasses.replace(self.search.plan, final=final)
 
     # --- trials
 
     def _trials(self) -> str:
         """Run trials until enough, out of time, or nothing new is left; the reason is kept."""
+        if self.notes.noted("closed") is None:
+            self.notes.note("closed", self._fill(self.search.ask, self._closes_trials))
+        if self.notes.noted("promoted") is None and self.search.drafts.promotes:
+            self.notes.note(
+                "promoted", self._fill(self.search.ask_promotion, self._closes_promotions)
+            )
+        return str(self.notes.noted("closed"))
+
+    def _fill(self, ask: Callable[[], Ask | None], closes: Callable[[int], str]) -> str:
+        """Keep the engine busy until `closes(open jobs)` gives a reason or nothing is left."""
         open_jobs, stopped_by = 0, ""
         while not stopped_by or open_jobs:
             while not stopped_by and open_jobs < self.engine.capacity:
-                stopped_by = self._reason_to_stop(open_jobs)
-                if stopped_by:
+                stopped_by = closes(open_jobs)
+                found = None if stopped_by else ask()
+                if found is None:
+                    stopped_by = stopped_by or "exhausted"
                     break
-                ask = self.search.ask()
-                if ask is None:
-                    stopped_by = "exhausted"
-                    break
-                self._submit(ask)
+                self._submit(found)
                 open_jobs += 1
             if open_jobs:
                 open_jobs -= self._collect()
-        self.notes.note("closed", stopped_by)
         return stopped_by
 
-    def _reason_to_stop(self, open_jobs: int) -> str:
+    def _closes_trials(self, open_jobs: int) -> str:
         if self.search.evaluated + open_jobs >= self.settings.n_trials:
             return "n_trials"
-        return "timeout_s" if self._time_is_up() else ""
+        return "timeout_s" if self.clock.closes_trials() else ""
+
+    def _closes_promotions(self, open_jobs: int) -> str:
+        if self.search.promoted >= self.settings.retrain_trials:
+            return "retrain_trials"
+        return "timeout_s" if self.clock.closes_promotions() else ""
 
     def _submit(self, ask: Ask) -> None:
-        self.engine.submit(Job(ask.number, ask.config, ask.start, ask.stop))
+        self.engine.submit(Job(ask.number, ask.config, ask.start, ask.stop, ask.task))
+        if ask.task == "finetune":
+            spec = ask.config.finetune
+            length = "" if spec is None else spec.length
+            self.on_event(FineTuning(self._progress(), ask.number, ask.config, length))
 
     def _collect(self) -> int:
         """Take one outcome; 1 if its trial is finished, 0 if it goes on."""
         outcome = self.engine.collect()
-        number = outcome.job.number
-        if outcome.tally is None:
-            step: Ask | TrialRecord = self.search.fail(number, outcome.error, outcome.seconds)
-        else:
-            step = self.search.advance(number, outcome.tally, outcome.seconds)
+        number, step = outcome.job.number, self._take(outcome)
         if isinstance(step, Ask):
             self._submit(step)
-            self.on_event(Promoted(self._progress(), number, step.stop))
+            if step.start:
+                self.on_event(Promoted(self._progress(), number, step.stop))
             return 0
         front = len(self.search.front())
         self.on_event(TrialFinished(self._progress(), step, self.search.evaluated, front))
         self._write_trials()
         return 1
 
+    def _take(self, outcome: Outcome) -> Ask | TrialRecord:
+        number = outcome.job.number
+        if outcome.tuned is not None:
+            return self.search.tuned(number, outcome.tuned, outcome.seconds)
+        if outcome.tally is not None:
+            return self.search.advance(number, outcome.tally, outcome.seconds)
+        return self.search.fail(number, outcome.error, outcome.seconds)
+
     def _progress(self) -> float:
-        share = self.search.evaluated / self.settings.n_trials
+        expected = self.settings.n_trials
+        expected += self.settings.retrain_trials if self.search.drafts.promotes else 0
+        share = self.search.evaluated / expected
         if self.settings.timeout_s is not None:
-            share = max(share, self._elapsed() / self.settings.timeout_s)
+            share = max(share, self.clock.elapsed() / self.settings.timeout_s)
         return (1.0 - _LAST_WORD_SHARE) * min(1.0, share)
 
     def _on_final(self, record: TrialRecord, done: int, total: int) -> None:
@@ -339,12 +331,14 @@ class _Run:
 
     def _write(self, final: Final) -> None:
         self._write_trials(now=True)
-        self.run.write_records("pareto.csv", final.front)
+        found = compare_front(final, self.search.objectives, self.search.records)
+        self.run.write_records("pareto.csv", final.front, further=found.columns)
         data: dict[str, Any] = {
             "version": 1,
             "objectives": [dataclasses.asdict(o) for o in self.search.objectives],
             "budgets": [dataclasses.asdict(b) for b in self.problem.budgets],
             "plan": dataclasses.asdict(self.search.plan),
             **final.to_dict(),
+            "comparisons": found.to_dict(),
         }
         self.run.write_json("pareto.json", data)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from autotok.config import SubnetSpec
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Kind, Placement
 from autotok.methods.published import published_schedules
 from autotok.methods.registry import get_method
 
 from .space import Params, SearchSpace
+from .structure import Structure
 
 __all__ = ["warm_starts"]
 
@@ -25,6 +27,10 @@ def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
     """One proposal per method and published schedule, at the limit of the budget, no two alike."""
     found: list[Params] = []
     for method in space.candidates(facts):
+        if method == "none":
+            for subnet in _subnets(space.structure):
+                found.append(space.encode("none", (), (), facts, subnet=subnet))
+            continue
         for default in _defaults(method, facts):
             params = space.encode(
                 method,
@@ -36,6 +42,13 @@ def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
             if params not in found:
                 found.append(params)
     return found
+
+
+def _subnets(structure: Structure | None) -> Iterator[SubnetSpec]:
+    """The default subnet, and the smallest: where a search of structure starts."""
+    if structure is not None:
+        yield structure.default
+        yield structure.shrunk(structure.default)[-1]
 
 
 def _defaults(method: str, facts: BackboneFacts) -> Iterator[_Default]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotok.config import CompressionConfig
+from autotok.config import CompressionConfig, Length
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.searching.budget import Budget, parse_budgets, resolve
-from autotok.searching.problem import ExactCosts, Problem
+from autotok.searching.problem import ExactCosts, Problem, Tuned
 from autotok.searching.space import SearchSpace
 from autotok.searching.space_file import load_space
 
@@ -73,6 +73,7 @@ class FakeEvaluator:
     def __init__(self, facts: BackboneFacts) -> None:
         self.facts = facts
         self.calls: list[tuple[str, int, int]] = []
+        self.tuned: list[str] = []
 
     def accuracy(self, config: CompressionConfig) -> float:
         left, depth, lost = self.facts.num_patches, self.facts.num_blocks, 0.0
@@ -82,7 +83,19 @@ class FakeEvaluator:
             left = reduction.num_keep or 0
         wiggle = int(hashlib.sha256(config.config_id.encode()).hexdigest()[:6], 16) / 16**6
         bonus = BONUS.get(config.method, -0.1) if config.reductions else 0.06
+        if config.subnet is not None:
+            lost += 0.002 * (144 - config.subnet.embed_dim) / 24
+        if config.mode == "retrain":
+            assert config.config_id in self.tuned, "judged before its fine-tune"
+            lost *= 0.4
         return max(0.01, 0.85 - lost + bonus + 0.01 * wiggle)
+
+    def finetune(self, config: CompressionConfig) -> Tuned:
+        assert config.mode == "retrain"
+        assert config.finetune is not None
+        self.tuned.append(config.config_id)
+        steps = int(Length.parse(config.finetune.length).amount)
+        return Tuned(steps, 8 * steps, 0.01, 0.5)
 
     def __call__(self, config: CompressionConfig, start: int, stop: int) -> FakeTally:
         self.calls.append((config.config_id, start, stop))
@@ -96,16 +109,18 @@ def fake_problem(
     space: SearchSpace | str = "default",
     evaluate: Callable[[CompressionConfig, int, int], FakeTally] | None = None,
     predict: Callable[[CompressionConfig], Mapping[str, float]] | None = None,
+    finetune: Callable[[CompressionConfig], Tuned] | None = None,
     total_images: int = 400,
 ) -> Problem:
     """A problem over `FakeEvaluator`, with the real cost formula."""
     facts = facts or vit_facts()
-    costs = ExactCosts(facts)
+    space = load_space(space) if isinstance(space, str) else space
+    costs = ExactCosts(facts, space.structure)
     known: dict[str, float] = {**vars(costs.cost(CompressionConfig()))}
     known.update(predict(CompressionConfig()) if predict else {})
     return Problem(
         facts=facts,
-        space=load_space(space) if isinstance(space, str) else space,
+        space=space,
         budgets=tuple(_resolve(budgets, known)),
         costs=costs,
         evaluate=evaluate or FakeEvaluator(facts),
@@ -114,6 +129,7 @@ def fake_problem(
         predict=predict,
         load_tally=lambda data: FakeTally(**data),
         count=lambda config: costs.cost(config).macs,
+        finetune=finetune,
     )
 
 

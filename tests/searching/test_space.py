@@ -100,7 +100,6 @@ def test_a_fixed_option_reaches_the_configuration() -> None:
         ({"schedule": {"tapper": [1, 2]}}, "did you mean 'taper'"),
         ({"schedule": {"num_stages": [3, 1]}}, r"give \[low, high\]"),
         ({"schedule": {"families": ["stage"]}}, "did you mean 'stages'"),
-        ({"mode": ["retrain"]}, "cannot be searched yet"),
         ({"options": {"evit": {"fus": True}}}, "did you mean 'fuse'"),
         ([1], "must be a mapping"),
         ({"version": 2}, "reads version 1"),
