@@ -17,9 +17,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "autotok.api.models": ("compress", "evaluate", "export", "macs", "predict", "profile"),
     "autotok.api.asktell": ("AskTell",),
+    "autotok.api.finetune": ("FineTuneResult", "finetune"),
     "autotok.api.runs": ("Run", "resume", "search"),
     "autotok.backbones.loading": ("as_backbone", "load_backbone"),
-    "autotok.config": ("CompressionConfig", "Reduction", "SubnetSpec"),
+    "autotok.config": ("CompressionConfig", "FineTuneSpec", "Reduction", "SubnetSpec"),
     "autotok.errors": ("AutotokError",),
     "autotok.methods": (
         "Kind", "Option", "Placement", "Site", "TokenReducer", "Training",
@@ -34,6 +35,8 @@ __all__ = [
     "AskTell",
     "AutotokError",
     "CompressionConfig",
+    "FineTuneResult",
+    "FineTuneSpec",
     "Kind",
     "Needs",
     "Option",
@@ -51,6 +54,7 @@ __all__ = [
     "compress",
     "evaluate",
     "export",
+    "finetune",
     "get_method",
     "list_methods",
     "list_targets",
@@ -66,10 +70,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from autotok.api.asktell import AskTell
+    from autotok.api.finetune import FineTuneResult, finetune
     from autotok.api.models import compress, evaluate, export, macs, predict, profile
     from autotok.api.runs import Run, resume, search
     from autotok.backbones.loading import as_backbone, load_backbone
-    from autotok.config import CompressionConfig, Reduction, SubnetSpec
+    from autotok.config import CompressionConfig, FineTuneSpec, Reduction, SubnetSpec
     from autotok.errors import AutotokError
     from autotok.methods import (
         Kind,

@@ -61,6 +61,13 @@ class SubnetSpec:
         """Number of layers."""
         return len(self.heads)
 
+    @property
+    def short(self) -> str:
+        """Its shape in a few words, such as '144 wide, 12 deep, heads 2-3, MLP 3.5-4'."""
+        heads = "-".join(f"{h}" for h in sorted({min(self.heads), max(self.heads)}))
+        ratios = "-".join(f"{r:g}" for r in sorted({min(self.mlp_ratios), max(self.mlp_ratios)}))
+        return f"{self.embed_dim} wide, {self.depth} deep, heads {heads}, MLP {ratios}"
+
     def hidden(self, layer: int) -> int:
         """MLP width of a layer, `int(embed_dim * ratio)` as published."""
         return int(self.embed_dim * self.mlp_ratios[layer])

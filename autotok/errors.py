@@ -11,6 +11,7 @@
     |   +-- RunDirectoryError        an output folder that cannot be used
     |   +-- ExportError              a model that cannot be exported, or whose export is wrong
     +-- NonFiniteOutput          1   a model whose output is not a number
+    +-- Diverged                 1   a training whose loss left all bounds
     +-- InfeasibleBudget         3   nothing in the space meets the budget
     +-- DeviceUnreachable        4   the device to measure on is gone
 
@@ -28,6 +29,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceUnreachable",
+    "Diverged",
     "ExportError",
     "IncompatibleMethod",
     "InfeasibleBudget",
@@ -93,6 +95,10 @@ class ExportError(UsageError):
 
 class NonFiniteOutput(AutotokError):
     """A model whose logits are NaN or infinite: the trial fails, the search goes on."""
+
+
+class Diverged(AutotokError):
+    """A training whose loss is no number or far above its start; the message names the step."""
 
 
 class InfeasibleBudget(AutotokError):

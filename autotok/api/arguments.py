@@ -39,3 +39,17 @@ def parse_options(texts: Sequence[str]) -> dict[str, Primitive]:
             )
         found[name] = parsed
     return found
+
+
+def parse_resources(texts: Sequence[str]) -> dict[str, float]:
+    """`['GPU=0.5', 'jetson=1']` as a mapping."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, amount = text.partition("=")
+        try:
+            found[name.strip()] = float(amount)
+        except ValueError:
+            found[name.strip()] = -1.0
+        if not name.strip() or not found[name.strip()] >= 0.0:
+            raise ConfigError(f"resource '{text}' is not understood; give NAME=AMOUNT, as GPU=0.5")
+    return found

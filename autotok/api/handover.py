@@ -215,16 +215,17 @@ def _write_best(
     """Results of the exports of best/; beside it, best.yaml."""
     assert best.config is not None
     checkpoint = evidence["question"].get("checkpoint")
+    model = compressed(best.config).eval()
     bundle = Bundle(
         backbone=BackboneRef.of(
-            backbone.facts, checkpoint=None if checkpoint is None else Path(checkpoint)
+            model.backbone.facts, checkpoint=None if checkpoint is None else Path(checkpoint)
         ),
         config=best.config,
         preprocessing=preprocessing_of(backbone).to_dict(),
         evidence=dict(evidence),
     )
     images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
-    results = save_bundle(folder / "best", compressed(best.config).eval(), bundle, images)
+    results = save_bundle(folder / "best", model, bundle, images)
     write_best(folder / "best.yaml", bundle)  # last: it names the weights of a retrained one
     exports: dict[str, Any] = results["exports"]
     return exports

@@ -72,7 +72,13 @@ def compress(
         config = build_config(backbone, method, keep=keep, r=r, options=options)
     elif method is not None or keep is not None or r is not None or options is not None:
         raise ConfigError("give either a config or a method with keep or r, not both")
-    return compress_backbone(backbone, read_config(config))
+    chosen = read_config(config)
+    if chosen.mode == "retrain" and not isinstance(config, CompressionConfig):
+        raise ConfigError(
+            f"'{config}' was fine-tuned, so it needs its own weights, not the model's; rebuild it"
+            " with autotok.export.bundle.load_bundle, or fine-tune the model itself"
+        )
+    return compress_backbone(backbone, chosen)
 
 
 def build_config(

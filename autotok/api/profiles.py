@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle
 from autotok.profiling.counter import count
-from autotok.profiling.macs import cost, uncompressed
+from autotok.profiling.macs import cost
+from autotok.profiling.macs import uncompressed as uncompressed_cost
 
 from .models import export, predict, profile
 
@@ -28,7 +30,7 @@ def profile_report(
 ) -> dict[str, Any]:
     """Exact cost; with `check` the independent count; prediction and measurement if asked for."""
     facts = model.backbone.facts
-    exact, whole = cost(facts, model.config), uncompressed(facts)
+    exact, whole = cost(facts, model.config), uncompressed_cost(facts)
     report: dict[str, Any] = {
         "backbone": facts.name,
         "method": model.config.method,
@@ -79,10 +81,14 @@ def quality_report(
     num_images: int | None,
     seed: int,
     on_progress: OnProgress,
+    uncompressed: Backbone | None = None,
 ) -> dict[str, Any]:
-    """Quality with its interval, of the model and of the uncompressed backbone."""
-    source = load_data(data, model.backbone)
-    evaluator = Evaluator(model.backbone, source, metric=metric, seed=seed)
+    """Quality with its interval, of the model and of the uncompressed backbone.
+
+    `uncompressed` is the original of a fine-tuned model; by default the model's own backbone.
+    """
+    original = uncompressed or model.backbone
+    evaluator = Evaluator(original, load_data(data, original), metric=metric, seed=seed)
     stop = min(num_images or evaluator.num_images, evaluator.num_images)
     done = 0
 
@@ -94,7 +100,7 @@ def quality_report(
     reference = evaluator.reference(0, stop, on_images=advance).quality()
     found = evaluator.evaluate(model, 0, stop, on_images=advance).quality()
     return {
-        "data": source.name,
+        "data": evaluator.data.name,
         "metric": found.metric,
         "description": found.description,
         "value": round(found.value, 4),

@@ -2,167 +2,55 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
-from autotok.backbones.base import Backbone
 from autotok.backbones.loading import as_backbone, check_name, load_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, checked_keys
 from autotok.errors import ConfigError, RunDirectoryError
-from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.allocator import reuse_large_blocks
-from autotok.evaluation.data import load_data
-from autotok.profiling.counter import count_macs
-from autotok.profiling.macs import uncompressed
-from autotok.profiling.predict import predict
-from autotok.profiling.target import Target, load_target
-from autotok.profiling.trace import trace
-from autotok.searching.budget import Budget, parse_budgets, resolve
+from autotok.searching.budget import Budget
+from autotok.searching.comparison import Comparisons
+from autotok.searching.engines.base import Engine
 from autotok.searching.events import OnEvent, Working
-from autotok.searching.problem import ExactCosts, Problem
 from autotok.searching.record import TrialRecord
 from autotok.searching.rundir import RunDirectory
 from autotok.searching.settings import SearchSettings
-from autotok.searching.space_file import load_space
 from autotok.searching.study import SearchResult, resume_search, run_search
+from autotok.training.student import load_weights, student_of
 
 from .handover import hand_over
+from .session import Question, Session, build_problem
+from .worker import WEIGHTS_FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Question", "Run", "build_problem", "fresh_run_folder", "resume", "search"]
+__all__ = ["Run", "Workers", "fresh_run_folder", "resume", "search"]
 
 DEFAULT_TRIALS = 32
-DEFAULT_TIMEOUT_S = 240.0
+DEFAULT_TIMEOUT_S = 255.0
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a search is asked, as plain data; config.yaml keeps it so that a run can be resumed."""
+class Workers:
+    """Who evaluates and fine-tunes: this process, N processes, or a Ray cluster."""
 
-    backbone: str = "autoformer_demo"
-    checkpoint: str | None = None
-    image_size: int | None = None
-    data: str = "demo"
-    budgets: tuple[str, ...] = ("2.3GFLOPs",)
-    flops_convention: str = "macs"
-    target: str | None = None
-    space: str = "default"
-    quality: str = "auto"
-    max_images: int | None = None
-    """At most this many images of the data count as its validation split."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**dataclasses.asdict(self), "budgets": list(self.budgets)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Question:
-        """The inverse of `to_dict`."""
-        values = checked_keys(data, cls, "config.yaml: question")
-        values["budgets"] = tuple(values.get("budgets", ()))
-        return cls(**values)
-
-
-@dataclass(frozen=True)
-class Session:
-    """A question with its model and data loaded."""
-
-    question: Question
-    backbone: Backbone
-    evaluator: Evaluator
-    target: Target | None
-    problem: Problem
-
-
-def build_problem(question: Question, model: nn.Module | None = None, *, seed: int = 0) -> Session:
-    """Load what a question names; `model` replaces the named backbone."""
-    space = load_space(question.space)
-    requests = parse_budgets(question.budgets, convention=question.flops_convention)
-    target = None if question.target is None else load_target(question.target)
-    if model is not None:
-        backbone = as_backbone(model)
-    else:
-        checkpoint = None if question.checkpoint is None else Path(question.checkpoint)
-        backbone = load_backbone(
-            question.backbone, checkpoint=checkpoint, image_size=question.image_size
-        )
-    needs_target = any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests)
-    if needs_target and target is None:
-        raise ConfigError("a latency or memory budget needs to know the device: give --target")
-    foretell = None if target is None else _Foreteller(backbone, target)
-    budgets = _budgets(question, backbone, foretell)
-    evaluator = Evaluator(
-        backbone, load_data(question.data, backbone), metric=question.quality, seed=seed
-    )
-    total = min(evaluator.num_images, question.max_images or evaluator.num_images)
-    problem = Problem(
-        facts=backbone.facts,
-        space=space,
-        budgets=budgets,
-        costs=ExactCosts(backbone.facts),
-        evaluate=lambda config, start, stop: evaluator.evaluate(
-            compress_backbone(backbone, config), start, stop
-        ),
-        total_images=total,
-        metric=evaluator.metric,
-        predict=foretell,
-        load_tally=lambda data: Tally(**data),
-        count=lambda config: count_macs(compress_backbone(backbone, config)),
-    )
-    return Session(question, backbone, evaluator, target, problem)
-
-
-class _Foreteller:
-    """Predicted latency and memory of a configuration on a target, remembered."""
-
-    def __init__(self, backbone: Backbone, target: Target) -> None:
-        self._backbone, self._target = backbone, target
-        self._known: dict[str, Mapping[str, float]] = {}
-
-    def __call__(self, config: CompressionConfig) -> Mapping[str, float]:
-        key = config.config_id
-        if key not in self._known:
-            found = predict(
-                trace(
-                    compress_backbone(self._backbone, config),
-                    batch=self._target.default_batch,
-                    dtype=getattr(torch, self._target.default_dtype),
-                    fused_attention=self._target.setting().fused_attention,
-                ),
-                self._target,
-            )
-            self._known[key] = {
-                "latency_ms": found.latency_ms,
-                "peak_memory_mb": found.peak_memory_mb,
-            }
-        return self._known[key]
-
-
-def _budgets(
-    question: Question, backbone: Backbone, foretell: _Foreteller | None
-) -> tuple[Budget, ...]:
-    plain = uncompressed(backbone.facts)
-    known: dict[str, float] = {
-        "macs": plain.macs,
-        "macs_noattn": plain.macs_noattn,
-        "params": plain.params,
-    }
-    if foretell is not None:
-        known |= foretell(CompressionConfig())
-    requests = parse_budgets(question.budgets, convention=question.flops_convention)
-    return tuple(resolve(request, known) for request in requests)
+    count: int | None = None
+    """Jobs at a time; 1, or what the cluster's CPUs allow."""
+    engine: str = "local"
+    """'local' or 'ray'."""
+    ray_address: str | None = None
+    """Of a running cluster, or 'auto'; None starts Ray here, on the loopback address only."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Per job on Ray: CPU, GPU (fractions allowed), or a resource that nodes carry."""
 
 
 class Run:
@@ -185,7 +73,8 @@ class Run:
         return self._table("trials.csv")
 
     def records(self) -> dict[str, Any]:
-        """The last word: `best`, `random_control`, `reference`, `front`, `controls`, `budgets`."""
+        """The last word: `best`, `random_control`, `reference`, `front`, `controls`, `budgets`,
+        `comparisons`."""
         import json
 
         data = json.loads((self._finished() / "pareto.json").read_text("utf-8"))
@@ -196,6 +85,7 @@ class Run:
         for key in ("front", "controls"):
             found[key] = [TrialRecord.from_dict(item) for item in data[key]]
         found["budgets"] = [Budget(**item) for item in data["budgets"]]
+        found["comparisons"] = Comparisons.from_dict(data.get("comparisons"))
         return found
 
     def best(self) -> TrialRecord:
@@ -208,15 +98,28 @@ class Run:
 
     def load_best(self, model: nn.Module | None = None) -> CompressedViT:
         """The recommended model, rebuilt; `model` replaces the backbone that the run names."""
-        question = Question.from_dict(self.config["question"])
-        if model is None:
-            checkpoint = None if question.checkpoint is None else Path(question.checkpoint)
-            model = load_backbone(
-                question.backbone, checkpoint=checkpoint, image_size=question.image_size
-            )
-        config = self.best().config
+        return self.load(self.best(), model)
+
+    def load(self, record: TrialRecord, model: nn.Module | None = None) -> CompressedViT:
+        """The model of one configuration of the front, with its fine-tuned weights if it has some.
+
+        Raises:
+            CheckpointError: its weights are not in the run directory.
+        """
+        question, config = Question.from_dict(self.config["question"]), record.config
         assert config is not None
-        return compress_backbone(as_backbone(model), config)
+        if model is None:
+            model = load_backbone(
+                question.backbone,
+                checkpoint=None if question.checkpoint is None else Path(question.checkpoint),
+                image_size=question.image_size,
+                subnet=config.subnet,
+            )
+        if config.mode == "plug-in":
+            return compress_backbone(as_backbone(model), config)
+        student = student_of(as_backbone(model), config)
+        load_weights(student, self.directory / WEIGHTS_FOLDER / f"{config.config_id}.safetensors")
+        return student.eval()
 
     def _finished(self) -> Path:
         if not (self.directory / "pareto.json").is_file():
@@ -255,7 +158,10 @@ def search(
     quality: str = "auto",
     flops_convention: str = "macs",
     max_images: int | None = None,
+    train_data: str | None = None,
+    subnet: str = "fixed",
     settings: SearchSettings | None = None,
+    workers: Workers | None = None,
     output: str | Path | None = None,
     on_event: OnEvent | None = None,
 ) -> Run:
@@ -272,7 +178,11 @@ def search(
         quality: 'auto', 'top1', 'agreement' or 'kl'.
         flops_convention: What FLOPs in a budget mean: 'macs', 'macs-noattn' or 'flops2x'.
         max_images: At most this many images count as the validation split.
+        train_data: Images that fine-tunes train on; the training split of `data` by default.
+            Without any, configurations are plugged in only.
+        subnet: 'fixed', or 'search' to look for the subnet of a supernet together with its tokens.
         settings: Search effort; 32 configurations and 4 minutes by default.
+        workers: Processes or machines that evaluate; this process by default.
         output: Run directory, new; under runs/ by default.
         on_event: Called with progress.
 
@@ -293,26 +203,30 @@ def search(
         backbone=named,
         checkpoint=None if checkpoint is None else str(Path(checkpoint).absolute()),
         image_size=image_size,
-        data=data if not Path(data).is_dir() else str(Path(data).absolute()),
+        data=_absolute(data) or data,
         budgets=(budget,) if isinstance(budget, str) else tuple(budget),
         flops_convention=flops_convention,
         target=target,
         space=space,
         quality=quality,
+        train_data=_absolute(train_data),
+        subnet=subnet,
         max_images=max_images,
     )
     settings = settings or SearchSettings(n_trials=DEFAULT_TRIALS, timeout_s=DEFAULT_TIMEOUT_S)
     model = None if isinstance(backbone, str) else backbone
     reuse_large_blocks()
     _say(on_event, 0.0, f"loading {named} and {question.data}")
-    session = build_problem(question, model, seed=settings.seed)
-    directory = RunDirectory.create(output or fresh_run_folder(named))
+    folder = Path(output or fresh_run_folder(named))
+    session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
+    directory = RunDirectory.create(folder)
     result = run_search(
         settings,
         session.problem,
         directory,
         on_event,
         sections={"question": question.to_dict(), "embedded_model": model is not None},
+        engine=_engine(workers, question, model, settings, folder),
     )
     return _finish(session, result, on_event)
 
@@ -323,6 +237,7 @@ def resume(
     model: nn.Module | None = None,
     n_trials: int | None = None,
     timeout_s: float | None = None,
+    workers: Workers | None = None,
     on_event: OnEvent | None = None,
 ) -> Run:
     """Go on with an interrupted run, or extend a finished one; returns the finished run.
@@ -337,9 +252,45 @@ def resume(
     settings = SearchSettings.from_dict(config.get("search") or {})
     reuse_large_blocks()
     _say(on_event, 0.0, f"loading {question.backbone} and {question.data}")
-    session = build_problem(question, model, seed=settings.seed)
-    result = resume_search(session.problem, run, on_event, n_trials=n_trials, timeout_s=timeout_s)
+    folder = Path(run)
+    session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
+    result = resume_search(
+        session.problem,
+        run,
+        on_event,
+        n_trials=n_trials,
+        timeout_s=timeout_s,
+        engine=_engine(workers, question, model, settings, folder),
+    )
     return _finish(session, result, on_event)
+
+
+def _engine(
+    workers: Workers | None,
+    question: Question,
+    model: nn.Module | None,
+    settings: SearchSettings,
+    folder: Path,
+) -> Engine | None:
+    """None is this process."""
+    if workers is None or workers == Workers(workers.count if workers.count == 1 else None):
+        return None
+    from .engines import ProblemFactory, make_engine
+
+    factory = ProblemFactory.of(question.to_dict(), model, settings.seed, folder)
+    return make_engine(
+        workers.engine,
+        workers=workers.count,
+        ray_address=workers.ray_address,
+        resources=workers.resources,
+        factory=factory,
+        directory=folder,
+    )
+
+
+def _absolute(data: str | None) -> str | None:
+    """A folder under its full path, for the run may be resumed from elsewhere; names stay."""
+    return data if data is None or not Path(data).is_dir() else str(Path(data).absolute())
 
 
 def _say(on_event: OnEvent | None, progress: float, text: str) -> None:
@@ -355,5 +306,6 @@ def _finish(session: Session, result: SearchResult, on_event: OnEvent | None) ->
         session.evaluator,
         session.problem.budgets,
         result,
+        compressed=session.worker.compressed,
     )
     return Run(result.directory)

@@ -147,13 +147,21 @@ def evaluate(
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
     from autotok.api.profiles import quality_report
+    from autotok.export.bundle import load_uncompressed
 
     from .progress import StepProgress
 
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
+    tuned = config is not None and model.config.mode == "retrain"
     with StepProgress("evaluating", quiet=quiet) as bar:
         report = quality_report(
-            model, data, metric=quality, num_images=images, seed=seed, on_progress=bar.update
+            model,
+            data,
+            metric=quality,
+            num_images=images,
+            seed=seed,
+            on_progress=bar.update,
+            uncompressed=load_uncompressed(config) if tuned and config is not None else None,
         )
     _show(report, json)
 

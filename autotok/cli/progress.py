@@ -71,6 +71,7 @@ class SearchProgress(StepProgress):
         from autotok.searching.events import (
             Done,
             FinalEvaluation,
+            FineTuning,
             Promoted,
             Started,
             TrialFinished,
@@ -90,6 +91,9 @@ class SearchProgress(StepProgress):
             )
         elif isinstance(event, Promoted):
             detail = f"trial {event.number} is undominated: on to {event.num_images} images"
+        elif isinstance(event, FineTuning):
+            important = True
+            detail = f"fine-tuning {event.config.method} for {event.length} (trial {event.number})"
         elif isinstance(event, FinalEvaluation):
             important = True
             detail = f"last word {event.done} of {event.total}: {describe(event.record)}"

@@ -1,4 +1,4 @@
-"""`autotok search | resume | pareto | supernet train`: work that runs for minutes."""
+"""`autotok search | resume | pareto`: work that runs for minutes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ from .app import (
 )
 
 if TYPE_CHECKING:
-    from autotok.api.runs import Run
+    from autotok.api.runs import Run, Workers
 
-supernet_app = typer.Typer(help="Supernets: train one by a recipe.", no_args_is_help=True)
-app.add_typer(supernet_app, name="supernet")
 INTERRUPTED = 130
 
 BudgetOption = Annotated[
@@ -37,6 +35,21 @@ TrialsOption = Annotated[
 TimeoutOption = Annotated[
     float | None,
     typer.Option("--timeout", min=0, help="Seconds for the search, last word included; 0: none."),
+]
+FinetunesOption = Annotated[
+    int,
+    typer.Option("--finetunes", min=0, help="At most this many fine-tunes, where they pay most."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", "-j", min=1, help="Jobs at a time.")
+]
+EngineOption = Annotated[str, typer.Option(help="local or ray.")]
+RayAddressOption = Annotated[
+    str | None, typer.Option(help="A running Ray cluster, or 'auto'; else Ray starts here.")
+]
+ResourceOption = Annotated[
+    list[str] | None,
+    typer.Option(help="What a job needs on Ray: CPU=1, GPU=0.5, jetson=1; may be repeated."),
 ]
 
 
@@ -51,6 +64,12 @@ def search(
         str | None, typer.Option(help="'demo', 'digits', 'cifar10' or an image folder.")
     ] = None,
     space: Annotated[str, typer.Option(help="Search space name or YAML file.")] = "default",
+    subnet: Annotated[
+        str, typer.Option(help="'fixed', or 'search' subnets of a supernet together with tokens.")
+    ] = "fixed",
+    train_data: Annotated[
+        str | None, typer.Option(help="Images for fine-tunes; the data's training split.")
+    ] = None,
     quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
     trials: TrialsOption = None,
     timeout: TimeoutOption = None,
@@ -65,6 +84,11 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL instead of a journal file.")
     ] = None,
+    finetunes: FinetunesOption = 3,
+    workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
+    resource: ResourceOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run directory; under runs/.")
     ] = None,
@@ -89,6 +113,7 @@ def search(
         seed=seed,
         sampler=sampler,
         storage=storage,
+        retrain_trials=finetunes,
     )
     budgets = budget or ["2.3GFLOPs"]
     if not quiet and not json:
@@ -107,7 +132,10 @@ def search(
                 space=space,
                 quality=quality,
                 flops_convention=flops_convention,
+                train_data=train_data,
+                subnet=subnet,
                 max_images=max_images,
+                workers=_workers(workers, engine, ray_address, resource),
                 settings=settings,
                 output=folder,
                 on_event=bar,
@@ -121,6 +149,10 @@ def resume(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     trials: TrialsOption = None,
     timeout: TimeoutOption = None,
+    workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
+    resource: ResourceOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
@@ -133,7 +165,14 @@ def resume(
 
     with SearchProgress("resume", quiet=quiet) as bar:
         finished = _resumable(
-            run, lambda: runs.resume(run, n_trials=trials, timeout_s=timeout or None, on_event=bar)
+            run,
+            lambda: runs.resume(
+                run,
+                n_trials=trials,
+                timeout_s=timeout or None,
+                workers=_workers(workers, engine, ray_address, resource),
+                on_event=bar,
+            ),
         )
     _close(finished, json)
 
@@ -148,30 +187,14 @@ def pareto(
     _close(Run(run), json)
 
 
-@supernet_app.command("train")
-def supernet_train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, e.g. studies/demo_supernet/recipe.yaml.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for weights and log.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from its checkpoint.")] = False,
-    quiet: QuietFlag = False,
-) -> None:
-    """Train the demo supernet by a recipe, then judge its subnets on held-out images."""
-    from autotok.supernet.judge import judge
-    from autotok.supernet.train import Progress, train_from_recipe
+def _workers(
+    count: int | None, engine: str, ray_address: str | None, resource: list[str] | None
+) -> Workers:
+    """The flags about who evaluates, as one value."""
+    from autotok.api.arguments import parse_resources
+    from autotok.api.runs import Workers
 
-    from .progress import StepProgress
-
-    with StepProgress("training", quiet=quiet) as bar:
-
-        def show(p: Progress) -> None:
-            detail = f"{p.stage} step {p.step} of {p.steps}, loss {p.loss:.3f},"
-            detail += f" train top-1 {p.train_top1_pct:.1f} %, {p.images_per_s:.0f} images/s"
-            bar.update(p.step / p.steps, detail)
-
-        weights = train_from_recipe(recipe, output, resume=resume, progress=show)
-    with StepProgress("judging", quiet=quiet) as bar:
-        results = judge(recipe, weights, on_progress=bar.update)
-    print_json(results)
+    return Workers(count, engine, ray_address, parse_resources(resource or []))
 
 
 def _limit(given: float | None, default: float) -> float | None:

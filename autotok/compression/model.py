@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -13,7 +15,21 @@ from autotok.tokens import Needs, Taps, Tokens, naive_coords
 
 from .schedule import Schedule
 
-__all__ = ["CompressedViT"]
+__all__ = ["CompressedViT", "Watch"]
+
+
+@dataclass
+class Watch:
+    """What one forward shall keep beside its result; `forward_tokens` fills it."""
+
+    after: frozenset[int] = frozenset()
+    """Blocks whose outgoing tokens are wanted (after a reduction behind the block, if any)."""
+    inside: Mapping[int, Needs] = field(default_factory=dict)
+    """Taps wanted of a block's attention."""
+    tokens: dict[int, Tokens] = field(default_factory=dict)
+    """Per block of `after`: the tokens that left it."""
+    taps: dict[int, tuple[Tokens, Taps]] = field(default_factory=dict)
+    """Per block of `inside`: the tokens its attention saw, and the taps."""
 
 
 class CompressedViT(nn.Module):
@@ -46,8 +62,13 @@ class CompressedViT(nn.Module):
         """Logits (B, num_classes) of images (B, channels, height, width)."""
         return self.backbone.readout(self.forward_tokens(images))
 
-    def forward_tokens(self, images: Tensor, *, trace: bool = False) -> Tokens:
-        """Tokens as they reach the read-out; `trace` fills `source` (which patches each holds)."""
+    def forward_tokens(
+        self, images: Tensor, *, trace: bool = False, watch: Watch | None = None
+    ) -> Tokens:
+        """Tokens as they reach the read-out; `trace` fills `source` (which patches each holds).
+
+        `watch` is filled with what it asks for of the way there; without one nothing is kept.
+        """
         tokens, embedded = self.backbone.embed(images, self._embed_needs, trace=trace)
         reducers = list(self._at.values())
         for reducer in reducers:
@@ -57,18 +78,22 @@ class CompressedViT(nn.Module):
             if layer == last:
                 for reducer in reducers:
                     tokens = reducer.before_last(tokens)
-            tokens, taps = self._attended(layer, tokens, embedded)
+            tokens, taps = self._attended(layer, tokens, embedded, watch)
             embedded = Taps()  # only the first layer can ask for it
             tokens = self._fed(layer, tokens, taps)
             for reducer in reducers:
                 tokens = reducer.after_block(layer, tokens)
+            if watch is not None and layer in watch.after:
+                watch.tokens[layer] = tokens
         for reducer in reducers:
             tokens = reducer.finish(tokens)
         return tokens
 
     # A block is two calls, so that what a half no longer needs is freed before the other peaks.
 
-    def _attended(self, layer: int, tokens: Tokens, embedded: Taps) -> tuple[Tokens, Taps]:
+    def _attended(
+        self, layer: int, tokens: Tokens, embedded: Taps, watch: Watch | None
+    ) -> tuple[Tokens, Taps]:
         """First half of a block; the taps come back only for a reduction after the block."""
         reducer = self._at.get(layer)
         placement = None if reducer is None else reducer.placement
@@ -79,7 +104,10 @@ class CompressedViT(nn.Module):
         needs = Needs.NONE
         if reducer is not None and placement in (Placement.MID, Placement.AFTER):
             needs = Needs.NONE if self._is_idle(layer, tokens) else reducer.needs
-        branch, taps = self.backbone.attend(layer, self._seen(tokens), needs)
+        wanted = Needs.NONE if watch is None else watch.inside.get(layer, Needs.NONE)
+        branch, taps = self.backbone.attend(layer, self._seen(tokens), needs | wanted)
+        if watch is not None and wanted:
+            watch.taps[layer] = (tokens, taps)
         tokens = tokens.with_x(tokens.x + branch)
         del branch
         if placement is Placement.MID:

@@ -8,7 +8,6 @@ evidence; it rebuilds the module wherever the backbone can be had. `best/` adds 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +16,12 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 import autotok
 from autotok.backbones.base import Backbone
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import load_backbone
-from autotok.backbones.supernet import SupernetView
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, checked_keys
@@ -32,12 +30,32 @@ from autotok.facts import BackboneFacts
 from autotok.files import replacing_folder, write_text
 
 from .exported import FORMATS, export_model
+from .readme import readme
+from .weights import (
+    REDUCERS,
+    WEIGHTS,
+    WeightFile,
+    backbone_module,
+    checked_files,
+    describe_weights,
+    load_into,
+    sha256_of,
+    weights_home,
+    write_weights,
+)
 
-__all__ = ["Bundle", "BackboneRef", "load_bundle", "read_best", "save_bundle", "write_best"]
+__all__ = [
+    "BackboneRef",
+    "Bundle",
+    "load_bundle",
+    "load_uncompressed",
+    "read_best",
+    "save_bundle",
+    "write_best",
+]
 
 FORMAT = 1
 MAX_BYTES = 2**20
-WEIGHTS, REDUCERS = "weights.safetensors", "reducers.safetensors"
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,9 @@ class BackboneRef:
             num_classes=facts.num_classes,
             family=facts.family,
             checkpoint=None if checkpoint is None else str(checkpoint),
-            checkpoint_sha256=None if checkpoint is None else _sha256(checkpoint),
+            checkpoint_sha256=(
+                sha256_of(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
+            ),
         )
 
 
@@ -80,6 +100,8 @@ class Bundle:
     preprocessing: Mapping[str, Any]
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """Plain data: costs, quality with interval, budget, target, seed."""
+    weights: tuple[WeightFile, ...] = ()
+    """The files a retrained configuration means nothing without; filled in when written."""
     autotok: str = autotok.__version__
     format: int = FORMAT
 
@@ -87,12 +109,14 @@ class Bundle:
         """Plain data, ready for YAML."""
         ref = dataclasses.asdict(self.backbone)
         ref.update(grid=list(self.backbone.grid), image_shape=list(self.backbone.image_shape))
+        weights = [dataclasses.asdict(item) for item in self.weights]
         return {
             "format": self.format,
             "autotok": self.autotok,
             "backbone": ref,
             "preprocessing": dict(self.preprocessing),
             "config": self.config.to_dict(),
+            **({"weights": weights} if weights else {}),
             "evidence": dict(self.evidence),
         }
 
@@ -110,13 +134,27 @@ class Bundle:
 
 
 def write_best(path: Path, bundle: Bundle) -> Path:
-    """`path`, now holding the bundle as YAML with a line on how to use it."""
+    """`path`, now holding the bundle as YAML with a line on how to use it.
+
+    A retrained one names its weights, which `save_bundle` must have written to the folder beside it
+    (`best/` for `best.yaml`) before.
+
+    Raises:
+        ConfigError: those weights are not there.
+    """
+    if bundle.config.mode == "retrain":
+        bundle = dataclasses.replace(bundle, weights=describe_weights(path))
+        if not bundle.weights:
+            raise ConfigError(
+                f"'{path}' cannot be written: its configuration is a retrained one, and no weights"
+                f" are in '{path.parent / path.stem}'; save the bundle folder first"
+            )
     plain = json.loads(json.dumps(bundle.to_dict(), default=_plain))
     body = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
-    header = (
-        f"# Found by autotok {bundle.autotok}. Use it: autotok.compress(model, {path.name!r}),\n"
-        f"# or on the command line: autotok evaluate {path.name}\n"
-    )
+    use = f"Use it: autotok.compress(model, {path.name!r}),\n# or on the command line:"
+    if bundle.config.mode == "retrain":
+        use = "Its weights are fine-tuned and lie\n# where `weights` says; use both:"
+    header = f"# Found by autotok {bundle.autotok}. {use} autotok evaluate {path.name}\n"
     return write_text(path, header + body)
 
 
@@ -126,8 +164,7 @@ def read_best(path: Path) -> Bundle:
     Raises:
         ConfigError: missing, too large, not YAML, or with a key or value that cannot be.
     """
-    if path.is_dir():
-        path = next((path / n for n in ("best.yaml", "config.yaml") if (path / n).is_file()), path)
+    path = _yaml_of(path)
     if not path.is_file():
         raise ConfigError(f"'{path}' does not exist; give a best.yaml, or the folder of a bundle")
     if path.stat().st_size > MAX_BYTES:
@@ -153,6 +190,12 @@ def read_best(path: Path) -> Bundle:
     except (KeyError, TypeError) as error:
         raise ConfigError(f"'{path}': backbone is incomplete ({error}); search again") from error
     values["config"] = CompressionConfig.from_dict(values["config"], where=f"{path}: config")
+    files = values.get("weights") or ()
+    if not isinstance(files, (list, tuple)):
+        raise ConfigError(f"'{path}': weights must be a list of file and sha256")
+    values["weights"] = tuple(
+        WeightFile(**checked_keys(item, WeightFile, f"{path}: weights")) for item in files
+    )
     return Bundle(**values)
 
 
@@ -173,13 +216,8 @@ def save_bundle(
         images: (n, C, H, W) normalised, real ones, to compare the exported files with torch.
         batch: Images per run of the exported files.
     """
-    from safetensors.torch import save_file
-
     with replacing_folder(folder) as fresh:
-        save_file(_tensors(_backbone_module(model.backbone)), fresh / WEIGHTS)
-        reducers = _tensors(model.reducers)
-        if reducers:
-            save_file(reducers, fresh / REDUCERS)
+        has_reducers = write_weights(fresh, model, bundle.backbone.name)
         write_best(fresh / "config.yaml", bundle)
         exports: dict[str, Any] = {}
         for name in formats:
@@ -191,7 +229,7 @@ def save_bundle(
                 exports[name] = {"ok": False, "error": str(error)}
         results = {"autotok": bundle.autotok, "torch": torch.__version__, "exports": exports}
         write_text(fresh / "check.json", json.dumps(results, indent=1, default=_plain))
-        write_text(fresh / "README.md", _readme(bundle, exports, bool(reducers)))
+        write_text(fresh / "README.md", readme(bundle, exports, has_reducers))
     return results
 
 
@@ -201,78 +239,82 @@ def load_bundle(
     """The compressed model of a bundle folder or `best.yaml`, in evaluation mode.
 
     Weights come from the folder (for `best.yaml`, from the folder `best` beside it) if they are
-    there, else from where the backbone had them.
+    there, else from where the backbone had them. A retrained configuration comes with the weights
+    its YAML names, or not at all.
 
     Args:
         backbone: Another backbone to put the configuration on, by name.
         checkpoint: Weights to read instead.
 
     Raises:
-        ConfigError, CheckpointError: see `read_best` and `load_backbone`.
+        ConfigError, CheckpointError: see `read_best`, `load_backbone` and `checked_files`.
     """
     bundle = read_best(path)
-    ref, subnet = bundle.backbone, bundle.config.subnet
-    home = path if path.is_dir() else path.parent / path.stem
-    if not (home / WEIGHTS).is_file():
-        home = path.parent  # the configuration inside a bundle folder
-    own = checkpoint is None and backbone in (None, ref.name)
-    weights = home / WEIGHTS if own and (home / WEIGHTS).is_file() else None
-    given = weights or checkpoint
-    if given is None and own and ref.checkpoint is not None:
-        given = Path(ref.checkpoint)
-        if not given.is_file():
-            raise CheckpointError(
-                f"checkpoint '{given}', which '{path}' names, is not here; give its place with"
-                " --checkpoint, or keep the folder 'best' beside best.yaml"
+    own = checkpoint is None and backbone in (None, bundle.backbone.name)
+    home = weights_home(path)
+    if bundle.config.mode == "retrain":
+        if not own:
+            raise ConfigError(
+                f"'{path}' was fine-tuned from '{bundle.backbone.name}', so its weights fit no"
+                " other backbone or checkpoint; leave these out, or fine-tune it there: autotok"
+                " finetune"
             )
-    sized = own and ref.family == "timm_vit" and ref.name != "tiny"
-    loaded = load_backbone(
-        backbone or ref.name,
-        checkpoint=given,
-        image_size=ref.image_shape[1] if sized else None,
-        subnet=subnet,
-    )
+        home = checked_files(_yaml_of(path), bundle.weights)
+    weights = home / WEIGHTS if own and (home / WEIGHTS).is_file() else None
+    loaded = _backbone(bundle, path, backbone, weights or checkpoint)
     if weights is not None:
-        _load(_backbone_module(loaded), read_state_dict(weights), weights)
+        load_into(backbone_module(loaded), read_state_dict(weights), weights)
     bundle.check_fits(loaded.facts)
     model = compress_backbone(loaded, bundle.config)
     if (home / REDUCERS).is_file():
-        _load(model.reducers, read_state_dict(home / REDUCERS), home / REDUCERS)
+        load_into(model.reducers, read_state_dict(home / REDUCERS), home / REDUCERS)
     return model.eval()
 
 
-def _backbone_module(backbone: Backbone) -> nn.Module:
-    """The module whose weight names others know: timm's own, or a stand-alone AutoFormer."""
-    if isinstance(backbone, SupernetView):
-        return backbone.supernet.cut(backbone.subnet)
-    inner = getattr(backbone, "model", None)
-    return inner if isinstance(inner, nn.Module) else backbone
+def load_uncompressed(
+    path: Path, *, backbone: str | None = None, checkpoint: Path | None = None
+) -> Backbone:
+    """The backbone a `best.yaml` was found for, before any fine-tuning, in evaluation mode.
+
+    Args:
+        backbone: Another one, by name.
+        checkpoint: Weights to read instead.
+
+    Raises:
+        ConfigError, CheckpointError: see `load_bundle`.
+    """
+    bundle = read_best(path)
+    if bundle.config.mode == "plug-in":
+        return load_bundle(path, backbone=backbone, checkpoint=checkpoint).backbone
+    loaded = _backbone(bundle, path, backbone, checkpoint)
+    bundle.check_fits(loaded.facts)
+    return loaded.eval()
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """State as independent contiguous tensors, which safetensors asks for."""
-    return {k: v.detach().cpu().clone().contiguous() for k, v in module.state_dict().items()}
+def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None) -> Backbone:
+    """The backbone that a bundle or the caller names, from the weights given or its own."""
+    ref = bundle.backbone
+    own = name in (None, ref.name)
+    if weights is None and own and ref.checkpoint is not None:
+        weights = Path(ref.checkpoint)
+        if not weights.is_file():
+            raise CheckpointError(
+                f"checkpoint '{weights}', which '{path}' names, is not here; give its place with"
+                " --checkpoint, or keep the folder 'best' beside best.yaml"
+            )
+    sized = own and ref.family == "timm_vit" and ref.name != "tiny"
+    return load_backbone(
+        name or ref.name,
+        checkpoint=weights,
+        image_size=ref.image_shape[1] if sized else None,
+        subnet=bundle.config.subnet,
+    )
 
 
-def _load(module: nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()[:160]
-        raise CheckpointError(
-            f"weights '{origin}' do not fit the model of their bundle ({reason}); was a file"
-            " replaced?"
-        ) from error
-
-
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _yaml_of(path: Path) -> Path:
+    """The YAML of a bundle: the path itself, or the one in the folder."""
+    names = (path / name for name in ("best.yaml", "config.yaml"))
+    return next((p for p in names if p.is_file()), path) if path.is_dir() else path
 
 
 def _plain(value: object) -> object:
@@ -282,51 +324,3 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     return str(value)
-
-
-def _readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> str:
-    """How to use this folder."""
-    ref, config = bundle.backbone, bundle.config
-    channels, height, width = ref.image_shape
-    lines = [
-        f"# {ref.name}, compressed by {config.method}",
-        "",
-        f"Made by autotok {bundle.autotok}. In this folder:",
-        "",
-        "- `config.yaml`: backbone, preprocessing, configuration and evidence",
-        f"- `{WEIGHTS}`: the backbone's weights under their usual names",
-        *([f"- `{REDUCERS}`: the compression method's own weights"] if has_reducers else []),
-        *[
-            f"- `{found['path']}`: {_export_line(found)}"
-            for found in exports.values()
-            if "path" in found
-        ],
-        *[
-            f"- no {name} file: {found['error']}"
-            for name, found in exports.items()
-            if "error" in found
-        ],
-        "- `check.json`: how the exported files compare with torch",
-        "",
-        "In Python, with autotok:",
-        "",
-        "    from autotok.export.bundle import load_bundle",
-        "    from pathlib import Path",
-        '    model = load_bundle(Path("."))      # images in, logits out',
-        "",
-        'or on a model of your own: `autotok.compress(model, "config.yaml")`.',
-        "",
-        f"Input: `images`, float32 (batch, {channels}, {height}, {width}), prepared as"
-        " `preprocessing`",
-        "in `config.yaml` says. Output: `logits`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _export_line(found: Mapping[str, Any]) -> str:
-    verdict = "agrees with torch" if found["ok"] else "DISAGREES with torch"
-    return (
-        f"batch {found['batch']}, {found['size_mb']} MB, {verdict} on {found['num_images']} images"
-        f" (largest difference {found['max_abs_diff']:.1e})"
-    )

@@ -1,6 +1,7 @@
 """A bundle rebuilds the same model elsewhere, and damaged ones are refused in one sentence."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from autotok.backbones.autoformer import SupernetSpec
+from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, Reduction
+from autotok.config import CompressionConfig, FineTuneSpec, Reduction
 from autotok.errors import CheckpointError, ConfigError, ExportError
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export import bundle as bundle_room
@@ -20,6 +23,7 @@ from autotok.export.bundle import (
     BackboneRef,
     Bundle,
     load_bundle,
+    load_uncompressed,
     read_best,
     save_bundle,
     write_best,
@@ -196,3 +200,107 @@ def test_the_configuration_inside_a_bundle_finds_its_weights(tmp_path: Path) -> 
     loaded = load_bundle(tmp_path / "best" / "config.yaml")
     with torch.inference_mode():
         assert torch.equal(loaded(images()), model(images()))
+
+
+# --- retrained configurations
+
+
+TUNED = dataclasses.replace(CONFIG, mode="retrain", finetune=FineTuneSpec(length="20 steps"))
+
+
+def retrained(folder: Path) -> tuple[CompressedViT, Path]:
+    """A fine-tuned model, and its best.yaml as a search writes it."""
+    model, bundle = made()
+    model = compress_backbone(model.backbone, TUNED).eval()
+    bundle = dataclasses.replace(bundle, config=TUNED)
+    save_bundle(folder / "best", model, bundle, images(), formats=())
+    return model, write_best(folder / "best.yaml", bundle)
+
+
+def test_a_retrained_best_yaml_names_its_weights_and_brings_them(tmp_path: Path) -> None:
+    model, path = retrained(tmp_path)
+    (item,) = read_best(path).weights
+    digest = hashlib.sha256((tmp_path / "best" / "weights.safetensors").read_bytes()).hexdigest()
+    assert (item.file, item.sha256) == ("best/weights.safetensors", digest)
+    assert read_best(tmp_path / "best").weights[0].file == "weights.safetensors"
+    with torch.inference_mode():
+        expected = model(images())
+        for given in (path, tmp_path / "best", tmp_path / "best" / "config.yaml"):
+            assert torch.equal(load_bundle(given)(images()), expected)
+    assert "autotok.compress" not in path.read_text()
+
+
+def test_a_retrained_bundle_may_be_moved_as_a_whole(tmp_path: Path) -> None:
+    model, _ = retrained(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    with torch.inference_mode():
+        loaded = load_bundle(tmp_path / "there" / "best.yaml")
+        assert torch.equal(loaded(images()), model(images()))
+
+
+def test_a_retrained_configuration_without_its_weights_is_refused(tmp_path: Path) -> None:
+    _, path = retrained(tmp_path)
+    (tmp_path / "best" / "weights.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"fine-tuned to, are not here; keep the folder 'best'"
+    ):
+        load_bundle(path)
+    data = yaml.safe_load(path.read_text())
+    del data["weights"]
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(ConfigError, match="names no weights"):
+        load_bundle(path)
+
+
+def test_other_weights_than_those_it_was_written_with_are_refused(tmp_path: Path) -> None:
+    _, path = retrained(tmp_path)
+    file = tmp_path / "best" / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"another sha256"):
+        load_bundle(path)
+
+
+def test_fine_tuned_weights_go_onto_no_other_backbone(tmp_path: Path) -> None:
+    _, path = retrained(tmp_path)
+    with pytest.raises(ConfigError, match="its weights fit no other backbone or checkpoint"):
+        load_bundle(path, checkpoint=tmp_path / "mine.safetensors")
+
+
+def test_a_retrained_best_yaml_is_not_written_without_its_weights(tmp_path: Path) -> None:
+    bundle = dataclasses.replace(made()[1], config=TUNED)
+    with pytest.raises(ConfigError, match="save the bundle folder first"):
+        write_best(tmp_path / "best.yaml", bundle)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_uncompressed_backbone_of_a_retrained_one_has_its_own_weights(tmp_path: Path) -> None:
+    _, path = retrained(tmp_path)
+    with torch.inference_mode():
+        assert torch.equal(load_uncompressed(path)(images()), tiny_backbone()(images()))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [("best", "must be a list"), ([{"file": "x", "sha": "y"}], "did you mean 'sha256'")],
+)
+def test_edited_weights_are_refused(tmp_path: Path, weights: object, message: str) -> None:
+    _, path = retrained(tmp_path)
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "weights": weights}))
+    with pytest.raises(ConfigError, match=message):
+        read_best(path)
+
+
+def test_the_weights_of_a_subnet_say_which_supernet_they_are_of(tmp_path: Path) -> None:
+    spec = SupernetSpec(
+        embed_dim=16, depth=2, heads=2, mlp_ratio=2.0, embed_choices=(8, 16), depth_choices=(2,),
+        heads_choices=(1, 2), mlp_ratio_choices=(1.0, 2.0), image_shape=(3, 32, 32), patch_size=8,
+        num_classes=10, head_dim=8,
+    )  # fmt: skip
+    view = SupernetView(AutoFormerSupernet(spec), spec.smallest(), name="autoformer_custom")
+    config = dataclasses.replace(TUNED, reductions=CONFIG.reductions[:1], subnet=spec.smallest())
+    model = compress_backbone(view, config).eval()
+    ref = BackboneRef.of(view.facts)
+    bundle = Bundle(ref, model.config, preprocessing_of(view).to_dict())
+    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
+    with torch.inference_mode():
+        torch.testing.assert_close(load_bundle(tmp_path / "best")(images()), model(images()))

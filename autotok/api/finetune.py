@@ -1,0 +1,279 @@
+"""Fine-tuning one compressed model, judged before and after, handed over as a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autotok.backbones.base import Backbone
+from autotok.backbones.loading import load_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.errors import ConfigError, DataError, Diverged, RunDirectoryError
+from autotok.evaluation.accuracy import Evaluator, Quality, Tally
+from autotok.evaluation.data import DataSource, load_data
+from autotok.evaluation.folder import SPLITS
+from autotok.evaluation.preprocessing import preprocessing_of
+from autotok.export.bundle import (
+    BackboneRef,
+    Bundle,
+    load_uncompressed,
+    read_best,
+    save_bundle,
+    write_best,
+)
+from autotok.files import write_text
+from autotok.profiling.macs import cost
+from autotok.training import finetune as training
+from autotok.training.distill import Teacher, default_losses
+from autotok.training.finetune import FineTuned, FineTuneProgress, check_spec
+from autotok.training.precision import resolve_precision
+from autotok.training.student import student_of
+
+__all__ = ["FineTuneResult", "finetune", "read_question"]
+
+NUM_IMAGES = 500
+CHECK_IMAGES = 4
+CHECKPOINT, QUESTION, BEFORE = "finetune.ckpt", "finetune.json", "before.json"
+OnProgress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """A fine-tuned model and how it compares with the same reduction before."""
+
+    model: CompressedViT
+    done: FineTuned
+    before: Quality
+    after: Quality
+    folder: Path | None
+    """Where `best.yaml` and `best/` are; None if nothing was to be written."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain figures."""
+        before, after = self.before, self.after
+        return {
+            "folder": None if self.folder is None else str(self.folder),
+            "config_id": self.model.config.config_id,
+            "metric": after.metric,
+            "before": round(before.value, 4),
+            "before_low_95": round(before.low, 4),
+            "before_high_95": round(before.high, 4),
+            "after": round(after.value, 4),
+            "after_low_95": round(after.low, 4),
+            "after_high_95": round(after.high, 4),
+            "num_images": after.num_images,
+            "steps": self.done.steps,
+            "training_images": self.done.images,
+            "seconds": round(self.done.seconds, 1),
+            "images_per_s": round(self.done.images_per_s, 2),
+            "loss": round(self.done.loss, 6),
+            "precision": self.done.precision,
+        }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is fine-tuned: the uncompressed backbone, the configuration, where it came from."""
+
+    backbone: Backbone
+    config: CompressionConfig
+    ref: BackboneRef
+
+
+def finetune(
+    model: nn.Module | CompressionConfig | str | Path,
+    *,
+    data: str = "demo",
+    output: str | Path | None = None,
+    spec: FineTuneSpec | None = None,
+    backbone: str | None = None,
+    checkpoint: Path | None = None,
+    num_images: int = NUM_IMAGES,
+    precision: str = "auto",
+    resume: bool = False,
+    on_progress: OnProgress | None = None,
+) -> FineTuneResult:
+    """A copy of a compressed model, fine-tuned by distillation from the uncompressed one.
+
+    Trains on the training split of `data`, judges on the validation split.
+
+    Args:
+        model: A model from `compress`, the path of a `best.yaml`, or a configuration.
+        output: Folder for checkpoint, `best.yaml` and `best/`; nothing is written without.
+        spec: How to train; by default what the configuration says, else 200 steps.
+        backbone: For a path or a configuration: another backbone, by name.
+        checkpoint: Its weights.
+        num_images: Validation images, at most.
+        resume: Go on with an interrupted fine-tune in `output`.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RunDirectoryError, Diverged
+    """
+    folder = None if output is None else _prepared(Path(output), resume)
+    tell = on_progress or (lambda *_: None)
+    job = _job(model, spec, backbone, checkpoint)
+    assert job.config.finetune is not None
+    train, evaluator = _sources(data, job.backbone)
+    student, teacher = student_of(job.backbone, job.config), Teacher(job.backbone)
+    check_spec(student, job.config.finetune, teacher, train)
+    resolve_precision(precision, next(student.parameters()).device)
+    if folder is not None and not resume:
+        stored = {"data": data, "num_images": num_images, "precision": precision}
+        stored |= {"backbone": backbone, "checkpoint": checkpoint and str(checkpoint)}
+        stored["spec"] = job.config.finetune.to_dict()
+        write_text(folder / QUESTION, json.dumps(stored, indent=1))
+    stop = min(num_images, evaluator.num_images)
+    tell(0.0, f"evaluating {job.config.method} before, on {stop} images")
+    before = _before(student, job.config, evaluator, stop, folder)
+    try:
+        done = training.finetune(
+            student,
+            train,
+            job.config.finetune,
+            teacher=teacher,
+            checkpoint=None if folder is None else folder / CHECKPOINT,
+            on_progress=lambda at: tell(0.1 + 0.8 * at.progress, describe(at)),
+            precision=precision,
+        )
+    except Diverged:
+        _clear(folder, QUESTION, CHECKPOINT, BEFORE)  # going on would diverge again
+        raise
+    tell(0.9, f"evaluating after, on {stop} images")
+    after = evaluator.evaluate(student, 0, stop).quality()
+    result = FineTuneResult(student, done, before, after, folder)
+    if folder is not None:
+        _hand_over(folder, job, result, data, evaluator)
+    return result
+
+
+def read_question(folder: Path) -> dict[str, Any]:
+    """The arguments of the fine-tune that a folder holds, as `finetune` takes them."""
+    try:
+        data: dict[str, Any] = json.loads((folder / QUESTION).read_text("utf-8"))
+        data["spec"] = FineTuneSpec.from_dict(data["spec"])
+        data["checkpoint"] = None if data["checkpoint"] is None else Path(data["checkpoint"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunDirectoryError(
+            f"folder '{folder}' holds no fine-tune to go on with; start one without --resume"
+        ) from error
+    return data
+
+
+def describe(at: FineTuneProgress) -> str:
+    """Where a fine-tune stands, in words."""
+    of = "" if at.steps is None else f" of {at.steps}"
+    left = f"{at.seconds_left / 60:.0f} min" if at.seconds_left > 90 else f"{at.seconds_left:.0f} s"
+    return (
+        f"step {at.step}{of}, loss {at.loss:.4g}, {at.images_per_s:.1f} images/s, about {left} left"
+    )
+
+
+def _prepared(folder: Path, resume: bool) -> Path:
+    if (folder / "best.yaml").exists():
+        raise RunDirectoryError(
+            f"folder '{folder}' holds a best.yaml already; choose another output folder"
+        )
+    if not resume and (folder / QUESTION).exists():
+        raise RunDirectoryError(
+            f"folder '{folder}' holds an unfinished fine-tune; go on with --resume, or choose"
+            " another output folder"
+        )
+    return folder
+
+
+def _job(
+    model: nn.Module | CompressionConfig | str | Path,
+    spec: FineTuneSpec | None,
+    name: str | None,
+    checkpoint: Path | None,
+) -> _Job:
+    if isinstance(model, CompressedViT):
+        if model.config.mode == "retrain":
+            raise ConfigError(
+                "the model is fine-tuned already, and a fine-tune starts from the uncompressed"
+                " weights; give its best.yaml, or compress the original model again"
+            )
+        own, config = model.backbone, model.config
+        ref = BackboneRef.of(own.facts)
+    elif isinstance(model, nn.Module):
+        raise ConfigError("the model is not compressed; give the result of autotok.compress")
+    elif isinstance(model, CompressionConfig):
+        config, name = model, name or "autoformer_demo"
+        own = load_backbone(name, checkpoint=checkpoint, subnet=config.subnet)
+        ref = BackboneRef.of(own.facts, name=name, checkpoint=checkpoint)
+    else:
+        bundle = read_best(Path(model))
+        config, ref = bundle.config, bundle.backbone
+        own = load_uncompressed(Path(model), backbone=name, checkpoint=checkpoint)
+        if name is not None or checkpoint is not None:
+            ref = BackboneRef.of(own.facts, name=name or ref.name, checkpoint=checkpoint)
+    spec = spec or config.finetune or FineTuneSpec(losses=default_losses(own.facts))
+    return _Job(own, dataclasses.replace(config, mode="retrain", finetune=spec), ref)
+
+
+def _sources(data: str, backbone: Backbone) -> tuple[DataSource, Evaluator]:
+    """Training images, and the judge on the validation split."""
+    train = load_data(data, backbone, split="train")
+    folder = Path(data).expanduser()
+    named = data in ("demo", "digits") or data.partition(":")[0] == "cifar10"
+    if not named and not any((folder / name).is_dir() for name in SPLITS["val"]):
+        raise DataError(
+            f"folder '{folder}' has no sub-folder 'val'; a fine-tuned model must be judged on"
+            " images that it was not trained on: put some into 'val'"
+        )
+    return train, Evaluator(backbone, load_data(data, backbone))
+
+
+def _before(
+    student: CompressedViT,
+    config: CompressionConfig,
+    evaluator: Evaluator,
+    stop: int,
+    folder: Path | None,
+) -> Quality:
+    """Quality without fine-tuning; read back where an interrupted run has found it already."""
+    key = [config.config_id, evaluator.metric, evaluator.data.name, stop]
+    path = None if folder is None else folder / BEFORE
+    if path is not None and path.is_file():
+        stored = json.loads(path.read_text("utf-8"))
+        if stored["key"] == key:
+            tally = stored["tally"]
+            return Tally(**{**tally, "kls": tuple(tally["kls"])}).quality()
+    found = evaluator.evaluate(student.eval(), 0, stop, finetuned=False)
+    if path is not None:
+        write_text(path, json.dumps({"key": key, "tally": dataclasses.asdict(found)}))
+    return found.quality()
+
+
+def _hand_over(
+    folder: Path, job: _Job, result: FineTuneResult, data: str, evaluator: Evaluator
+) -> None:
+    """Write the bundle; what only an interrupted fine-tune needs goes."""
+    exact = cost(job.backbone.facts, job.config)
+    evidence: Mapping[str, Any] = {
+        "macs": exact.macs,
+        "params": exact.params,
+        "data": data,
+        "quality": dataclasses.asdict(result.after),
+        "quality_before": dataclasses.asdict(result.before),
+        "finetune": dataclasses.asdict(result.done),
+        "patch_tokens_kept": list(result.model.schedule.kept),
+    }
+    bundle = Bundle(job.ref, job.config, preprocessing_of(job.backbone).to_dict(), evidence)
+    images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
+    save_bundle(folder / "best", result.model, bundle, images)
+    write_best(folder / "best.yaml", bundle)
+    _clear(folder, CHECKPOINT, BEFORE)
+
+
+def _clear(folder: Path | None, *names: str) -> None:
+    if folder is not None:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)

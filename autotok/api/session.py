@@ -1,0 +1,221 @@
+"""What a search is asked, and the problem built from it: model, data, budgets, device."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autotok.backbones.autoformer import subnet_facts
+from autotok.backbones.base import Backbone
+from autotok.backbones.loading import (
+    as_backbone,
+    load_backbone,
+    load_supernet,
+    supernet_structure,
+)
+from autotok.backbones.supernet import AutoFormerSupernet
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, checked_keys
+from autotok.errors import ConfigError, UnknownName
+from autotok.evaluation.accuracy import Evaluator, Tally
+from autotok.evaluation.data import load_data
+from autotok.profiling.counter import count_macs
+from autotok.profiling.macs import uncompressed
+from autotok.profiling.predict import predict
+from autotok.profiling.target import Target, load_target
+from autotok.profiling.trace import trace
+from autotok.searching.budget import Budget, parse_budgets, resolve
+from autotok.searching.problem import ExactCosts, Problem
+from autotok.searching.space import SearchSpace
+from autotok.searching.space_file import load_space
+from autotok.searching.structure import Structure
+
+from .worker import ModelWorker
+
+__all__ = ["Question", "Session", "build_problem"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a search is asked, as plain data; config.yaml keeps it so that a run can be resumed."""
+
+    backbone: str = "autoformer_demo"
+    checkpoint: str | None = None
+    image_size: int | None = None
+    data: str = "demo"
+    train_data: str | None = None
+    """What fine-tunes train on; the training split of `data` by default."""
+    budgets: tuple[str, ...] = ("2.3GFLOPs",)
+    flops_convention: str = "macs"
+    target: str | None = None
+    space: str = "default"
+    quality: str = "auto"
+    subnet: str = "fixed"
+    """'search' looks for the subnet of a supernet together with its tokens."""
+    max_images: int | None = None
+    """At most this many images of the data count as its validation split."""
+
+    def __post_init__(self) -> None:
+        if self.subnet not in ("fixed", "search"):
+            raise UnknownName("subnet", self.subnet, ("fixed", "search"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**dataclasses.asdict(self), "budgets": list(self.budgets)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Question:
+        """The inverse of `to_dict`."""
+        values = checked_keys(data, cls, "config.yaml: question")
+        values["budgets"] = tuple(values.get("budgets", ()))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A question with its model and data loaded."""
+
+    question: Question
+    backbone: Backbone
+    evaluator: Evaluator
+    target: Target | None
+    problem: Problem
+    worker: ModelWorker
+
+
+def build_problem(
+    question: Question,
+    model: nn.Module | None = None,
+    *,
+    seed: int = 0,
+    weights: Path | None = None,
+) -> Session:
+    """Load what a question names; `model` replaces the named backbone.
+
+    `weights` is the folder for fine-tuned weights, inside the run directory.
+    """
+    space = load_space(question.space)
+    requests = parse_budgets(question.budgets, convention=question.flops_convention)
+    target = None if question.target is None else load_target(question.target)
+    backbone, supernet, structure = _load_model(question, model)
+    space = dataclasses.replace(space, structure=structure)
+    needs_target = any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests)
+    if needs_target and target is None:
+        raise ConfigError("a latency or memory budget needs to know the device: give --target")
+    evaluator = Evaluator(
+        backbone, load_data(question.data, backbone), metric=question.quality, seed=seed
+    )
+    training = question.train_data or question.data
+    worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
+    foretell = None if target is None else _Foreteller(worker.plugged_in, target)
+    total = min(evaluator.num_images, question.max_images or evaluator.num_images)
+    space = _trainable(space, question, worker)
+    problem = Problem(
+        facts=backbone.facts,
+        space=space,
+        budgets=_budgets(question, backbone, foretell),
+        costs=ExactCosts(backbone.facts, structure),
+        evaluate=worker.evaluate,
+        total_images=total,
+        metric=evaluator.metric,
+        predict=foretell,
+        load_tally=lambda data: Tally(**data),
+        count=lambda config: count_macs(worker.plugged_in(config)),
+        finetune=worker.finetune if weights is not None else None,
+    )
+    return Session(question, backbone, evaluator, target, problem, worker)
+
+
+def _load_model(
+    question: Question, model: nn.Module | None
+) -> tuple[Backbone, AutoFormerSupernet | None, Structure | None]:
+    """The backbone, and where subnets are searched too, its supernet and their choices."""
+    checkpoint = None if question.checkpoint is None else Path(question.checkpoint)
+    name = question.backbone
+    if question.subnet == "fixed":
+        if model is not None:
+            return as_backbone(model), None, None
+        backbone = load_backbone(name, checkpoint=checkpoint, image_size=question.image_size)
+        return backbone, None, None
+    if model is not None:
+        raise ConfigError(
+            "subnets can be searched of a named supernet only, such as autoformer_demo, not of a"
+            " model object; leave subnet at 'fixed'"
+        )
+    spec, default = supernet_structure(name, checkpoint)
+    supernet = load_supernet(name, checkpoint)
+    structure = Structure(
+        spec.embed_choices,
+        spec.depth_choices,
+        spec.heads_choices,
+        spec.mlp_ratio_choices,
+        default,
+        lambda subnet: subnet_facts(spec, subnet, name=name),
+    )
+    return supernet.cut(default, name=name).eval(), supernet, structure
+
+
+def _trainable(space: SearchSpace, question: Question, worker: ModelWorker) -> SearchSpace:
+    """The space without retraining where there is nothing to train on, with a warning."""
+    if "retrain" not in space.mode:
+        return space
+    reason = worker.why_not_trainable()
+    if reason is None:
+        losses = worker.usable_losses()
+        finetune = space.finetune.restricted(losses, otherwise=losses[0])
+        return dataclasses.replace(space, finetune=finetune)
+    if space.mode == ("retrain",):
+        raise ConfigError(f"space '{space.name}' only retrains, but {reason}")
+    _LOG.info("plug-in only: %s", reason)
+    return dataclasses.replace(space, mode=("plug-in",))
+
+
+class _Foreteller:
+    """Predicted latency and memory of a configuration on a target, remembered."""
+
+    def __init__(self, build: Callable[[CompressionConfig], CompressedViT], target: Target) -> None:
+        self._build, self._target = build, target
+        self._known: dict[str, Mapping[str, float]] = {}
+
+    def __call__(self, config: CompressionConfig) -> Mapping[str, float]:
+        config = config.plugged_in
+        key = config.config_id
+        if key not in self._known:
+            found = predict(
+                trace(
+                    self._build(config),
+                    batch=self._target.default_batch,
+                    dtype=getattr(torch, self._target.default_dtype),
+                    fused_attention=self._target.setting().fused_attention,
+                ),
+                self._target,
+            )
+            self._known[key] = {
+                "latency_ms": found.latency_ms,
+                "peak_memory_mb": found.peak_memory_mb,
+            }
+        return self._known[key]
+
+
+def _budgets(
+    question: Question, backbone: Backbone, foretell: _Foreteller | None
+) -> tuple[Budget, ...]:
+    plain = uncompressed(backbone.facts)
+    known: dict[str, float] = {
+        "macs": plain.macs,
+        "macs_noattn": plain.macs_noattn,
+        "params": plain.params,
+    }
+    if foretell is not None:
+        known |= foretell(CompressionConfig())
+    requests = parse_budgets(question.budgets, convention=question.flops_convention)
+    return tuple(resolve(request, known) for request in requests)

@@ -1,0 +1,64 @@
+"""The README of a bundle folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .weights import REDUCERS, WEIGHTS
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+
+__all__ = ["readme"]
+
+
+def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> str:
+    """Text on how to use a bundle folder."""
+    ref, config = bundle.backbone, bundle.config
+    channels, height, width = ref.image_shape
+    tuned = config.mode == "retrain"
+    lines = [
+        f"# {ref.name}, compressed by {config.method}" + (" and fine-tuned" if tuned else ""),
+        "",
+        f"Made by autotok {bundle.autotok}. In this folder:",
+        "",
+        "- `config.yaml`: backbone, preprocessing, configuration and evidence",
+        f"- `{WEIGHTS}`: the backbone's weights under their usual names",
+        *([f"- `{REDUCERS}`: the compression method's own weights"] if has_reducers else []),
+        *[
+            f"- `{found['path']}`: {_export_line(found)}"
+            for found in exports.values()
+            if "path" in found
+        ],
+        *[
+            f"- no {name} file: {found['error']}"
+            for name, found in exports.items()
+            if "error" in found
+        ],
+        "- `check.json`: how the exported files compare with torch",
+        "",
+        "In Python, with autotok:",
+        "",
+        "    from autotok.export.bundle import load_bundle",
+        "    from pathlib import Path",
+        '    model = load_bundle(Path("."))      # images in, logits out',
+        "",
+        "The weights were fine-tuned for this configuration; the original ones do not fit it."
+        if tuned
+        else 'or on a model of your own: `autotok.compress(model, "config.yaml")`.',
+        "",
+        f"Input: `images`, float32 (batch, {channels}, {height}, {width}), prepared as"
+        " `preprocessing`",
+        "in `config.yaml` says. Output: `logits`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _export_line(found: Mapping[str, Any]) -> str:
+    verdict = "agrees with torch" if found["ok"] else "DISAGREES with torch"
+    return (
+        f"batch {found['batch']}, {found['size_mb']} MB, {verdict} on {found['num_images']} images"
+        f" (largest difference {found['max_abs_diff']:.1e})"
+    )

@@ -1,0 +1,300 @@
+"""Teacher and objective: what a student learns from, and the weighted sum of its losses.
+
+The uncompressed model keeps every token and the student does not. Where features are compared, the
+student's `Tokens.source` says which patches each of its tokens holds, and the teacher's features
+are averaged over them (for pruning: gathered).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotok.backbones.base import Backbone
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT, Watch
+from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.errors import ConfigError
+from autotok.evaluation.data import DataSource
+from autotok.facts import BackboneFacts
+from autotok.methods.base import Count
+from autotok.methods.registry import get_method
+from autotok.tokens import Needs, Taps, Tokens
+
+from . import losses
+from .losses import LOSSES, MIMIC_LAYERS, align, get_loss
+from .precision import autocast
+from .student import weights_identity
+
+__all__ = ["Objective", "Observed", "Teacher", "check_losses", "default_losses"]
+
+CACHE_BYTES = 256 * 2**20
+_RELATIONS = Needs.QUERIES | Needs.KEYS | Needs.VALUES
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One forward: the output and what was watched on the way."""
+
+    logits: Tensor  # (B, classes), float32
+    tokens: Tokens
+    watch: Watch
+
+
+def observe(model: CompressedViT, images: Tensor, watch: Watch, *, trace: bool) -> Observed:
+    """Run a model and keep what `watch` asks for."""
+    tokens = model.forward_tokens(images, trace=trace, watch=watch)
+    return Observed(model.backbone.readout(tokens).float(), tokens, watch)
+
+
+class Teacher:
+    """A frozen uncompressed model (held, not copied), and its logits per image, computed once.
+
+    The logits of an image are a function of that image alone (on CPU each is run by itself), so a
+    fine-tune gives the same weights whatever was cached before it.
+    """
+
+    def __init__(self, backbone: Backbone, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.backbone = backbone
+        self._model = compress_backbone(backbone, CompressionConfig())
+        self._cache: dict[tuple[str, int], Tensor] = {}
+        self._room = cache_bytes
+        self._left = cache_bytes
+        self._data: DataSource | None = None
+
+    @property
+    def facts(self) -> BackboneFacts:
+        """Facts of the uncompressed model."""
+        return self.backbone.facts
+
+    def identity(self) -> str:
+        """Short hash of its weights."""
+        return weights_identity(self.backbone)
+
+    @torch.no_grad()
+    def observe(self, images: Tensor, watch: Watch, precision: str) -> Observed:
+        """Output and features of images (B, C, H, W)."""
+        was_training = self.backbone.training
+        self.backbone.eval()
+        try:
+            with autocast(images.device, precision):
+                found = observe(self._model, images, watch, trace=False)
+        finally:
+            self.backbone.train(was_training)
+        return found
+
+    def logits(self, images: Tensor, precision: str) -> Tensor:
+        """(B, classes) float32, of images (B, C, H, W)."""
+        return self.observe(images, Watch(), precision).logits
+
+    def cached_logits(
+        self, data: DataSource, indices: Sequence[int], images: Tensor, precision: str
+    ) -> Tensor:
+        """`logits` of unvaried images of a data source; remembered up to a number of bytes."""
+        if self._data is not data:
+            self._data, self._cache, self._left = data, {}, self._room
+        missing = [i for i, index in enumerate(indices) if (precision, index) not in self._cache]
+        size = 1 if images.device.type == "cpu" else max(1, len(missing))
+        fresh: dict[int, Tensor] = {}
+        for start in range(0, len(missing), size):
+            rows = missing[start : start + size]
+            fresh.update(zip(rows, self.logits(images[rows], precision), strict=True))
+        for row, value in fresh.items():
+            self._remember((precision, indices[row]), value)
+        known = [
+            fresh[row] if row in fresh else self._cache[precision, index].to(images.device)
+            for row, index in enumerate(indices)
+        ]
+        return torch.stack(known)
+
+    def _remember(self, key: tuple[str, int], value: Tensor) -> None:
+        if value.nbytes <= self._left and key not in self._cache:
+            self._cache[key] = value.detach().cpu().clone()
+            self._left -= value.nbytes
+
+
+class Objective(nn.Module):
+    """The weighted sum of a spec's losses; holds the Linears that `mimic` needs between widths.
+
+    What the losses need must be there: see `check_losses`.
+    """
+
+    def __init__(
+        self,
+        student: CompressedViT,
+        spec: FineTuneSpec,
+        teacher: Teacher | None,
+        data: DataSource,
+        precision: str,
+    ) -> None:
+        super().__init__()
+        self.spec, self._teacher, self._data, self._precision = spec, teacher, data, precision
+        chosen = [get_loss(name) for name in spec.losses]
+        self._learns = any(loss.teacher for loss in chosen)
+        self._inside = any(loss.inside for loss in chosen)
+        self._last = student.backbone.facts.num_blocks - 1
+        self.linears = nn.ModuleList()
+        if "mimic" in spec.losses:
+            assert teacher is not None
+            mine, theirs = student.backbone.facts.blocks, teacher.facts.blocks
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(spec.seed)
+                self.linears.extend(
+                    nn.Identity()
+                    if mine[layer].width == theirs[layer].width
+                    else nn.Linear(mine[layer].width, theirs[layer].width)
+                    for layer in MIMIC_LAYERS
+                )
+
+    def forward(
+        self,
+        student: CompressedViT,
+        images: Tensor,
+        labels: Tensor | None,
+        indices: Sequence[int] | None,
+    ) -> Tensor:
+        """The loss of a chunk of images (B, C, H, W), a scalar.
+
+        `indices` are the data's, or None where the images were varied and the teacher's logits
+        cannot be remembered.
+        """
+        with autocast(images.device, self._precision):
+            mine = observe(student, images, self._watch(self._last), trace=self._inside)
+        theirs = self._taught(images, indices)
+        total = mine.logits.new_zeros(())
+        for name, weight in self.spec.losses.items():
+            total = total + weight * self._term(name, mine, theirs, labels)
+        for reducer in student.reducers.values():
+            extra = reducer.extra_loss()  # type: ignore[operator]
+            total = total if extra is None else total + extra
+        return total
+
+    def _watch(self, last: int) -> Watch:
+        after = frozenset(MIMIC_LAYERS) if "mimic" in self.spec.losses else frozenset()
+        return Watch(after, {last: _RELATIONS} if "relations" in self.spec.losses else {})
+
+    def _taught(self, images: Tensor, indices: Sequence[int] | None) -> Observed | None:
+        if not self._learns:
+            return None
+        assert self._teacher is not None
+        if self._inside:
+            watch = self._watch(self._teacher.facts.num_blocks - 1)
+            return self._teacher.observe(images, watch, self._precision)
+        if indices is None:
+            return self._teacher.observe(images, Watch(), self._precision)
+        logits = self._teacher.cached_logits(self._data, indices, images, self._precision)
+        return Observed(logits, Tokens(images, 0, (0, 0)), Watch())
+
+    def _term(
+        self, name: str, mine: Observed, theirs: Observed | None, labels: Tensor | None
+    ) -> Tensor:
+        spec = self.spec
+        if name == "ce":
+            assert labels is not None
+            smoothing = spec.label_smoothing
+            return losses.cross_entropy(mine.logits, labels, label_smoothing=smoothing)
+        assert theirs is not None
+        if name == "dkd":
+            assert labels is not None
+            return losses.dkd(mine.logits, theirs.logits, labels, temperature=spec.temperature)
+        if name in ("soft", "deit_soft"):
+            function = losses.soft if name == "soft" else losses.deit_soft
+            return function(mine.logits, theirs.logits, temperature=spec.temperature)
+        if name in ("hard", "cosine"):
+            return getattr(losses, name)(mine.logits, theirs.logits)  # type: ignore[no-any-return]
+        inside = {"mimic": self._mimic, "relations": _relations, "tokens": _tokens}
+        return inside[name](mine, theirs)
+
+    def _mimic(self, mine: Observed, theirs: Observed) -> Tensor:
+        pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for linear, layer in zip(self.linears, MIMIC_LAYERS, strict=True):
+            own, full = mine.watch.tokens[layer], theirs.watch.tokens[layer]
+            pairs[0].append(linear(own.x.float()))
+            pairs[1].append(align(full.x.float(), own.source, own.num_prefix))
+        return losses.mimic(*pairs)
+
+
+def _relations(mine: Observed, theirs: Observed) -> Tensor:
+    ((tokens, own),) = mine.watch.taps.values()
+    ((_, full),) = theirs.watch.taps.values()
+    student, teacher = _qkv(own), _qkv(full)
+    kept = [align(values, tokens.source, tokens.num_prefix) for values in teacher]
+    return losses.relations(student, (kept[0], kept[1], kept[2]))
+
+
+def _qkv(taps: Taps) -> tuple[Tensor, Tensor, Tensor]:
+    return taps.queries.float(), taps.keys.float(), taps.values.float()
+
+
+def _tokens(mine: Observed, theirs: Observed) -> Tensor:
+    """DynamicViT's token term; normalised without the affine part, which backbones keep private."""
+    own = mine.tokens
+    kept = align(theirs.tokens.x.float(), own.source, own.num_prefix)[:, own.num_prefix :]
+    pair = [F.layer_norm(x, x.shape[-1:]) for x in (own.patches.float(), kept)]
+    return losses.token_mse(pair[0], pair[1], own.mask)
+
+
+def default_losses(facts: BackboneFacts) -> dict[str, float]:
+    """What to distil with where nothing was chosen: logits, or features of a headless model."""
+    return {"soft": 1.0} if facts.num_classes else {"cosine": 1.0}
+
+
+def check_losses(
+    student: CompressedViT, spec: FineTuneSpec, teacher: Teacher | None, data: DataSource
+) -> None:
+    """Raise `ConfigError` or `UnknownName` for a loss that this fine-tune cannot use."""
+    facts = student.backbone.facts
+    for name in spec.losses:
+        loss = get_loss(name)
+        if loss.labels and not data.labelled:
+            without = [other.name for other in LOSSES.values() if not other.labels]
+            raise ConfigError(
+                f"loss '{name}' needs labels, but data '{data.name}' has none that match the"
+                f" model's classes; choose among {', '.join(without)}"
+            )
+        if loss.classes and not facts.num_classes:
+            without = [other.name for other in LOSSES.values() if not other.classes]
+            raise ConfigError(
+                f"loss '{name}' compares classes, but backbone '{facts.name}' has no classifier;"
+                f" choose among {', '.join(without)}"
+            )
+        if loss.teacher and teacher is None:
+            raise ConfigError(
+                f"loss '{name}' learns from the uncompressed model; give a teacher, or choose ce"
+            )
+        reason = None if teacher is None else _misfit(name, student, teacher)
+        if reason is not None:
+            raise ConfigError(
+                f"loss '{name}' cannot be used with method '{student.config.method}' on backbone"
+                f" '{facts.name}': {reason}; choose another, such as soft"
+            )
+
+
+def _misfit(name: str, student: CompressedViT, teacher: Teacher) -> str | None:
+    """Why a loss cannot compare this student with this teacher; None if it can."""
+    mine, theirs = student.backbone.facts, teacher.facts
+    loss = get_loss(name)
+    if not loss.teacher:
+        return None
+    if not loss.inside:
+        if mine.num_classes != theirs.num_classes:
+            return f"the teacher has {theirs.num_classes} classes, not {mine.num_classes}"
+        return None
+    if (mine.grid, mine.num_prefix) != (theirs.grid, theirs.num_prefix):
+        return "the teacher's tokens stand for other patches"
+    if get_method(student.config.method).count is Count.ADAPTIVE and name != "tokens":
+        return "it keeps another number of tokens in each image"
+    if name == "mimic" and min(mine.num_blocks, theirs.num_blocks) <= max(MIMIC_LAYERS):
+        return "it compares the first two blocks, and there are fewer"
+    if name == "relations" and mine.blocks[-1].heads != theirs.blocks[-1].heads:
+        return (
+            f"it compares the last blocks head by head, and they have {mine.blocks[-1].heads} and"
+            f" {theirs.blocks[-1].heads} heads"
+        )
+    if name == "tokens" and mine.blocks[-1].width != theirs.blocks[-1].width:
+        return "it compares final tokens, and their widths differ"
+    return None

@@ -1,0 +1,94 @@
+"""Optimiser, learning rate and length of a fine-tune; timm's grouping and cosine schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from autotok.backbones.torchvision_shim import ensure_torchvision
+from autotok.config import FineTuneSpec, Length
+
+ensure_torchvision()
+
+from timm.optim import param_groups_weight_decay  # noqa: E402
+from timm.scheduler import CosineLRScheduler  # noqa: E402
+
+__all__ = ["Plan", "make_optimizer", "make_plan", "make_schedule", "set_lr"]
+
+TICKS = 1_000_000
+FINAL_LR = 0.01
+"""Where the cosine ends, as a share of the highest learning rate."""
+NOT_DECAYED = (
+    "*pos_embed*", "*cls_token*", "*dist_token*", "*reg_token*",
+    "*.key_rows", "*.key_columns", "*.value_rows", "*.value_columns",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When to stop: after `steps`, or after `seconds` where that is None."""
+
+    steps: int | None
+    seconds: float | None
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share done, 0 to 1, once `step` steps took `seconds`."""
+        if self.steps is not None:
+            return min(1.0, step / self.steps)
+        assert self.seconds is not None
+        return min(1.0, seconds / self.seconds)
+
+    def middle(self, step: int, seconds: float) -> float:
+        """Share done half-way through the next step, so that the first one already learns."""
+        if self.steps is not None:
+            return (step + 0.5) / self.steps
+        return self.progress(step, seconds * (1.0 + 0.5 / step)) if step else 0.01
+
+    def finished(self, step: int, seconds: float) -> bool:
+        """No further step; there is at least one."""
+        return step > 0 and self.progress(step, seconds) >= 1.0
+
+
+def make_plan(spec: FineTuneSpec, batches_per_epoch: int) -> Plan:
+    """The plan that a spec's length means on data of so many batches."""
+    length = Length.parse(spec.length)
+    if length.unit == "minutes":
+        return Plan(None, 60.0 * length.amount)
+    if length.unit == "epochs":
+        batches = length.amount * batches_per_epoch
+        return Plan(max(1, math.ceil(batches / spec.accumulate - 1e-9)), None)
+    return Plan(int(length.amount), None)
+
+
+def make_optimizer(spec: FineTuneSpec, *modules: nn.Module) -> torch.optim.AdamW:
+    """AdamW; biases, norms, prefix tokens and position tables do not decay."""
+    groups = [
+        group
+        for module in modules
+        for group in param_groups_weight_decay(module, spec.weight_decay, True, NOT_DECAYED)
+        if group["params"]
+    ]
+    return torch.optim.AdamW(groups, lr=spec.lr)
+
+
+def make_schedule(spec: FineTuneSpec, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
+    """Linear warm-up from 0 and a cosine, over `TICKS` whatever the length."""
+    warm = round(spec.warmup * TICKS)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(2, TICKS - warm),
+        lr_min=FINAL_LR * spec.lr,
+        warmup_t=warm,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+def set_lr(schedule: CosineLRScheduler, optimizer: torch.optim.Optimizer, progress: float) -> float:
+    """The learning rate at a share of the whole, now set."""
+    schedule.step_update(min(TICKS - 1, int(progress * TICKS)))
+    rate: float = optimizer.param_groups[0]["lr"]
+    return rate

@@ -1,0 +1,135 @@
+"""The model that is trained: a copy of the backbone, compressed; and its weights as a file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from autotok.backbones.base import Backbone
+from autotok.backbones.supernet import SupernetView
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
+from autotok.errors import CheckpointError, RunDirectoryError, UnsupportedBackbone
+from autotok.files import replacing
+
+__all__ = ["load_weights", "save_weights", "student_of", "weights_identity"]
+
+FORMAT = "autotok weights 1"
+
+
+def student_of(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
+    """A trainable copy of a backbone, compressed; the backbone itself is never changed.
+
+    A view on a supernet becomes a stand-alone subnet. Weights are float32, those of the method
+    start from the configuration's seed.
+
+    Raises:
+        ConfigError, IncompatibleMethod: see `compress_backbone`.
+        UnsupportedBackbone: the model cannot be copied.
+    """
+    own = _copy(backbone).float()
+    for parameter in own.parameters():
+        parameter.requires_grad_(True)
+    seed = 0 if config.finetune is None else config.finetune.seed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = compress_backbone(own, config)
+    student.reducers.to(next(own.parameters()).device)
+    return student
+
+
+def _copy(backbone: Backbone) -> Backbone:
+    if isinstance(backbone, SupernetView):
+        cut = backbone.supernet.cut(backbone.subnet, name=backbone.facts.name)
+        return cut.to(next(backbone.parameters()).device)
+    try:
+        return copy.deepcopy(backbone, _without_hooks(backbone))
+    except Exception as error:  # a module may hold anything
+        raise UnsupportedBackbone(
+            f"backbone '{backbone.facts.name}' cannot be copied for fine-tuning"
+            f" ({type(error).__name__}: {str(error)[:100]}); remove what was attached to it"
+        ) from error
+
+
+def _without_hooks(module: nn.Module) -> dict[int, Any]:
+    """A memo for `deepcopy` in which every module's hooks are copied as none.
+
+    Hooks watch the model they were put on; theirs may hold locks, files or past activations.
+    """
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name.endswith("_hooks") and isinstance(value, OrderedDict):
+                memo[id(value)] = OrderedDict()
+    return memo
+
+
+def weights_identity(module: nn.Module) -> str:
+    """Short hash of a module's weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        plain = value.detach().cpu().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def save_weights(model: CompressedViT, path: Path) -> Path:
+    """`path`, now holding the weights of backbone and reducers in full precision (safetensors)."""
+    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
+    metadata = {"format": FORMAT, "config_id": model.config.config_id}
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise RunDirectoryError(
+            f"weights '{path}' cannot be written ({error}); free some space, or choose another"
+            " folder"
+        ) from error
+    return path
+
+
+def load_weights(model: CompressedViT, path: Path) -> CompressedViT:
+    """The model, now with the weights that `save_weights` wrote for its configuration.
+
+    Raises:
+        CheckpointError: missing, damaged, of another configuration, or of other shapes.
+    """
+    tensors = _read(model, path)
+    own = model.state_dict()
+    for name in [*own, *tensors]:
+        if name not in tensors or name not in own or tensors[name].shape != own[name].shape:
+            raise CheckpointError(
+                f"weights '{path}' do not fit the model ('{name}' differs); were they made for"
+                f" another backbone than '{model.backbone.facts.name}'?"
+            )
+    model.load_state_dict(tensors)
+    return model
+
+
+def _read(model: CompressedViT, path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"weights '{path}' do not exist; fine-tune the configuration first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = (file.metadata() or {}).get("config_id")
+            if found == model.config.config_id:
+                return {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"weights '{path}' cannot be read ({str(error)[:100]}); fine-tune the configuration"
+            " again"
+        ) from error
+    raise CheckpointError(
+        f"weights '{path}' belong to configuration {found or 'of unknown name'}, not to"
+        f" {model.config.config_id}; give the file of this configuration"
+    )

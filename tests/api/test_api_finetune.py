@@ -1,0 +1,67 @@
+"""`autotok.finetune` in Python: what it takes, what it leaves alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import autotok
+from autotok import CompressionConfig, FineTuneSpec, Reduction
+from autotok.backbones.tiny import tiny_backbone
+from autotok.errors import ConfigError
+
+SPEC = FineTuneSpec(length="2 steps", batch_size=4, lr=1e-3)
+CONFIG = CompressionConfig("topk", (Reduction(1, num_keep=6),))
+
+
+def test_a_compressed_model_is_tuned_as_a_copy_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    backbone = tiny_backbone()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    model = autotok.compress(backbone, CONFIG)
+    seen: list[tuple[float, str]] = []
+    result = autotok.finetune(
+        model, data="digits", spec=SPEC, num_images=20, on_progress=lambda *at: seen.append(at)
+    )
+    assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
+    assert result.model.config.mode == "retrain"
+    assert result.model.config.finetune == SPEC
+    assert result.model.config.plugged_in == CONFIG
+    assert not torch.equal(result.model.backbone.model.head.weight, before["model.head.weight"])
+    assert (result.before.finetuned, result.after.finetuned) == (False, True)
+    assert result.folder is None
+    assert list(tmp_path.iterdir()) == []
+    assert any("images/s" in text and "left" in text for _, text in seen)
+    assert [share for share, _ in seen] == sorted(share for share, _ in seen)
+
+
+def test_a_configuration_is_tuned_on_a_backbone_by_name() -> None:
+    result = autotok.finetune(CONFIG, data="digits", backbone="tiny", spec=SPEC, num_images=10)
+    assert result.done.steps == 2
+    assert result.to_dict()["num_images"] == 10
+
+
+def test_models_that_cannot_be_tuned_are_refused_in_one_sentence() -> None:
+    backbone = tiny_backbone()
+    with pytest.raises(ConfigError, match="the model is not compressed"):
+        autotok.finetune(backbone, data="digits")
+    retrained = CompressionConfig("topk", CONFIG.reductions, mode="retrain")
+    with pytest.raises(ConfigError, match="fine-tuned already"):
+        autotok.finetune(autotok.compress(backbone, retrained), data="digits")
+
+
+def test_a_retrained_best_yaml_is_not_put_onto_other_weights(tmp_path: Path) -> None:
+    from autotok.evaluation.preprocessing import preprocessing_of
+    from autotok.export.bundle import BackboneRef, Bundle, save_bundle
+
+    backbone = tiny_backbone()
+    config = CompressionConfig("topk", CONFIG.reductions, mode="retrain", finetune=SPEC)
+    model = autotok.compress(backbone, config)
+    bundle = Bundle(
+        BackboneRef.of(backbone.facts), config, preprocessing_of(backbone).to_dict(), {}
+    )
+    save_bundle(tmp_path / "best", model, bundle, torch.zeros(1, 3, 32, 32), formats=())
+    with pytest.raises(ConfigError, match="was fine-tuned, so it needs its own weights"):
+        autotok.compress(backbone, tmp_path / "best")

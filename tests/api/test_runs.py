@@ -1,0 +1,130 @@
+"""Whole searches through the Python door: retraining, subnets, worker processes."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import autotok
+from autotok.api.runs import Workers
+from autotok.api.session import Question, build_problem
+from autotok.backbones.tiny import tiny_vit
+from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
+from autotok.errors import CheckpointError, ConfigError, UnknownName
+from autotok.export.bundle import load_bundle
+from autotok.searching.settings import SearchSettings
+
+SETTINGS = SearchSettings(
+    n_trials=4, images_few=20, images_more=20, images_final=40, retrain_trials=1
+)
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods that only retrain, for a few steps."""
+    path = tmp_path_factory.mktemp("space") / "retrain.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "methods": ["topk", "tome"],
+                "mode": ["retrain"],
+                "finetune": {"length": "6 steps", "losses": "ce+soft", "lr": 1e-3, "batch_size": 8},
+            }
+        )
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(space: Path, tmp_path_factory: pytest.TempPathFactory) -> autotok.Run:
+    folder = tmp_path_factory.mktemp("runs") / "retrained"
+    return autotok.search(
+        "tiny", data="digits", budget="60%", space=str(space), settings=SETTINGS, output=folder
+    )
+
+
+def test_the_weights_of_every_retrained_configuration_on_the_front_are_kept(
+    run: autotok.Run,
+) -> None:
+    front = run.records()["front"]
+    assert any(r.config.mode == "retrain" for r in front)
+    images = torch.randn(2, 3, 32, 32)
+    for record in front:
+        model = run.load(record)
+        assert model.config == record.config
+        assert torch.isfinite(model(images)).all()
+
+
+def test_the_best_carries_its_own_weights_and_loads_elsewhere(run: autotok.Run) -> None:
+    best = run.best()
+    assert best.config is not None
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        mine, bundled = run.load_best()(images), load_bundle(run.directory / "best.yaml")(images)
+        plain = autotok.compress(tiny_vit(), dataclasses.replace(best.config.plugged_in))(images)
+    assert torch.equal(mine, bundled)
+    assert not torch.allclose(mine, plain)
+
+
+def test_lost_weights_are_said_in_one_sentence(run: autotok.Run, tmp_path: Path) -> None:
+    record = run.best()
+    assert record.config is not None
+    other = dataclasses.replace(
+        record,
+        config=dataclasses.replace(record.config, finetune=FineTuneSpec(length="7 steps")),
+    )
+    with pytest.raises(CheckpointError):
+        run.load(other)
+
+
+def test_worker_processes_give_the_front_of_one_process(
+    run: autotok.Run, space: Path, tmp_path: Path
+) -> None:
+    again = autotok.search(
+        "tiny",
+        data="digits",
+        budget="60%",
+        space=str(space),
+        settings=SETTINGS,
+        workers=Workers(2),
+        output=tmp_path / "two",
+    )
+    assert len(again.trials()) >= 4
+    assert set(again.front()["state"]) == {"complete"}
+
+
+def test_subnets_are_searched_of_named_supernets_only() -> None:
+    with pytest.raises(ConfigError, match="supernet"):
+        build_problem(Question(backbone="tiny", data="digits", subnet="search"))
+    with pytest.raises(ConfigError, match="not of a model object"):
+        build_problem(Question(backbone="tiny", data="digits", subnet="search"), tiny_vit())
+    with pytest.raises(UnknownName, match="did you mean 'search'"):
+        Question(subnet="serch")
+
+
+def test_a_subnet_of_the_demo_is_counted_predicted_and_evaluated() -> None:
+    question = Question(subnet="search", budgets=("70%",), target="jetson-nx", max_images=2)
+    session = build_problem(question)
+    subnet = SubnetSpec(96, (2,) * 10, (3.0,) * 10)
+    config = CompressionConfig("topk", (autotok.Reduction(2, num_keep=100),), subnet=subnet)
+    problem = session.problem
+    assert problem.count is not None
+    assert problem.count(config) == problem.costs.cost(config).macs
+    assert problem.predict is not None
+    assert (
+        problem.predict(config)["latency_ms"] < problem.predict(CompressionConfig())["latency_ms"]
+    )
+    assert problem.evaluate(config, 0, 2).quality().num_images == 2
+
+
+def test_without_training_images_configurations_are_plugged_in_only(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for index in range(4):
+        Image.new("RGB", (40, 40), (index * 50, 10, 10)).save(tmp_path / f"{index}.png")
+    session = build_problem(
+        Question(backbone="tiny", data=str(tmp_path), budgets=("60%",)), weights=tmp_path / "w"
+    )
+    assert session.problem.space.mode == ("plug-in",)

@@ -1,0 +1,206 @@
+"""`autotok finetune` as users meet it: what it prints and writes, how it stops and goes on."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from autotok import cli
+from autotok.backbones.tiny import tiny_backbone
+from autotok.config import CompressionConfig, Reduction
+from autotok.errors import ExportError
+from autotok.evaluation.preprocessing import preprocessing_of
+from autotok.export import bundle
+from autotok.export.bundle import BackboneRef, Bundle, read_best, write_best
+
+Run = Callable[..., tuple[int, str, str]]
+QUICK = ("--data", "digits", "--images", "30", "--batch-size", "4", "--length", "3 steps")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def skip(*_: object, **__: object) -> None:
+        raise ExportError("left out, as exporting takes long")
+
+    monkeypatch.setattr(bundle, "export_model", skip)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["autotok", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = caught.value.code
+        return (0 if code is None else int(code)), out, err
+
+    return call
+
+
+@pytest.fixture
+def best(tmp_path: Path) -> Path:
+    backbone = tiny_backbone()
+    config = CompressionConfig("evit", (Reduction(0, num_keep=8), Reduction(2, num_keep=5)))
+    found = Bundle(BackboneRef.of(backbone.facts), config, preprocessing_of(backbone).to_dict(), {})
+    return write_best(tmp_path / "best.yaml", found)
+
+
+def test_a_best_yaml_becomes_a_retrained_bundle_judged_before_and_after(
+    run: Run, best: Path, tmp_path: Path
+) -> None:
+    out_folder = tmp_path / "out"
+    code, out, err = run(
+        "finetune", best, *QUICK, "-o", out_folder, "--loss", "soft=1", "--loss", "ce=0.5", "--json"
+    )
+    assert code == 0
+    report = json.loads(out)
+    assert report["before_low_95"] <= report["before"] <= report["before_high_95"]
+    assert report["after_low_95"] <= report["after"] <= report["after_high_95"]
+    assert (report["steps"], report["training_images"], report["num_images"]) == (3, 12, 30)
+    assert report["images_per_s"] > 0
+    assert "fine-tuning" in err
+    found = read_best(out_folder / "best.yaml")
+    assert found.config.mode == "retrain"
+    assert found.config.finetune is not None
+    assert dict(found.config.finetune.losses) == {"ce": 0.5, "soft": 1.0}
+    assert found.config.config_id == report["config_id"]
+    assert found.evidence["finetune"]["steps"] == 3
+    assert found.evidence["quality"]["value"] == pytest.approx(report["after"], abs=1e-3)
+    assert found.weights[0].file == "best/weights.safetensors"
+    assert sorted(p.name for p in out_folder.iterdir()) == ["best", "best.yaml", "finetune.json"]
+
+
+def test_the_result_is_evaluated_against_the_original_model(
+    run: Run, best: Path, tmp_path: Path
+) -> None:
+    tuned = tmp_path / "tuned"
+    assert run("finetune", best, *QUICK, "-o", tuned, "--lr", "0.01", "-q")[0] == 0
+    common = ("--data", "digits", "--images", "30", "--json", "-q")
+    after = json.loads(run("evaluate", tuned / "best.yaml", *common)[1])
+    plain = json.loads(run("evaluate", best, *common)[1])
+    assert after["finetuned"] is True
+    assert after["uncompressed"] == plain["uncompressed"]
+    again = yaml.safe_load((tuned / "best.yaml").read_text())
+    assert after["value"] == pytest.approx(again["evidence"]["quality"]["value"], abs=1e-3)
+
+
+def test_a_retrained_best_yaml_is_fine_tuned_from_the_original_weights_again(
+    run: Run, best: Path, tmp_path: Path
+) -> None:
+    assert run("finetune", best, *QUICK, "-o", tmp_path / "one", "-q")[0] == 0
+    (tmp_path / "two").mkdir()
+    assert run("finetune", tmp_path / "one", *QUICK, "-o", tmp_path / "two", "-q")[0] == 0
+    one, two = (read_best(tmp_path / name / "best.yaml") for name in ("one", "two"))
+    assert one.config == two.config
+    assert one.weights == two.weights
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--loss", "sof=1"], "loss 'sof' is unknown; did you mean 'soft'"),
+        (["--loss", "soft=much"], "write NAME=WEIGHT"),
+        (["--length", "3 weeks"], "give '200 steps'"),
+        (["--lr", "-1"], "fine-tune lr is -1.0"),
+        (["--precision", "bf8"], "did you mean 'bf16'"),
+        (["--augment", "flip"], "fine-tune augment 'flip' is unknown"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_leaves_no_folder(
+    run: Run, best: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    code, _, err = run("finetune", best, "--data", "digits", "-o", tmp_path / "o", "-q", *arguments)
+    assert code == 2
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_unlabelled_images_are_distilled_but_not_classified(
+    run: Run, best: Path, tmp_path: Path
+) -> None:
+    images(tmp_path / "photos", ("train", "val"))
+    common = ("--data", tmp_path / "photos", "--length", "2 steps", "--batch-size", "2", "-q")
+    code, _, err = run("finetune", best, *common, "--loss", "ce=1", "-o", tmp_path / "a")
+    assert code == 2
+    assert "'ce' needs labels" in err
+    code, out, _ = run("finetune", best, *common, "-o", tmp_path / "b", "--json")
+    assert code == 0
+    assert json.loads(out)["metric"] == "agreement"
+
+
+def test_a_folder_must_hold_images_to_learn_from_and_others_to_be_judged_on(
+    run: Run, best: Path, tmp_path: Path
+) -> None:
+    for present, missing in (("train", "val"), ("val", "train")):
+        images(tmp_path / present, (present,))
+        code, _, err = run("finetune", best, "--data", tmp_path / present, "-o", tmp_path / "o")
+        assert code == 2
+        assert f"has no sub-folder '{missing}'" in err
+
+
+def test_divergence_says_at_which_step_and_exits_with_one(
+    run: Run, best: Path, tmp_path: Path
+) -> None:
+    code, _, err = run(
+        "finetune", best, "--data", "digits", "--images", "10", "--length", "60 steps", "--lr", "1",
+        "--batch-size", "4", "-o", tmp_path / "o", "-q",
+    )  # fmt: skip
+    assert code == 1
+    assert "fine-tuning diverged at step" in err
+    assert list((tmp_path / "o").iterdir()) == []  # so that the next try may use it
+
+
+def test_resuming_takes_no_other_arguments_and_needs_something_to_resume(
+    run: Run, best: Path, tmp_path: Path
+) -> None:
+    code, _, err = run("finetune", best, "-o", tmp_path / "o", "--resume", "--lr", "1e-3")
+    assert code == 2
+    assert "'lr' cannot be given" in err
+    code, _, err = run("finetune", best, "-o", tmp_path / "o", "--resume")
+    assert code == 2
+    assert "holds no fine-tune to go on with" in err
+
+
+@pytest.mark.slow
+def test_interrupted_it_says_how_to_go_on_and_then_ends_with_the_same_weights(
+    best: Path, tmp_path: Path, run: Run
+) -> None:
+    long = (*QUICK[:-1], "80 steps", "-q")
+    assert run("finetune", best, *long, "-o", tmp_path / "whole")[0] == 0
+    folder = tmp_path / "cut"
+    command = [sys.executable, "-m", "autotok.cli", "finetune", str(best), *long, "-o", str(folder)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    while process.poll() is None and not (folder / "before.json").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    (line,) = err.strip().splitlines()
+    told = shlex.split(line.split("`")[1])
+    assert (folder / "finetune.ckpt").exists()
+    code, _, err = run("finetune", best, *long, "-o", folder)
+    assert (code, "go on with --resume" in err) == (2, True)
+    assert run(*told[1:], "-q")[0] == 0
+    whole, cut = (read_best(path / "best.yaml") for path in (tmp_path / "whole", folder))
+    assert whole.weights == cut.weights
+
+
+def images(root: Path, splits: tuple[str, ...]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split in splits:
+        (root / split).mkdir(parents=True)
+        for index in range(6):
+            pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / split / f"{index}.png")

@@ -1,0 +1,44 @@
+"""A fine-tune as a process of its own, to be killed; arguments: CHECKPOINT WEIGHTS DELAY."""
+
+import sys
+import time
+from pathlib import Path
+
+from tiny_student import Noise, student
+
+from autotok.backbones.tiny import tiny_backbone
+from autotok.config import FineTuneSpec
+from autotok.training.distill import Teacher
+from autotok.training.finetune import FineTuneProgress, finetune
+from autotok.training.student import save_weights
+
+SPEC = FineTuneSpec(
+    length="24 steps",
+    losses={"soft": 1.0, "ce": 0.2, "tokens": 0.1},
+    lr=1e-3,
+    batch_size=6,
+    accumulate=2,
+    ema_decay=0.9,
+    augment="crop-flip",
+    seed=3,
+)
+
+
+def main() -> None:
+    checkpoint, output, delay = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+
+    def slow(_: FineTuneProgress) -> None:
+        time.sleep(delay)  # so that kills land inside the training as well as around it
+
+    model = student()
+    teacher = Teacher(tiny_backbone())
+    data = Noise(40)
+    finetune(
+        model, data, SPEC, teacher=teacher, checkpoint=checkpoint, on_progress=slow,
+        checkpoint_every_s=0.0,
+    )  # fmt: skip
+    save_weights(model, output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""A fine-tune that is killed goes on and ends with the same bits; bad checkpoints are refused."""
+
+import dataclasses
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_student import Noise, same, student, weights
+
+from autotok.backbones.tiny import tiny_backbone
+from autotok.config import FineTuneSpec
+from autotok.errors import CheckpointError, RunDirectoryError
+from autotok.training.distill import Teacher
+from autotok.training.finetune import FineTuneProgress, finetune
+
+SPEC = FineTuneSpec(length="6 steps", batch_size=4, lr=1e-3, ema_decay=0.5)
+SCRIPT = Path(__file__).with_name("killable_finetune.py")
+
+
+def start(folder: Path, delay: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(SCRIPT), str(folder / "c.pt"), str(folder / "w.safetensors")]
+    return subprocess.Popen([*command, str(delay)], stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = start(tmp_path / "whole", 0.0)
+    assert whole.wait(timeout=120) == 0
+    kills = 0
+    for _ in range(4):
+        process = start(tmp_path / "killed", 0.1)
+        checkpoint = tmp_path / "killed" / "c.pt"
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None:  # until it has begun to train
+            if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 0.4))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 3
+    final = start(tmp_path / "killed", 0.0)
+    assert final.wait(timeout=120) == 0
+    left, right = (load_file(tmp_path / name / "w.safetensors") for name in ("whole", "killed"))
+    assert same(left, right)
+    assert not [p for p in (tmp_path / "killed").iterdir() if "partial" in p.name]
+
+
+class Stop(Exception):
+    pass
+
+
+def stopped_at(step: int, checkpoint: Path, spec: FineTuneSpec = SPEC) -> None:
+    def stop(progress: FineTuneProgress) -> None:
+        if progress.step == step:
+            raise Stop
+
+    with pytest.raises(Stop):
+        finetune(
+            student(), Noise(), spec, teacher=Teacher(tiny_backbone()), checkpoint=checkpoint,
+            checkpoint_every_s=0.0, on_progress=stop,
+        )  # fmt: skip
+
+
+def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path) -> None:
+    whole = student()
+    data, teacher = Noise(), Teacher(tiny_backbone())
+    finetune(whole, data, SPEC, teacher=teacher)  # its teacher then remembers all logits
+    stopped_at(3, tmp_path / "c.pt")
+    resumed, steps = student(), []
+    done = finetune(
+        resumed, data, SPEC, teacher=teacher, checkpoint=tmp_path / "c.pt",
+        on_progress=lambda p: steps.append(p.step),
+    )  # fmt: skip
+    assert steps == [4, 5, 6]
+    assert (done.steps, done.images) == (6, 24)
+    assert same(weights(whole), weights(resumed))
+
+
+def test_a_finished_fine_tune_is_only_read_again(tmp_path: Path) -> None:
+    teacher, spec = Teacher(tiny_backbone()), dataclasses.replace(SPEC, length="2 steps")
+    first, again = student(), student()
+    done = finetune(first, Noise(), spec, teacher=teacher, checkpoint=tmp_path / "c.pt")
+    repeated = finetune(again, Noise(), spec, teacher=teacher, checkpoint=tmp_path / "c.pt")
+    assert repeated == done
+    assert same(weights(first), weights(again))
+
+
+def test_interrupting_keeps_the_last_whole_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, count = Noise(), 0
+    draw = data.batch
+
+    def interrupted(indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        nonlocal count
+        count += 1
+        if count == 5:  # one for the data's identity, one a step
+            raise KeyboardInterrupt
+        return draw(indices)
+
+    monkeypatch.setattr(data, "batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(
+            student(), data, SPEC, teacher=Teacher(tiny_backbone()), checkpoint=tmp_path / "c.pt"
+        )
+    assert torch.load(tmp_path / "c.pt", weights_only=True)["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("spec", "its fine-tune settings differ"),
+        ("config", "its configuration differs"),
+        ("data", "its training images differ"),
+        ("weights", "its starting weights differ"),
+        ("teacher", "its teacher differs"),
+    ],
+)
+def test_a_checkpoint_of_another_fine_tune_is_refused(
+    tmp_path: Path, change: str, words: str
+) -> None:
+    stopped_at(1, tmp_path / "c.pt")
+    spec = dataclasses.replace(SPEC, lr=2e-3) if change == "spec" else SPEC
+    backbone = tiny_backbone(seed=1 if change == "weights" else 0)
+    model = student("topk" if change == "config" else "evit", backbone=backbone)
+    teacher = Teacher(tiny_backbone(seed=1 if change == "teacher" else 0))
+    data = Noise(48 if change == "data" else 64)
+    with pytest.raises(CheckpointError, match=words):
+        finetune(model, data, spec, teacher=teacher, checkpoint=tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "pickle"])
+def test_a_damaged_checkpoint_is_refused_in_one_sentence(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "c.pt"
+    stopped_at(1, path)
+    content = {"cut": path.read_bytes()[:2000], "garbage": b"no checkpoint"}
+    if damage == "pickle":
+        torch.save({"format": 1, "identity": Path("x")}, path)
+    else:
+        path.write_bytes(content[damage])
+    with pytest.raises(CheckpointError, match=r"cannot be read .* delete it to start over$"):
+        finetune(student(), Noise(), SPEC, teacher=Teacher(tiny_backbone()), checkpoint=path)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_gives_one_sentence_and_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+) -> None:
+    path = tmp_path / "c.pt"
+    stopped_at(1, path)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if not wrapped:
+            raise error
+        try:
+            raise error
+        except OSError as cause:
+            raise RuntimeError("unexpected pos 64 vs 0") from cause
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunDirectoryError, match=r"cannot be written \(No space left on device\)"):
+        finetune(student(), Noise(), SPEC, teacher=Teacher(tiny_backbone()), checkpoint=path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
