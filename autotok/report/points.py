@@ -59,6 +59,8 @@ class Point:
     num_images: int | None = None
     layers: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
+    subnet: str = ""
+    """Shape of a subnet other than the default one."""
     params_m: float | None = None
     latency_ms: float | None = None
     peak_memory_mb: float | None = None
@@ -88,6 +90,7 @@ class Point:
             num_images=_whole(row.get("num_images")),
             layers=_integers(row.get("layers")),
             counts=_integers(row.get("counts")),
+            subnet=str(row.get("subnet") or ""),
             params_m=_number(row.get("params_m")),
             latency_ms=_number(row.get("latency_ms")),
             peak_memory_mb=_number(row.get("peak_memory_mb")),

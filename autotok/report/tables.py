@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["closing_table", "plain_table", "tuning_table"]
 
 ORDER = ("uncompressed", "best", "front", "random control", "trial")
+_TEXT = ("", "method", "mode", "subnet", "layer:tokens kept", "feasible")
 _STYLES = {"best": "bold green", "uncompressed": "cyan", "random control": "yellow"}
 
 
@@ -33,6 +34,7 @@ def plain_table(
         ("", [p.kind for p in points]),
         ("method", [p.method for p in points]),
         ("mode", [p.mode_text for p in points]),
+        ("subnet", [p.subnet or "-" for p in points]),
         ("layer:tokens kept", [p.schedule for p in points]),
         ("GFLOPs (1e9 MACs)", [gflops(p.macs_g) for p in points]),
         (f"{metric.label} (95 % interval{better})", [_quality(p, metric) for p in points]),
@@ -58,7 +60,7 @@ def closing_table(
     heads, rows = plain_table(points, metric, latency_source=latency_source)
     table = Table(show_lines=False, pad_edge=False)
     for head in heads:
-        numeric = head not in ("", "method", "mode", "layer:tokens kept", "feasible")
+        numeric = head not in _TEXT
         table.add_column(Text(head), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row), style=_STYLES.get(row[0]))

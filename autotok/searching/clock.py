@@ -55,7 +55,7 @@ class Clock:
         plan, enough = self._search.plan, self._search.evaluated >= self._settings.min_trials
         reserved = self._last_word_s() * (plan.final if enough else plan.more)
         if enough and self._search.drafts.promotes:
-            reserved += self._settings.retrain_trials * self._finetune_s() / self._capacity
+            reserved += plan.finetunes * self._finetune_s() / self._capacity
         return self.elapsed() + reserved > self._settings.timeout_s
 
     def closes_promotions(self) -> bool:

@@ -98,9 +98,8 @@ class Drafts:
         if repaired.config is None or repaired.costs is None or not repaired.layers:
             return repaired
         choices = self._problem.space.finetune
-        teacher_macs = 0.0
-        if choices.has_teacher(params):
-            teacher_macs = self.uncompressed_macs / max(1, self._settings.retrain_trials)
+        share = choices.teacher_share(params, plan.finetunes)
+        teacher_macs = share * self.uncompressed_macs
         steps = auto_steps(
             plan.finetune_macs, repaired.costs.macs, teacher_macs, choices.batch_size(params)
         )

@@ -68,10 +68,16 @@ class FineTuneChoices:
         """The first answer to every question: what is tried before anything is known."""
         return {PREFIX + name: values[0] for name, values in self.choices.items()}
 
-    def has_teacher(self, params: Mapping[str, Primitive]) -> bool:
-        """Whether a proposal learns from the uncompressed model."""
+    def teacher_share(self, params: Mapping[str, Primitive], fine_tunes: int) -> float:
+        """How often per image the teacher runs, when so many fine-tunes share its answers.
+
+        They see the same images in the same order, unless these are varied.
+        """
         names = parse_losses(str(params[PREFIX + "losses"]))
-        return any(get_loss(name).teacher for name in names)
+        if not any(get_loss(name).teacher for name in names):
+            return 0.0
+        varied = params.get(PREFIX + "augment", "none") != "none"
+        return 1.0 if varied else 1.0 / max(1, fine_tunes)
 
     def batch_size(self, params: Mapping[str, Primitive]) -> int:
         """Images per step that a proposal asks for."""
@@ -113,8 +119,7 @@ def parse_losses(text: str) -> dict[str, float]:
 def auto_steps(effort_macs: float | None, macs: int, teacher_macs: float, batch_size: int) -> int:
     """Steps that a number of multiply-accumulates pays for; cheap configurations get more.
 
-    `teacher_macs` is what the teacher costs per image, shared among the fine-tunes of a search:
-    they see the same images, and its answers are kept.
+    `teacher_macs` is what the teacher costs per image; see `FineTuneChoices.teacher_share`.
     """
     if effort_macs is None:
         return AUTO_STEPS

@@ -1,8 +1,9 @@
 """The top rung of the fidelity ladder: which configuration is worth a fine-tune next.
 
 A fine-tune costs more than everything before it, so it goes where it is expected to move the front
-most, above the median quality seen. Expected quality afterwards: the plug-in quality plus a share of what is missing to the best
-quality seen, the share being the mean over the fine-tunes of this run (one half before the first).
+most, above the median quality seen. Expected quality afterwards: the plug-in quality plus a share
+of what is missing to the best quality seen, the share being the mean over the fine-tunes of this
+run (one half before the first).
 """
 
 from __future__ import annotations

@@ -146,6 +146,8 @@ class TrialRecord:
             "layers": _joined(self.layers),
             "counts": _joined(self.counts),
         }
+        if self.config is not None and self.config.subnet is not None:
+            row["subnet"] = self.config.subnet.short
         row.update(self._score_columns())
         row.update(self.costs.columns if self.costs is not None else {})
         row.update(self.predicted)

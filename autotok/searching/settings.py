@@ -86,6 +86,8 @@ class Plan:
     few: int
     more: int
     final: int
+    finetunes: int = 0
+    """Configurations that may be promoted to a fine-tune."""
     finetune_s: float | None = None
     """Seconds one fine-tune may take; None without a time limit."""
     finetune_macs: float | None = None
@@ -100,6 +102,8 @@ _SHARES = {"few": 0.35, "more": 0.15, "final": 0.4}
 _SHARES_RETRAIN = {"few": 0.25, "more": 0.1, "final": 0.28}
 """Of the time limit; the rest is slack for repair, writing and the operating system."""
 _FINETUNE_SHARE = 0.27
+_SHORTEST_FINETUNE_S = 30.0
+"""A time limit that affords less per fine-tune affords fewer of them."""
 
 
 def make_plan(
@@ -118,6 +122,7 @@ def make_plan(
     few, more, final = _FEW, _MORE, total_images
     promotes = promotes and settings.retrain_trials > 0
     shares = _SHARES_RETRAIN if promotes else _SHARES
+    finetunes = settings.retrain_trials if promotes else 0
     finetune_s, finetune_macs = None, None
     if settings.timeout_s is not None:
         speed = max(seconds_per_image, 1e-6)
@@ -126,12 +131,14 @@ def make_plan(
         more = few + int(shares["more"] * affordable / max(1, settings.n_trials // 2))
         final = int(shares["final"] * affordable / members(settings, settings.front_size))
         if promotes:
-            finetune_s = _FINETUNE_SHARE * settings.timeout_s / settings.retrain_trials
+            seconds = _FINETUNE_SHARE * settings.timeout_s
+            finetunes = max(1, min(finetunes, int(seconds / _SHORTEST_FINETUNE_S)))
+            finetune_s = seconds / finetunes
             finetune_macs = finetune_s / speed * macs_per_image
     final = min(total_images, settings.images_final or max(32, final))
     more = min(final, settings.images_more or more)
     few = min(more, settings.images_few or few)
-    return Plan(few, more, final, finetune_s, finetune_macs)
+    return Plan(few, more, final, finetunes, finetune_s, finetune_macs)
 
 
 def members(settings: SearchSettings, finalists: int) -> int:

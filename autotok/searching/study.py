@@ -269,8 +269,8 @@ class _Run:
         return "timeout_s" if self.clock.closes_trials() else ""
 
     def _closes_promotions(self, open_jobs: int) -> str:
-        if self.search.promoted >= self.settings.retrain_trials:
-            return "retrain_trials"
+        if self.search.promoted >= self.search.plan.finetunes:
+            return "finetunes"
         return "timeout_s" if self.clock.closes_promotions() else ""
 
     def _submit(self, ask: Ask) -> None:
@@ -304,7 +304,7 @@ class _Run:
 
     def _progress(self) -> float:
         expected = self.settings.n_trials
-        expected += self.settings.retrain_trials if self.search.drafts.promotes else 0
+        expected += self.search.plan.finetunes
         share = self.search.evaluated / expected
         if self.settings.timeout_s is not None:
             share = max(share, self.clock.elapsed() / self.settings.timeout_s)

@@ -1,0 +1,284 @@
+"""The process engine: local worker processes, each with a worker of its own, doing jobs over pipes.
+
+Processes are spawned, not forked, because the threads of torch do not survive a fork. The driver
+has no thread of its own: everything happens in `submit`, `collect` and `close`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+
+from autotok.errors import AutotokError, ConfigError
+
+from .base import Job, Outcome, WorkerFactory, run_job
+from .parcels import build_error, dumped, packed, rebuilt, threads_per_worker, use_threads
+
+__all__ = ["ProcessEngine"]
+
+_LOG = logging.getLogger(__name__)
+_ATTEMPTS = 2
+"""Of a job whose worker dies, and of starting a worker."""
+_FAREWELL_S = 1.0
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+class ProcessEngine:
+    """Runs jobs in `workers` local processes.
+
+    A job whose worker dies runs once more on a fresh one, then fails in words. Ctrl-C and the death
+    of this process, of whatever kind, end the workers too.
+    """
+
+    def __init__(
+        self, factory: WorkerFactory, workers: int, *, timeout_s: float | None = None
+    ) -> None:
+        """Start the processes.
+
+        Args:
+            factory: Called once in each process; it must pickle.
+            workers: Number of processes.
+            timeout_s: An evaluation that takes longer is stopped and fails; a fine-tune may take
+                any time.
+
+        Raises:
+            ConfigError: `workers` is not positive, or the factory does not pickle.
+        """
+        if workers < 1:
+            raise ConfigError(f"workers is {workers}; it must be at least 1")
+        self.capacity = workers
+        self._timeout_s = timeout_s
+        self._factory = dumped(factory)
+        self._threads = threads_per_worker(workers)
+        self._jobs: deque[tuple[Job, int]] = deque()  # job, times it was started before
+        self._done: deque[Outcome] = deque()
+        self._stillborn = 0
+        self._closed = False
+        self._workers: list[_Process] = []
+        for _ in range(workers):
+            self._workers.append(_Process(self._threads))
+
+    def submit(self, job: Job) -> None:
+        """Take a job, and give it to a free worker if there is one."""
+        self._jobs.append((job, 0))
+        self._hand_out()
+
+    def collect(self) -> Outcome:
+        """Wait for the next finished job.
+
+        Raises:
+            AutotokError: no worker can be built; it is what the factory raised, if that was one.
+        """
+        assert not self._closed
+        try:
+            while not self._done:
+                self._hand_out()
+                self._wait()
+        except AutotokError:
+            self.close()
+            raise
+        return self._done.popleft()
+
+    def close(self) -> None:
+        """End all workers: idle ones by closing their pipe, the others by force."""
+        self._closed = True
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.dismiss()
+        deadline = time.monotonic() + _FAREWELL_S
+        for worker in workers:
+            worker.bury(deadline)
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if not self._jobs:
+                return
+            if worker.state == "idle":
+                job, before = self._jobs.popleft()
+                limit = self._timeout_s if job.task == "evaluate" else None
+                worker.give(job, before + 1, limit)
+
+    def _wait(self) -> None:
+        """Until something happens to any worker, and deal with it."""
+        deadlines = [w.deadline for w in self._workers if w.deadline is not None]
+        patience = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        ready = set(wait([x for w in self._workers for x in (w.pipe, w.sentinel)], patience))
+        for index, worker in enumerate(self._workers):
+            if worker.pipe in ready or worker.sentinel in ready:
+                if not self._listen(worker):
+                    self._workers[index] = self._after_death(worker)
+            elif worker.deadline is not None and worker.deadline <= time.monotonic():
+                self._workers[index] = self._after_hang(worker)
+
+    def _listen(self, worker: _Process) -> bool:
+        """Take one message; False when the worker is dead."""
+        try:
+            if not worker.pipe.poll():
+                return False
+            kind, content = worker.pipe.recv()
+            if kind == "up":
+                worker.pipe.send_bytes(self._factory)
+        except (EOFError, OSError):
+            return False
+        if kind == "unable":
+            raise rebuilt(*content)
+        if kind == "built":
+            self._stillborn = 0
+        if kind == "done":
+            self._done.append(pickle.loads(content))
+        worker.became("starting" if kind == "up" else "idle")
+        return True
+
+    def _after_death(self, worker: _Process) -> _Process:
+        """A fresh worker; the dead one's job is queued again or has failed."""
+        unborn, words = worker.state == "starting", worker.last_words()
+        if worker.job is None:
+            self._stillborn += unborn
+            if self._stillborn >= _ATTEMPTS:
+                raise AutotokError(
+                    f"{words} while it started; a script that searches with several workers needs"
+                    " its calls under `if __name__ == '__main__':`"
+                )
+        elif worker.attempt < _ATTEMPTS:
+            _LOG.warning("%s; trial %d runs again on a fresh one", words, worker.job.number)
+            self._jobs.appendleft((worker.job, worker.attempt))
+        else:
+            self._done.append(Outcome(worker.job, None, worker.seconds, words))
+        return _Process(self._threads)
+
+    def _after_hang(self, worker: _Process) -> _Process:
+        assert worker.job is not None
+        reason = f"no result after {self._timeout_s:g} s; its worker was stopped"
+        self._done.append(Outcome(worker.job, None, worker.seconds, reason))
+        worker.dismiss()
+        worker.bury(time.monotonic() + _FAREWELL_S)
+        return _Process(self._threads)
+
+
+class _Process:
+    """One worker process, seen from the driver: 'starting', 'idle', 'busy' or 'dead'."""
+
+    def __init__(self, threads: int) -> None:
+        self.state = "starting"
+        self.job: Job | None = None
+        self.attempt = 0
+        self.deadline: float | None = None
+        self._begin = 0.0
+        self.pipe, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(
+            target=_serve, args=(theirs, threads), daemon=True, name="autotok-worker"
+        )
+        with _birth(threads):
+            self._process.start()
+        theirs.close()
+
+    @property
+    def sentinel(self) -> int:
+        """Ready when the process has ended."""
+        return self._process.sentinel
+
+    @property
+    def seconds(self) -> float:
+        """Since the job was given."""
+        return time.perf_counter() - self._begin
+
+    def give(self, job: Job, attempt: int, limit_s: float | None) -> None:
+        """Send a job; should the worker be dead, its sentinel tells."""
+        self.state, self.job, self.attempt = "busy", job, attempt
+        self._begin = time.perf_counter()
+        self.deadline = None if limit_s is None else time.monotonic() + limit_s
+        with contextlib.suppress(OSError):
+            self.pipe.send(job)
+
+    def became(self, state: str) -> None:
+        """Note what the worker said of itself."""
+        self.state, self.job, self.deadline = state, None, None
+
+    def last_words(self) -> str:
+        """Why it died, in words; waits for its end."""
+        self.state = "dead"
+        self.pipe.close()
+        self._process.join(_FAREWELL_S)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        code = self._process.exitcode or 0
+        self._process.close()
+        if code >= 0:
+            return f"worker ended with exit code {code}"
+        hint = ", perhaps out of memory" if -code == signal.SIGKILL else ""
+        return f"worker died with signal {-code}{hint}"
+
+    def dismiss(self) -> None:
+        """An idle worker leaves when its pipe closes; any other is killed."""
+        self.pipe.close()
+        if self.state in ("starting", "busy"):
+            self._process.kill()
+
+    def bury(self, deadline: float) -> None:
+        """Wait for its end, until the deadline gently."""
+        if self.state == "dead":
+            return
+        self._process.join(max(0.0, deadline - time.monotonic()))
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+
+@contextlib.contextmanager
+def _birth(threads: int) -> Iterator[None]:
+    """What a child inherits: its number of threads, and deafness to Ctrl-C from the start."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    masked = None
+    if sys.platform != "win32":
+        importlib.import_module("multiprocessing.resource_tracker").ensure_running()
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+        if masked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+# --- in the worker process
+
+
+def _serve(pipe: Connection, threads: int) -> None:
+    """Build the worker, then do jobs until the driver closes the pipe or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):  # the driver is gone
+        pipe.send(("up", None))
+        try:
+            worker = pickle.loads(pipe.recv_bytes())()
+        except Exception as error:
+            pipe.send(("unable", build_error(error)))
+            return
+        use_threads(threads)
+        pipe.send(("built", None))
+        while True:
+            pipe.send(("done", packed(run_job(worker, pipe.recv()))))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
