@@ -53,7 +53,8 @@ def warm_up(engine: Engine) -> float:
     for number in range(engine.capacity):
         engine.submit(Job(-9 - number, CompressionConfig(), 0, 1))
     for _ in range(engine.capacity):
-        assert not engine.collect().error
+        error = engine.collect().error
+        assert not error, error
     return time.perf_counter() - begin
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -220,14 +221,15 @@ def search(
     folder = Path(output or fresh_run_folder(named))
     session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
     directory = RunDirectory.create(folder)
-    result = run_search(
-        settings,
-        session.problem,
-        directory,
-        on_event,
-        sections={"question": question.to_dict(), "embedded_model": model is not None},
-        engine=_engine(workers, question, model, settings, folder),
-    )
+    with _engine(workers, question, model, settings, folder) as engine:
+        result = run_search(
+            settings,
+            session.problem,
+            directory,
+            on_event,
+            sections={"question": question.to_dict(), "embedded_model": model is not None},
+            engine=engine,
+        )
     return _finish(session, result, on_event)
 
 
@@ -254,38 +256,40 @@ def resume(
     _say(on_event, 0.0, f"loading {question.backbone} and {question.data}")
     folder = Path(run)
     session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
-    result = resume_search(
-        session.problem,
-        run,
-        on_event,
-        n_trials=n_trials,
-        timeout_s=timeout_s,
-        engine=_engine(workers, question, model, settings, folder),
-    )
+    with _engine(workers, question, model, settings, folder) as engine:
+        result = resume_search(
+            session.problem, run, on_event, n_trials=n_trials, timeout_s=timeout_s, engine=engine
+        )
     return _finish(session, result, on_event)
 
 
+@contextlib.contextmanager
 def _engine(
     workers: Workers | None,
     question: Question,
     model: nn.Module | None,
     settings: SearchSettings,
     folder: Path,
-) -> Engine | None:
-    """None is this process."""
+) -> Iterator[Engine | None]:
+    """The engine, closed whatever happens; None is this process."""
     if workers is None or workers == Workers(workers.count if workers.count == 1 else None):
-        return None
+        yield None
+        return
     from .engines import ProblemFactory, make_engine
 
-    factory = ProblemFactory.of(question.to_dict(), model, settings.seed, folder)
-    return make_engine(
+    engine = make_engine(
         workers.engine,
         workers=workers.count,
         ray_address=workers.ray_address,
         resources=workers.resources,
-        factory=factory,
+        factory=ProblemFactory.of(question.to_dict(), model, settings.seed, folder),
         directory=folder,
     )
+    try:
+        yield engine
+    finally:
+        if engine is not None:
+            engine.close()
 
 
 def _absolute(data: str | None) -> str | None:

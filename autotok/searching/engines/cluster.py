@@ -15,12 +15,23 @@ from autotok.errors import ConfigError, DeviceUnreachable
 
 from .base import failure
 
-__all__ = ["capacity", "check_storage", "join", "plain", "room", "start"]
+__all__ = ["TUNE_SETTINGS", "capacity", "check_storage", "join", "plain", "room", "start"]
 
 _LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 _CONNECT_S = 10.0
 _OBJECT_STORE = 256 * 2**20
+TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a table per trial, which nobody reads
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the study is the truth: nothing is restored from Tune
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_AUTO_INIT": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints even at verbosity 0
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
 
 
 @contextlib.contextmanager

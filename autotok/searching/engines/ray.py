@@ -28,7 +28,7 @@ from typing import Any
 from autotok.errors import AutotokError, ConfigError
 
 from .base import Job, Outcome, WorkerFactory, failure, run_job
-from .cluster import capacity, check_storage, join, plain, room, start
+from .cluster import TUNE_SETTINGS, capacity, check_storage, join, plain, room, start
 from .exchange import Exchange, from_flat, to_flat
 from .parcels import (
     build_error,
@@ -48,17 +48,6 @@ LOSSES = 3
 _FAREWELL_S = 20.0
 _WORKER_S = 30.0
 """A job waits so long for a worker of its own."""
-_TUNE_SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a table per trial, which nobody reads
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the study is the truth: nothing is restored from Tune
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_AUTO_INIT": "1",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints even at verbosity 0
-    "RAY_ENABLE_AUTO_CONNECT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-}
 
 
 class RayEngine:
@@ -342,7 +331,7 @@ def load_ray() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    for name, value in _TUNE_SETTINGS.items():
+    for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         ray = importlib.import_module("ray")

@@ -1,0 +1,227 @@
+"""Worker processes: the answers of the in-process engine, and no accident stops the search."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import factories
+import pytest
+from problems import FakeEvaluator, fake_problem, vit_facts
+
+from autotok.config import CompressionConfig, Reduction
+from autotok.errors import AutotokError, ConfigError, UnknownName
+from autotok.searching.engines.base import Job, Outcome, WorkerFactory
+from autotok.searching.engines.local import InProcessEngine
+from autotok.searching.engines.workers import ProcessEngine
+from autotok.searching.settings import SearchSettings
+from autotok.searching.study import run_search
+
+HERE = Path(__file__).parent
+
+
+def config(keep: int) -> CompressionConfig:
+    return CompressionConfig("topk", reductions=(Reduction(3, num_keep=keep),))
+
+
+def jobs(count: int) -> list[Job]:
+    return [Job(n, config(60 + n), 0, 64) for n in range(count)]
+
+
+def outcomes(engine: ProcessEngine, wanted: Sequence[Job]) -> dict[int, Outcome]:
+    """All jobs through the engine, never more open than it takes."""
+    waiting, found, under_way = list(wanted), {}, 0
+    while waiting or under_way:
+        while waiting and under_way < engine.capacity:
+            engine.submit(waiting.pop(0))
+            under_way += 1
+        outcome = engine.collect()
+        under_way -= 1
+        assert outcome.job.number not in found
+        found[outcome.job.number] = outcome
+    return found
+
+
+@contextmanager
+def processes(
+    factory: WorkerFactory, workers: int, timeout_s: float | None = None
+) -> Iterator[ProcessEngine]:
+    engine = ProcessEngine(factory, workers, timeout_s=timeout_s)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def test_three_workers_give_every_outcome_once_and_as_in_process(tmp_path: Path) -> None:
+    here = InProcessEngine(fake_problem())
+    with processes(factories.Workers(tmp_path), 3) as engine:
+        found = outcomes(engine, jobs(12))
+    for job in jobs(12):
+        here.submit(job)
+        expected = here.collect()
+        assert found[job.number].tally == expected.tally
+        assert found[job.number].error == ""
+    assert 1 <= len(set((tmp_path / "built").read_text().split())) <= 3
+
+
+def test_a_search_with_one_worker_process_is_the_in_process_search(tmp_path: Path) -> None:
+    settings = SearchSettings(n_trials=14, seed=3)
+    here = run_search(settings, fake_problem(), tmp_path / "here")
+    engine = ProcessEngine(factories.fake_worker, 1)
+    there = run_search(settings, fake_problem(), tmp_path / "there", engine=engine)
+    assert [(r.params, r.state, r.score) for r in there.records] == [
+        (r.params, r.state, r.score) for r in here.records
+    ]
+    assert [(r.config, r.score) for r in there.front] == [(r.config, r.score) for r in here.front]
+
+
+def test_a_job_whose_worker_is_killed_runs_again_on_a_fresh_one(tmp_path: Path) -> None:
+    job = Job(0, config(50), factories.KILL_ONCE, factories.KILL_ONCE + 8)
+    with processes(factories.Workers(tmp_path), 1) as engine:
+        found = outcomes(engine, [job, *jobs(3)[1:]])
+    assert [found[n].error for n in range(3)] == ["", "", ""]
+    assert found[0].tally == FakeEvaluator(vit_facts())(job.config, job.start, job.stop)
+    assert len((tmp_path / "built").read_text().split()) == 2
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (factories.KILL_ALWAYS, "worker died with signal 9, perhaps out of memory"),
+        (factories.SEGFAULT, "worker died with signal 11"),
+        (factories.RAISE, "ValueError: no such image"),
+    ],
+)
+def test_a_job_that_kills_every_worker_fails_in_words_and_the_others_go_on(
+    start: int, words: str, tmp_path: Path
+) -> None:
+    with processes(factories.Workers(tmp_path), 1) as engine:
+        found = outcomes(engine, [Job(0, config(50), start, start + 8), *jobs(2)[1:]])
+    assert found[0].tally is None
+    assert found[0].error == words
+    assert found[1].error == ""
+
+
+def test_a_job_that_hangs_is_stopped_and_fails(tmp_path: Path) -> None:
+    with processes(factories.Workers(tmp_path), 1, timeout_s=0.5) as engine:
+        found = outcomes(engine, [Job(0, config(50), factories.HANG, 2000), *jobs(2)[1:]])
+    assert found[0].error == "no result after 0.5 s; its worker was stopped"
+    assert found[1].error == ""
+
+
+def test_a_fine_tune_goes_on_where_its_killed_worker_stopped_and_has_no_time_limit(
+    tmp_path: Path,
+) -> None:
+    factory = factories.Workers(tmp_path, steps=30, delay_s=0.02)
+    log = tmp_path / f"{config(40).config_id}.log"
+    with processes(factory, 1, timeout_s=0.3) as engine:
+        engine.submit(Job(0, config(40), task="finetune"))
+        killer = subprocess.Popen(
+            [sys.executable, "-S", "-c", KILLER, str(tmp_path / "built"), str(log)]
+        )
+        outcome = engine.collect()
+        killer.wait()
+    assert outcome.error == ""
+    assert outcome.tuned is not None
+    assert outcome.tuned.steps == 30
+    steps = [int(line.split()[0]) for line in log.read_text().splitlines()]
+    assert sorted(set(steps)) == list(range(30))
+    assert len(steps) <= 31  # at most the step under way was done twice
+    assert len({line.split()[1] for line in log.read_text().splitlines()}) == 2
+
+
+KILLER = """
+import os, pathlib, signal, sys, time
+built, log = map(pathlib.Path, sys.argv[1:])
+while not log.exists() or log.read_text().count("\\n") < 5:
+    time.sleep(0.01)
+os.kill(int(built.read_text().split()[0]), signal.SIGKILL)
+"""
+
+
+def test_an_error_of_ours_in_the_factory_is_raised_here_as_it_is() -> None:
+    with processes(factories.unknown_backbone, 2) as engine:
+        engine.submit(jobs(1)[0])
+        with pytest.raises(UnknownName, match="did you mean 'autoformer_demo'"):
+            engine.collect()
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        (factories.broken, "a worker could not be built: ZeroDivisionError: nothing to divide"),
+        (factories.dead_on_arrival, "worker died with signal 9, .* while it started"),
+    ],
+)
+def test_a_worker_that_cannot_be_built_ends_the_search_in_words(
+    factory: WorkerFactory, words: str
+) -> None:
+    with processes(factory, 1) as engine:
+        engine.submit(jobs(1)[0])
+        with pytest.raises(AutotokError, match=words):
+            engine.collect()
+
+
+def test_a_factory_that_does_not_pickle_is_refused_before_any_process_starts() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be pickled .*lambda in it"):
+        ProcessEngine(factories.NoPickle(), 2)
+    with pytest.raises(ConfigError, match="workers is 0"):
+        ProcessEngine(factories.fake_worker, 0)
+
+
+def test_closing_ends_busy_workers_at_once_and_may_be_repeated(tmp_path: Path) -> None:
+    engine = ProcessEngine(factories.Workers(tmp_path), 2)
+    engine.submit(Job(0, config(50), factories.HANG, 2000))
+    engine.submit(jobs(2)[1])
+    engine.collect()
+    pids = [int(pid) for pid in (tmp_path / "built").read_text().split()]
+    engine.close()
+    engine.close()
+    assert not [pid for pid in pids if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+def test_when_the_driver_is_killed_or_interrupted_no_worker_is_left(
+    blow: signal.Signals, tmp_path: Path
+) -> None:
+    path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[2])])
+    driver = subprocess.Popen(
+        [sys.executable, str(HERE / "driver.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    built = tmp_path / "built"
+    until(lambda: built.exists() and built.read_text().count("\n") == 2)
+    pids = [int(pid) for pid in built.read_text().split()]
+    assert all(map(alive, pids))
+    if blow == signal.SIGINT:
+        os.killpg(driver.pid, blow)  # as a terminal does: to everybody
+    else:
+        driver.send_signal(blow)
+    _, errors = driver.communicate(timeout=20)
+    until(lambda: not any(map(alive, pids)))
+    assert errors.decode().count("Traceback") == (blow == signal.SIGINT)  # the driver's own
+
+
+def until(condition: object, patience_s: float = 20.0) -> None:
+    assert callable(condition)
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
