@@ -20,13 +20,14 @@ from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.searching.budget import Budget
 from autotok.searching.comparison import Comparisons
 from autotok.searching.engines.base import Engine
-from autotok.searching.events import OnEvent, Working
+from autotok.searching.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.record import TrialRecord
 from autotok.searching.rundir import RunDirectory
 from autotok.searching.settings import SearchSettings
 from autotok.searching.study import SearchResult, resume_search, run_search
 from autotok.training.student import load_weights, student_of
 
+from .finetune import describe
 from .handover import hand_over
 from .session import Question, Session, build_problem
 from .worker import WEIGHTS_FOLDER
@@ -226,7 +227,7 @@ def search(
             settings,
             session.problem,
             directory,
-            on_event,
+            _hearing_fine_tunes(session, on_event),
             sections={"question": question.to_dict(), "embedded_model": model is not None},
             engine=engine,
         )
@@ -258,7 +259,12 @@ def resume(
     session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
     with _engine(workers, question, model, settings, folder) as engine:
         result = resume_search(
-            session.problem, run, on_event, n_trials=n_trials, timeout_s=timeout_s, engine=engine
+            session.problem,
+            run,
+            _hearing_fine_tunes(session, on_event),
+            n_trials=n_trials,
+            timeout_s=timeout_s,
+            engine=engine,
         )
     return _finish(session, result, on_event)
 
@@ -300,6 +306,21 @@ def _absolute(data: str | None) -> str | None:
 def _say(on_event: OnEvent | None, progress: float, text: str) -> None:
     if on_event is not None:
         on_event(Working(progress, text))
+
+
+def _hearing_fine_tunes(session: Session, on_event: OnEvent | None) -> OnEvent | None:
+    """The listener, told of the steps of this process's own fine-tunes as well."""
+    if on_event is None:
+        return None
+    last = 0.0
+
+    def listen(event: Event) -> None:
+        nonlocal last
+        last = event.progress
+        on_event(event)
+
+    session.worker.on_finetune = lambda at: on_event(FineTuneStep(last, describe(at)))
+    return listen
 
 
 def _finish(session: Session, result: SearchResult, on_event: OnEvent | None) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from autotok.backbones.base import Backbone
@@ -14,7 +15,7 @@ from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, load_data
 from autotok.searching.problem import Tuned
 from autotok.training.distill import Teacher, default_losses
-from autotok.training.finetune import finetune
+from autotok.training.finetune import FineTuneProgress, finetune
 from autotok.training.losses import LOSSES
 from autotok.training.student import load_weights, save_weights, student_of
 
@@ -38,6 +39,8 @@ class ModelWorker:
         """`weights` is the folder of fine-tuned weights; without one nothing can be retrained."""
         self.backbone, self.evaluator = backbone, evaluator
         self._data_name, self._supernet, self._weights = train_data, supernet, weights
+        self.on_finetune: Callable[[FineTuneProgress], None] | None = None
+        """Told after every step of a fine-tune."""
         self._teacher: Teacher | None = None
         self._train_data: DataSource | None = None
         self._last: tuple[str, CompressedViT] | None = None
@@ -117,6 +120,7 @@ class ModelWorker:
             config.finetune or FineTuneSpec(),
             teacher=self._teacher,
             checkpoint=checkpoint,
+            on_progress=self.on_finetune,
         )
         save_weights(student, path)
         checkpoint.unlink(missing_ok=True)

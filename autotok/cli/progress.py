@@ -71,6 +71,7 @@ class SearchProgress(StepProgress):
         from autotok.searching.events import (
             Done,
             FinalEvaluation,
+            FineTuneStep,
             FineTuning,
             Promoted,
             Started,
@@ -91,6 +92,8 @@ class SearchProgress(StepProgress):
             )
         elif isinstance(event, Promoted):
             detail = f"trial {event.number} is undominated: on to {event.num_images} images"
+        elif isinstance(event, FineTuneStep):
+            detail = event.text
         elif isinstance(event, FineTuning):
             important = True
             detail = f"fine-tuning {event.config.method} for {event.length} (trial {event.number})"

@@ -13,6 +13,7 @@ __all__ = [
     "Done",
     "Event",
     "FinalEvaluation",
+    "FineTuneStep",
     "FineTuning",
     "OnEvent",
     "Promoted",
@@ -69,6 +70,13 @@ class FineTuning(Event):
     number: int
     config: CompressionConfig
     length: str
+
+
+@dataclass(frozen=True)
+class FineTuneStep(Event):
+    """Where the fine-tune under way stands, in words; only from this process's own."""
+
+    text: str
 
 
 @dataclass(frozen=True)
