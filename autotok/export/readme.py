@@ -58,7 +58,13 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
 
 def _export_line(found: Mapping[str, Any]) -> str:
     verdict = "agrees with torch" if found["ok"] else "DISAGREES with torch"
+    own = found.get("own_sensitivity")
+    edge = (
+        ""
+        if own is None
+        else f"; torch differs from itself by {own:.1e} when the input moves by a millionth"
+    )
     return (
         f"batch {found['batch']}, {found['size_mb']} MB, {verdict} on {found['num_images']} images"
-        f" (largest difference {found['max_abs_diff']:.1e})"
+        f" (largest difference {found['max_abs_diff']:.1e}{edge})"
     )

@@ -1,5 +1,6 @@
 """Every method on both kinds of backbone survives export, and the file says the same as torch."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ExportError, UnknownName
 from autotok.export import exported as export_room
 from autotok.export import onnx as onnx_room
-from autotok.export.exported import check_exportable, export_model
+from autotok.export.exported import ExportResult, _judge, check_exportable, export_model
 from autotok.methods.base import Placement
 from autotok.methods.registry import get_method, list_methods
 
@@ -154,3 +155,16 @@ def test_an_unknown_format_is_refused_with_the_nearest_name() -> None:
 def test_export_without_images_to_check_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="at least 1 image"):
         export_model(tiny_backbone(), tmp_path / "m.onnx", photos(0))
+
+
+def test_a_model_on_a_knife_edge_is_told_from_a_wrong_file() -> None:
+    wrong = ExportResult(
+        path="model.onnx", format="onnx", exporter="dynamo", runtime="onnxruntime", batch=1,
+        input_shape=(1, 3, 32, 32), size_mb=1.0, max_abs_diff=1.7, max_rel_diff=0.4,
+        same_argmax=False, num_images=4, ok=False, operators={}, own_sensitivity=1e-5,
+    )  # fmt: skip
+    with pytest.raises(ExportError, match="try another --format or report it"):
+        _judge(wrong, strict=True)
+    edge = dataclasses.replace(wrong, own_sensitivity=1.2)
+    with pytest.raises(ExportError, match="hangs on rounding here, so judge the file by its"):
+        _judge(edge, strict=True)
