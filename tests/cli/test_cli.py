@@ -13,24 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from autotok import cli
-
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--backbone", "tiny", "--data", "digits")
 QUICK = ("--trials", "4", "--max-images", "40", "--timeout", "0")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["autotok", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        return (0 if code is None else int(code)), out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

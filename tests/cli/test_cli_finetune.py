@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autotok import cli
 from autotok.backbones.tiny import tiny_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ExportError
@@ -24,22 +23,12 @@ Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--data", "digits", "--images", "30", "--batch-size", "4", "--length", "3 steps")
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+@pytest.fixture(autouse=True)
+def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     def skip(*_: object, **__: object) -> None:
         raise ExportError("left out, as exporting takes long")
 
     monkeypatch.setattr(bundle, "export_model", skip)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["autotok", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        return (0 if code is None else int(code)), out, err
-
-    return call
 
 
 @pytest.fixture

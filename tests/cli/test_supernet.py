@@ -1,7 +1,6 @@
 """`autotok supernet`: what it prints and writes, what it takes, how it refuses."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from autotok import cli
 from autotok.api.supernet import parse_subnet
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.loading import load_backbone
@@ -28,19 +26,6 @@ RECIPE = {
     "val_every": 5, "val_images": 0, "test_images": 20,
     "stages": [{"name": "a", "steps": 5, "batch_size": 8, "lr": 1e-3, "sampling": "sandwich"}],
 }  # fmt: skip
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["autotok", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        return (0 if code is None else int(code)), out, err
-
-    return call
 
 
 @pytest.fixture
