@@ -16,7 +16,7 @@ from typing import Any
 from autotok.methods.registry import list_methods
 
 from .engines.base import Engine, Job, Outcome
-from .loop import Search, best_of, front_of, plain_tally
+from .loop import REFERENCE, Search, best_of, front_of, plain_tally
 from .objective import losses
 from .pareto import thin
 from .problem import to_score
@@ -70,7 +70,10 @@ def last_word(
     `report(record, done, total)` is called after each.
     """
     word = _LastWord(search, engine, report)
-    reference = _as_record(-1, search.drafts.uncompressed(), "reference")
+    reference = _as_record(REFERENCE, search.drafts.uncompressed(), "reference")
+    seen = search.tallies.get(REFERENCE)
+    if seen is not None:
+        reference = dataclasses.replace(reference, score=to_score(seen))
     entries = [(f"final:{r.number}", r) for r in finalists(search)]
     *chosen, uncompressed = word.finals([*entries, ("reference", reference)])
     front = front_of([word.verified(r) for r in chosen], search.objectives)

@@ -24,9 +24,11 @@ from .proposals import Proposals
 from .record import Score, TrialRecord
 from .settings import Plan, SearchSettings
 
-__all__ = ["Search", "best_of", "front_of", "plain_tally"]
+__all__ = ["REFERENCE", "Search", "best_of", "front_of", "plain_tally"]
 
 _LOG = logging.getLogger(__name__)
+REFERENCE = -1
+"""Number under which the uncompressed model's tally is kept, inside the budget or not."""
 _FRUITLESS = 40
 """Proposals in a row without a new configuration after which the space counts as exhausted."""
 
@@ -127,7 +129,12 @@ class Search:
         """
         while self.drafts.promotes:
             base = next_to_tune(
-                self.records, self._retrained, self._retraining(), self.objectives, self.recoveries
+                self.records,
+                self._retrained,
+                self._retraining(),
+                self.objectives,
+                self.recoveries,
+                self._ceiling,
             )
             if base is None:
                 return None
@@ -147,7 +154,13 @@ class Search:
     @property
     def recoveries(self) -> list[float]:
         """Share of what compression lost that each fine-tune so far regained."""
-        return recoveries(self.records, self.objectives, self._tally_of_dict)
+        return recoveries(self.records, self.objectives, self._tally_of_dict, self._ceiling)
+
+    @property
+    def _ceiling(self) -> float | None:
+        """Quality of the uncompressed model, once it is known."""
+        tally = self.tallies.get(REFERENCE)
+        return None if tally is None else to_score(tally).value
 
     def _begin(self, record: TrialRecord) -> Ask | TrialRecord:
         """Put a proposal into the study: a configuration to evaluate, or its record at once."""

@@ -2,7 +2,7 @@
 
 A fine-tune costs more than everything before it, so it goes where it is expected to move the front
 most, above the median quality seen. Expected quality afterwards: the plug-in quality plus a share
-of what is missing to the best quality seen, the share being the mean over the fine-tunes of this
+of what is missing to the uncompressed model's, the share being the mean over the fine-tunes of this
 run (one half before the first).
 """
 
@@ -33,6 +33,7 @@ def next_to_tune(
     retraining: Collection[int],
     objectives: Sequence[Objective],
     recovered: Sequence[float],
+    ceiling: float | None = None,
 ) -> TrialRecord | None:
     """The plug-in trial whose fine-tune is expected to add most hypervolume; None if none would.
 
@@ -42,6 +43,7 @@ def next_to_tune(
         retraining: Those under way; what they will reach counts as expected.
         objectives: The study's.
         recovered: Shares regained by the fine-tunes so far.
+        ceiling: Quality of the uncompressed model; by default the best seen.
     """
     column = _quality_index(objectives, records)
     done = [r for r in records if r.measured]
@@ -49,7 +51,8 @@ def next_to_tune(
         return None
     points = losses([r.values for r in done], objectives)
     expected = points.copy()
-    best, share = points[:, column].min(), expected_recovery(recovered)
+    best = _best_loss(points, column, objectives, ceiling)
+    share = expected_recovery(recovered)
     expected[:, column] -= share * (points[:, column] - best)
     reference = points.max(axis=0) + 0.05 * np.ptp(points, axis=0) + 1e-9
     reference[column] = np.median(points[:, column]) + 1e-9  # nobody wants a front of bad models
@@ -74,20 +77,22 @@ def recoveries(
     records: Sequence[TrialRecord],
     objectives: Sequence[Objective],
     load_tally: Callable[[Mapping[str, Any] | None], TallyLike | None],
+    ceiling: float | None = None,
 ) -> list[float]:
     """Share of what compression lost that each finished fine-tune regained."""
     column = _quality_index(objectives, records)
     done = [r for r in records if r.measured]
     if column is None or not done:
         return []
-    points = losses([r.values for r in done], objectives)[:, column]
+    points = losses([r.values for r in done], objectives)
+    best = _best_loss(points, column, objectives, ceiling)
     sign = -1.0 if objectives[column].maximise else 1.0
     found = []
-    for record, after in zip(done, points.tolist(), strict=True):
+    for record, after in zip(done, points[:, column].tolist(), strict=True):
         before = load_tally(record.untuned) if record.tuned is not None else None
         if before is not None:
             value = sign * to_score(before).value
-            found.append(recovery(value, after, min(float(points.min()), after)))
+            found.append(recovery(value, after, best))
     return found
 
 
@@ -109,6 +114,16 @@ def can_reach_front(
     own[column] -= MOST_RECOVERY * max(0.0, own[column] - points[:-1, column].min())
     worse = np.all(points[:-1] <= own, axis=1) & np.any(points[:-1] < own, axis=1)
     return not bool(worse.any())
+
+
+def _best_loss(
+    points: Points, column: int, objectives: Sequence[Objective], ceiling: float | None
+) -> float:
+    """The quality that a fine-tune may hope for, lower is better."""
+    seen = float(points[:, column].min())
+    if ceiling is None:
+        return seen
+    return min(seen, -ceiling if objectives[column].maximise else ceiling)
 
 
 def _reducible(record: TrialRecord) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotok.config import CompressionConfig
 from autotok.errors import RunDirectoryError
 
 from .clock import Clock
@@ -27,7 +28,7 @@ from .events import (
 )
 from .flight import Ask
 from .last_word import Final, last_word
-from .loop import Search
+from .loop import REFERENCE, Search, plain_tally
 from .notes import study_note
 from .objective import make_objectives
 from .problem import Problem
@@ -241,11 +242,24 @@ class _Run:
         """Run trials until enough, out of time, or nothing new is left; the reason is kept."""
         if self.notes.noted("closed") is None:
             self.notes.note("closed", self._fill(self.search.ask, self._closes_trials))
-        if self.notes.noted("promoted") is None and self.search.drafts.promotes:
+        if self.notes.noted("promoted") is None and self.search.plan.finetunes:
+            self._know_reference()
             self.notes.note(
                 "promoted", self._fill(self.search.ask_promotion, self._closes_promotions)
             )
         return str(self.notes.noted("closed"))
+
+    def _know_reference(self) -> None:
+        """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""
+        noted, load = self.notes.noted("uncompressed"), self.problem.load_tally
+        if noted is not None and load is not None:
+            self.search.tallies[REFERENCE] = load(noted)
+            return
+        self.engine.submit(Job(REFERENCE, CompressionConfig(), 0, self.search.plan.more))
+        tally = self.engine.collect().tally
+        if tally is not None:
+            self.search.tallies[REFERENCE] = tally
+            self.notes.note("uncompressed", plain_tally(tally))
 
     def _fill(self, ask: Callable[[], Ask | None], closes: Callable[[int], str]) -> str:
         """Keep the engine busy until `closes(open jobs)` gives a reason or nothing is left."""

@@ -35,9 +35,9 @@ COLUMNS = ("arm", "seed", "macs_g", "top1_pct", "top1_pct_low", "top1_pct_high",
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=16)
-    parser.add_argument("--images", type=int, default=40, help="per evaluation of the search")
-    parser.add_argument("--final", type=int, default=120, help="per configuration of a front")
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--images", type=int, default=32, help="per evaluation of the search")
+    parser.add_argument("--final", type=int, default=100, help="per configuration of a front")
     options = parser.parse_args()
     path = HERE / "fronts.csv"
     rows = list(csv.DictReader(path.open())) if path.is_file() else []

@@ -60,6 +60,12 @@ def test_nothing_is_tuned_when_fine_tunes_regain_nothing() -> None:
     assert next_to_tune(records, (), (), OBJECTIVES, (0.5,) * 5) is not None
 
 
+def test_the_best_is_worth_a_fine_tune_where_the_uncompressed_model_is_better() -> None:
+    records = [record(0, 70.0, 2.0), record(1, 30.0, 1.0), record(2, 20.0, 1.1)]
+    assert next_to_tune(records, (1, 2), (), OBJECTIVES, (), ceiling=90.0) == records[0]
+    assert next_to_tune(records, (1, 2), (), OBJECTIVES, ()) is None
+
+
 def test_a_study_without_quality_among_its_objectives_tunes_nothing() -> None:
     objectives = make_objectives(("macs_g",), "top1")
     assert next_to_tune([record(0, 90.0, 4.0)], (), (), objectives, ()) is None
