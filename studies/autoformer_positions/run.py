@@ -184,7 +184,7 @@ def draw(rows: dict[str, dict[str, str]]) -> None:
         axes.set_ylim(0, 100)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("top-1 accuracy, %")
-    panels[-1].legend(fontsize=7)
+    panels[-1].legend(fontsize=7, handlelength=4)
     chart.savefig(HERE / "curves.png", dpi=130)
 
 

@@ -9,15 +9,19 @@ model, on the same test images. Writes results.csv, summary.md and pareto.png be
 
 import argparse
 import csv
-import shutil
 from pathlib import Path
+from typing import Any
 
 import autotok
+from autotok.api.handover import run_points
 from autotok.evaluation.paired import compare
+from autotok.report.plots import pareto_png
+from autotok.report.points import Point, metric_of
 from autotok.searching.record import TrialRecord
 from autotok.searching.settings import SearchSettings
 
 HERE = Path(__file__).parent
+METRIC = metric_of("top1")
 
 
 def main() -> None:
@@ -29,7 +33,11 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=1500.0)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--output", type=Path, default=Path("runs/cifar10_half_macs"))
+    parser.add_argument("--report-only", action="store_true", help="of the run in --output")
     options = parser.parse_args()
+    if options.report_only:
+        report(autotok.Run(options.output))
+        return
     settings = SearchSettings(
         n_trials=options.trials, timeout_s=options.timeout, images_final=1000, front_size=4
     )
@@ -44,7 +52,6 @@ def main() -> None:
         output=options.output,
     )
     report(run)
-    shutil.copy(run.directory / "pareto.png", HERE / "pareto.png")
 
 
 def report(run: autotok.Run) -> None:
@@ -90,6 +97,17 @@ def report(run: autotok.Run) -> None:
         writer.writeheader()
         writer.writerows(rows)
     print("\n".join(lines))
+    draw(run, found)
+
+
+def draw(run: autotok.Run, found: dict[str, Any]) -> None:
+    """The run's picture, without the name of the folder its images were in."""
+    roles = {key: found[key] for key in ("front", "best", "controls", "reference", "comparisons")}
+    trials = [Point.from_row(row, METRIC) for row in run.trials().to_dict("records")]
+    points = [*run_points(**roles), *(p for p in trials if p.quality is not None)]
+    budget = min(b.limit for b in found["budgets"]) / 1e9
+    title = f"{run.config['question']['backbone']} on CIFAR-10, budget 50 %"
+    pareto_png(HERE / "pareto.png", points, METRIC, budget_macs_g=budget, title=title)
 
 
 if __name__ == "__main__":
