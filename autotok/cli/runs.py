@@ -37,7 +37,7 @@ TimeoutOption = Annotated[
     typer.Option("--timeout", min=0, help="Seconds for the search, last word included; 0: none."),
 ]
 FinetunesOption = Annotated[
-    int,
+    int | None,
     typer.Option("--finetunes", min=0, help="At most this many fine-tunes, where they pay most."),
 ]
 WorkersOption = Annotated[
@@ -84,7 +84,7 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL instead of a journal file.")
     ] = None,
-    finetunes: FinetunesOption = 3,
+    finetunes: FinetunesOption = None,
     workers: WorkersOption = None,
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,

@@ -40,8 +40,9 @@ class SearchSettings:
     """Configurations of the front that get the last word."""
     control_shapes: int = 3
     """Random prunings at the cost of the best; 0 leaves the control out."""
-    retrain_trials: int = 3
-    """At most this many configurations are promoted to a fine-tune, where the space allows it."""
+    retrain_trials: int | None = None
+    """At most this many configurations are promoted to a fine-tune, where the space allows it; None
+    is one for every 8 trials, 3 at most."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
@@ -63,8 +64,15 @@ class SearchSettings:
                 f"front_size is {self.front_size} and control_shapes {self.control_shapes};"
                 " they must be at least 2 and 0"
             )
-        if self.retrain_trials < 0:
+        if self.retrain_trials is not None and self.retrain_trials < 0:
             raise ConfigError(f"retrain_trials is {self.retrain_trials}; it must be 0 or more")
+
+    @property
+    def finetunes(self) -> int:
+        """Promotions to a fine-tune, at most."""
+        if self.retrain_trials is not None:
+            return self.retrain_trials
+        return min(3, self.n_trials // 8)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -120,9 +128,9 @@ def make_plan(
     `promotes` sets time aside for fine-tunes; `macs_per_image` is what took `seconds_per_image`.
     """
     few, more, final = _FEW, _MORE, total_images
-    promotes = promotes and settings.retrain_trials > 0
+    promotes = promotes and settings.finetunes > 0
     shares = _SHARES_RETRAIN if promotes else _SHARES
-    finetunes = settings.retrain_trials if promotes else 0
+    finetunes = settings.finetunes if promotes else 0
     finetune_s, finetune_macs = None, None
     if settings.timeout_s is not None:
         speed = max(seconds_per_image, 1e-6)
