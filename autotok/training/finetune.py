@@ -214,6 +214,8 @@ def _train(
     schedule = make_schedule(run.spec, run.optimizer)
     run.student.train()
     before = run.seconds, run.images
+    if run.step == 0:
+        _save(run, checkpoint, identity)  # a folder that cannot be written is found out at once
     began = saved = time.perf_counter()
     while not run.finished:
         lr = set_lr(schedule, run.optimizer, run.plan.middle(run.step, run.seconds))

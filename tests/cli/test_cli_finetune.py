@@ -167,7 +167,7 @@ def test_interrupted_it_says_how_to_go_on_and_then_ends_with_the_same_weights(
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
-    while process.poll() is None and not (folder / "before.json").exists():
+    while process.poll() is None and not (folder / "finetune.ckpt").exists():
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
