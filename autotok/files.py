@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from autotok.errors import RunDirectoryError
 
-__all__ = ["replacing", "replacing_folder", "write_text"]
+__all__ = ["replacing", "replacing_folder", "write_state", "write_text"]
 
 
 @contextmanager
@@ -47,6 +48,31 @@ def write_text(path: Path, text: str) -> Path:
     """`path`, now holding `text` as UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> Path:
+    """`path`, now holding plain data and tensors in torch's own format.
+
+    Raises:
+        RunDirectoryError: the disk is full, or the folder cannot be written.
+    """
+    import torch
+
+    partial = path.with_name(f"{path.name}.partial")  # one name: a killed writer leaves one at most
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(dict(state), file)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch wraps what the file raises
+        partial.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else error.__context__ or error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0][:100]
+        raise RunDirectoryError(
+            f"checkpoint '{path}' cannot be written ({reason}); free some space, or choose another"
+            " folder, and start again"
+        ) from error
     return path
 
 

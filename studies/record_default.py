@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from autotok.api.handover import run_points
+from autotok.api.handover import points_of
 from autotok.api.runs import Run
 from autotok.report.points import metric_of
 from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
@@ -36,13 +36,7 @@ def main() -> None:
 
 def page(run: Run) -> str:
     found = run.records()
-    points = run_points(
-        front=found["front"],
-        best=found["best"],
-        controls=found["controls"],
-        reference=found["reference"],
-        comparisons=found["comparisons"],
-    )
+    points = points_of(found)
     metric = metric_of(found["best"].score.metric)
     target = run.config["question"]["target"]
     trials = run.trials()

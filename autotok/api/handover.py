@@ -35,7 +35,7 @@ from autotok.searching.objective import make_objectives
 from autotok.searching.record import TrialRecord
 from autotok.searching.study import SearchResult
 
-__all__ = ["environment", "hand_over", "prediction_notes", "run_points"]
+__all__ = ["environment", "hand_over", "points_of", "prediction_notes", "run_points"]
 
 PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
 CHECK_IMAGES = 4
@@ -49,11 +49,12 @@ def hand_over(
     result: SearchResult,
     *,
     compressed: Callable[[CompressionConfig], CompressedViT] | None = None,
+    plug_in_only: str | None = None,
 ) -> None:
     """Write everything a run directory holds beyond the study's own tables.
 
     `compressed` gives the model of a configuration, with its fine-tuned weights where it has some;
-    by default the backbone's own weights.
+    by default the backbone's own weights. `plug_in_only` says why nothing could be retrained.
     """
     folder, final = result.directory, result.final
     write_text(folder / "env.json", json.dumps(environment(), indent=1))
@@ -91,11 +92,17 @@ def hand_over(
         latency_source=f"predicted for {question['target']}" if question["target"] else "predicted",
         environment={key: str(value) for key, value in environment().items()},
         checks=_checks(result, exports),
-        notes=[*_notes(result), *prediction_notes(question["target"])],
+        notes=[*_notes(result, plug_in_only), *prediction_notes(question["target"])],
         config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
         comparisons=comparisons,
     )
     write_report(folder / "report.html", report, picture=folder / "pareto.png")
+
+
+def points_of(found: Mapping[str, Any]) -> list[Point]:
+    """What `Run.records()` gives as points, without the trials."""
+    roles = ("front", "best", "controls", "reference", "comparisons")
+    return run_points(**{role: found[role] for role in roles})
 
 
 def run_points(
@@ -177,7 +184,7 @@ def prediction_notes(target: str | None) -> list[str]:
     ]
 
 
-def _notes(result: SearchResult) -> list[str]:
+def _notes(result: SearchResult, plug_in_only: str | None) -> list[str]:
     evaluated = [r for r in result.records if r.state == "complete"]
     failed = sum(r.state == "failed" for r in result.records)
     notes = [
@@ -187,6 +194,8 @@ def _notes(result: SearchResult) -> list[str]:
     ]
     if failed:
         notes.append(f"{failed} trials failed; trials.csv gives the reasons.")
+    if plug_in_only is not None:
+        notes.append(f"Nothing could be retrained: {plug_in_only}.")
     return notes
 
 

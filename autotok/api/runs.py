@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "Workers", "fresh_run_folder", "resume", "search"]
 
+_LOG = logging.getLogger(__name__)
 DEFAULT_TRIALS = 32
 DEFAULT_TIMEOUT_S = 255.0
 
@@ -222,6 +224,7 @@ def search(
     folder = Path(output or fresh_run_folder(named))
     session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
     directory = RunDirectory.create(folder)
+    _warn_of_plug_in_only(session, settings)
     with _engine(workers, question, model, settings, folder) as engine:
         result = run_search(
             settings,
@@ -257,6 +260,7 @@ def resume(
     _say(on_event, 0.0, f"loading {question.backbone} and {question.data}")
     folder = Path(run)
     session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
+    _warn_of_plug_in_only(session, settings)
     with _engine(workers, question, model, settings, folder) as engine:
         result = resume_search(
             session.problem,
@@ -298,6 +302,12 @@ def _engine(
             engine.close()
 
 
+def _warn_of_plug_in_only(session: Session, settings: SearchSettings) -> None:
+    """Say so where retraining was wanted and there is nothing to train on."""
+    if session.plug_in_only is not None and settings.retrain_trials != 0:
+        _LOG.warning("nothing will be retrained: %s", session.plug_in_only)
+
+
 def _absolute(data: str | None) -> str | None:
     """A folder under its full path, for the run may be resumed from elsewhere; names stay."""
     return data if data is None or not Path(data).is_dir() else str(Path(data).absolute())
@@ -332,5 +342,6 @@ def _finish(session: Session, result: SearchResult, on_event: OnEvent | None) ->
         session.problem.budgets,
         result,
         compressed=session.worker.compressed,
+        plug_in_only=session.plug_in_only,
     )
     return Run(result.directory)

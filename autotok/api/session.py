@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +39,6 @@ from autotok.searching.structure import Structure
 from .worker import ModelWorker
 
 __all__ = ["Question", "Session", "build_problem"]
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,8 @@ class Session:
     target: Target | None
     problem: Problem
     worker: ModelWorker
+    plug_in_only: str | None = None
+    """Why the space's retraining was left out; None where it was not."""
 
 
 def build_problem(
@@ -118,7 +117,7 @@ def build_problem(
     worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
     foretell = None if target is None else _Foreteller(worker.plugged_in, target)
     total = min(evaluator.num_images, question.max_images or evaluator.num_images)
-    space = _trainable(space, question, worker)
+    space, plug_in_only = _trainable(space, worker)
     problem = Problem(
         facts=backbone.facts,
         space=space,
@@ -132,7 +131,7 @@ def build_problem(
         count=lambda config: count_macs(worker.plugged_in(config)),
         finetune=worker.finetune if weights is not None else None,
     )
-    return Session(question, backbone, evaluator, target, problem, worker)
+    return Session(question, backbone, evaluator, target, problem, worker, plug_in_only)
 
 
 def _load_model(
@@ -164,19 +163,18 @@ def _load_model(
     return supernet.cut(default, name=name).eval(), supernet, structure
 
 
-def _trainable(space: SearchSpace, question: Question, worker: ModelWorker) -> SearchSpace:
-    """The space without retraining where there is nothing to train on, with a warning."""
+def _trainable(space: SearchSpace, worker: ModelWorker) -> tuple[SearchSpace, str | None]:
+    """The space, without retraining where there is nothing to train on, and the reason then."""
     if "retrain" not in space.mode:
-        return space
+        return space, None
     reason = worker.why_not_trainable()
     if reason is None:
         losses = worker.usable_losses()
         finetune = space.finetune.restricted(losses, otherwise=losses[0])
-        return dataclasses.replace(space, finetune=finetune)
+        return dataclasses.replace(space, finetune=finetune), None
     if space.mode == ("retrain",):
         raise ConfigError(f"space '{space.name}' only retrains, but {reason}")
-    _LOG.info("plug-in only: %s", reason)
-    return dataclasses.replace(space, mode=("plug-in",))
+    return dataclasses.replace(space, mode=("plug-in",)), reason
 
 
 class _Foreteller:

@@ -40,19 +40,13 @@ def closing_data(run: Run) -> dict[str, Any]:
 
 def print_closing(run: Run) -> None:
     """The closing table, the control, and where everything lies."""
-    from autotok.api.handover import prediction_notes, run_points
+    from autotok.api.handover import points_of, prediction_notes
     from autotok.report.points import metric_of
     from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
     from autotok.report.tables import closing_table
 
     found = run.records()
-    points = run_points(
-        front=found["front"],
-        best=found["best"],
-        controls=found["controls"],
-        reference=found["reference"],
-        comparisons=found["comparisons"],
-    )
+    points = points_of(found)
     scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
     metric = metric_of(scored[0].metric if scored else "top1")
     target = run.config["question"].get("target")

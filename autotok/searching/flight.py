@@ -1,4 +1,4 @@
-"""`Ask`: a job the search wants done. `Flight`: a trial under way, and what is known of it."""
+"""`Job`: what the search wants done. `Flight`: a trial under way, and what is known of it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from autotok.config import CompressionConfig
 from .problem import TallyLike, Tuned
 from .record import TrialRecord
 
-__all__ = ["Ask", "Flight"]
+__all__ = ["Flight", "Job"]
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A configuration to evaluate on images [start, stop)."""
+class Job:
+    """Evaluate a configuration on images [start, stop) of the seeded order, or fine-tune it."""
 
     number: int
     config: CompressionConfig
     start: int = 0
     stop: int = 0
     task: str = "evaluate"
-    """'finetune' asks for the weights first."""
+    """'evaluate' or 'finetune' (which gives the weights; nothing is evaluated)."""
 
 
 @dataclass

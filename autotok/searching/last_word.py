@@ -15,7 +15,8 @@ from typing import Any
 
 from autotok.methods.registry import list_methods
 
-from .engines.base import Engine, Job, Outcome
+from .engines.base import Engine, Outcome
+from .flight import Job
 from .loop import REFERENCE, Search, best_of, front_of, plain_tally
 from .objective import losses
 from .pareto import thin

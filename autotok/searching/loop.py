@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .drafts import Drafts
-from .flight import Ask, Flight
+from .flight import Flight, Job
 from .objective import Objective, losses, make_objectives
 from .pareto import front_mask
 from .problem import Problem, TallyLike, Tuned, to_score
@@ -109,7 +109,7 @@ class Search:
 
     # --- ask
 
-    def ask(self) -> Ask | None:
+    def ask(self) -> Job | None:
         """The next configuration to evaluate; None when the space seems exhausted.
 
         Infeasible shapes and configurations that are known already are recorded on the way and cost
@@ -118,11 +118,11 @@ class Search:
         while not self.exhausted:
             number = self.proposals.next_number
             step = self._begin(self.drafts.proposal(number, self.plan))
-            if isinstance(step, Ask):
+            if isinstance(step, Job):
                 return step
         return None
 
-    def ask_promotion(self) -> Ask | None:
+    def ask_promotion(self) -> Job | None:
         """The fine-tune that promises most; None when no configuration can still reach the front.
 
         A new trial that retrains the configuration of an earlier one; how it trains is proposed.
@@ -143,7 +143,7 @@ class Search:
             number = self.proposals.next_number
             record = self.drafts.promotion(number, base, self.plan, first=first)
             step = self._begin(record)
-            if isinstance(step, Ask):
+            if isinstance(step, Job):
                 return step
         return None
 
@@ -162,7 +162,7 @@ class Search:
         tally = self.tallies.get(REFERENCE)
         return None if tally is None else to_score(tally).value
 
-    def _begin(self, record: TrialRecord) -> Ask | TrialRecord:
+    def _begin(self, record: TrialRecord) -> Job | TrialRecord:
         """Put a proposal into the study: a configuration to evaluate, or its record at once."""
         constraints = {"budget": record.violation} if record.state != "failed" else {}
         self.proposals.start(record, constraints=constraints)
@@ -172,14 +172,14 @@ class Search:
         flight = self._flights[record.number] = Flight(record)
         config = flight.config
         if config.mode != "retrain":
-            return Ask(record.number, config, 0, self.plan.few)
+            return Job(record.number, config, 0, self.plan.few)
         plain = self.drafts.known.get(config.plugged_in.config_id)
         tally = None if plain is None else self.tally(plain)
         if tally is not None:
             return self._judge_untuned(flight, tally)
-        return Ask(record.number, config.plugged_in, 0, self.plan.few)
+        return Job(record.number, config.plugged_in, 0, self.plan.few)
 
-    def _judge_untuned(self, flight: Flight, tally: TallyLike) -> Ask | TrialRecord:
+    def _judge_untuned(self, flight: Flight, tally: TallyLike) -> Job | TrialRecord:
         """Fine-tune what can still reach the front; else stop here."""
         flight.untuned = tally
         number, score = flight.record.number, to_score(tally)
@@ -188,34 +188,35 @@ class Search:
             flight.tally = tally
             why = "before its fine-tune: dominated even if that regained everything"
             return self._complete(number, flight, score, why)
-        return Ask(number, flight.config, task="finetune")
+        return Job(number, flight.config, task="finetune")
 
     # --- advance and tell
 
-    def advance(self, number: int, tally: TallyLike, seconds: float) -> Ask | TrialRecord:
+    def advance(self, number: int, tally: TallyLike, seconds: float) -> Job | TrialRecord:
         """Take in a tally: more images for a trial that nothing dominates, else its record."""
         flight = self._flights[number]
         flight.seconds += seconds
+        score = to_score(tally)
+        if not math.isfinite(score.value):
+            return self.fail(number, f"diverged: {score.metric} is {score.value}", 0.0)
         if flight.config.mode == "retrain" and flight.tuned is None:
             return self._judge_untuned(flight, tally)
         flight.tally = tally if flight.tally is None else flight.tally + tally
         score = to_score(flight.tally)
-        if not math.isfinite(score.value):
-            return self.fail(number, f"diverged: {score.metric} is {score.value}", 0.0)
         first = flight.stop == 0
         flight.stop = self.plan.few if first else self.plan.more
         if not first or self.plan.more == self.plan.few:
             return self._complete(number, flight, score, "")
         if self._undominated(_scored(flight.record, score)):
-            return Ask(number, flight.config, self.plan.few, self.plan.more)
+            return Job(number, flight.config, self.plan.few, self.plan.more)
         return self._complete(number, flight, score, f"after {self.plan.few} images: dominated")
 
-    def tuned(self, number: int, tuned: Tuned, seconds: float) -> Ask:
+    def tuned(self, number: int, tuned: Tuned, seconds: float) -> Job:
         """Take in a finished fine-tune: its weights are judged next."""
         flight = self._flights[number]
         flight.seconds += seconds
         flight.tuned = tuned
-        return Ask(number, flight.config, 0, self.plan.few)
+        return Job(number, flight.config, 0, self.plan.few)
 
     def _complete(self, number: int, flight: Flight, score: Score, stopped: str) -> TrialRecord:
         del self._flights[number]

@@ -15,7 +15,7 @@ from autotok.errors import RunDirectoryError
 
 from .clock import Clock
 from .comparison import compare_front
-from .engines.base import Engine, Job, Outcome
+from .engines.base import Engine, Outcome
 from .engines.local import InProcessEngine
 from .events import (
     Done,
@@ -26,7 +26,7 @@ from .events import (
     Started,
     TrialFinished,
 )
-from .flight import Ask
+from .flight import Job
 from .last_word import Final, last_word
 from .loop import REFERENCE, Search, plain_tally
 from .notes import study_note
@@ -261,7 +261,7 @@ class _Run:
             self.search.tallies[REFERENCE] = tally
             self.notes.note("uncompressed", plain_tally(tally))
 
-    def _fill(self, ask: Callable[[], Ask | None], closes: Callable[[int], str]) -> str:
+    def _fill(self, ask: Callable[[], Job | None], closes: Callable[[int], str]) -> str:
         """Keep the engine busy until `closes(open jobs)` gives a reason or nothing is left."""
         open_jobs, stopped_by = 0, ""
         while not stopped_by or open_jobs:
@@ -287,18 +287,18 @@ class _Run:
             return "finetunes"
         return "timeout_s" if self.clock.closes_promotions() else ""
 
-    def _submit(self, ask: Ask) -> None:
-        self.engine.submit(Job(ask.number, ask.config, ask.start, ask.stop, ask.task))
-        if ask.task == "finetune":
-            spec = ask.config.finetune
+    def _submit(self, job: Job) -> None:
+        self.engine.submit(job)
+        if job.task == "finetune":
+            spec = job.config.finetune
             length = "" if spec is None else spec.length
-            self.on_event(FineTuning(self._progress(), ask.number, ask.config, length))
+            self.on_event(FineTuning(self._progress(), job.number, job.config, length))
 
     def _collect(self) -> int:
         """Take one outcome; 1 if its trial is finished, 0 if it goes on."""
         outcome = self.engine.collect()
         number, step = outcome.job.number, self._take(outcome)
-        if isinstance(step, Ask):
+        if isinstance(step, Job):
             self._submit(step)
             if step.start:
                 self.on_event(Promoted(self._progress(), number, step.stop))
@@ -308,7 +308,7 @@ class _Run:
         self._write_trials()
         return 1
 
-    def _take(self, outcome: Outcome) -> Ask | TrialRecord:
+    def _take(self, outcome: Outcome) -> Job | TrialRecord:
         number = outcome.job.number
         if outcome.tuned is not None:
             return self.search.tuned(number, outcome.tuned, outcome.seconds)

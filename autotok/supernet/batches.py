@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone
 from autotok.errors import DataError
+from autotok.evaluation.augment import augmented
 from autotok.evaluation.data import DataSource, load_data
 from autotok.evaluation.demo import CANVAS, CLASS_NAMES, MEAN, STD, DemoDigits
 
 from .live_tokens import choose_live
 from .recipe import Recipe
 
-__all__ = ["Batch", "Batches", "CanvasData", "augmented", "held_out", "training_batches"]
+__all__ = ["Batch", "Batches", "CanvasData", "held_out", "training_batches"]
 
 TRAIN_SEED_STRIDE = 1_000_003
 ORDER_KEY, AUGMENT_KEY = 0x0EDE, 0xA06
@@ -144,26 +144,10 @@ class _Images:
         ]
         images, labels = self._data.batch(indices)
         assert labels is not None
-        if recipe.augment == "crop-flip":
-            images = augmented(images, np.random.default_rng([recipe.seed, step, AUGMENT_KEY]))
-        return Batch(images, labels)
+        own = np.random.default_rng([recipe.seed, step, AUGMENT_KEY])
+        return Batch(augmented(images, recipe.augment, own), labels)
 
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, total: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch, ORDER_KEY]).permutation(total)
-
-
-def augmented(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Images (B, C, H, W) shifted by up to an eighth (edges mirrored), half of them flipped."""
-    batch, _, height, width = images.shape
-    pad_h, pad_w = max(1, height // 8), max(1, width // 8)
-    padded = F.pad(images, (pad_w, pad_w, pad_h, pad_h), mode="reflect")
-    tops = rng.integers(0, 2 * pad_h + 1, batch)
-    lefts = rng.integers(0, 2 * pad_w + 1, batch)
-    flips = rng.random(batch) < 0.5
-    crops = []
-    for image, top, left, flip in zip(padded, tops, lefts, flips, strict=True):
-        crop = image[:, top : top + height, left : left + width]
-        crops.append(crop.flip(-1) if flip else crop)
-    return torch.stack(crops)

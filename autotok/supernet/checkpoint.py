@@ -16,7 +16,7 @@ from autotok.backbones.autoformer_spaces import is_supernet_checkpoint
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.errors import CheckpointError, ConfigError
-from autotok.files import replacing
+from autotok.files import write_state
 
 from .recipe import Recipe
 
@@ -111,7 +111,7 @@ def _sinusoids(grid: tuple[int, int], width: int) -> Tensor:
 
 
 def save_state(state: TrainingState, recipe: Recipe, path: Path) -> None:
-    """Write everything; a reader, or a kill, never meets half a file."""
+    """Write everything; a reader, a kill or a full disk never meets half a file."""
     data: dict[str, Any] = {
         "supernet": state.supernet.state_dict(),
         "ema": state.ema.state_dict(),
@@ -120,8 +120,7 @@ def save_state(state: TrainingState, recipe: Recipe, path: Path) -> None:
         "seconds": state.seconds,
         "recipe": json.dumps(recipe.past(state.step), default=str),
     }
-    with replacing(path) as temporary:
-        torch.save(data, temporary)
+    write_state(path, data)
 
 
 def restore_state(state: TrainingState, recipe: Recipe, path: Path) -> None:

@@ -15,6 +15,7 @@ from autotok.backbones.loading import CUSTOM, SUPERNETS, supernet_structure
 from autotok.backbones.supernet_file import spec_from_dict
 from autotok.config import SubnetSpec, checked_keys
 from autotok.errors import ConfigError, nearest
+from autotok.evaluation.augment import AUGMENTS
 from autotok.evaluation.demo import CANVAS, DemoDigits
 
 from .recipe import Distill, Recipe, Stage
@@ -22,7 +23,6 @@ from .sampling import KINDS, SAMPLINGS
 
 __all__ = ["load_recipe"]
 
-AUGMENTS = ("none", "crop-flip")
 WORDS = {
     "augment": AUGMENTS,
     "position_start": ("sinusoids", "normal"),

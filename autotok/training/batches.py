@@ -1,4 +1,4 @@
-"""Which images a step sees and how they are varied: pure functions of (seed, batch number)."""
+"""Which images a step sees: pure functions of (seed, batch number)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import hashlib
 import json
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
-from autotok.errors import ConfigError, nearest
 from autotok.evaluation.data import DataSource
 
-__all__ = ["AUGMENTS", "BatchOrder", "augmented", "check_augment", "data_identity"]
+__all__ = ["BatchOrder", "augmentation_draws", "data_identity"]
 
-AUGMENTS = ("none", "crop-flip")
 _ORDER, _CROP = 0x0BDE2, 0xC209F
 _IDENTITY_IMAGES = 16
 
@@ -63,30 +58,6 @@ def data_identity(data: DataSource) -> str:
     return digest.hexdigest()[:12]
 
 
-def check_augment(name: str) -> None:
-    """Raise `ConfigError` unless the augmentation is known."""
-    if name not in AUGMENTS:
-        raise ConfigError(
-            f"fine-tune augment '{name}' is unknown;{nearest(name, AUGMENTS)} known:"
-            f" {', '.join(AUGMENTS)}"
-        )
-
-
-def augmented(images: Tensor, name: str, seed: int, number: int) -> Tensor:
-    """Images (B, C, H, W) of batch `number`, cropped and flipped at random if `name` says so.
-
-    'crop-flip': reflect padding by an eighth of the side, a random crop back to size, and a
-    horizontal flip of every second image on average.
-    """
-    if name == "none":
-        return images
-    rng = np.random.default_rng([seed, _CROP, number])
-    height, width = images.shape[-2:]
-    pad_y, pad_x = height // 8, width // 8
-    padded = F.pad(images, (pad_x, pad_x, pad_y, pad_y), mode="reflect")
-    result = []
-    for image in padded:
-        top, left = int(rng.integers(2 * pad_y + 1)), int(rng.integers(2 * pad_x + 1))
-        view = image[:, top : top + height, left : left + width]
-        result.append(view.flip(-1) if rng.random() < 0.5 else view)
-    return torch.stack(result)
+def augmentation_draws(seed: int, number: int) -> np.random.Generator:
+    """The randomness that varies the images of batch `number`."""
+    return np.random.default_rng([seed, _CROP, number])

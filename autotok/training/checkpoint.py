@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autotok.errors import CheckpointError, RunDirectoryError
+from autotok.errors import CheckpointError
+from autotok.files import write_state
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 
@@ -30,20 +30,7 @@ def write_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str
     Raises:
         RunDirectoryError: the disk is full, or the folder cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save({"format": FORMAT, "identity": dict(identity), **state}, file)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch wraps what the file raises
-        partial.unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else error.__context__ or error
-        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0][:100]
-        raise RunDirectoryError(
-            f"checkpoint '{path}' cannot be written ({reason}); free some space, or choose another"
-            " folder, and start again"
-        ) from error
+    write_state(path, {"format": FORMAT, "identity": dict(identity), **state})
 
 
 def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:

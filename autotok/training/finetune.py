@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from autotok.compression.model import CompressedViT
 from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
+from autotok.evaluation.augment import augmented, check_augment
 from autotok.evaluation.data import DataSource
 
-from .batches import BatchOrder, augmented, check_augment, data_identity
+from .batches import BatchOrder, augmentation_draws, data_identity
 from .checkpoint import read_checkpoint, write_checkpoint
 from .distill import Objective, Teacher, check_losses
 from .precision import chunk_size, resolve_precision
@@ -249,7 +250,7 @@ def _gradients(run: _Run) -> float:
         torch.manual_seed(_stream(spec.seed, number))  # dropout
         indices = run.order.indices(number)
         images, labels = run.data.batch(indices)
-        images = augmented(images, spec.augment, spec.seed, number)
+        images = augmented(images, spec.augment, augmentation_draws(spec.seed, number))
         for first in range(0, len(indices), run.chunk):
             chosen = slice(first, first + run.chunk)
             share = len(indices[chosen]) / (len(indices) * spec.accumulate)

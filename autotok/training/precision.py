@@ -46,8 +46,8 @@ def chunk_size(facts: BackboneFacts, precision: str, device: torch.device) -> in
     """Images that go through forward and backward together; a batch is made of such chunks.
 
     On CPU as many as evaluation takes, so that activations stay in reused memory; in bf16 four
-    times as many where the attention map is spelled out (measured: 8.8 images/s against 6.3 with
-    one on the demo; float32 does not gain). On an accelerator everything at once.
+    times as many where the attention map is spelled out, which float32 gains nothing from. On an
+    accelerator everything at once.
     """
     if device.type != "cpu":
         return 2**30

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import autotok
-from autotok.api.handover import run_points
+from autotok.api.handover import points_of
 from autotok.evaluation.paired import compare
 from autotok.report.plots import pareto_png
 from autotok.report.points import Point, metric_of
@@ -102,9 +102,8 @@ def report(run: autotok.Run) -> None:
 
 def draw(run: autotok.Run, found: dict[str, Any]) -> None:
     """The run's picture, without the name of the folder its images were in."""
-    roles = {key: found[key] for key in ("front", "best", "controls", "reference", "comparisons")}
     trials = [Point.from_row(row, METRIC) for row in run.trials().to_dict("records")]
-    points = [*run_points(**roles), *(p for p in trials if p.quality is not None)]
+    points = [*points_of(found), *(p for p in trials if p.quality is not None)]
     budget = min(b.limit for b in found["budgets"]) / 1e9
     title = f"{run.config['question']['backbone']} on CIFAR-10, budget 50 %"
     pareto_png(HERE / "pareto.png", points, METRIC, budget_macs_g=budget, title=title)

@@ -79,7 +79,7 @@ def test_lost_weights_are_said_in_one_sentence(run: autotok.Run, tmp_path: Path)
         run.load(other)
 
 
-def test_worker_processes_give_the_front_of_one_process(
+def test_worker_processes_finish_a_search_of_a_real_model(
     run: autotok.Run, space: Path, tmp_path: Path
 ) -> None:
     again = autotok.search(

@@ -22,8 +22,9 @@ from autotok.backbones.loading import load_backbone, load_supernet, supernet_str
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.supernet_file import save_supernet
 from autotok.errors import CheckpointError, ConfigError, DataError, RunDirectoryError
+from autotok.evaluation.augment import augmented
 from autotok.evaluation.demo import DemoDigits
-from autotok.supernet.batches import augmented, training_batches
+from autotok.supernet.batches import training_batches
 from autotok.supernet.checkpoint import fresh_state
 from autotok.supernet.judge import judge
 from autotok.supernet.live_tokens import choose_live, forward_live
@@ -304,7 +305,7 @@ def test_every_epoch_shows_every_image_once(tmp_path: Path) -> None:
 
 def test_augmented_images_are_shifted_and_flipped_by_their_seed() -> None:
     images = torch.arange(2 * 64, dtype=torch.float32).reshape(2, 1, 8, 8).repeat(8, 1, 1, 1)
-    once, again = (augmented(images, np.random.default_rng(3)) for _ in range(2))
+    once, again = (augmented(images, "crop-flip", np.random.default_rng(3)) for _ in range(2))
     assert torch.equal(once, again)
     assert once.shape == images.shape
     assert not torch.equal(once, images)

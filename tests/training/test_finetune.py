@@ -12,9 +12,10 @@ from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
-from autotok.errors import ConfigError, Diverged
+from autotok.errors import Diverged, UnknownName
+from autotok.evaluation.augment import augmented
 from autotok.training import finetune as room
-from autotok.training.batches import BatchOrder, augmented
+from autotok.training.batches import BatchOrder, augmentation_draws
 from autotok.training.distill import Teacher
 from autotok.training.finetune import FineTuneProgress, finetune
 from autotok.training.schedule import make_optimizer, make_plan, make_schedule, set_lr
@@ -176,12 +177,14 @@ def test_a_short_fine_tune_draws_its_own_images_only() -> None:
 
 def test_crops_and_flips_depend_on_seed_and_batch_alone() -> None:
     images = torch.arange(2 * 16 * 16.0).reshape(2, 1, 16, 16)
-    first = augmented(images, "crop-flip", 0, 3)
+    first, again, other = (
+        augmented(images, "crop-flip", augmentation_draws(0, number)) for number in (3, 3, 4)
+    )
     assert first.shape == images.shape
-    assert torch.equal(first, augmented(images, "crop-flip", 0, 3))
-    assert not torch.equal(first, augmented(images, "crop-flip", 0, 4))
-    assert augmented(images, "none", 0, 3) is images
-    with pytest.raises(ConfigError, match="did you mean 'crop-flip'"):
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert augmented(images, "none", augmentation_draws(0, 3)) is images
+    with pytest.raises(UnknownName, match="did you mean 'crop-flip'"):
         tuned(dataclasses.replace(SPEC, augment="cropflip"))
 
 

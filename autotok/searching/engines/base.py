@@ -7,26 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from autotok.config import CompressionConfig
-
+from ..flight import Job
 from ..problem import TallyLike, Tuned, Worker
 
 __all__ = ["Engine", "Job", "Outcome", "WorkerFactory", "failure", "run_job"]
 
 WorkerFactory = Callable[[], Worker]
 """Makes a worker in another process: must pickle, and builds everything from plain data."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """Evaluate a configuration on images [start, stop) of the seeded order, or fine-tune it."""
-
-    number: int
-    config: CompressionConfig
-    start: int = 0
-    stop: int = 0
-    task: str = "evaluate"
-    """'evaluate' or 'finetune'."""
 
 
 @dataclass(frozen=True)

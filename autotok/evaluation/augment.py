@@ -1,0 +1,41 @@
+"""Variation of training images, by name: pure functions of the images and a generator."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from autotok.errors import UnknownName
+
+__all__ = ["AUGMENTS", "augmented", "check_augment"]
+
+AUGMENTS = ("none", "crop-flip")
+
+
+def check_augment(name: str) -> None:
+    """Raise `UnknownName` unless the augmentation is known."""
+    if name not in AUGMENTS:
+        raise UnknownName("augmentation", name, AUGMENTS)
+
+
+def augmented(images: Tensor, name: str, rng: np.random.Generator) -> Tensor:
+    """Images (B, C, H, W), varied as `name` says.
+
+    'crop-flip': reflect padding by an eighth of the side, a random crop back to size, and a
+    horizontal flip of every second image on average.
+    """
+    if name == "none":
+        return images
+    batch, _, height, width = images.shape
+    pad_y, pad_x = max(1, height // 8), max(1, width // 8)
+    padded = F.pad(images, (pad_x, pad_x, pad_y, pad_y), mode="reflect")
+    tops = rng.integers(0, 2 * pad_y + 1, batch)
+    lefts = rng.integers(0, 2 * pad_x + 1, batch)
+    flips = rng.random(batch) < 0.5
+    crops = []
+    for image, top, left, flip in zip(padded, tops, lefts, flips, strict=True):
+        crop = image[:, top : top + height, left : left + width]
+        crops.append(crop.flip(-1) if flip else crop)
+    return torch.stack(crops)
