@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["Extra", "Needs", "Parked", "Taps", "Tokens"]
+__all__ = ["AttentionRule", "Extra", "Needs", "Parked", "Taps", "Tokens"]
 
 
 class Needs(enum.Flag):
@@ -40,6 +40,12 @@ class Needs(enum.Flag):
     """Patch embeddings before the position table was added, (B, n, C), and the table, (n, C)."""
     IMAGE = enum.auto()
     """The normalised input image, (B, channels, height, width)."""
+    NORMED = enum.auto()
+    """What the block's attention reads: its first norm's output, (B, N, C). Free."""
+    CLS_QUERY = enum.auto()
+    """The class token's query alone, (B, H, 1, D), after any query norm, unscaled. Free."""
+    HEAD_OUTPUTS = enum.auto()
+    """Attention's output per head before the projection, (B, H, N, D). Free."""
 
 
 NEEDS_MAP = Needs.ATTENTION | Needs.COLUMN_MEANS
@@ -60,6 +66,10 @@ class Taps:
     def names(self) -> tuple[str, ...]:
         """Names of the values that were asked for."""
         return tuple(self._values)
+
+    def having(self, name: str, value: Tensor) -> Taps:
+        """These taps and one more."""
+        return Taps({**self._values, name: value})
 
     def _get(self, name: str) -> Tensor:
         if name not in self._values:
@@ -100,6 +110,21 @@ class Taps:
     def attention(self) -> Tensor:
         """(B, H, N, N), rows sum to 1."""
         return self._get("attention")
+
+    @property
+    def normed(self) -> Tensor:
+        """(B, N, C), the tokens after the block's first norm."""
+        return self._get("normed")
+
+    @property
+    def cls_query(self) -> Tensor:
+        """(B, H, 1, D), the query of token 0, unscaled."""
+        return self._get("cls_query")
+
+    @property
+    def head_outputs(self) -> Tensor:
+        """(B, H, N, D), what each head's attention gives, before the projection."""
+        return self._get("head_outputs")
 
     @property
     def patch_embedding(self) -> Tensor:
@@ -143,6 +168,21 @@ class Parked:
 
 
 @dataclass(frozen=True)
+class AttentionRule:
+    """How softmax departs from the plain one; travels with the tokens it is about."""
+
+    diagonal: bool = True
+    """With `Tokens.mask`: a dropped token still sees itself."""
+    epsilon: float = 1e-6
+    """With `Tokens.mask`: added to numerator (over N) and denominator."""
+    sparsity: float = 1.0
+    """Share of each head's map that stays; the smallest entries become 0 (GTP)."""
+
+
+PLAIN_RULE = AttentionRule()
+
+
+@dataclass(frozen=True)
 class Tokens:
     """The live tokens and every fact that travels with them.
 
@@ -164,6 +204,11 @@ class Tokens:
     """(B, n, N0) bool, which original patches a token holds; None where nobody asked."""
     mask: Tensor | None = None
     """(B, n), 1 live and 0 dropped, soft or hard, during masked training; None means all live."""
+    live: Tensor | None = None
+    """(B, n) bool; False is padding of an image that kept fewer tokens than its batch neighbours.
+    Live ones come first. None means all live; a batch of one has no padding."""
+    rule: AttentionRule = PLAIN_RULE
+    """How the mask enters attention, and how sparse attention is."""
     parked: tuple[Parked, ...] = ()
     """Tokens frozen for now, one entry per time something was parked; `recall` empties it."""
     extras: Mapping[str, Extra] = field(default_factory=dict)

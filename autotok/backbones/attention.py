@@ -8,7 +8,9 @@ out, because its value side needs it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,15 +18,28 @@ from torch.nn import functional as F
 
 from autotok.tokens import NEEDS_MAP, Needs, Taps, Tokens
 
-__all__ = ["RelativeTables", "attention", "key_bias", "relative_attention"]
+__all__ = ["RelativeTables", "attention", "key_bias", "relative_attention", "scouted"]
 
 
 def key_bias(tokens: Tokens, dtype: torch.dtype) -> Tensor | None:
-    """(B, N) to add to every key's logit: log of its size (1 for prefix tokens), if any."""
-    if tokens.size is None:
-        return None
-    log_size = tokens.size.to(torch.float32).log().to(dtype)
-    return F.pad(log_size, (tokens.num_prefix, 0))
+    """(B, N) to add to every key's logit: log of its size (1 for prefix tokens), -inf for padding.
+
+    None where there is neither. Sizes that are being learned are left to the product form.
+    """
+    bias = None
+    if tokens.size is not None and not tokens.size.requires_grad:
+        bias = tokens.size.to(torch.float32).log().to(dtype)
+    if tokens.live is not None:
+        zeros = tokens.x.new_zeros(tokens.live.shape, dtype=dtype) if bias is None else bias
+        bias = zeros.masked_fill(~tokens.live, -torch.inf)
+    return None if bias is None else F.pad(bias, (tokens.num_prefix, 0))
+
+
+def needs_map(tokens: Tokens, needs: Needs) -> bool:
+    """Whether the map itself has to be computed."""
+    learned = tokens.size is not None and tokens.size.requires_grad
+    shaped = tokens.mask is not None or tokens.rule.sparsity < 1.0
+    return bool(needs & NEEDS_MAP) or shaped or learned
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, tokens: Tokens, needs: Needs) -> tuple[Tensor, Taps]:
@@ -34,12 +49,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, tokens: Tokens, needs: Needs) -> 
     """
     scale = q.shape[-1] ** -0.5
     bias = key_bias(tokens, q.dtype)
-    if needs & NEEDS_MAP or tokens.mask is not None:
+    if needs_map(tokens, needs):
         logits = (q * scale) @ k.transpose(-2, -1)
         if bias is not None:
             logits = logits + bias[:, None, None, :]
         weights = _softmax(logits, tokens)
-        return weights @ v, _taps(q, k, v, needs, weights)
+        out = weights @ v
+        return out, _taps(q, k, v, needs, weights, out=out)
     bias_rows = None if bias is None else bias[:, None, None, :]
     if bias_rows is not None:
         bias_rows = bias_rows.expand(-1, 1, q.shape[2], -1)
@@ -50,26 +66,49 @@ def attention(q: Tensor, k: Tensor, v: Tensor, tokens: Tokens, needs: Needs) -> 
         if bias is not None:
             row = row + bias[:, None, None, :]
         cls_row = row.softmax(dim=-1)[:, :, 0]
-    return out, _taps(q, k, v, needs, None, cls_row)
+    return out, _taps(q, k, v, needs, None, cls_row, out)
 
 
 def _softmax(logits: Tensor, tokens: Tokens) -> Tensor:
-    """Softmax over keys; with a mask, dropped tokens are seen by nobody but themselves.
+    """Softmax over keys (B, H, N, N) as mask, learned sizes and rule of the tokens shape it.
 
-    Masked form (DynamicViT, section "policy"): the row maximum runs over all keys, e = 1e-6 keeps
-    an empty row finite.
+    Masked form (DynamicViT's policy): dropped tokens are seen by nobody but themselves, the row
+    maximum runs over all keys, a small e keeps an empty row finite. Sizes being learned multiply
+    the exponentials: the same value as a log bias, and a gradient where a size reaches 0.
     """
-    if tokens.mask is None:
-        return logits.softmax(dim=-1)
-    total = logits.shape[-1]
-    mask = F.pad(tokens.mask.to(torch.float32), (tokens.num_prefix, 0), value=1.0)  # (B, N)
-    eye = torch.eye(total, device=logits.device)
-    policy = mask[:, None, None, :] * (1.0 - eye) + eye  # (B, 1, N, N)
-    logits32 = logits.to(torch.float32)
-    raw = (logits32 - logits32.amax(dim=-1, keepdim=True)).exp() * policy
-    epsilon = 1e-6
+    learned = tokens.size is not None and tokens.size.requires_grad
+    if tokens.mask is None and not learned:
+        return _sparse(logits.softmax(dim=-1), tokens.rule.sparsity)
+    total, rule = logits.shape[-1], tokens.rule
+    logits32 = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    raw = (logits32 - logits32.amax(dim=-1, keepdim=True)).exp()
+    epsilon = 0.0
+    if tokens.mask is not None:
+        epsilon = rule.epsilon
+        mask = F.pad(tokens.mask.to(raw.dtype), (tokens.num_prefix, 0), value=1.0)  # (B, N)
+        policy = mask[:, None, None, :]
+        if rule.diagonal:
+            eye = torch.eye(total, dtype=raw.dtype, device=logits.device)
+            policy = policy * (1.0 - eye) + eye  # (B, 1, N, N)
+        raw = raw * policy
+    if learned:
+        assert tokens.size is not None
+        size = F.pad(tokens.size.to(raw.dtype), (tokens.num_prefix, 0), value=1.0)
+        raw = raw * size[:, None, None, :]
     weights = (raw + epsilon / total) / (raw.sum(dim=-1, keepdim=True) + epsilon)
-    return weights.to(logits.dtype)
+    return _sparse(weights.to(logits.dtype), rule.sparsity)
+
+
+def _sparse(weights: Tensor, sparsity: float) -> Tensor:
+    """The map with each head's smallest entries at 0, no renormalisation (GTP)."""
+    if sparsity >= 1.0:
+        return weights
+    flat = weights.flatten(2)
+    smallest = int(flat.shape[-1] * (1.0 - sparsity) + 1e-9)
+    if smallest < 1:
+        return weights
+    limit = flat.kthvalue(smallest, dim=-1, keepdim=True).values
+    return torch.where(flat < limit, 0.0, flat).view_as(weights)
 
 
 def _taps(
@@ -79,6 +118,7 @@ def _taps(
     needs: Needs,
     weights: Tensor | None,
     cls_row: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Taps:
     values: dict[str, Tensor] = {}
     if needs & Needs.KEYS:
@@ -87,6 +127,11 @@ def _taps(
         values["queries"] = q
     if needs & Needs.VALUES:
         values["values"] = v
+    if needs & Needs.CLS_QUERY:
+        values["cls_query"] = q[:, :, :1]
+    if needs & Needs.HEAD_OUTPUTS:
+        assert out is not None
+        values["head_outputs"] = out
     if needs & Needs.CLS_ATTENTION:
         row = weights[:, :, 0] if weights is not None else cls_row
         assert row is not None
@@ -97,6 +142,58 @@ def _taps(
     if needs & Needs.ATTENTION:
         assert weights is not None
         values["attention"] = weights
+    return Taps(values)
+
+
+class Projection(Protocol):
+    """A linear layer's numbers."""
+
+    @property
+    def weight(self) -> Tensor: ...
+
+    @property
+    def bias(self) -> Tensor | None: ...
+
+
+def scouted(
+    normed: Tensor,
+    qkv: Projection,
+    head_dim: int,
+    needs: Needs,
+    norms: Sequence[Callable[[Tensor], Tensor]] = (),
+) -> Taps:
+    """Taps of a block's projections without its attention; only those asked for are computed.
+
+    Args:
+        normed: (B, N, C), the tokens after the block's first norm.
+        qkv: The joint projection, queries first, then keys and values, (3 H D, C).
+        head_dim: D.
+        needs: NORMED, QUERIES, CLS_QUERY, KEYS, VALUES.
+        norms: What queries and keys go through afterwards, if anything.
+    """
+    parts = zip(
+        ("queries", "keys", "values"),
+        (Needs.QUERIES, Needs.KEYS, Needs.VALUES),
+        range(3),
+        strict=True,
+    )
+    values: dict[str, Tensor] = {}
+    if needs & Needs.NORMED:
+        values["normed"] = normed
+    inner = qkv.weight.shape[0] // 3
+
+    def project(rows: Tensor, part: int) -> Tensor:
+        own = slice(part * inner, (part + 1) * inner)
+        bias = None if qkv.bias is None else qkv.bias[own]
+        heads = F.linear(rows, qkv.weight[own], bias).unflatten(-1, (-1, head_dim))
+        heads = heads.transpose(1, 2)  # (B, H, N, D)
+        return norms[part](heads) if part < len(norms) else heads
+
+    for name, need, part in parts:
+        if needs & need:
+            values[name] = project(normed, part)
+    if needs & Needs.CLS_QUERY:
+        values["cls_query"] = project(normed[:, :1], 0)
     return Taps(values)
 
 
@@ -160,7 +257,7 @@ def relative_attention(
             zeros.scatter_add(-1, pairs[1][:, None].expand(shape), weights),
         )
     out = weights @ v + bins[0] @ tables.value_rows + bins[1] @ tables.value_columns
-    return out, _taps(q, k, v, needs, weights)
+    return out, _taps(q, k, v, needs, weights, out=out)
 
 
 def _offset_index(extent: int, max_offset: int, device: torch.device) -> Tensor:

@@ -19,7 +19,7 @@ from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
-from .attention import RelativeTables, relative_attention
+from .attention import RelativeTables, relative_attention, scouted
 from .base import Backbone, pool_mean
 
 __all__ = ["AutoFormer", "SupernetSpec", "subnet_facts"]
@@ -156,11 +156,21 @@ class AutoFormerBase(Backbone):
     def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:
         block = self._block(index)
         batch, count, _ = tokens.x.shape
-        qkv = block.qkv(block.norm1(tokens.x))
+        normed = block.norm1(tokens.x)
+        qkv = block.qkv(normed)
+        if not needs & Needs.NORMED:
+            del normed  # attention's memory peaks without it
         qkv = qkv.reshape(batch, count, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # (B, H, N, D)
         out, taps = relative_attention(q, k, v, block.tables, tokens, needs)
+        if needs & Needs.NORMED:
+            taps = taps.having("normed", normed)
         return block.proj(out.transpose(1, 2).flatten(2)), taps
+
+    def scout(self, index: int, tokens: Tokens, needs: Needs) -> Taps:
+        block = self._block(index)
+        head_dim = block.tables.key_rows.shape[1]
+        return scouted(block.norm1(tokens.x), block.qkv, head_dim, needs)
 
     def feed(self, index: int, tokens: Tokens) -> Tensor:
         block = self._block(index)
@@ -171,7 +181,7 @@ class AutoFormerBase(Backbone):
         normed = tokens.with_x(stem.norm(tokens.x))
         if self.facts.pooling == "cls":
             return stem.head(normed.x[:, 0])
-        return stem.head(pool_mean(normed.patches, tokens.size, tokens.mask))
+        return stem.head(pool_mean(normed.patches, tokens))
 
     def stem_tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Patch weight (E, channels, p, p), patch bias (E,), class token, position table."""

@@ -47,6 +47,13 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def scout(self, index: int, tokens: Tokens, needs: Needs) -> Taps:
+        """NORMED, KEYS, QUERIES and VALUES that block `index` would have of these tokens.
+
+        For methods that choose before a block; costs the norm and the projections asked for.
+        """
+        raise NotImplementedError
+
     def feed(self, index: int, tokens: Tokens) -> Tensor:
         """The MLP branch of block `index`, (B, N, C)."""
         raise NotImplementedError
@@ -54,7 +61,7 @@ class Backbone(nn.Module):
     def readout(self, tokens: Tokens) -> Tensor:
         """Logits (B, num_classes), or pooled features (B, C) of a headless model.
 
-        Means over tokens are weighted by `tokens.size` where present.
+        Means over tokens are weighted by `tokens.size` where present and leave padding out.
         """
         raise NotImplementedError
 
@@ -71,12 +78,12 @@ class Backbone(nn.Module):
         return tokens
 
 
-def pool_mean(patches: Tensor, size: Tensor | None, mask: Tensor | None) -> Tensor:
-    """(B, C) mean over patch tokens (B, n, C), weighted by size and mask (B, n) where given."""
-    if size is None and mask is None:
+def pool_mean(patches: Tensor, tokens: Tokens) -> Tensor:
+    """(B, C) mean over patch features (B, n, C), by the tokens' size, mask and padding."""
+    if tokens.size is None and tokens.mask is None and tokens.live is None:
         return patches.mean(dim=1)
     weights = patches.new_ones(patches.shape[:2])
-    for factor in (size, mask):
+    for factor in (tokens.size, tokens.mask, tokens.live):
         if factor is not None:
             weights = weights * factor.to(weights.dtype)
     return (patches * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True)

@@ -17,7 +17,7 @@ from autotok.errors import CheckpointError, UnknownName, UnsupportedBackbone
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
-from .attention import attention
+from .attention import attention, scouted
 from .base import Backbone, pool_mean, prove
 from .torchvision_shim import ensure_torchvision
 
@@ -95,13 +95,23 @@ class TimmViT(Backbone):
         block = self.model.blocks[index]
         attn = block.attn
         batch, count, _ = tokens.x.shape
-        qkv = attn.qkv(block.norm1(tokens.x)).reshape(
-            batch, count, 3, attn.num_heads, attn.head_dim
-        )
+        normed = block.norm1(tokens.x)
+        qkv = attn.qkv(normed).reshape(batch, count, 3, attn.num_heads, attn.head_dim)
+        if not needs & Needs.NORMED:
+            del normed  # attention's memory peaks without it
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, D)
         out, taps = attention(attn.q_norm(q), attn.k_norm(k), v, tokens, needs)
+        if needs & Needs.NORMED:
+            taps = taps.having("normed", normed)
         out = attn.norm(out.transpose(1, 2).reshape(batch, count, attn.attn_dim))
         return block.drop_path1(block.ls1(attn.proj_drop(attn.proj(out)))), taps
+
+    def scout(self, index: int, tokens: Tokens, needs: Needs) -> Taps:
+        block = self.model.blocks[index]
+        attn = block.attn
+        normed = block.norm1(tokens.x)
+        norms = (attn.q_norm, attn.k_norm, nn.Identity())
+        return scouted(normed, attn.qkv, attn.head_dim, needs, norms)
 
     def feed(self, index: int, tokens: Tokens) -> Tensor:
         block = self.model.blocks[index]
@@ -112,9 +122,14 @@ class TimmViT(Backbone):
         model = self.model
         x = model.norm(tokens.x)
         logits: Tensor
-        if self.facts.pooling == "mean" and (tokens.size is not None or tokens.mask is not None):
-            pooled = pool_mean(x[:, tokens.num_prefix :], tokens.size, tokens.mask)
+        uneven = any(part is not None for part in (tokens.size, tokens.mask, tokens.live))
+        if self.facts.pooling == "mean" and uneven:
+            pooled = pool_mean(x[:, tokens.num_prefix :], tokens)
             logits = model.head(model.head_drop(model.fc_norm(pooled)))
+        elif self.facts.pooling == "map" and tokens.live is not None:
+            counts = tokens.live.sum(dim=1) + tokens.num_prefix
+            rows = [model.forward_head(x[i : i + 1, :n]) for i, n in enumerate(counts.tolist())]
+            logits = torch.cat(rows)  # timm's pooling takes no mask: image by image
         else:
             logits = model.forward_head(x)
         return logits

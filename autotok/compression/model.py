@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 from autotok.config import CompressionConfig
-from autotok.methods.base import Count, Placement, TokenReducer
+from autotok.methods.base import Count, Placement, Span, TokenReducer
 from autotok.tokens import Needs, Taps, Tokens, naive_coords
 
 from .schedule import Schedule
@@ -30,6 +31,11 @@ class Watch:
     """Per block of `after`: the tokens that left it."""
     taps: dict[int, tuple[Tokens, Taps]] = field(default_factory=dict)
     """Per block of `inside`: the tokens its attention saw, and the taps."""
+    counting: bool = False
+    """Whether to count live patch tokens."""
+    counts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Per block, if `counting`: live patch tokens in its attention and in its MLP, (B,) each;
+    under the number of blocks, those at the read-out, twice."""
 
 
 class CompressedViT(nn.Module):
@@ -57,6 +63,19 @@ class CompressedViT(nn.Module):
         for reducer in reducers.values():
             self._embed_needs |= reducer.needs & (Needs.EMBEDDING | Needs.IMAGE | Needs.GRID)
         self._proportional = any(r.proportional_attention for r in reducers.values())
+        self._hearing = self._listeners()
+
+    def _listeners(self) -> dict[int, Needs]:
+        """Blocks whose attention the method wants to hear of, and what."""
+        if not self._at:
+            return {}
+        first = next(iter(self._at.values()))
+        layers, facts = tuple(self._at), self.backbone.facts
+        options = first.resolve_options(self.config.options)
+        wanted = {
+            layer: first.listens(layer, layers, facts, options) for layer in range(facts.num_blocks)
+        }
+        return {layer: needs for layer, needs in wanted.items() if needs}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, channels, height, width)."""
@@ -80,13 +99,15 @@ class CompressedViT(nn.Module):
                     tokens = reducer.before_last(tokens)
             tokens, taps = self._attended(layer, tokens, embedded, watch)
             embedded = Taps()  # only the first layer can ask for it
-            tokens = self._fed(layer, tokens, taps)
+            tokens = self._fed(layer, tokens, taps, watch)
             for reducer in reducers:
                 tokens = reducer.after_block(layer, tokens)
             if watch is not None and layer in watch.after:
                 watch.tokens[layer] = tokens
         for reducer in reducers:
             tokens = reducer.finish(tokens)
+        if watch is not None and watch.counting:
+            watch.counts[last + 1] = (live_counts(tokens), live_counts(tokens))
         return tokens
 
     # A block is two calls, so that what a half no longer needs is freed before the other peaks.
@@ -97,25 +118,36 @@ class CompressedViT(nn.Module):
         """First half of a block; the taps come back only for a reduction after the block."""
         reducer = self._at.get(layer)
         placement = None if reducer is None else reducer.placement
-        if placement is Placement.BEFORE_BLOCKS:
+        if reducer is not None and placement is Placement.BEFORE_BLOCKS:
             tokens = self._reduce(layer, tokens, embedded)
-        elif placement is Placement.BEFORE:
-            tokens = self._reduce(layer, tokens, Taps())
+        elif reducer is not None and placement is Placement.BEFORE:
+            idle = not reducer.needs or self._is_idle(layer)
+            taps = Taps() if idle else self.backbone.scout(layer, tokens, reducer.needs)
+            tokens = self._reduce(layer, tokens, taps)
+            del taps
         needs = Needs.NONE
         if reducer is not None and placement in (Placement.MID, Placement.AFTER):
-            needs = Needs.NONE if self._is_idle(layer, tokens) else reducer.needs
+            needs = Needs.NONE if self._is_idle(layer) else reducer.needs
+        heard = self._hearing.get(layer, Needs.NONE)
         wanted = Needs.NONE if watch is None else watch.inside.get(layer, Needs.NONE)
-        branch, taps = self.backbone.attend(layer, self._seen(tokens), needs | wanted)
-        if watch is not None and wanted:
-            watch.taps[layer] = (tokens, taps)
+        branch, taps = self.backbone.attend(layer, self._seen(tokens), needs | heard | wanted)
+        if watch is not None:
+            if wanted:
+                watch.taps[layer] = (tokens, taps)
+            if watch.counting:
+                watch.counts[layer] = (live_counts(tokens), live_counts(tokens))
         tokens = tokens.with_x(tokens.x + branch)
         del branch
+        if heard:
+            tokens = next(iter(self._at.values())).hear(layer, tokens, taps)
         if placement is Placement.MID:
             tokens = self._reduce(layer, tokens, taps)
         return tokens, taps if placement is Placement.AFTER else Taps()
 
-    def _fed(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
+    def _fed(self, layer: int, tokens: Tokens, taps: Taps, watch: Watch | None) -> Tokens:
         """Second half of a block."""
+        if watch is not None and watch.counting:
+            watch.counts[layer] = (watch.counts[layer][0], live_counts(tokens))
         tokens = tokens.with_x(tokens.x + self.backbone.feed(layer, tokens))
         reducer = self._at.get(layer)
         if reducer is not None and reducer.placement is Placement.AFTER:
@@ -123,14 +155,16 @@ class CompressedViT(nn.Module):
         return tokens
 
     def _reduce(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
-        if self._is_idle(layer, tokens):
+        if self._is_idle(layer):
             return tokens
         return self._at[layer].reduce(tokens, taps, self._keep[layer])
 
-    def _is_idle(self, layer: int, tokens: Tokens) -> bool:
+    def _is_idle(self, layer: int) -> bool:
         """Nothing goes at this reduction layer, so its taps are not computed either."""
-        static = self._at[layer].count is Count.STATIC
-        return static and self._keep[layer] == tokens.num_patches
+        reducer = self._at[layer]
+        if reducer.count is Count.ADAPTIVE or reducer.span is Span.STAGE:
+            return False
+        return reducer.site.num_keep == reducer.site.num_entering
 
     def _seen(self, tokens: Tokens) -> Tokens:
         """Tokens as attention sees them: sizes only if proportional, positions as configured."""
@@ -140,3 +174,25 @@ class CompressedViT(nn.Module):
             coords = naive_coords(tokens.num_patches, device=tokens.x.device)
             tokens = dataclasses.replace(tokens, coords=coords.expand(tokens.x.shape[0], -1, -1))
         return tokens
+
+    # --- what the method learned
+
+    def emitted(self) -> CompressionConfig:
+        """The configuration, with the amounts that training or calibration found."""
+        if not self._at:
+            return self.config
+        return next(iter(self._at.values())).emit(self._at, self.config)
+
+    def deploy(self) -> CompressedViT:
+        """This model without what only training needs."""
+        for reducer in self._at.values():
+            reducer.deploy()
+        return self
+
+
+def live_counts(tokens: Tokens) -> Tensor:
+    """(B,) int64: patch tokens of each image, padding left out."""
+    if tokens.live is not None:
+        return tokens.live.sum(dim=1)
+    batch = tokens.x.shape[0]
+    return torch.full((batch,), tokens.num_patches, device=tokens.x.device)

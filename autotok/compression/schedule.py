@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from autotok.config import CompressionConfig, Reduction, round_count
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Count, Placement, Site, TokenReducer
+from autotok.methods.base import Count, Placement, Site, Span, TokenReducer
 from autotok.methods.registry import check_compatible, get_method
 
 __all__ = ["Schedule", "realise"]
@@ -45,27 +47,27 @@ def realise(config: CompressionConfig, facts: BackboneFacts) -> Schedule:
         raise ConfigError(
             f"method '{method.name}' reduces once, but {len(config.reductions)} layers are given"
         )
-    entering = facts.num_patches
-    at_layer = {r.layer: r for r in config.reductions}
-    sites: list[Site] = []
-    attention: list[int] = []
-    mlp: list[int] = []
-    for layer in range(facts.num_blocks):
-        site = None
-        if layer in at_layer:
-            site = _site(config, at_layer.pop(layer), method, entering, facts)
-            sites.append(site)
-        leaving = entering if site is None else site.num_keep
-        before = method.placement in (Placement.BEFORE, Placement.BEFORE_BLOCKS)
-        attention.append(leaving if before else entering)
-        mlp.append(entering if method.placement is Placement.AFTER else leaving)
-        entering = leaving
-    if at_layer:
+    layers = tuple(r.layer for r in config.reductions)
+    beyond = [layer for layer in layers if layer >= facts.num_blocks]
+    if beyond:
         raise ConfigError(
-            f"layer {min(at_layer)} cannot reduce: backbone '{facts.name}' has"
+            f"layer {beyond[0]} cannot reduce: backbone '{facts.name}' has"
             f" {facts.num_blocks} blocks (0-{facts.num_blocks - 1})"
         )
-    return Schedule(tuple(sites), tuple(attention), tuple(mlp), entering)
+    parks = method.span is not Span.REST
+    entering, sites = facts.num_patches, []
+    for index, reduction in enumerate(config.reductions):
+        site = _site(config, reduction, method, entering, facts)
+        sites.append(replace(site, index=index, layers=layers))
+        entering = entering if parks else site.num_keep
+    counts = np.array([[site.num_keep for site in sites]], dtype=np.int64)
+    found = method.occupancy(layers, counts, facts, method.resolve_options(config.options))
+    return Schedule(
+        tuple(sites),
+        tuple(found.attention[0].tolist()),
+        tuple(found.mlp[0].tolist()),
+        int(found.readout[0]),
+    )
 
 
 def _site(
@@ -91,10 +93,9 @@ def _site(
             f"layer {layer} gives neither keep_ratio nor num_keep, which method"
             f" '{method.name}' needs"
         )
-    limit = facts.num_patches if method.may_rise else entering
-    if keep > limit:
+    if keep > entering:
         raise ConfigError(
-            f"layer {layer} is asked to keep {keep} patch tokens, but only {limit} arrive there"
+            f"layer {layer} is asked to keep {keep} patch tokens, but only {entering} arrive there"
         )
     low, high = method.feasible(entering, options)
     if keep != entering and not low <= keep <= high:

@@ -8,23 +8,34 @@ patch tokens to keep. Nothing else of the model is visible to it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autotok.config import Primitive
+from autotok.config import CompressionConfig, Primitive
 from autotok.errors import ConfigError, nearest
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-__all__ = ["Count", "Counts", "Kind", "Option", "Placement", "Site", "TokenReducer", "Training"]
+from .lessons import Lesson, TrainingRecipe
+from .occupancy import Counts, Occupancy, Placement, Span, occupancy
 
-Counts = NDArray[np.int64]
-"""Patch-token counts of many candidate schedules at once, (M,)."""
+__all__ = [
+    "Count",
+    "Counts",
+    "Kind",
+    "Lesson",
+    "Option",
+    "Placement",
+    "Site",
+    "Span",
+    "TokenReducer",
+    "Training",
+    "TrainingRecipe",
+]
 
 
 class Kind(enum.Enum):
@@ -35,15 +46,6 @@ class Kind(enum.Enum):
     MERGE = "merge"
     POOL = "pool"
     HYBRID = "hybrid"
-
-
-class Placement(enum.Enum):
-    """Where a reduction happens, relative to the block of its layer."""
-
-    BEFORE_BLOCKS = "before the blocks"
-    BEFORE = "before a block"
-    MID = "between attention and MLP"
-    AFTER = "after a block"
 
 
 class Training(enum.Enum):
@@ -108,8 +110,17 @@ class Site:
     num_entering: int
     """Patch tokens arriving."""
     num_keep: int
-    """Patch tokens leaving."""
+    """Patch tokens leaving; for adaptive methods the nominal number."""
     facts: BackboneFacts
+    index: int = 0
+    """Number of this reduction layer, from 0."""
+    layers: tuple[int, ...] = ()
+    """All reduction layers, rising; empty where only this one is known."""
+
+    @property
+    def is_last(self) -> bool:
+        """No reduction layer follows."""
+        return not self.layers or self.layer == self.layers[-1]
 
 
 class TokenReducer(nn.Module):
@@ -129,15 +140,21 @@ class TokenReducer(nn.Module):
     """Facts a backbone must have: 'cls', 'supervised_cls', 'position_table'."""
     single_layer: ClassVar[bool] = False
     """Reduces once only."""
-    may_rise: ClassVar[bool] = False
-    """Parks tokens, so a later layer may keep more than an earlier one."""
+    span: ClassVar[Span] = Span.REST
+    """How long a reduction lasts; where tokens are parked, a later layer may keep more."""
     conserves_size: ClassVar[bool] = False
     """Sizes of patch tokens add up to N0 after every reduction."""
     exportable: ClassVar[bool] = True
+    recipe: ClassVar[TrainingRecipe] = TrainingRecipe()
+    """How it is trained, as published."""
     needs: Needs = Needs.NONE
     """Taps wanted from the backbone; an instance may narrow or change it for its backbone."""
     proportional_attention: bool = False
     """Later blocks add log size to their keys' logits."""
+    calibrating: bool = False
+    """The next `reduce` finds the threshold that keeps `num_keep` on average."""
+    network: nn.Module | None = None
+    """The auxiliary network that `auxiliary` names, frozen; no part of the weights."""
 
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__()
@@ -156,6 +173,10 @@ class TokenReducer(nn.Module):
         """Called once after the embedding, whatever the placement."""
         return tokens
 
+    def hear(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
+        """Called behind the attention of every block that `listens` wants; the first site only."""
+        return tokens
+
     def after_block(self, layer: int, tokens: Tokens) -> Tokens:
         """Called after every block."""
         return tokens
@@ -168,12 +189,47 @@ class TokenReducer(nn.Module):
         """Called before the read-out."""
         return tokens
 
-    def extra_loss(self) -> Tensor | None:
-        """The method's own loss terms of the last forward in training mode, a scalar."""
+    # --- training and calibration
+
+    def begin_step(self, progress: float) -> None:
+        """Called before a training step, `progress` in 0 to 1 (schedules)."""
+
+    def end_step(self) -> None:
+        """Called after a training step (ranges of learned scalars)."""
+
+    def teacher_layers(self) -> frozenset[int]:
+        """Blocks whose outgoing tokens `extra_loss` wants of the uncompressed model."""
+        return frozenset()
+
+    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+        """This site's own loss terms of the last forward in training mode, weighted; a scalar."""
         return None
 
     def deploy(self) -> None:
         """Remove what only training needs."""
+
+    def calibrated(self) -> dict[str, Primitive]:
+        """Options of this reduction layer that hold what calibration found."""
+        return {}
+
+    @classmethod
+    def emit(
+        cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
+    ) -> CompressionConfig:
+        """What training made of the configuration: methods that learn amounts say them here."""
+        return config
+
+    # --- authors' weights
+
+    @classmethod
+    def official_name(cls, name: str) -> tuple[int, str] | None:
+        """(number of the reduction layer, our parameter name) of an authors' parameter name."""
+        return None
+
+    @classmethod
+    def from_official(cls, name: str, values: Tensor) -> Tensor:
+        """An authors' parameter in our shape; `name` is ours."""
+        return values
 
     # --- what can be said without running it
 
@@ -201,6 +257,40 @@ class TokenReducer(nn.Module):
     def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
         """Taps wanted on this backbone with these options; `needs` unless that depends."""
         return cls.needs
+
+    @classmethod
+    def listens(
+        cls,
+        layer: int,
+        layers: Sequence[int],
+        facts: BackboneFacts,
+        options: Mapping[str, Primitive],
+    ) -> Needs:
+        """Taps wanted of block `layer`'s attention for `hear`, given all reduction layers."""
+        return Needs.NONE
+
+    @classmethod
+    def auxiliary(cls, options: Mapping[str, Primitive]) -> str | None:
+        """Name of a timm CNN that the method looks at images with; None where it needs none."""
+        return None
+
+    @classmethod
+    def occupancy(
+        cls,
+        layers: Sequence[int],
+        counts: Counts,
+        facts: BackboneFacts,
+        options: Mapping[str, Primitive],
+    ) -> Occupancy:
+        """Patch tokens per block when reduction layers (S,) keep `counts` (M, S)."""
+        return occupancy(
+            layers,
+            counts,
+            num_patches=facts.num_patches,
+            num_blocks=facts.num_blocks,
+            placement=cls.placement,
+            span=cls.span,
+        )
 
     @classmethod
     def overhead_macs(

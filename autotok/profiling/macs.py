@@ -113,6 +113,8 @@ def schedule_cost(facts: BackboneFacts, config: CompressionConfig, schedule: Sch
     mlp = np.array([schedule.mlp], dtype=np.int64)
     linear, products = _backbone_macs(facts, attention, mlp, np.array([schedule.readout]))
     params = facts.params
+    layers = tuple(site.layer for site in schedule.sites)
+    products = products + _listening_macs(facts, method, config.options, layers, attention)
     overrides = {r.layer: r.options for r in config.reductions}
     for site in schedule.sites:
         options = method.resolve_options({**config.options, **overrides[site.layer]})
@@ -153,25 +155,17 @@ def schedule_macs(
     method = get_method(method_name)
     resolved = method.resolve_options(options)
     counts = np.asarray(counts, dtype=np.int64).reshape(-1, len(layers))
-    initial = np.full((counts.shape[0], 1), facts.num_patches, dtype=np.int64)
-    states = np.concatenate([initial, counts], axis=1)  # (M, 1 + S), patch tokens between sites
-    depth = np.arange(facts.num_blocks)
-    sites = np.asarray(layers, dtype=np.int64)
-    entering = np.searchsorted(sites, depth, side="left")  # (L,) state index before its own site
-    leaving = np.searchsorted(sites, depth, side="right")
-    before = method.placement in (Placement.BEFORE, Placement.BEFORE_BLOCKS)
-    attention = states[:, leaving if before else entering]  # (M, L)
-    mlp = states[:, entering if method.placement is Placement.AFTER else leaving]
-    linear, products = _backbone_macs(facts, attention, mlp, states[:, -1])
-    total = linear + products
+    found = method.occupancy(layers, counts, facts, resolved)
+    linear, products = _backbone_macs(facts, found.attention, found.mlp, found.readout)
+    total = linear + products + _listening_macs(facts, method, resolved, layers, found.attention)
     for index, layer in enumerate(layers):
         own, rows = _site_macs(
             facts,
             method,
             resolved,
             layer=layer,
-            entering=states[:, index],
-            keep=states[:, index + 1],
+            entering=found.entering[:, index],
+            keep=counts[:, index],
         )
         total = total + own + rows
     return total
@@ -186,6 +180,30 @@ def _backbone_macs(
     linear = c.constant + rows @ c.per_attention_token + (mlp + prefix) @ c.per_mlp_token
     linear = linear + (readout + prefix) * c.per_readout_token
     return linear, (rows * rows) @ c.per_attention_pair
+
+
+def _listening_macs(
+    facts: BackboneFacts,
+    method: type[TokenReducer],
+    options: Mapping[str, Primitive],
+    layers: Sequence[int],
+    attention: Counts,
+) -> Counts:
+    """(M,) of class rows that the method hears from blocks other than its reduction layers."""
+    total = np.zeros(attention.shape[0], dtype=np.int64)
+    hears = any("listens" in vars(cls) for cls in method.__mro__ if cls is not TokenReducer)
+    if facts.explicit_attention or not hears:
+        return total
+    resolved = method.resolve_options(options)
+    own = method.resolve_needs(facts, resolved)
+    at_own = method.placement in (Placement.MID, Placement.AFTER)
+    for layer, block in enumerate(facts.blocks):
+        needs = method.listens(layer, tuple(layers), facts, resolved)
+        if at_own and layer in layers:
+            needs = Needs.NONE if own & Needs.CLS_ATTENTION else needs
+        if Needs.CLS_ATTENTION in needs and not needs & NEEDS_MAP:
+            total = total + (attention[:, layer] + facts.num_prefix) * block.inner_width
+    return total
 
 
 def _site_macs(

@@ -97,7 +97,7 @@ def check_whole_model(method: Method, backbone: Backbone) -> None:
         tokens = model.forward_tokens(images, trace=True)
     claim(bool(logits.isfinite().all()), method, "gives logits that are not finite")
     claim(logits.shape == backbone(images).shape, method, "changes the shape of the logits")
-    if method.count is Count.STATIC and not method.may_rise:
+    if method.count is Count.STATIC:
         claim(
             tokens.num_patches == model.schedule.readout,
             method,

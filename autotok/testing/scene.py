@@ -12,11 +12,11 @@ from torch import Tensor
 from autotok.backbones.attention import attention
 from autotok.config import Primitive
 from autotok.facts import BackboneFacts, BlockFacts
-from autotok.methods.base import Placement, Site, TokenReducer
+from autotok.methods.base import Lesson, Placement, Site, TokenReducer
 from autotok.methods.registry import check_compatible
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
-__all__ = ["Scene", "claim", "keeps", "layers", "scene", "synthetic_facts"]
+__all__ = ["Scene", "claim", "keeps", "layers", "lesson", "scene", "synthetic_facts"]
 
 BLOCKS, HEADS, HEAD_DIM, GRID = 6, 2, 8, (3, 5)
 WIDTH = HEADS * HEAD_DIM
@@ -105,11 +105,31 @@ def scene(
     tokens = random_tokens(facts, batch=batch, seed=seed).to(dtype, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reducer = method(Site(place, facts.num_patches, keep, facts), given)
+        reducer = method(Site(place, facts.num_patches, keep, facts, 0, (place,)), given)
     reducer.needs = needs
     reducer.to(device, dtype).eval()
     start = reducer.before_blocks(tokens.value, _embedding(tokens, needs))
+    for block in range(place):
+        heard = method.listens(block, (place,), facts, given)
+        if heard:
+            start = reducer.hear(block, start, _attended(tokens, heard))
     return Scene(reducer, start, _taps(method, tokens, needs), keep)
+
+
+def lesson(reducer: TokenReducer, tokens: Tokens, *, seed: int = 0) -> Lesson:
+    """What a method's own loss may look at, after a reduction that left `tokens`; random logits."""
+    generator = torch.Generator().manual_seed(seed)
+    facts, batch = reducer.site.facts, tokens.x.shape[0]
+    full = (batch, facts.num_prefix + facts.num_patches, tokens.x.shape[2])
+    return Lesson(
+        tokens=tokens,
+        logits=torch.randn(batch, facts.num_classes, generator=generator),
+        labels=torch.arange(batch) % facts.num_classes,
+        teacher_logits=torch.randn(batch, facts.num_classes, generator=generator),
+        teacher={
+            layer: torch.randn(full, generator=generator) for layer in reducer.teacher_layers()
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -184,7 +204,14 @@ def _embedding(tokens: RandomTokens, needs: Needs) -> Taps:
 def _taps(method: type[TokenReducer], tokens: RandomTokens, needs: Needs) -> Taps:
     if method.placement is Placement.BEFORE_BLOCKS:
         return _embedding(tokens, needs)
-    if method.placement is Placement.BEFORE:
-        return Taps()
+    taps = _attended(tokens, needs)
+    if method.placement is not Placement.BEFORE:
+        return taps
+    early = ("normed", "queries", "cls_query", "keys", "values")
+    return Taps({name: getattr(taps, name) for name in taps.names() if name in early})
+
+
+def _attended(tokens: RandomTokens, needs: Needs) -> Taps:
     q, k, v = tokens.qkv.unbind(0)
-    return attention(q, k, v, tokens.value, needs)[1]
+    taps = attention(q, k, v, tokens.value, needs)[1]
+    return taps.having("normed", tokens.value.x) if needs & Needs.NORMED else taps
