@@ -13,6 +13,7 @@ from .settings import Plan, SearchSettings, make_plan, members
 __all__ = ["Clock"]
 
 _SPEED_IMAGES = 8
+_MOST_ROOM = 4.0
 _SLACK = 1.1
 """Estimates are stretched by this: the machine may be busier later."""
 
@@ -66,6 +67,17 @@ class Clock:
         needed = self._finetune_s() + self._speed() * plan.more
         needed += self._last_word_s() * plan.final + self._control_s()
         return self.elapsed() + needed > self._settings.timeout_s
+
+    def finetune_room(self) -> float:
+        """How many times the planned effort each fine-tune can have, 1 to 4, now that trials are
+        over; the random control's counts as one more."""
+        plan, limit = self._search.plan, self._settings.timeout_s
+        if limit is None or not plan.finetunes or not plan.finetune_s:
+            return 1.0
+        left = limit - self.elapsed() - self._last_word_s() * plan.final
+        left -= plan.finetunes * self._speed() * plan.more
+        each = left / (plan.finetunes + 1)
+        return min(_MOST_ROOM, max(1.0, each / (_SLACK * plan.finetune_s)))
 
     def final_images(self, total: int) -> int:
         """Images of the last word that the time left affords."""

@@ -19,7 +19,7 @@ from .flight import Flight, Job
 from .objective import Objective, losses, make_objectives
 from .pareto import front_mask
 from .problem import Problem, TallyLike, Tuned, to_score
-from .promotion import can_reach_front, next_to_tune, recoveries
+from .promotion import can_gain, can_reach_front, next_to_tune, recoveries
 from .proposals import Proposals
 from .record import Score, TrialRecord
 from .settings import Plan, SearchSettings
@@ -126,9 +126,12 @@ class Search:
         """The fine-tune that promises most; None when no configuration can still reach the front.
 
         A new trial that retrains the configuration of an earlier one; how it trains is proposed.
+        The first is the one that would be recommended without any, if it lost something.
         """
         while self.drafts.promotes:
-            base = next_to_tune(
+            first = not self._retrained
+            base = self._recommended() if first else None
+            base = base or next_to_tune(
                 self.records,
                 self._retrained,
                 self._retraining(),
@@ -138,7 +141,6 @@ class Search:
             )
             if base is None:
                 return None
-            first = not self._retrained
             self._retrained.add(base.number)
             number = self.proposals.next_number
             record = self.drafts.promotion(number, base, self.plan, first=first)
@@ -146,6 +148,13 @@ class Search:
             if isinstance(step, Job):
                 return step
         return None
+
+    def _recommended(self) -> TrialRecord | None:
+        """The best so far, where a fine-tune has something to regain."""
+        best = self.best()
+        if best is None or best.tuned is not None or not can_gain(best, self._ceiling):
+            return None
+        return best
 
     def _retraining(self) -> list[int]:
         """Trials whose configuration is being fine-tuned right now."""

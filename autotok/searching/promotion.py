@@ -19,7 +19,14 @@ from .pareto import front_mask, hypervolume
 from .problem import TallyLike, to_score
 from .record import TrialRecord, quality_column
 
-__all__ = ["can_reach_front", "expected_recovery", "next_to_tune", "recoveries", "recovery"]
+__all__ = [
+    "can_gain",
+    "can_reach_front",
+    "expected_recovery",
+    "next_to_tune",
+    "recoveries",
+    "recovery",
+]
 
 PRIOR_RECOVERY = 0.5
 MOST_RECOVERY = 1.0
@@ -100,6 +107,14 @@ def recovery(before: float, after: float, best: float) -> float:
     """Share of the loss (lower is better) above the best seen that a fine-tune took away."""
     gap = before - best
     return float(np.clip((before - after) / gap, -1.0, 1.0)) if gap > 1e-9 else 0.0
+
+
+def can_gain(record: TrialRecord, ceiling: float | None) -> bool:
+    """Whether a configuration lost quality against the uncompressed model, if that is known."""
+    if record.score is None or ceiling is None or not _reducible(record):
+        return False
+    lower = record.score.value < ceiling
+    return lower if record.score.metric != "kl" else record.score.value > ceiling
 
 
 def can_reach_front(

@@ -195,6 +195,7 @@ class _Run:
         if extended:
             self.notes.note("closed", None)
             self.notes.note("promoted", None)
+            self.notes.note("finetune_room", None)
         finished = len(self.search.records)
         self.on_event(Started(self._progress(), self.settings.n_trials, finished, resumed))
         stopped_by = self._trials()
@@ -244,10 +245,21 @@ class _Run:
             self.notes.note("closed", self._fill(self.search.ask, self._closes_trials))
         if self.notes.noted("promoted") is None and self.search.plan.finetunes:
             self._know_reference()
+            self._fit_finetunes()
             self.notes.note(
                 "promoted", self._fill(self.search.ask_promotion, self._closes_promotions)
             )
         return str(self.notes.noted("closed"))
+
+    def _fit_finetunes(self) -> None:
+        """Give fine-tunes the time that trials left over, once."""
+        if self.notes.noted("finetune_room") is None:
+            self.notes.note("finetune_room", self.clock.finetune_room())
+        room, plan = float(self.notes.noted("finetune_room")), self.search.plan
+        if plan.finetune_s is not None and plan.finetune_macs is not None:
+            self.search.plan = dataclasses.replace(
+                plan, finetune_s=room * plan.finetune_s, finetune_macs=room * plan.finetune_macs
+            )
 
     def _know_reference(self) -> None:
         """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""

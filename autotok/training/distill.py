@@ -21,7 +21,7 @@ from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Count
+from autotok.methods.base import Count, Lesson, TokenReducer
 from autotok.methods.registry import get_method
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -30,7 +30,14 @@ from .losses import LOSSES, MIMIC_LAYERS, align, get_loss
 from .precision import autocast
 from .student import weights_identity
 
-__all__ = ["Objective", "Observed", "Teacher", "check_losses", "default_losses"]
+__all__ = [
+    "Objective",
+    "Observed",
+    "Teacher",
+    "check_losses",
+    "default_losses",
+    "reducers_of",
+]
 
 CACHE_BYTES = 256 * 2**20
 _RELATIONS = Needs.QUERIES | Needs.KEYS | Needs.VALUES
@@ -134,8 +141,12 @@ class Objective(nn.Module):
         super().__init__()
         self.spec, self._teacher, self._data, self._precision = spec, teacher, data, precision
         chosen = [get_loss(name) for name in spec.losses]
-        self._learns = any(loss.teacher for loss in chosen)
-        self._inside = any(loss.inside for loss in chosen)
+        self.progress = 0.0
+        """0 to 1 through the fine-tune; methods' own terms may follow it."""
+        layers = [reducer.teacher_layers() for reducer in reducers_of(student)]
+        self._layers = frozenset().union(*layers)
+        self._inside = any(loss.inside for loss in chosen) or bool(self._layers)
+        self._learns = any(loss.teacher for loss in chosen) or bool(self._layers)
         self._last = student.backbone.facts.num_blocks - 1
         self.linears = nn.ModuleList()
         if "mimic" in spec.losses:
@@ -168,21 +179,31 @@ class Objective(nn.Module):
         total = mine.logits.new_zeros(())
         for name, weight in self.spec.losses.items():
             total = total + weight * self._term(name, mine, theirs, labels)
-        for reducer in student.reducers.values():
-            extra = reducer.extra_loss()  # type: ignore[operator]
+        taught = {} if theirs is None else {i: t.x for i, t in theirs.watch.tokens.items()}
+        lesson = Lesson(
+            tokens=mine.tokens,
+            logits=mine.logits,
+            labels=labels,
+            teacher_logits=None if theirs is None else theirs.logits,
+            teacher=taught,
+            progress=self.progress,
+        )
+        for reducer in reducers_of(student):
+            extra = reducer.extra_loss(lesson)
             total = total if extra is None else total + extra
         return total
 
-    def _watch(self, last: int) -> Watch:
+    def _watch(self, last: int, further: frozenset[int] = frozenset()) -> Watch:
         after = frozenset(MIMIC_LAYERS) if "mimic" in self.spec.losses else frozenset()
-        return Watch(after, {last: _RELATIONS} if "relations" in self.spec.losses else {})
+        inside = {last: _RELATIONS} if "relations" in self.spec.losses else {}
+        return Watch(after | further, inside)
 
     def _taught(self, images: Tensor, indices: Sequence[int] | None) -> Observed | None:
         if not self._learns:
             return None
         assert self._teacher is not None
         if self._inside:
-            watch = self._watch(self._teacher.facts.num_blocks - 1)
+            watch = self._watch(self._teacher.facts.num_blocks - 1, self._layers)
             return self._teacher.observe(images, watch, self._precision)
         if indices is None:
             return self._teacher.observe(images, Watch(), self._precision)
@@ -238,8 +259,26 @@ def _tokens(mine: Observed, theirs: Observed) -> Tensor:
     return losses.token_mse(pair[0], pair[1], own.mask)
 
 
-def default_losses(facts: BackboneFacts) -> dict[str, float]:
-    """What to distil with where nothing was chosen: logits, or features of a headless model."""
+def reducers_of(student: CompressedViT) -> list[TokenReducer]:
+    """The method's parts, one per reduction layer."""
+    return [r for r in student.reducers.values() if isinstance(r, TokenReducer)]
+
+
+def default_losses(
+    facts: BackboneFacts, method: str = "none", *, labelled: bool = False
+) -> dict[str, float]:
+    """What to learn from where nothing was chosen.
+
+    The losses that the method was published with, those without labels where there are none; for
+    methods that name none, the logits of the uncompressed model, or features of a headless one.
+    """
+    usable = {}
+    for name, weight in get_method(method).recipe.losses.items():
+        loss = get_loss(name)
+        if (labelled or not loss.labels) and (facts.num_classes or not loss.classes):
+            usable[name] = weight
+    if usable:
+        return usable
     return {"soft": 1.0} if facts.num_classes else {"cosine": 1.0}
 
 
@@ -248,6 +287,11 @@ def check_losses(
 ) -> None:
     """Raise `ConfigError` or `UnknownName` for a loss that this fine-tune cannot use."""
     facts = student.backbone.facts
+    if teacher is None and any(reducer.teacher_layers() for reducer in reducers_of(student)):
+        raise ConfigError(
+            f"method '{student.config.method}' learns from the uncompressed model's tokens; give a"
+            " teacher"
+        )
     for name in spec.losses:
         loss = get_loss(name)
         if loss.labels and not data.labelled:

@@ -21,10 +21,12 @@ from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
 from autotok.evaluation.augment import augmented, check_augment
 from autotok.evaluation.data import DataSource
+from autotok.methods.lessons import TrainingRecipe
+from autotok.methods.registry import get_method
 
 from .batches import BatchOrder, augmentation_draws, data_identity
 from .checkpoint import read_checkpoint, write_checkpoint
-from .distill import Objective, Teacher, check_losses
+from .distill import Objective, Teacher, check_losses, reducers_of
 from .precision import chunk_size, resolve_precision
 from .schedule import Plan, make_optimizer, make_plan, make_schedule, set_lr
 from .student import weights_identity
@@ -178,13 +180,15 @@ def _start(
 ) -> _Run:
     """A fresh run, or the one that a checkpoint holds."""
     device = next(student.parameters()).device
+    if _recipe(student).backbone_lr == 0:
+        student.backbone.requires_grad_(False)
     objective = Objective(student, spec, teacher, data, precision).to(device)
     num_images = len(data) if found is None else int(found["num_images"])
     order = BatchOrder(data, spec.seed, spec.batch_size, num_images)
     run = _Run(
         student=student,
         objective=objective,
-        optimizer=make_optimizer(spec, student, objective),
+        optimizer=make_optimizer(spec, _recipe(student), student, objective),
         data=data,
         spec=spec,
         plan=make_plan(spec, order.per_epoch),
@@ -204,6 +208,10 @@ def _start(
     return run
 
 
+def _recipe(student: CompressedViT) -> TrainingRecipe:
+    return get_method(student.config.method).recipe
+
+
 def _train(
     run: _Run,
     checkpoint: Path | None,
@@ -215,11 +223,16 @@ def _train(
     schedule = make_schedule(run.spec, run.optimizer)
     run.student.train()
     before = run.seconds, run.images
+    reducers, frozen = reducers_of(run.student), _recipe(run.student).frozen_share
     if run.step == 0:
         _save(run, checkpoint, identity)  # a folder that cannot be written is found out at once
     began = saved = time.perf_counter()
     while not run.finished:
-        lr = set_lr(schedule, run.optimizer, run.plan.middle(run.step, run.seconds))
+        progress = run.plan.middle(run.step, run.seconds)
+        lr = set_lr(schedule, run.optimizer, progress, frozen_share=frozen)
+        run.objective.progress = progress
+        for reducer in reducers:
+            reducer.begin_step(progress)
         try:
             loss = _gradients(run)
         except KeyboardInterrupt:
@@ -227,6 +240,8 @@ def _train(
             raise
         _check_finite(run, loss)
         _update(run)
+        for reducer in reducers:
+            reducer.end_step()
         run.losses.append(loss)
         run.step += 1
         now = time.perf_counter()
@@ -344,6 +359,7 @@ def _finish(run: _Run) -> None:
         for mean, value in zip(run.ema, run.student.parameters(), strict=True):
             value.copy_(mean)
     run.student.eval()
+    run.student.deploy()
 
 
 def _mean(values: list[float]) -> float:

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from autotok.backbones.torchvision_shim import ensure_torchvision
+from autotok.compression.model import CompressedViT
 from autotok.config import FineTuneSpec, Length
+from autotok.methods.lessons import TrainingRecipe
 
 ensure_torchvision()
 
@@ -18,6 +20,7 @@ from timm.scheduler import CosineLRScheduler  # noqa: E402
 
 __all__ = ["Plan", "make_optimizer", "make_plan", "make_schedule", "set_lr"]
 
+BACKBONE = "backbone"
 TICKS = 1_000_000
 FINAL_LR = 0.01
 """Where the cosine ends, as a share of the highest learning rate."""
@@ -63,13 +66,24 @@ def make_plan(spec: FineTuneSpec, batches_per_epoch: int) -> Plan:
     return Plan(int(length.amount), None)
 
 
-def make_optimizer(spec: FineTuneSpec, *modules: nn.Module) -> torch.optim.AdamW:
-    """AdamW; biases, norms, prefix tokens and position tables do not decay."""
+def make_optimizer(
+    spec: FineTuneSpec, recipe: TrainingRecipe, student: CompressedViT, *further: nn.Module
+) -> torch.optim.AdamW:
+    """AdamW; biases, norms, prefix tokens and position tables do not decay.
+
+    The method's own parameters and the backbone learn at the recipe's multiples of the rate.
+    """
+    own = spec.weight_decay if recipe.reducer_decay is None else recipe.reducer_decay
+    parts = [
+        (student.backbone, spec.weight_decay, recipe.backbone_lr, BACKBONE),
+        (student.reducers, own, recipe.reducer_lr, "method"),
+        *((module, spec.weight_decay, 1.0, "objective") for module in further),
+    ]
     groups = [
-        group
-        for module in modules
-        for group in param_groups_weight_decay(module, spec.weight_decay, True, NOT_DECAYED)
-        if group["params"]
+        {**group, "lr_scale": scale, "part": part}
+        for module, decay, scale, part in parts
+        for group in param_groups_weight_decay(module, decay, True, NOT_DECAYED)
+        if group["params"] and scale > 0
     ]
     return torch.optim.AdamW(groups, lr=spec.lr)
 
@@ -87,8 +101,19 @@ def make_schedule(spec: FineTuneSpec, optimizer: torch.optim.Optimizer) -> Cosin
     )
 
 
-def set_lr(schedule: CosineLRScheduler, optimizer: torch.optim.Optimizer, progress: float) -> float:
-    """The learning rate at a share of the whole, now set."""
+def set_lr(
+    schedule: CosineLRScheduler,
+    optimizer: torch.optim.Optimizer,
+    progress: float,
+    *,
+    frozen_share: float = 0.0,
+) -> float:
+    """The learning rate at a share of the whole, now set; 0 for a backbone that is still frozen."""
     schedule.step_update(min(TICKS - 1, int(progress * TICKS)))
-    rate: float = optimizer.param_groups[0]["lr"]
+    first = optimizer.param_groups[0]
+    rate: float = first["lr"] / first["lr_scale"]
+    if progress < frozen_share:
+        for group in optimizer.param_groups:
+            if group["part"] == BACKBONE:
+                group["lr"] = 0.0
     return rate

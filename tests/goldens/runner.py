@@ -1,8 +1,8 @@
 """One golden file, run and compared: what the readers of all methods share.
 
-A file holds outputs of the authors' own code (or of a paper's equations where it says so): `logits`,
-`tokens` entering each block (prefix included), `config`, the authors' knobs as JSON, learned
-parameters under `extra.*` by their official names. Readers turn `config` into a `Case`.
+A file holds outputs of the authors' own code (or of a paper's equations where it says so):
+`logits`, `tokens` entering each block (prefix included), `config`, the authors' knobs as JSON,
+learned parameters under `extra.*` by their official names. Readers turn `config` into a `Case`.
 """
 
 import contextlib
@@ -130,7 +130,7 @@ def load_official(model: CompressedViT, arrays: Arrays) -> None:
         reducer = reducers[index]
         own = reducer.get_parameter(name)
         with torch.no_grad():
-            own.copy_(reducer.from_official(name, values))  # type: ignore[operator]
+            own.copy_(reducer.from_official(name, values))
 
 
 def run(case: Case, arrays: Arrays) -> Outcome:

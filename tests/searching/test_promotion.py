@@ -85,10 +85,21 @@ def test_what_would_be_dominated_at_the_best_quality_cannot_reach_the_front() ->
     assert not can_reach_front(record(4, 50.0, 2.1), front, OBJECTIVES)
 
 
+def test_the_first_fine_tune_goes_to_what_would_be_recommended_without_any(
+    tmp_path: Path,
+) -> None:
+    _, result = searched(tmp_path / "run")
+    plug_in = [r for r in result.records if r.measured and r.tuned is None]
+    first = min((r for r in result.records if r.tuned is not None), key=lambda r: r.number)
+    best = max(plug_in, key=lambda r: r.score.value if r.score is not None else 0.0)
+    assert first.base == best.number
+
+
 def test_promoted_trials_retrain_an_earlier_configuration_and_say_so(tmp_path: Path) -> None:
     evaluator, result = searched(tmp_path / "run")
     tuned = [r for r in result.records if r.tuned is not None]
-    assert len(tuned) == len(evaluator.tuned) == 4
+    assert len(tuned) == 4
+    assert len(evaluator.tuned) == 5  # and the random control of a best that was retrained
     by_number = {r.number: r for r in result.records}
     for trial in tuned:
         assert trial.base is not None

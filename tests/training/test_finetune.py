@@ -14,6 +14,7 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
 from autotok.errors import Diverged, UnknownName
 from autotok.evaluation.augment import augmented
+from autotok.methods.lessons import TrainingRecipe
 from autotok.training import finetune as room
 from autotok.training.batches import BatchOrder, augmentation_draws
 from autotok.training.distill import Teacher
@@ -111,7 +112,7 @@ def test_averaged_weights_lie_between_the_first_and_the_last_ones() -> None:
 def test_what_is_not_a_matrix_does_not_decay() -> None:
     net = AutoFormerSupernet(tiny_supernet())
     model = student_of(SupernetView(net, net.spec.largest()), CompressionConfig())
-    optimizer = make_optimizer(FineTuneSpec(weight_decay=0.3), model)
+    optimizer = make_optimizer(FineTuneSpec(weight_decay=0.3), TrainingRecipe(), model)
     names = {id(p): name for name, p in model.named_parameters()}
     decaying = {
         names[id(p)] for g in optimizer.param_groups for p in g["params"] if g["weight_decay"] > 0
@@ -123,10 +124,35 @@ def test_what_is_not_a_matrix_does_not_decay() -> None:
 
 def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
     spec = FineTuneSpec(lr=1.0, warmup=0.1)
-    optimizer = make_optimizer(spec, torch.nn.Linear(2, 2))
+    optimizer = make_optimizer(spec, TrainingRecipe(), student())
     schedule = make_schedule(spec, optimizer)
     rates = [set_lr(schedule, optimizer, x) for x in (0.05, 0.1, 0.55, 1.0)]
     np.testing.assert_allclose(rates, [0.5, 1.0, 0.505, 0.01], atol=1e-4)
+
+
+def test_a_recipe_scales_the_rates_and_freezes_the_backbone_at_first() -> None:
+    spec = FineTuneSpec(lr=1.0, warmup=0.0)
+    model = student()
+    model.reducers["0"].scorer = torch.nn.Linear(4, 2)
+    optimizer = make_optimizer(spec, TrainingRecipe(backbone_lr=0.01, reducer_decay=0.5), model)
+    schedule = make_schedule(spec, optimizer)
+    seen = []
+    for progress in (0.1, 0.4):
+        set_lr(schedule, optimizer, progress, frozen_share=0.2)
+        seen.append({group["part"]: group["lr"] for group in optimizer.param_groups})
+    assert seen[0]["backbone"] == 0.0
+    assert seen[1]["backbone"] == pytest.approx(0.01 * seen[1]["method"])
+    assert {g["weight_decay"] for g in optimizer.param_groups if g["part"] == "method"} == {
+        0.0,
+        0.5,
+    }
+
+
+def test_a_backbone_at_rate_zero_is_no_part_of_the_optimiser() -> None:
+    model = student()
+    model.reducers["0"].scorer = torch.nn.Linear(4, 2)
+    optimizer = make_optimizer(SPEC, TrainingRecipe(backbone_lr=0.0), model)
+    assert {group["part"] for group in optimizer.param_groups} == {"method"}
 
 
 def test_epochs_are_counted_in_whole_batches_and_steps() -> None:
