@@ -34,7 +34,7 @@ from autotok.training import finetune as training
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import FineTuned, FineTuneProgress, check_spec
 from autotok.training.precision import resolve_precision
-from autotok.training.student import student_of
+from autotok.training.student import emitted, student_of
 
 __all__ = ["FineTuneResult", "finetune", "read_question"]
 
@@ -93,6 +93,7 @@ def finetune(
     data: str = "demo",
     output: str | Path | None = None,
     spec: FineTuneSpec | None = None,
+    changes: Mapping[str, Any] | None = None,
     backbone: str | None = None,
     checkpoint: Path | None = None,
     num_images: int = NUM_IMAGES,
@@ -107,7 +108,9 @@ def finetune(
     Args:
         model: A model from `compress`, the path of a `best.yaml`, or a configuration.
         output: Folder for checkpoint, `best.yaml` and `best/`; nothing is written without.
-        spec: How to train; by default what the configuration says, else 200 steps.
+        spec: How to train; by default what the configuration says, else 200 steps with the losses
+            that its method was published with.
+        changes: Fields of the spec to set otherwise.
         backbone: For a path or a configuration: another backbone, by name.
         checkpoint: Its weights.
         num_images: Validation images, at most.
@@ -118,7 +121,7 @@ def finetune(
     """
     folder = None if output is None else _prepared(Path(output), resume)
     tell = on_progress or (lambda *_: None)
-    job = _job(model, spec, backbone, checkpoint)
+    job = _with_spec(_job(model, backbone, checkpoint), spec, changes or {}, data)
     assert job.config.finetune is not None
     train, evaluator = _sources(data, job.backbone)
     student, teacher = student_of(job.backbone, job.config), Teacher(job.backbone)
@@ -145,6 +148,7 @@ def finetune(
     except Diverged:
         _clear(folder, QUESTION, CHECKPOINT, BEFORE)  # going on would diverge again
         raise
+    student = emitted(student)
     tell(0.9, f"evaluating after, on {stop} images")
     after = evaluator.evaluate(student, 0, stop).quality()
     result = FineTuneResult(student, done, before, after, folder)
@@ -190,7 +194,6 @@ def _prepared(folder: Path, resume: bool) -> Path:
 
 def _job(
     model: nn.Module | CompressionConfig | str | Path,
-    spec: FineTuneSpec | None,
     name: str | None,
     checkpoint: Path | None,
 ) -> _Job:
@@ -214,8 +217,24 @@ def _job(
         own = load_uncompressed(Path(model), backbone=name, checkpoint=checkpoint)
         if name is not None or checkpoint is not None:
             ref = BackboneRef.of(own.facts, name=name or ref.name, checkpoint=checkpoint)
-    spec = spec or config.finetune or FineTuneSpec(losses=default_losses(own.facts))
-    return _Job(own, dataclasses.replace(config, mode="retrain", finetune=spec), ref)
+    return _Job(own, config, ref)
+
+
+def _with_spec(
+    job: _Job, spec: FineTuneSpec | None, changes: Mapping[str, Any], data: str
+) -> _Job:
+    """The job with how to train: as given, as its configuration says, or as published."""
+    config = job.config
+    chosen = spec or config.finetune or FineTuneSpec(losses=_usual(job.backbone, config, data))
+    chosen = dataclasses.replace(chosen, **changes)
+    retrained = dataclasses.replace(config, mode="retrain", finetune=chosen)
+    return dataclasses.replace(job, config=retrained)
+
+
+def _usual(backbone: Backbone, config: CompressionConfig, data: str) -> dict[str, float]:
+    """What a fine-tune learns from where nothing was chosen: see `default_losses`."""
+    labelled = load_data(data, backbone, split="train").labelled
+    return default_losses(backbone.facts, config.method, labelled=labelled)
 
 
 def _sources(data: str, backbone: Backbone) -> tuple[DataSource, Evaluator]:
@@ -256,7 +275,8 @@ def _hand_over(
     folder: Path, job: _Job, result: FineTuneResult, data: str, evaluator: Evaluator
 ) -> None:
     """Write the bundle; what only an interrupted fine-tune needs goes."""
-    exact = cost(job.backbone.facts, job.config)
+    config = result.model.config
+    exact = cost(job.backbone.facts, config)
     evidence: Mapping[str, Any] = {
         "macs": exact.macs,
         "params": exact.params,
@@ -266,7 +286,7 @@ def _hand_over(
         "finetune": dataclasses.asdict(result.done),
         "patch_tokens_kept": list(result.model.schedule.kept),
     }
-    bundle = Bundle(job.ref, job.config, preprocessing_of(job.backbone).to_dict(), evidence)
+    bundle = Bundle(job.ref, config, preprocessing_of(job.backbone).to_dict(), evidence)
     images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
     save_bundle(folder / "best", result.model, bundle, images)
     write_best(folder / "best.yaml", bundle)

@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
+from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
+from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Primitive, Reduction
-from autotok.errors import ConfigError
+from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.evaluation.accuracy import Evaluator, Quality
 from autotok.evaluation.data import load_data
 from autotok.export.bundle import read_best
 from autotok.export.exported import ExportResult, export_model
-from autotok.methods import get_method
+from autotok.methods.base import Training
 from autotok.methods.knobs import from_num_removed
+from autotok.methods.registry import get_method
 from autotok.profiling.counter import count_macs
 from autotok.profiling.macs import Cost, cost
 from autotok.profiling.measure import Measurement, measure
@@ -51,6 +54,8 @@ def compress(
     keep: Mapping[int, float] | None = None,
     r: int | None = None,
     options: Mapping[str, Primitive] | None = None,
+    weights: str | Path | None = None,
+    untrained: bool = False,
 ) -> CompressedViT:
     """A compressed model that holds `model` (not a copy); nothing of it is changed.
 
@@ -61,9 +66,13 @@ def compress(
         keep: keep ratio per layer, {3: 0.7, 6: 0.5, 9: 0.35}, of the initial patch tokens, or
         r: patch tokens removed in every layer.
         options: The method's own options.
+        weights: The method's own parameters, a file as its authors published it.
+        untrained: Accept a method whose parameters nobody trained: enough to count and to time it,
+            or to train it.
 
     Raises:
         ConfigError, IncompatibleMethod, UnsupportedBackbone, UnknownName
+        CheckpointError: `weights` does not hold what the method needs.
     """
     backbone = as_backbone(model)
     if config is None:
@@ -78,7 +87,23 @@ def compress(
             f"'{config}' was fine-tuned, so it needs its own weights, not the model's; rebuild it"
             " with autotok.export.bundle.load_bundle, or fine-tune the model itself"
         )
-    return compress_backbone(backbone, chosen)
+    compressed = compress_backbone(backbone, chosen)
+    if weights is not None:
+        load_official(compressed, read_state_dict(Path(weights)), origin=str(weights))
+    elif not untrained:
+        _refuse_untrained(chosen)
+    return compressed
+
+
+def _refuse_untrained(config: CompressionConfig) -> None:
+    """Raise where the method's parameters would be those it was born with."""
+    if config.mode != "retrain" and config.reductions:
+        if get_method(config.method).training_need is Training.REQUIRED:
+            raise IncompatibleMethod(
+                f"method '{config.method}' has parameters that must be trained before it is of any"
+                " use; give weights, or train it: `autotok finetune --method"
+                f" {config.method} ...`"
+            )
 
 
 def build_config(

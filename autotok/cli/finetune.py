@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .app import BackboneOption, CheckpointOption, JsonFlag, QuietFlag, app, print_facts, print_json
+from .models import KeepOption, MethodOption, OptionOption
 
 if TYPE_CHECKING:
-    from autotok.config import FineTuneSpec
+    from autotok.config import CompressionConfig
 
 INTERRUPTED = 130
 
 
 @app.command()
 def finetune(
-    config: Annotated[Path, typer.Argument(help="A best.yaml, or the folder of a bundle.")],
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="A best.yaml, or the folder of a bundle; or use --method and --keep."),
+    ] = None,
+    method: MethodOption = None,
+    keep: KeepOption = None,
+    option: OptionOption = None,
     data: Annotated[
         str | None,
         typer.Option(help="'demo', 'digits', 'cifar10' or a folder with train/ and val/; demo."),
@@ -78,16 +85,43 @@ def finetune(
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     others = {key: value for key, value in others.items() if value is not None}
-    folder = output or _usual_folder(config)
+    chosen = _chosen(config, method, keep, option or [])
+    folder = output or _usual_folder(chosen, backbone)
     if resume:
         others = _stored(folder, [*changes, *others])
     else:
-        others["spec"] = _spec(config, changes)
-    _run(config, folder, others, resume=resume, json=json, quiet=quiet)
+        others["changes"] = changes
+    _run(chosen, folder, others, resume=resume, json=json, quiet=quiet)
+
+
+def _chosen(
+    config: Path | None, method: str | None, keep: str | None, option: list[str]
+) -> Path | CompressionConfig:
+    """The bundle to train, or a configuration made of the options."""
+    from autotok.api.arguments import parse_keep, parse_options
+    from autotok.config import CompressionConfig, Reduction
+    from autotok.errors import ConfigError
+    from autotok.methods.registry import get_method
+
+    if config is not None:
+        if method is not None or keep is not None or option:
+            raise ConfigError("give either a best.yaml or --method with --keep, not both")
+        return config
+    if method is None or keep is None:
+        raise ConfigError("say what to train: give a best.yaml, or --method with --keep")
+    options = get_method(method).resolve_options(parse_options(option))
+    reductions = tuple(Reduction(layer, ratio) for layer, ratio in parse_keep(keep).items())
+    return CompressionConfig(method, reductions, options)
 
 
 def _run(
-    config: Path, folder: Path, arguments: dict[str, Any], *, resume: bool, json: bool, quiet: bool
+    config: Path | CompressionConfig,
+    folder: Path,
+    arguments: dict[str, Any],
+    *,
+    resume: bool,
+    json: bool,
+    quiet: bool,
 ) -> None:
     from autotok.api.finetune import finetune as run
     from autotok.evaluation.allocator import reuse_large_blocks
@@ -102,7 +136,7 @@ def _run(
                 config, output=folder, resume=resume, on_progress=bar.update, **arguments
             ).to_dict()
         except KeyboardInterrupt:
-            again = f"autotok finetune {shlex.quote(str(config))} -o {shlex.quote(str(folder))}"
+            again = f"autotok finetune {_words(config)} -o {shlex.quote(str(folder))}"
             sys.stderr.write(f"autotok: interrupted; go on with `{again} --resume`\n")
             raise typer.Exit(INTERRUPTED) from None
     if json:
@@ -111,24 +145,24 @@ def _run(
         print_facts(result)
 
 
-def _usual_folder(config: Path) -> Path:
-    """A folder that the same best.yaml always means."""
+def _words(config: Path | CompressionConfig) -> str:
+    """The arguments that name what is trained."""
+    if isinstance(config, Path):
+        return shlex.quote(str(config))
+    keep = ",".join(f"{r.keep_ratio:g}@{r.layer}" for r in config.reductions)
+    given = "".join(f" --option {shlex.quote(f'{k}={v}')}" for k, v in config.options.items())
+    return f"--method {config.method} --keep '{keep}'{given}"
+
+
+def _usual_folder(config: Path | CompressionConfig, backbone: str | None) -> Path:
+    """A folder that the same best.yaml, or the same options, always mean."""
+    from autotok.config import CompressionConfig
     from autotok.export.bundle import read_best
 
+    if isinstance(config, CompressionConfig):
+        return Path("runs") / f"finetune-{backbone or 'autoformer_demo'}-{config.config_id}"
     found = read_best(config)
     return Path("runs") / f"finetune-{found.backbone.name}-{found.config.config_id}"
-
-
-def _spec(config: Path, changes: dict[str, Any]) -> FineTuneSpec | None:
-    """What the options say on top of what the configuration says; None where neither does."""
-    import dataclasses
-
-    from autotok.config import FineTuneSpec
-    from autotok.export.bundle import read_best
-
-    if not changes:
-        return None
-    return dataclasses.replace(read_best(config).config.finetune or FineTuneSpec(), **changes)
 
 
 def _stored(folder: Path, given: list[str]) -> dict[str, Any]:

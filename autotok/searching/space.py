@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from autotok.config import Primitive, SubnetSpec
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Kind, Option, Placement, TokenReducer, Training
+from autotok.methods.base import Count, Kind, Option, Placement, TokenReducer, Training
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
 from .finetuning import FineTuneChoices
@@ -74,7 +74,8 @@ class SearchSpace:
 
     name: str = "default"
     methods: tuple[str, ...] = ("plug-in",)
-    """Registered names, or 'plug-in' for every method that works on frozen weights."""
+    """Registered names, or 'plug-in' for every method that works on frozen weights without a
+    further network and with fixed counts."""
     exclude: tuple[str, ...] = ()
     mode: tuple[str, ...] = ("plug-in",)
     families: tuple[str, ...] = FAMILIES
@@ -106,12 +107,22 @@ class SearchSpace:
             named.insert(0, "none")
         unique = dict.fromkeys(m for m in named if m not in self.exclude)
         fitting = tuple(m for m in unique if unmet_need(get_method(m), facts) is None)
+        if "retrain" not in self.mode:
+            self._refuse_untrained(fitting)
         if not fitting:
             raise ConfigError(
                 f"space '{self.name}' has no method that backbone '{facts.name}' can run;"
                 f" see `autotok methods --backbone {facts.name}`"
             )
         return fitting
+
+    def _refuse_untrained(self, methods: Sequence[str]) -> None:
+        for name in methods:
+            if get_method(name).training_need is Training.REQUIRED:
+                raise ConfigError(
+                    f"space '{self.name}' plugs methods in only, but method '{name}' has to be"
+                    " trained; add retrain to its mode, or leave the method out"
+                )
 
     def walk(self, choose: Chooser, facts: BackboneFacts) -> Params:
         """A proposal: every active parameter with its answer, in the order asked."""
@@ -126,7 +137,7 @@ class SearchSpace:
         if self.structure is not None:
             facts = self._ask_subnet(ask, params, self.structure)
         name = str(ask(Parameter("method", self.candidates(facts))))
-        if ask(Parameter("mode", self.mode)) == "retrain":
+        if ask(Parameter("mode", self._modes(name))) == "retrain":
             for key, choices in self.finetune.questions():
                 ask(Parameter(key, choices))
         ask(_number("budget_fraction", self.budget_fraction))
@@ -134,6 +145,11 @@ class SearchSpace:
         for parameter in self._option_parameters(name):
             ask(parameter)
         return params
+
+    def _modes(self, method: str) -> tuple[str, ...]:
+        """Ways to get at weights; a method that must be trained is never plugged in."""
+        untrained = get_method(method).training_need is Training.REQUIRED
+        return ("retrain",) if untrained else self.mode
 
     @staticmethod
     def _ask_subnet(ask: Chooser, params: Params, structure: Structure) -> BackboneFacts:
@@ -235,11 +251,15 @@ class SearchSpace:
 
 
 def _plug_in() -> list[str]:
+    """Methods that work on frozen weights alone and keep as many tokens of every image."""
     classes = [get_method(name) for name in list_methods()]
     return [
         m.name
         for m in classes
-        if m.training_need is not Training.REQUIRED and m.kind is not Kind.NONE
+        if m.training_need is not Training.REQUIRED
+        and m.kind is not Kind.NONE
+        and m.count is Count.STATIC
+        and m.auxiliary(m.resolve_options({})) is None
     ]
 
 

@@ -21,7 +21,7 @@ from autotok.config import CompressionConfig
 from autotok.errors import CheckpointError, RunDirectoryError, UnsupportedBackbone
 from autotok.files import replacing
 
-__all__ = ["load_weights", "save_weights", "student_of", "weights_identity"]
+__all__ = ["emitted", "load_weights", "save_weights", "student_of", "weights_identity"]
 
 FORMAT = "autotok weights 1"
 
@@ -71,6 +71,23 @@ def _without_hooks(module: nn.Module) -> dict[int, Any]:
             if name.endswith("_hooks") and isinstance(value, OrderedDict):
                 memo[id(value)] = OrderedDict()
     return memo
+
+
+def emitted(student: CompressedViT) -> CompressedViT:
+    """The student under the configuration that its training found, such as learned amounts.
+
+    The same object where training found none; else a new one on the same backbone, with those of
+    the method's parameters that it still has.
+    """
+    config = student.emitted()
+    if config == student.config:
+        return student
+    fresh = compress_backbone(student.backbone, config)
+    own, trained = fresh.reducers.state_dict(), student.reducers.state_dict()
+    fitting = {k: v for k, v in trained.items() if k in own and own[k].shape == v.shape}
+    fresh.reducers.load_state_dict(fitting, strict=False)
+    fresh.reducers.to(next(student.parameters()).device)
+    return fresh.train(student.training)
 
 
 def weights_identity(module: nn.Module) -> str:

@@ -97,7 +97,7 @@ def test_a_retrained_best_yaml_is_fine_tuned_from_the_original_weights_again(
         (["--length", "3 weeks"], "give '200 steps'"),
         (["--lr", "-1"], "fine-tune lr is -1.0"),
         (["--precision", "bf8"], "did you mean 'bf16'"),
-        (["--augment", "flip"], "fine-tune augment 'flip' is unknown"),
+        (["--augment", "flip"], "augmentation 'flip' is unknown"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_leaves_no_folder(

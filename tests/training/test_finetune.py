@@ -275,7 +275,7 @@ def test_hooks_on_the_given_backbone_do_not_come_along() -> None:
 def test_a_configurations_own_extra_loss_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
     model = student()
     reducer = model.reducers["0"]
-    monkeypatch.setattr(reducer, "extra_loss", lambda: torch.tensor(100.0))
+    monkeypatch.setattr(reducer, "extra_loss", lambda lesson: torch.tensor(100.0))
     done = finetune(model, Noise(), SPEC, teacher=Teacher(tiny_backbone()))
     assert done.loss > 100.0
     assert pruned().config_id == model.config.config_id

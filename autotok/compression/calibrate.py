@@ -1,0 +1,64 @@
+"""`calibrate`: thresholds that keep the nominal number of tokens on average over images."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from autotok.config import CompressionConfig
+from autotok.errors import ConfigError
+from autotok.methods.base import TokenReducer
+
+from .model import CompressedViT
+
+__all__ = ["calibrate", "needs_calibration"]
+
+
+def needs_calibration(config: CompressionConfig, method: type[TokenReducer]) -> bool:
+    """Whether a threshold method is given amounts, and no thresholds that would meet them."""
+    known = {option.name for option in method.options}
+    if "threshold" not in known or "threshold" in config.options:
+        return False
+    return any(
+        "threshold" not in r.options and (r.keep_ratio is not None or r.num_keep is not None)
+        for r in config.reductions
+    )
+
+
+@torch.no_grad()
+def calibrate(model: CompressedViT, images: Tensor) -> CompressionConfig:
+    """The model's configuration with thresholds under which each reduction layer keeps its nominal
+    number of patch tokens on average over `images` (B, channels, height, width).
+
+    The model keeps them as well. Layers are calibrated in one forward, each on what the earlier
+    ones left.
+
+    Raises:
+        ConfigError: the method has no thresholds.
+    """
+    reducers = {int(k): r for k, r in model.reducers.items() if isinstance(r, TokenReducer)}
+    was_training = model.training
+    model.eval()
+    for reducer in reducers.values():
+        reducer.calibrating = True
+    try:
+        model.forward_tokens(images)
+    finally:
+        for reducer in reducers.values():
+            reducer.calibrating = False
+        model.train(was_training)
+    found = {layer: reducer.calibrated() for layer, reducer in reducers.items()}
+    if not any(found.values()):
+        raise ConfigError(
+            f"method '{model.config.method}' has no thresholds to calibrate; it keeps the counts"
+            " that it is given"
+        )
+    return dataclasses.replace(
+        model.config,
+        reductions=tuple(
+            dataclasses.replace(r, options={**r.options, **found[r.layer]})
+            for r in model.config.reductions
+        ),
+    )

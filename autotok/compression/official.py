@@ -1,0 +1,71 @@
+"""`load_official`: the authors' own parameters of a method, put where they belong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from autotok.errors import CheckpointError
+from autotok.methods.base import TokenReducer
+
+from .model import CompressedViT
+
+__all__ = ["load_official"]
+
+
+@torch.no_grad()
+def load_official(
+    model: CompressedViT, tensors: Mapping[str, Tensor], *, origin: str = "checkpoint"
+) -> list[str]:
+    """Names of the tensors that were taken: the method's parameters by their authors' names.
+
+    Everything else (such as the backbone's weights in the same file) is passed over.
+
+    Raises:
+        CheckpointError: a parameter of the method that inference needs is missing, or has another
+            shape.
+    """
+    reducers = [r for r in model.reducers.values() if isinstance(r, TokenReducer)]
+    filled: set[tuple[int, str]] = set()
+    taken = []
+    for key, values in tensors.items():
+        place = reducers[0].official_name(key) if reducers else None
+        if place is None or place[0] >= len(reducers):
+            continue
+        index, name = place
+        own = dict(reducers[index].named_parameters()).get(name)
+        if own is None:
+            continue
+        given = reducers[index].from_official(name, values)
+        if given.shape != own.shape:
+            raise CheckpointError(
+                f"'{key}' of '{origin}' has shape {tuple(values.shape)}, but method"
+                f" '{model.config.method}' needs {tuple(own.shape)} here; give the weights of this"
+                " backbone and schedule"
+            )
+        own.copy_(given)
+        filled.add(place)
+        taken.append(key)
+    missing = [
+        f"layer {reducer.site.layer}: {name}"
+        for index, reducer in enumerate(reducers)
+        for name in _needed(reducer)
+        if (index, name) not in filled
+    ]
+    if missing:
+        raise CheckpointError(
+            f"'{origin}' has no parameters of method '{model.config.method}' for {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + "; give the authors' checkpoint of this method and schedule"
+        )
+    return taken
+
+
+def _needed(reducer: TokenReducer) -> list[str]:
+    """Names of the parameters that are there without training."""
+    bare = copy.deepcopy(reducer)
+    bare.deploy()
+    return [name for name, _ in bare.named_parameters()]
