@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from autotok.config import CompressionConfig, Primitive, Reduction, SubnetSpec
 from autotok.facts import BackboneFacts
-from autotok.methods.base import TokenReducer
+from autotok.methods.base import Span, TokenReducer
 from autotok.methods.registry import get_method
 
 __all__ = ["CURVES", "Shape"]
@@ -69,9 +69,14 @@ class Shape:
         for column in range(asked.shape[1]):
             wanted = np.maximum(asked[:, column], low[entering])
             reduced = np.minimum(wanted, high[entering])
-            entering = np.where(wanted >= entering, entering, reduced)
-            asked[:, column] = entering
+            asked[:, column] = np.where(wanted >= entering, entering, reduced)
+            entering = entering if self._parks else asked[:, column]
         return asked
+
+    @property
+    def _parks(self) -> bool:
+        """Every layer chooses among all tokens again."""
+        return self.reducer.span is not Span.REST
 
     def _ranges(self, total: int) -> tuple[Counts, Counts]:
         """(N0 + 1,) lowest and highest count the method can leave of each entering count."""
@@ -83,7 +88,8 @@ class Shape:
         if not self.layers:
             return "nothing is taken away"
         counts = self.counts(np.ones(1), facts)[0].tolist()
-        entering = [facts.num_patches, *counts[:-1]]
+        everything = [facts.num_patches] * len(counts)
+        entering = everything if self._parks else [facts.num_patches, *counts[:-1]]
         last = f"{counts[-1]} of {facts.num_patches} tokens are left after layer {self.layers[-1]}"
         for layer, arriving, keep in zip(self.layers, entering, counts, strict=True):
             low, high = self.reducer.feasible(arriving, self.options)
@@ -100,7 +106,7 @@ class Shape:
         for layer, keep in zip(self.layers, counts.tolist(), strict=True):
             if keep != entering:
                 reductions.append(Reduction(layer, num_keep=int(keep)))
-            entering = keep
+            entering = entering if self._parks else keep
         if not reductions:
             return CompressionConfig(subnet=self.subnet)
         return CompressionConfig(

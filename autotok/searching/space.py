@@ -163,7 +163,10 @@ class SearchSpace:
     def _ask_schedule(self, ask: Chooser, method: type[TokenReducer], facts: BackboneFacts) -> None:
         if method.placement is Placement.BEFORE_BLOCKS or method.kind is Kind.NONE:
             return
-        low, high = (round(share * (facts.num_blocks - 1)) for share in self.first_layer)
+        low, high = (
+            max(method.first_layer, round(share * (facts.num_blocks - 1)))
+            for share in self.first_layer
+        )
         if method.single_layer:
             ask(Parameter("first_layer", low=low, high=high, integer=True))
             return

@@ -78,7 +78,7 @@ class FakeEvaluator:
     def accuracy(self, config: CompressionConfig) -> float:
         left, depth, lost = self.facts.num_patches, self.facts.num_blocks, 0.0
         for reduction in config.reductions:
-            gone = 1.0 - (reduction.num_keep or 0) / left
+            gone = max(0.0, 1.0 - (reduction.num_keep or 0) / left)  # parked ones may return
             lost += gone**1.5 * (1.2 - reduction.layer / depth) * 0.12
             left = reduction.num_keep or 0
         wiggle = int(hashlib.sha256(config.config_id.encode()).hexdigest()[:6], 16) / 16**6

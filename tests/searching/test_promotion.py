@@ -181,7 +181,7 @@ def test_a_space_that_only_retrains_tunes_what_can_still_reach_the_front(tmp_pat
 
 def test_how_to_train_is_proposed_after_the_first_fine_tune(tmp_path: Path) -> None:
     data = {"finetune": {"length": ["40 steps", "80 steps"], "losses": ["soft", "ce+soft"]}}
-    space = space_from_dict({"methods": "plug-in", "exclude": "random",
+    space = space_from_dict({"methods": ["tome", "evit", "topk", "ltp"],
                              "mode": ["plug-in", "retrain"], **data})  # fmt: skip
     evaluator = FakeEvaluator(FACTS)
     problem = fake_problem(space=space, evaluate=evaluator, finetune=evaluator.finetune)
