@@ -13,6 +13,7 @@ from torch import nn
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import load_backbone
+from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.errors import ConfigError, DataError, Diverged, RunDirectoryError
@@ -125,6 +126,9 @@ def finetune(
     assert job.config.finetune is not None
     train, evaluator = _sources(data, job.backbone)
     student, teacher = student_of(job.backbone, job.config), Teacher(job.backbone)
+    if needs_calibration(job.config):
+        images, _ = train.batch(train.subset(CALIBRATION_IMAGES, job.config.finetune.seed))
+        student = calibrated(student, images)
     check_spec(student, job.config.finetune, teacher, train)
     resolve_precision(precision, next(student.parameters()).device)
     if folder is not None and not resume:
@@ -220,9 +224,7 @@ def _job(
     return _Job(own, config, ref)
 
 
-def _with_spec(
-    job: _Job, spec: FineTuneSpec | None, changes: Mapping[str, Any], data: str
-) -> _Job:
+def _with_spec(job: _Job, spec: FineTuneSpec | None, changes: Mapping[str, Any], data: str) -> _Job:
     """The job with how to train: as given, as its configuration says, or as published."""
     config = job.config
     chosen = spec or config.finetune or FineTuneSpec(losses=_usual(job.backbone, config, data))
@@ -234,7 +236,7 @@ def _with_spec(
 def _usual(backbone: Backbone, config: CompressionConfig, data: str) -> dict[str, float]:
     """What a fine-tune learns from where nothing was chosen: see `default_losses`."""
     labelled = load_data(data, backbone, split="train").labelled
-    return default_losses(backbone.facts, config.method, labelled=labelled)
+    return default_losses(backbone.facts, config, labelled=labelled)
 
 
 def _sources(data: str, backbone: Backbone) -> tuple[DataSource, Evaluator]:

@@ -6,14 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from autotok.backbones.base import Backbone
+from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
 from autotok.compression.model import CompressedViT
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle
+from autotok.methods.base import Count
+from autotok.methods.registry import get_method
+from autotok.profiling.adaptive import image_costs
 from autotok.profiling.counter import count
 from autotok.profiling.macs import cost
 from autotok.profiling.macs import uncompressed as uncompressed_cost
@@ -22,6 +27,7 @@ from .models import export, predict, profile
 
 __all__ = ["export_report", "profile_report", "quality_report", "write_bundle"]
 
+COST_IMAGES = 64
 OnProgress = Callable[[float, str], None]
 
 
@@ -88,6 +94,9 @@ def quality_report(
     `uncompressed` is the original of a fine-tuned model; by default the model's own backbone.
     """
     original = uncompressed or model.backbone
+    if needs_calibration(model.config):
+        train = load_data(data, original, split="train")
+        model = calibrated(model, train.batch(train.subset(CALIBRATION_IMAGES, seed))[0])
     evaluator = Evaluator(original, load_data(data, original), metric=metric, seed=seed)
     stop = min(num_images or evaluator.num_images, evaluator.num_images)
     done = 0
@@ -99,7 +108,7 @@ def quality_report(
 
     reference = evaluator.reference(0, stop, on_images=advance).quality()
     found = evaluator.evaluate(model, 0, stop, on_images=advance).quality()
-    return {
+    report: dict[str, Any] = {
         "data": evaluator.data.name,
         "metric": found.metric,
         "description": found.description,
@@ -110,6 +119,28 @@ def quality_report(
         "finetuned": found.finetuned,
         "uncompressed": round(reference.value, 4),
     }
+    return report | _adaptive_costs(model, evaluator)
+
+
+def _adaptive_costs(model: CompressedViT, evaluator: Evaluator) -> dict[str, Any]:
+    """Mean and spread of the cost over images, where token counts differ between images."""
+    method = get_method(model.config.method)
+    if method.count is not Count.ADAPTIVE or not model.config.reductions:
+        return {}
+    data = evaluator.data
+    indices = data.subset(min(COST_IMAGES, evaluator.num_images), evaluator.seed)
+    found = np.concatenate(
+        [image_costs(model, data.batch(indices[i : i + 1])[0]).macs for i in range(len(indices))]
+    )
+    thresholds = {
+        r.layer: r.options["threshold"] for r in model.config.reductions if "threshold" in r.options
+    }
+    report: dict[str, Any] = {
+        "macs_mean_g": round(float(found.mean()) / 1e9, 4),
+        "macs_spread_g": round(float(found.std()) / 1e9, 4),
+        "macs_num_images": len(indices),
+    }
+    return report | ({"thresholds": thresholds} if thresholds else {})
 
 
 def export_report(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from autotok.backbones.base import Backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
+from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
@@ -68,8 +71,15 @@ class ModelWorker:
             model.eval()
         else:
             model = compress_backbone(backbone, config)
+            if needs_calibration(config):
+                model = calibrated(model, self._calibration_images())
         self._last = config.config_id, model
         return model
+
+    def _calibration_images(self) -> Tensor:
+        """Training images where there are some, else images to be judged on."""
+        data = self.evaluator.data if self.why_not_trainable() else self._training_data()
+        return data.batch(data.subset(CALIBRATION_IMAGES, self.evaluator.seed))[0]
 
     def plugged_in(self, config: CompressionConfig) -> CompressedViT:
         """The model of a configuration without any retraining: enough to count and to predict."""

@@ -55,7 +55,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, tokens: Tokens, needs: Needs) -> 
             logits = logits + bias[:, None, None, :]
         weights = _softmax(logits, tokens)
         out = weights @ v
-        return out, _taps(q, k, v, needs, weights, out=out)
+        return out, _taps(q, k, v, needs, weights, out=out, tokens=tokens)
     bias_rows = None if bias is None else bias[:, None, None, :]
     if bias_rows is not None:
         bias_rows = bias_rows.expand(-1, 1, q.shape[2], -1)
@@ -119,6 +119,7 @@ def _taps(
     weights: Tensor | None,
     cls_row: Tensor | None = None,
     out: Tensor | None = None,
+    tokens: Tokens | None = None,
 ) -> Taps:
     values: dict[str, Tensor] = {}
     if needs & Needs.KEYS:
@@ -138,11 +139,19 @@ def _taps(
         values["cls_attention"] = row
     if needs & Needs.COLUMN_MEANS:
         assert weights is not None
-        values["column_means"] = weights.mean(dim=2)
+        values["column_means"] = _column_means(weights, tokens)
     if needs & Needs.ATTENTION:
         assert weights is not None
         values["attention"] = weights
     return Taps(values)
+
+
+def _column_means(weights: Tensor, tokens: Tokens | None) -> Tensor:
+    """(B, H, N) mean over query rows of the map (B, H, N, N); padding asks nothing."""
+    if tokens is None or tokens.live is None:
+        return weights.mean(dim=2)
+    rows = F.pad(tokens.live.to(weights.dtype), (tokens.num_prefix, 0), value=1.0)  # (B, N)
+    return (weights * rows[:, None, :, None]).sum(dim=2) / rows.sum(dim=1)[:, None, None]
 
 
 class Projection(Protocol):
@@ -257,7 +266,7 @@ def relative_attention(
             zeros.scatter_add(-1, pairs[1][:, None].expand(shape), weights),
         )
     out = weights @ v + bins[0] @ tables.value_rows + bins[1] @ tables.value_columns
-    return out, _taps(q, k, v, needs, weights, out=out)
+    return out, _taps(q, k, v, needs, weights, out=out, tokens=tokens)
 
 
 def _offset_index(extent: int, max_offset: int, device: torch.device) -> Tensor:

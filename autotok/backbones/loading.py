@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from .autoformer_spaces import (
 )
 from .base import Backbone
 from .checkpoint import read_state_dict
+from .lvvit import LVVIT, LVViT, lvvit_from_state_dict, sized
 from .supernet import AutoFormerSupernet
 from .supernet_file import Origin, read_origin
 
@@ -38,7 +40,7 @@ AUTOFORMER_SIZES = {f"autoformer_{size}": size for size in ("tiny", "small", "ba
 SUPERNETS = ("autoformer_demo", *AUTOFORMER_SIZES)
 CUSTOM = "autoformer_custom"
 """A supernet of one's own: its shapes are in the file that `autotok supernet train` wrote."""
-BUILT_IN = ("autoformer_demo", "tiny", *AUTOFORMER_SIZES)
+BUILT_IN = ("autoformer_demo", "tiny", *AUTOFORMER_SIZES, *LVVIT)
 
 
 def known_backbones(pattern: str = "*") -> list[str]:
@@ -87,9 +89,11 @@ def load_backbone(
     """A backbone by name, with real weights, in evaluation mode.
 
     Args:
-        name: 'autoformer_demo', 'autoformer_tiny|small|base', 'tiny', or any timm ViT.
+        name: 'autoformer_demo', 'autoformer_tiny|small|base', 'lvvit_s|m', 'tiny', or any timm
+            ViT.
         checkpoint: Weight file to read instead of downloading.
-        image_size: Input side in pixels; position embeddings are resampled. timm models only.
+        image_size: Input side in pixels; position embeddings are resampled. timm models and
+            LV-ViT only.
         subnet: Subnet to run of an AutoFormer supernet; the published one by default.
 
     Raises:
@@ -108,6 +112,8 @@ def load_backbone(
         from .tiny import tiny_backbone
 
         return tiny_backbone()
+    if name in LVVIT:
+        return _load_lvvit(name, checkpoint, image_size)
     from .timm_vit import create_timm
 
     if checkpoint is None:
@@ -128,6 +134,9 @@ def load_structure(
         from .tiny import tiny_backbone
 
         return tiny_backbone()
+    if name in LVVIT:
+        with torch.device("meta"):
+            return LVViT(sized(LVVIT[name], image_size), name=name).eval()
     if not name.startswith("autoformer_"):
         from .timm_vit import timm_structure
 
@@ -214,11 +223,23 @@ def _check_origin(origin: Origin, name: str, checkpoint: Path | None) -> None:
         )
 
 
-def _no_download(name: str) -> CheckpointError:
+def _no_download(
+    name: str, where: str = "supernet checkpoint (AutoFormer model zoo)"
+) -> CheckpointError:
     return CheckpointError(
-        f"weights of '{name}' cannot be downloaded by autotok; get the official supernet checkpoint"
-        " (AutoFormer model zoo) and give it with --checkpoint"
+        f"weights of '{name}' cannot be downloaded by autotok; get the official {where} and give it"
+        " with --checkpoint"
     )
+
+
+def _load_lvvit(name: str, checkpoint: Path | None, image_size: int | None) -> Backbone:
+    spec = sized(LVVIT[name], image_size)
+    if checkpoint is None:
+        raise _no_download(name, "checkpoint (TokenLabeling release)")
+    tensors = read_state_dict(checkpoint)
+    if "head.weight" in tensors:
+        spec = dataclasses.replace(spec, num_classes=int(tensors["head.weight"].shape[0]))
+    return lvvit_from_state_dict(tensors, spec, name=name, origin=str(checkpoint))
 
 
 def _load_autoformer(name: str, checkpoint: Path | None, subnet: SubnetSpec | None) -> Backbone:

@@ -9,12 +9,15 @@ import typer
 
 from .app import JsonFlag, app, print_json, print_table
 
+methods_app = typer.Typer(help="Token-compression methods: list them, or show one.")
+app.add_typer(methods_app, name="methods")
 targets_app = typer.Typer(help="Devices: list them, show one, check a file.")
 app.add_typer(targets_app, name="targets")
 
 
-@app.command()
+@methods_app.callback(invoke_without_command=True)
 def methods(
+    ctx: typer.Context,
     backbone: Annotated[
         str | None, typer.Option("--backbone", "-b", help="Show which methods fit this model.")
     ] = None,
@@ -22,6 +25,8 @@ def methods(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
 ) -> None:
     """List the token-compression methods, and whether they fit a backbone."""
+    if ctx.invoked_subcommand is not None:
+        return
     from autotok.api.catalog import describe_methods, methods_markdown
 
     if markdown:
@@ -36,7 +41,35 @@ def methods(
     if backbone is not None:
         columns.append("fits")
     table = [[row[column] for column in columns] for row in rows]
-    print_table(f"methods on {backbone}" if backbone else "methods", columns, table)
+    print_table(
+        f"methods on {backbone}" if backbone else "methods",
+        columns,
+        table,
+        caption="`autotok methods show NAME` prints everything known about one",
+    )
+    from autotok.methods.evidence import not_built
+
+    missing = [[entry.name, entry.title, entry.reason] for entry in not_built()]
+    if missing and backbone is None:
+        print_table("not built", ["method", "paper", "why not"], missing)
+
+
+@methods_app.command("show")
+def methods_show(
+    name: Annotated[str, typer.Argument(help="Method name.")],
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", "-b", help="Give ranges and schedules for it.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Show one method: idea, paper, departures, options, training, published numbers."""
+    from autotok.api.methods import EXAMPLE, describe_method, method_text
+
+    page = describe_method(name, backbone or EXAMPLE)
+    if json:
+        print_json(page)
+        return
+    typer.echo(method_text(page), nl=False)
 
 
 @app.command()

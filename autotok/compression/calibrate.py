@@ -10,14 +10,20 @@ from torch import Tensor
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.methods.base import TokenReducer
+from autotok.methods.registry import get_method
 
+from .compress import reconfigured
 from .model import CompressedViT
 
-__all__ = ["calibrate", "needs_calibration"]
+__all__ = ["CALIBRATION_IMAGES", "calibrate", "calibrated", "needs_calibration"]
+
+CALIBRATION_IMAGES = 32
+"""As many as give steady quantiles of a few hundred tokens each."""
 
 
-def needs_calibration(config: CompressionConfig, method: type[TokenReducer]) -> bool:
+def needs_calibration(config: CompressionConfig) -> bool:
     """Whether a threshold method is given amounts, and no thresholds that would meet them."""
+    method = get_method(config.method)
     known = {option.name for option in method.options}
     if "threshold" not in known or "threshold" in config.options:
         return False
@@ -25,6 +31,11 @@ def needs_calibration(config: CompressionConfig, method: type[TokenReducer]) -> 
         "threshold" not in r.options and (r.keep_ratio is not None or r.num_keep is not None)
         for r in config.reductions
     )
+
+
+def calibrated(model: CompressedViT, images: Tensor) -> CompressedViT:
+    """The model under thresholds that meet its amounts on average over images: `calibrate`."""
+    return reconfigured(model, calibrate(model, images))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from autotok.methods.registry import get_method
 from .model import CompressedViT
 from .schedule import realise
 
-__all__ = ["compress_backbone"]
+__all__ = ["compress_backbone", "reconfigured"]
 
 
 def compress_backbone(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
@@ -32,5 +32,24 @@ def compress_backbone(backbone: Backbone, config: CompressionConfig) -> Compress
         options = method.resolve_options({**config.options, **overrides[site.layer]})
         reducer = method(site, options)
         reducer.needs = method.resolve_needs(backbone.facts, options)
+        auxiliary = method.auxiliary(options)
+        if auxiliary is not None:
+            from autotok.backbones.feature_net import FeatureNet
+
+            reducer.network = FeatureNet(auxiliary)  # loads at the first image
         reducers[site.layer] = reducer.train(backbone.training)
     return CompressedViT(backbone, config, schedule, reducers).train(backbone.training)
+
+
+def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedViT:
+    """A model of another configuration on the same backbone, with the method's parameters where
+    they still fit (such as the same method with other counts or thresholds)."""
+    fresh = compress_backbone(model.backbone, config)
+    own, old = fresh.reducers.state_dict(), model.reducers.state_dict()
+    fitting = {k: v for k, v in old.items() if k in own and own[k].shape == v.shape}
+    fresh.reducers.load_state_dict(fitting, strict=False)
+    fresh.reducers.to(next(model.parameters()).device)
+    for layer, reducer in fresh.reducers.items():
+        if layer in model.reducers:
+            reducer.network = model.reducers[layer].network  # loaded once
+    return fresh.train(model.training)

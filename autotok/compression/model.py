@@ -16,7 +16,17 @@ from autotok.tokens import Needs, Taps, Tokens, naive_coords
 
 from .schedule import Schedule
 
-__all__ = ["CompressedViT", "Watch"]
+__all__ = ["BlockCounts", "CompressedViT", "Watch"]
+
+
+@dataclass
+class BlockCounts:
+    """Live patch tokens of one block, (B,) each."""
+
+    entering: Tensor
+    """Before any reduction of the block."""
+    attention: Tensor
+    mlp: Tensor
 
 
 @dataclass
@@ -33,9 +43,8 @@ class Watch:
     """Per block of `inside`: the tokens its attention saw, and the taps."""
     counting: bool = False
     """Whether to count live patch tokens."""
-    counts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Per block, if `counting`: live patch tokens in its attention and in its MLP, (B,) each;
-    under the number of blocks, those at the read-out, twice."""
+    counts: dict[int, BlockCounts] = field(default_factory=dict)
+    """Per block, if `counting`; under the number of blocks, the read-out's."""
 
 
 class CompressedViT(nn.Module):
@@ -107,7 +116,7 @@ class CompressedViT(nn.Module):
         for reducer in reducers:
             tokens = reducer.finish(tokens)
         if watch is not None and watch.counting:
-            watch.counts[last + 1] = (live_counts(tokens), live_counts(tokens))
+            watch.counts[last + 1] = BlockCounts(*[live_counts(tokens)] * 3)
         return tokens
 
     # A block is two calls, so that what a half no longer needs is freed before the other peaks.
@@ -118,6 +127,8 @@ class CompressedViT(nn.Module):
         """First half of a block; the taps come back only for a reduction after the block."""
         reducer = self._at.get(layer)
         placement = None if reducer is None else reducer.placement
+        if watch is not None and watch.counting:
+            watch.counts[layer] = BlockCounts(*[live_counts(tokens)] * 3)
         if reducer is not None and placement is Placement.BEFORE_BLOCKS:
             tokens = self._reduce(layer, tokens, embedded)
         elif reducer is not None and placement is Placement.BEFORE:
@@ -135,7 +146,7 @@ class CompressedViT(nn.Module):
             if wanted:
                 watch.taps[layer] = (tokens, taps)
             if watch.counting:
-                watch.counts[layer] = (live_counts(tokens), live_counts(tokens))
+                watch.counts[layer].attention = live_counts(tokens)
         tokens = tokens.with_x(tokens.x + branch)
         del branch
         if heard:
@@ -147,7 +158,7 @@ class CompressedViT(nn.Module):
     def _fed(self, layer: int, tokens: Tokens, taps: Taps, watch: Watch | None) -> Tokens:
         """Second half of a block."""
         if watch is not None and watch.counting:
-            watch.counts[layer] = (watch.counts[layer][0], live_counts(tokens))
+            watch.counts[layer].mlp = live_counts(tokens)
         tokens = tokens.with_x(tokens.x + self.backbone.feed(layer, tokens))
         reducer = self._at.get(layer)
         if reducer is not None and reducer.placement is Placement.AFTER:

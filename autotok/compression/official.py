@@ -35,20 +35,35 @@ def load_official(
         place = reducers[0].official_name(key) if reducers else None
         if place is None or place[0] >= len(reducers):
             continue
-        index, name = place
-        own = dict(reducers[index].named_parameters()).get(name)
-        if own is None:
-            continue
-        given = reducers[index].from_official(name, values)
-        if given.shape != own.shape:
-            raise CheckpointError(
-                f"'{key}' of '{origin}' has shape {tuple(values.shape)}, but method"
-                f" '{model.config.method}' needs {tuple(own.shape)} here; give the weights of this"
-                " backbone and schedule"
-            )
-        own.copy_(given)
-        filled.add(place)
-        taken.append(key)
+        if place[0] < 0:  # one row for each reduction layer
+            parts = list(enumerate(values.unbind(0)))[: len(reducers)]
+        else:
+            parts = [(place[0], values)]
+        for index, part in parts:
+            own = dict(reducers[index].named_parameters()).get(place[1])
+            if own is None:
+                continue
+            given = reducers[index].from_official(place[1], part)
+            if given.shape != own.shape:
+                raise CheckpointError(
+                    f"'{key}' of '{origin}' has shape {tuple(values.shape)}, but method"
+                    f" '{model.config.method}' needs {tuple(own.shape)} here; give the weights of"
+                    " this backbone and schedule"
+                )
+            own.copy_(given)
+            filled.add((index, place[1]))
+            taken.append(key)
+    _check_complete(model, reducers, filled, origin)
+    return list(dict.fromkeys(taken))
+
+
+def _check_complete(
+    model: CompressedViT,
+    reducers: list[TokenReducer],
+    filled: set[tuple[int, str]],
+    origin: str,
+) -> None:
+    """Raise unless every parameter that inference needs was filled."""
     missing = [
         f"layer {reducer.site.layer}: {name}"
         for index, reducer in enumerate(reducers)
@@ -61,7 +76,6 @@ def load_official(
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
             + "; give the authors' checkpoint of this method and schedule"
         )
-    return taken
 
 
 def _needed(reducer: TokenReducer) -> list[str]:

@@ -83,6 +83,11 @@ def _site(
         raise ConfigError(
             f"method '{method.name}' acts before the blocks: its layer must be 0, got {layer}"
         )
+    if layer < method.first_layer:
+        raise ConfigError(
+            f"method '{method.name}' judges by the attention of an earlier block, so layer {layer}"
+            f" cannot reduce; its first layer is {method.first_layer}"
+        )
     keep = reduction.num_keep
     if reduction.keep_ratio is not None:
         keep = round_count(reduction.keep_ratio, facts.num_patches, method.rounding)

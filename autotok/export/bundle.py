@@ -211,11 +211,13 @@ def save_bundle(
     """The check results of a fresh bundle folder, which replaces an older one as a whole.
 
     A format that fails does not spoil the rest: its reason is in the results (and in `check.json`).
+    The model loses what only training needs.
 
     Args:
         images: (n, C, H, W) normalised, real ones, to compare the exported files with torch.
         batch: Images per run of the exported files.
     """
+    model.deploy()
     with replacing_folder(folder) as fresh:
         has_reducers = write_weights(fresh, model, bundle.backbone.name)
         write_best(fresh / "config.yaml", bundle)
@@ -265,7 +267,7 @@ def load_bundle(
     if weights is not None:
         load_into(backbone_module(loaded), read_state_dict(weights), weights)
     bundle.check_fits(loaded.facts)
-    model = compress_backbone(loaded, bundle.config)
+    model = compress_backbone(loaded, bundle.config).deploy()
     if (home / REDUCERS).is_file():
         load_into(model.reducers, read_state_dict(home / REDUCERS), home / REDUCERS)
     return model.eval()
@@ -302,7 +304,7 @@ def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None
                 f"checkpoint '{weights}', which '{path}' names, is not here; give its place with"
                 " --checkpoint, or keep the folder 'best' beside best.yaml"
             )
-    sized = own and ref.family == "timm_vit" and ref.name != "tiny"
+    sized = own and ref.family in ("timm_vit", "lvvit") and ref.name != "tiny"
     return load_backbone(
         name or ref.name,
         checkpoint=weights,

@@ -1,7 +1,39 @@
 """Token-compression methods, one paper per file."""
 
 # a method is known once its file is imported; adding one means adding its name here
-from . import evit, ltp, none, pitome, random, tofu, tome, topk  # noqa: F401
+from . import (  # noqa: F401
+    asvit,
+    ats,
+    avit,
+    cropr,
+    diffrate,
+    dpcknn,
+    dtem,
+    dynamicvit,
+    evit,
+    evovit,
+    gtp,
+    heatvit,
+    idlevit,
+    ltmp,
+    ltp,
+    none,
+    papr,
+    patchmerger,
+    pitome,
+    ppt,
+    random,
+    sinkhorn,
+    sit,
+    spvit,
+    tofe,
+    tofu,
+    tokenpooling,
+    tome,
+    topk,
+    tps,
+    zerotprune,
+)
 from .base import Count, Kind, Option, Placement, Site, TokenReducer, Training
 from .registry import get_method, list_methods, register, unmet_need
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -138,6 +139,8 @@ class TokenReducer(nn.Module):
     """How a keep ratio becomes a count: 'ceil', 'floor' or 'round', as published."""
     requires: ClassVar[frozenset[str]] = frozenset()
     """Facts a backbone must have: 'cls', 'supervised_cls', 'position_table'."""
+    first_layer: ClassVar[int] = 0
+    """Earliest layer it can reduce at; 1 where it judges by the block before."""
     single_layer: ClassVar[bool] = False
     """Reduces once only."""
     span: ClassVar[Span] = Span.REST
@@ -147,19 +150,21 @@ class TokenReducer(nn.Module):
     exportable: ClassVar[bool] = True
     recipe: ClassVar[TrainingRecipe] = TrainingRecipe()
     """How it is trained, as published."""
+    when_chosen: ClassVar[Mapping[str, Primitive]] = MappingProxyType({})
+    """Options for a fine-tune of amounts that somebody else chose, such as a search."""
     needs: Needs = Needs.NONE
     """Taps wanted from the backbone; an instance may narrow or change it for its backbone."""
     proportional_attention: bool = False
     """Later blocks add log size to their keys' logits."""
     calibrating: bool = False
     """The next `reduce` finds the threshold that keeps `num_keep` on average."""
-    network: nn.Module | None = None
-    """The auxiliary network that `auxiliary` names, frozen; no part of the weights."""
 
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__()
         self.site = site
         self.values = dict(options)
+        # what `auxiliary` names, frozen; not a class attribute, which would hide a sub-module
+        self.network: nn.Module | None = None
 
     # --- the mathematics
 
@@ -219,11 +224,19 @@ class TokenReducer(nn.Module):
         """What training made of the configuration: methods that learn amounts say them here."""
         return config
 
+    @classmethod
+    def recipe_for(cls, options: Mapping[str, Primitive]) -> TrainingRecipe:
+        """How it is trained with these options."""
+        return cls.recipe
+
     # --- authors' weights
 
     @classmethod
     def official_name(cls, name: str) -> tuple[int, str] | None:
-        """(number of the reduction layer, our parameter name) of an authors' parameter name."""
+        """(number of the reduction layer, our parameter name) of an authors' parameter name.
+
+        Number -1: the authors keep one tensor with a row for each reduction layer.
+        """
         return None
 
     @classmethod
@@ -308,9 +321,28 @@ class TokenReducer(nn.Module):
         return np.zeros_like(entering)
 
     @classmethod
+    def joint_macs(
+        cls,
+        facts: BackboneFacts,
+        layers: Sequence[int],
+        counts: Counts,
+        options: Mapping[str, Primitive],
+    ) -> Counts:
+        """Further multiply-accumulates, (M,), that hang on several reduction layers at once.
+
+        `layers` (S,) keep `counts` (M, S).
+        """
+        return np.zeros(counts.shape[0], dtype=np.int64)
+
+    @classmethod
     def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
         """Parameters per reduction layer."""
         return 0
+
+    @classmethod
+    def site_params(cls, site: Site, options: Mapping[str, Primitive]) -> int:
+        """Parameters at one place, training-only ones left out, where counts decide the shapes."""
+        return cls.overhead_params(site.facts, options)
 
     @classmethod
     def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:

@@ -12,10 +12,15 @@ unsupervised or missing, attention column means stand in (option `score`). `num_
 fused token, so dropping one token only (which would fuse it into itself) is the same as dropping
 none. The fused token stands at the position of the best token it holds; sizes stay untracked, as
 it is a weak remnant that a size-weighted mean would overrate.
+
+Training from scratch may let the keep rate fall (option `shrink`): it is 1 for the first eleventh
+of that share of the training and then follows a cosine, as in the authors' 10 and 100 of 300
+epochs. A fine-tune keeps the final rate throughout, as theirs does.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,7 +29,8 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, TokenReducer, Training
+from .base import Counts, Kind, Option, Site, TokenReducer, Training
+from .losses import keep_rate_at
 from .primitives import fuse, select
 from .registry import register
 from .scoring import SCORE, attention_scores, score_needs, score_note
@@ -39,8 +45,41 @@ class EViT(TokenReducer):
     title = "EViT (ICLR 2022)"
     kind = Kind.HYBRID
     training_need = Training.OPTIONAL
-    options = (SCORE, Option("fuse", True, "fold the dropped tokens into one", search=True))
+    options = (
+        SCORE,
+        Option("fuse", True, "fold the dropped tokens into one", search=True),
+        Option(
+            "shrink",
+            0.0,
+            "share of training in which the keep rate falls to its final value",
+            low=0.0,
+            high=1.0,
+        ),
+    )
     needs = Needs.CLS_ATTENTION
+
+    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+        super().__init__(site, options)
+        self.progress = 1.0
+
+    def begin_step(self, progress: float) -> None:
+        self.progress = progress
+
+    def _count(self, entering: int, num_keep: int) -> int:
+        """Tokens to leave now: `num_keep`, or more while the keep rate of training still falls."""
+        shrink = float(self.values["shrink"])
+        if not self.training or self.progress >= shrink:
+            return num_keep
+        fused = int(bool(self.values["fuse"]))
+        rate = keep_rate_at(
+            self.progress,
+            iterations_per_epoch=1.0,
+            base=(num_keep - fused) / self.site.num_entering,
+            start_epoch=shrink / 11,
+            shrink_epochs=shrink * 10 / 11,
+        )
+        kept = math.ceil(rate * entering - 1e-9)
+        return entering if kept >= entering else min(kept + fused, entering)
 
     @classmethod
     def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
@@ -68,6 +107,9 @@ class EViT(TokenReducer):
         return (score_note(score_needs(cls.name, facts, options)),)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
+        num_keep = self._count(tokens.num_patches, num_keep)
+        if num_keep == tokens.num_patches:
+            return tokens
         scores = attention_scores(taps, self.needs, tokens.num_prefix)  # (B, n)
         best = scores.topk(num_keep, dim=1).indices  # (B, k)
         if self.values["fuse"]:

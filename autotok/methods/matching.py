@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-__all__ = ["Match", "bipartite", "match_pairs"]
+from autotok.tokens import Taps
+
+__all__ = ["Match", "Pairs", "bipartite", "key_direction", "match_pairs", "unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,54 @@ class Match:
     """(B, r), the output position each of them goes to."""
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """A `Match` of even tokens with odd ones, said by positions within the two halves.
+
+    The odd half stays whole and in order behind the even tokens that stay, so that
+    `primitives.merge_pairs` need not look its tokens up.
+    """
+
+    count: int
+    """Patch tokens n."""
+    first: int
+    """Patch position of the first even token, 0 or 1."""
+    stay_even: Tensor
+    """(B, |even| - r), which even tokens stay, in output order."""
+    gone_even: Tensor
+    """(B, r), which even tokens merge away."""
+    partner: Tensor
+    """(B, r), the odd token each of them goes to."""
+
+    @property
+    def keep(self) -> Tensor:
+        """(B, k), survivors in output order: even ones that stay, then all odd ones."""
+        stay = 2 * self.stay_even + self.first
+        odd = torch.arange(1 - self.first, self.count, 2, device=stay.device)
+        return torch.cat([stay, odd.expand(stay.shape[0], -1)], dim=1)
+
+    @property
+    def gone(self) -> Tensor:
+        """(B, r), the tokens that merge away."""
+        return 2 * self.gone_even + self.first
+
+    @property
+    def target(self) -> Tensor:
+        """(B, r), the output position each of them goes to."""
+        return self.partner + self.stay_even.shape[1]
+
+
+def key_direction(taps: Taps, num_prefix: int) -> Tensor:
+    """(B, n, D): the direction of each patch token's mean key, as the sum over heads."""
+    return taps.keys.sum(dim=1)[:, num_prefix:]
+
+
+def unit_rows(metric: Tensor) -> Tensor:
+    """`metric` (B, n, D) with rows of length 1; rows of zeros become NaN, and match like any."""
+    length: Tensor = torch.linalg.vector_norm(metric, dim=-1, keepdim=True)
+    return metric / length
+
+
 def match_pairs(similarity: Tensor, num_removed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pair rows with their most similar column and pick the `num_removed` closest pairs.
 
@@ -39,8 +88,7 @@ def match_pairs(similarity: Tensor, num_removed: int) -> tuple[Tensor, Tensor, T
     return gone, partner.gather(1, gone), order[:, num_removed:]
 
 
-@torch.no_grad()
-def bipartite(metric: Tensor, num_removed: int, *, num_prefix: int) -> Match:
+def bipartite(metric: Tensor, num_removed: int, *, num_prefix: int) -> Pairs:
     """ToMe's bipartite soft matching of patch tokens by the cosine of `metric` (B, n, D).
 
     Tokens on even positions of the whole sequence, prefix included, may merge into those on odd
@@ -49,11 +97,9 @@ def bipartite(metric: Tensor, num_removed: int, *, num_prefix: int) -> Match:
     code does.
     """
     first = num_prefix % 2
-    unit = F.normalize(metric, dim=-1)
+    unit = unit_rows(metric.detach())
     even, odd = unit[:, first::2], unit[:, 1 - first :: 2]
-    gone, partner, stay = match_pairs(even @ odd.transpose(-2, -1), num_removed)
+    gone, partner, stay = match_pairs(torch.bmm(even, odd.transpose(1, 2)), num_removed)
     if num_prefix:
         stay = stay.sort(dim=-1).values
-    others = torch.arange(1 - first, metric.shape[1], 2, device=metric.device)
-    keep = torch.cat([2 * stay + first, others.expand(stay.shape[0], -1)], dim=1)
-    return Match(keep, 2 * gone + first, partner + stay.shape[1])
+    return Pairs(metric.shape[1], first, stay, gone, partner)

@@ -26,7 +26,7 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, Site, TokenReducer, Training
-from .matching import Match, match_pairs
+from .matching import Match, key_direction, match_pairs, unit_rows
 from .primitives import gather_rows, merge
 from .registry import register
 
@@ -81,15 +81,16 @@ class PiToMe(TokenReducer):
         return entering * entering * facts.blocks[layer].head_dim  # similarities
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
-        metric = taps.mean_keys[:, tokens.num_prefix :]  # (B, n, D)
+        metric = key_direction(taps, tokens.num_prefix)  # (B, n, D)
         match = self._match(metric, tokens.num_patches - num_keep)
         return merge(tokens, keep=match.keep, gone=match.gone, target=match.target)
 
     @torch.no_grad()
     def _match(self, metric: Tensor, removed: int) -> Match:
-        unit = F.normalize(metric, dim=-1)
-        similarity = unit @ unit.transpose(-2, -1)  # (B, n, n)
-        energy = F.elu(similarity - self.margin, alpha=float(self.values["alpha"])).mean(dim=-1)
+        unit = unit_rows(metric)
+        similarity = torch.bmm(unit, unit.transpose(1, 2))  # (B, n, n)
+        above = similarity - self.margin
+        energy = F.elu(above, alpha=float(self.values["alpha"]), inplace=True).mean(dim=-1)
         order = energy.argsort(dim=-1, descending=True)  # (B, n)
         if self.variant == "plain":
             order, safe = order[:, : 2 * removed], order[:, 2 * removed :]

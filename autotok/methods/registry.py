@@ -12,7 +12,7 @@ from autotok.facts import BackboneFacts
 
 from .base import TokenReducer
 
-__all__ = ["get_method", "list_methods", "register", "unmet_need"]
+__all__ = ["get_method", "list_methods", "register", "requirements", "unmet_need"]
 
 _METHODS: dict[str, type[TokenReducer]] = {}
 _T = TypeVar("_T", bound=type[TokenReducer])
@@ -68,6 +68,11 @@ def unmet_need(method: type[TokenReducer], facts: BackboneFacts) -> str | None:
         if not holds(facts):
             return words
     return None
+
+
+def requirements(method: type[TokenReducer]) -> tuple[str, ...]:
+    """What the method requires of a backbone, in words."""
+    return tuple(_REQUIREMENTS[need][1] for need in sorted(method.requires))
 
 
 def check_compatible(method: type[TokenReducer], facts: BackboneFacts) -> None:

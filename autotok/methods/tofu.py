@@ -15,7 +15,6 @@ protected.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -27,8 +26,8 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, TokenReducer, Training
-from .matching import Match, bipartite
-from .primitives import merge, select
+from .matching import Pairs, bipartite, key_direction
+from .primitives import drop_pairs, merge_pairs
 from .registry import register
 
 __all__ = ["ToFu"]
@@ -83,36 +82,30 @@ class ToFu(TokenReducer):
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         prefix, removed = tokens.num_prefix, tokens.num_patches - num_keep
-        metric = taps.mean_keys[:, prefix:]  # (B, n, D)
-        match = bipartite(metric, removed, num_prefix=prefix)
+        metric = key_direction(taps, prefix)  # (B, n, D)
+        pairs = bipartite(metric, removed, num_prefix=prefix)
         if self.mode == "prune":
-            return select(tokens, match.keep)
-        means = merge(
-            tokens,
-            keep=match.keep,
-            gone=match.gone,
-            target=match.target,
-            weights=tokens.x.new_ones(tokens.x.shape[0], tokens.num_patches),
-            track_size=False,
-        )
+            return drop_pairs(tokens, pairs)
+        means = merge_pairs(tokens, pairs, track_size=False)
         if self.mode == "avg":
             return means
-        norms = tokens.patches.norm(dim=-1)  # (B, n)
-        base = means.patches.norm(dim=-1)  # (B, k)
-        if self.values["norm_rule"] == "third_party":
-            base = norms.gather(1, match.keep)
-        scale = _largest(norms, match) / base.clamp_min(1e-12)
-        scale = F.pad(scale, (prefix, 0), value=1.0).unsqueeze(-1)  # (B, P + k, 1)
-        return dataclasses.replace(means, x=means.x * scale)
+        norms = torch.linalg.vector_norm(tokens.patches, dim=-1)  # (B, n)
+        own = norms[:, 1 - pairs.first :: 2]  # only odd tokens take others in
+        base = own
+        if self.values["norm_rule"] == "paper":
+            base = torch.linalg.vector_norm(means.x[:, -own.shape[1] :], dim=-1)
+        theirs = norms[:, pairs.first :: 2].gather(1, pairs.gone_even)  # (B, r)
+        scale = _largest(own, theirs, pairs) / base.clamp_min(1e-12)  # (B, |odd|)
+        same = means.x.shape[1] - own.shape[1]
+        scale = F.pad(scale, (same, 0), value=1.0).unsqueeze(-1)  # (B, P + k, 1)
+        return means.with_x(means.x * scale)
 
 
-def _largest(norms: Tensor, match: Match) -> Tensor:
-    """(B, k): the largest norm within each survivor's group.
+def _largest(own: Tensor, theirs: Tensor, pairs: Pairs) -> Tensor:
+    """(B, |odd|): the largest norm in each group, of odd tokens `own` and those they take in.
 
     A masked maximum instead of `scatter_reduce`, which ONNX runtimes refuse.
     """
-    own = norms.gather(1, match.keep)
     places = torch.arange(own.shape[1], device=own.device)
-    mine = match.target.unsqueeze(-1) == places  # (B, r, k)
-    theirs = torch.where(mine, norms.gather(1, match.gone).unsqueeze(-1), 0.0).amax(dim=1)
-    return torch.maximum(own, theirs)
+    mine = pairs.partner.unsqueeze(-1) == places  # (B, r, |odd|)
+    return torch.maximum(own, torch.where(mine, theirs.unsqueeze(-1), 0.0).amax(dim=1))

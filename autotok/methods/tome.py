@@ -21,8 +21,8 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, Site, TokenReducer, Training
-from .matching import bipartite
-from .primitives import merge
+from .matching import bipartite, key_direction
+from .primitives import merge_pairs
 from .registry import register
 
 __all__ = ["ToMe"]
@@ -63,6 +63,5 @@ class ToMe(TokenReducer):
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         prefix, removed = tokens.num_prefix, tokens.num_patches - num_keep
-        metric = taps.mean_keys[:, prefix:]  # (B, n, D)
-        match = bipartite(metric, removed, num_prefix=prefix)
-        return merge(tokens, keep=match.keep, gone=match.gone, target=match.target)
+        metric = key_direction(taps, prefix)  # (B, n, D)
+        return merge_pairs(tokens, bipartite(metric, removed, num_prefix=prefix))

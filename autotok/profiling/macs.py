@@ -32,7 +32,7 @@ from autotok.methods.base import Count, Counts, Placement, TokenReducer
 from autotok.methods.registry import get_method
 from autotok.tokens import NEEDS_MAP, Needs
 
-__all__ = ["Cost", "cost", "schedule_macs", "uncompressed"]
+__all__ = ["Cost", "cost", "counted_macs", "schedule_macs", "uncompressed"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,9 @@ def schedule_cost(facts: BackboneFacts, config: CompressionConfig, schedule: Sch
             keep=np.array([site.num_keep]),
         )
         linear, products = linear + own, products + rows
-        params += method.overhead_params(facts, options)
+        params += method.site_params(site, options) + _auxiliary(facts, method, options)[1]
+    kept = np.array([schedule.kept], dtype=np.int64)
+    linear = linear + method.joint_macs(facts, layers, kept, method.resolve_options(config.options))
     return Cost(int(linear[0] + products[0]), int(linear[0]), params)
 
 
@@ -166,6 +168,41 @@ def schedule_macs(
             layer=layer,
             entering=found.entering[:, index],
             keep=counts[:, index],
+        )
+        total = total + own + rows
+    return total + method.joint_macs(facts, layers, counts, resolved)
+
+
+def counted_macs(
+    facts: BackboneFacts,
+    method: type[TokenReducer],
+    config: CompressionConfig,
+    *,
+    entering: Counts,
+    attention: Counts,
+    mlp: Counts,
+    readout: Counts,
+) -> Counts:
+    """`Cost.macs` of M images, (M,), from the live patch tokens each of them had.
+
+    `entering` is (M, L + 1), before a block's reduction and at the read-out; `attention` and `mlp`
+    are (M, L), `readout` (M,).
+    """
+    linear, products = _backbone_macs(facts, attention, mlp, readout)
+    layers = tuple(r.layer for r in config.reductions)
+    total = linear + products
+    total = total + _listening_macs(facts, method, config.options, layers, attention)
+    for reduction in config.reductions:
+        layer = reduction.layer
+        options = method.resolve_options({**config.options, **reduction.options})
+        keep = {
+            Placement.BEFORE_BLOCKS: attention[:, layer],
+            Placement.BEFORE: attention[:, layer],
+            Placement.MID: mlp[:, layer],
+            Placement.AFTER: entering[:, layer + 1],
+        }[method.placement]
+        own, rows = _site_macs(
+            facts, method, options, layer=layer, entering=entering[:, layer], keep=keep
         )
         total = total + own + rows
     return total
@@ -222,9 +259,32 @@ def _site_macs(
     active = (keep != entering) | (method.count is Count.ADAPTIVE)
     own = method.overhead_macs(facts, layer, entering, keep, options)
     block, needs = facts.blocks[layer], method.resolve_needs(facts, options)
+    if method.placement is Placement.BEFORE:
+        own = own + _scouted_macs(facts, layer, entering, needs)
+    own = own + _auxiliary(facts, method, options)[0]
     taps_apply = method.placement in (Placement.MID, Placement.AFTER)
     extra_row = taps_apply and Needs.CLS_ATTENTION in needs and not needs & NEEDS_MAP
     rows = np.zeros_like(entering)
     if extra_row and not facts.explicit_attention:
         rows = (entering + facts.num_prefix) * block.inner_width
     return np.where(active, own, 0), np.where(active, rows, 0)
+
+
+def _scouted_macs(facts: BackboneFacts, layer: int, entering: Counts, needs: Needs) -> Counts:
+    """(M,) of the projections that a choice before a block looks at, over what enters it."""
+    block = facts.blocks[layer]
+    whole = sum(bool(needs & tap) for tap in (Needs.QUERIES, Needs.KEYS, Needs.VALUES))
+    rows = (entering + facts.num_prefix) * whole + bool(needs & Needs.CLS_QUERY)
+    return rows * block.width * block.inner_width
+
+
+def _auxiliary(
+    facts: BackboneFacts, method: type[TokenReducer], options: Mapping[str, Primitive]
+) -> tuple[int, int]:
+    """(multiply-accumulates, parameters) of the network that the method looks at images with."""
+    name = method.auxiliary(options)
+    if name is None:
+        return 0, 0
+    from autotok.backbones.feature_net import feature_net_cost
+
+    return feature_net_cost(name, facts.image_shape)

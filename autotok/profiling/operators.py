@@ -53,7 +53,7 @@ _ROWS: dict[OperatorClass, str] = {
     OperatorClass.VIEW: """view _unsafe_view reshape _reshape_alias expand permute transpose t
         squeeze unsqueeze slice select split split_with_sizes unbind chunk detach alias as_strided
         narrow flatten unflatten lift_fresh empty empty_like new_empty empty_strided
-        new_empty_strided empty_permuted unfold diagonal movedim""",
+        new_empty_strided empty_permuted unfold diagonal movedim promote_types""",
 }
 _CLASS = {name: kind for kind, names in _ROWS.items() for name in names.split()}
 _KERNELS = {

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from autotok.config import MODES, CompressionConfig, Primitive
 from autotok.errors import AutotokError
+from autotok.methods.registry import get_method
 
 from .finetuning import auto_steps
 from .problem import Problem
@@ -104,7 +105,10 @@ class Drafts:
             plan.finetune_macs, repaired.costs.macs, teacher_macs, choices.batch_size(params)
         )
         config = dataclasses.replace(
-            repaired.config, mode="retrain", finetune=choices.spec(params, steps)
+            repaired.config,
+            mode="retrain",
+            finetune=choices.spec(params, steps),
+            options={**repaired.config.options, **_when_chosen(repaired.config)},
         )
         return dataclasses.replace(repaired, config=config)
 
@@ -153,3 +157,7 @@ class Drafts:
         values: dict[str, float] = {**dataclasses.asdict(costs), **predicted}
         worst = max((values[b.metric] / b.limit - 1.0 for b in self._problem.budgets), default=0.0)
         return Repaired(config, costs=costs, predicted=predicted, violation=worst)
+
+
+def _when_chosen(config: CompressionConfig) -> Mapping[str, Primitive]:
+    return get_method(config.method).when_chosen

@@ -14,6 +14,7 @@ from autotok.backbones.base import Backbone
 from autotok.backbones.timm_vit import TimmViT, VisionTransformer
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError, IncompatibleMethod
@@ -21,7 +22,7 @@ from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Kind, Placement, TokenReducer
 from autotok.methods.registry import unmet_need
 
-from .scene import claim
+from .scene import claim, stand_in
 
 __all__ = ["MODEL_CHECKS", "check_export", "default_backbones", "example_config"]
 
@@ -79,7 +80,7 @@ def check_compatibility(method: Method, backbone: Backbone) -> None:
     """Where the backbone lacks something, an error names it; elsewhere it compresses."""
     need = unmet_need(method, backbone.facts)
     try:
-        compress_backbone(backbone, example_config(method, backbone.facts))
+        _compressed(backbone, example_config(method, backbone.facts))
     except IncompatibleMethod as error:
         claim(need is not None and need in str(error), method, f"does not name its need: {error}")
     else:
@@ -90,7 +91,7 @@ def check_whole_model(method: Method, backbone: Backbone) -> None:
     """Logits are finite, of the right shape, and the tokens are as many as the schedule says."""
     if unmet_need(method, backbone.facts):
         return
-    model = compress_backbone(backbone, example_config(method, backbone.facts)).eval()
+    model = _compressed(backbone, example_config(method, backbone.facts)).eval()
     images = _images(backbone.facts)
     with torch.no_grad():
         logits = model(images)
@@ -112,7 +113,7 @@ def check_keeping_all_is_the_identity(method: Method, backbone: Backbone) -> Non
         return
     places = [r.layer for r in example_config(method, facts).reductions]
     config = CompressionConfig(method.name, tuple(Reduction(p, keep_ratio=1.0) for p in places))
-    model = compress_backbone(backbone, config).eval()
+    model = _compressed(backbone, config).eval()
     images = _images(facts)
     with torch.no_grad():
         error = float((model(images) - backbone(images)).abs().max())
@@ -124,7 +125,7 @@ def check_images_are_independent(method: Method, backbone: Backbone) -> None:
     if unmet_need(method, backbone.facts):
         return
     double = copy.deepcopy(backbone).double().eval()  # ties in float32 could flip a match
-    model = compress_backbone(double, example_config(method, backbone.facts)).double().eval()
+    model = _compressed(double, example_config(method, backbone.facts)).double().eval()
     images = _images(backbone.facts).double()
     with torch.no_grad():
         together = model(images)
@@ -153,13 +154,22 @@ def check_export(method: Method, backbone: Backbone) -> None:
     """torch.export keeps the logits, unless the method declares that it cannot be exported."""
     if unmet_need(method, backbone.facts) or not method.exportable:
         return
-    model = compress_backbone(backbone, example_config(method, backbone.facts)).eval()
+    model = _compressed(backbone, example_config(method, backbone.facts)).eval()
     images = _images(backbone.facts)
     with torch.no_grad():
         program = torch.export.export(model, (images,))
         other = images.flip(0)
         error = float((program.module()(other) - model(other)).abs().max())
     claim(error < 1e-5, method, f"exports a program whose logits differ by {error:.1e}")
+
+
+def _compressed(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
+    """The model, with a stand-in for an auxiliary network."""
+    model = compress_backbone(backbone, config)
+    for reducer in model.reducers.children():
+        if isinstance(reducer, TokenReducer) and reducer.network is not None:
+            reducer.network = stand_in()
+    return model
 
 
 def _images(facts: BackboneFacts) -> Tensor:

@@ -106,7 +106,8 @@ def check_size_is_conserved(method: Method) -> None:
 
 def check_facts_travel_together(method: Method) -> None:
     """Coordinates, sources, extras and features of a token belong to the same patches."""
-    for moment in scenes(method):
+    alone = method.count is Count.ADAPTIVE  # padding beside others holds nothing of its own
+    for moment in scenes(method, batch=1 if alone else 3):
         out, start = moment.play(), moment.tokens
         assert start.coords is not None
         claim(out.source is not None, method, "loses sources")
@@ -143,7 +144,11 @@ def check_batch_neighbours(method: Method) -> None:
             alone = together.reducer.reduce(
                 _one(together.tokens, index), _one_taps(together.taps, index), together.num_keep
             )
-            same = torch.allclose(alone.x, out.x[index : index + 1], atol=1e-12)
+            length = alone.x.shape[1]
+            if out.live is not None:
+                count = out.num_prefix + int(out.live[index].sum())
+                claim(count == length, method, "counts an image's tokens by its batch neighbours")
+            same = torch.allclose(alone.x, out.x[index : index + 1, :length], atol=1e-12)
             claim(same, method, "lets an image's tokens depend on its batch neighbours")
 
 
@@ -176,7 +181,7 @@ def check_gradients(method: Method) -> None:
         for part in (out.mask, out.size):
             if part is not None and part.requires_grad:
                 loss = loss + (part * torch.linspace(0.5, 1.5, part.shape[-1])).sum()
-        own = moment.reducer.extra_loss(lesson(moment.reducer, out))
+        own = moment.reducer.extra_loss(lesson(moment.reducer, _to_the_end(moment.reducer, out)))
         loss = loss if own is None else loss + own
         if loss.requires_grad:
             loss.backward()
@@ -222,8 +227,9 @@ def check_overhead(method: Method) -> None:
                 np.array([moment.num_keep]),
                 moment.reducer.values,
             )
+            untraced = dataclasses.replace(moment.tokens, source=None)  # only drawings trace
             with FlopCounterMode(display=False) as counter:
-                moment.play()
+                moment.reducer.reduce(untraced, moment.taps, moment.num_keep)
             seen = counter.get_total_flops() // 2
             claim(
                 int(claimed[0]) == seen or moment.num_keep == site.num_entering,
@@ -266,6 +272,13 @@ def scenes(
                     )
                 except IncompatibleMethod:
                     continue
+
+
+def _to_the_end(reducer: TokenReducer, tokens: Tokens) -> Tokens:
+    """Tokens that passed the blocks after the reduction, as far as the method watches them."""
+    for block in range(reducer.site.layer, reducer.site.facts.num_blocks):
+        tokens = reducer.after_block(block, tokens)
+    return reducer.finish(tokens)
 
 
 def _counts(method: Method, moment: Scene, out: Tokens) -> None:

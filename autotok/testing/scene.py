@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autotok.backbones.attention import attention
 from autotok.config import Primitive
@@ -107,6 +107,8 @@ def scene(
         torch.manual_seed(seed)
         reducer = method(Site(place, facts.num_patches, keep, facts, 0, (place,)), given)
     reducer.needs = needs
+    if method.auxiliary(given) is not None:
+        reducer.network = stand_in()
     reducer.to(device, dtype).eval()
     start = reducer.before_blocks(tokens.value, _embedding(tokens, needs))
     for block in range(place):
@@ -114,6 +116,11 @@ def scene(
         if heard:
             start = reducer.hear(block, start, _attended(tokens, heard))
     return Scene(reducer, start, _taps(method, tokens, needs), keep)
+
+
+def stand_in() -> nn.Module:
+    """What takes the place of an auxiliary network, whose weights tests do not have."""
+    return nn.AvgPool2d(4)
 
 
 def lesson(reducer: TokenReducer, tokens: Tokens, *, seed: int = 0) -> Lesson:

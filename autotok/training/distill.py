@@ -265,15 +265,17 @@ def reducers_of(student: CompressedViT) -> list[TokenReducer]:
 
 
 def default_losses(
-    facts: BackboneFacts, method: str = "none", *, labelled: bool = False
+    facts: BackboneFacts, config: CompressionConfig | None = None, *, labelled: bool = False
 ) -> dict[str, float]:
     """What to learn from where nothing was chosen.
 
     The losses that the method was published with, those without labels where there are none; for
     methods that name none, the logits of the uncompressed model, or features of a headless one.
     """
-    usable = {}
-    for name, weight in get_method(method).recipe.losses.items():
+    config, usable = config or CompressionConfig(), {}
+    method = get_method(config.method)
+    recipe = method.recipe_for(method.resolve_options(config.options))
+    for name, weight in recipe.losses.items():
         loss = get_loss(name)
         if (labelled or not loss.labels) and (facts.num_classes or not loss.classes):
             usable[name] = weight

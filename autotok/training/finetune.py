@@ -209,7 +209,8 @@ def _start(
 
 
 def _recipe(student: CompressedViT) -> TrainingRecipe:
-    return get_method(student.config.method).recipe
+    method = get_method(student.config.method)
+    return method.recipe_for(method.resolve_options(student.config.options))
 
 
 def _train(

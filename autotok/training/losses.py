@@ -164,7 +164,7 @@ def token_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> T
     DynamicViT (Rao et al., NeurIPS 2021, arXiv 2106.02034), the form for DeiT.
     """
     student, teacher = _live(student, teacher, mask)
-    return F.mse_loss(student, teacher)
+    return F.mse_loss(student, teacher) if len(student) else student.sum()  # nobody left: 0
 
 
 def token_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -173,6 +173,8 @@ def token_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Te
     Features (B, n, D), mask (B, n).
     """
     student, teacher = (x.log_softmax(dim=-1) for x in _live(student, teacher, mask))
+    if not len(student):
+        return student.sum()
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 

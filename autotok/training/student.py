@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.supernet import SupernetView
-from autotok.compression.compress import compress_backbone
+from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.errors import CheckpointError, RunDirectoryError, UnsupportedBackbone
@@ -80,14 +80,7 @@ def emitted(student: CompressedViT) -> CompressedViT:
     the method's parameters that it still has.
     """
     config = student.emitted()
-    if config == student.config:
-        return student
-    fresh = compress_backbone(student.backbone, config)
-    own, trained = fresh.reducers.state_dict(), student.reducers.state_dict()
-    fitting = {k: v for k, v in trained.items() if k in own and own[k].shape == v.shape}
-    fresh.reducers.load_state_dict(fitting, strict=False)
-    fresh.reducers.to(next(student.parameters()).device)
-    return fresh.train(student.training)
+    return student if config == student.config else reconfigured(student, config)
 
 
 def weights_identity(module: nn.Module) -> str:

@@ -72,6 +72,19 @@ def test_a_saved_bundle_rebuilds_the_same_model(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
+def test_a_learned_method_comes_back_without_what_only_training_needs(tmp_path: Path) -> None:
+    _, bundle = made()
+    config = CompressionConfig("sit", (Reduction(1, num_keep=9), Reduction(2, num_keep=5)))
+    backbone = tiny_backbone()
+    model = compress_backbone(backbone, config).eval()
+    learned = Bundle(BackboneRef.of(backbone.facts), config, bundle.preprocessing, {})
+    save_bundle(tmp_path / "best", model, learned, images(), formats=())
+    back = load_bundle(tmp_path / "best")
+    with torch.no_grad():
+        torch.testing.assert_close(back(images()), model(images()))
+    assert not [key for key in back.state_dict() if ".reverse." in key]
+
+
 def test_best_yaml_finds_the_weights_of_the_folder_beside_it(tmp_path: Path) -> None:
     model, bundle = made()
     save_bundle(tmp_path / "best", model, bundle, images(), formats=())

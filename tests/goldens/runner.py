@@ -22,6 +22,7 @@ from autotok.backbones.base import Backbone
 from autotok.backbones.timm_vit import TimmViT, VisionTransformer
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Reduction
 from autotok.tokens import Tokens
 
@@ -110,27 +111,12 @@ def build(case: Case, arrays: Arrays) -> CompressedViT:
     """The compressed model with the file's learned parameters."""
     backbone = tiny_vit() if case.backbone is None else case.backbone()
     model = compress_backbone(backbone, case.config)
-    load_official(model, arrays)
+    learned = {k.removeprefix("extra."): arrays[k] for k in arrays if k.startswith("extra.")}
+    if any(True for _ in model.reducers.parameters()):
+        load_official(model, {k: torch.from_numpy(np.asarray(v)) for k, v in learned.items()})
     if case.prepare is not None:
         case.prepare(model)
     return model.train(case.training)
-
-
-def load_official(model: CompressedViT, arrays: Arrays) -> None:
-    """Put every `extra.*` array where the method says its official name belongs."""
-    reducers = list(model.reducers.values())
-    for key in arrays:
-        if not key.startswith("extra.") or not reducers:
-            continue
-        place = reducers[0].official_name(key.removeprefix("extra."))  # type: ignore[operator]
-        if place is None:
-            continue
-        index, name = place
-        values = torch.from_numpy(np.asarray(arrays[key]))
-        reducer = reducers[index]
-        own = reducer.get_parameter(name)
-        with torch.no_grad():
-            own.copy_(reducer.from_official(name, values))
 
 
 def run(case: Case, arrays: Arrays) -> Outcome:
@@ -158,8 +144,8 @@ def _forward(model: CompressedViT, x: Tensor) -> Outcome:
     return Outcome(
         logits=model.backbone.readout(tokens),
         tokens=tokens,
-        attention=torch.stack([watch.counts[layer][0] for layer in blocks], dim=1),
-        mlp=torch.stack([watch.counts[layer][1] for layer in blocks], dim=1),
+        attention=torch.stack([watch.counts[layer].attention for layer in blocks], dim=1),
+        mlp=torch.stack([watch.counts[layer].mlp for layer in blocks], dim=1),
         block_cls=torch.stack([watch.tokens[layer].x[:, 0] for layer in blocks]),
         model=model,
     )

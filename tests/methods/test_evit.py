@@ -51,3 +51,27 @@ def test_class_attention_without_a_class_token_is_refused() -> None:
     method = get_method("evit")
     with pytest.raises(IncompatibleMethod, match="needs a class token"):
         method.resolve_needs(synthetic_facts(0), method.resolve_options({"score": "cls"}))
+
+
+def test_the_keep_rate_of_training_falls_from_one_by_a_cosine() -> None:
+    method = reducer("evit", entering=100, keep=50, options={"fuse": False, "shrink": 0.55})
+    taps, start = attended("cls_attention", [0.0] * 101), tokens(torch.zeros(100, 1))
+
+    def count(progress: float) -> int:
+        method.begin_step(progress)
+        return method.reduce(start, taps, 50).num_patches
+
+    assert count(0.1) == 50  # evaluation has the final rate throughout
+    method.train()
+    assert count(0.0) == 100
+    assert count(0.04) == 100
+    assert count(0.05 + 0.25) == 75
+    assert count(0.55) == 50
+    assert count(1.0) == 50
+
+
+def test_a_fine_tune_keeps_the_final_rate() -> None:
+    method = reducer("evit", entering=4, keep=3).train()
+    method.begin_step(0.0)
+    out = method.reduce(tokens(PATCHES), attended("cls_attention", SCORES), 3)
+    assert out.num_patches == 3

@@ -2,7 +2,8 @@
 
 import torch
 
-from autotok.methods.matching import bipartite, match_pairs
+from autotok.methods.matching import bipartite, key_direction, match_pairs, unit_rows
+from autotok.tokens import Taps
 
 
 def angles(*degrees: float) -> torch.Tensor:
@@ -53,3 +54,22 @@ def test_length_does_not_matter_but_direction_does() -> None:
 def test_no_gradient_flows_through_the_matching() -> None:
     metric = angles(0.0, 80, 90, 101).requires_grad_()
     assert bipartite(metric, 1, num_prefix=1).keep.requires_grad is False
+
+
+def test_pairs_say_the_same_by_halves_and_by_positions() -> None:
+    torch.manual_seed(0)
+    pairs = bipartite(torch.randn(2, 11, 4), 3, num_prefix=1)
+    assert pairs.first == 1
+    assert pairs.keep.shape == (2, 8)
+    for image in range(2):
+        together = torch.cat([pairs.keep[image], pairs.gone[image]])
+        assert sorted(together.tolist()) == list(range(11))
+        assert set((pairs.gone[image] % 2).tolist()) == {1}
+        partners = pairs.keep[image][pairs.target[image]]
+        assert torch.equal(partners, 2 * pairs.partner[image])
+
+
+def test_the_direction_of_keys_is_that_of_their_mean() -> None:
+    keys = torch.randn(2, 3, 6, 4)
+    direction = unit_rows(key_direction(Taps({"keys": keys}), 1))
+    torch.testing.assert_close(direction, unit_rows(keys.mean(dim=1)[:, 1:]))

@@ -2,9 +2,22 @@
 
 import dataclasses
 
+import pytest
 import torch
 
-from autotok.methods.primitives import fuse, gather_rows, merge, park, pool, recall, select
+from autotok.methods.matching import Pairs, bipartite
+from autotok.methods.primitives import (
+    drop_pairs,
+    fuse,
+    gather_rows,
+    merge,
+    merge_pairs,
+    park,
+    pool,
+    recall,
+    select,
+    select_ragged,
+)
 from autotok.tokens import Extra, Tokens, grid_coords
 
 
@@ -26,6 +39,26 @@ def tokens(num_prefix: int = 1, *, size: bool = True) -> Tokens:
             "pair": Extra(number[:, :, None] * 100 + number[:, None], (1, 2)),
         },
     )
+
+
+def first_image(start: Tokens) -> Tokens:
+    """The first image's tokens, alone."""
+    fields = ("x", "size", "coords", "source", "mask")
+    rows = {name: getattr(start, name)[:1] for name in fields}
+    extras = {k: Extra(e.values[:1], e.token_axes) for k, e in start.extras.items()}
+    return dataclasses.replace(start, **rows, extras=extras)
+
+
+def first_pairs(pairs: Pairs) -> Pairs:
+    """The first image's pairs, alone."""
+    rows = {name: getattr(pairs, name)[:1] for name in ("stay_even", "gone_even", "partner")}
+    return dataclasses.replace(pairs, **rows)
+
+
+def assert_same(got: torch.Tensor | None, expected: torch.Tensor | None) -> None:
+    assert got is not None
+    assert expected is not None
+    torch.testing.assert_close(got, expected)
 
 
 INDEX = torch.tensor([[4, 1], [0, 5]])
@@ -108,6 +141,54 @@ def test_merge_lets_gradients_through_values_and_weights() -> None:
     assert weights.grad[0, 0] != 0
 
 
+@pytest.mark.parametrize("num_prefix", [0, 1, 2])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_merging_and_dropping_pairs_agree_with_merge_and_select(
+    num_prefix: int, batch: int
+) -> None:
+    start, generator = tokens(num_prefix), torch.Generator().manual_seed(0)
+    start = start.with_x(start.x.repeat(1, 1, 6))
+    pairs = bipartite(torch.randn(2, 6, 4, generator=generator), 2, num_prefix=num_prefix)
+    if batch == 1:
+        start, pairs = first_image(start), first_pairs(pairs)
+    whole = merge(start, keep=pairs.keep, gone=pairs.gone, target=pairs.target)
+    bare = dataclasses.replace(start, coords=None, source=None, mask=None, extras={})
+    for given in (start, bare):
+        merged, dropped = merge_pairs(given, pairs), drop_pairs(given, pairs)
+        assert_same(merged.x, whole.x)
+        assert_same(merged.size, whole.size)
+        assert_same(dropped.x, select(start, pairs.keep).x)
+        assert not merged.raster
+        assert not dropped.raster
+    assert_same(merge_pairs(start, pairs).source, whole.source)
+    assert_same(merge_pairs(start, pairs).coords, whole.coords)
+    assert_same(drop_pairs(start, pairs).mask, select(start, pairs.keep).mask)
+
+
+def test_pairs_merge_as_equals_where_sizes_are_not_tracked() -> None:
+    start = tokens()
+    pairs = bipartite(torch.randn(2, 6, 4), 2, num_prefix=1)
+    out = merge_pairs(start, pairs, track_size=False)
+    whole = merge(
+        start,
+        keep=pairs.keep,
+        gone=pairs.gone,
+        target=pairs.target,
+        weights=torch.ones(2, 6),
+        track_size=False,
+    )
+    assert_same(out.x, whole.x)
+    assert out.size is None
+
+
+def test_rows_are_gathered_behind_others_and_every_so_many() -> None:
+    values = torch.randn(2, 9, 12)
+    index = torch.tensor([[2, 0], [1, 3]])
+    for given, at in ((values, index), (values[:1], index[:1]), (values[..., :1], index)):
+        expected = torch.stack([v[1 + 2 * i] for v, i in zip(given, at, strict=True)])
+        assert torch.equal(gather_rows(given, at, skip=1, step=2), expected)
+
+
 def test_fuse_sums_what_is_left_into_the_last_token() -> None:
     weights = torch.tensor([[0.1, 0.5, 0.0, 0.2, 0.9, 0.0]] * 2)
     out = fuse(tokens(), torch.tensor([[4, 1, 3]] * 2), weights)
@@ -155,3 +236,29 @@ def test_parked_tokens_come_back_to_their_places() -> None:
     assert back.source is not None
     assert bool((back.source == start.source).all())
     assert recall(start) is start
+
+
+def test_ragged_images_are_padded_behind_their_own_tokens() -> None:
+    x = torch.arange(10.0).reshape(2, 5, 1)
+    keep = torch.tensor([[True, False, False, True], [True, True, False, True]])
+    out = select_ragged(Tokens(x, 1, (1, 4)), keep, nominal=2)
+    assert out.live is not None
+    assert out.live.tolist() == [[True, True, False], [True, True, True]]
+    assert out.x[0, :3, 0].tolist() == [0, 1, 4]
+    assert out.x[1, :, 0].tolist() == [5, 6, 7, 9]
+    shorter = select_ragged(
+        out, torch.tensor([[True, True, True], [False, True, False]]), nominal=2
+    )
+    assert shorter.live is not None  # padding is never kept again
+    assert shorter.live.tolist() == [[True, True], [True, False]]
+
+
+def test_one_image_is_never_padded_and_may_follow_an_order() -> None:
+    tokens = Tokens(torch.arange(5.0).reshape(1, 5, 1), 1, (1, 4))
+    keep, order = torch.tensor([[True, False, True, True]]), torch.tensor([[3, 1, 0, 2]])
+    out = select_ragged(tokens, keep, nominal=2, order=order)
+    assert out.live is None
+    assert out.patches[0, :, 0].tolist() == [4, 1, 3]
+    assert select_ragged(tokens, torch.zeros(1, 4).bool(), nominal=2).num_patches == 0
+    meta = Tokens(tokens.x.to("meta"), 1, (1, 4))
+    assert select_ragged(meta, keep.to("meta"), nominal=2).num_patches == 2

@@ -2,7 +2,8 @@
 
 import pytest
 
-from autotok.methods import get_method, list_methods
+from autotok.methods import get_method, knobs, list_methods
+from autotok.methods.base import Span
 from autotok.methods.published import published_schedules
 
 METHODS = [name for name in list_methods() if name != "none"]
@@ -29,17 +30,44 @@ def test_an_unknown_schedule_is_an_empty_list() -> None:
     assert published_schedules("none", 12, 196) == []
 
 
+def test_diffrates_own_lists_come_back_with_their_split() -> None:
+    reductions = published_schedules("diffrate", 12, 196)[0].reductions
+    assert [(r.layer, r.num_keep, r.options["num_pruned"]) for r in reductions[:3]] == [
+        (1, 193, 1),
+        (2, 175, 4),
+        (3, 155, 8),
+    ]
+    assert reductions[-1].num_keep == 2
+    prune, merge = knobs.to_diffrate(reductions, 196, num_blocks=12)
+    assert prune == (197, 196, 190, 168, 150, 139, 129, 117, 99, 78, 58, 3)
+    assert merge == (197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3)
+
+
+def test_ppts_own_schedule_comes_back_on_its_own_model() -> None:
+    schedule = published_schedules("ppt", 12, 196)[0]
+    assert [(r.layer, r.num_keep) for r in schedule.reductions] == [(3, 146), (6, 96), (9, 48)]
+
+
+def test_layers_that_park_tokens_are_kept_even_where_the_count_repeats() -> None:
+    schedule = published_schedules("evovit", 12, 196)[0]
+    assert [(r.layer, r.num_keep) for r in schedule.reductions] == [(4, 98), (8, 98)]
+
+
+def test_an_entry_of_an_unknown_method_breaks_nothing() -> None:
+    assert published_schedules("no such method", 12, 196) == []
+
+
 @pytest.mark.parametrize(("blocks", "patches"), [(4, 16), (12, 256), (13, 196), (24, 576), (6, 9)])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_schedule_is_feasible_anywhere(method: str, blocks: int, patches: int) -> None:
     cls = get_method(method)
-    schedules = published_schedules(method, blocks, patches)
-    assert schedules
-    for schedule in schedules:
+    for schedule in published_schedules(method, blocks, patches):
+        assert schedule.reductions
         entering = patches
         for reduction in schedule.reductions:
             low, high = cls.feasible(entering, cls.resolve_options({}))
             assert reduction.num_keep is not None
             assert low <= reduction.num_keep <= high
             assert 0 <= reduction.layer < blocks
-            entering = reduction.num_keep
+            cls.resolve_options(reduction.options)
+            entering = reduction.num_keep if cls.span is Span.REST else patches

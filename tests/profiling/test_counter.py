@@ -17,7 +17,7 @@ from autotok.backbones.loading import as_backbone
 from autotok.backbones.tiny import tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction, SubnetSpec
-from autotok.methods.base import Placement, TokenReducer
+from autotok.methods.base import Placement, Span, TokenReducer
 from autotok.methods.registry import get_method, list_methods, unmet_need
 from autotok.profiling.counter import count, count_macs
 from autotok.profiling.macs import cost, uncompressed
@@ -76,7 +76,7 @@ def draw_config(facts_of: Backbone, rng: random.Random) -> CompressionConfig:
     facts = facts_of.facts
     fitting = [m for m in list_methods() if unmet_need(get_method(m), facts) is None]
     method = get_method(rng.choice(fitting))
-    layers = [] if method.name == "none" else list(range(facts.num_blocks))
+    layers = [] if method.name == "none" else list(range(method.first_layer, facts.num_blocks))
     options = draw_options(method, rng)
     if method.placement is Placement.BEFORE_BLOCKS:
         layers = [0]
@@ -86,8 +86,9 @@ def draw_config(facts_of: Backbone, rng: random.Random) -> CompressionConfig:
     entering, reductions = facts.num_patches, []
     for layer in layers:
         low, high = method.feasible(entering, method.resolve_options(options))
-        entering = entering if rng.random() < 0.1 else rng.randint(min(low, high), high)
-        reductions.append(Reduction(layer, num_keep=entering))
+        keep = entering if rng.random() < 0.1 else rng.randint(min(low, high), high)
+        reductions.append(Reduction(layer, num_keep=keep))
+        entering = keep if method.span is Span.REST else entering
     return CompressionConfig(method=method.name, reductions=tuple(reductions), options=options)
 
 

@@ -73,7 +73,8 @@ def test_the_vectorised_form_equals_one_by_one(method: str, backbone: str) -> No
     facts = load_structure(backbone).facts
     if unmet_need(get_method(method), facts):
         pytest.skip(f"{method} does not fit {backbone}")
-    layers = (0,) if get_method(method).single_layer else (0, 2, 3)
+    cls = get_method(method)
+    layers = (0,) if cls.single_layer else (cls.first_layer, 2, 3)
     total = facts.num_patches
     shares = np.array([[0.9, 0.6, 0.5], [0.75, 0.75, 0.7], [1.0, 0.8, 0.45]])[:, : len(layers)]
     counts = (shares * total).astype(np.int64)

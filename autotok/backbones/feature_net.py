@@ -1,0 +1,167 @@
+"""Small convolutional networks that a method looks at images with before the ViT runs.
+
+Weights come from a file, from `<name>.safetensors`, `.pth`, `.pt` or `.bin` in the folder that
+AUTOTOK_WEIGHTS names, or from timm's hub; a network is never left with random ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from autotok.errors import CheckpointError, UnknownName
+
+from .checkpoint import read_state_dict
+from .torchvision_shim import ensure_torchvision
+
+ensure_torchvision()
+
+import timm  # noqa: E402
+from timm.utils.model import reparameterize_model  # noqa: E402
+
+__all__ = ["FeatureNet", "feature_net_cost", "feature_net_structure", "load_feature_net"]
+
+FOLDER = "AUTOTOK_WEIGHTS"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+class FeatureNet(nn.Module):
+    """Images (B, channels, height, width) to feature maps (B, K, h, w), before pooling.
+
+    The network inside is frozen and no part of this module's parameters or state, so that neither
+    fine-tuning nor saving a model touches it; it follows to other devices and precisions. Without
+    one it is loaded at the first image, so that naming it costs nothing.
+    """
+
+    def __init__(self, name: str, model: nn.Module | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self._inside: tuple[nn.Module, ...] = ()
+        if model is not None:
+            self._inside = (model.eval().requires_grad_(False),)
+
+    def inside(self, like: Tensor | None = None) -> Any:
+        """The timm network; loaded if need be, with shapes alone for images on the meta device."""
+        if not self._inside:
+            bare = like is not None and like.is_meta
+            model = _structure(self.name) if bare else _pretrained(self.name, None)
+            if like is not None and not bare:
+                model.to(like.device, like.dtype)
+            self._inside = (model.eval().requires_grad_(False),)
+        return self._inside[0]
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, K, h, w)."""
+        features: Tensor = self.inside(images).forward_features(images)
+        return features
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> FeatureNet:
+        for model in self._inside:
+            model._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def load_feature_net(name: str, *, checkpoint: Path | None = None) -> FeatureNet:
+    """The network with pretrained weights, branches folded together, in evaluation mode.
+
+    Args:
+        name: A convolutional classifier of timm, such as 'mobileone_s0'.
+        checkpoint: Weight file to read; None looks in the folder AUTOTOK_WEIGHTS, then asks the
+            hub.
+
+    Raises:
+        CheckpointError: the weights cannot be had or do not fit; the message says what to do.
+        UnknownName: timm knows no such network, or it gives no feature maps.
+    """
+    return FeatureNet(name, _pretrained(name, checkpoint))
+
+
+def feature_net_structure(name: str) -> FeatureNet:
+    """The network on the meta device: shapes without weights, for counts and traces."""
+    return FeatureNet(name, _structure(name))
+
+
+@lru_cache(maxsize=32)
+def feature_net_cost(name: str, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """(multiply-accumulates of one image, parameters) of the features, classifier left out."""
+    net = feature_net_structure(name)
+    with FlopCounterMode(display=False) as counter:
+        net(torch.empty(1, *image_shape, device="meta"))
+    model = net.inside()
+    unused = sum(p.numel() for p in model.get_classifier().parameters())
+    return counter.get_total_flops() // 2, sum(p.numel() for p in model.parameters()) - unused
+
+
+def _pretrained(name: str, checkpoint: Path | None) -> nn.Module:
+    _check_name(name)
+    found = _local_file(name) if checkpoint is None else checkpoint
+    if found is not None:
+        model = _create(name)
+        _load(model, name, found)
+    else:
+        try:
+            model = timm.create_model(name, pretrained=True)
+        except Exception as error:  # the hub raises many types: offline, not found, no such tag
+            raise CheckpointError(
+                f"pretrained weights of proxy network '{name}' could not be fetched"
+                f" ({type(error).__name__}); put them as {name}.safetensors or {name}.pth into a"
+                f" folder and name it in the environment variable {FOLDER}"
+            ) from error
+    return _folded(model)
+
+
+def _structure(name: str) -> nn.Module:
+    _check_name(name)
+    with torch.device("meta"):
+        return _folded(_create(name))
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    """The network with training-time branches folded into one, where it has any."""
+    folded: nn.Module = reparameterize_model(model.eval())
+    return folded
+
+
+def _create(name: str) -> nn.Module:
+    model: nn.Module = timm.create_model(name, pretrained=False)
+    return model
+
+
+@lru_cache(maxsize=32)
+def _check_name(name: str) -> None:
+    """Raise unless timm knows the name and its features are maps."""
+    base = name.split(".")[0]
+    if not timm.is_model(base):
+        raise UnknownName("proxy network", name, timm.list_models("mobileone*"))
+    with torch.device("meta"):
+        model: Any = timm.create_model(base, pretrained=False).eval()
+        features = model.forward_features(torch.empty(1, 3, 224, 224))
+    if features.dim() != 4 or features.shape[1] < features.shape[2]:
+        raise UnknownName("proxy network with feature maps", name, timm.list_models("mobileone*"))
+
+
+def _local_file(name: str) -> Path | None:
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        return None
+    places = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _load(model: nn.Module, name: str, path: Path) -> None:
+    try:
+        model.load_state_dict(read_state_dict(path))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"checkpoint '{path}' does not fit proxy network '{name}'; give timm's own weights of"
+            " that name"
+        ) from error

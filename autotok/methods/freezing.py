@@ -1,0 +1,233 @@
+"""Shared by both variants of ToFe: selector, approximator, the masked training form and its losses.
+
+See `autotok.methods.tofe` for the paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.facts import BackboneFacts
+from autotok.tokens import AttentionRule, Extra, Needs, Tokens
+
+from . import stochastic
+from .base import (
+    Counts,
+    Kind,
+    Lesson,
+    Placement,
+    Site,
+    Span,
+    TokenReducer,
+    Training,
+    TrainingRecipe,
+)
+from .losses import tofe_approximation, tofe_flops
+from .predictors import keep_one
+
+__all__ = ["Approximator", "Freezing", "Selector"]
+
+FROZEN, COUNTS = "tofe.frozen", "tofe.counts"
+MOMENTUM = 0.02
+
+
+class Selector(nn.Module):
+    """Logits (B, n, 2) of keeping and freezing tokens (B, n, C)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, width // 2)
+        self.fc2 = nn.Linear(width // 2, width // 4)
+        self.fc3 = nn.Linear(width // 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.gelu(self.fc2(F.gelu(self.fc1(x))))
+        return self.fc3(hidden)  # type: ignore[no-any-return]
+
+
+class Approximator(nn.Module):
+    """Frozen tokens (..., C) as they would be after the stage they miss."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, width // 2)
+        self.fc2 = nn.Linear(width // 2, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class Freezing(TokenReducer):
+    """What both variants share: the modules, the masked training form, its losses."""
+
+    kind = Kind.PRUNE
+    placement = Placement.BEFORE
+    span = Span.STAGE
+    training_need = Training.REQUIRED
+    rounding = "round"
+    needs = Needs.GRID
+    recipe = TrainingRecipe(
+        frozen_share=5 / 30, losses={"ce": 1.0}, source="30 epochs, 1e-4 to 2e-6, 5 of them frozen"
+    )
+    approximation_weight = 2.0
+    budget_weight = 5.0
+
+    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+        super().__init__(site, options)
+        width = site.facts.blocks[site.layer].width
+        self.selector = Selector(width)
+        self.approximator = None if site.is_last else Approximator(width)
+        self.kept: Tensor
+        self.register_buffer("kept", torch.tensor(float(site.num_keep)))
+        self.frozen: tuple[Tensor, Tensor] | None = None
+        self.counts: Tensor | None = None
+
+    # --- training
+
+    def mask(self, tokens: Tokens, num_keep: int) -> Tokens:
+        """The stage's mask on full-length tokens; what the last stage froze is replaced first."""
+        tokens = _thawed(tokens)
+        log_probs = self.selector(tokens.patches).log_softmax(dim=-1)  # (B, n, 2)
+        kept = stochastic.hard_gumbel(log_probs)[..., 0]
+        mask = keep_one(kept, log_probs[..., 0], self.site.facts)
+        counts = mask.sum(dim=1)  # (B,)
+        with torch.no_grad():
+            self.kept.lerp_(counts.mean().to(self.kept.dtype), MOMENTUM)
+        extras = dict(tokens.extras)
+        rows = torch.stack([counts, torch.full_like(counts, float(num_keep))], dim=1).unsqueeze(1)
+        past = extras.get(COUNTS)
+        rows = rows if past is None else torch.cat([past.values, rows], dim=1)
+        extras[COUNTS] = Extra(rows, ())  # (B, stages so far, 2): kept, and planned
+        self.counts = rows
+        if self.approximator is not None:
+            estimate = self.approximator(tokens.patches)
+            self.frozen = (estimate, mask)
+            extras[FROZEN] = Extra(estimate)
+        rule = AttentionRule(epsilon=0.0)
+        return dataclasses.replace(tokens, mask=mask, rule=rule, extras=extras)
+
+    def teacher_layers(self) -> frozenset[int]:
+        """The block before the next stage: what frozen tokens are estimated to be there."""
+        if self.site.is_last:
+            return frozenset()
+        return frozenset({self.site.layers[self.site.index + 1] - 1})
+
+    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+        """2 L_apr of this stage's estimates; the last stage adds 5 L_FLOPs of all of them."""
+        if self.site.is_last:
+            return None if self.counts is None else self.budget_weight * self._budget(self.counts)
+        (block,) = self.teacher_layers()
+        if self.frozen is None or block not in lesson.teacher:
+            return None
+        estimate, mask = (values.float() for values in self.frozen)
+        wanted = lesson.teacher[block][:, self.site.facts.num_prefix :].float()
+        return self.approximation_weight * tofe_approximation([estimate], [wanted], [mask])
+
+    def _budget(self, counts: Tensor) -> Tensor:
+        """L_FLOPs of kept counts (B, S, 2), as a share of the uncompressed model's cost."""
+        facts, layers = self.site.facts, self.site.layers or (self.site.layer,)
+        initial = torch.full_like(counts[:, :1], float(facts.num_patches))
+        stage = [sum(start <= layer for start in layers) for layer in range(facts.num_blocks)]
+        running = torch.cat([initial, counts], dim=1)[:, stage]  # (B, L, 2)
+        kept, planned = _costs(facts, running.float()).unbind(dim=2)
+        dense = (
+            _costs(facts, initial.float().expand(-1, facts.num_blocks, -1))[0, :, 0].detach().sum()
+        )
+        return tofe_flops(kept / dense, float(planned[0].detach().sum() / dense))
+
+    def deploy(self) -> None:
+        self.frozen = self.counts = None
+
+    @classmethod
+    def emit(
+        cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
+    ) -> CompressionConfig:
+        """The configuration with the mean counts of training in place of the planned ones."""
+        learned = []
+        for reduction in config.reductions:
+            reducer = reducers[reduction.layer]
+            assert isinstance(reducer, Freezing)
+            count = round(float(reducer.kept))
+            count = min(max(count, 1), reducer.site.facts.num_patches)
+            learned.append(Reduction(reduction.layer, num_keep=count, options=reduction.options))
+        return dataclasses.replace(config, reductions=tuple(learned))
+
+    # --- declarations
+
+    @classmethod
+    def official_name(cls, name: str) -> tuple[int, str] | None:
+        parts = name.split(".", 2)
+        modules = {"selectors": "selector", "approximators": "approximator"}
+        if len(parts) < 3 or parts[0] not in modules or not parts[1].isdigit():
+            return None
+        return int(parts[1]), f"{modules[parts[0]]}.{parts[2]}"
+
+    @classmethod
+    def overhead_macs(
+        cls,
+        facts: BackboneFacts,
+        layer: int,
+        entering: Counts,
+        keep: Counts,
+        options: Mapping[str, Primitive],
+    ) -> Counts:
+        width = facts.blocks[layer].width
+        half, quarter = width // 2, width // 4
+        return entering * (width * half + half * quarter + quarter * 2)
+
+    @classmethod
+    def joint_macs(
+        cls,
+        facts: BackboneFacts,
+        layers: Sequence[int],
+        counts: Counts,
+        options: Mapping[str, Primitive],
+    ) -> Counts:
+        """Estimates of what every stage but the last froze."""
+        total = np.zeros(counts.shape[0], dtype=np.int64)
+        for index, layer in enumerate(layers[:-1]):
+            width = facts.blocks[layer].width
+            total += (facts.num_patches - counts[:, index]) * 2 * width * (width // 2)
+        return total
+
+    @classmethod
+    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+        width = facts.blocks[0].width
+        half, quarter = width // 2, width // 4
+        return (width + 1) * half + (half + 1) * quarter + (quarter + 1) * 2
+
+    @classmethod
+    def site_params(cls, site: Site, options: Mapping[str, Primitive]) -> int:
+        width = site.facts.blocks[0].width
+        estimate = 0 if site.is_last else (width + 1) * (width // 2) + (width // 2 + 1) * width
+        return cls.overhead_params(site.facts, options) + estimate
+
+
+def _costs(facts: BackboneFacts, patches: Tensor) -> Tensor:
+    """Multiply-accumulates of blocks on `patches` (B, L, ...) patch tokens."""
+    linear = [
+        4 * b.width * b.inner_width + b.mlp_matrices * b.width * b.hidden for b in facts.blocks
+    ]
+    pairs = [2 * b.inner_width for b in facts.blocks]
+    tokens = patches + facts.num_prefix
+    first, second = (tokens.new_tensor(row).unsqueeze(-1) for row in (linear, pairs))  # (L, 1)
+    return first * tokens + second * tokens * tokens
+
+
+def _thawed(tokens: Tokens) -> Tokens:
+    """Training form: frozen tokens replaced by their estimates, nothing masked."""
+    frozen = tokens.extras.get(FROZEN)
+    if frozen is None or tokens.mask is None:
+        return dataclasses.replace(tokens, mask=None)
+    mask = tokens.mask.unsqueeze(-1).to(tokens.x.dtype)
+    patches = mask * tokens.patches + (1.0 - mask) * frozen.values
+    extras = {name: extra for name, extra in tokens.extras.items() if name != FROZEN}
+    x = torch.cat([tokens.prefix, patches], dim=1)
+    return dataclasses.replace(tokens, x=x, mask=None, extras=extras)

@@ -1,0 +1,324 @@
+"""Speed of every method in the engine, beside the uncompressed model and the slicing oracle.
+
+    python benchmarks/engine.py [--methods tome topk ...] [--backbone vit_small_patch16_224]
+        [--batch 1 16] [--schedule stages layers] [--repeats 9] [--threads 1] [--clock wall]
+
+The slicing oracle runs the same blocks on tokens that were simply sliced to the same counts: what
+the reduction would cost if choosing were free. Its counts are those the method had when it ran, so
+it is right for methods of any placement and for counts that differ between images.
+
+Everything takes turns in one process (oracle, method, oracle, uncompressed, ...); ratios are
+medians over turns, with half the distance between quartiles behind them. `--clock cpu` counts
+processor time of this process instead of the wall clock's, for machines that others use as well
+(with `--threads 1`; a neighbour still costs cache and clock speed).
+
+Columns: `uncompressed` time over the uncompressed model's, `MACs` ratio, `oracle` time over the
+oracle's, `memory` peak of live bytes over the uncompressed model's, `operators` extra ones per
+reducing block: calls that are no views, in the reduction and in what it makes attention do, beyond
+the uncompressed block's (first reduction, then the last).
+
+Weights are random: nothing timed here depends on them, except the counts of adaptive methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import autotok.methods  # noqa: F401
+from autotok.backbones.base import Backbone
+from autotok.backbones.demo import load_demo_backbone
+from autotok.backbones.timm_vit import TimmViT
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, Reduction
+from autotok.errors import AutotokError
+from autotok.facts import BackboneFacts
+from autotok.methods.base import Kind, Placement
+from autotok.methods.registry import get_method, list_methods
+from autotok.profiling.macs import cost, uncompressed
+from autotok.profiling.operators import OperatorClass, classify
+from autotok.profiling.trace import trace
+from autotok.tokens import Tokens
+
+BACKBONES = ["vit_small_patch16_224", "autoformer_demo"]
+STAGES, KEPT = (3, 6, 9), (0.7, 0.5, 0.35)
+HEADER = (
+    f"{'method':14s} {'uncompressed':>14s} {'MACs':>6s} {'oracle':>14s}"
+    f" {'memory':>7s} {'operators':>9s} {'ms':>9s}"
+)
+REMOVED = 13  # tokens in each layer, of ViT-S/16's 196
+
+
+def load(name: str) -> Backbone:
+    """The demo subnet, or a timm ViT with random weights."""
+    if name == "autoformer_demo":
+        return load_demo_backbone()
+    import timm
+
+    return TimmViT(timm.create_model(name, pretrained=False).eval(), name=name).eval()
+
+
+def stages(method: str, facts: BackboneFacts) -> CompressionConfig:
+    """Keep 0.7, 0.5 and 0.35 of the tokens from blocks 3, 6 and 9 on; 0.5 where once is all."""
+    rows = list(zip(STAGES, KEPT, strict=True))
+    if get_method(method).single_layer:
+        first = get_method(method).placement is Placement.BEFORE_BLOCKS
+        rows = [(0 if first else STAGES[0], KEPT[1])]
+    return CompressionConfig(
+        method, tuple(Reduction(layer, keep_ratio=kept) for layer, kept in rows)
+    )
+
+
+def layers(method: str, facts: BackboneFacts) -> CompressionConfig:
+    """13 tokens fewer in every block."""
+    count, rows = facts.num_patches, []
+    for layer in range(facts.num_blocks):
+        count -= REMOVED
+        rows.append(Reduction(layer, num_keep=count))
+    return CompressionConfig(method, tuple(rows))
+
+
+SCHEDULES: dict[str, Callable[[str, BackboneFacts], CompressionConfig]] = {
+    "stages": stages,
+    "layers": layers,
+}
+
+
+class Probe:
+    """Replaces the steps of a model by ones that say when they begin and end."""
+
+    def __init__(self, model: CompressedViT) -> None:
+        self.model = model
+        self.counts: list[int] = []
+        """Patch tokens in attention and MLP of every block, then at the read-out."""
+        self.steps: list[tuple[str, int]] = []
+        """What ran, and its operators that are no views."""
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Every step is noted while this is open."""
+        backbone = self.model.backbone
+        spots: list[tuple[Any, str]] = [(backbone, n) for n in ("attend", "feed", "readout")]
+        spots += [(r, n) for r in self.model.reducers.values() for n in ("reduce", "hear")]
+        for owner, name in spots:
+            setattr(owner, name, self._noting(name, getattr(owner, name)))
+        try:
+            yield
+        finally:
+            for owner, name in spots:
+                delattr(owner, name)
+
+    def _noting(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            if name in ("attend", "feed", "readout"):
+                tokens = next(a for a in args if isinstance(a, Tokens))
+                self.counts.append(tokens.num_patches)
+            with Operators() as seen:
+                result = step(*args, **kwargs)
+            self.steps.append((name, seen.count))
+            return result
+
+        return noted
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators that are no views."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += classify(func._overloadpacket.__name__) is not OperatorClass.VIEW
+        return func(*args, **(kwargs or {}))
+
+
+class SlicingOracle(nn.Module):
+    """The backbone's own blocks on tokens sliced to given counts."""
+
+    def __init__(self, backbone: Backbone, counts: list[int]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.counts = counts
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of whatever tokens come first."""
+        backbone, counts = self.backbone, iter(self.counts)
+        tokens = backbone.embed(images)[0]
+        full = tokens
+        for index in range(backbone.facts.num_blocks):
+            tokens = sliced(tokens, next(counts), full)
+            tokens = tokens.with_x(tokens.x + backbone.attend(index, tokens)[0])
+            tokens = sliced(tokens, next(counts), full)
+            tokens = tokens.with_x(tokens.x + backbone.feed(index, tokens))
+        return backbone.readout(sliced(tokens, next(counts), full))
+
+
+def sliced(tokens: Tokens, count: int, full: Tokens) -> Tokens:
+    """The first `count` patch tokens; more than there are come from the embedding."""
+    have, prefix = tokens.num_patches, tokens.num_prefix
+    if count == have:
+        return tokens
+    x = tokens.x[:, : prefix + count]
+    if count > have:
+        x = torch.cat([x, full.x[:, prefix + have : prefix + count]], dim=1)
+    coords = None if full.coords is None else full.coords[:, :count]
+    return replace(tokens, x=x, coords=coords, raster=count == full.num_patches)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of times, over all turns."""
+
+    median: float
+    spread: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Ratio:
+        """From one value per turn."""
+        if len(values) < 2:
+            return cls(values[0], float("nan"))
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(middle, (high - low) / 2)
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f}+-{self.spread:.3f}"
+
+
+def compete(
+    method: nn.Module,
+    oracle: nn.Module,
+    plain: nn.Module,
+    images: Tensor,
+    *,
+    repeats: int,
+    clock: Callable[[], float],
+) -> tuple[Ratio, Ratio, float]:
+    """Time over the uncompressed model's, over the oracle's, and milliseconds of the method."""
+
+    def once(model: nn.Module) -> float:
+        begin = clock()
+        model(images)
+        return clock() - begin
+
+    for model in (plain, oracle, method, oracle, method):
+        once(model)
+    against_plain, against_oracle, own = [], [], []
+    for _ in range(repeats):
+        whole, before, mine, after = (once(m) for m in (plain, oracle, method, oracle))
+        against_plain.append(mine / whole)
+        against_oracle.append(2 * mine / (before + after))
+        own.append(mine)
+    return Ratio.of(against_plain), Ratio.of(against_oracle), 1e3 * statistics.median(own)
+
+
+def extra_operators(model: CompressedViT, images: Tensor) -> str:
+    """Extra operators of the first and of the last reducing block."""
+    bare, probe = Probe(compress_backbone(model.backbone, CompressionConfig())), Probe(model)
+    with torch.no_grad():
+        with bare.watching():
+            bare.model(images)
+        with probe.watching():
+            model(images)
+    usual = [n for name, n in bare.steps if name == "attend"]
+    found: list[int] = []
+    waiting, block, surplus = 0, 0, 0
+    placement = next(iter(model._at.values())).placement
+    for name, count in probe.steps:
+        if name == "attend":
+            surplus = count - usual[block]
+            block += 1
+            if waiting:
+                found.append(waiting + surplus)
+                waiting = 0
+        elif name == "reduce" and placement in (Placement.BEFORE, Placement.BEFORE_BLOCKS):
+            waiting = count
+        elif name == "reduce":
+            found.append(count + surplus)
+    return f"{found[0]}-{found[-1]}" if found else "-"
+
+
+def peak_ratio(model: CompressedViT, batch: int) -> float:
+    """Peak of live bytes over the uncompressed model's, weights left out."""
+    mine, plain = trace(model, batch=batch), trace(model.backbone, batch=batch)
+    return mine.peak_live_bytes / plain.peak_live_bytes
+
+
+def row(
+    backbone: Backbone,
+    config: CompressionConfig,
+    images: Tensor,
+    *,
+    repeats: int,
+    clock: Callable[[], float],
+) -> str:
+    """One method's line."""
+    model = compress_backbone(backbone, config).eval()
+    macs = cost(backbone.facts, config).macs / uncompressed(backbone.facts).macs
+    probe = Probe(model)
+    with torch.no_grad(), probe.watching():
+        model(images)
+    operators = extra_operators(model, images)
+    memory = peak_ratio(model, images.shape[0])
+    oracle = SlicingOracle(backbone, probe.counts)
+    with torch.inference_mode():
+        plain, sliced_, ms = compete(model, oracle, backbone, images, repeats=repeats, clock=clock)
+    return f"{plain!s:>14s} {macs:6.3f} {sliced_!s:>14s} {memory:7.3f} {operators:>9s} {ms:9.1f}"
+
+
+def fits(method: str, schedule: str) -> bool:
+    """Whether the table asks for it: every method in stages, matching ones in every layer."""
+    kind = get_method(method).kind
+    return kind is not Kind.NONE and (schedule != "layers" or kind in (Kind.MERGE, Kind.HYBRID))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", default=list_methods())
+    parser.add_argument(
+        "--backbone", nargs="+", default=["vit_small_patch16_224", "autoformer_demo"]
+    )
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--schedule", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
+    for name in args.backbone:
+        backbone = load(name)
+        for schedule, batch in itertools.product(args.schedule, args.batch):
+            circumstances = (
+                f"{args.threads} threads, {args.repeats} turns, {args.clock} clock,"
+                f" torch {torch.__version__}"
+            )
+            print(f"\n{name}, {SCHEDULES[schedule].__doc__} Batch {batch}, {circumstances}")
+            print(HEADER)
+            images = torch.randn(batch, *backbone.facts.image_shape)
+            for method in args.methods:
+                if not fits(method, schedule):
+                    continue
+                try:
+                    config = SCHEDULES[schedule](method, backbone.facts)
+                    line = row(backbone, config, images, repeats=args.repeats, clock=clock)
+                except AutotokError as error:
+                    line = f"left out: {error}"
+                print(f"{method:14s} {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Proxy networks: features, cost, and weights that are given or asked for, never made up."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from autotok.backbones.feature_net import (
+    FeatureNet,
+    _create,
+    feature_net_cost,
+    feature_net_structure,
+    load_feature_net,
+)
+from autotok.errors import CheckpointError, UnknownName
+
+
+def saved(folder: Path, name: str = "mobileone_s0") -> Path:
+    torch.manual_seed(0)
+    path = folder / f"{name}.pth"
+    torch.save(_create(name).state_dict(), path)
+    return path
+
+
+def test_features_are_those_of_the_network_before_pooling(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    reference = _create("mobileone_s0").eval()
+    reference.load_state_dict(torch.load(path, weights_only=True))
+    net = load_feature_net("mobileone_s0", checkpoint=path)
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = reference.forward_features(images)
+    assert net(images).shape == (1, 1024, 2, 2)
+    torch.testing.assert_close(net(images), expected, atol=1e-4, rtol=1e-2)
+
+
+def test_a_folder_of_weights_is_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, "resnet18")
+    monkeypatch.setenv("AUTOTOK_WEIGHTS", str(tmp_path))
+    assert load_feature_net("resnet18")(torch.zeros(1, 3, 64, 64)).shape == (1, 512, 2, 2)
+
+
+def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.delenv("AUTOTOK_WEIGHTS", raising=False)
+    monkeypatch.setattr("timm.create_model", offline)
+    monkeypatch.setattr("autotok.backbones.feature_net._check_name", lambda name: None)
+    with pytest.raises(CheckpointError, match=r"could not be fetched .*AUTOTOK_WEIGHTS"):
+        load_feature_net("resnet18")
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, "resnet18")
+    with pytest.raises(CheckpointError, match="does not fit proxy network 'resnet34'"):
+        load_feature_net("resnet34", checkpoint=path)
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit_tiny_patch16_224"])
+def test_what_gives_no_feature_map_is_refused(name: str) -> None:
+    with pytest.raises(UnknownName, match="proxy network"):
+        feature_net_structure(name)
+
+
+def test_the_cost_of_a_known_network_is_its_published_one() -> None:
+    macs, params = feature_net_cost("resnet18", (3, 224, 224))
+    assert macs == 1_813_561_344  # 1.81 G, the classifier's 512 000 left out
+    assert params == 11_689_512 - 513_000
+
+
+def test_a_named_network_is_loaded_at_the_first_image() -> None:
+    net = FeatureNet("resnet18")
+    assert net(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 512, 2, 2)
+    assert list(net.parameters()) == []

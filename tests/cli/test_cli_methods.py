@@ -1,0 +1,42 @@
+"""`autotok methods` and `autotok methods show NAME`."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from autotok.methods import list_methods
+from autotok.methods.evidence import NotBuilt
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_the_table_names_every_method_and_what_is_not_built(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = NotBuilt("ghost", "Ghost (2030)", "it needs a crystal ball")
+    monkeypatch.setattr("autotok.methods.evidence.not_built", lambda: (entry,))
+    code, out, _ = run("methods")
+    assert code == 0
+    assert all(name in out for name in list_methods())
+    assert "autotok methods show NAME" in out
+    assert "it needs a crystal ball" in out
+
+
+def test_a_page_is_text_or_json(run: Run) -> None:
+    code, out, _ = run("methods", "show", "tome", "--backbone", "tiny")
+    assert code == 0
+    assert "held to     the authors' code (facebookresearch/ToMe)" in out
+    assert "on tiny (4 blocks, 16 patches)" in out
+    code, out, _ = run("methods", "show", "tome", "--json")
+    assert code == 0
+    page = json.loads(out)
+    assert page["name"] == "tome"
+    assert page["on_backbone"]["keeps_of_all_patches"] == [98, 196]
+
+
+def test_an_unknown_method_is_one_sentence_with_the_nearest_name(run: Run) -> None:
+    code, _, err = run("methods", "show", "tomee")
+    assert code == 2
+    assert "did you mean 'tome'?" in err
+    assert err.strip().count("\n") == 0

@@ -1,0 +1,123 @@
+import dataclasses
+
+import pytest
+import torch
+from hand import reducer, tokens
+from torch import Tensor
+
+from autotok.errors import IncompatibleMethod
+from autotok.methods import Site, get_method
+from autotok.methods.gtp import GTP
+from autotok.testing import synthetic_facts
+from autotok.tokens import Needs, Taps, Tokens
+
+PATCHES = torch.tensor([[10.0], [20], [30], [40]])
+LINE = {"graph": "spatial", "selection": "cls_mean"}
+
+
+def start(method: GTP, patches: Tensor = PATCHES, grid: tuple[int, int] = (1, 4)) -> Tokens:
+    placed = dataclasses.replace(tokens(patches), grid=grid)
+    return method.before_blocks(placed, Taps())
+
+
+def gtp(keep: int, **options: bool | int | float | str) -> GTP:
+    method = reducer("gtp", entering=4, keep=keep, options=options)
+    assert isinstance(method, GTP)
+    return method
+
+
+def row(*scores: float) -> Taps:
+    return Taps({"cls_attention": torch.tensor([[[0.0, *scores]]])})
+
+
+def test_a_gone_patch_passes_its_share_to_its_neighbours() -> None:
+    method = gtp(3, alpha=0.5, **LINE)
+    out = method.reduce(start(method), row(4, 1, 3, 2), 3)  # by score: 0, 2, 3
+    # patch 1 (20) goes; degrees along the line are 1, 2, 2, 1
+    first, second = 0.5 / 2**0.5, 0.5 / 2
+    assert out.x[0, :, 0].tolist() == pytest.approx([-1, 10 + 20 * first, 30 + 20 * second, 40])
+    assert out.sizes()[0].tolist() == pytest.approx([1 + first, 1 + second, 1])
+
+
+def test_the_graph_follows_its_tokens() -> None:
+    method = gtp(3, **LINE)
+    out = method.reduce(start(method), row(4, 1, 3, 2), 3)  # order: 0, 2, 3
+    graph = out.extras["gtp.graph"].values[0]
+    assert (graph > 0).tolist() == [
+        [False, False, False],
+        [False, False, True],
+        [False, True, False],
+    ]
+    again = method.reduce(out, row(1, 2, 3), 2)
+    assert again.extras["gtp.graph"].values.shape == (1, 2, 2)
+    assert "gtp.look" not in again.extras
+
+
+def test_sizes_stay_unset_without_proportional_attention() -> None:
+    method = gtp(3, proportional=False, **LINE)
+    assert method.reduce(start(method), row(4, 1, 3, 2), 3).size is None
+    assert not method.proportional_attention
+
+
+def test_touching_patches_are_joined_on_any_grid() -> None:
+    method = gtp(3, graph="spatial")
+    joined = method.joined(start(method, torch.zeros(6, 1), (2, 3))).extras["gtp.graph"].values[0]
+    assert (joined > 0).sum(dim=1).tolist() == [3, 5, 3, 3, 5, 3]
+    assert joined[0, 1].item() == pytest.approx((3 * 5) ** -0.5)
+
+
+def test_each_patch_is_joined_to_those_that_look_most_alike() -> None:
+    looks = torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [0.2, 1]])
+    method = gtp(3, graph="semantic", num_neighbours=1)
+    graph = method.joined(start(method, looks)).extras["gtp.graph"].values[0]
+    assert graph.argmax(dim=1).tolist() == [1, 0, 3, 2]
+    assert graph.sum().item() == pytest.approx(4)
+
+
+def test_mixed_is_the_union() -> None:
+    looks = torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 0]])
+    counts = []
+    for graph in ("spatial", "semantic", "mixed"):
+        method = gtp(3, graph=graph, num_neighbours=1)
+        joined = method.joined(start(method, looks)).extras["gtp.graph"].values
+        counts.append(int((joined > 0).sum()))
+    assert counts == [6, 4, 8]  # 0-3 is new, 1-2 touch anyway
+
+
+def test_a_patch_with_no_neighbour_changes_nothing() -> None:
+    method = gtp(1, **LINE)
+    out = method.joined(start(method, torch.ones(1, 1), (1, 1)))
+    assert out.extras["gtp.graph"].values.tolist() == [[[0.0]]]
+
+
+def test_the_recommended_rank_multiplies_own_and_received_attention() -> None:
+    attention = torch.zeros(1, 2, 5, 5)
+    attention[0, 0, 1:, 1:] = torch.diag(torch.tensor([0.1, 0.4, 0.2, 0.3]))
+    attention[0, 1, 0, 1:] = torch.tensor([0.9, 0.0, 0.5, 0.1])
+    method = gtp(2, graph="spatial")
+    assert method.needs == Needs.ATTENTION
+    out = method.reduce(start(method), Taps({"attention": attention}), 2)
+    # greatest over heads: own 0.1 0.4 0.2 0.3, received 0.9 0.4 0.5 0.3, products 9 16 10 9 (/100)
+    assert out.extras["gtp.graph"].values.shape == (1, 2, 2)
+    assert out.coords is None
+    kept = out.x[0, 1:, 0]
+    assert kept[0] > 20
+    assert kept[1] > 30
+    assert kept[1] < 40
+
+
+def test_sparsity_is_asked_of_every_block_and_of_the_class_row() -> None:
+    method = gtp(3, sparsity=0.5, **LINE)
+    assert start(method).rule.sparsity == 0.5
+    assert method.needs == Needs.ATTENTION
+    assert gtp(3, **LINE).needs == Needs.CLS_ATTENTION
+    assert gtp(3, selection="image_max").needs == Needs.COLUMN_MEANS
+
+
+def test_a_class_selection_needs_a_class_token() -> None:
+    method = get_method("gtp")
+    facts = synthetic_facts(0)
+    options = method.resolve_options({"selection": "cls_max"})
+    with pytest.raises(IncompatibleMethod, match="needs a class token"):
+        method.resolve_needs(facts, options)
+    assert method(Site(1, 4, 3, facts), method.resolve_options({})).proportional_attention

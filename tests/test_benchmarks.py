@@ -1,0 +1,69 @@
+"""The engine benchmark: its oracle is the model itself, its counts are right, its table prints."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from autotok.compression.compress import compress_backbone
+from autotok.config import CompressionConfig, Reduction
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import engine
+
+TINY = "vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def backbone() -> engine.Backbone:
+    torch.manual_seed(0)
+    return engine.load(TINY)
+
+
+def layered(method: str) -> CompressionConfig:
+    counts = enumerate((183, 170, 157))
+    return CompressionConfig(method, tuple(Reduction(i, num_keep=k) for i, k in counts))
+
+
+def test_the_oracle_of_no_reduction_is_the_uncompressed_model(backbone: engine.Backbone) -> None:
+    images = torch.randn(1, *backbone.facts.image_shape)
+    counts = [backbone.facts.num_patches] * (2 * backbone.facts.num_blocks + 1)
+    with torch.no_grad():
+        assert torch.equal(engine.SlicingOracle(backbone, counts)(images), backbone(images))
+
+
+def test_the_oracle_runs_the_counts_the_method_had(backbone: engine.Backbone) -> None:
+    images = torch.randn(1, *backbone.facts.image_shape)
+    model = compress_backbone(backbone, layered("topk")).eval()
+    probe = engine.Probe(model)
+    with torch.no_grad(), probe.watching():
+        model(images)
+    assert probe.counts[:6] == [196, 183, 183, 170, 170, 157]
+    assert set(probe.counts[6:]) == {157}
+    again = engine.Probe(compress_backbone(backbone, CompressionConfig()))
+    with torch.no_grad(), again.watching():
+        engine.SlicingOracle(backbone, probe.counts)(images)
+    assert again.counts == probe.counts
+
+
+@pytest.mark.parametrize(("method", "most"), [("random", 2), ("topk", 9), ("tome", 18)])
+def test_a_reducing_block_adds_few_operators(
+    backbone: engine.Backbone, method: str, most: int
+) -> None:
+    images = torch.randn(1, *backbone.facts.image_shape)
+    model = compress_backbone(backbone, layered(method)).eval()
+    first, last = map(int, engine.extra_operators(model, images).split("-"))
+    assert 0 < first <= last <= most
+
+
+def test_the_table_prints_a_line_per_method(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    arguments = ["--methods", "tome", "none", "--backbone", TINY, "--batch", "1", "--repeats", "2"]
+    engine.main([*arguments, "--threads", str(threads)])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.startswith("tome")]
+    assert len(rows) == 2
+    assert all("+-" in row[1] and "+-" in row[3] for row in rows)
+    assert not any(line.startswith("none") for line in lines)

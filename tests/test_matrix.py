@@ -1,0 +1,133 @@
+"""Every method on every kind of backbone: it runs and keeps images apart, or says what it lacks."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from autotok.backbones.autoformer import AutoFormer, SupernetSpec
+from autotok.backbones.base import Backbone
+from autotok.backbones.lvvit import LVViT, LVViTSpec
+from autotok.backbones.timm_vit import TimmViT, VisionTransformer, VisionTransformerDistilled
+from autotok.compression.compress import compress_backbone
+from autotok.config import SubnetSpec
+from autotok.errors import IncompatibleMethod
+from autotok.methods import get_method, list_methods, unmet_need
+from autotok.testing import example_config
+from autotok.testing.scene import stand_in
+
+SHAPES: dict[str, Any] = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 24,
+    "depth": 4,
+    "num_heads": 2,
+    "num_classes": 5,
+}
+
+
+def plain(**options: Any) -> Backbone:
+    return TimmViT(VisionTransformer(**SHAPES, **options).eval())
+
+
+def distilled() -> Backbone:
+    return TimmViT(VisionTransformerDistilled(**SHAPES).eval())
+
+
+def subnet() -> Backbone:
+    """A cut whose blocks differ in heads and hidden size."""
+    spec = SupernetSpec(
+        embed_dim=24, depth=4, heads=3, mlp_ratio=2.0, embed_choices=(24,),
+        depth_choices=(4,), heads_choices=(2, 3), mlp_ratio_choices=(1.0, 2.0),
+        image_shape=(3, 32, 32), patch_size=8, num_classes=5, head_dim=8, max_offset=3,
+    )  # fmt: skip
+    chosen = SubnetSpec(24, (2, 3, 2, 3), (2.0, 1.0, 1.0, 2.0))
+    return AutoFormer(spec, chosen, name="autoformer subnet").eval()
+
+
+def lvvit() -> Backbone:
+    shape = (3, 32, 32)
+    spec = LVViTSpec(24, 4, 2, 48, image_shape=shape, patch_size=8, num_classes=5)
+    return LVViT(spec, name="lvvit tiny").eval()
+
+
+FAMILIES: dict[str, Callable[[], Backbone]] = {
+    "plain": plain,
+    "distilled": distilled,
+    "registers": lambda: plain(reg_tokens=4, no_embed_class=True),
+    "average pooling": lambda: plain(class_token=False, global_pool="avg"),
+    "dinov2": lambda: plain(init_values=0.5),
+    "map pooling": lambda: plain(class_token=False, global_pool="map"),
+    "autoformer": subnet,
+    "lvvit": lvvit,
+}
+
+
+@cache
+def family(name: str) -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = FAMILIES[name]()
+        for parameter in backbone.parameters():  # nothing may hide behind zeros
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return backbone.double().eval()  # ties in float32 could flip a choice
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("method", list_methods())
+@torch.no_grad()
+def test_a_method_runs_on_a_backbone_or_says_what_it_lacks(method: str, name: str) -> None:
+    cls, backbone = get_method(method), family(name)
+    need = unmet_need(cls, backbone.facts)
+    config = example_config(cls, backbone.facts)
+    if need is not None:
+        with pytest.raises(IncompatibleMethod) as caught:
+            compress_backbone(backbone, config)
+        sentence = str(caught.value)
+        assert f"needs {need}" in sentence
+        assert "\n" not in sentence
+        assert sentence.count(". ") == 0
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = compress_backbone(backbone, config)
+        if cls.auxiliary(cls.resolve_options(config.options)) is not None:
+            for reducer in model.reducers.values():
+                reducer.network = stand_in()
+        model = model.double().eval()
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2)).double()
+    together = model(images)
+    assert together.shape == (3, 5)
+    assert together.isfinite().all()
+    alone = torch.cat([model(images[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+    tokens = model.forward_tokens(images, trace=True)
+    assert tokens.num_prefix == backbone.facts.num_prefix
+    # a package of what was dropped may stand beside the others
+    assert tokens.num_patches <= backbone.facts.num_patches + 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_the_kind_it_is_here_for(name: str) -> None:
+    facts = family(name).facts
+    expected = {
+        "plain": (1, True, "cls"),
+        "distilled": (2, True, "cls+dist"),
+        "registers": (5, True, "cls"),
+        "average pooling": (0, False, "mean"),
+        "dinov2": (1, True, "cls"),
+        "map pooling": (0, False, "map"),
+        "autoformer": (1, True, "mean"),
+        "lvvit": (1, True, "cls+max_aux"),
+    }
+    assert (facts.num_prefix, facts.has_cls, facts.pooling) == expected[name]
+
+
+def test_every_method_fits_some_family() -> None:
+    """One that fits nothing would pass the test above by refusing."""
+    for method in list_methods():
+        fits = [n for n in FAMILIES if unmet_need(get_method(method), family(n).facts) is None]
+        assert fits, f"method '{method}' fits no family"
