@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from autotok.backbones.loading import as_backbone
-from autotok.compression.compress import compress_backbone
+from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.profiling.macs import cost, uncompressed
@@ -104,7 +104,7 @@ class AskTell:
 
     def compress(self, candidate: Candidate) -> CompressedViT:
         """The candidate as a model, holding the backbone."""
-        return compress_backbone(self._backbone, candidate.config)
+        return with_networks(compress_backbone(self._backbone, candidate.config))
 
     def tell(
         self,

@@ -14,6 +14,7 @@ from torch import nn
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import load_backbone
 from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
+from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.errors import ConfigError, DataError, Diverged, RunDirectoryError
@@ -126,6 +127,7 @@ def finetune(
     assert job.config.finetune is not None
     train, evaluator = _sources(data, job.backbone)
     student, teacher = student_of(job.backbone, job.config), Teacher(job.backbone)
+    with_networks(student)
     if needs_calibration(job.config):
         images, _ = train.batch(train.subset(CALIBRATION_IMAGES, job.config.finetune.seed))
         student = calibrated(student, images)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autotok.backbones.base import Backbone
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import as_backbone
-from autotok.compression.compress import compress_backbone
+from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Primitive, Reduction
@@ -67,12 +67,13 @@ def compress(
         r: patch tokens removed in every layer.
         options: The method's own options.
         weights: The method's own parameters, a file as its authors published it.
-        untrained: Accept a method whose parameters nobody trained: enough to count and to time it,
-            or to train it.
+        untrained: Accept a method whose parameters nobody trained, and one whose network's weights
+            are not to be had: enough to count it, or to train the former.
 
     Raises:
         ConfigError, IncompatibleMethod, UnsupportedBackbone, UnknownName
-        CheckpointError: `weights` does not hold what the method needs.
+        CheckpointError: `weights` does not hold what the method needs, or the weights of a network
+            that it looks at images with cannot be had.
     """
     backbone = as_backbone(model)
     if config is None:
@@ -92,7 +93,7 @@ def compress(
         load_official(compressed, read_state_dict(Path(weights)), origin=str(weights))
     elif not untrained:
         _refuse_untrained(chosen)
-    return compressed
+    return compressed if untrained else with_networks(compressed)
 
 
 def _refuse_untrained(config: CompressionConfig) -> None:

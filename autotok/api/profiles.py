@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from autotok.backbones.base import Backbone
 from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
@@ -25,7 +26,7 @@ from autotok.profiling.macs import uncompressed as uncompressed_cost
 
 from .models import export, predict, profile
 
-__all__ = ["export_report", "profile_report", "quality_report", "write_bundle"]
+__all__ = ["export_report", "mean_macs", "profile_report", "quality_report", "write_bundle"]
 
 COST_IMAGES = 64
 OnProgress = Callable[[float, str], None]
@@ -127,20 +128,33 @@ def _adaptive_costs(model: CompressedViT, evaluator: Evaluator) -> dict[str, Any
     method = get_method(model.config.method)
     if method.count is not Count.ADAPTIVE or not model.config.reductions:
         return {}
-    data = evaluator.data
-    indices = data.subset(min(COST_IMAGES, evaluator.num_images), evaluator.seed)
-    found = np.concatenate(
-        [image_costs(model, data.batch(indices[i : i + 1])[0]).macs for i in range(len(indices))]
-    )
+    found = _image_macs(model, evaluator)
+    found_by = method.calibrates
     thresholds = {
-        r.layer: r.options["threshold"] for r in model.config.reductions if "threshold" in r.options
+        r.layer: r.options[found_by] for r in model.config.reductions if found_by in r.options
     }
     report: dict[str, Any] = {
         "macs_mean_g": round(float(found.mean()) / 1e9, 4),
         "macs_spread_g": round(float(found.std()) / 1e9, 4),
-        "macs_num_images": len(indices),
+        "macs_num_images": len(found),
     }
     return report | ({"thresholds": thresholds} if thresholds else {})
+
+
+def mean_macs(model: CompressedViT, evaluator: Evaluator) -> float:
+    """Multiply-accumulates of an image; the mean over some where token counts differ."""
+    if get_method(model.config.method).count is Count.ADAPTIVE and model.config.reductions:
+        return float(_image_macs(model, evaluator).mean())
+    return float(cost(model.backbone.facts, model.config).macs)
+
+
+def _image_macs(model: CompressedViT, evaluator: Evaluator) -> NDArray[np.int64]:
+    """Of up to `COST_IMAGES` images, each alone."""
+    data = evaluator.data
+    indices = data.subset(min(COST_IMAGES, evaluator.num_images), evaluator.seed)
+    return np.concatenate(
+        [image_costs(model, data.batch(indices[i : i + 1])[0]).macs for i in range(len(indices))]
+    )
 
 
 def export_report(

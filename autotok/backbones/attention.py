@@ -104,7 +104,7 @@ def _sparse(weights: Tensor, sparsity: float) -> Tensor:
     if sparsity >= 1.0:
         return weights
     flat = weights.flatten(2)
-    smallest = int(flat.shape[-1] * (1.0 - sparsity) + 1e-9)
+    smallest = int(flat.shape[-1] * (1.0 - sparsity))  # as published, in floats
     if smallest < 1:
         return weights
     limit = flat.kthvalue(smallest, dim=-1, keepdim=True).values

@@ -1,7 +1,8 @@
 """Small convolutional networks that a method looks at images with before the ViT runs.
 
 Weights come from a file, from `<name>.safetensors`, `.pth`, `.pt` or `.bin` in the folder that
-AUTOTOK_WEIGHTS names, or from timm's hub; a network is never left with random ones.
+AUTOTOK_WEIGHTS names, or from timm's hub; a network is never left with random ones. Counts and
+traces, which look at shapes alone, need none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autotok.errors import CheckpointError, UnknownName
 
 from .checkpoint import read_state_dict
+from .hub import hub_or_cache
 from .torchvision_shim import ensure_torchvision
 
 ensure_torchvision()
@@ -37,7 +39,8 @@ class FeatureNet(nn.Module):
 
     The network inside is frozen and no part of this module's parameters or state, so that neither
     fine-tuning nor saving a model touches it; it follows to other devices and precisions. Without
-    one it is loaded at the first image, so that naming it costs nothing.
+    one it is loaded by `load`, or at the first image; shapes alone stand in for it on the meta
+    device.
     """
 
     def __init__(self, name: str, model: nn.Module | None = None) -> None:
@@ -47,15 +50,30 @@ class FeatureNet(nn.Module):
         if model is not None:
             self._inside = (model.eval().requires_grad_(False),)
 
-    def inside(self, like: Tensor | None = None) -> Any:
-        """The timm network; loaded if need be, with shapes alone for images on the meta device."""
+    def load(self, like: Tensor | None = None) -> FeatureNet:
+        """This network with its weights, on the device and in the precision of `like`.
+
+        Raises:
+            CheckpointError: they cannot be had; the message says what to do.
+        """
         if not self._inside:
-            bare = like is not None and like.is_meta
-            model = _structure(self.name) if bare else _pretrained(self.name, None)
-            if like is not None and not bare:
-                model.to(like.device, like.dtype)
-            self._inside = (model.eval().requires_grad_(False),)
+            model = _pretrained(self.name, None).eval().requires_grad_(False)
+            self._inside = (model if like is None else model.to(like.device, like.dtype),)
+        return self
+
+    def to_structure(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The timm network with shapes alone, which takes the place of any weights."""
+        self._inside = (_structure(self.name, dtype or torch.float32),)
         return self._inside[0]
+
+    def inside(self, like: Tensor | None = None) -> Any:
+        """The timm network, loaded if need be; with shapes alone for images on the meta device."""
+        if like is None or not like.is_meta:
+            return self.load(like)._inside[0]
+        return self._inside[0] if self._has_shapes_alone() else _structure(self.name, like.dtype)
+
+    def _has_shapes_alone(self) -> bool:
+        return bool(self._inside) and next(self._inside[0].parameters()).is_meta
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -64,8 +82,9 @@ class FeatureNet(nn.Module):
         return features
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> FeatureNet:
-        for model in self._inside:
-            model._apply(fn, recurse)
+        if not self._has_shapes_alone():  # those are shared
+            for model in self._inside:
+                model._apply(fn, recurse)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -96,7 +115,7 @@ def feature_net_cost(name: str, image_shape: tuple[int, int, int]) -> tuple[int,
     net = feature_net_structure(name)
     with FlopCounterMode(display=False) as counter:
         net(torch.empty(1, *image_shape, device="meta"))
-    model = net.inside()
+    model: Any = _structure(name)
     unused = sum(p.numel() for p in model.get_classifier().parameters())
     return counter.get_total_flops() // 2, sum(p.numel() for p in model.parameters()) - unused
 
@@ -109,7 +128,8 @@ def _pretrained(name: str, checkpoint: Path | None) -> nn.Module:
         _load(model, name, found)
     else:
         try:
-            model = timm.create_model(name, pretrained=True)
+            with hub_or_cache():
+                model = timm.create_model(name, pretrained=True)
         except Exception as error:  # the hub raises many types: offline, not found, no such tag
             raise CheckpointError(
                 f"pretrained weights of proxy network '{name}' could not be fetched"
@@ -119,10 +139,11 @@ def _pretrained(name: str, checkpoint: Path | None) -> nn.Module:
     return _folded(model)
 
 
-def _structure(name: str) -> nn.Module:
+@lru_cache(maxsize=32)
+def _structure(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     _check_name(name)
     with torch.device("meta"):
-        return _folded(_create(name))
+        return _folded(_create(name)).to(dtype)
 
 
 def _folded(model: nn.Module) -> nn.Module:

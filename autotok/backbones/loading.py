@@ -123,11 +123,16 @@ def load_backbone(
 
 
 def load_structure(
-    name: str, *, image_size: int | None = None, subnet: SubnetSpec | None = None
+    name: str,
+    *,
+    image_size: int | None = None,
+    subnet: SubnetSpec | None = None,
+    device: str = "meta",
 ) -> Backbone:
     """A backbone on the meta device: its shapes without weights, for counting and predicting.
 
-    Needs no download and no checkpoint; it cannot be run on images.
+    Needs no download and no checkpoint; it cannot be run on images. On another `device` it runs
+    with random weights, for timing and nothing else.
     """
     check_name(name)
     if name == "tiny":
@@ -135,14 +140,14 @@ def load_structure(
 
         return tiny_backbone()
     if name in LVVIT:
-        with torch.device("meta"):
+        with torch.device(device):
             return LVViT(sized(LVVIT[name], image_size), name=name).eval()
     if not name.startswith("autoformer_"):
         from .timm_vit import timm_structure
 
-        return timm_structure(name, image_size=image_size)
+        return timm_structure(name, image_size=image_size, device=device)
     spec, default = supernet_structure(name)
-    with torch.device("meta"):
+    with torch.device(device):
         return AutoFormer(spec, subnet or default, name=name).eval()
 
 

@@ -19,6 +19,7 @@ from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
 from .attention import attention, scouted
 from .base import Backbone, pool_mean, prove
+from .hub import hub_or_cache
 from .torchvision_shim import ensure_torchvision
 
 ensure_torchvision()
@@ -182,7 +183,9 @@ def create_timm(
     kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     try:
         if state_dict is None:
-            return TimmViT(timm.create_model(name, pretrained=True, **kwargs).eval(), name=name)
+            with hub_or_cache():
+                model = timm.create_model(name, pretrained=True, **kwargs)
+            return TimmViT(model.eval(), name=name)
     except UnsupportedBackbone:
         raise
     except Exception as error:  # the hub raises many types: offline, not found, no such tag
@@ -196,10 +199,10 @@ def create_timm(
     return TimmViT(model.eval(), name=name)
 
 
-def timm_structure(name: str, *, image_size: int | None = None) -> TimmViT:
-    """A wrapped timm model on the meta device: shapes without weights, for counts and traces."""
+def timm_structure(name: str, *, image_size: int | None = None, device: str = "meta") -> TimmViT:
+    """A wrapped timm model without its weights: shapes for counts and traces, random to time it."""
     kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    with torch.device("meta"):
+    with torch.device(device):
         model = timm.create_model(name.split(".")[0], pretrained=False, **kwargs)
         return TimmViT(model.eval(), name=name)
 

@@ -23,6 +23,9 @@ def methods(
     ] = None,
     json: JsonFlag = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Write a page for each method to this folder.")
+    ] = None,
 ) -> None:
     """List the token-compression methods, and whether they fit a backbone."""
     if ctx.invoked_subcommand is not None:
@@ -33,6 +36,11 @@ def methods(
         typer.echo(methods_markdown(), nl=False)
         return
 
+    if write is not None:
+        from autotok.api.pages import write_method_pages
+
+        typer.echo(f"{len(write_method_pages(write))} pages written to {write}")
+        return
     rows = describe_methods(backbone)
     if json:
         print_json(rows)

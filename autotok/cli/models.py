@@ -45,17 +45,22 @@ def build(
     keep: str | None,
     r: int | None,
     option: list[str] | None,
+    *,
+    shapes_alone: bool = False,
 ) -> CompressedViT:
-    """The compressed model that the shared arguments name."""
+    """The compressed model that the shared arguments name; `shapes_alone` accepts one whose method
+    has no weights."""
     from autotok.api.arguments import parse_keep, parse_options
     from autotok.api.models import compress
     from autotok.backbones.loading import load_backbone
+    from autotok.compression.compress import with_networks
     from autotok.evaluation.allocator import reuse_large_blocks
     from autotok.export.bundle import load_bundle
 
     reuse_large_blocks()
     if config is not None:
-        return load_bundle(config, backbone=backbone, checkpoint=checkpoint)
+        bundled = load_bundle(config, backbone=backbone, checkpoint=checkpoint)
+        return bundled if shapes_alone else with_networks(bundled)
     model = load_backbone(
         backbone or "autoformer_demo", checkpoint=checkpoint, image_size=image_size
     )
@@ -65,6 +70,7 @@ def build(
         keep=None if keep is None else parse_keep(keep),
         r=r,
         options=parse_options(option or []),
+        untrained=shapes_alone,
     )
 
 
@@ -93,7 +99,9 @@ def profile(
 
     from .progress import StepProgress
 
-    model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
+    model = build(
+        config, backbone, checkpoint, image_size, method, keep, r, option, shapes_alone=not measure
+    )
     with StepProgress("profiling", quiet=json) as bar:
         if measure:
             bar.update(0.0, "timing against the uncompressed model", important=True)

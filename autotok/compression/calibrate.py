@@ -22,13 +22,16 @@ CALIBRATION_IMAGES = 32
 
 
 def needs_calibration(config: CompressionConfig) -> bool:
-    """Whether a threshold method is given amounts, and no thresholds that would meet them."""
+    """Whether a threshold method is given amounts, and no thresholds that would meet them.
+
+    One for all layers that is the option's default counts as none: searches spell defaults out.
+    """
     method = get_method(config.method)
-    known = {option.name for option in method.options}
-    if "threshold" not in known or "threshold" in config.options:
+    found = method.calibrates
+    if not found or config.options.get(found) not in (None, method.resolve_options({})[found]):
         return False
     return any(
-        "threshold" not in r.options and (r.keep_ratio is not None or r.num_keep is not None)
+        found not in r.options and (r.keep_ratio is not None or r.num_keep is not None)
         for r in config.reductions
     )
 

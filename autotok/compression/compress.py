@@ -10,7 +10,7 @@ from autotok.methods.registry import get_method
 from .model import CompressedViT
 from .schedule import realise
 
-__all__ = ["compress_backbone", "reconfigured"]
+__all__ = ["compress_backbone", "reconfigured", "with_networks"]
 
 
 def compress_backbone(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
@@ -36,9 +36,29 @@ def compress_backbone(backbone: Backbone, config: CompressionConfig) -> Compress
         if auxiliary is not None:
             from autotok.backbones.feature_net import FeatureNet
 
-            reducer.network = FeatureNet(auxiliary)  # loads at the first image
+            reducer.network = FeatureNet(auxiliary)  # `with_networks` loads it
         reducers[site.layer] = reducer.train(backbone.training)
     return CompressedViT(backbone, config, schedule, reducers).train(backbone.training)
+
+
+def with_networks(model: CompressedViT) -> CompressedViT:
+    """This model, with the weights of the networks that its method looks at images with.
+
+    Counts and traces need none, so they are not loaded before; left out, the first image loads
+    them.
+
+    Raises:
+        CheckpointError: they cannot be had; the message says where to put them.
+    """
+    networks = [getattr(reducer, "network", None) for reducer in model.reducers.values()]
+    if any(network is not None for network in networks):
+        from autotok.backbones.feature_net import FeatureNet
+
+        like = next(model.backbone.parameters())
+        for network in networks:
+            if isinstance(network, FeatureNet) and not like.is_meta:
+                network.load(like)
+    return model
 
 
 def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedViT:

@@ -32,7 +32,7 @@ def load_official(
     filled: set[tuple[int, str]] = set()
     taken = []
     for key, values in tensors.items():
-        place = reducers[0].official_name(key) if reducers else None
+        place = _place(reducers, key)
         if place is None or place[0] >= len(reducers):
             continue
         if place[0] < 0:  # one row for each reduction layer
@@ -54,7 +54,27 @@ def load_official(
             filled.add((index, place[1]))
             taken.append(key)
     _check_complete(model, reducers, filled, origin)
+    if reducers and not taken:
+        raise CheckpointError(
+            f"'{origin}' has no parameters of method '{model.config.method}'"
+            + ("" if _learns(reducers) else ", which has none of its own")
+            + "; leave weights out, and give a trained backbone where the method needs one"
+        )
     return list(dict.fromkeys(taken))
+
+
+def _learns(reducers: list[TokenReducer]) -> bool:
+    """Whether the method has parameters."""
+    return any(True for reducer in reducers for _ in reducer.parameters())
+
+
+def _place(reducers: list[TokenReducer], key: str) -> tuple[int, str] | None:
+    """(number of the reduction layer, our name) of an authors' parameter; None if not ours."""
+    place = reducers[0].official_name(key) if reducers else None
+    if place is None or not reducers[0].official_by_block:
+        return place
+    at = {reducer.site.layer: number for number, reducer in enumerate(reducers)}
+    return (at[place[0]], place[1]) if place[0] in at else None
 
 
 def _check_complete(

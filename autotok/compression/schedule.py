@@ -108,6 +108,16 @@ def _site(
             f"method '{method.name}' cannot keep {keep} of the {entering} patch tokens"
             " entering layer"
             f" {layer}; feasible: {low} to {high}, that is keep_ratio"
-            f" {low / facts.num_patches:.3f} to {high / facts.num_patches:.3f}"
+            f" {_ratios(low, high, facts.num_patches)}"
         )
     return Site(layer, entering, keep, facts)
+
+
+def _ratios(low: int, high: int, total: int) -> str:
+    """'0.063 to 0.328': shares of `total`, rounded inwards so that either one is accepted."""
+    for digits in (3, 6):
+        scale = 10**digits
+        first, last = -(-low * scale // total), high * scale // total
+        if first <= last:
+            break
+    return f"{first / scale:.{digits}f} to {last / scale:.{digits}f}"

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from autotok.errors import ExportError
 
-__all__ = ["OPSET", "onnx_operators", "run_onnx", "write_onnx"]
+__all__ = ["OLDER", "OPSET", "onnx_operators", "run_onnx", "write_onnx"]
 
 logger = logging.getLogger(__name__)
 OPSET = 18
+OLDER = "torchscript"
+"""What steps in where torch's default exporter fails."""
 INPUT, OUTPUT = "images", "logits"
 
 
@@ -48,7 +50,7 @@ def write_onnx(model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: b
             f"the model cannot be exported to ONNX: {reason}; the older exporter failed too"
             f" ({_first_line(error)}); try --format pt2 or torchscript"
         ) from error
-    return "torchscript"
+    return OLDER
 
 
 def _write_dynamo(model: nn.Module, images: Tensor, path: Path, dynamic_batch: bool) -> None:

@@ -11,9 +11,10 @@ the planned counts. `asvit_batch` keeps a fixed number of best ones: the authors
 with their count (the mean over the batch) given beforehand, so that images stay independent.
 
 Departures: all prefix tokens are protected; where the class token is unsupervised or missing, the
-mean of all rows stands in (option `score`); the cost term compares shares of the uncompressed cost,
-aimed at the nominal counts; starting thresholds are scaled with the number of patches. Losing every
-patch is allowed where prefix tokens remain; elsewhere the best one stays.
+mean of all rows stands in (option `score`); scores accumulate from block 0 on, where the authors
+leave the first two out; the cost term compares shares of the uncompressed cost, aimed at the
+nominal counts; starting thresholds are scaled with the number of patches. Losing every patch is
+allowed where prefix tokens remain; elsewhere the best one stays.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class ASViT(HeardScore):
 
     title = "AS-ViT (IJCAI 2023)"
     count = Count.ADAPTIVE
+    calibrates = "threshold"
     exportable = False
     options = (
         SCORE,
@@ -143,7 +145,11 @@ class ASViT(HeardScore):
 
     @classmethod
     def official_name(cls, name: str) -> tuple[int, str] | None:
-        return (-1, "threshold") if name == "keep_threshold" else None
+        if name == "keep_threshold":  # of all layers in one
+            return -1, "threshold"
+        parts = name.split(".")
+        stage = parts[1] if parts[0] == "score_predictor" and len(parts) == 3 else ""
+        return (int(stage), "threshold") if stage.isdigit() else None
 
     @classmethod
     def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:

@@ -48,6 +48,7 @@ class ATS(TokenReducer):
     training_need = Training.OPTIONAL
     count = Count.ADAPTIVE
     rounding = "floor"
+    calibrates = "points"
     exportable = False
     options = (
         SCORE,

@@ -94,6 +94,7 @@ class AViT(TokenReducer):
     training_need = Training.REQUIRED
     count = Count.ADAPTIVE
     single_layer = True
+    calibrates = "threshold"
     exportable = False
     options = (
         Option("scale", 10.0, "gain on channel 0 (gamma)", low=0.0, high=1000.0),

@@ -147,6 +147,10 @@ class TokenReducer(nn.Module):
     """How long a reduction lasts; where tokens are parked, a later layer may keep more."""
     conserves_size: ClassVar[bool] = False
     """Sizes of patch tokens add up to N0 after every reduction."""
+    calibrates: ClassVar[str] = ""
+    """The option with which calibration makes an adaptive method meet its amounts, if one does."""
+    official_by_block: ClassVar[bool] = False
+    """The authors number parameters by block, not by reduction layer."""
     exportable: ClassVar[bool] = True
     recipe: ClassVar[TrainingRecipe] = TrainingRecipe()
     """How it is trained, as published."""
@@ -233,10 +237,7 @@ class TokenReducer(nn.Module):
 
     @classmethod
     def official_name(cls, name: str) -> tuple[int, str] | None:
-        """(number of the reduction layer, our parameter name) of an authors' parameter name.
-
-        Number -1: the authors keep one tensor with a row for each reduction layer.
-        """
+        """(number of the reduction layer, our name) of an authors' name; -1: a row for each."""
         return None
 
     @classmethod
@@ -328,10 +329,7 @@ class TokenReducer(nn.Module):
         counts: Counts,
         options: Mapping[str, Primitive],
     ) -> Counts:
-        """Further multiply-accumulates, (M,), that hang on several reduction layers at once.
-
-        `layers` (S,) keep `counts` (M, S).
-        """
+        """More multiply-accumulates (M,): of several `layers` (S,) at once, keeping (M, S)."""
         return np.zeros(counts.shape[0], dtype=np.int64)
 
     @classmethod

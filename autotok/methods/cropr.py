@@ -113,6 +113,7 @@ class Cropr(TokenReducer):
     kind = Kind.PRUNE
     placement = Placement.AFTER
     training_need = Training.REQUIRED
+    official_by_block = True
     options = (
         Option("llf", True, "put pruned tokens back in front of the last block", search=True),
         Option("num_queries", 1, "learned queries", low=1, high=16),

@@ -86,6 +86,7 @@ class DiffRate(TokenReducer):
             high=1e6,
         ),
     )
+    official_by_block = True
     needs = Needs.CLS_ATTENTION
     proportional_attention = True
     recipe = TrainingRecipe(

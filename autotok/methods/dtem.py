@@ -56,6 +56,7 @@ class DTEM(TokenReducer):
         ),
     )
     conserves_size = True
+    official_by_block = True
     needs = Needs.NORMED
     proportional_attention = True
     recipe = TrainingRecipe(

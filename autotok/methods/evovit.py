@@ -130,7 +130,7 @@ class EvoViT(TokenReducer):
         if num_keep == tokens.num_patches:
             return tokens
         scores = tokens.extras[SCORES].values.gather(1, _places(tokens))
-        order = scores.argsort(dim=1, descending=True, stable=True)
+        order = scores.argsort(dim=1, descending=True)
         return park(tokens, order[:, :num_keep], order[:, num_keep:])
 
     def finish(self, tokens: Tokens) -> Tokens:

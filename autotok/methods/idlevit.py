@@ -102,7 +102,7 @@ class IdleViT(TokenReducer):
         return entering * facts.blocks[layer].inner_width  # one query against every key
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
-        order = self._scores(taps, tokens.num_prefix).argsort(dim=1, descending=True, stable=True)
+        order = self._scores(taps, tokens.num_prefix).argsort(dim=1, descending=True)
         index, rest = order[:, :num_keep], order[:, num_keep:]
         if self.training and "queries" in taps.names():
             chosen = torch.zeros_like(order, dtype=tokens.x.dtype).scatter(1, index, 1.0)

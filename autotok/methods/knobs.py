@@ -86,11 +86,12 @@ def from_stage_ratios(
 ) -> tuple[Reduction, ...]:
     """Reductions of EViT's ratio per layer, relative to the tokens entering it, by ceil.
 
-    With `fused` the token that holds the dropped ones is counted too, here and in the next stage.
+    A number above 1 is a count itself (the authors' `tokens`). With `fused` the token that holds
+    the dropped ones is counted too, here and in the next stage.
     """
     counts, left = {}, num_patches
     for layer, ratio in sorted(ratios.items()):
-        kept = round_count(ratio, left, "ceil")
+        kept = int(ratio) if ratio > 1.0 else round_count(ratio, left, "ceil")
         if kept < left:
             left = kept + 1 if fused else kept
         counts[layer] = left

@@ -59,6 +59,8 @@ class LTMP(TokenReducer):
     kind = Kind.HYBRID
     training_need = Training.OPTIONAL
     count = Count.ADAPTIVE
+    official_by_block = True
+    calibrates = "threshold"
     exportable = False
     options = (
         Option("merge_threshold", 0.9, "similarity above which tokens merge", low=0.0, high=1.0),

@@ -8,7 +8,7 @@ Tokens are normalised by a LayerNorm of their own; a softmax over tokens of thei
 learned queries gives the weights of K averages of the normalised tokens. There is no residual.
 
 Departures: none from the public code; the paper places one module in the middle with K = 8, here
-layer and count are the configuration's.
+layer and count are the configuration's, and a layer that keeps all tokens leaves them as they are.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Sinkhorn rounds: every token gives exactly one unit, every centre receives about
 the plan's sums of unit-length tokens, so the tokens' norms are lost.
 
 Departures: centres are normalised in the forward without overwriting the parameter, which gives the
-same outputs.
+same outputs; a layer that keeps all tokens leaves them as they are.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ weights of K output tokens. In training, reverse modules expand the slimmed toke
 block back to N0 tokens, which have to equal the uncompressed model's there (feature recalibration).
 
 Departures: the distillation token's CNN teacher is left out, as in the released runs; means over
-blocks count the tokens a block hands on, so the slimmed tokens stand for the block before.
+blocks count the tokens a block hands on, so the slimmed tokens stand for the block before; a layer
+that keeps all tokens leaves them as they are, where the module would mix them.
 """
 
 from __future__ import annotations

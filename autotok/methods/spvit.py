@@ -93,6 +93,7 @@ class SPViT(TokenReducer):
     placement = Placement.BEFORE
     training_need = Training.REQUIRED
     count = Count.ADAPTIVE
+    calibrates = "threshold"
     exportable = False
     options = (
         Option(

@@ -67,6 +67,7 @@ class ToFeInstance(Freezing):
 
     title = "ToFe, instance-adaptive (2025)"
     count = Count.ADAPTIVE
+    calibrates = "threshold"
     exportable = False
     options = (
         Option(

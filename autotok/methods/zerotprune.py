@@ -118,10 +118,10 @@ def _importance(attention: Tensor, steps: int) -> Tensor:
 def _without_alike(importance: Tensor, keys: Tensor, number: int) -> Tensor:
     """(B, n - number): patches left, in rising order of position."""
     half = importance.shape[1] // 2
-    order = importance.argsort(dim=1, stable=True)
+    order = importance.argsort(dim=1)
     candidates, others = order[:, :half], order[:, half:]
     unit = F.normalize(keys, dim=-1)
     similarity = gather_rows(unit, candidates) @ gather_rows(unit, others).transpose(-2, -1)
-    alike = similarity.amax(dim=-1).argsort(dim=1, descending=True, stable=True)
+    alike = similarity.amax(dim=-1).argsort(dim=1, descending=True)
     stay = candidates.gather(1, alike[:, number:])
     return torch.cat([others, stay], dim=1).sort(dim=1).values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,11 @@ def meta_copy(model: M, *, dtype: torch.dtype | None = None) -> M:
         for tensor in tensors:
             if tensor is not None:
                 memo[id(tensor)] = _stand_in(tensor, dtype)
-    return copy.deepcopy(model, memo).eval()
+    twin = copy.deepcopy(model, memo).eval()
+    aside: list[Any] = [m for m in twin.modules() if hasattr(m, "to_structure")]
+    for module in aside:  # these keep a network outside their parameters
+        module.to_structure(dtype)
+    return twin
 
 
 def _stand_in(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

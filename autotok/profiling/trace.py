@@ -7,8 +7,9 @@ of eager execution, temporaries held by callers' frames included.
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +23,13 @@ from torch.utils.flop_counter import flop_registry
 
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
+from autotok.methods.base import Kind
+from autotok.methods.registry import get_method
 
 from .operators import OperatorClass, classify, kernels
 from .structure import meta_copy
 
-__all__ = ["Operator", "Trace", "trace"]
+__all__ = ["Life", "Operator", "Trace", "trace"]
 
 Shape = tuple[int, ...]
 
@@ -44,6 +47,19 @@ class Operator:
     bytes_written: int
     macs: int
     launches: int
+    touched: tuple[Shape, ...] = ()
+    """Bytes per element, then the axes really read, of each tensor taken and given; expanded axes
+    count once."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """A storage: the operators during which it is live, first and last, and its size."""
+
+    first: int
+    last: int
+    sizes: Shape
+    """Bytes per element, then axes; their product is its bytes."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,12 @@ class Trace:
     """The images, held by the caller throughout."""
     peak_live_bytes: int
     """Highest sum of live tensors, images included, weights not."""
+    pooled: bool = False
+    """Tokens are soft mixtures, so their positions crowd in the middle of the image."""
+    marks: tuple[int, ...] = ()
+    """Operators before each block and before the read-out."""
+    lives: tuple[Life, ...] = ()
+    """Every storage allocated; the images come first."""
 
     @property
     def macs(self) -> int:
@@ -100,6 +122,7 @@ def trace(
     images = torch.empty(batch, *facts.image_shape, dtype=dtype, device="meta")
     recorder = _Recorder()
     recorder.follow(images)
+    marks = _marked(twin, recorder)
     if fused_attention:
         with _FusedAttention(recorder), recorder:
             twin(images)
@@ -115,13 +138,36 @@ def trace(
         weight_bytes=_weight_bytes(twin),
         input_bytes=images.nbytes,
         peak_live_bytes=recorder.memory.peak,
+        pooled=isinstance(twin, CompressedViT) and get_method(twin.config.method).kind is Kind.POOL,
+        marks=tuple(marks),
+        lives=recorder.memory.ended(len(recorder.operators)),
     )
 
 
+def _marked(model: nn.Module, recorder: _Recorder) -> list[int]:
+    """Filled while `model` runs: how many operators came before each block and the read-out."""
+    marks: list[int] = []
+    if not isinstance(model, CompressedViT):
+        return marks
+
+    def marking(step: Callable[..., Any]) -> Callable[..., Any]:
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            marks.append(len(recorder.operators))
+            return step(*args, **kwargs)
+
+        return marked
+
+    for owner, name in ((model, "_attended"), (model.backbone, "readout")):
+        object.__setattr__(owner, name, marking(getattr(owner, name)))
+    return marks
+
+
 def _weight_bytes(model: nn.Module) -> int:
+    aside: list[Any] = [m for m in model.modules() if hasattr(m, "to_structure")]
     storages = {
         t.untyped_storage()._cdata: t.untyped_storage().nbytes()
-        for t in [*model.parameters(), *model.buffers()]
+        for part in [model, *(module.inside() for module in aside)]
+        for t in [*part.parameters(), *part.buffers()]
     }
     return sum(storages.values())
 
@@ -132,21 +178,35 @@ class _Memory:
 
     live: int = 0
     peak: int = 0
-    known: set[int] = field(default_factory=set)
+    known: dict[int, int] = field(default_factory=dict)
+    """Number in `spans` of every live storage."""
+    spans: list[tuple[int, int | None, Shape]] = field(default_factory=list)
+    """First operator, the one before which it went (None: not yet), sizes."""
 
-    def add(self, tensor: Tensor) -> None:
+    def add(self, tensor: Tensor, operators: list[Operator]) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self.known:
             return
-        self.known.add(key)
+        self.known[key] = len(self.spans)
+        sizes = (tensor.element_size(), *tensor.shape)
+        self.spans.append((len(operators), None, sizes if math.prod(sizes) == size else (size,)))
         self.live += size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self.remove, key, size).atexit = False
+        weakref.finalize(storage, self.remove, key, size, operators).atexit = False
 
-    def remove(self, key: int, size: int) -> None:
-        self.known.discard(key)
+    def remove(self, key: int, size: int, operators: list[Operator]) -> None:
+        number = self.known.pop(key)
+        first, _, sizes = self.spans[number]
+        self.spans[number] = first, len(operators), sizes
         self.live -= size
+
+    def ended(self, count: int) -> tuple[Life, ...]:
+        """All storages so far, after `count` operators."""
+        return tuple(
+            Life(first, (count if end is None else end) - 1, sizes)
+            for first, end, sizes in self.spans
+        )
 
 
 class _Recorder(TorchDispatchMode):
@@ -160,7 +220,7 @@ class _Recorder(TorchDispatchMode):
 
     def follow(self, tensor: Tensor) -> None:
         """Count a tensor as live from now until nobody holds it."""
-        self.memory.add(tensor)
+        self.memory.add(tensor, self.operators)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -193,16 +253,19 @@ def _operator(
     launches: int,
 ) -> Operator:
     shown = (given or taken)[:1]
+    touched = tuple(map(_touched, [*taken, *given])) if launches else ()
+    read, written = touched[: len(taken)], touched[len(taken) :]
     return Operator(
         name=name,
         kind=kind,
         inputs=tuple(tuple(t.shape) for t in taken),
         outputs=tuple(tuple(t.shape) for t in given),
         dtype=str(shown[0].dtype).removeprefix("torch.") if shown else "",
-        bytes_read=sum(map(_touched, taken)) if launches else 0,
-        bytes_written=sum(map(_touched, given)) if launches else 0,
+        bytes_read=sum(map(math.prod, read)),
+        bytes_written=sum(map(math.prod, written)),
         macs=macs,
         launches=launches,
+        touched=touched,
     )
 
 
@@ -246,9 +309,7 @@ def _tensors(tree: object) -> Iterator[Tensor]:
             yield leaf
 
 
-def _touched(tensor: Tensor) -> int:
-    """Bytes of memory behind a tensor; axes that were expanded are read once."""
-    count = 1
-    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        count *= 1 if stride == 0 and size > 1 else size
-    return count * tensor.element_size()
+def _touched(tensor: Tensor) -> Shape:
+    """Bytes per element and the axes in memory; axes that were expanded are read once."""
+    axes = zip(tensor.shape, tensor.stride(), strict=True)
+    return (tensor.element_size(), *(1 if stride == 0 else size for size, stride in axes))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,30 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 IMAGES = torch.from_numpy(np.load(GOLDEN / "inputs.npz")["x"])
 
 
+def files(key: str) -> list[Path]:
+    """Golden files, also of the folder AUTOTOK_GOLDEN_DIR names, whose configuration has `key`."""
+    extra = os.environ.get("AUTOTOK_GOLDEN_DIR")
+    return [
+        path
+        for folder in [GOLDEN, *([Path(extra)] if extra else [])]
+        for path in sorted(folder.glob("*.npz"))
+        if key in config_of(path)
+    ]
+
+
+def config_of(path: Path) -> dict[str, Any]:
+    with np.load(path) as arrays:
+        return json.loads(str(arrays["config"])) if "config" in arrays else {}  # type: ignore[no-any-return]
+
+
+SUBNETS = [
+    pytest.param(path, key, id=f"{path.stem}-{key}")
+    for path in files("subnets")
+    for key in config_of(path)["subnets"]
+]
+PRUNED = files("prune_before_blocks")
+
+
 @pytest.fixture(scope="module")
 def golden() -> Any:
     return np.load(GOLDEN / "autoformer_supernet.npz")
@@ -49,11 +74,11 @@ def test_every_shape_is_read_from_the_checkpoint(supernet: AutoFormerSupernet) -
     assert (spec.max_offset, spec.head_dim, spec.grid) == (5, 64, (8, 8))
 
 
-@pytest.mark.parametrize("key", ["0", "1"])
+@pytest.mark.parametrize(("path", "key"), SUBNETS)
 def test_views_and_cut_subnets_equal_the_official_subnets(
-    golden: Any, supernet: AutoFormerSupernet, key: str
+    supernet: AutoFormerSupernet, path: Path, key: str
 ) -> None:
-    entry = json.loads(str(golden["config"]))["subnets"][key]
+    golden, entry = np.load(path), config_of(path)["subnets"][key]
     view = SupernetView(supernet, subnet_of(entry)).eval()
     alone = supernet.cut(subnet_of(entry)).eval()
     with torch.no_grad():
@@ -62,11 +87,11 @@ def test_views_and_cut_subnets_equal_the_official_subnets(
     assert view.facts.params == entry["params"] == sum(p.numel() for p in alone.parameters())
 
 
-@pytest.mark.parametrize("key", ["0", "1"])
+@pytest.mark.parametrize(("path", "key"), SUBNETS)
 def test_class_token_pooling_equals_the_official_one(
-    golden: Any, supernet: AutoFormerSupernet, key: str
+    supernet: AutoFormerSupernet, path: Path, key: str
 ) -> None:
-    entry = json.loads(str(golden["config"]))["subnets"][key]
+    golden, entry = np.load(path), config_of(path)["subnets"][key]
     by_cls = AutoFormerSupernet(dataclasses.replace(supernet.spec, pooling="cls"))
     by_cls.load_state_dict(supernet.state_dict())
     view = SupernetView(by_cls, subnet_of(entry)).eval()
@@ -95,7 +120,7 @@ def run_pruned(supernet: AutoFormerSupernet, golden_pruned: Any, *, naive: bool)
     return backbone.readout(tokens)
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("autoformer_prune_coords_*.npz")), ids=str)
+@pytest.mark.parametrize("path", PRUNED, ids=str)
 @torch.no_grad()
 def test_pruning_with_carried_positions_equals_masking_the_official_attention(
     supernet: AutoFormerSupernet, path: Path
@@ -105,7 +130,7 @@ def test_pruning_with_carried_positions_equals_masking_the_official_attention(
     np.testing.assert_allclose(carried, golden_pruned["logits"], atol=2e-5)
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("autoformer_prune_coords_*.npz")), ids=str)
+@pytest.mark.parametrize("path", PRUNED, ids=str)
 @torch.no_grad()
 def test_naive_positions_reproduce_the_official_fault(
     supernet: AutoFormerSupernet, path: Path

@@ -49,6 +49,7 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("AUTOTOK_WEIGHTS", raising=False)
     monkeypatch.setattr("timm.create_model", offline)
     monkeypatch.setattr("autotok.backbones.feature_net._check_name", lambda name: None)
+    monkeypatch.setattr("autotok.backbones.hub.hub_answers", lambda: False)
     with pytest.raises(CheckpointError, match=r"could not be fetched .*AUTOTOK_WEIGHTS"):
         load_feature_net("resnet18")
 
@@ -75,3 +76,17 @@ def test_a_named_network_is_loaded_at_the_first_image() -> None:
     net = FeatureNet("resnet18")
     assert net(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 512, 2, 2)
     assert list(net.parameters()) == []
+
+
+def test_a_loaded_network_still_shows_its_shapes_alone(tmp_path: Path) -> None:
+    net = load_feature_net("resnet18", checkpoint=saved(tmp_path, "resnet18"))
+    before = net(torch.ones(1, 3, 64, 64))
+    assert net(torch.empty(2, 3, 64, 64, device="meta")).is_meta
+    assert torch.equal(net(torch.ones(1, 3, 64, 64)), before)
+
+
+def test_shapes_alone_are_of_the_precision_asked_for() -> None:
+    net = FeatureNet("resnet18")
+    inside = net.to_structure(torch.float16)
+    assert {p.dtype for p in inside.parameters()} == {torch.float16}
+    assert {p.dtype for p in FeatureNet("resnet18").to_structure().parameters()} == {torch.float32}

@@ -160,5 +160,6 @@ def test_weights_that_cannot_be_fetched_are_an_error_not_random_ones(
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr("autotok.backbones.hub.hub_answers", lambda: False)
     with pytest.raises(CheckpointError, match="--checkpoint"):
         create_timm("deit_small_patch16_224")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,26 @@ def test_an_unknown_method_is_one_sentence_with_the_nearest_name(run: Run) -> No
     assert code == 2
     assert "did you mean 'tome'?" in err
     assert err.strip().count("\n") == 0
+
+
+def test_pages_are_written_to_a_folder(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("methods", "--write", str(tmp_path / "pages"))
+    assert code == 0
+    assert "pages written to" in out
+    assert "(tome.md)" in (tmp_path / "pages" / "README.md").read_text("utf-8")
+
+
+def test_a_missing_network_is_one_sentence_and_does_not_stand_in_the_way_of_counting(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AUTOTOK_WEIGHTS", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = ("--backbone", "tiny", "--method", "papr", "--keep", "0.5@0")
+    code, _, err = run("evaluate", *model, "--data", "digits")
+    assert code == 2
+    assert "AUTOTOK_WEIGHTS" in err
+    assert err.strip().count("\n") == 0
+    code, out, _ = run("profile", *model, "--no-measure", "--check", "--json")
+    assert code == 0
+    assert json.loads(out)["check"] == "equal"

@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = FakeEvaluator(vit_facts())
 
     def evaluate(config: CompressionConfig, start: int, stop: int) -> FakeTally:
-        if config.method == "tofu":
+        if config.method == "evit":
             raise RuntimeError("CUDA <b>out of memory</b>")
         return good(config, start, stop)
 
@@ -94,7 +94,7 @@ def test_the_api_shows_names_notes_and_constraints(url: str) -> None:
     for words in ("95 % interval", "after layer", "without attention products", "plug-in"):
         assert words in complete[0]["note"]["body"]
     failed = next(t["note"]["body"] for t in detail["trials"] if t["state"] == "Fail")
-    assert "tofu, plug-in, failed" in failed
+    assert "evit, plug-in, failed" in failed
     assert "\\<b\\>out of memory" in failed
 
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from autotok.backbones.autoformer import AutoFormer, SupernetSpec
 from autotok.backbones.base import Backbone
-from autotok.backbones.tiny import tiny_backbone
+from autotok.backbones.feature_net import FeatureNet, _create
+from autotok.backbones.timm_vit import TimmViT
+from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
@@ -21,6 +23,7 @@ from autotok.export import onnx as onnx_room
 from autotok.export.exported import ExportResult, _judge, check_exportable, export_model
 from autotok.methods.base import Placement
 from autotok.methods.registry import get_method, list_methods
+from autotok.testing.scene import stand_in
 
 SPEC = SupernetSpec(
     embed_dim=32, depth=3, heads=2, mlp_ratio=2.0, embed_choices=(32,), depth_choices=(3,),
@@ -28,6 +31,15 @@ SPEC = SupernetSpec(
     num_classes=10, head_dim=16, max_offset=3,
 )  # fmt: skip
 EXPORTABLE = [name for name in list_methods() if get_method(name).exportable]
+QUICK = {
+    "cropr", "evit", "evovit", "idlevit", "none", "patchmerger", "random", "sinkhorn", "sit",
+    "tofu", "tome", "topk", "zerotprune",
+}  # fmt: skip
+"""Exported in about two seconds; a name that is not here is one of the slow ones."""
+
+
+def some_slow(names: list[str]) -> list[object]:
+    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 def autoformer() -> Backbone:
@@ -52,10 +64,14 @@ def compressed(name: str, backbone: Backbone) -> CompressedViT:
         reductions = [Reduction(0, num_keep=12)]
     elif method.single_layer:
         reductions = reductions[:1]
-    return compress_backbone(backbone, CompressionConfig(name, tuple(reductions)))
+    model = compress_backbone(backbone, CompressionConfig(name, tuple(reductions)))
+    for reducer in model.reducers.values():
+        if reducer.network is not None:  # whose weights tests do not have
+            reducer.network = stand_in()
+    return model
 
 
-@pytest.mark.parametrize("name", EXPORTABLE)
+@pytest.mark.parametrize("name", some_slow(EXPORTABLE))
 @pytest.mark.parametrize(
     "make",
     [tiny_backbone, pytest.param(autoformer, marks=pytest.mark.slow)],
@@ -71,6 +87,33 @@ def test_every_exportable_method_gives_the_same_logits_in_onnxruntime(
     assert result.risky_operators == ()
     assert result.num_images == 3
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPORTABLE)
+@pytest.mark.parametrize("make", [tiny_backbone, autoformer], ids=["vit", "autoformer"])
+def test_every_exportable_method_can_leave_the_batch_open(
+    tmp_path: Path, name: str, make: Callable[[], Backbone]
+) -> None:
+    model, path = compressed(name, make()), tmp_path / "model.onnx"
+    result = export_model(model, path, photos(4), dynamic_batch=True)
+    assert (result.exporter, result.batch, result.notes) == ("dynamo", "dynamic", ())
+    with torch.inference_mode():
+        expected = model(photos(3))
+    torch.testing.assert_close(onnx_room.run_onnx(path, photos(3), 3), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_network_that_a_method_looks_at_images_with_is_in_the_file(tmp_path: Path) -> None:
+    network = _create("resnet18").eval()
+    backbone = TimmViT(tiny_vit(image_size=128, patch_size=16), name="tiny128")
+    model = compress_backbone(backbone, CompressionConfig("papr", (Reduction(0, num_keep=40),)))
+    next(iter(model.reducers.values())).network = FeatureNet("resnet18", network)
+    images = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    result = export_model(model, tmp_path / "model.onnx", images)
+    assert (result.exporter, result.same_argmax) == ("dynamo", True)
+    assert result.max_abs_diff < 1e-3
+    assert result.size_mb > 40  # the network's own weights
 
 
 @pytest.mark.parametrize("format", ["pt2", "torchscript"])
@@ -113,6 +156,23 @@ def test_the_older_exporter_steps_in_and_the_result_says_so(
     result = export_model(compressed("none", tiny_backbone()), tmp_path / "m.onnx", photos())
     assert result.exporter == "torchscript"
     assert result.max_abs_diff < 1e-4
+
+
+def test_a_file_of_the_older_exporter_that_disagrees_is_refused_even_if_not_strict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no decomposition for aten::mystery")
+
+    def wrong(path: Path, images: Tensor, batch: int) -> Tensor:
+        return torch.arange(10.0).repeat(len(images), 1)
+
+    monkeypatch.setattr(onnx_room, "_write_dynamo", fail)
+    monkeypatch.setitem(export_room._RUNNERS, "onnx", wrong)
+    path = tmp_path / "m.onnx"
+    with pytest.raises(ExportError, match=r"file, written by torch's older exporter .* disagrees"):
+        export_model(compressed("none", tiny_backbone()), path, photos(), strict=False)
+    assert not path.exists()
 
 
 def test_a_file_that_disagrees_is_refused_and_not_left_behind(

@@ -64,12 +64,15 @@ def ats_tokenreduction(config: Config, arrays: Arrays) -> Case:
 
 # --- AS-ViT
 
-ACCUMULATE = {"last": "last", "accu": "sum", "accumulate": "sum", "sum": "sum", "ema": "ema"}
+ACCUMULATE = {"last": "last", "accu": "sum", "run": "sum", "sum": "sum", "ema": "ema"}
+"""How scores of blocks are joined, by how the word in a file begins."""
 
 
 def asvit(config: Config, arrays: Arrays) -> Case:
     thresholds = dict(zip(config["layers"], config["thresholds"], strict=True))
-    options: dict[str, Any] = {"accumulate": ACCUMULATE[config["accumulate"]]}
+    word = str(config["accumulate"]).lower()
+    (how,) = {ours for theirs, ours in ACCUMULATE.items() if word.startswith(theirs)}
+    options: dict[str, Any] = {"accumulate": how}
     if config["mode"].startswith("batch:"):
         return Case(batch_counts(thresholds, options))
     assert config["mode"].startswith("batch 1")
@@ -115,8 +118,9 @@ def last_tokens(found: Outcome, arrays: Arrays) -> None:
 def evovit(config: Config, arrays: Arrays) -> Case:
     ratios, tradeoffs = config["prune_ratio_per_layer"], config["tradeoff"]
     layers = [layer for layer, ratio in enumerate(ratios) if ratio < 1]
-    if config["stage_wise"]:
-        layers = [int(word) for word in re.findall(r"\d+", starts(config["edits"]))]
+    if config["stage_wise"]:  # where nothing waits for a while, a stage of everybody starts
+        ends = [layer for layer in layers if ratios[layer] < 1 <= [*ratios, 0][layer + 1]]
+        layers = sorted({*starts(config["edits"]), *(layer + 1 for layer in ends)})
     mixed = [value for value in tradeoffs if value != 1] or [1.0]
     first = tradeoffs.index(mixed[0]) if mixed[0] in tradeoffs else len(tradeoffs)
     assert tradeoffs == [1] * first + mixed[:1] * (len(tradeoffs) - first)
@@ -137,11 +141,11 @@ def evovit(config: Config, arrays: Arrays) -> Case:
     return Case(chosen, compare=by_class)
 
 
-def starts(edits: str) -> str:
-    """'... stage starts at blocks 2 and 4, stage ends at ...' to the words between."""
-    found = re.search(r"stage starts at blocks? ([^,;]*)", edits)
+def starts(edits: str) -> list[int]:
+    """'... stage starts at blocks 2 and 4, stage ends at ...' to 2 and 4."""
+    found = re.search(r"stage starts? at blocks? ([\d, and]*)", edits)
     assert found is not None
-    return found.group(1)
+    return [int(word) for word in re.findall(r"\d+", found.group(1))]
 
 
 # --- A-ViT

@@ -109,7 +109,7 @@ def diffrate_training(config: Config, arrays: Arrays) -> Case:
 def task_loss(found: Outcome, config: Config) -> Tensor:
     """Cross entropy and the method's own terms."""
     labels = torch.tensor(config["labels"])
-    loss = F.cross_entropy(found.logits, labels)
+    loss = F.cross_entropy(found.logits, labels) * config.get("cls_scale", 1.0)
     lesson = Lesson(found.tokens, found.logits, labels)
     for reducer in found.model.reducers.values():
         own = reducer.extra_loss(lesson)  # type: ignore[operator]
@@ -119,8 +119,8 @@ def task_loss(found: Outcome, config: Config) -> Tensor:
 
 def ppt(config: Config, arrays: Arrays) -> Case:
     reductions = knobs.from_num_removed_at(config["r"], config["layers"], PATCHES)
-    options = {
-        "threshold": knobs.ppt_threshold(config["threshold"], PATCHES),
+    options = {  # no variance gets as far as 1000
+        "threshold": min(1000.0, knobs.ppt_threshold(config["threshold"], PATCHES)),
         "proportional": bool(config["prop_attn"]),
     }
 
@@ -139,7 +139,8 @@ def ppt(config: Config, arrays: Arrays) -> Case:
 
 def ltmp(config: Config, arrays: Arrays) -> Case:
     assert config.get("prop_attn", True)
-    reductions = knobs.from_thresholds(config["merge_threshold"], config["prune_threshold"])
+    merge, prune = (np.clip(config[f"{kind}_threshold"], 0.0, 1.0) for kind in ("merge", "prune"))
+    reductions = knobs.from_thresholds(merge.tolist(), prune.tolist())
     options = {"tau": float(config["tau"])}
     if config["mode"] == "train":
         options |= {
@@ -158,13 +159,11 @@ def ltmp(config: Config, arrays: Arrays) -> Case:
     def compare(found: Outcome, arrays: Arrays) -> None:
         assert found.tokens.mask is not None
         mask = found.tokens.mask
-        alive = arrays["effective_tokens"][-1]
-        np.testing.assert_array_equal(mask.detach().sum(dim=1).numpy() + 1, alive)
+        close(mask.sum(dim=1) + 1, arrays["effective_tokens"][-1], atol=1e-3)
         if "final_mask" in arrays:
             close(mask, arrays["final_mask"][:, 1:])
             close(found.tokens.sizes(), arrays["final_size"][:, 1:])
         if config["mode"] == "train":
-            assert config["cls_scale"] == 1.0
             ltmp_gradients(found, config, arrays)
 
     def evaluate(model: CompressedViT) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from runner import (
     BLOCKS,
@@ -17,6 +18,7 @@ from runner import (
     with_options,
 )
 
+from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import knobs
 from autotok.methods.matching import bipartite
@@ -66,14 +68,22 @@ def pitome(config: Config, arrays: Arrays) -> Case:
     assert "without cls" in config["r_rule"]
     reductions = knobs.from_entering_ratios(dict(enumerate(config["ratio"])), PATCHES)
     options: list[dict[str, Any]] = [
-        {"variant": "bsm" if bsm else "plain", "margin": margin / (1 - layer / BLOCKS)}
+        {"variant": "bsm" if bsm else "plain", "margin": min(1.0, margin / (1 - layer / BLOCKS))}
         for layer, (bsm, margin) in enumerate(
             zip(config["use_bsm_pitome"], config["margin"], strict=True)
         )
     ]
-    shared = {"alpha": float(config["alpha"]), "proportional": bool(config["prop_attn"])}
+    shared = {"alpha": float(config["alpha"]), "proportional": config["prop_attn"] is True}
+
+    def prepare(model: CompressedViT) -> None:
+        for layer, reducer in model.reducers.items():
+            margin = config["margin"][int(layer)]
+            if reducer.values["margin"] == 1.0:  # one that does not fall with depth as ours do
+                reducer.margin = margin
+            assert reducer.margin == pytest.approx(margin)
+
     chosen = CompressionConfig("pitome", with_options(reductions, options), shared)
-    return Case(chosen, compare=inside)
+    return Case(chosen, prepare=prepare, compare=inside)
 
 
 def ltp(config: Config, arrays: Arrays) -> Case:
@@ -124,8 +134,10 @@ def compare_matching(arrays: Arrays, case: str) -> None:
     r = min(int(removed[1:]), count // 2)
     eye = torch.eye(count, dtype=torch.bool).expand(x.shape[0], -1, -1)
     tokens = Tokens(x, prefix, (1, count), size=size[:, prefix:, 0], source=eye)
-    match = bipartite(metric[:, prefix:], r, num_prefix=prefix)
-    out = merge(tokens, keep=match.keep, gone=match.gone, target=match.target)
+    out = tokens
+    if r:
+        match = bipartite(metric[:, prefix:], r, num_prefix=prefix)
+        out = merge(tokens, keep=match.keep, gone=match.gone, target=match.target)
     close(out.x, arrays[f"{case}.out"])
     close(out.sizes(), arrays[f"{case}.size"][:, prefix:, 0])
     assert out.source is not None

@@ -60,15 +60,23 @@ def stages(layers: list[int], ratios: list[float]) -> tuple[Reduction, ...]:
     )
 
 
-def noting(name: str, outputs: list[Any]) -> Callable[[CompressedViT], None]:
-    """Append what a part of each reducer gives to `outputs`."""
+def noting(name: str, outputs: dict[int, Any]) -> Callable[[CompressedViT], None]:
+    """Note in `outputs` what a part of each reducer gives, by stage; idle stages give nothing."""
+
+    def note(stage: int) -> Callable[..., None]:
+        return lambda module, given, result: outputs.__setitem__(stage, result)
 
     def prepare(model: CompressedViT) -> None:
-        for reducer in model.reducers.values():
+        for stage, reducer in enumerate(model.reducers.values()):
             part: nn.Module = reducer.get_submodule(name)
-            part.register_forward_hook(lambda module, given, result: outputs.append(result))
+            part.register_forward_hook(note(stage))
 
     return prepare
+
+
+def same_rows(got: Tensor, expected: np.ndarray[Any, Any]) -> None:
+    """What tokens (images, n, ...) got, in whatever order they stand after an idle stage."""
+    close(got.sort(dim=1).values, np.sort(expected, axis=1))
 
 
 def kept_patches(tokens: Tokens) -> Tensor:
@@ -91,12 +99,11 @@ def traced(order: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
 def dynamicvit(config: Config, arrays: Arrays) -> Case:
     assert config["count"].startswith("int(64*ratio)")
     reductions = stages(config["layers"], config["token_ratio_of_initial"])
-    verdicts: list[Tensor] = []
+    verdicts: dict[int, Tensor] = {}
 
     def predictions(arrays: Arrays) -> None:
-        expected = every(arrays, "pred_logsoftmax.stage")
-        for got, wanted in zip(verdicts, expected, strict=False):
-            close(got, wanted.numpy())
+        for stage, got in verdicts.items():
+            same_rows(got, arrays[f"pred_logsoftmax.stage{stage}"])
 
     def kept(found: Outcome, arrays: Arrays) -> None:
         predictions(arrays)
@@ -157,12 +164,12 @@ def tps(config: Config, arrays: Arrays) -> Case:
         reductions = knobs.from_stage_ratios(ratios, PATCHES)
         options = {"temperature": temperature, "score": "cls"}
         return Case(CompressionConfig("etps", reductions, options), compare=last)
-    verdicts: list[Tensor] = []
+    verdicts: dict[int, Tensor] = {}
 
     def compare(found: Outcome, arrays: Arrays) -> None:
         last(found, arrays)
-        for got, expected in zip(verdicts, every(arrays, "score_"), strict=True):
-            close(got[..., 0], expected.numpy())
+        for stage, got in verdicts.items():
+            same_rows(got[..., 0], arrays[f"score_{stage}"])
 
     reductions = stages(config["layers"], config["keep_ratio_list"])
     chosen = CompressionConfig("dtps", reductions, {"temperature": temperature})
@@ -171,11 +178,11 @@ def tps(config: Config, arrays: Arrays) -> Case:
 
 def tps_training(config: Config, arrays: Arrays) -> Case:
     ratios = config["keep_ratio_list"]
-    verdicts: list[Tensor] = []
+    verdicts: dict[int, Tensor] = {}
 
     def compare(found: Outcome, arrays: Arrays) -> None:
-        for got, expected in zip(verdicts, every(arrays, "pred_logit_"), strict=True):
-            close(got, expected.numpy())
+        for stage, got in verdicts.items():
+            close(got, arrays[f"pred_logit_{stage}"])
         masks = [reducer.decision for reducer in found.model.reducers.values()]
         for got, expected in zip(masks, every(arrays, "hard_"), strict=True):
             close(got, expected.numpy())
@@ -212,16 +219,14 @@ def squeezed(arrays: Arrays) -> None:
 def spvit(config: Config, arrays: Arrays) -> Case:
     assert "not normalised" in config["package_token"]
     reductions = tuple(Reduction(layer) for layer in config["layers"])
-    verdicts: list[tuple[Tensor, Tensor]] = []
+    verdicts: dict[int, tuple[Tensor, Tensor]] = {}
 
     def compare(found: Outcome, arrays: Arrays) -> None:
-        verdicts.clear()
         with torch.no_grad():  # all images at once: padding instead of removal
             close(found.model(images()), arrays["logits"])
-            verdicts.clear()
             masked = spvit_masked(found.model)
         close(masked, arrays["logits"])
-        for number, verdict in enumerate(verdicts):
+        for number, verdict in verdicts.items():
             close(verdict[0], arrays[f"pred_log.stage{number}"])
             close(verdict[1], arrays[f"pred_soft.stage{number}"])
         for number, reducer in enumerate(found.model.reducers.values()):
@@ -254,10 +259,12 @@ def spvit_masked(model: CompressedViT) -> Tensor:
 
 
 def cropr(config: Config, arrays: Arrays) -> Case:
-    left, reductions = PATCHES, []
-    for layer, pruned in enumerate(config["pruned_per_module"]):
-        left -= pruned
-        reductions.append(Reduction(layer, num_keep=left))
+    kept = PATCHES - np.cumsum(config["pruned_per_module"])
+    reductions = tuple(
+        Reduction(layer, num_keep=int(kept[layer]))
+        for layer, pruned in enumerate(config["pruned_per_module"])
+        if pruned
+    )
     options = {
         "llf": bool(config["llf"]),
         "num_queries": int(config["num_queries"]),
@@ -271,14 +278,14 @@ def cropr(config: Config, arrays: Arrays) -> Case:
         if config["llf"]:
             assert found.tokens.raster
             return
-        order = []
-        for number, reduction in enumerate(reductions):
-            assert reduction.num_keep is not None
-            if f"order.module{number}" in arrays:  # where nothing goes there is no module
-                order.append(arrays[f"order.module{number}"][:, : reduction.num_keep + 1])
+        order = [
+            arrays[f"order.module{layer}"][:, : count + 1]
+            for layer, count in enumerate(kept)
+            if f"order.module{layer}" in arrays  # where nothing goes there may be no module
+        ]
         same_sets(kept_patches(found.tokens), traced(order)[:, 1:] - 1)
 
-    return Case(CompressionConfig("cropr", tuple(reductions), options), compare=compare)
+    return Case(CompressionConfig("cropr", reductions, options), compare=compare)
 
 
 # --- ToFe
@@ -292,20 +299,20 @@ def tofe(config: Config, arrays: Arrays) -> Case:
         Reduction(layer) if instance else Reduction(layer, num_keep=counts[stage])
         for stage, layer in enumerate(config["layers"])
     )
-    logits: list[Tensor] = []
+    logits: dict[int, Tensor] = {}
 
     def compare(found: Outcome, arrays: Arrays) -> None:
         expected = arrays["z"]
         masks = torch.from_numpy(arrays["mask"]).float()
         with torch.no_grad():
             close(found.model(images()), arrays["logits"])
-            logits.clear()
             decisions = deciding(likeliest) if instance else recorded(list(masks))
             with decisions:
                 masked = found.model.train()(images())
             found.model.eval()
         close(masked, arrays["logits"])
-        close(torch.stack(logits).softmax(dim=-1), expected)
+        by_stage = [logits[stage] for stage in range(len(logits))]
+        close(torch.stack(by_stage).softmax(dim=-1), expected)
 
     return Case(
         CompressionConfig(name, reductions),

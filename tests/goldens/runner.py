@@ -112,7 +112,7 @@ def build(case: Case, arrays: Arrays) -> CompressedViT:
     backbone = tiny_vit() if case.backbone is None else case.backbone()
     model = compress_backbone(backbone, case.config)
     learned = {k.removeprefix("extra."): arrays[k] for k in arrays if k.startswith("extra.")}
-    if any(True for _ in model.reducers.parameters()):
+    if learned and any(True for _ in model.reducers.parameters()):
         load_official(model, {k: torch.from_numpy(np.asarray(v)) for k, v in learned.items()})
     if case.prepare is not None:
         case.prepare(model)

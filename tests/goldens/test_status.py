@@ -10,7 +10,7 @@ from autotok.methods.evidence import held_to
 def covered() -> set[str]:
     """Methods with a file in tests/golden that compares a whole model."""
     found = set()
-    for path in sorted(GOLDEN.glob("*_*.npz")):
+    for path in sorted(GOLDEN.glob("*.npz")):
         if elsewhere(path):
             continue
         with opened(path) as (config, arrays):

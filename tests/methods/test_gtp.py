@@ -5,11 +5,12 @@ import torch
 from hand import reducer, tokens
 from torch import Tensor
 
+from autotok.backbones.attention import attention
 from autotok.errors import IncompatibleMethod
 from autotok.methods import Site, get_method
 from autotok.methods.gtp import GTP
 from autotok.testing import synthetic_facts
-from autotok.tokens import Needs, Taps, Tokens
+from autotok.tokens import AttentionRule, Needs, Taps, Tokens
 
 PATCHES = torch.tensor([[10.0], [20], [30], [40]])
 LINE = {"graph": "spatial", "selection": "cls_mean"}
@@ -121,3 +122,16 @@ def test_a_class_selection_needs_a_class_token() -> None:
     with pytest.raises(IncompatibleMethod, match="needs a class token"):
         method.resolve_needs(facts, options)
     assert method(Site(1, 4, 3, facts), method.resolve_options({})).proportional_attention
+
+
+@pytest.mark.parametrize(("share", "zeros"), [(0.8, 843), (0.9, 421), (0.5, 2111), (1.0, 0)])
+def test_sparse_maps_lose_as_many_entries_as_the_authors_float_arithmetic_says(
+    share: float, zeros: int
+) -> None:
+    """0.2 of 65 * 65 is 844.99.. in floats: all below the 844th smallest entry go."""
+    rule = AttentionRule(sparsity=share)
+    found = Tokens(torch.zeros(1, 65, 8), 1, (8, 8), rule=rule)
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 65, 4, generator=draw).unbind(0)
+    _, taps = attention(q, k, v, found, Needs.ATTENTION)
+    assert (taps.attention == 0).sum(dim=(2, 3)).tolist() == [[zeros, zeros]]

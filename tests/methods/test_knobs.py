@@ -49,6 +49,12 @@ def test_stage_ratios_count_the_fused_token() -> None:
     assert knobs.from_stage_ratios({1: 1.0}, 64, fused=True) == ()
 
 
+def test_stage_numbers_above_one_are_counts() -> None:
+    assert counts(knobs.from_stage_ratios({1: 40, 3: 0.5}, 64)) == {1: 40, 3: 20}
+    assert counts(knobs.from_stage_ratios({1: 40}, 64, fused=True)) == {1: 41}
+    assert knobs.from_stage_ratios({1: 64}, 64) == ()
+
+
 def test_cumulative_ratios_use_the_asked_rounding_and_leave_one() -> None:
     ratios = {1: 0.7, 3: 0.49}
     assert counts(knobs.from_cumulative_ratios(ratios, 64, rounding="floor")) == {1: 44, 3: 31}

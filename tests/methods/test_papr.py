@@ -8,13 +8,17 @@ from hand import reducer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import autotok
+from autotok.api.models import count
+from autotok.api.session import Question, build_problem
 from autotok.backbones.feature_net import _create
-from autotok.backbones.tiny import tiny_backbone
+from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
-from autotok.errors import ConfigError
+from autotok.errors import CheckpointError, ConfigError
 from autotok.methods.papr import PaPr
 from autotok.profiling.macs import cost, uncompressed
+from autotok.profiling.trace import trace
 from autotok.tokens import Taps, Tokens
 
 
@@ -85,3 +89,37 @@ def test_the_network_is_in_the_cost() -> None:
     found, small = cost(facts, config), uncompressed(facts)
     assert found.macs > small.macs
     assert found.params > small.params
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AUTOTOK_WEIGHTS", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_network_that_cannot_be_had_is_found_out_when_compressing() -> None:
+    with pytest.raises(CheckpointError, match=r"'mobileone_s0' .* AUTOTOK_WEIGHTS") as caught:
+        autotok.compress(tiny_vit(), method="papr", keep={0: 0.5})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_search_finds_it_out_before_the_first_trial(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("version: 1\nmethods: [papr]\noptions: {papr: {proxy: [resnet18]}}\n")
+    question = Question(backbone="tiny", data="digits", budgets=("60%",), space=str(space))
+    with pytest.raises(CheckpointError, match=r"'resnet18' .* AUTOTOK_WEIGHTS"):
+        build_problem(question, tiny_vit())
+
+
+@pytest.mark.usefixtures("offline")
+def test_without_weights_it_is_counted_and_traced() -> None:
+    model = autotok.compress(tiny_vit(), method="papr", keep={0: 0.5}, untrained=True)
+    assert count(model) == autotok.macs(model).macs
+    traced = trace(model, batch=2, dtype=torch.float16)
+    names = [operator.name for operator in traced.operators]
+    assert names.count("convolution") > 10
+    assert len(names) < 1000  # building the network is no part of running it
+    assert traced.weight_bytes > 2 * autotok.macs(tiny_vit()).params

@@ -1,0 +1,191 @@
+"""Learned methods on the demo: trained for a few hundred steps, untrained, and random pruning.
+
+    python studies/learned_methods/run.py
+
+On the smallest subnet of the demo supernet (96 wide, 10 deep, 2.83 GFLOPs, the same 841 patches),
+every method that has something to learn keeps 70, 50 and 35 % of the patches at layers 3, 5 and 8
+(A-ViT: as many on average), is judged as it comes, fine-tuned by its published recipe scaled to
+`--steps`, and judged again; random pruning is given the same multiply-accumulates, in the same
+three stages. Writes results.csv row by row (what it has already is not run again) and table.md.
+`--methods` lets several processes share the work.
+"""
+
+import argparse
+import csv
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from autotok.api.profiles import mean_macs
+from autotok.backbones.base import Backbone
+from autotok.backbones.demo import DEMO_SPEC
+from autotok.backbones.loading import load_backbone
+from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.evaluation.accuracy import Evaluator, Quality, Tally
+from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.evaluation.data import DataSource, load_data
+from autotok.evaluation.paired import compare
+from autotok.methods.registry import get_method
+from autotok.profiling.macs import schedule_macs
+from autotok.training.distill import Teacher, default_losses
+from autotok.training.finetune import finetune
+from autotok.training.student import emitted, student_of
+
+HERE = Path(__file__).parent
+KEEP = {3: 0.7, 5: 0.5, 8: 0.35}
+LR = {
+    "dynamicvit": 1e-3, "dtps": 1e-3, "spvit": 1e-3, "heatvit": 1e-3, "dtem": 1e-3,
+    "cropr": 3e-4, "sit": 3e-4, "patchmerger": 3e-4, "sinkhorn": 3e-4,
+}  # fmt: skip
+"""Highest rate; of the methods' own parts, where the recipe slows the backbone. 1e-4 else."""
+METHODS = ("dynamicvit", "dtps", "cropr", "tofe", "spvit", "heatvit", "tofe-instance", "dtem",
+           "avit", "asvit", "ltmp", "diffrate", "sit", "patchmerger", "sinkhorn",
+           "random")  # fmt: skip
+COLUMNS = ("method", "state", "macs_g", "top1_pct", "low_95", "high_95", "num_images", "steps",
+           "seconds", "lr", "gain_points", "gain_low", "gain_high", "hits")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--table-only", action="store_true")
+    options = parser.parse_args()
+    path = HERE / "results.csv"
+    if not path.is_file():
+        with path.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(COLUMNS)
+    if not options.table_only:
+        reuse_large_blocks()
+        study = Study(options, path)
+        for method in options.methods:
+            study.run(method)
+    (HERE / "table.md").write_text(table(list(csv.DictReader(path.open()))))
+    print((HERE / "table.md").read_text())
+
+
+class Study:
+    """One process's part of the rows."""
+
+    def __init__(self, options: argparse.Namespace, path: Path) -> None:
+        self.options, self.path = options, path
+        self.backbone: Backbone = load_backbone("autoformer_demo", subnet=DEMO_SPEC.smallest())
+        self.train: DataSource = load_data("demo", self.backbone, split="train")
+        self.evaluator = Evaluator(self.backbone, load_data("demo", self.backbone))
+        self.teacher = Teacher(self.backbone)
+
+    def run(self, method: str) -> None:
+        """The rows of one method that are missing."""
+        known = {(row["method"], row["state"]) for row in csv.DictReader(self.path.open())}
+        if (method, "trained") in known:
+            return
+        spec = FineTuneSpec(
+            length=f"{self.options.steps} steps",
+            losses=default_losses(self.backbone.facts, config_of(method), labelled=True),
+            lr=LR.get(method, 1e-4),
+            batch_size=self.options.batch,
+        )
+        config = config_of(method, spec)
+        student = student_of(self.backbone, config)
+        if needs_calibration(config):
+            images, _ = self.train.batch(self.train.subset(CALIBRATION_IMAGES, 0))
+            student = calibrated(student, images)
+        before = self.judge(method, "untrained", student.eval(), None, 0.0)
+        began = time.perf_counter()
+        done = finetune(student, self.train, spec, teacher=self.teacher)
+        seconds = time.perf_counter() - began
+        after = self.judge(method, "trained", emitted(student), done.steps, seconds, before)
+        self.random(method, after)
+
+    def judge(
+        self,
+        method: str,
+        state: str,
+        model: CompressedViT,
+        steps: int | None,
+        seconds: float,
+        before: "tuple[float, Quality, Tally] | None" = None,
+    ) -> "tuple[float, Quality, Tally]":
+        """(1e9 multiply-accumulates, quality, tally), written down as a row."""
+        tally = self.evaluator.evaluate(model, 0, self.options.images)
+        quality, macs = tally.quality(), mean_macs(model, self.evaluator) / 1e9
+        gain = None if before is None else compare(asdict(tally), asdict(before[2]))
+        lr = "" if steps is None else f"{LR.get(method, 1e-4):g}"
+        row = [method, state, f"{macs:.4f}", f"{quality.value:.2f}", f"{quality.low:.2f}"]
+        row += [f"{quality.high:.2f}", quality.num_images, steps or 0, f"{seconds:.0f}", lr]
+        row += ["", "", ""] if gain is None else [
+            f"{gain.difference:.2f}", f"{gain.low:.2f}", f"{gain.high:.2f}"]  # fmt: skip
+        row += [tally.hits]
+        with self.path.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(row)
+        print(*row[:-1], sep="  ", flush=True)
+        return macs, quality, tally
+
+    def random(self, method: str, trained: "tuple[float, Quality, Tally]") -> None:
+        """Random pruning at the cost of the trained model, compared with it image by image."""
+        facts, target = self.backbone.facts, trained[0] * 1e9
+        shares, total = [KEEP[layer] for layer in sorted(KEEP)], facts.num_patches
+        low, high = 0.05, 1.0 / max(shares)
+        for _ in range(30):
+            middle = (low + high) / 2
+            counts = [[max(1, round(middle * share * total)) for share in shares]]
+            cost = schedule_macs(facts, "random", {}, sorted(KEEP), counts)[0]
+            low, high = (middle, high) if cost < target else (low, middle)
+        reductions = tuple(
+            Reduction(layer, num_keep=keep)
+            for layer, keep in zip(sorted(KEEP), counts[0], strict=True)
+        )
+        model = compress_backbone(self.backbone, CompressionConfig("random", reductions))
+        self.judge(method, "random at its cost", model, None, 0.0, trained)
+
+
+def config_of(method: str, spec: FineTuneSpec | None = None) -> CompressionConfig:
+    """The schedule of the study for a method."""
+    reductions = tuple(Reduction(layer, keep_ratio=keep) for layer, keep in KEEP.items())
+    if get_method(method).single_layer:
+        reductions = (Reduction(0, keep_ratio=sum(KEEP.values()) / len(KEEP)),)
+    mode = "plug-in" if spec is None else "retrain"
+    return CompressionConfig(method, reductions, mode=mode, finetune=spec)
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """One line per method."""
+    lines = [
+        "| method | GFLOPs untrained / trained | untrained, % | trained, % | gain, points |"
+        " random at its cost, % | random minus trained, points | steps, s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method in METHODS:
+        own = {row["state"]: row for row in rows if row["method"] == method}
+        if "trained" not in own:
+            continue
+        plain, done = own["untrained"], own["trained"]
+        control = own.get("random at its cost")
+        lines.append(
+            f"| {method} | {plain['macs_g']} / {done['macs_g']} | {share(plain)} | {share(done)} |"
+            f" {difference(done)} | {share(control)} | {difference(control)} |"
+            f" {done['steps']}, {done['seconds']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def share(row: dict[str, str] | None) -> str:
+    if row is None:
+        return "-"
+    return f"{float(row['top1_pct']):.1f} [{float(row['low_95']):.1f}, {float(row['high_95']):.1f}]"
+
+
+def difference(row: dict[str, str] | None) -> str:
+    if row is None or not row["gain_points"]:
+        return "-"
+    numbers = [float(row[key]) for key in ("gain_points", "gain_low", "gain_high")]
+    return f"{numbers[0]:+.1f} [{numbers[1]:+.1f}, {numbers[2]:+.1f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Which configurations need thresholds found for them, and with which option they are stored."""
+
+import pytest
+
+from autotok.compression.calibrate import needs_calibration
+from autotok.config import CompressionConfig, Reduction
+from autotok.methods import TokenReducer, get_method, list_methods
+from autotok.methods.base import Count
+from autotok.testing import scene
+
+CALIBRATED = [name for name in list_methods() if get_method(name).calibrates]
+
+
+def overrides(method: type[TokenReducer]) -> bool:
+    return method.calibrated is not TokenReducer.calibrated
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_methods_declare_the_option_that_calibration_stores(name: str) -> None:
+    method = get_method(name)
+    assert bool(method.calibrates) == overrides(method)
+    if method.calibrates:
+        assert method.count is Count.ADAPTIVE
+        assert method.calibrates in {option.name for option in method.options}
+        assert method.calibrates in scene(method, num_keep=8).reducer.calibrated()
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_amounts_without_thresholds_need_calibration(name: str) -> None:
+    option = get_method(name).calibrates
+    assert needs_calibration(CompressionConfig(name, (Reduction(1, keep_ratio=0.5),)))
+    assert needs_calibration(CompressionConfig(name, (Reduction(1, num_keep=8),)))
+    assert not needs_calibration(CompressionConfig(name, (Reduction(1),)))
+    given = (Reduction(1, num_keep=8, options={option: 1}),)
+    assert not needs_calibration(CompressionConfig(name, given))
+    reductions, default = (Reduction(1, num_keep=8),), get_method(name).resolve_options({})
+    assert not needs_calibration(CompressionConfig(name, reductions, {option: 1}))
+    assert needs_calibration(CompressionConfig(name, reductions, default))  # all spelt out
+
+
+@pytest.mark.parametrize("name", ["ppt", "topk"])
+def test_methods_of_fixed_counts_need_none_whatever_their_options_are_called(name: str) -> None:
+    assert not needs_calibration(CompressionConfig(name, (Reduction(1, keep_ratio=0.5),)))
