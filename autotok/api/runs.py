@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autotok.backbones.loading import as_backbone, check_name, load_backbone
-from autotok.compression.compress import compress_backbone
+from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.evaluation.allocator import reuse_large_blocks
@@ -28,6 +29,7 @@ from autotok.searching.settings import SearchSettings
 from autotok.searching.study import SearchResult, resume_search, run_search
 from autotok.training.student import load_weights, student_of
 
+from .devices import leaving, measuring_on, ready_device
 from .finetune import describe
 from .handover import hand_over
 from .session import Question, Session, build_problem
@@ -120,7 +122,7 @@ class Run:
                 subnet=config.subnet,
             )
         if config.mode == "plug-in":
-            return compress_backbone(as_backbone(model), config)
+            return with_networks(compress_backbone(as_backbone(model), config))
         student = student_of(as_backbone(model), config)
         load_weights(student, self.directory / WEIGHTS_FOLDER / f"{config.config_id}.safetensors")
         return student.eval()
@@ -166,6 +168,7 @@ def search(
     subnet: str = "fixed",
     settings: SearchSettings | None = None,
     workers: Workers | None = None,
+    device: str | None = None,
     output: str | Path | None = None,
     on_event: OnEvent | None = None,
 ) -> Run:
@@ -187,12 +190,14 @@ def search(
         subnet: 'fixed', or 'search' to look for the subnet of a supernet together with its tokens.
         settings: Search effort; 32 configurations and 4 minutes by default.
         workers: Processes or machines that evaluate; this process by default.
+        device: Where finalists are measured: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE'.
         output: Run directory, new; under runs/ by default.
         on_event: Called with progress.
 
     Raises:
         UsageError: a name, value or file that cannot be; the message says which.
         InfeasibleBudget: nothing in the space meets the budget.
+        DeviceUnreachable: the device does not answer; `resume` goes on from there.
     """
     named = backbone if isinstance(backbone, str) else as_backbone(backbone).facts.name
     if isinstance(backbone, str):
@@ -216,19 +221,21 @@ def search(
         train_data=_absolute(train_data),
         subnet=subnet,
         max_images=max_images,
+        device=device,
     )
     settings = settings or SearchSettings(n_trials=DEFAULT_TRIALS, timeout_s=DEFAULT_TIMEOUT_S)
     model = None if isinstance(backbone, str) else backbone
     reuse_large_blocks()
+    measurer = ready_device(device, ray_address=workers.ray_address if workers else None)
     _say(on_event, 0.0, f"loading {named} and {question.data}")
     folder = Path(output or fresh_run_folder(named))
     session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
     directory = RunDirectory.create(folder)
     _warn_of_plug_in_only(session, settings)
-    with _engine(workers, question, model, settings, folder) as engine:
+    with _engine(workers, question, model, settings, folder) as engine, leaving(measurer):
         result = run_search(
             settings,
-            session.problem,
+            measuring_on(measurer, session),
             directory,
             _hearing_fine_tunes(session, on_event),
             sections={"question": question.to_dict(), "embedded_model": model is not None},
@@ -244,12 +251,13 @@ def resume(
     n_trials: int | None = None,
     timeout_s: float | None = None,
     workers: Workers | None = None,
+    device: str | None = None,
     on_event: OnEvent | None = None,
 ) -> Run:
     """Go on with an interrupted run, or extend a finished one; returns the finished run.
 
     Finished trials stay, those that were in flight run again. `model` is needed where the run was
-    started with one.
+    started with one; `device` replaces the run's, 'none' goes on without.
     """
     config = RunDirectory.open(run).read_config()
     question = Question.from_dict(config.get("question") or {})
@@ -257,13 +265,16 @@ def resume(
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
     settings = SearchSettings.from_dict(config.get("search") or {})
     reuse_large_blocks()
+    question = dataclasses.replace(question, device=device or question.device)
+    address = workers.ray_address if workers else None
+    measurer = ready_device(question.device, ray_address=address)
     _say(on_event, 0.0, f"loading {question.backbone} and {question.data}")
     folder = Path(run)
     session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
     _warn_of_plug_in_only(session, settings)
-    with _engine(workers, question, model, settings, folder) as engine:
+    with _engine(workers, question, model, settings, folder) as engine, leaving(measurer):
         result = resume_search(
-            session.problem,
+            measuring_on(measurer, session),
             run,
             _hearing_fine_tunes(session, on_event),
             n_trials=n_trials,

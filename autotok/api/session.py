@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,13 @@ from autotok.backbones.loading import (
 )
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, checked_keys
+from autotok.config import CompressionConfig, Primitive, checked_keys
 from autotok.errors import ConfigError, UnknownName
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import load_data
+from autotok.facts import BackboneFacts
+from autotok.methods.base import TokenReducer
+from autotok.methods.registry import get_method
 from autotok.profiling.counter import count_macs
 from autotok.profiling.macs import uncompressed
 from autotok.profiling.predict import predict
@@ -60,6 +64,8 @@ class Question:
     """'search' looks for the subnet of a supernet together with its tokens."""
     max_images: int | None = None
     """At most this many images of the data count as its validation split."""
+    device: str | None = None
+    """Where finalists are measured: 'local', 'ssh://user@host' or 'ray:RESOURCE'."""
 
     def __post_init__(self) -> None:
         if self.subnet not in ("fixed", "search"):
@@ -118,6 +124,7 @@ def build_problem(
     foretell = None if target is None else _Foreteller(worker.plugged_in, target)
     total = min(evaluator.num_images, question.max_images or evaluator.num_images)
     space, plug_in_only = _trainable(space, worker)
+    _require_networks(space, backbone.facts)
     problem = Problem(
         facts=backbone.facts,
         space=space,
@@ -177,12 +184,39 @@ def _trainable(space: SearchSpace, worker: ModelWorker) -> tuple[SearchSpace, st
     return dataclasses.replace(space, mode=("plug-in",)), reason
 
 
+def _require_networks(space: SearchSpace, facts: BackboneFacts) -> None:
+    """Raise `CheckpointError` where a method of the space looks at images with a network whose
+    weights cannot be had: before the search, not in each of its trials."""
+    for method in map(get_method, space.candidates(facts)):
+        if method.auxiliary(method.resolve_options({})) is None:
+            continue
+        from autotok.backbones.feature_net import load_feature_net
+
+        for name in sorted({str(method.auxiliary(o)) for o in _settings(method, space)}):
+            load_feature_net(name)
+
+
+def _settings(method: type[TokenReducer], space: SearchSpace) -> list[dict[str, Primitive]]:
+    """Options that the space can give a method, all combinations of those it chooses among."""
+    given = space.options.get(method.name, {})
+    free = {o.name: list(o.choices) for o in method.options if o.search and o.choices}
+    listed = {
+        key: value if isinstance(value, list) else [value]
+        for key, value in {**free, **given}.items()
+        if value != "default"
+    }
+    return [
+        method.resolve_options(dict(zip(listed, values, strict=True)))
+        for values in itertools.product(*listed.values())
+    ]
+
+
 class _Foreteller:
     """Predicted latency and memory of a configuration on a target, remembered."""
 
     def __init__(self, build: Callable[[CompressionConfig], CompressedViT], target: Target) -> None:
         self._build, self._target = build, target
-        self._known: dict[str, Mapping[str, float]] = {}
+        self._known: dict[str, dict[str, float]] = {}
 
     def __call__(self, config: CompressionConfig) -> Mapping[str, float]:
         config = config.plugged_in
@@ -201,6 +235,8 @@ class _Foreteller:
                 "latency_ms": found.latency_ms,
                 "peak_memory_mb": found.peak_memory_mb,
             }
+            errors = {"latency": found.error_pct, "memory": found.memory_error_pct}
+            self._known[key] |= {f"{k}_error_pct": e for k, e in errors.items() if e is not None}
         return self._known[key]
 
 
@@ -214,6 +250,7 @@ def _budgets(
         "params": plain.params,
     }
     if foretell is not None:
-        known |= foretell(CompressionConfig())
+        predicted = foretell(CompressionConfig())
+        known |= {name: predicted[name] for name in ("latency_ms", "peak_memory_mb")}
     requests = parse_budgets(question.budgets, convention=question.flops_convention)
     return tuple(resolve(request, known) for request in requests)

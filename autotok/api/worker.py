@@ -10,7 +10,7 @@ from torch import Tensor
 from autotok.backbones.base import Backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
-from autotok.compression.compress import compress_backbone
+from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
 from autotok.errors import AutotokError, ConfigError, DataError
@@ -70,7 +70,7 @@ class ModelWorker:
             load_weights(model, self._weights_file(config))
             model.eval()
         else:
-            model = compress_backbone(backbone, config)
+            model = with_networks(compress_backbone(backbone, config))
             if needs_calibration(config):
                 model = calibrated(model, self._calibration_images())
         self._last = config.config_id, model

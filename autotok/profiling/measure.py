@@ -112,7 +112,7 @@ def measure(
         speedup=float(np.median(ratios)) if ratios else None,
         peak_memory_mb=peak,
         memory_source=how,
-        device=_device_name(images.device),
+        device=device_name(images.device),
         runtime=f"torch {torch.__version__} eager",
         dtype=str(parameter.dtype).removeprefix("torch."),
         batch=images.shape[0],
@@ -203,15 +203,15 @@ def _peak_memory_mb(run: Callable[[], object], device: torch.device) -> tuple[fl
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) / MB, "CUDA allocator, peak of this model"
-    was_reset = _reset_high_water()
+    was_reset = reset_high_water()
     run()
-    peak = _high_water_mb()
+    peak = high_water_mb()
     if was_reset:
         return peak, "process high-water mark, reset before the run"
     return peak, "process high-water mark since its start: an upper bound"
 
 
-def _reset_high_water() -> bool:
+def reset_high_water() -> bool:
     """Whether Linux let us reset VmHWM to the present resident size."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -220,7 +220,7 @@ def _reset_high_water() -> bool:
     return True
 
 
-def _high_water_mb() -> float:
+def high_water_mb() -> float:
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -233,7 +233,7 @@ def _high_water_mb() -> float:
     return peak / MB if sys.platform == "darwin" else 1024 * peak / MB
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

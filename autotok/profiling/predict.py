@@ -1,7 +1,7 @@
 """Latency and peak memory from an operator trace and a target's coefficients.
 
     host    = dispatch * kernels
-    device  = sum over kernels of start + max(macs / (efficiency * peak), bytes / bandwidth)
+    device  = sum over kernels, see `latency_model.py`
     latency = fixed + max(host, device)     where kernels queue (CUDA)
               fixed + host + device         where the host computes itself (CPU)
     memory  = weights + runtime base + overhead * peak of live tensors
@@ -13,7 +13,6 @@ cost take the same time at batch 1, and why many small kernels cost so much ther
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,19 +23,15 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 
-from .operators import OperatorClass
-from .target import Point, Setting, Target
+from .latency_model import device_ms as device_ms_of
+from .latency_model import fused, kernels_of
+from .target import Calibration, Point, Target
 from .trace import Trace, trace
 
 __all__ = ["Confrontation", "Prediction", "checked_error_pct", "confront", "predict", "standing"]
 
 MODEL_VERSION = 1
 MB = 1e6
-_PRODUCTS = {
-    OperatorClass.MATMUL: "matmul",
-    OperatorClass.CONV: "conv",
-    OperatorClass.ATTENTION: "attention",
-}
 
 
 @dataclass(frozen=True)
@@ -93,8 +88,20 @@ def standing(target: Target, *, setting: str = "eager") -> str:
     """What stands behind predictions for a target, in words: points, errors, or nothing."""
     if not target.is_checked:
         return f"target {target.name} never checked: an estimate"
+    if target.calibration is not None:
+        return f"target {target.name}; {_calibrated(target.calibration)}"
     parts = [_standing(target, setting, what) for what in ("latency", "memory")]
     return f"target {target.name}; {'; '.join(parts)}"
+
+
+def _calibrated(record: Calibration) -> str:
+    words = (
+        f"calibrated {record.when[:10]}, {record.within_10_pct:.0f} % of {record.held_out} unseen"
+        f" configurations within 10 %, worst {record.worst_pct:.1f} %"
+    )
+    if record.memory_worst_pct is None:
+        return f"{words}; memory never checked"
+    return f"{words}; memory errors up to {record.memory_worst_pct:.1f} %"
 
 
 def _standing(target: Target, setting: str, what: str) -> str:
@@ -118,8 +125,10 @@ def _predict(
 ) -> Prediction:
     """The bare formula, without what stands behind it."""
     how = target.setting(setting)
-    host_ms = how.dispatch_us.value * (trace.launches + launch_correction) / 1e3
-    device_ms = _device_ms(trace, target, how)
+    kernels = fused(kernels_of(trace), how.fusion)
+    launches = sum(kernel.launches for kernel in kernels)
+    host_ms = how.dispatch_us.value * (launches + launch_correction) / 1e3
+    device_ms = float(device_ms_of(kernels, target, how, dtype=trace.dtype, pooled=trace.pooled))
     if how.asynchronous:
         device_ms += how.kernel_start_us.value * launch_correction / 1e3
     busy = max(host_ms, device_ms) if how.asynchronous else host_ms + device_ms
@@ -140,34 +149,18 @@ def _predict(
     )
 
 
-def _device_ms(trace: Trace, target: Target, how: Setting) -> float:
-    """Roofline time of every kernel, and the time to start and drain it.
-
-    The start is what makes small kernels less efficient than large ones of the same class.
-    """
-    bandwidth = 1e6 * target.bandwidth_gb_s.value * how.efficiency["bandwidth"].value  # bytes/ms
-    rates = {
-        kind: 1e6 * target.peak(trace.dtype) * how.efficiency[key].value  # MACs per ms
-        for kind, key in _PRODUCTS.items()
-    }
-    start = how.kernel_start_us.value / 1e3
-    total = 0.0
-    for op in trace.operators:
-        if op.launches:
-            compute = op.macs / rates.get(op.kind, rates[OperatorClass.MATMUL])
-            memory = (op.bytes_read + op.bytes_written) / bandwidth
-            total += start * op.launches + max(compute, memory)
-    return total
-
-
 @lru_cache(maxsize=64)
 def checked_error_pct(
     target: Target, setting: str = "eager", *, what: str = "latency"
 ) -> float | None:
     """Largest error in per cent over the target's points of `what`, re-predicted now.
 
-    None where no point was held out: coefficients always meet the points they were made from.
+    None where no point was held out: coefficients always meet the points they were made from. Of a
+    calibrated target, the largest error of the configurations it kept aside then.
     """
+    if target.calibration is not None:
+        record = target.calibration
+        return record.worst_pct if what == "latency" else record.memory_worst_pct
     rows = [row for row in confront(target, setting=setting) if _concerns(row.point) == what]
     if all(row.fitted for row in rows):
         return None
@@ -199,16 +192,17 @@ def confront(target: Target, *, setting: str = "eager") -> list[Confrontation]:
 def _traced(point: Point, fused: bool) -> tuple[Trace, int]:
     """The trace of a point, and how many kernels more the code that was timed launches."""
     if point.reference is None:
-        return _trace_point(point, point.method, point.num_keep, fused=fused), 0
+        return _trace_point(point, point.method, fused=fused), 0
     fused = fused and point.reference.fused_attention
-    own = _trace_point(point, point.method, point.num_keep, fused=fused)
-    plain = _trace_point(point, "none", (), fused=fused)
+    own = _trace_point(point, point.method, fused=fused)
+    plain = _trace_point(point, "none", fused=fused)
     added = point.reference.launches_per_reduction * len(point.num_keep)
     return own, plain.launches + added - own.launches
 
 
-def _trace_point(point: Point, method: str, num_keep: Sequence[int], *, fused: bool) -> Trace:
-    reductions = tuple(Reduction(layer, num_keep=n) for layer, n in enumerate(num_keep))
+def _trace_point(point: Point, method: str, *, fused: bool) -> Trace:
+    amounts = () if method == "none" else zip(point.layers, point.num_keep, strict=True)
+    reductions = tuple(Reduction(layer, num_keep=n) for layer, n in amounts)
     config = CompressionConfig(method=method, reductions=reductions)
     model = compress_backbone(_structure(point.backbone), config)
     dtype = getattr(torch, point.dtype)

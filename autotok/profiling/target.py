@@ -16,103 +16,22 @@ import yaml
 from autotok.config import checked_keys
 from autotok.errors import ConfigError, UnknownName
 
-__all__ = ["Number", "Point", "Reference", "Setting", "Target", "list_targets", "load_target"]
+from .target_parts import Calibration, Number, Point, Reference, Setting, Terms
+
+__all__ = [
+    "Calibration",
+    "Number",
+    "Point",
+    "Reference",
+    "Setting",
+    "Target",
+    "Terms",
+    "list_targets",
+    "load_target",
+]
 
 T = TypeVar("T")
-METRICS = ("latency_ms", "throughput_img_s", "peak_memory_mb")
-ROLES = ("fitted", "held out")
 KINDS = ("gpu", "cpu")
-EFFICIENCIES = ("matmul", "conv", "attention", "bandwidth")
-
-
-@dataclass(frozen=True)
-class Number:
-    """A value and where it comes from: 'datasheet ...', 'fitted: ...' or 'estimate: ...'."""
-
-    value: float
-    source: str
-
-    def __post_init__(self) -> None:
-        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)):
-            raise ConfigError(f"value must be a number, got {self.value!r}")
-        if self.value < 0:
-            raise ConfigError(f"value must not be negative, got {self.value}")
-        if not isinstance(self.source, str) or not self.source.strip():
-            raise ConfigError("source must say where the number comes from")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a device executes a model: the coefficients of the latency and memory models."""
-
-    asynchronous: bool
-    """Kernels queue while the host goes on (CUDA), so the slower of host and device decides."""
-    fused_attention: bool
-    """Plain attention runs as one kernel, without its map in memory."""
-    fixed_ms: Number
-    dispatch_us: Number
-    """Host time per kernel."""
-    kernel_start_us: Number
-    """Device time to start and drain a kernel, however small."""
-    efficiency: Mapping[str, Number]
-    """Share of peak that matmul, conv and attention reach, and of bandwidth that the rest does."""
-    runtime_base_mb: Number
-    activation_overhead: Number
-    """Memory taken per byte of live tensors: the allocator's cache and kernels' work space."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "efficiency", MappingProxyType(dict(self.efficiency)))
-        missing = [key for key in EFFICIENCIES if key not in self.efficiency]
-        if missing or len(self.efficiency) != len(EFFICIENCIES):
-            raise ConfigError(f"efficiency must give exactly: {', '.join(EFFICIENCIES)}")
-        for key, number in self.efficiency.items():
-            if not 0 < number.value <= 1:
-                raise ConfigError(f"efficiency {key} must be in (0, 1], got {number.value}")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What is known of the implementation behind a published point, where it was not autotok's."""
-
-    launches_per_reduction: int
-    """Kernels added in every reducing block."""
-    fused_attention: bool
-    source: str
-
-
-@dataclass(frozen=True)
-class Point:
-    """A published or measured figure that predictions are held against."""
-
-    source: str
-    backbone: str
-    method: str
-    metric: str
-    value: float
-    role: str
-    """'fitted' if coefficients were made from it, else 'held out'."""
-    batch: int = 1
-    dtype: str = "float32"
-    gflops: float | None = None
-    """As published; conventions differ from paper to paper."""
-    num_keep: tuple[int, ...] = ()
-    """Patch tokens leaving layers 0, 1, ..., chosen to meet `gflops`."""
-    reference: Reference | None = None
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "num_keep", tuple(self.num_keep))
-        for word, value, allowed in (("metric", self.metric, METRICS), ("role", self.role, ROLES)):
-            if value not in allowed:
-                raise ConfigError(
-                    f"{word} '{value}' is unknown; choose one of: {', '.join(allowed)}"
-                )
-
-    @property
-    def label(self) -> str:
-        """Backbone, method, cost and batch in a few words."""
-        cost = "" if self.gflops is None else f" {self.gflops:g}G"
-        return f"{self.backbone} {self.method}{cost} batch {self.batch}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +52,8 @@ class Target:
     default_batch: int = 1
     checked_against: tuple[Point, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    calibration: Calibration | None = None
+    """Where `autotok calibrate` made the terms of the eager setting."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "peak_gmacs", MappingProxyType(dict(self.peak_gmacs)))
@@ -150,7 +71,7 @@ class Target:
     @property
     def is_checked(self) -> bool:
         """Whether any prediction was ever held against a published or measured figure."""
-        return bool(self.checked_against)
+        return bool(self.checked_against) or self.calibration is not None
 
     def setting(self, name: str = "eager") -> Setting:
         """An execution setting by name."""
@@ -174,6 +95,9 @@ class Target:
                 if isinstance(value, Number):
                     rows.append((f"{name} {item.name}", value))
             rows += [(f"{name} efficiency {k}", n) for k, n in setting.efficiency.items()]
+            if setting.terms is not None:
+                times = setting.terms.microseconds.items()
+                rows += [(f"{name} us per {k}", Number(v, setting.terms.source)) for k, v in times]
         return rows
 
 
@@ -231,15 +155,19 @@ def _parse(text: str, where: str) -> Target:
         for index, item in enumerate(values.get("checked_against") or ())
     )
     values["notes"] = tuple(values.get("notes") or ())
+    if values.get("calibration") is not None:
+        values["calibration"] = _build(Calibration, values["calibration"], f"{where}: calibration")
     return _build(Target, values, where)
 
 
 def _setting(data: object, where: str) -> Setting:
     values = checked_keys(data, Setting, where)
     for item in dataclasses.fields(Setting):
-        if item.type == "Number" and item.name in values:
+        if str(item.type).startswith("Number") and values.get(item.name) is not None:
             values[item.name] = _build(Number, values[item.name], f"{where}: {item.name}")
     values["efficiency"] = _numbers(values.get("efficiency"), f"{where}: efficiency")
+    if values.get("terms") is not None:
+        values["terms"] = _build(Terms, values["terms"], f"{where}: terms")
     return _build(Setting, values, where)
 
 

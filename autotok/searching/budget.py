@@ -74,6 +74,8 @@ class Budget:
     limit: float
     text: str
     """As the user wrote it."""
+    relative: bool = False
+    """A share of what the uncompressed model costs."""
 
     @property
     def exact(self) -> bool:
@@ -199,4 +201,5 @@ def resolve(request: BudgetRequest, uncompressed: Mapping[str, float]) -> Budget
         raise ConfigError(
             f"budget '{text}' is more than the uncompressed model costs; at most 100%"
         )
-    return Budget(request.metric, request.amount * uncompressed[request.metric], text)
+    limit = request.amount * uncompressed[request.metric]
+    return Budget(request.metric, limit, text, relative=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 from autotok.config import CompressionConfig
@@ -26,6 +27,8 @@ class Clock:
     ) -> None:
         self._settings, self._search, self._capacity = settings, search, capacity
         self._begin = begin
+        self.reserved_s = 0.0
+        """Set aside for measuring the finalists."""
         self._before = float(sum(r.seconds for r in search.records)) / capacity
 
     def elapsed(self) -> float:
@@ -36,13 +39,17 @@ class Clock:
         """Images per fidelity and effort per fine-tune, from the speed of the uncompressed model
         scaled to the cost at the limit of the budget."""
         seconds, promotes = 0.0, self._search.drafts.promotes
+        settings = self._settings
+        if settings.timeout_s is not None and self.reserved_s:
+            left = settings.timeout_s - self.elapsed() - self.reserved_s
+            settings = dataclasses.replace(settings, timeout_s=max(0.2 * settings.timeout_s, left))
         macs = problem.costs.cost(CompressionConfig()).macs
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
         at_limit = min([macs, *limits])
         if self._settings.timeout_s is not None:
             seconds = _seconds_per_image(problem) * at_limit / macs
         return make_plan(
-            self._settings,
+            settings,
             problem.total_images,
             seconds,
             promotes=promotes,
@@ -54,7 +61,7 @@ class Clock:
         if self._settings.timeout_s is None:
             return False
         plan, enough = self._search.plan, self._search.evaluated >= self._settings.min_trials
-        reserved = self._last_word_s() * (plan.final if enough else plan.more)
+        reserved = self._last_word_s() * (plan.final if enough else plan.more) + self.reserved_s
         if enough and self._search.drafts.promotes:
             reserved += plan.finetunes * self._finetune_s() / self._capacity
         return self.elapsed() + reserved > self._settings.timeout_s
@@ -64,7 +71,7 @@ class Clock:
         if self._settings.timeout_s is None:
             return False
         plan = self._search.plan
-        needed = self._finetune_s() + self._speed() * plan.more
+        needed = self._finetune_s() + self._speed() * plan.more + self.reserved_s
         needed += self._last_word_s() * plan.final + self._control_s()
         return self.elapsed() + needed > self._settings.timeout_s
 
@@ -74,7 +81,7 @@ class Clock:
         plan, limit = self._search.plan, self._settings.timeout_s
         if limit is None or not plan.finetunes or not plan.finetune_s:
             return 1.0
-        left = limit - self.elapsed() - self._last_word_s() * plan.final
+        left = limit - self.elapsed() - self._last_word_s() * plan.final - self.reserved_s
         left -= plan.finetunes * self._speed() * plan.more
         each = left / (plan.finetunes + 1)
         return min(_MOST_ROOM, max(1.0, each / (_SLACK * plan.finetune_s)))

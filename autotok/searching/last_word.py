@@ -43,6 +43,8 @@ class Final:
     controls: tuple[TrialRecord, ...]
     reference: TrialRecord | None
     """The uncompressed model."""
+    outside: tuple[TrialRecord, ...] = ()
+    """Finalists that turned out to be outside a limit when they were measured."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -51,16 +53,27 @@ class Final:
             **{name: None if r is None else r.to_dict() for name, r in singles.items()},
             "front": [r.to_dict() for r in self.front],
             "controls": [r.to_dict() for r in self.controls],
+            "outside": [r.to_dict() for r in self.outside],
         }
 
 
-def finalists(search: Search) -> list[TrialRecord]:
-    """The front, thinned; the extremes, the best quality among them, stay."""
-    front = search.front()
-    if not front:
-        return []
-    points = losses([r.values for r in front], search.objectives)
-    return [front[i] for i in thin(points, search.settings.front_size)]
+def finalists(search: Search) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    """(the front, thinned, measured where a device is at hand; what that showed to be outside).
+
+    The extremes of the front, the best quality among them, stay.
+
+    Raises:
+        DeviceUnreachable: the device does not answer.
+    """
+
+    def choose(records: list[TrialRecord]) -> list[TrialRecord]:
+        front = front_of(records, search.objectives)
+        if not front:
+            return []
+        points = losses([r.values for r in front], search.objectives)
+        return [front[i] for i in thin(points, search.settings.front_size)]
+
+    return search.gauge.settle([r for r in search.records if r.measured], choose)
 
 
 def last_word(
@@ -70,26 +83,32 @@ def last_word(
 
     `report(record, done, total)` is called after each.
     """
-    word = _LastWord(search, engine, report)
+    chosen, outside = finalists(search)
+    word = _LastWord(search, engine, report, len(chosen))
     reference = _as_record(REFERENCE, search.drafts.uncompressed(), "reference")
+    reference = search.gauge.known(reference)
     seen = search.tallies.get(REFERENCE)
     if seen is not None:
         reference = dataclasses.replace(reference, score=to_score(seen))
-    entries = [(f"final:{r.number}", r) for r in finalists(search)]
+    entries = [(f"final:{r.number}", r) for r in chosen]
     *chosen, uncompressed = word.finals([*entries, ("reference", reference)])
     front = front_of([word.verified(r) for r in chosen], search.objectives)
     best = best_of(front, search.objectives)
     controls = [] if best is None else word.controls(best)
     control = best_of([c for c in controls if c.measured], search.objectives)
-    return Final(tuple(front), best, control, tuple(controls), uncompressed)
+    return Final(tuple(front), best, control, tuple(controls), uncompressed, tuple(outside))
 
 
 class _LastWord:
     def __init__(
-        self, search: Search, engine: Engine, report: Callable[[TrialRecord, int, int], None]
+        self,
+        search: Search,
+        engine: Engine,
+        report: Callable[[TrialRecord, int, int], None],
+        finalists: int,
     ) -> None:
         self._search, self._engine, self._report = search, engine, report
-        self._total = len(finalists(search)) + search.settings.control_shapes + 1
+        self._total = finalists + search.settings.control_shapes + 1
         self._done = 0
 
     def finals(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
@@ -178,7 +197,7 @@ class _LastWord:
 
     def verified(self, record: TrialRecord) -> TrialRecord:
         """The record with the independent counter's figure; beyond the budget it is infeasible."""
-        problem = self._search.problem
+        problem, record = self._search.problem, self._search.gauge.known(record)
         assert record.config is not None
         assert record.costs is not None
         if problem.count is None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from .drafts import Drafts
 from .flight import Flight, Job
+from .measured import Gauge
 from .objective import Objective, losses, make_objectives
 from .pareto import front_mask
 from .problem import Problem, TallyLike, Tuned, to_score
@@ -37,10 +38,16 @@ class Search:
     """One study under way."""
 
     def __init__(
-        self, settings: SearchSettings, problem: Problem, proposals: Proposals, plan: Plan
+        self,
+        settings: SearchSettings,
+        problem: Problem,
+        proposals: Proposals,
+        plan: Plan,
+        gauge: Gauge | None = None,
     ) -> None:
+        """`gauge` is the one whose `problem` this is."""
         self.settings, self.problem, self.plan = settings, problem, plan
-        self.proposals = proposals
+        self.proposals, self.gauge = proposals, gauge or Gauge(problem)
         self.drafts = Drafts(settings, problem, proposals)
         self.objectives: tuple[Objective, ...] = make_objectives(
             settings.objectives, problem.metric

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from autotok.config import CompressionConfig, Primitive, SubnetSpec
 from autotok.facts import BackboneFacts
+from autotok.profiling.reading import Reading
 
 from .budget import Budget
 from .record import Costs, Score
@@ -160,7 +161,10 @@ class Problem:
     metric: str
     """'top1', 'agreement' or 'kl': what `evaluate` scores."""
     predict: Callable[[CompressionConfig], Mapping[str, float]] | None = None
-    """latency_ms and peak_memory_mb on the target."""
+    """latency_ms and peak_memory_mb on the target, with latency_error_pct and memory_error_pct
+    where the target's predictions were checked."""
+    measure: Callable[[CompressionConfig], Reading] | None = None
+    """Measures on a device; None where none is at hand. `DeviceUnreachable` ends the search."""
     load_tally: Callable[[Mapping[str, Any]], TallyLike] | None = None
     """A tally from `dataclasses.asdict` of one, so that a resumed run need not repeat images."""
     count: Callable[[CompressionConfig], int] | None = None

@@ -14,6 +14,7 @@ __all__ = ["FINISHED", "Costs", "Score", "TrialRecord", "quality_column"]
 
 FINISHED = ("complete", "infeasible", "failed", "duplicate")
 VERSION = 1
+ON_DEVICE = ("latency_ms", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,17 @@ class TrialRecord:
     macs_counted: int | None = None
     """By the independent counter; filled in for what is reported."""
     within_budget: bool | None = None
+    reading: Mapping[str, Any] | None = None
+    """Its measurement on a device (`Reading.to_dict()`); `predicted` stays beside it."""
+    unmeasured: str = ""
+    """Why there is none, where one was tried."""
 
     @property
     def values(self) -> dict[str, float]:
         """Every number an objective can be read from."""
         found: dict[str, float] = dict(self.predicted)
+        if self.reading is not None:
+            found.update({name: float(self.reading[name]) for name in ON_DEVICE})
         if self.costs is not None:
             found.update(self.costs.columns)
         if self.score is not None:
@@ -116,7 +123,7 @@ class TrialRecord:
         data["score"] = None if self.score is None else dataclasses.asdict(self.score)
         data.update(layers=list(self.layers), counts=list(self.counts))
         data.update(predicted=dict(self.predicted), params=dict(self.params), version=VERSION)
-        for name in ("tally", "tuned", "untuned"):
+        for name in ("tally", "tuned", "untuned", "reading"):
             value = getattr(self, name)
             data[name] = None if value is None else dict(value)
         return data
@@ -150,7 +157,7 @@ class TrialRecord:
             row["subnet"] = self.config.subnet.short
         row.update(self._score_columns())
         row.update(self.costs.columns if self.costs is not None else {})
-        row.update(self.predicted)
+        row.update(self._device_columns())
         row.update(
             feasible=self.feasible,
             violation=self.violation,
@@ -171,6 +178,20 @@ class TrialRecord:
         if self.within_budget is not None:
             row["within_budget"] = self.within_budget
         return row
+
+    def _device_columns(self) -> dict[str, Any]:
+        """Latency and memory, and whether they are predicted (how well checked) or measured."""
+        columns: dict[str, Any] = dict(self.predicted)
+        reading = self.reading
+        if reading is not None:
+            columns |= {f"predicted_{k}": v for k, v in self.predicted.items() if k in ON_DEVICE}
+            columns |= {name: reading[name] for name in ON_DEVICE}
+            columns["latency_spread_pct"] = 100.0 * reading["mad_ms"] / reading["latency_ms"]
+            columns |= {f"measured_{k}": reading[k] for k in ("device", "runtime", "dtype")}
+            columns["measured_verdict"] = reading["verdict"]
+        if columns:
+            columns["latency_is"] = "predicted" if reading is None else "measured"
+        return columns | ({"not_measured": self.unmeasured} if self.unmeasured else {})
 
     def _score_columns(self) -> dict[str, Any]:
         if self.score is None:

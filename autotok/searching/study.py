@@ -25,10 +25,12 @@ from .events import (
     Promoted,
     Started,
     TrialFinished,
+    Working,
 )
 from .flight import Job
-from .last_word import Final, last_word
+from .last_word import Final, finalists, last_word
 from .loop import REFERENCE, Search, plain_tally
+from .measured import Gauge
 from .notes import study_note
 from .objective import make_objectives
 from .problem import Problem
@@ -90,25 +92,28 @@ def run_search(
     Raises:
         InfeasibleBudget: nothing in the space meets the budgets; the nearest feasible one is named.
         RunDirectoryError: the directory holds something already or cannot be written.
+        DeviceUnreachable: the device to measure on is gone; `resume_search` goes on from there.
         KeyboardInterrupt: passed on after saving; `resume_search` goes on from there.
     """
     begin = time.monotonic()
     run = directory if isinstance(directory, RunDirectory) else RunDirectory.create(directory)
+    gauge = Gauge(problem, _saying(on_event))
     try:
-        check_budgets(problem)
+        gauge.learn_early()
+        check_budgets(gauge.problem)
     except BaseException:
         run.discard()
         raise
     run.write_config(
         {
             "search": settings.to_dict(),
-            "budgets": [b.echo for b in problem.budgets],
+            "budgets": [b.echo for b in gauge.problem.budgets],
             "space": problem.space.name,
             **(sections or {}),
         }
     )
     with run.held():
-        return _Run(settings, problem, run, on_event, engine, begin).go(resumed=False)
+        return _Run(settings, gauge, run, on_event, engine, begin).go(resumed=False)
 
 
 def resume_search(
@@ -135,7 +140,8 @@ def resume_search(
         if changes:
             settings = dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
             run.write_config({**config, "search": settings.to_dict()})
-        job = _Run(settings, problem, run, on_event, engine, begin)
+        gauge = Gauge(problem)
+        job = _Run(settings, gauge, run, on_event, engine, begin)
         return job.go(resumed=True, extended=bool(changes))
 
 
@@ -143,8 +149,15 @@ def open_search(
     settings: SearchSettings, problem: Problem, storage: str | Path, *, plan: Plan | None = None
 ) -> Search:
     """A `Search` for one's own loop: `ask`, evaluate, `advance` or `fail`."""
+    proposals = _open_proposals(settings, problem, storage)
+    return Search(
+        settings, problem, proposals, plan or make_plan(settings, problem.total_images, 1e-6)
+    )
+
+
+def _open_proposals(settings: SearchSettings, problem: Problem, storage: str | Path) -> Proposals:
     objectives = make_objectives(settings.objectives, problem.metric)
-    proposals = Proposals(
+    return Proposals(
         problem.space,
         problem.facts,
         objectives,
@@ -152,9 +165,15 @@ def open_search(
         sampler=settings.sampler,
         seed=settings.seed,
     )
-    return Search(
-        settings, problem, proposals, plan or make_plan(settings, problem.total_images, 1e-6)
-    )
+
+
+def _saying(
+    on_event: OnEvent | None, progress: Callable[[], float] = lambda: 0.0
+) -> Callable[[str], None] | None:
+    """Tells of measurements."""
+    if on_event is None:
+        return None
+    return lambda method: on_event(Working(progress(), f"measuring on the device: {method}"))
 
 
 class _Run:
@@ -163,19 +182,22 @@ class _Run:
     def __init__(
         self,
         settings: SearchSettings,
-        problem: Problem,
+        gauge: Gauge,
         run: RunDirectory,
         on_event: OnEvent | None,
         engine: Engine | None,
         begin: float,
     ) -> None:
-        self.settings, self.problem, self.run = settings, problem, run
-        self.engine = engine or InProcessEngine(problem)
+        self.settings, self.gauge, self.run = settings, gauge, run
+        self.engine = engine or InProcessEngine(gauge.original)
         self.on_event: OnEvent = on_event or (lambda event: None)
         self._table_written = 0.0
+        gauge.on_measure = _saying(on_event, self._progress)
         with run.guarded():
-            self.search = open_search(settings, problem, run.study_log, plan=Plan(1, 1, 1))
-        self.notes = self.search.proposals
+            self.notes = _open_proposals(settings, gauge.original, run.study_log)
+            gauge.keep_in(self.notes)
+        self.problem = gauge.problem
+        self.search = Search(settings, self.problem, self.notes, Plan(1, 1, 1), gauge)
         self.clock = Clock(settings, self.search, self.engine.capacity, begin)
 
     def go(self, *, resumed: bool, extended: bool = False) -> SearchResult:
@@ -191,6 +213,7 @@ class _Run:
     def _go(self, *, resumed: bool, extended: bool) -> SearchResult:
         self._check_fingerprint()
         self.notes.describe(study_note(self.run.read_config(), self.search.objectives))
+        self.clock.reserved_s = self.gauge.expected_s(self.settings.front_size)
         self.search.plan = self._plan()
         if extended:
             self.notes.note("closed", None)
@@ -199,6 +222,7 @@ class _Run:
         finished = len(self.search.records)
         self.on_event(Started(self._progress(), self.settings.n_trials, finished, resumed))
         stopped_by = self._trials()
+        finalists(self.search)  # measured now, so that the last word knows the time left
         self._fix_final_images()
         final = last_word(self.search, self.engine, self._on_final)
         self._write(final)
@@ -212,8 +236,8 @@ class _Run:
     def _check_fingerprint(self) -> None:
         noted = self.notes.noted("fingerprint")
         if noted is None:
-            self.notes.note("fingerprint", self.problem.fingerprint)
-        elif noted != self.problem.fingerprint:
+            self.notes.note("fingerprint", self.gauge.original.fingerprint)
+        elif noted != self.gauge.original.fingerprint:
             raise RunDirectoryError(
                 f"run '{self.run.path}' was started with another backbone, space, budget or data;"
                 " start a new run with another --output"
@@ -344,7 +368,8 @@ class _Run:
 
     def _write_trials(self, *, now: bool = False) -> None:
         if now or time.monotonic() - self._table_written > _TABLE_EVERY_S:
-            self.run.write_records("trials.csv", self.search.records)
+            records = [self.gauge.known(record) for record in self.search.records]
+            self.run.write_records("trials.csv", records)
             self._table_written = time.monotonic()
 
     def _save_what_there_is(self) -> None:
@@ -366,5 +391,6 @@ class _Run:
             "plan": dataclasses.asdict(self.search.plan),
             **final.to_dict(),
             "comparisons": found.to_dict(),
+            "measuring": self.gauge.summary(),
         }
         self.run.write_json("pareto.json", data)

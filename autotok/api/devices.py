@@ -1,0 +1,298 @@
+"""Devices to measure on: this machine, a board over ssh, a node of a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from autotok.backbones.base import Backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
+from autotok.errors import ConfigError, UnknownName
+from autotok.export.exported import FORMATS as SUFFIXES
+from autotok.export.exported import export_model
+from autotok.profiling.measure import Measurement, measure
+from autotok.profiling.reading import MeasurementFailed, Reading
+from autotok.profiling.remote import FORMATS, RemoteDevice
+
+if TYPE_CHECKING:
+    from autotok.searching.engines.errands import Errands
+    from autotok.searching.problem import Problem
+
+    from .session import Session
+
+__all__ = [
+    "Device",
+    "LocalDevice",
+    "RayDevice",
+    "SshDevice",
+    "leaving",
+    "measure_on",
+    "measuring_on",
+    "open_device",
+    "ready_device",
+]
+
+_LOG = logging.getLogger(__name__)
+ROUNDS, TIMEOUT_S = 15, 300.0
+_RAY = re.compile(r"ray:([A-Za-z0-9_][A-Za-z0-9_.-]*)(?:@(auto|[A-Za-z0-9_.\[\]:-]+:\d+))?")
+_FAREWELL_S = 120.0
+
+
+class Device(Protocol):
+    """Something that measures; `close` when done."""
+
+    name: str
+
+    def check(self) -> str:
+        """What it is, in a line.
+
+        Raises:
+            DeviceUnreachable: it does not answer.
+        """
+        ...
+
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+        """Latency and peak memory of `model(images)`, interleaved with the reference's.
+
+        Raises:
+            DeviceUnreachable: it does not answer.
+            AutotokError: this model cannot be measured there; the message says why.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leave it as it was."""
+        ...
+
+
+def open_device(text: str, *, ray_address: str | None = None) -> Device:
+    """The device of a name: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE[@HOST:PORT]'.
+
+    Nothing is connected to yet; `check` does that.
+
+    Raises:
+        UsageError: it is no such name.
+    """
+    if text == "local":
+        return LocalDevice()
+    if text.startswith("ssh:"):
+        return SshDevice(text)
+    match = _RAY.fullmatch(text)
+    if match is not None:
+        return RayDevice(match[1], match[2] or ray_address)
+    if text.startswith("ray:"):
+        raise ConfigError(
+            f"device '{text}' must be ray:RESOURCE, or ray:RESOURCE@HOST:PORT of the cluster's head"
+        )
+    raise UnknownName("device", text, ("local", "ssh://user@host", "ray:RESOURCE"))
+
+
+def ready_device(text: str | None, *, ray_address: str | None = None) -> Device | None:
+    """The device of a name, seen to answer; None where none is named.
+
+    Raises:
+        DeviceUnreachable: it does not answer.
+        UsageError: it is no device, or one that cannot measure.
+    """
+    if text in (None, "none"):
+        return None
+    device = open_device(str(text), ray_address=ray_address)
+    with leaving(device):
+        _LOG.info("device %s: %s", device.name, device.check())
+    return device
+
+
+@contextlib.contextmanager
+def leaving(device: Device | None) -> Iterator[None]:
+    """Closes the device when the block ends, well or not."""
+    try:
+        yield
+    finally:
+        if device is not None:
+            device.close()
+
+
+def measuring_on(device: Device | None, session: Session) -> Problem:
+    """The session's problem, which measures on the device if there is one."""
+    if device is None:
+        return session.problem
+    batch = 1 if session.target is None else session.target.default_batch
+    data = session.evaluator.data
+    images, _ = data.batch(data.subset(min(batch, len(data)), session.evaluator.seed))
+    images = images[torch.arange(batch) % len(images)]
+
+    def measure(config: CompressionConfig) -> Reading:
+        return device.measure(session.worker.compressed(config), images, session.backbone)
+
+    return dataclasses.replace(session.problem, measure=measure)
+
+
+class LocalDevice:
+    """This process, and the device its models are on."""
+
+    name = "local"
+
+    def check(self) -> str:
+        """What it is."""
+        return "this machine"
+
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+        """Measured here, in torch."""
+        return measure_here(model, images, reference)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class SshDevice:
+    """A board over ssh: models are exported here and measured there."""
+
+    def __init__(self, text: str) -> None:
+        self._remote = RemoteDevice(text)
+        self.name = str(self._remote.address)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._references: dict[tuple[int, str, tuple[int, ...]], Path] = {}
+
+    def check(self) -> str:
+        """What the board says of itself."""
+        facts = self._remote.hello()
+        runtimes = ", ".join(f"{k} {v.get('version', '')}" for k, v in facts.runtimes.items())
+        memory = "" if facts.memory_mb is None else f", {facts.memory_mb / 1e3:.1f} GB"
+        return f"{facts.device}, {facts.cores} cores{memory}, Python {facts.python}, {runtimes}"
+
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+        """Measured in the first of its runtimes that loads the model."""
+        runtimes = self._remote.runtimes
+        for index, runtime in enumerate(runtimes):
+            try:
+                return self._measure(model, images, reference, runtime)
+            except MeasurementFailed as error:
+                if error.kind != "load" or index == len(runtimes) - 1:
+                    raise
+        raise AssertionError("a device has at least one runtime")
+
+    def _measure(
+        self, model: nn.Module, images: Tensor, reference: nn.Module | None, runtime: str
+    ) -> Reading:
+        format = FORMATS[runtime]
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="autotok-export-")
+        folder = Path(self._folder.name)
+        path = folder / f"model{SUFFIXES[format]}"
+        beside = None
+        if reference is not None:
+            key = id(reference), format, tuple(images.shape)
+            beside = self._references.get(key)
+            if beside is None:
+                beside = folder / f"reference{len(self._references)}{SUFFIXES[format]}"
+                _export(reference, beside, images, format)
+                self._references[key] = beside
+        _export(model, path, images, format)
+        return self._remote.measure(
+            path,
+            tuple(images.shape),
+            runtime=runtime,
+            reference=beside,
+            rounds=ROUNDS,
+            timeout_s=TIMEOUT_S,
+        )
+
+    def close(self) -> None:
+        """The board removes its folder, and so do we."""
+        self._remote.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder, self._references = None, {}
+
+
+class RayDevice:
+    """A node of a Ray cluster that carries a resource; measured there in torch, in a process of its
+    own. autotok must be installed on it, as for every node that works in a search."""
+
+    def __init__(self, resource: str, address: str | None) -> None:
+        self.name = f"ray:{resource}"
+        self._resource, self._address = resource, address
+        self._errands: Errands | None = None
+
+    def check(self) -> str:
+        """Where the resource is."""
+        return f"{', '.join(self._ready().nodes())} of the Ray cluster"
+
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+        """Measured where the resource is."""
+        from autotok.searching.engines.errands import Lost
+
+        errands = self._ready()
+        limit_s = TIMEOUT_S + _FAREWELL_S
+        try:
+            found = errands.run(_measure_there, model, images, reference, limit_s=limit_s)
+        except TimeoutError as error:
+            raise MeasurementFailed(
+                f"device '{self.name}' had not measured this model after {limit_s:.0f} s; see what"
+                " else runs on its node",
+                kind="timeout",
+            ) from error
+        except (Lost, MemoryError) as error:
+            memory = isinstance(error, MemoryError) or error.memory
+            why = "ran out of memory with this model" if memory else f"lost the process ({error})"
+            raise MeasurementFailed(
+                f"device '{self.name}' {why}; compress more, or end what else runs there",
+                kind="memory" if memory else "crash",
+            ) from error
+        assert isinstance(found, Reading)
+        return dataclasses.replace(found, device=f"{self.name} ({found.device})")
+
+    def _ready(self) -> Errands:
+        if self._errands is None:
+            from autotok.searching.engines.errands import Errands
+
+            self._errands = Errands(self._resource, self._address)
+        return self._errands
+
+    def close(self) -> None:
+        """Leave the cluster if this joined it."""
+        if self._errands is not None:
+            self._errands.close()
+        self._errands = None
+
+
+def measure_on(device: Device, model: CompressedViT | Backbone, *, batch: int = 1) -> Reading:
+    """One model on a device with random images, beside its uncompressed backbone."""
+    reference = model.backbone if isinstance(model, CompressedViT) else None
+    facts = model.backbone.facts if isinstance(model, CompressedViT) else model.facts
+    images = torch.randn(batch, *facts.image_shape, generator=torch.Generator().manual_seed(0))
+    return device.measure(model, images, reference)
+
+
+def measure_here(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+    """A measurement in this process, as a `Reading`."""
+    parameter = next(model.parameters())
+    found = measure(model, images.to(parameter.device, parameter.dtype), reference=reference)
+    return as_reading(found)
+
+
+def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+    """The same on all cores of a node; Ray gives a task as many threads as it asked for CPUs."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return measure_here(model, images, reference)
+
+
+def as_reading(found: Measurement) -> Reading:
+    """What of a measurement travels."""
+    return Reading(**{f.name: getattr(found, f.name) for f in dataclasses.fields(Reading)})
+
+
+def _export(model: nn.Module, path: Path, images: Tensor, format: str) -> None:
+    """Write a file for the board; how well it agrees with torch is `autotok export`'s to say."""
+    export_model(model, path, images, format=format, batch=len(images), strict=False)

@@ -1,0 +1,526 @@
+"""Measures exported models on the board that this one file was copied to.
+
+It needs Python 3.6 and torch, onnxruntime or trtexec, and nothing of autotok. Requests come in as
+JSON, one a line, on standard input, answers go out the same way; when the input ends, as it does
+when the connection drops, what runs is killed and the folder removed. Models are probed, loaded and
+timed in processes of their own: what runs out of memory or crashes there is told, not suffered.
+
+    {"id": 1, "do": "hello", "runtimes"}                  which are there, memory, cores
+    {"id": 2, "do": "put", "name", "bytes", "sha256"}     followed by so many bytes: a file
+    {"id": 3, "do": "measure", "runtime", "model", "reference", "shape", "dtype", "rounds",
+              "timeout_s", "threads"}                     latency, spread, peak memory
+    {"id": 4, "do": "bye"}
+
+Answers carry "autotok": 1 and the id; "event": "working" while a request takes its time; "error"
+(memory, load, crash, timeout, runtime, disk, request) and "words" where it failed.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+STEADY, NOISY = 0.03, 0.10
+WARM_UP_RUNS = 12
+SLOT_MS, MOST_REPEATS = 20.0, 50
+HEARTBEAT_S = 2.0
+IDLE_S = 1800.0
+PROBE_S = 180.0
+ENGINE_S = 1.0
+MB = 1e6
+MARK = '{"autotok": 1'
+NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}\Z")
+NO_MEMORY = re.compile(
+    r"out of memory|not enough memory|bad.alloc|(can't|cannot|could not|failed to|unable to) alloc"
+    r"|can't start new thread",
+    re.IGNORECASE,
+)
+
+
+class Trouble(Exception):
+    """A failure to tell: its kind and the words for it."""
+
+    def __init__(self, kind: str, words: str) -> None:
+        Exception.__init__(self, words)
+        self.kind, self.words = kind, words
+
+
+# --- the process that answers
+
+
+class Board:
+    """Answers requests until the input ends."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.inbox = queue.Queue()  # type: queue.Queue[dict[str, Any]]
+        self.child = None  # type: subprocess.Popen[bytes] | None
+
+    def serve(self) -> None:
+        """Answer one request after the other; never returns."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        try:
+            while True:
+                request = self.inbox.get(timeout=IDLE_S)
+                if request.get("do") == "bye":
+                    self._say(request, {"bye": True})
+                    break
+                try:
+                    self._say(request, self._answer(request))
+                except Trouble as trouble:
+                    self._say(request, {"error": trouble.kind, "words": trouble.words})
+                except (KeyError, TypeError, ValueError) as error:
+                    self._say(request, {"error": "request", "words": _first_line(error)})
+        except (queue.Empty, OSError):
+            pass  # forgotten, or nobody listens any more
+        self.leave()
+
+    def leave(self) -> None:
+        """Kill what runs, remove the folder, end the process."""
+        child = self.child
+        if child is not None:
+            _kill(child)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os._exit(0)
+
+    def _listen(self) -> None:
+        stream = sys.stdin.buffer
+        try:
+            for line in iter(stream.readline, b""):
+                request = json.loads(line.decode("utf-8"))
+                if request.get("do") == "put":
+                    self._receive(stream, request)
+                self.inbox.put(request)
+        except (OSError, ValueError, KeyError):
+            pass
+        self.leave()
+
+    def _receive(self, stream: "Any", request: "dict[str, Any]") -> None:
+        """Write the bytes that follow a request; what goes wrong is noted in the request."""
+        left, digest, file = int(request["bytes"]), hashlib.sha256(), None
+        try:
+            file = open(self._path(request["name"]), "wb")
+        except (OSError, Trouble) as error:
+            request["failed"] = str(error)
+        while left:
+            chunk = stream.read(min(left, 1 << 18))
+            if not chunk:
+                raise OSError("the connection ended")
+            left -= len(chunk)
+            digest.update(chunk)
+            try:
+                if file is not None:
+                    file.write(chunk)
+            except OSError as error:
+                request["failed"], file = str(error), None
+        if file is not None:
+            file.close()
+        if digest.hexdigest() != request["sha256"]:
+            request.setdefault("failed", "the file arrived damaged")
+
+    def _path(self, name: str) -> str:
+        if not NAME.match(name):
+            raise Trouble("request", "a file name must be plain")
+        return os.path.join(self.folder, name)
+
+    def _answer(self, request: "dict[str, Any]") -> "dict[str, Any]":
+        what = request.get("do")
+        if what == "put":
+            if "failed" in request:
+                raise Trouble("disk", str(request["failed"]))
+            return {"put": request["name"]}
+        if what == "hello":
+            return self._hello(request)
+        if what == "measure":
+            names = [request["model"]] + [n for n in [request.get("reference")] if n]
+            paths = [self._path(name) for name in names]
+            task = dict(request, paths=paths, parent=os.getpid())
+            return self._child(request, "--measure", task, float(request["timeout_s"]))
+        raise Trouble("request", f"there is no request '{what}'")
+
+    def _hello(self, request: "dict[str, Any]") -> "dict[str, Any]":
+        runtimes, trouble = {}, {}
+        for name in request["runtimes"]:
+            try:
+                runtimes[name] = self._child(request, "--probe", {"runtime": name}, PROBE_S)
+            except Trouble as found:
+                trouble[name] = found.words
+        return {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "device": _board_name(),
+            "cores": os.cpu_count() or 1,
+            "memory_mb": _memory_mb(),
+            "runtimes": runtimes,
+            "missing": trouble,
+        }
+
+    def _child(
+        self, request: "dict[str, Any]", task: str, what: "dict[str, Any]", limit_s: float
+    ) -> "dict[str, Any]":
+        """The answer of a process of its own; heartbeats go out while it works."""
+        begin = time.time()
+        command = [sys.executable, os.path.abspath(__file__), task, json.dumps(what)]
+        complaints = os.path.join(self.folder, "stderr.txt")
+        with open(complaints, "wb") as errors:
+            self.child = child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+                cwd=self.folder,
+            )
+            while True:
+                try:
+                    out = child.communicate(timeout=HEARTBEAT_S)[0]
+                    break
+                except subprocess.TimeoutExpired:
+                    pass
+                if time.time() - begin > limit_s:
+                    _kill(child)
+                    raise Trouble("timeout", f"it was not done after {limit_s:.0f} s")
+                self._say(request, {"event": "working", "seconds": time.time() - begin})
+        self.child = None
+        return _result(child.returncode, out, complaints)
+
+    def _say(self, request: "dict[str, Any]", what: "dict[str, Any]") -> None:
+        line = json.dumps(dict(what, autotok=1, id=request.get("id")))
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def _kill(child: "subprocess.Popen[bytes]") -> None:
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except OSError:
+        pass
+    child.wait()
+
+
+def _result(code: int, out: bytes, complaints: str) -> "dict[str, Any]":
+    """What a child said last, or why it said nothing."""
+    for line in reversed(out.decode("utf-8", "replace").splitlines()):
+        if line.startswith(MARK):
+            found = json.loads(line)  # type: dict[str, Any]
+            del found["autotok"]
+            if "error" in found:
+                raise Trouble(found["error"], found["words"])
+            return found
+    with open(complaints, "rb") as file:
+        words = file.read()[-4000:].decode("utf-8", "replace").strip()
+    if code == -signal.SIGKILL or NO_MEMORY.search(words):
+        raise Trouble("memory", "the system ended the process, as it does when memory runs out")
+    last = words.splitlines()[-1][:300] if words else "nothing was said"
+    raise Trouble("crash", f"the process ended with status {code} ({last})")
+
+
+def _board_name() -> str:
+    for path, mark in (("/proc/device-tree/model", ""), ("/proc/cpuinfo", "model name")):
+        try:
+            with open(path) as file:
+                for line in file:
+                    if line.startswith(mark):
+                        return line.split(":", 1)[-1].strip("\0 \t\n")
+        except OSError:
+            pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_mb() -> "float | None":
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MB
+    except (ValueError, OSError):
+        return None
+
+
+# --- processes of their own: what a runtime can, and a measurement
+
+
+def _probe(task: "dict[str, Any]") -> "dict[str, Any]":
+    """Version and device of a runtime."""
+    name = task["runtime"]
+    if name == "torch":
+        import torch
+
+        cuda = torch.cuda.is_available()
+        device = torch.cuda.get_device_name(0) if cuda else "cpu"
+        return {"version": str(torch.__version__), "device": device, "cuda": cuda}
+    if name == "onnxruntime":
+        import onnxruntime
+
+        providers = _providers(onnxruntime)
+        cuda = providers[0] != "CPUExecutionProvider"
+        return {"version": str(onnxruntime.__version__), "device": providers[0], "cuda": cuda}
+    if _trtexec() is None:
+        raise Trouble("runtime", "there is no trtexec")
+    return {"version": "trtexec", "device": "TensorRT", "cuda": True}
+
+
+def _providers(onnxruntime: "Any") -> "list[str]":
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    return [name for name in wanted if name in onnxruntime.get_available_providers()]
+
+
+def _trtexec() -> "str | None":
+    usual = "/usr/src/tensorrt/bin/trtexec"
+    return shutil.which("trtexec") or (usual if os.path.exists(usual) else None)
+
+
+class TorchModel:
+    """A TorchScript file, on CUDA where there is some."""
+
+    def __init__(self, task: "dict[str, Any]", path: str) -> None:
+        import torch
+
+        if task.get("threads"):
+            torch.set_num_threads(task["threads"])
+        self.torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
+        self.module = torch.jit.load(path, map_location=self.device).eval()
+        self.images = torch.rand(*task["shape"]).to(self.device)
+        self.threads = torch.get_num_threads()
+        self.runtime = f"torch {torch.__version__} TorchScript"
+
+    def once(self) -> None:
+        """Run it, and wait until it is done."""
+        with self.torch.no_grad():
+            self.module(self.images)
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+
+    def peak_memory(self) -> "tuple[float, str]":
+        """Megabytes of one run, and what was read."""
+        if self.device == "cpu":
+            return _process_peak(self.once)
+        self.torch.cuda.reset_peak_memory_stats()
+        self.once()
+        return self.torch.cuda.max_memory_allocated() / MB, "CUDA allocator, peak of this model"
+
+
+class OnnxModel:
+    """An ONNX file in onnxruntime."""
+
+    def __init__(self, task: "dict[str, Any]", path: str) -> None:
+        import numpy
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = task.get("threads") or 0
+        chosen = _providers(onnxruntime)
+        self.session = onnxruntime.InferenceSession(path, options, providers=chosen)
+        images = numpy.random.RandomState(0).rand(*task["shape"]).astype(numpy.float32)
+        self.feed = {self.session.get_inputs()[0].name: images}
+        self.threads = task.get("threads") or _usable_cores()
+        self.runtime = f"onnxruntime {onnxruntime.__version__} {chosen[0]}"
+
+    def once(self) -> None:
+        """Run it."""
+        self.session.run(None, self.feed)
+
+    def peak_memory(self) -> "tuple[float, str]":
+        """Megabytes of one run, and what was read."""
+        return _process_peak(self.once)
+
+
+class Slot:
+    """A model warmed up, run many times in its slot of a turn where it is short."""
+
+    def __init__(self, model: "Any", patience_s: float) -> None:
+        self.model, self.runtime, self.threads = model, model.runtime, model.threads
+        self.peak_memory = model.peak_memory
+        warm = _warm_up(model, time.perf_counter() + patience_s)
+        self.repeats = min(MOST_REPEATS, max(1, math.ceil(SLOT_MS / max(warm, 1e-3) - 1e-6)))
+
+    def run(self) -> "list[float]":
+        """Milliseconds of each run."""
+        return [_time_ms(self.model) for _ in range(self.repeats)]
+
+
+class EngineSlot:
+    """A TensorRT engine, built here; trtexec itself runs it for a second or so a turn."""
+
+    def __init__(self, task: "dict[str, Any]", path: str) -> None:
+        self.engine, self.times = path + ".engine", path + ".json"
+        self.half = ["--fp16"] if task["dtype"] == "float16" else []
+        self.runtime, self.threads = "trtexec " + task["dtype"], 1
+        self.peak_mb = 0.0
+        self._run(["--onnx=" + path, "--saveEngine=" + self.engine, *self.half])
+
+    def run(self) -> "list[float]":
+        """Milliseconds of each run."""
+        how = ["--loadEngine=" + self.engine, "--exportTimes=" + self.times, "--warmUp=300"]
+        self._run([*how, f"--duration={ENGINE_S:g}", *self.half])
+        with open(self.times) as file:
+            return [float(row["latencyMs"]) for row in json.load(file)]
+
+    def peak_memory(self) -> "tuple[float, str]":
+        """Megabytes of a run, and what was read."""
+        self.run()
+        return self.peak_mb, "high-water mark of trtexec"
+
+    def _run(self, words: "list[str]") -> None:
+        log = self.engine + ".log"
+        with open(log, "wb") as file:
+            child = subprocess.Popen([str(_trtexec()), *words], stdout=file, stderr=file)
+            _, child.returncode, used = os.wait4(child.pid, 0)
+        self.peak_mb = used.ru_maxrss * 1024 / MB
+        if child.returncode:
+            with open(log, errors="replace") as lines:
+                said = [line.strip() for line in lines if "rror" in line or "[E]" in line]
+            raise RuntimeError(said[-1] if said else f"trtexec ended with {child.returncode}")
+
+
+def _slot(task: "dict[str, Any]", path: str) -> "Any":
+    """A model of the task, loaded and warm."""
+    kinds = {"torch": TorchModel, "onnxruntime": OnnxModel}
+    try:
+        if task["runtime"] == "trtexec":
+            return EngineSlot(task, path)
+        model = kinds[task["runtime"]](task, path)
+    except ImportError:
+        raise
+    except Exception as error:
+        kind = "memory" if _is_memory(error) else "load"
+        raise Trouble(kind, _first_line(error)) from error
+    return Slot(model, float(task["timeout_s"]) / 8)
+
+
+def _measure(task: "dict[str, Any]") -> "dict[str, Any]":
+    """Latency, spread and peak memory of the first model; the second is its reference."""
+    if task["dtype"] != "float32" and task["runtime"] != "trtexec":
+        raise Trouble("request", f"{task['runtime']} runs float32 files here")
+    slots = [_slot(task, task["paths"][0])]
+    peak, how = slots[0].peak_memory()  # of the model alone: the reference is not there yet
+    slots += [_slot(task, path) for path in task["paths"][1:]]
+    found = _summary(*_turns(slots, task))
+    found.update(peak_memory_mb=peak, memory_source=how, dtype=task["dtype"])
+    found.update(runtime=slots[0].runtime, threads=slots[0].threads)
+    return found
+
+
+def _turns(
+    slots: "list[Any]", task: "dict[str, Any]"
+) -> "tuple[list[float], list[float], list[float]]":
+    """Milliseconds of every run, each turn's ratio, and the reference's, in turns R M R."""
+    rounds, begin = int(task["rounds"]), time.perf_counter()
+    times, ratios, around = [], [], []  # type: list[float], list[float], list[float]
+    for turn in range(3 * rounds):
+        late = time.perf_counter() - begin > float(task["timeout_s"]) / 2
+        enough = turn >= rounds and _deviation(times) <= STEADY * _median(times)
+        if turn >= min(3, rounds) and (late or enough):
+            break
+        if os.getppid() != task["parent"]:
+            sys.exit(1)  # nobody waits for this any more
+        before = [_median(slot.run()) for slot in slots[1:]]
+        own = slots[0].run()
+        after = [_median(slot.run()) for slot in slots[1:]]
+        times += own
+        around += before + after
+        if before:
+            ratios.append((before[0] + after[0]) / 2 / _median(own))
+    return times, ratios, around
+
+
+def _summary(
+    times: "list[float]", ratios: "list[float]", around: "list[float]"
+) -> "dict[str, Any]":
+    middle, spread = _median(times), _deviation(times)
+    noise = spread / middle
+    return {
+        "latency_ms": middle,
+        "p90_ms": sorted(times)[min(len(times) - 1, int(0.9 * len(times)))],
+        "mad_ms": spread,
+        "runs": len(times),
+        "verdict": "steady" if noise <= STEADY else "noisy" if noise <= NOISY else "unreliable",
+        "reference_latency_ms": _median(around) if around else None,
+        "speedup": _median(ratios) if ratios else None,
+    }
+
+
+def _warm_up(model: "Any", deadline: float) -> float:
+    """The median, once those of two successive windows of three runs agree within 5 %."""
+    times = []  # type: list[float]
+    while len(times) < WARM_UP_RUNS:
+        times.append(_time_ms(model))
+        old, new = _median(times[-6:-3] or times), _median(times[-3:])
+        agree = len(times) >= 6 and abs(new - old) <= 0.05 * old
+        if agree or (len(times) >= 2 and time.perf_counter() > deadline):
+            break
+    return _median(times[-3:])
+
+
+def _time_ms(model: "Any") -> float:
+    begin = time.perf_counter()
+    model.once()
+    return (time.perf_counter() - begin) * 1e3
+
+
+def _median(values: "list[float]") -> float:
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def _deviation(values: "list[float]") -> float:
+    middle = _median(values)
+    return _median([abs(value - middle) for value in values])
+
+
+def _process_peak(run: "Any") -> "tuple[float, str]":
+    """High-water mark of this process in megabytes, and since when."""
+    since = "since its start: an upper bound"
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        since = "reset before the run"
+    except OSError:
+        pass
+    run()
+    with open("/proc/self/status") as file:
+        marks = [line for line in file if line.startswith("VmHWM:")]
+    return 1024 * int(marks[0].split()[1]) / MB, "process high-water mark, " + since
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
+
+
+def _work(task: str, what: "dict[str, Any]") -> "dict[str, Any]":
+    """The answer of a child, errors too."""
+    try:
+        return _probe(what) if task == "--probe" else _measure(what)
+    except Trouble as trouble:
+        return {"error": trouble.kind, "words": trouble.words}
+    except Exception as error:  # whatever it is, the other side is told
+        kind = "runtime" if isinstance(error, ImportError) else "crash"
+        return {"error": "memory" if _is_memory(error) else kind, "words": _first_line(error)}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        Board(sys.argv[1]).serve()
+    answer = {"autotok": 1}  # type: dict[str, Any]
+    answer.update(_work(sys.argv[1], json.loads(sys.argv[2])))
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")

@@ -1,0 +1,98 @@
+"""`Reading`: what measuring one model on some device gave, as plain data that travels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autotok.errors import AutotokError
+
+__all__ = ["MeasurementFailed", "Reading"]
+
+
+class MeasurementFailed(AutotokError):
+    """The device is there but could not measure this model; the message says why."""
+
+    def __init__(self, message: str, *, kind: str = "crash") -> None:
+        super().__init__(message)
+        self.kind = kind
+        """'memory', 'load', 'crash', 'timeout', 'runtime', 'disk' or 'request'."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A measured latency of one batch and peak memory, with the circumstances."""
+
+    latency_ms: float
+    """Median over runs."""
+    p90_ms: float
+    mad_ms: float
+    """Median absolute deviation from the median."""
+    runs: int
+    verdict: str
+    """'steady', 'noisy' or 'unreliable'."""
+    reference_latency_ms: float | None
+    speedup: float | None
+    """Reference over model, the median of ratios taken within one turn."""
+    peak_memory_mb: float
+    memory_source: str
+    device: str
+    """Where it was measured, such as 'ssh://me@board (NVIDIA Jetson Xavier NX)'."""
+    runtime: str
+    dtype: str
+    batch: int
+    image_shape: tuple[int, ...]
+    threads: int
+    when: str
+    """UTC, ISO 8601."""
+
+    @property
+    def spread_pct(self) -> float:
+        """The deviation as a share of the median."""
+        return 100.0 * self.mad_ms / self.latency_ms
+
+    @property
+    def source(self) -> str:
+        """Where the figure came from, in a line."""
+        shape = "x".join(map(str, self.image_shape))
+        return (
+            f"measured ({self.device}, {self.runtime}, {self.dtype}, batch {self.batch}, {shape},"
+            f" {self.threads} threads, median of {self.runs} +- {self.spread_pct:.1f} %,"
+            f" {self.verdict}, {self.when})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**dataclasses.asdict(self), "image_shape": list(self.image_shape)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Reading:
+        """The inverse of `to_dict`; further keys are left out.
+
+        Raises:
+            ValueError, TypeError, KeyError: a figure is missing or no positive number.
+        """
+        values = {f.name: data[f.name] for f in dataclasses.fields(cls)}
+        values["image_shape"] = tuple(int(side) for side in values["image_shape"])
+        for name in ("latency_ms", "p90_ms", "mad_ms", "peak_memory_mb"):
+            values[name] = _finite(name, values[name])
+        for name in ("reference_latency_ms", "speedup"):
+            if values[name] is not None:
+                values[name] = _finite(name, values[name])
+        for name in ("runs", "batch", "threads"):
+            values[name] = int(values[name])
+        for name in ("verdict", "memory_source", "device", "runtime", "dtype", "when"):
+            values[name] = str(values[name])[:300]
+        if values["latency_ms"] == 0.0:
+            raise ValueError("latency_ms is 0")
+        return cls(**values)
+
+
+def _finite(name: str, value: Any) -> float:
+    number = float(value)
+    if not 0.0 <= number < math.inf:
+        raise ValueError(f"{name} is {number}")
+    return number
