@@ -13,7 +13,12 @@ from torch import nn
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import load_backbone
-from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
+from autotok.compression.calibrate import (
+    CALIBRATION_IMAGES,
+    calibrated,
+    needs_calibration,
+    needs_recalibration,
+)
 from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec
@@ -128,8 +133,8 @@ def finetune(
     train, evaluator = _sources(data, job.backbone)
     student, teacher = student_of(job.backbone, job.config), Teacher(job.backbone)
     with_networks(student)
+    images, _ = train.batch(train.subset(CALIBRATION_IMAGES, job.config.finetune.seed))
     if needs_calibration(job.config):
-        images, _ = train.batch(train.subset(CALIBRATION_IMAGES, job.config.finetune.seed))
         student = calibrated(student, images)
     check_spec(student, job.config.finetune, teacher, train)
     resolve_precision(precision, next(student.parameters()).device)
@@ -155,6 +160,8 @@ def finetune(
         _clear(folder, QUESTION, CHECKPOINT, BEFORE)  # going on would diverge again
         raise
     student = emitted(student)
+    if needs_recalibration(job.config):  # its weights are others now
+        student = calibrated(student, images)
     tell(0.9, f"evaluating after, on {stop} images")
     after = evaluator.evaluate(student, 0, stop).quality()
     result = FineTuneResult(student, done, before, after, folder)

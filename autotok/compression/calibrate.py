@@ -15,7 +15,13 @@ from autotok.methods.registry import get_method
 from .compress import reconfigured
 from .model import CompressedViT
 
-__all__ = ["CALIBRATION_IMAGES", "calibrate", "calibrated", "needs_calibration"]
+__all__ = [
+    "CALIBRATION_IMAGES",
+    "calibrate",
+    "calibrated",
+    "needs_calibration",
+    "needs_recalibration",
+]
 
 CALIBRATION_IMAGES = 32
 """As many as give steady quantiles of a few hundred tokens each."""
@@ -34,6 +40,12 @@ def needs_calibration(config: CompressionConfig) -> bool:
         found not in r.options and (r.keep_ratio is not None or r.num_keep is not None)
         for r in config.reductions
     )
+
+
+def needs_recalibration(config: CompressionConfig) -> bool:
+    """Whether thresholds that training started from mean nothing after it; False where it learned
+    them itself."""
+    return needs_calibration(config) and not get_method(config.method).learns_thresholds
 
 
 def calibrated(model: CompressedViT, images: Tensor) -> CompressedViT:

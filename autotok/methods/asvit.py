@@ -116,6 +116,7 @@ class ASViT(HeardScore):
     title = "AS-ViT (IJCAI 2023)"
     count = Count.ADAPTIVE
     calibrates = "threshold"
+    learns_thresholds = True
     exportable = False
     options = (
         SCORE,
@@ -177,6 +178,10 @@ class ASViT(HeardScore):
 
     def calibrated(self) -> dict[str, Primitive]:
         return {"threshold": self.threshold.item()}
+
+    @torch.no_grad()
+    def end_step(self) -> None:
+        self.threshold.clamp_(min=0.0)  # scores are not negative
 
     # --- training
 

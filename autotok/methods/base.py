@@ -149,6 +149,8 @@ class TokenReducer(nn.Module):
     """Sizes of patch tokens add up to N0 after every reduction."""
     calibrates: ClassVar[str] = ""
     """The option with which calibration makes an adaptive method meet its amounts, if one does."""
+    learns_thresholds: ClassVar[bool] = False
+    """Training finds them, and `emit` hands them over."""
     official_by_block: ClassVar[bool] = False
     """The authors number parameters by block, not by reduction layer."""
     exportable: ClassVar[bool] = True

@@ -59,6 +59,8 @@ class Approximator(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, width // 2)
         self.fc2 = nn.Linear(width // 2, width)
+        nn.init.zeros_(self.fc2.weight)  # at first, tokens come back as they were
+        nn.init.zeros_(self.fc2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]

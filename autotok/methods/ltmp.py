@@ -61,6 +61,7 @@ class LTMP(TokenReducer):
     count = Count.ADAPTIVE
     official_by_block = True
     calibrates = "threshold"
+    learns_thresholds = True
     exportable = False
     options = (
         Option("merge_threshold", 0.9, "similarity above which tokens merge", low=0.0, high=1.0),

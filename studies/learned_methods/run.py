@@ -3,11 +3,13 @@
     python studies/learned_methods/run.py
 
 On the smallest subnet of the demo supernet (96 wide, 10 deep, 2.83 GFLOPs, the same 841 patches),
-every method that has something to learn keeps 70, 50 and 35 % of the patches at layers 3, 5 and 8
-(A-ViT: as many on average), is judged as it comes, fine-tuned by its published recipe scaled to
-`--steps`, and judged again; random pruning is given the same multiply-accumulates, in the same
-three stages. Writes results.csv row by row (what it has already is not run again) and table.md.
-`--methods` lets several processes share the work.
+every method that has something to learn is judged as it comes, fine-tuned by its published recipe
+scaled to `--steps`, and judged again; random pruning is given the same multiply-accumulates, in the
+same layers. Methods that score by parameters keep 70, 50 and 35 % of the patches at layers 3, 5 and
+8 (A-ViT: as many on average); those that work plugged in are compressed so hard that they lose
+something; those that pool go down to 3 % once, in the middle, as PatchMerger does. Writes
+results.csv row by row (what it has already is not run again) and table.md; `--methods` lets
+several processes share the work.
 """
 
 import argparse
@@ -20,7 +22,12 @@ from autotok.api.profiles import mean_macs
 from autotok.backbones.base import Backbone
 from autotok.backbones.demo import DEMO_SPEC
 from autotok.backbones.loading import load_backbone
-from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
+from autotok.compression.calibrate import (
+    CALIBRATION_IMAGES,
+    calibrated,
+    needs_calibration,
+    needs_recalibration,
+)
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
@@ -36,9 +43,19 @@ from autotok.training.student import emitted, student_of
 
 HERE = Path(__file__).parent
 KEEP = {3: 0.7, 5: 0.5, 8: 0.35}
+HARD, HARDER, POOLED = (
+    {1: 0.52, 2: 0.28, 3: 0.15, 4: 0.08, 5: 0.05},
+    {1: 0.2, 3: 0.06, 5: 0.02, 7: 0.01},
+    {5: 0.03},
+)
+SCHEDULES = {
+    "dtem": HARD, "asvit": HARD, "ltmp": HARDER, "diffrate": HARDER,
+    "sit": POOLED, "patchmerger": POOLED, "sinkhorn": POOLED,
+}  # fmt: skip
 LR = {
     "dynamicvit": 1e-3, "dtps": 1e-3, "spvit": 1e-3, "heatvit": 1e-3, "dtem": 1e-3,
-    "cropr": 3e-4, "sit": 3e-4, "patchmerger": 3e-4, "sinkhorn": 3e-4,
+    "cropr": 3e-4, "sit": 5e-4, "patchmerger": 5e-4, "sinkhorn": 1e-3, "avit": 5e-4,
+    "tofe": 5e-4, "tofe-instance": 5e-4, "asvit": 1e-5,
 }  # fmt: skip
 """Highest rate; of the methods' own parts, where the recipe slows the backbone. 1e-4 else."""
 METHODS = ("dynamicvit", "dtps", "cropr", "tofe", "spvit", "heatvit", "tofe-instance", "dtem",
@@ -92,14 +109,17 @@ class Study:
         )
         config = config_of(method, spec)
         student = student_of(self.backbone, config)
+        images, _ = self.train.batch(self.train.subset(CALIBRATION_IMAGES, 0))
         if needs_calibration(config):
-            images, _ = self.train.batch(self.train.subset(CALIBRATION_IMAGES, 0))
             student = calibrated(student, images)
         before = self.judge(method, "untrained", student.eval(), None, 0.0)
         began = time.perf_counter()
         done = finetune(student, self.train, spec, teacher=self.teacher)
         seconds = time.perf_counter() - began
-        after = self.judge(method, "trained", emitted(student), done.steps, seconds, before)
+        student = emitted(student)
+        if needs_recalibration(config):
+            student = calibrated(student, images)
+        after = self.judge(method, "trained", student.eval(), done.steps, seconds, before)
         self.random(method, after)
 
     def judge(
@@ -129,16 +149,17 @@ class Study:
     def random(self, method: str, trained: "tuple[float, Quality, Tally]") -> None:
         """Random pruning at the cost of the trained model, compared with it image by image."""
         facts, target = self.backbone.facts, trained[0] * 1e9
-        shares, total = [KEEP[layer] for layer in sorted(KEEP)], facts.num_patches
-        low, high = 0.05, 1.0 / max(shares)
+        keep = KEEP if get_method(method).single_layer else SCHEDULES.get(method, KEEP)
+        shares, total = [keep[layer] for layer in sorted(keep)], facts.num_patches
+        low, high = 0.01, 1.0 / min(shares)
         for _ in range(30):
             middle = (low + high) / 2
-            counts = [[max(1, round(middle * share * total)) for share in shares]]
-            cost = schedule_macs(facts, "random", {}, sorted(KEEP), counts)[0]
+            counts = [[min(total, max(1, round(middle * s * total))) for s in shares]]
+            cost = schedule_macs(facts, "random", {}, sorted(keep), counts)[0]
             low, high = (middle, high) if cost < target else (low, middle)
         reductions = tuple(
-            Reduction(layer, num_keep=keep)
-            for layer, keep in zip(sorted(KEEP), counts[0], strict=True)
+            Reduction(layer, num_keep=count)
+            for layer, count in zip(sorted(keep), counts[0], strict=True)
         )
         model = compress_backbone(self.backbone, CompressionConfig("random", reductions))
         self.judge(method, "random at its cost", model, None, 0.0, trained)
@@ -146,7 +167,8 @@ class Study:
 
 def config_of(method: str, spec: FineTuneSpec | None = None) -> CompressionConfig:
     """The schedule of the study for a method."""
-    reductions = tuple(Reduction(layer, keep_ratio=keep) for layer, keep in KEEP.items())
+    schedule = SCHEDULES.get(method, KEEP)
+    reductions = tuple(Reduction(layer, keep_ratio=keep) for layer, keep in schedule.items())
     if get_method(method).single_layer:
         reductions = (Reduction(0, keep_ratio=sum(KEEP.values()) / len(KEEP)),)
     mode = "plug-in" if spec is None else "retrain"
@@ -156,9 +178,10 @@ def config_of(method: str, spec: FineTuneSpec | None = None) -> CompressionConfi
 def table(rows: list[dict[str, str]]) -> str:
     """One line per method."""
     lines = [
-        "| method | GFLOPs untrained / trained | untrained, % | trained, % | gain, points |"
+        "| method | keep ratios | GFLOPs untrained / trained | untrained, % | trained, % |"
+        " gain, points |"
         " random at its cost, % | random minus trained, points | steps, s |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for method in METHODS:
         own = {row["state"]: row for row in rows if row["method"] == method}
@@ -167,11 +190,16 @@ def table(rows: list[dict[str, str]]) -> str:
         plain, done = own["untrained"], own["trained"]
         control = own.get("random at its cost")
         lines.append(
-            f"| {method} | {plain['macs_g']} / {done['macs_g']} | {share(plain)} | {share(done)} |"
+            f"| {method} | {keeps(method)} | {plain['macs_g']} / {done['macs_g']} |"
+            f" {share(plain)} | {share(done)} |"
             f" {difference(done)} | {share(control)} | {difference(control)} |"
             f" {done['steps']}, {done['seconds']} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def keeps(method: str) -> str:
+    return " ".join(f"{r.keep_ratio:.3g}@{r.layer}" for r in config_of(method).reductions)
 
 
 def share(row: dict[str, str] | None) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotok.compression.calibrate import needs_calibration
+from autotok.compression.calibrate import needs_calibration, needs_recalibration
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import TokenReducer, get_method, list_methods
 from autotok.methods.base import Count
@@ -41,3 +41,10 @@ def test_amounts_without_thresholds_need_calibration(name: str) -> None:
 @pytest.mark.parametrize("name", ["ppt", "topk"])
 def test_methods_of_fixed_counts_need_none_whatever_their_options_are_called(name: str) -> None:
     assert not needs_calibration(CompressionConfig(name, (Reduction(1, keep_ratio=0.5),)))
+
+
+def test_thresholds_found_before_training_are_found_again_after_it_unless_it_learned_them() -> None:
+    amounts = (Reduction(1, num_keep=8),)
+    assert needs_recalibration(CompressionConfig("spvit", amounts))
+    assert not needs_recalibration(CompressionConfig("ltmp", amounts))
+    assert not needs_recalibration(CompressionConfig("dynamicvit", amounts))
