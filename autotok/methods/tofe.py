@@ -11,11 +11,12 @@ for every image (the best by the selector; training records how many), `tofe-ins
 image's selector wants. Training runs the masked form at full length, with hard Gumbel decisions.
 
 Departures: widths, activations, the column that means "keep" and a start at which estimates are the
-tokens themselves are choices, as the paper leaves them open; estimates are made when a token is frozen (the same numbers), and none after the last
-stage. The budget loss is in units of the uncompressed model's cost, its target the configured
-counts, all of a block's linear layers as in the backbone at hand; frozen tokens are those the
-approximation loss averages over. `threshold` moves the decision of `tofe-instance`, 0 is the
-argmax. Where the read-out looks at patches, an image always keeps one.
+tokens themselves are choices, as the paper leaves them open; estimates are made when a token is
+frozen (the same numbers), and none after the last stage. The budget loss is in units of the
+uncompressed model's cost, its target the configured counts, all of a block's linear layers as in
+the backbone at hand; frozen tokens are those the approximation loss averages over. `threshold`
+moves the decision of `tofe-instance`, 0 is the argmax. Where the read-out looks at patches, an
+image always keeps one.
 """
 
 from __future__ import annotations
