@@ -75,6 +75,11 @@ class BackboneFacts:
         return len(self.blocks)
 
     @property
+    def reads_patches(self) -> bool:
+        """Whether the read-out looks at patch tokens, so that an image must keep one."""
+        return not self.num_prefix or self.pooling not in ("cls", "cls+dist")
+
+    @property
     def num_patches(self) -> int:
         """Initial patch tokens N0."""
         return self.grid[0] * self.grid[1]

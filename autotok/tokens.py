@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["AttentionRule", "Extra", "Needs", "Parked", "Taps", "Tokens"]
 
@@ -212,6 +213,9 @@ class Tokens:
     parked: tuple[Parked, ...] = ()
     """Tokens frozen for now, one entry per time something was parked; `recall` empties it."""
     extras: Mapping[str, Extra] = field(default_factory=dict)
+    padded: tuple[Tensor, Tensor] | None = None
+    """`size` as a merge left it, and a (B, P + n) one with ones in front, of which that is a view;
+    void once `size` is another. See `whole_size`."""
 
     @property
     def num_patches(self) -> int:
@@ -233,6 +237,14 @@ class Tokens:
         if self.size is not None:
             return self.size
         return self.x.new_ones(self.x.shape[0], self.num_patches)
+
+    def whole_size(self) -> Tensor | None:
+        """(B, P + n), sizes with ones for prefix tokens in front; None where no size was set."""
+        if self.size is None:
+            return None
+        if self.padded is not None and self.padded[0] is self.size:
+            return self.padded[1]
+        return F.pad(self.size, (self.num_prefix, 0), value=1.0)
 
     def with_x(self, x: Tensor) -> Tokens:
         """The same tokens with new features of the same count."""

@@ -1,21 +1,23 @@
 """Speed of every method in the engine, beside the uncompressed model and the slicing oracle.
 
     python benchmarks/engine.py [--methods tome topk ...] [--backbone vit_small_patch16_224]
-        [--batch 1 16] [--schedule stages layers] [--repeats 9] [--threads 1] [--clock wall]
+        [--batch 1 16] [--schedule stages layers] [--minutes 60] [--turns 9] [--threads 1]
+        [--clock processor] [--write benchmarks/engine.md]
 
 The slicing oracle runs the same blocks on tokens that were simply sliced to the same counts: what
 the reduction would cost if choosing were free. Its counts are those the method had when it ran, so
 it is right for methods of any placement and for counts that differ between images.
 
 Everything takes turns in one process (oracle, method, oracle, uncompressed, ...); ratios are
-medians over turns, with half the distance between quartiles behind them. `--clock cpu` counts
-processor time of this process instead of the wall clock's, for machines that others use as well
-(with `--threads 1`; a neighbour still costs cache and clock speed).
+medians over turns, with half the distance between quartiles behind them. The whole table ends
+after about `--minutes`, shared evenly over what is left to do; a row has at least three turns, and
+`--turns` at most. With one thread, time is that thread's on the processor (`--clock processor`),
+which stays right when others use the machine (a neighbour still costs cache and clock speed).
 
 Columns: `uncompressed` time over the uncompressed model's, `MACs` ratio, `oracle` time over the
 oracle's, `memory` peak of live bytes over the uncompressed model's, `operators` extra ones per
 reducing block: calls that are no views, in the reduction and in what it makes attention do, beyond
-the uncompressed block's (first reduction, then the last).
+the uncompressed block's (first reduction, then the last). `--write` puts the table into a file.
 
 Weights are random: nothing timed here depends on them, except the counts of adaptive methods.
 """
@@ -24,14 +26,17 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from engine_table import HEADER, Ratio, Row, written
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -49,14 +54,13 @@ from autotok.methods.registry import get_method, list_methods
 from autotok.profiling.macs import cost, uncompressed
 from autotok.profiling.operators import OperatorClass, classify
 from autotok.profiling.trace import trace
+from autotok.profiling.turns import CLOCKS, clock_for
 from autotok.tokens import Tokens
 
 BACKBONES = ["vit_small_patch16_224", "autoformer_demo"]
 STAGES, KEPT = (3, 6, 9), (0.7, 0.5, 0.35)
-HEADER = (
-    f"{'method':14s} {'uncompressed':>14s} {'MACs':>6s} {'oracle':>14s}"
-    f" {'memory':>7s} {'operators':>9s} {'ms':>9s}"
-)
+LEAST_TURNS = 3
+OVERHEAD_SECONDS = 1.0  # of a row, for counting what it does
 REMOVED = 13  # tokens in each layer, of ViT-S/16's 196
 
 
@@ -178,55 +182,44 @@ def sliced(tokens: Tokens, count: int, full: Tokens) -> Tokens:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A ratio of times, over all turns."""
+class Patience:
+    """How long, and by which clock, one row is measured."""
 
-    median: float
-    spread: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> Ratio:
-        """From one value per turn."""
-        if len(values) < 2:
-            return cls(values[0], float("nan"))
-        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(middle, (high - low) / 2)
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f}+-{self.spread:.3f}"
+    clock: Callable[[], float]
+    turns: int
+    seconds: float = float("inf")
 
 
 def compete(
-    method: nn.Module,
-    oracle: nn.Module,
-    plain: nn.Module,
-    images: Tensor,
-    *,
-    repeats: int,
-    clock: Callable[[], float],
-) -> tuple[Ratio, Ratio, float]:
-    """Time over the uncompressed model's, over the oracle's, and milliseconds of the method."""
+    method: nn.Module, oracle: nn.Module, plain: nn.Module, images: Tensor, patience: Patience
+) -> tuple[Ratio, Ratio, float, int]:
+    """Time over the uncompressed model's, over the oracle's; milliseconds of the method; turns."""
 
     def once(model: nn.Module) -> float:
-        begin = clock()
+        begin = patience.clock()
         model(images)
-        return clock() - begin
+        return patience.clock() - begin
 
+    deadline = time.perf_counter() + patience.seconds
     for model in (plain, oracle, method, oracle, method):
         once(model)
     against_plain, against_oracle, own = [], [], []
-    for _ in range(repeats):
+    while len(own) < min(LEAST_TURNS, patience.turns) or time.perf_counter() < deadline:
         whole, before, mine, after = (once(m) for m in (plain, oracle, method, oracle))
         against_plain.append(mine / whole)
         against_oracle.append(2 * mine / (before + after))
         own.append(mine)
-    return Ratio.of(against_plain), Ratio.of(against_oracle), 1e3 * statistics.median(own)
+        if len(own) == patience.turns:
+            break
+    ms = 1e3 * statistics.median(own)
+    return Ratio.of(against_plain), Ratio.of(against_oracle), ms, len(own)
 
 
 def extra_operators(model: CompressedViT, images: Tensor) -> str:
     """Extra operators of the first and of the last reducing block."""
     bare, probe = Probe(compress_backbone(model.backbone, CompressionConfig())), Probe(model)
     with torch.no_grad():
+        model(images)  # constants that are made once are none of a block's operators
         with bare.watching():
             bare.model(images)
         with probe.watching():
@@ -255,26 +248,33 @@ def peak_ratio(model: CompressedViT, batch: int) -> float:
     return mine.peak_live_bytes / plain.peak_live_bytes
 
 
-def row(
-    backbone: Backbone,
-    config: CompressionConfig,
-    images: Tensor,
-    *,
-    repeats: int,
-    clock: Callable[[], float],
-) -> str:
-    """One method's line."""
-    model = compress_backbone(backbone, config).eval()
-    macs = cost(backbone.facts, config).macs / uncompressed(backbone.facts).macs
+def measured(
+    backbone: Backbone, schedule: str, method: str, images: Tensor, patience: Patience
+) -> Row:
+    """One method's row."""
+    batch = images.shape[0]
+    left = Row(backbone.facts.name, str(SCHEDULES[schedule].__doc__), batch, method)
+    try:
+        config = SCHEDULES[schedule](method, backbone.facts)
+        model = compress_backbone(backbone, config).eval()
+    except AutotokError as error:
+        return replace(left, note=str(error))
     probe = Probe(model)
     with torch.no_grad(), probe.watching():
         model(images)
-    operators = extra_operators(model, images)
-    memory = peak_ratio(model, images.shape[0])
     oracle = SlicingOracle(backbone, probe.counts)
     with torch.inference_mode():
-        plain, sliced_, ms = compete(model, oracle, backbone, images, repeats=repeats, clock=clock)
-    return f"{plain!s:>14s} {macs:6.3f} {sliced_!s:>14s} {memory:7.3f} {operators:>9s} {ms:9.1f}"
+        plain, sliced_, ms, turns = compete(model, oracle, backbone, images, patience)
+    return replace(
+        left,
+        plain=plain,
+        macs=cost(backbone.facts, config).macs / uncompressed(backbone.facts).macs,
+        oracle=sliced_,
+        memory=peak_ratio(model, batch),
+        operators=extra_operators(model, images),
+        ms=ms,
+        turns=turns,
+    )
 
 
 def fits(method: str, schedule: str) -> bool:
@@ -283,41 +283,59 @@ def fits(method: str, schedule: str) -> bool:
     return kind is not Kind.NONE and (schedule != "layers" or kind in (Kind.MERGE, Kind.HYBRID))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Print the tables."""
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", nargs="+", default=list_methods())
-    parser.add_argument(
-        "--backbone", nargs="+", default=["vit_small_patch16_224", "autoformer_demo"]
-    )
+    parser.add_argument("--backbone", nargs="+", default=BACKBONES)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--schedule", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--clock", choices=list(CLOCKS), help="by default what suits the threads")
+    parser.add_argument("--write", type=Path, help="a .md or .csv file for the table")
     args = parser.parse_args(argv)
+    args.clock = args.clock or clock_for(torch.device("cpu"), args.threads)
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the tables."""
+    args = arguments(argv)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    clock = time.perf_counter if args.clock == "wall" else time.process_time
-    for name in args.backbone:
+    conditions = (
+        f"{processor()}, {args.threads} thread(s), {args.clock} clock, at most {args.turns} turns,"
+        f" {args.minutes:g} minutes in all, torch {torch.__version__}."
+    )
+    deadline = time.perf_counter() + 60 * args.minutes
+    parts = list(itertools.product(args.backbone, args.schedule, args.batch))
+    names = {schedule: [m for m in args.methods if fits(m, schedule)] for schedule in args.schedule}
+    waiting = sum(len(names[schedule]) for _, schedule, _ in parts)
+    rows: list[Row] = []
+    for name, schedule, batch in parts:
         backbone = load(name)
-        for schedule, batch in itertools.product(args.schedule, args.batch):
-            circumstances = (
-                f"{args.threads} threads, {args.repeats} turns, {args.clock} clock,"
-                f" torch {torch.__version__}"
-            )
-            print(f"\n{name}, {SCHEDULES[schedule].__doc__} Batch {batch}, {circumstances}")
-            print(HEADER)
-            images = torch.randn(batch, *backbone.facts.image_shape)
-            for method in args.methods:
-                if not fits(method, schedule):
-                    continue
-                try:
-                    config = SCHEDULES[schedule](method, backbone.facts)
-                    line = row(backbone, config, images, repeats=args.repeats, clock=clock)
-                except AutotokError as error:
-                    line = f"left out: {error}"
-                print(f"{method:14s} {line}", flush=True)
+        print(f"\n{name}, {SCHEDULES[schedule].__doc__} Batch {batch}. {conditions}\n{HEADER}")
+        images = torch.randn(batch, *backbone.facts.image_shape)
+        for method in names[schedule]:
+            share = (deadline - time.perf_counter()) / waiting
+            patience = Patience(CLOCKS[args.clock], args.turns, share - OVERHEAD_SECONDS)
+            rows.append(measured(backbone, schedule, method, images, patience))
+            print(rows[-1], flush=True)
+            waiting -= 1
+            if args.write:
+                written(args.write, rows, conditions)
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_the_oracle_runs_the_counts_the_method_had(backbone: engine.Backbone) ->
     assert again.counts == probe.counts
 
 
-@pytest.mark.parametrize(("method", "most"), [("random", 2), ("topk", 9), ("tome", 18)])
+@pytest.mark.parametrize(("method", "most"), [("random", 2), ("topk", 9), ("tome", 17)])
 def test_a_reducing_block_adds_few_operators(
     backbone: engine.Backbone, method: str, most: int
 ) -> None:
@@ -58,12 +58,27 @@ def test_a_reducing_block_adds_few_operators(
     assert 0 < first <= last <= most
 
 
-def test_the_table_prints_a_line_per_method(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("ending", ["md", "csv"])
+def test_the_table_prints_a_line_per_method_and_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, ending: str
+) -> None:
     threads = torch.get_num_threads()
-    arguments = ["--methods", "tome", "none", "--backbone", TINY, "--batch", "1", "--repeats", "2"]
-    engine.main([*arguments, "--threads", str(threads)])
+    arguments = ["--methods", "tome", "none", "--backbone", TINY, "--batch", "1", "--turns", "2"]
+    path = tmp_path / f"engine.{ending}"
+    engine.main([*arguments, "--threads", str(threads), "--write", str(path)])
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.startswith("tome")]
     assert len(rows) == 2
     assert all("+-" in row[1] and "+-" in row[3] for row in rows)
     assert not any(line.startswith("none") for line in lines)
+    text = path.read_text()
+    assert text.count("tome") == 2
+    assert f"torch {torch.__version__}" in text
+    assert all(rows[i][3] in text for i in range(2))
+
+
+def test_no_time_left_still_gives_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    engine.main(["--methods", "random", "--backbone", TINY, "--batch", "1", "--minutes", "0"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("random")]
+    assert len(rows) == 1
+    assert rows[0].split()[-1] == str(engine.LEAST_TURNS)

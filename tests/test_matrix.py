@@ -12,7 +12,7 @@ from autotok.backbones.base import Backbone
 from autotok.backbones.lvvit import LVViT, LVViTSpec
 from autotok.backbones.timm_vit import TimmViT, VisionTransformer, VisionTransformerDistilled
 from autotok.compression.compress import compress_backbone
-from autotok.config import SubnetSpec
+from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.errors import IncompatibleMethod
 from autotok.methods import get_method, list_methods, unmet_need
 from autotok.testing import example_config
@@ -131,3 +131,31 @@ def test_every_method_fits_some_family() -> None:
     for method in list_methods():
         fits = [n for n in FAMILIES if unmet_need(get_method(method), family(n).facts) is None]
         assert fits, f"method '{method}' fits no family"
+
+
+@pytest.mark.parametrize("name", ["plain", "average pooling", "autoformer", "lvvit"])
+@pytest.mark.parametrize(
+    ("method", "threshold"),
+    [("asvit", 1000.0), ("ltmp", 1.0), ("spvit", 1e4), ("tofe-instance", 1e4)],
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_threshold_that_nothing_passes_still_gives_an_answer(
+    method: str, threshold: float, name: str, training: bool
+) -> None:
+    backbone = family(name)
+    if unmet_need(get_method(method), backbone.facts) is not None:
+        pytest.skip(f"{method} does not fit {name}")
+    reductions = (Reduction(1, num_keep=4), Reduction(2, num_keep=2))
+    config = CompressionConfig(method, reductions, {"threshold": threshold})
+    model = compress_backbone(backbone, config).double().train(training)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.enable_grad():
+        logits = model(images)
+        assert logits.isfinite().all()
+        if training:
+            logits.sum().backward()
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    assert all(p.grad.isfinite().all() for p in parameters if p.grad is not None)
+    for parameter in parameters:
+        parameter.grad = None
+    backbone.eval()

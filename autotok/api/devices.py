@@ -21,9 +21,11 @@ from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, UnknownName
 from autotok.export.exported import FORMATS as SUFFIXES
 from autotok.export.exported import export_model
-from autotok.profiling.measure import Measurement, measure
+from autotok.profiling.measure import Measurement
 from autotok.profiling.reading import MeasurementFailed, Reading
 from autotok.profiling.remote import FORMATS, RemoteDevice
+
+from .runtimes import check_runtime, measure_in
 
 if TYPE_CHECKING:
     from autotok.searching.engines.errands import Errands
@@ -47,6 +49,7 @@ _LOG = logging.getLogger(__name__)
 ROUNDS, TIMEOUT_S = 15, 300.0
 _RAY = re.compile(r"ray:([A-Za-z0-9_][A-Za-z0-9_.-]*)(?:@(auto|[A-Za-z0-9_.\[\]:-]+:\d+))?")
 _FAREWELL_S = 120.0
+_LOCAL = re.compile(r"local(?:\?runtime=(.*))?")
 
 
 class Device(Protocol):
@@ -77,15 +80,17 @@ class Device(Protocol):
 
 
 def open_device(text: str, *, ray_address: str | None = None) -> Device:
-    """The device of a name: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE[@HOST:PORT]'.
+    """The device of a name: 'local', 'local?runtime=compile', 'ssh://user@host[:port]' or
+    'ray:RESOURCE[@HOST:PORT]'.
 
     Nothing is connected to yet; `check` does that.
 
     Raises:
         UsageError: it is no such name.
     """
-    if text == "local":
-        return LocalDevice()
+    match = _LOCAL.fullmatch(text)
+    if match is not None:
+        return LocalDevice(match[1] or "eager")
     if text.startswith("ssh:"):
         return SshDevice(text)
     match = _RAY.fullmatch(text)
@@ -141,15 +146,19 @@ def measuring_on(device: Device | None, session: Session) -> Problem:
 class LocalDevice:
     """This process, and the device its models are on."""
 
-    name = "local"
+    def __init__(self, runtime: str = "eager") -> None:
+        """`runtime` is one of `runtimes.RUNTIMES`."""
+        check_runtime(runtime)
+        self.name = "local" if runtime == "eager" else f"local?runtime={runtime}"
+        self._runtime = runtime
 
     def check(self) -> str:
         """What it is."""
-        return "this machine"
+        return f"this machine, {self._runtime}"
 
     def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
-        """Measured here, in torch."""
-        return measure_here(model, images, reference)
+        """Measured here."""
+        return measure_here(model, images, reference, runtime=self._runtime)
 
     def close(self) -> None:
         """Nothing to leave."""
@@ -275,11 +284,13 @@ def measure_on(device: Device, model: CompressedViT | Backbone, *, batch: int = 
     return device.measure(model, images, reference)
 
 
-def measure_here(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+def measure_here(
+    model: nn.Module, images: Tensor, reference: nn.Module | None, *, runtime: str = "eager"
+) -> Reading:
     """A measurement in this process, as a `Reading`."""
     parameter = next(model.parameters())
-    found = measure(model, images.to(parameter.device, parameter.dtype), reference=reference)
-    return as_reading(found)
+    ready = images.to(parameter.device, parameter.dtype)
+    return as_reading(measure_in(runtime, model, ready, reference))
 
 
 def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:

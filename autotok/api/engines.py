@@ -66,6 +66,7 @@ def make_engine(
     resources: Mapping[str, float] | None,
     factory: WorkerFactory,
     directory: str | Path,
+    trial_timeout_s: float | None = None,
 ) -> Engine | None:
     """The engine of a name; None where the search runs in this process.
 
@@ -76,6 +77,8 @@ def make_engine(
         resources: What one trial takes on Ray, such as {'cpu': 2, 'gpu': 0.5}.
         factory: Builds the problem in each worker.
         directory: Run directory.
+        trial_timeout_s: Stops an evaluation that takes longer; see `SearchSettings`. It takes a
+            process of its own to stop one.
 
     Raises:
         UsageError: a combination that cannot be; the message says which.
@@ -93,11 +96,13 @@ def make_engine(
         if ray_address is not None or resources:
             what = "--ray-address" if ray_address is not None else "resources per trial"
             raise ConfigError(f"{what} needs --engine ray; this search has --engine local")
-        if workers in (None, 1):
+        if workers in (None, 1) and trial_timeout_s is None:
             return None
         from autotok.searching.engines.workers import ProcessEngine
 
-        return ProcessEngine(factory, workers)
+        return ProcessEngine(factory, workers or 1, timeout_s=trial_timeout_s)
+    if trial_timeout_s is not None:
+        raise ConfigError("--trial-timeout works with --engine local; this search has --engine ray")
     from autotok.searching.engines.ray import RayEngine
 
     return RayEngine(

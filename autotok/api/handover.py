@@ -29,13 +29,21 @@ from autotok.profiling.target import load_target
 from autotok.report.html import Report, write_report
 from autotok.report.plots import pareto_png
 from autotok.report.points import Metric, Point, metric_of
+from autotok.report.sources import Sources, device_sentences
 from autotok.searching.budget import Budget
 from autotok.searching.comparison import Comparisons, compare_front
 from autotok.searching.objective import make_objectives
 from autotok.searching.record import TrialRecord
 from autotok.searching.study import SearchResult
 
-__all__ = ["environment", "hand_over", "points_of", "prediction_notes", "run_points"]
+__all__ = [
+    "device_notes",
+    "environment",
+    "hand_over",
+    "points_of",
+    "run_points",
+    "sources_of",
+]
 
 PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
 CHECK_IMAGES = 4
@@ -89,10 +97,13 @@ def hand_over(
         points=points,
         metric=metric,
         budget="; ".join(b.echo for b in budgets),
-        latency_source=f"predicted for {question['target']}" if question["target"] else "predicted",
+        sources=sources_of(question.get("target"), final.front, result.measuring),
         environment={key: str(value) for key, value in environment().items()},
         checks=_checks(result, exports),
-        notes=[*_notes(result, plug_in_only), *prediction_notes(question["target"])],
+        notes=[
+            *_notes(result, plug_in_only),
+            *device_notes(question.get("target"), result.measuring),
+        ],
         config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
         comparisons=comparisons,
     )
@@ -140,16 +151,18 @@ def _metric_of_records(records: Sequence[TrialRecord]) -> Metric:
 def _command(question: Mapping[str, Any], result: SearchResult) -> str:
     """A command that asks the same question with the same effort."""
     plain = {"backbone": "autoformer_demo", "data": "demo", "space": "default", "quality": "auto"}
-    plain |= {"flops_convention": "macs"}
+    plain |= {"flops_convention": "macs", "subnet": "fixed"}
     parts = ["autotok search"]
     for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
-                "flops_convention", "max_images"):  # fmt: skip
+                "flops_convention", "max_images", "train_data", "subnet", "device"):  # fmt: skip
         value = question.get(key)
         if value is not None and value != plain.get(key):
             parts.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
     parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
     settings = result.settings
     parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
+    if settings.retrain_trials is not None:
+        parts.append(f"--finetunes {settings.retrain_trials}")
     return " ".join([*parts, f"--seed {settings.seed}", f"--sampler {settings.sampler}"])
 
 
@@ -175,13 +188,18 @@ def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
     return checks
 
 
-def prediction_notes(target: str | None) -> list[str]:
-    """What latency and memory figures of a run rest on; nothing without a target."""
-    if target is None:
-        return []
-    return [
-        f"Latency and memory are predictions, not measurements: {standing(load_target(target))}."
-    ]
+def device_notes(target: str | None, measuring: Mapping[str, Any]) -> list[str]:
+    """What latency and memory figures of a run rest on; nothing without a target or device."""
+    behind = None if target is None else standing(load_target(target))
+    return device_sentences(behind, measuring)
+
+
+def sources_of(
+    target: str | None, records: Sequence[TrialRecord], measuring: Mapping[str, Any]
+) -> Sources:
+    """The same for the headings of a table."""
+    name = None if target is None else load_target(target).name
+    return Sources.of(name, (r.predicted for r in records), measuring)
 
 
 def _notes(result: SearchResult, plug_in_only: str | None) -> list[str]:
@@ -211,6 +229,7 @@ def _evidence(
         "macs_counted": best.macs_counted,
         "quality": None if best.score is None else dataclasses.asdict(best.score),
         "predicted": dict(best.predicted),
+        "measured": None if best.reading is None else dict(best.reading),
         "patch_tokens_kept": list(best.counts),
         "tuned": None if best.tuned is None else dict(best.tuned),
         "tuning_gain": None if gain is None else gain.to_dict(),

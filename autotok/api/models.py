@@ -25,11 +25,13 @@ from autotok.methods.knobs import from_num_removed
 from autotok.methods.registry import get_method
 from autotok.profiling.counter import count_macs
 from autotok.profiling.macs import Cost, cost
-from autotok.profiling.measure import Measurement, measure
+from autotok.profiling.measure import Measurement
 from autotok.profiling.predict import Prediction
 from autotok.profiling.predict import predict as predict_trace
 from autotok.profiling.target import Target, load_target
 from autotok.profiling.trace import trace
+
+from .runtimes import measure_in
 
 __all__ = [
     "build_config",
@@ -165,11 +167,17 @@ def predict(
 
 
 def profile(
-    model: nn.Module, *, reference: nn.Module | None = None, batch: int = 1, seed: int = 0
+    model: nn.Module,
+    *,
+    reference: nn.Module | None = None,
+    batch: int = 1,
+    seed: int = 0,
+    runtime: str = "eager",
 ) -> Measurement:
     """Measured latency and peak memory on this machine, interleaved with a reference model.
 
-    The reference is the uncompressed backbone unless another is given.
+    The reference is the uncompressed backbone unless another is given; `runtime` is 'eager',
+    'compile' or 'onnxruntime', for both.
     """
     runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
     if reference is None and isinstance(runnable, CompressedViT):
@@ -178,7 +186,8 @@ def profile(
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch, *facts.image_shape, generator=generator)
     parameter = next(runnable.parameters())
-    return measure(runnable, images.to(parameter.device, parameter.dtype), reference=reference)
+    ready = images.to(parameter.device, parameter.dtype)
+    return measure_in(runtime, runnable, ready, reference)
 
 
 def evaluate(

@@ -23,8 +23,10 @@ from autotok.profiling.adaptive import image_costs
 from autotok.profiling.counter import count
 from autotok.profiling.macs import cost
 from autotok.profiling.macs import uncompressed as uncompressed_cost
+from autotok.profiling.reading import PROLONGED
 
-from .models import export, predict, profile
+from .devices import leaving, measure_on, open_device
+from .models import export, predict
 
 __all__ = ["export_report", "mean_macs", "profile_report", "quality_report", "write_bundle"]
 
@@ -33,9 +35,12 @@ OnProgress = Callable[[float, str], None]
 
 
 def profile_report(
-    model: CompressedViT, *, target: str | None, check: bool, measure: bool, batch: int
+    model: CompressedViT, *, target: str | None, check: bool, device: str | None, batch: int
 ) -> dict[str, Any]:
-    """Exact cost; with `check` the independent count; prediction and measurement if asked for."""
+    """Exact cost; with `check` the independent count; prediction and measurement if asked for.
+
+    `device` is what measures, see `devices.open_device`; None for no measurement.
+    """
     facts = model.backbone.facts
     exact, whole = cost(facts, model.config), uncompressed_cost(facts)
     report: dict[str, Any] = {
@@ -62,21 +67,37 @@ def profile_report(
             "prediction": found.source,
             "prediction_setting": f"{found.setting}, {found.dtype}, batch {found.batch}",
         }
-    if measure:
-        report |= _measured(model, batch)
+    if device is not None:
+        report |= _measured(model, device, batch)
     return report
 
 
-def _measured(model: CompressedViT, batch: int) -> dict[str, Any]:
-    found = profile(model, batch=batch)
-    return {
-        "measured_latency_ms": round(found.latency_ms, 3),
-        "measured_p90_ms": round(found.p90_ms, 3),
+def _measured(model: CompressedViT, name: str, batch: int) -> dict[str, Any]:
+    """The reading of a device, as lines of a report; what it cannot tell is left out."""
+    device = open_device(name)
+    with leaving(device):
+        found = measure_on(device, model, batch=batch)
+    lines = {
+        "measured_latency_ms": found.latency_ms,
+        "measured_p90_ms": found.p90_ms,
+        "measured_mad_ms": found.mad_ms,
+        "measured_runs": found.runs,
+        "measured_verdict": found.verdict + PROLONGED * found.prolonged,
+        "measured_host_ms": found.host_ms,
+        "measured_device_ms": found.device_ms,
         "measured_uncompressed_ms": found.reference_latency_ms,
         "measured_speedup": found.speedup,
-        "measured_peak_memory_mb": round(found.peak_memory_mb, 1),
+        "measured_speedup_error_pct": found.speedup_error_pct,
+        "measured_peak_memory_mb": found.peak_memory_mb,
         "measured_peak_memory_by": found.memory_source,
+        "measured_energy_mj": found.energy_mj,
+        "measured_energy_by": found.energy_source or None,
         "measurement": found.source,
+    }
+    return {
+        key: round(value, 3) if isinstance(value, float) else value
+        for key, value in lines.items()
+        if value is not None
     }
 
 

@@ -80,7 +80,7 @@ class Run:
 
     def records(self) -> dict[str, Any]:
         """The last word: `best`, `random_control`, `reference`, `front`, `controls`, `budgets`,
-        `comparisons`."""
+        `comparisons`, `measuring`."""
         import json
 
         data = json.loads((self._finished() / "pareto.json").read_text("utf-8"))
@@ -92,6 +92,7 @@ class Run:
             found[key] = [TrialRecord.from_dict(item) for item in data[key]]
         found["budgets"] = [Budget(**item) for item in data["budgets"]]
         found["comparisons"] = Comparisons.from_dict(data.get("comparisons"))
+        found["measuring"] = data.get("measuring") or {}
         return found
 
     def best(self) -> TrialRecord:
@@ -293,7 +294,9 @@ def _engine(
     folder: Path,
 ) -> Iterator[Engine | None]:
     """The engine, closed whatever happens; None is this process."""
-    if workers is None or workers == Workers(workers.count if workers.count == 1 else None):
+    workers = workers or Workers()
+    alone = workers == Workers(workers.count if workers.count == 1 else None)
+    if alone and settings.trial_timeout_s is None:
         yield None
         return
     from .engines import ProblemFactory, make_engine
@@ -305,6 +308,7 @@ def _engine(
         resources=workers.resources,
         factory=ProblemFactory.of(question.to_dict(), model, settings.seed, folder),
         directory=folder,
+        trial_timeout_s=settings.trial_timeout_s,
     )
     try:
         yield engine

@@ -26,13 +26,14 @@ def key_bias(tokens: Tokens, dtype: torch.dtype) -> Tensor | None:
 
     None where there is neither. Sizes that are being learned are left to the product form.
     """
-    bias = None
-    if tokens.size is not None and not tokens.size.requires_grad:
-        bias = tokens.size.to(torch.float32).log().to(dtype)
+    bias, size = None, tokens.whole_size()
+    if size is not None and not size.requires_grad:
+        bias = size.to(torch.float32).log().to(dtype)
     if tokens.live is not None:
-        zeros = tokens.x.new_zeros(tokens.live.shape, dtype=dtype) if bias is None else bias
-        bias = zeros.masked_fill(~tokens.live, -torch.inf)
-    return None if bias is None else F.pad(bias, (tokens.num_prefix, 0))
+        live = F.pad(tokens.live, (tokens.num_prefix, 0), value=True)
+        zeros = tokens.x.new_zeros(live.shape, dtype=dtype) if bias is None else bias
+        bias = zeros.masked_fill(~live, -torch.inf)
+    return bias
 
 
 def needs_map(tokens: Tokens, needs: Needs) -> bool:
@@ -54,6 +55,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, tokens: Tokens, needs: Needs) -> 
         if bias is not None:
             logits = logits + bias[:, None, None, :]
         weights = _softmax(logits, tokens)
+        del logits  # or two maps are held beside the outputs
         out = weights @ v
         return out, _taps(q, k, v, needs, weights, out=out, tokens=tokens)
     bias_rows = None if bias is None else bias[:, None, None, :]
@@ -240,33 +242,45 @@ def relative_attention(
     prefix, offset = tokens.num_prefix, tables.max_offset
     by_row = q @ tables.key_rows.transpose(0, 1)  # (B, H, N, R)
     by_column = q @ tables.key_columns.transpose(0, 1)
-    logits = q @ k.transpose(-2, -1)
     if tokens.raster:
         rows, columns = tokens.grid
         row_table = _offset_index(rows, offset, q.device)  # (rows, rows)
         column_table = _offset_index(columns, offset, q.device)
-        logits = logits + _raster_bias(by_row, by_column, row_table, column_table, prefix)
+        places = _raster_bias(by_row, by_column, row_table, column_table, prefix)
     else:
         assert tokens.coords is not None
-        pairs = [_pair_index(tokens.coords[..., axis], prefix, offset) for axis in (0, 1)]
-        shape = logits.shape
-        logits = logits + by_row.gather(-1, pairs[0][:, None].expand(shape))
-        logits = logits + by_column.gather(-1, pairs[1][:, None].expand(shape))
-    logits = logits * scale
+        pairs = _pair_index(tokens.coords, prefix, offset).unsqueeze(2)  # (B, 2, 1, N, N)
+        shape = (*q.shape[:3], q.shape[2])
+        places = by_row.gather(-1, pairs[:, 0].expand(shape))
+        places = places + by_column.gather(-1, pairs[:, 1].expand(shape))
+    logits = _scaled_sum(places, q, k, scale)
+    del places
     bias = key_bias(tokens, q.dtype)
     if bias is not None:
         logits = logits + bias[:, None, None, :]
     weights = _softmax(logits, tokens)
+    del logits
     if tokens.raster:
         bins = _raster_bins(weights, row_table, column_table, tables, prefix)
     else:
-        zeros = weights.new_zeros(*weights.shape[:3], by_row.shape[-1])
+        rows_bins, column_bins = (torch.zeros_like(by_row) for _ in range(2))
         bins = (
-            zeros.scatter_add(-1, pairs[0][:, None].expand(shape), weights),
-            zeros.scatter_add(-1, pairs[1][:, None].expand(shape), weights),
+            rows_bins.scatter_add_(-1, pairs[:, 0].expand(shape), weights),
+            column_bins.scatter_add_(-1, pairs[:, 1].expand(shape), weights),
         )
-    out = weights @ v + bins[0] @ tables.value_rows + bins[1] @ tables.value_columns
+    out = (weights @ v).flatten(0, 2)  # (B * H * N, D)
+    out = torch.addmm(out, bins[0].flatten(0, 2), tables.value_rows)
+    out = torch.addmm(out, bins[1].flatten(0, 2), tables.value_columns).view_as(q)
     return out, _taps(q, k, v, needs, weights, out=out, tokens=tokens)
+
+
+def _scaled_sum(places: Tensor, q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """(places + q k^T) * scale, (B, H, N, N), in one operator."""
+    keys = k.flatten(0, 1).transpose(1, 2)
+    places = places.flatten(0, 1)
+    return torch.baddbmm(places, q.flatten(0, 1), keys, beta=scale, alpha=scale).view(
+        *q.shape[:3], -1
+    )
 
 
 def _offset_index(extent: int, max_offset: int, device: torch.device) -> Tensor:
@@ -275,10 +289,11 @@ def _offset_index(extent: int, max_offset: int, device: torch.device) -> Tensor:
     return (line[None, :] - line[:, None]).clamp(-max_offset, max_offset) + max_offset + 1
 
 
-def _pair_index(position: Tensor, prefix: int, max_offset: int) -> Tensor:
-    """(B, N, N) table rows for every query and key, from positions (B, n) along one axis."""
-    delta = position[:, None, :] - position[:, :, None]
-    index = delta.clamp(-max_offset, max_offset) + max_offset + 1
+def _pair_index(coords: Tensor, prefix: int, max_offset: int) -> Tensor:
+    """(B, 2, N, N) table rows for every query and key along both axes, from coords (B, n, 2)."""
+    position = coords.transpose(1, 2)
+    delta = position[:, :, None, :] - position[:, :, :, None]
+    index = delta.clamp(-max_offset, max_offset) + (max_offset + 1)
     return F.pad(index, (prefix, 0, prefix, 0))  # prefix pairs use row 0
 
 

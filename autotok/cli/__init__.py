@@ -15,7 +15,7 @@ def main() -> None:
     """Run the command line and exit."""
     from autotok.errors import AutotokError
 
-    from . import catalog, dashboard, doctor, finetune, models, runs, supernet  # noqa: F401
+    from . import calibrate, catalog, dashboard, doctor, finetune, models, runs, supernet  # noqa: F401
     from .app import app
 
     try:

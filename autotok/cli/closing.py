@@ -35,12 +35,13 @@ def closing_data(run: Run) -> dict[str, Any]:
         data[key] = None if found[key] is None else found[key].row()
     data["front"] = [record.row() for record in found["front"]]
     data["comparisons"] = found["comparisons"].to_dict()
+    data["measuring"] = found["measuring"]
     return data
 
 
 def print_closing(run: Run) -> None:
     """The closing table, the control, and where everything lies."""
-    from autotok.api.handover import points_of, prediction_notes
+    from autotok.api.handover import device_notes, points_of, sources_of
     from autotok.report.points import metric_of
     from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
     from autotok.report.tables import closing_table
@@ -50,13 +51,14 @@ def print_closing(run: Run) -> None:
     scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
     metric = metric_of(scored[0].metric if scored else "top1")
     target = run.config["question"].get("target")
-    source = f"predicted for {target}" if target else "predicted"
+    sources = sources_of(target, found["front"], found["measuring"])
     screen = console()
     for budget in found["budgets"]:
         screen.print(f"budget: {budget.echo}", markup=False)
-    screen.print(closing_table(points, metric, latency_source=source))
+    screen.print(closing_table(points, metric, sources=sources))
     lines = [control_sentence(points, metric), *standing_sentences(found["comparisons"], metric)]
-    lines += [tuning_sentence(found["comparisons"].tuning, metric), *prediction_notes(target)]
+    lines.append(tuning_sentence(found["comparisons"].tuning, metric))
+    lines += device_notes(target, found["measuring"])
     for line in lines:
         if line:
             screen.print(line, markup=False)

@@ -89,12 +89,18 @@ def profile(
         bool, typer.Option("--check", help="Count the cost a second, independent way.")
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Time it on this machine.")
+        bool, typer.Option("--measure/--no-measure", help="Time it on the device.")
     ] = True,
+    device: Annotated[
+        str, typer.Option(help="'local', ssh://user@host[:port] or ray:RESOURCE[@HOST:PORT].")
+    ] = "local",
+    runtime: Annotated[
+        str, typer.Option(help="On the local device: eager, compile or onnxruntime.")
+    ] = "eager",
     batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
     json: JsonFlag = False,
 ) -> None:
-    """Say what a model costs: exact count, prediction for a device, measurement here."""
+    """Say what a model costs: exact count, prediction for a target, measurement on a device."""
     from autotok.api.profiles import profile_report
 
     from .progress import StepProgress
@@ -103,12 +109,26 @@ def profile(
         config, backbone, checkpoint, image_size, method, keep, r, option, shapes_alone=not measure
     )
     with StepProgress("profiling", quiet=json) as bar:
-        if measure:
-            bar.update(0.0, "timing against the uncompressed model", important=True)
-        report = profile_report(model, target=target, check=check, measure=measure, batch=batch)
+        where = _where(device, runtime) if measure else None
+        if where is not None:
+            doing = f"timing on {where} against the uncompressed model"
+            bar.update(0.0, doing, important=True)
+        report = profile_report(model, target=target, check=check, device=where, batch=batch)
     _show(report, json)
     if check and report.get("check") != "equal":
         raise typer.Exit(1)
+
+
+def _where(device: str, runtime: str) -> str:
+    """Device and runtime as one name; the other devices' runtimes stand in their own names."""
+    from autotok.errors import ConfigError
+
+    if runtime == "eager" or device == "local":
+        return device if runtime == "eager" else f"local?runtime={runtime}"
+    raise ConfigError(
+        f"--runtime {runtime} is for the local device; device '{device}' chooses its own, or write"
+        " ssh://user@host?runtime=onnxruntime"
+    )
 
 
 @app.command()

@@ -51,6 +51,18 @@ ResourceOption = Annotated[
     list[str] | None,
     typer.Option(help="What a job needs on Ray: CPU=1, GPU=0.5, jetson=1; may be repeated."),
 ]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="Measure finalists on 'local', ssh://user@host[:port] or ray:RESOURCE."),
+]
+TrialTimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--trial-timeout",
+        min=0,
+        help="Seconds for one trial's images; one that takes longer hangs and fails; 0: none.",
+    ),
+]
 
 
 @app.command()
@@ -73,6 +85,7 @@ def search(
     quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
     trials: TrialsOption = None,
     timeout: TimeoutOption = None,
+    trial_timeout: TrialTimeoutOption = None,
     max_images: Annotated[
         int | None, typer.Option(min=8, help="Use at most this many images in all.")
     ] = None,
@@ -89,6 +102,7 @@ def search(
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     resource: ResourceOption = None,
+    device: DeviceOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run directory; under runs/.")
     ] = None,
@@ -114,6 +128,7 @@ def search(
         sampler=sampler,
         storage=storage,
         retrain_trials=finetunes,
+        trial_timeout_s=trial_timeout or None,
     )
     budgets = budget or ["2.3GFLOPs"]
     if not quiet and not json:
@@ -136,6 +151,7 @@ def search(
                 subnet=subnet,
                 max_images=max_images,
                 workers=_workers(workers, engine, ray_address, resource),
+                device=device,
                 settings=settings,
                 output=folder,
                 on_event=bar,
@@ -153,6 +169,10 @@ def resume(
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     resource: ResourceOption = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Another device than the run's; 'none' goes on without one."),
+    ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
@@ -171,6 +191,7 @@ def resume(
                 n_trials=trials,
                 timeout_s=timeout or None,
                 workers=_workers(workers, engine, ray_address, resource),
+                device=device,
                 on_event=bar,
             ),
         )
@@ -202,12 +223,21 @@ def _limit(given: float | None, default: float) -> float | None:
 
 
 def _resumable(folder: Path, work: Any) -> Run:
-    """Run the work; an interruption says how to go on and exits with 130."""
+    """Run the work; an interruption, or a device that is gone, says how to go on."""
+    from autotok.errors import DeviceUnreachable
+
     try:
         run: Run = work()
     except KeyboardInterrupt:
         sys.stderr.write(f"autotok: interrupted; go on with `autotok resume {folder}`\n")
         raise typer.Exit(INTERRUPTED) from None
+    except DeviceUnreachable as error:
+        if not (folder / "config.yaml").is_file():
+            raise
+        raise DeviceUnreachable(
+            f"{error}; nothing finished is lost: go on with `autotok resume {folder}`, without the"
+            f" device by `autotok resume {folder} --device none`"
+        ) from error
     return run
 
 

@@ -48,12 +48,39 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         if tuned
         else 'or on a model of your own: `autotok.compress(model, "config.yaml")`.',
         "",
+        *_figures(bundle.evidence),
         f"Input: `images`, float32 (batch, {channels}, {height}, {width}), prepared as"
         " `preprocessing`",
         "in `config.yaml` says. Output: `logits`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _figures(evidence: Mapping[str, Any]) -> list[str]:
+    """Latency and memory, each with where it comes from; nothing where neither is known."""
+    measured, predicted = evidence.get("measured"), evidence.get("predicted") or {}
+    figures = measured or predicted
+    lines = []
+    for metric, word, unit in (
+        ("latency_ms", "Latency", "ms"), ("peak_memory_mb", "Peak memory", "MB")
+    ):  # fmt: skip
+        if figures.get(metric) is None:
+            continue
+        lines.append(f"{word}: {figures[metric]:.4g} {unit}, {_source(evidence, metric)}.")
+    return [*lines, ""] if lines else []
+
+
+def _source(evidence: Mapping[str, Any], metric: str) -> str:
+    reading = evidence.get("measured")
+    if reading is not None:
+        how = f"{reading['runtime']}, {reading['dtype']}, batch {reading['batch']}"
+        return f"measured on {reading['device']} ({how}, {reading['verdict']}, {reading['when']})"
+    target = (evidence.get("question") or {}).get("target")
+    kind = "latency" if metric == "latency_ms" else "memory"
+    error = evidence["predicted"].get(f"{kind}_error_pct")
+    checked = "never checked" if error is None else f"checked to {error:.1f} %"
+    return f"predicted for {target or 'a target'} ({checked}), not measured"
 
 
 def _export_line(found: Mapping[str, Any]) -> str:

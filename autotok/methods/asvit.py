@@ -14,7 +14,7 @@ Departures: all prefix tokens are protected; where the class token is unsupervis
 mean of all rows stands in (option `score`); scores accumulate from block 0 on, where the authors
 leave the first two out; the cost term compares shares of the uncompressed cost, aimed at the
 nominal counts; starting thresholds are scaled with the number of patches. Losing every patch is
-allowed where prefix tokens remain; elsewhere the best one stays.
+allowed where the read-out takes prefix tokens alone; elsewhere the best one stays.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class ASViT(HeardScore):
         if self.calibrating:
             self._calibrate(score, live, num_keep)
         keep = live & (score > self.threshold)
-        if tokens.num_prefix == 0:
+        if self.site.facts.reads_patches:
             keep = _at_least_one(keep, score.masked_fill(~live, -torch.inf))
         return select_ragged(tokens, keep, nominal=num_keep)
 
@@ -188,7 +188,7 @@ class ASViT(HeardScore):
     def _mask(self, tokens: Tokens, score: Tensor, num_keep: int) -> Tokens:
         """The mask of this layer alone: as published, a token may come back while training."""
         mask = straight_through_mask(score, self.threshold, tau=float(self.values["tau"]))
-        if tokens.num_prefix == 0:
+        if self.site.facts.reads_patches:
             best = _at_least_one(mask > 0.5, score)
             mask = torch.where(best & (mask < 0.5), 1.0, mask)
         row = torch.stack([mask.sum(dim=1), torch.full_like(mask[:, 0], num_keep)], dim=1)

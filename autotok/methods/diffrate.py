@@ -35,7 +35,8 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Taps, Tokens
 
 from .base import Counts, Kind, Lesson, Option, Site, TokenReducer, Training, TrainingRecipe
-from .primitives import gather_rows, merge, select
+from .merging import merge_ordered
+from .primitives import gather_rows, select
 from .registry import register
 from .scoring import SCORE, attention_scores, score_needs, score_note
 
@@ -151,14 +152,9 @@ class DiffRate(TokenReducer):
         if gone.shape[1] == 0:
             return select(tokens, keep)
         target, likeness = _nearest(tokens.patches, keep, gone)
-        out = merge(
-            tokens,
-            keep=keep,
-            gone=gone,
-            target=target,
-            weights=torch.ones_like(scores, dtype=tokens.x.dtype),
-            track_size=False,
-        )
+        plain = dataclasses.replace(tokens, size=None)
+        order = order[:, : num_keep + gone.shape[1]]
+        out = merge_ordered(plain, order, target, track_size=False)
         sizes = tokens.sizes()
         size = sizes.gather(1, keep).scatter_add(1, target, sizes.gather(1, gone) * likeness)
         return dataclasses.replace(out, size=size.clamp_min(1e-6))

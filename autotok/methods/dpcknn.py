@@ -27,7 +27,8 @@ from autotok.tokens import Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, Site, TokenReducer, Training, TrainingRecipe
 from .clustering import TRACK_SIZE, distances, left_over, official_stage
-from .primitives import gather_rows, merge
+from .merging import merge
+from .primitives import gather_rows
 from .registry import register
 
 __all__ = ["DPCKNN", "density_peaks"]

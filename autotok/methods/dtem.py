@@ -28,7 +28,8 @@ from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, Site, TokenReducer, Training, TrainingRecipe
 from .matching import bipartite
-from .primitives import merge_pairs, select
+from .merging import merge_pairs
+from .primitives import select
 from .registry import register
 
 __all__ = ["DTEM", "soft_pairs"]

@@ -36,7 +36,7 @@ from .registry import register
 
 __all__ = ["GTP"]
 
-LOOK, GRAPH = "gtp.look", "gtp.graph"
+GRAPH = "gtp.graph"
 SELECTIONS = tuple(
     f"{who}_{over}" for who in ("mixed", "cls", "image", "diagonal") for over in ("max", "mean")
 )
@@ -101,11 +101,9 @@ class GTP(TokenReducer):
 
     def before_blocks(self, tokens: Tokens, taps: Taps) -> Tokens:
         rule = dataclasses.replace(tokens.rule, sparsity=float(self.values["sparsity"]))
-        extras = {**tokens.extras, LOOK: Extra(tokens.patches)}
-        return dataclasses.replace(tokens, rule=rule, extras=extras)
+        return self.joined(dataclasses.replace(tokens, rule=rule))
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
-        tokens = self.joined(tokens)
         order = self._scores(taps, tokens.num_prefix).argsort(dim=-1, descending=True)
         keep, gone = order[:, :num_keep], order[:, num_keep:]
         kept = select(tokens, keep)
@@ -120,11 +118,10 @@ class GTP(TokenReducer):
         return dataclasses.replace(kept, x=x, size=size)
 
     def joined(self, tokens: Tokens) -> Tokens:
-        """The tokens with their graph, built the first time from how they entered block 0."""
+        """The tokens with their graph, built once, from how they enter block 0."""
         if GRAPH in tokens.extras:
             return tokens
-        extras = dict(tokens.extras)
-        look = extras.pop(LOOK).values.detach()
+        look = tokens.patches.detach()
         kind, rows = self.values["graph"], look.new_zeros(*look.shape[:2], look.shape[1])
         joined = rows.bool()
         if kind != "spatial":
@@ -133,8 +130,8 @@ class GTP(TokenReducer):
             joined = joined | _touching(tokens.grid, look.device)
         edges = joined.to(look.dtype)
         scale = edges.sum(dim=-1).clamp_min(1.0).rsqrt()  # (B, n)
-        extras[GRAPH] = Extra(scale.unsqueeze(2) * edges * scale.unsqueeze(1), (1, 2))
-        return dataclasses.replace(tokens, extras=extras)
+        graph = Extra(scale.unsqueeze(2) * edges * scale.unsqueeze(1), (1, 2))
+        return dataclasses.replace(tokens, extras={**tokens.extras, GRAPH: graph})
 
     @torch.no_grad()
     def _scores(self, taps: Taps, prefix: int) -> Tensor:

@@ -130,7 +130,7 @@ class LTMP(TokenReducer):
             merges = value > self.merge_threshold
         merged = _folded(tokens, merges, partner, importance)
         keep = live & ~merges & (merged.importance > self.prune_threshold / THOUSANDTHS)
-        if prefix == 0:
+        if self.site.facts.reads_patches:
             keep = _at_least_one(keep, merged.importance, live & ~merges)
         order = _parted(keep, prefix)
         return select_ragged(merged.tokens, keep, nominal=num_keep, order=order)
@@ -152,6 +152,9 @@ class LTMP(TokenReducer):
         limit = self.prune_threshold / THOUSANDTHS
         keep = torch.where(live, 1.0 - merges, mask)
         keep = torch.where(keep > 0.5, _hardened((merged.importance - limit) / tau), keep)
+        if self.site.facts.reads_patches:
+            best = _at_least_one(keep > 0.5, merged.importance, live & (merges < 0.5))
+            keep = torch.where(best & (keep < 0.5), 1.0, keep)
         extras = {**tokens.extras, MEANS: self._noted(tokens, keep)}
         tokens = dataclasses.replace(merged.tokens, mask=keep, rule=self.rule, extras=extras)
         order = _parted(keep, prefix)
@@ -310,16 +313,17 @@ def _folded(tokens: Tokens, merges: Tensor, partner: Tensor, importance: Tensor)
     sizes, patches = tokens.sizes(), tokens.patches
     given = sizes * merges
     size = sizes.scatter_add(1, partner, given)
-    index = partner.unsqueeze(-1)
-    total = (patches * sizes.unsqueeze(-1)).scatter_add(
-        1, index.expand_as(patches), patches * given.unsqueeze(-1)
-    )
+    index, halves = partner.unsqueeze(-1), slice(tokens.num_prefix % 2, None, 2)
+    moved = patches[:, halves] * given[:, halves].unsqueeze(-1)  # only even ones merge
+    means = (patches * sizes.unsqueeze(-1)).scatter_add(1, index[:, halves].expand_as(moved), moved)
+    del moved
+    means = means / size.unsqueeze(-1)
     source = tokens.source
     if source is not None:
         held = (source & merges.unsqueeze(-1)).to(torch.float32)
-        moved = torch.zeros_like(held).scatter_add(1, index.expand_as(held), held)
-        source = source | (moved > 0)
-    x = torch.cat([tokens.prefix, total / size.unsqueeze(-1)], dim=1)
+        united = torch.zeros_like(held).scatter_add(1, index.expand_as(held), held)
+        source = source | (united > 0)
+    x = torch.cat([tokens.prefix, means], dim=1)
     new = dataclasses.replace(tokens, x=x, size=size, source=source)
     return Merged(new, _raised(importance, merges, partner))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autotok.tokens import Taps
 
-__all__ = ["Match", "Pairs", "bipartite", "key_direction", "match_pairs", "unit_rows"]
+__all__ = ["Match", "Pairs", "bipartite", "by_similarity", "key_direction", "unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,37 @@ class Match:
 class Pairs:
     """A `Match` of even tokens with odd ones, said by positions within the two halves.
 
-    The odd half stays whole and in order behind the even tokens that stay, so that
-    `primitives.merge_pairs` need not look its tokens up.
+    Survivors are the even tokens that stay, then the whole odd half, in its order.
     """
 
     count: int
     """Patch tokens n."""
     first: int
     """Patch position of the first even token, 0 or 1."""
-    stay_even: Tensor
-    """(B, |even| - r), which even tokens stay, in output order."""
-    gone_even: Tensor
-    """(B, r), which even tokens merge away."""
-    partner: Tensor
-    """(B, r), the odd token each of them goes to."""
+    removed: int
+    """How many even tokens merge away, r."""
+    order: Tensor
+    """(B, |even|), even tokens by falling similarity: the first r go."""
+    nearest: Tensor
+    """(B, |even|), the odd token each even one is most similar to."""
+    sorted: bool
+    """Whether the even tokens that stay go back to ascending position."""
+
+    @property
+    def gone_even(self) -> Tensor:
+        """(B, r), which even tokens merge away."""
+        return self.order[:, : self.removed]
+
+    @property
+    def stay_even(self) -> Tensor:
+        """(B, |even| - r), which even tokens stay, in output order."""
+        stay = self.order[:, self.removed :]
+        return stay.sort(dim=1).values if self.sorted else stay
+
+    @property
+    def partner(self) -> Tensor:
+        """(B, r), the odd token each of the gone goes to."""
+        return self.nearest.gather(1, self.gone_even)
 
     @property
     def keep(self) -> Tensor:
@@ -62,7 +79,7 @@ class Pairs:
     @property
     def target(self) -> Tensor:
         """(B, r), the output position each of them goes to."""
-        return self.partner + self.stay_even.shape[1]
+        return self.partner + (self.order.shape[1] - self.removed)
 
 
 def key_direction(taps: Taps, num_prefix: int) -> Tensor:
@@ -76,16 +93,13 @@ def unit_rows(metric: Tensor) -> Tensor:
     return metric / length
 
 
-def match_pairs(similarity: Tensor, num_removed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pair rows with their most similar column and pick the `num_removed` closest pairs.
+def by_similarity(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows by falling similarity to their most similar column, and that column of each row.
 
-    `similarity` is (B, |A|, |B|). Returns the rows that go (B, r), the column each goes to (B, r),
-    and the rows that stay (B, |A| - r), both lists by falling similarity.
+    `similarity` is (B, |A|, |B|); both results are (B, |A|), the second in the rows' own order.
     """
-    value, partner = similarity.max(dim=-1)
-    order = value.argsort(dim=-1, descending=True)
-    gone = order[:, :num_removed]
-    return gone, partner.gather(1, gone), order[:, num_removed:]
+    value, nearest = similarity.max(dim=-1)
+    return value.argsort(dim=-1, descending=True), nearest
 
 
 def bipartite(metric: Tensor, num_removed: int, *, num_prefix: int) -> Pairs:
@@ -99,7 +113,5 @@ def bipartite(metric: Tensor, num_removed: int, *, num_prefix: int) -> Pairs:
     first = num_prefix % 2
     unit = unit_rows(metric.detach())
     even, odd = unit[:, first::2], unit[:, 1 - first :: 2]
-    gone, partner, stay = match_pairs(torch.bmm(even, odd.transpose(1, 2)), num_removed)
-    if num_prefix:
-        stay = stay.sort(dim=-1).values
-    return Pairs(metric.shape[1], first, stay, gone, partner)
+    order, nearest = by_similarity(torch.bmm(even, odd.transpose(1, 2)))
+    return Pairs(metric.shape[1], first, num_removed, order, nearest, sorted=num_prefix > 0)

@@ -26,8 +26,9 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, Site, TokenReducer, Training
-from .matching import Match, key_direction, match_pairs, unit_rows
-from .primitives import gather_rows, merge
+from .matching import by_similarity, key_direction, unit_rows
+from .merging import merge_ordered
+from .primitives import gather_rows
 from .registry import register
 
 __all__ = ["PiToMe"]
@@ -82,27 +83,27 @@ class PiToMe(TokenReducer):
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         metric = key_direction(taps, tokens.num_prefix)  # (B, n, D)
-        match = self._match(metric, tokens.num_patches - num_keep)
-        return merge(tokens, keep=match.keep, gone=match.gone, target=match.target)
+        order, target, first = self._match(metric, tokens.num_patches - num_keep)
+        return merge_ordered(tokens, order, target, first=first)
 
     @torch.no_grad()
-    def _match(self, metric: Tensor, removed: int) -> Match:
+    def _match(self, metric: Tensor, removed: int) -> tuple[Tensor, Tensor, int]:
+        """Patches (B, n), survivors first; where the others go, (B, r); from which place on."""
         unit = unit_rows(metric)
         similarity = torch.bmm(unit, unit.transpose(1, 2))  # (B, n, n)
         above = similarity - self.margin
-        energy = F.elu(above, alpha=float(self.values["alpha"]), inplace=True).mean(dim=-1)
-        order = energy.argsort(dim=-1, descending=True)  # (B, n)
+        energy = F.elu(above, alpha=float(self.values["alpha"]), inplace=True).sum(dim=-1)
+        order = energy.argsort(dim=-1, descending=True)  # (B, n); so do means sort
+        del above
+        safe = order[:, order.shape[1] :]
         if self.variant == "plain":
             order, safe = order[:, : 2 * removed], order[:, 2 * removed :]
-        else:
-            safe = order[:, :0]
         even, odd = order[:, ::2], order[:, 1::2]
         rows = gather_rows(similarity, even)
-        pairs = rows.gather(2, odd.unsqueeze(1).expand(-1, even.shape[1], -1))
-        gone, partner, stay = match_pairs(pairs, removed)
-        first = torch.cat([safe, even.gather(1, stay)], dim=1)
-        return Match(
-            keep=torch.cat([first, odd], dim=1),
-            gone=even.gather(1, gone),
-            target=partner + first.shape[1],
+        ranks, nearest = by_similarity(
+            rows.gather(2, odd.unsqueeze(1).expand(-1, rows.shape[1], -1))
         )
+        even, target = even.gather(1, ranks), nearest.gather(1, ranks[:, :removed])
+        stay = even[:, removed:]
+        kept = torch.cat([safe, stay, odd, even[:, :removed]], dim=1)
+        return kept, target, safe.shape[1] + stay.shape[1]

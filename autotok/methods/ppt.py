@@ -29,7 +29,7 @@ from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, Site, TokenReducer, Training, TrainingRecipe
 from .matching import bipartite
-from .primitives import merge
+from .merging import merge
 from .registry import register
 from .scoring import SCORE, attention_scores, score_needs, score_note
 

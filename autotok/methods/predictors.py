@@ -90,7 +90,7 @@ def keep_one(mask: Tensor, scores: Tensor, facts: BackboneFacts) -> Tensor:
 
     Only a read-out of prefix tokens can do without patches; means and maxima need one.
     """
-    if facts.num_prefix and facts.pooling in ("cls", "cls+dist"):
+    if not facts.reads_patches:
         return mask
     best = F.one_hot(scores.argmax(dim=1), mask.shape[1]).to(mask.dtype)
     empty = mask.sum(dim=1, keepdim=True) < 0.5

@@ -1,12 +1,9 @@
-"""The shared ways to make fewer tokens: `select`, `merge`, `fuse`, `pool`, `park`, `recall`.
+"""The shared ways to make fewer tokens: `select`, `fuse`, `pool`, `park`, `recall`; see `merging`.
 
 Every reduction is said as kept order, assignment and weights. Here x, size, coords, source, mask
 and extras always move together, and here alone the combining kernel is chosen. Rows are fetched
 with one `index_select` over all images' rows laid end to end: on CPU it copies whole rows and is
 40 times faster than `gather` with an expanded index (ViT-S, batch 16: 0.15 ms against 5.4 ms).
-Merging sums rows times their weight, with the weight as one more column, so that one addition and
-one division give means and total sizes both; a split into even and odd tokens is put together from
-its halves, without an index of all survivors.
 """
 
 from __future__ import annotations
@@ -15,18 +12,15 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from autotok.tokens import Extra, Parked, Tokens
 
-from .matching import Pairs
+from .rows import flat_rows
 
 __all__ = [
-    "drop_pairs",
     "fuse",
     "gather_rows",
-    "merge",
-    "merge_pairs",
+    "moved",
     "park",
     "pool",
     "recall",
@@ -47,8 +41,8 @@ def gather_rows(
     if axis == 1 and values.dim() > 2 and values.shape[-1] > FEW:
         if index.shape[0] == 1:
             return values[0, skip::step].index_select(0, index[0]).unsqueeze(0)
-        flat = _flat(index, values.shape[1], step)
-        rows = values.reshape(-1, *values.shape[2:])[skip:].index_select(0, flat)
+        flat = flat_rows(index, values.shape[1], skip=skip, step=step).reshape(-1)
+        rows = values.reshape(-1, *values.shape[2:]).index_select(0, flat)
         return rows.view(*index.shape, *values.shape[2:])
     if axis == 1:
         values = values[:, skip::step]
@@ -62,7 +56,7 @@ def gather_rows(
 def select(tokens: Tokens, index: Tensor) -> Tokens:
     """Keep the patch tokens at `index` (B, k), in that order; the rest is dropped."""
     x = _joined(tokens.x, tokens.num_prefix, gather_rows(tokens.x, index, skip=tokens.num_prefix))
-    return _moved(tokens, x, index, _rows(tokens.size, index))
+    return moved(tokens, x, index, _rows(tokens.size, index))
 
 
 def select_ragged(
@@ -88,68 +82,6 @@ def select_ragged(
         return dataclasses.replace(out, live=None)
     source = None if out.source is None else out.source & live.unsqueeze(-1)
     return dataclasses.replace(out, live=live, source=source)
-
-
-def merge(
-    tokens: Tokens,
-    *,
-    keep: Tensor,
-    gone: Tensor,
-    target: Tensor,
-    weights: Tensor | None = None,
-    track_size: bool = True,
-) -> Tokens:
-    """Fold the patch tokens at `gone` (B, r) into the kept ones.
-
-    `keep` (B, k) lists the survivors in output order; `target` (B, r) says for each gone token
-    which *output* position takes it in. The result is the weighted mean of a survivor and
-    everything folded into it; `weights` (B, n) defaults to the token sizes. Sizes add up (unless
-    `track_size` is false), sources unite, coordinates stay those of the survivor.
-    """
-    prefix = tokens.num_prefix
-    heavy = _weighted(tokens, tokens.size if weights is None else weights)
-    sums = _joined(heavy, prefix, gather_rows(heavy, keep, skip=prefix))
-    sums = _add_rows(sums, target, gather_rows(heavy, gone, skip=prefix), skip=prefix)
-    del heavy
-    if track_size and weights is None:
-        size: Tensor | None = sums[:, prefix:, -1].clone()
-    elif track_size:
-        sizes = tokens.sizes()
-        size = sizes.gather(1, keep).scatter_add(1, target, sizes.gather(1, gone))
-    else:
-        size = _rows(tokens.size, keep)
-    kept = _moved(tokens, sums[..., :-1] / sums[..., -1:], keep, size)
-    return _united(tokens, kept, gone, target)
-
-
-def merge_pairs(tokens: Tokens, pairs: Pairs, *, track_size: bool = True) -> Tokens:
-    """Fold the paired tokens into their partners: `merge` for a split into even and odd tokens.
-
-    With `track_size` means are weighted by size and sizes add up; without, all tokens weigh the
-    same and sizes are forgotten. Nothing is looked up for the odd half, which stays as it stands.
-    """
-    prefix = tokens.num_prefix
-    heavy = _weighted(tokens, tokens.size if track_size else None)
-    folded = gather_rows(heavy, pairs.gone_even, skip=prefix + pairs.first, step=2)
-    sums = _unpaired(heavy, prefix, pairs)
-    del heavy
-    sums = _add_rows(sums, pairs.partner, folded, skip=prefix + pairs.stay_even.shape[1])
-    del folded
-    size = sums[:, prefix:, -1].clone() if track_size else None
-    x = sums[..., :-1] / sums[..., -1:]
-    del sums
-    if not _carries_more(tokens):
-        return dataclasses.replace(tokens, x=x, raster=False, size=size)
-    kept = _moved(tokens, x, pairs.keep, size)
-    return _united(tokens, kept, pairs.gone, pairs.target)
-
-
-def drop_pairs(tokens: Tokens, pairs: Pairs) -> Tokens:
-    """Drop the tokens that were paired with a partner; the order is that of `merge_pairs`."""
-    x = _unpaired(tokens.x, tokens.num_prefix, pairs)
-    if tokens.size is None and not _carries_more(tokens):
-        return dataclasses.replace(tokens, x=x, raster=False)
-    return _moved(tokens, x, pairs.keep, _rows(tokens.size, pairs.keep))
 
 
 def fuse(tokens: Tokens, index: Tensor, weights: Tensor) -> Tokens:
@@ -265,54 +197,12 @@ def _extra_rows(extra: Extra, index: Tensor) -> Extra:
     return Extra(values, extra.token_axes)
 
 
-def _flat(index: Tensor, count: int, step: int = 1) -> Tensor:
-    """Row numbers (B * k,) into B blocks of `count` rows laid end to end."""
-    if index.shape[0] > 1:
-        offset = torch.arange(index.shape[0], device=index.device).unsqueeze(1)
-        if step == 1:
-            index = torch.add(index, offset, alpha=count)
-        else:
-            index = torch.add(offset * count, index, alpha=step)
-    return index.reshape(-1)
-
-
 def _joined(values: Tensor, prefix: int, rows: Tensor) -> Tensor:
     """The first `prefix` rows of `values`, then `rows`."""
     return torch.cat([values[:, :prefix], rows], dim=1) if prefix else rows
 
 
-def _unpaired(values: Tensor, prefix: int, pairs: Pairs) -> Tensor:
-    """Rows (B, N, ...) of prefix tokens, of the even tokens that stay, and of all odd tokens."""
-    stay = gather_rows(values, pairs.stay_even, skip=prefix + pairs.first, step=2)
-    odd = values[:, prefix + 1 - pairs.first :: 2]
-    return torch.cat([values[:, :prefix], stay, odd], dim=1)
-
-
-def _weighted(tokens: Tokens, weights: Tensor | None) -> Tensor:
-    """(B, P + n, C + 1): every row times its weight, and the weight as one more column.
-
-    Sums of such rows hold weighted sum and total weight. `weights` (B, n) are 1 if None.
-    """
-    heavy = F.pad(tokens.x, (0, 1), value=1.0)
-    if weights is not None:
-        heavy[:, tokens.num_prefix :].mul_(weights.unsqueeze(-1))
-    return heavy
-
-
-def _add_rows(values: Tensor, target: Tensor, rows: Tensor, skip: int = 0) -> Tensor:
-    """`values` (B, k, C), a fresh tensor, with `rows` (B, r, C) added at `skip + target` (B, r)."""
-    flat = values.view(-1, values.shape[-1])[skip:]
-    flat.index_add_(0, _flat(target, values.shape[1]), rows.flatten(0, 1))
-    return values
-
-
-def _carries_more(tokens: Tokens) -> bool:
-    """Whether anything but features and sizes has to move."""
-    facts = (tokens.coords, tokens.source, tokens.mask, tokens.live)
-    return bool(tokens.extras) or any(fact is not None for fact in facts)
-
-
-def _moved(tokens: Tokens, x: Tensor, index: Tensor, size: Tensor | None) -> Tokens:
+def moved(tokens: Tokens, x: Tensor, index: Tensor, size: Tensor | None) -> Tokens:
     """`tokens` with new features and sizes; every other fact is that of the patches at `index`."""
     return dataclasses.replace(
         tokens,
@@ -325,12 +215,3 @@ def _moved(tokens: Tokens, x: Tensor, index: Tensor, size: Tensor | None) -> Tok
         live=_rows(tokens.live, index),
         extras={name: _extra_rows(extra, index) for name, extra in tokens.extras.items()},
     )
-
-
-def _united(tokens: Tokens, kept: Tokens, gone: Tensor, target: Tensor) -> Tokens:
-    """`kept`, whose sources also hold those of the tokens at `gone` (B, r)."""
-    if tokens.source is None or kept.source is None:
-        return kept
-    moved = gather_rows(tokens.source, gone).to(torch.float32)
-    source = _add_rows(kept.source.to(torch.float32), target, moved) > 0
-    return dataclasses.replace(kept, source=source)

@@ -27,7 +27,7 @@ from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, TokenReducer, Training
 from .matching import Pairs, bipartite, key_direction
-from .primitives import drop_pairs, merge_pairs
+from .merging import drop_pairs, merge_pairs
 from .registry import register
 
 __all__ = ["ToFu"]

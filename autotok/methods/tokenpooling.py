@@ -35,7 +35,8 @@ from autotok.tokens import Extra, Needs, Taps, Tokens
 from .base import Counts, Kind, Option, Placement, Site, TokenReducer, Training
 from .clustering import TRACK_SIZE, distances, farthest_points, left_over
 from .lloyd import filled, reference_step, textbook_step, to_means
-from .primitives import gather_rows, merge, select
+from .merging import merge
+from .primitives import gather_rows, select
 from .registry import register
 
 __all__ = ["KMeans", "KMedoids", "TokenPooling"]

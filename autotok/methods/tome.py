@@ -22,7 +22,7 @@ from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, Site, TokenReducer, Training
 from .matching import bipartite, key_direction
-from .primitives import merge_pairs
+from .merging import merge_pairs
 from .registry import register
 
 __all__ = ["ToMe"]

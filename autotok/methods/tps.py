@@ -28,8 +28,9 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, TokenReducer, Training, TrainingRecipe
+from .merging import merge
 from .predictors import PredictedKeep, local_global_macs
-from .primitives import gather_rows, merge
+from .primitives import gather_rows
 from .registry import register
 from .scoring import SCORE, attention_scores, score_needs, score_note
 

@@ -403,7 +403,9 @@ def _measure(task: "dict[str, Any]") -> "dict[str, Any]":
     slots = [_slot(task, task["paths"][0])]
     peak, how = slots[0].peak_memory()  # of the model alone: the reference is not there yet
     slots += [_slot(task, path) for path in task["paths"][1:]]
-    found = _summary(*_turns(slots, task))
+    times, ratios, around, turns = _turns(slots, task)
+    found = _summary(times, ratios, around)
+    found["prolonged"] = turns > int(task["rounds"])
     found.update(peak_memory_mb=peak, memory_source=how, dtype=task["dtype"])
     found.update(runtime=slots[0].runtime, threads=slots[0].threads)
     return found
@@ -411,11 +413,12 @@ def _measure(task: "dict[str, Any]") -> "dict[str, Any]":
 
 def _turns(
     slots: "list[Any]", task: "dict[str, Any]"
-) -> "tuple[list[float], list[float], list[float]]":
-    """Milliseconds of every run, each turn's ratio, and the reference's, in turns R M R."""
+) -> "tuple[list[float], list[float], list[float], int]":
+    """Milliseconds of every run, each turn's ratio, the reference's, and how many turns R M R."""
     rounds, begin = int(task["rounds"]), time.perf_counter()
     times, ratios, around = [], [], []  # type: list[float], list[float], list[float]
-    for turn in range(3 * rounds):
+    turn = 0
+    while turn < 3 * rounds:
         late = time.perf_counter() - begin > float(task["timeout_s"]) / 2
         enough = turn >= rounds and _deviation(times) <= STEADY * _median(times)
         if turn >= min(3, rounds) and (late or enough):
@@ -429,7 +432,8 @@ def _turns(
         around += before + after
         if before:
             ratios.append((before[0] + after[0]) / 2 / _median(own))
-    return times, ratios, around
+        turn += 1
+    return times, ratios, around, turn
 
 
 def _summary(

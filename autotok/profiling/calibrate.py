@@ -37,14 +37,16 @@ __all__ = [
     "Measured",
     "MemoryFit",
     "OnStep",
+    "Plan",
     "calibrate",
     "fit_memory",
     "measure_all",
+    "table_of",
 ]
 
 BACKBONES = ("vit_small_patch16_224", "deit_tiny_patch16_224", "autoformer_demo")
-CANDIDATES = 4
-"""For each one measured."""
+CANDIDATES, FEWER_CANDIDATES = 4, 1.5
+"""For each one measured, and where time is short."""
 HELD_OUT_SHARE = 0.2
 LEAST = 10
 DRAWING_SHARE, MEMORY_SHARE = 0.2, 0.2
@@ -52,6 +54,34 @@ MOST_S = 4.0
 MB = 1e6
 OnStep = Callable[[float, str], None]
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to calibrate on.
+
+    Raises:
+        ConfigError: too few measurements.
+    """
+
+    backbones: tuple[str, ...] = BACKBONES
+    """Names; their weights are random."""
+    measurements: int = 60
+    """Configurations to measure, at least 10."""
+    seconds: float = 285.0
+    """To be done by then; each measurement becomes shorter if need be."""
+    batch: int = 1
+    """Images at once."""
+    seed: int = 0
+    """Of the draw."""
+    memory: bool = True
+    """Whether to measure peak memory, in processes of their own."""
+
+    def __post_init__(self) -> None:
+        if self.measurements < LEAST:
+            raise ConfigError(f"measurements is {self.measurements}; give at least {LEAST}")
+        if not self.backbones:
+            raise ConfigError("backbones is empty; name at least one to calibrate on")
 
 
 @dataclass(frozen=True)
@@ -73,6 +103,8 @@ class Measured:
     """Ratio to the uncompressed backbone, times the latter's median over the whole session."""
     spread: float
     """Median absolute deviation of the ratio over turns."""
+    reference_ms: float = float("nan")
+    """The backbone's median over the whole session."""
 
 
 @dataclass(frozen=True)
@@ -96,64 +128,42 @@ class Calibrated:
     fitted: tuple[Measured, ...]
     held_out: tuple[Measured, ...]
     memory: MemoryFit | None
-    backbones: tuple[str, ...]
-    batch: int
+    plan: Plan
     threads: int
     clock: str
     seconds: float
 
 
-def calibrate(
-    backbones: Sequence[str] = BACKBONES,
-    *,
-    measurements: int = 60,
-    seconds: float = 285.0,
-    batch: int = 1,
-    seed: int = 0,
-    memory: bool = True,
-    on_step: OnStep = lambda share, text: None,
-) -> Calibrated:
+def calibrate(plan: Plan, *, on_step: OnStep = lambda share, text: None) -> Calibrated:
     """Measure, fit and judge, with torch's present number of threads.
 
-    Args:
-        backbones: Names; their weights are random.
-        measurements: Configurations to measure, at least 10.
-        seconds: To be done by then; each measurement becomes shorter if need be.
-        batch: Images at once.
-        seed: Of the draw.
-        memory: Whether to measure peak memory, in processes of their own.
-        on_step: Told the share done and what comes.
-
-    Raises:
-        ConfigError: too few measurements.
+    `on_step` is told the share done and what comes.
     """
-    if measurements < LEAST:
-        raise ConfigError(f"measurements is {measurements}; give at least {LEAST}")
     start = time.perf_counter()
     peak = None
-    if memory:
+    if plan.memory:
         on_step(0.0, "peak memory of a few models, each in its own process")
-        peak = fit_memory(backbones, batch=batch, seconds=MEMORY_SHARE * seconds)
+        patience = MEMORY_SHARE * plan.seconds
+        peak = fit_memory(plan.backbones, batch=plan.batch, seconds=patience)
     on_step(0.1, "drawing and tracing candidates")
-    patience = time.perf_counter() + DRAWING_SHARE * seconds
-    pool = draw_candidates(
-        backbones, CANDIDATES * measurements, seed=seed, batch=batch, until=patience
-    )
-    aside, chosen = _split(pool, len(backbones), measurements)
-    wanted = [*chosen, *aside]
-    left = seconds - (time.perf_counter() - start)
-    found = measure_all(wanted, batch=batch, seconds=left, on_step=on_step)
-    fitted, held_out = found[: len(chosen)], found[len(chosen) :]
-    terms = fit_terms(*_table(fitted))
-    amounts, latencies = _table(held_out)
+    patience = time.perf_counter() + DRAWING_SHARE * plan.seconds
+    least, most = (round(share * plan.measurements) for share in (FEWER_CANDIDATES, CANDIDATES))
+    pool = draw_candidates(plan, most, least=least, until=patience)
+    aside, chosen = _split(pool, len(plan.backbones), plan.measurements)
+    left = plan.seconds - (time.perf_counter() - start)
+    wanted = _mixed(chosen, aside)
+    found = measure_all(wanted, batch=plan.batch, seconds=left, on_step=on_step)
+    kept_aside = set(map(id, aside))
+    held_out = [row for row in found if id(row.candidate) in kept_aside]
+    fitted = [row for row in found if id(row.candidate) not in kept_aside]
+    amounts, latencies = table_of(held_out)
     return Calibrated(
-        terms_us=fit_terms(*_table(found)),
-        check=check(amounts @ terms, latencies),
+        terms_us=fit_terms(*table_of(found)),
+        check=check(amounts @ fit_terms(*table_of(fitted)), latencies),
         fitted=tuple(fitted),
         held_out=tuple(held_out),
         memory=peak,
-        backbones=tuple(backbones),
-        batch=batch,
+        plan=plan,
         threads=torch.get_num_threads(),
         clock=clock_for(torch.device("cpu"), torch.get_num_threads()),
         seconds=time.perf_counter() - start,
@@ -161,14 +171,15 @@ def calibrate(
 
 
 def draw_candidates(
-    backbones: Sequence[str], count: int, *, seed: int, batch: int, until: float = float("inf")
+    plan: Plan, count: int, *, least: int = 0, until: float = float("inf")
 ) -> list[Candidate]:
-    """The uncompressed backbones, then random configurations of each in turn.
+    """The uncompressed backbones, then random configurations of each in turn, `count` in all.
 
-    Methods come in shuffled rounds, so that a hundred draws hold each one. Stops early at the time
-    `until`, but not before every backbone has thirty.
+    Methods come in shuffled rounds, so that a hundred draws hold each one. From the time `until` on
+    `least` are enough.
     """
-    rng = np.random.default_rng(seed)
+    backbones, batch = plan.backbones, plan.batch
+    rng = np.random.default_rng(plan.seed)
     structures = {name: load_structure(name) for name in backbones}
     rounds = {
         name: _shuffled(drawable_methods(backbone.facts), rng)
@@ -176,8 +187,8 @@ def draw_candidates(
     }
     found = [candidate(structures[name], CompressionConfig(), batch) for name in backbones]
     for name in itertools.cycle(backbones):
-        late = time.perf_counter() > until and len(found) >= 30 * len(backbones)
-        if len(found) >= count or late:
+        late = time.perf_counter() > until
+        if len(found) >= (least if late else count):
             return found
         config = draw(structures[name].facts, next(rounds[name]), rng)
         found.append(candidate(structures[name], config, batch))
@@ -207,6 +218,15 @@ def _split(
     return pool[-aside:], [rest[i] for i in [*plain, *chosen]]
 
 
+def _mixed(chosen: list[Candidate], aside: list[Candidate]) -> list[Candidate]:
+    """Those kept aside spread among the others, so that time running short takes of both."""
+    step = max(len(chosen) // len(aside), 1)
+    found: list[Candidate] = []
+    for index, item in enumerate(aside):
+        found += [*chosen[index * step : (index + 1) * step], item]
+    return found + chosen[len(aside) * step :]
+
+
 def measure_all(
     wanted: Sequence[Candidate],
     *,
@@ -215,7 +235,10 @@ def measure_all(
     seed: int = 0,
     on_step: OnStep = lambda share, text: None,
 ) -> list[Measured]:
-    """Latency of each, in turns with its uncompressed backbone, all within `seconds` or so."""
+    """Latency of each, in turns with its uncompressed backbone.
+
+    Ends after `seconds`, then without the last of them, but not before ten were measured.
+    """
     deadline = time.perf_counter() + seconds
     clock = clock_for(torch.device("cpu"), torch.get_num_threads())
     with torch.random.fork_rng(devices=[]):
@@ -234,6 +257,8 @@ def measure_all(
             f"measuring {item.backbone} {item.config.method} ({number + 1} of {len(wanted)})",
         )
         share = (deadline - time.perf_counter()) / (len(wanted) - number)
+        if share <= 0 and number >= LEAST:
+            break
         backbone = runnable[item.backbone]
         model = compress_backbone(backbone, item.config).eval()
         if needs_calibration(item.config):
@@ -245,12 +270,12 @@ def measure_all(
         references[item.backbone].append(found.reference_ms)
     usual = {name: float(np.median(times)) for name, times in references.items()}
     return [
-        Measured(item, found.ratio * usual[item.backbone], found.spread)
-        for item, found in zip(wanted, ratios, strict=True)
+        Measured(item, found.ratio * usual[item.backbone], found.spread, usual[item.backbone])
+        for item, found in zip(wanted, ratios, strict=False)
     ]
 
 
-def _table(rows: Sequence[Measured]) -> tuple[Array, Array]:
+def table_of(rows: Sequence[Measured]) -> tuple[Array, Array]:
     """((M, T) amounts, (M,) microseconds)."""
     latencies = np.array([1e3 * row.latency_ms for row in rows])
     return np.stack([row.candidate.amounts for row in rows]), latencies

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from autotok.config import CompressionConfig, Reduction
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Kind, Placement, TokenReducer
+from autotok.methods.base import Kind, Placement, Span, TokenReducer
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
-__all__ = ["draw", "drawable_methods"]
+__all__ = ["draw", "draw_counts", "drawable_methods"]
 
 LEAST_KEPT = 0.25
 MOST_SITES = 4
@@ -39,21 +40,40 @@ def draw(facts: BackboneFacts, name: str, rng: np.random.Generator) -> Compressi
 
     Layers are up to four anywhere, or (one time in four) all of them with as many removed in each.
     """
-    method = get_method(name)
-    layers = _layers(facts, method, rng)
+    layers = _layers(facts, get_method(name), rng)
+    config = CompressionConfig(name, tuple(Reduction(layer, num_keep=1) for layer in layers))
+    return draw_counts(facts, config, rng)
+
+
+def draw_counts(
+    facts: BackboneFacts,
+    config: CompressionConfig,
+    rng: np.random.Generator,
+    *,
+    how: Sequence[str] = (),
+) -> CompressionConfig:
+    """The configuration with other counts at the same layers, drawn at random.
+
+    `how` may say of each layer that 'all' stay, or as few as the method can leave ('fewest').
+    """
+    method, number = get_method(config.method), len(config.reductions)
     final = rng.uniform(LEAST_KEPT, 0.95)
-    shares = np.sort(rng.uniform(final, 1.0, len(layers)))[::-1]
+    shares = np.sort(rng.uniform(final, 1.0, number))[::-1]
     shares[-1] = final
-    if len(layers) > MOST_SITES:
-        shares = np.linspace(1.0, final, len(layers) + 1)[1:]
+    if number > MOST_SITES:
+        shares = np.linspace(1.0, final, number + 1)[1:]
     reductions, entering = [], facts.num_patches
-    options = method.resolve_options({})
-    for layer, share in zip(layers, shares, strict=True):
+    for index, (old, share) in enumerate(zip(config.reductions, shares, strict=True)):
+        options = method.resolve_options({**config.options, **old.options})
         low, high = method.feasible(entering, options)
         keep = int(min(max(round(share * facts.num_patches), low), high, entering))
-        reductions.append(Reduction(int(layer), num_keep=keep))
+        if how and how[index] == "all":
+            keep = facts.num_patches if method.span is not Span.REST else entering
+        elif how and how[index] == "fewest":
+            keep = low
+        reductions.append(dataclasses.replace(old, num_keep=keep, keep_ratio=None))
         entering = keep
-    return CompressionConfig(name, tuple(reductions))
+    return dataclasses.replace(config, reductions=tuple(reductions))
 
 
 def _layers(
@@ -66,5 +86,5 @@ def _layers(
         return [int(rng.choice(possible))]
     if rng.random() < 0.25:
         return [int(layer) for layer in possible]
-    count = int(rng.integers(1, MOST_SITES + 1))
+    count = min(int(rng.integers(1, MOST_SITES + 1)), len(possible))
     return sorted(int(layer) for layer in rng.choice(possible, count, replace=False))

@@ -35,6 +35,14 @@ SCATTERS = frozenset(
     """scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_
     index_put index_put_""".split()
 )
+SEARCHES = frozenset(
+    "argmax argmin max min any all cumsum logsumexp var std var_mean median".split()
+)
+"""Reductions that look at one element after the other."""
+CHOICES = frozenset(
+    "where masked_fill masked_fill_ eq ne lt le gt ge logical_and logical_or logical_not".split()
+)
+"""Pointwise operators with truth values among their tensors."""
 _BY_CLASS = {
     "linear": "calls macs tiles input weight output",
     "batched": "calls matrices macs operands output",
@@ -44,7 +52,9 @@ _BY_CLASS = {
     "softmax": "calls elements",
     "costly": "calls elements",
     "pointwise": "calls bytes far_bytes",
+    "choice": "calls elements",
     "reduction": "calls bytes",
+    "search": "calls bytes",
     "sort": "calls elements",
     "gather": "calls bytes",
     "scatter": "calls bytes crowded_bytes",
@@ -52,6 +62,7 @@ _BY_CLASS = {
     "other": "calls bytes",
     "view": "calls",
 }
+_BY_ELEMENT = {"norm": NORMS, "softmax": SOFTMAX, "costly": COSTLY, "choice": CHOICES}
 FEATURES = tuple(f"{kind}.{what}" for kind, names in _BY_CLASS.items() for what in names.split())
 """Names in a fixed order; each is 'class.what'."""
 
@@ -88,15 +99,15 @@ def operator_features(
         return {"conv.calls": 1, "conv.macs": macs, "conv.bytes": touched}
     made = total(outputs[0]) if outputs else total(inputs[0]) if inputs else 0
     read = total(inputs[0]) if inputs else 0
-    if name in NORMS or name in SOFTMAX or name in COSTLY:
-        family = "norm" if name in NORMS else "softmax" if name in SOFTMAX else "costly"
-        return {f"{family}.calls": 1, f"{family}.elements": made}
+    for family, names in _BY_ELEMENT.items():
+        if name in names:
+            return {f"{family}.calls": 1, f"{family}.elements": made}
     if kind is OperatorClass.SORT:
         last = inputs[0][-1] if inputs and len(inputs[0]) else 1
         return {"sort.calls": 1, "sort.elements": read * np.log2(np.maximum(last, 2))}
     family = {
         OperatorClass.ELEMENTWISE: "pointwise",
-        OperatorClass.REDUCTION: "reduction",
+        OperatorClass.REDUCTION: "search" if name in SEARCHES else "reduction",
         OperatorClass.GATHER: "scatter" if name in SCATTERS else "gather",
         OperatorClass.COPY: "copy",
     }.get(kind, "other")

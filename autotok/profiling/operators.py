@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["OperatorClass", "classify", "kernels"]
+__all__ = ["LOOK_UPS", "OperatorClass", "classify", "kernels"]
 
 
 class OperatorClass(str, enum.Enum):
@@ -56,6 +56,10 @@ _ROWS: dict[OperatorClass, str] = {
         new_empty_strided empty_permuted unfold diagonal movedim promote_types""",
 }
 _CLASS = {name: kind for kind, names in _ROWS.items() for name in names.split()}
+LOOK_UPS = frozenset(
+    "gather index index_select take take_along_dim _unsafe_index embedding".split()
+)
+"""Operators that read, of their first tensor, only what they give."""
 _KERNELS = {
     "sort": 2,  # radix sort and the copy of its index
     "argsort": 2,

@@ -7,7 +7,8 @@
     memory  = weights + runtime base + overhead * peak of live tensors
 
 The maximum, not the sum, on asynchronous devices: that is why a small ViT and one four times its
-cost take the same time at batch 1, and why many small kernels cost so much there.
+cost take the same time at batch 1, and why many small kernels cost so much there. `programs.py`
+predicts thousands of configurations at once by the same formulas.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from autotok.backbones.base import Backbone
@@ -23,12 +25,23 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 
+from .features import Amount
 from .latency_model import device_ms as device_ms_of
 from .latency_model import fused, kernels_of
-from .target import Calibration, Point, Target
+from .target import Calibration, Point, Setting, Target
 from .trace import Trace, trace
 
-__all__ = ["Confrontation", "Prediction", "checked_error_pct", "confront", "predict", "standing"]
+__all__ = [
+    "MODEL_VERSION",
+    "Confrontation",
+    "Prediction",
+    "checked_error_pct",
+    "confront",
+    "latency_of",
+    "memory_of",
+    "predict",
+    "standing",
+]
 
 MODEL_VERSION = 1
 MB = 1e6
@@ -127,15 +140,14 @@ def _predict(
     how = target.setting(setting)
     kernels = fused(kernels_of(trace), how.fusion)
     launches = sum(kernel.launches for kernel in kernels)
-    host_ms = how.dispatch_us.value * (launches + launch_correction) / 1e3
-    device_ms = float(device_ms_of(kernels, target, how, dtype=trace.dtype, pooled=trace.pooled))
+    device_ms = device_ms_of(kernels, target, how, dtype=trace.dtype, pooled=trace.pooled)
     if how.asynchronous:
         device_ms += how.kernel_start_us.value * launch_correction / 1e3
-    busy = max(host_ms, device_ms) if how.asynchronous else host_ms + device_ms
-    live = trace.peak_live_bytes * how.activation_overhead.value
+    host_ms = how.dispatch_us.value * (launches + launch_correction) / 1e3
+    memory_mb = memory_of(trace.weight_bytes, trace.peak_live_bytes, how)
     return Prediction(
-        latency_ms=how.fixed_ms.value + busy,
-        peak_memory_mb=(trace.weight_bytes + live) / MB + how.runtime_base_mb.value,
+        latency_ms=float(latency_of(host_ms, device_ms, how)),
+        peak_memory_mb=float(memory_mb),
         error_pct=None,
         memory_error_pct=None,
         source="",
@@ -145,8 +157,20 @@ def _predict(
         batch=trace.batch,
         image_shape=trace.image_shape,
         host_ms=host_ms,
-        device_ms=device_ms,
+        device_ms=float(device_ms),
     )
+
+
+def latency_of(host_ms: Amount, device_ms: Amount, how: Setting) -> Amount:
+    """Milliseconds of a batch, from those of host and device."""
+    busy = np.maximum(host_ms, device_ms) if how.asynchronous else host_ms + device_ms
+    return how.fixed_ms.value + busy
+
+
+def memory_of(weight_bytes: Amount, live_bytes: Amount, how: Setting) -> Amount:
+    """Peak MB, from the weights and the highest sum of live tensors."""
+    live = live_bytes * how.activation_overhead.value
+    return (weight_bytes + live) / MB + how.runtime_base_mb.value
 
 
 @lru_cache(maxsize=64)

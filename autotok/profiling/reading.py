@@ -12,6 +12,12 @@ from autotok.errors import AutotokError
 
 __all__ = ["MeasurementFailed", "Reading"]
 
+OPTIONAL = (
+    *("reference_latency_ms", "speedup", "speedup_error_pct"),
+    *("host_ms", "device_ms", "energy_mj"),
+)
+PROLONGED = " prolonged for noise"
+
 
 class MeasurementFailed(AutotokError):
     """The device is there but could not measure this model; the message says why."""
@@ -48,6 +54,17 @@ class Reading:
     threads: int
     when: str
     """UTC, ISO 8601."""
+    speedup_error_pct: float | None = None
+    """Standard error of the speed-up."""
+    prolonged: bool = False
+    """More turns than asked for, because the run was noisy."""
+    host_ms: float | None = None
+    """CUDA: median until the host had launched everything."""
+    device_ms: float | None = None
+    """CUDA: median by the device's own events."""
+    energy_mj: float | None = None
+    """Of one run, millijoules; None where the machine has no counter."""
+    energy_source: str = ""
 
     @property
     def spread_pct(self) -> float:
@@ -60,8 +77,8 @@ class Reading:
         shape = "x".join(map(str, self.image_shape))
         return (
             f"measured ({self.device}, {self.runtime}, {self.dtype}, batch {self.batch}, {shape},"
-            f" {self.threads} threads, median of {self.runs} +- {self.spread_pct:.1f} %,"
-            f" {self.verdict}, {self.when})"
+            f" {self.threads} threads, median of {self.runs}{PROLONGED * self.prolonged}"
+            f" +- {self.spread_pct:.1f} %, {self.verdict}, {self.when})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,17 +92,23 @@ class Reading:
         Raises:
             ValueError, TypeError, KeyError: a figure is missing or no positive number.
         """
-        values = {f.name: data[f.name] for f in dataclasses.fields(cls)}
+        values = {
+            f.name: data[f.name]
+            for f in dataclasses.fields(cls)
+            if f.name in data or f.default is dataclasses.MISSING
+        }
         values["image_shape"] = tuple(int(side) for side in values["image_shape"])
         for name in ("latency_ms", "p90_ms", "mad_ms", "peak_memory_mb"):
             values[name] = _finite(name, values[name])
-        for name in ("reference_latency_ms", "speedup"):
-            if values[name] is not None:
+        for name in OPTIONAL:
+            if values.get(name) is not None:
                 values[name] = _finite(name, values[name])
         for name in ("runs", "batch", "threads"):
             values[name] = int(values[name])
         for name in ("verdict", "memory_source", "device", "runtime", "dtype", "when"):
             values[name] = str(values[name])[:300]
+        values["prolonged"] = bool(values.get("prolonged"))
+        values["energy_source"] = str(values.get("energy_source") or "")[:300]
         if values["latency_ms"] == 0.0:
             raise ValueError("latency_ms is 0")
         return cls(**values)

@@ -40,13 +40,13 @@ def calibrated_target(found: Calibrated, *, name: str, base: Target | None = Non
     record = Calibration(
         when=when,
         machine=f"{machine}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}",
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         autotok=__version__,
         threads=found.threads,
         clock=found.clock,
         dtype="float32",
-        batch=found.batch,
-        backbones=found.backbones,
+        batch=found.plan.batch,
+        backbones=found.plan.backbones,
         measurements=count,
         held_out=found.check.count,
         within_5_pct=round(found.check.within_5_pct, 1),
@@ -63,11 +63,12 @@ def calibrated_target(found: Calibrated, *, name: str, base: Target | None = Non
         memory_mb=_memory(base.memory_mb),
         settings={"eager": _setting(base.setting(), found, source)},
         default_dtype="float32",
-        default_batch=found.batch,
-        checked_against=tuple(_point(row, found.batch, when) for row in found.held_out),
+        default_batch=found.plan.batch,
+        checked_against=tuple(_point(row, found.plan.batch, when) for row in found.held_out),
         notes=(
-            f"Fitted on {', '.join(found.backbones)}, batch {found.batch}, {found.threads} threads;"
-            " other sizes of batch and numbers of threads were not measured.",
+            f"Fitted on {', '.join(found.plan.backbones)}, batch {found.plan.batch},"
+            f" {found.threads} threads; other sizes of batch and numbers of threads were not"
+            " measured.",
             "Points were kept aside when the stated errors were found; the terms were then fitted"
             " to all configurations, these included.",
         ),
@@ -124,6 +125,7 @@ def save_target(target: Target, path: Path) -> None:
     """Write a target as YAML, atomically."""
     text = yaml.safe_dump(target_dict(target), sort_keys=False, width=100, allow_unicode=True)
     write_text(path, text)
+    load_target.cache_clear()
 
 
 def target_dict(target: Target) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from autotok.compression.model import CompressedViT
 from autotok.methods.base import Kind
 from autotok.methods.registry import get_method
 
-from .operators import OperatorClass, classify, kernels
+from .operators import LOOK_UPS, OperatorClass, classify, kernels
 from .structure import meta_copy
 
 __all__ = ["Life", "Operator", "Trace", "trace"]
@@ -254,6 +254,8 @@ def _operator(
 ) -> Operator:
     shown = (given or taken)[:1]
     touched = tuple(map(_touched, [*taken, *given])) if launches else ()
+    if name in LOOK_UPS and given:  # of what they look up in, they read what they give
+        touched = (touched[len(taken)], *touched[1:])
     read, written = touched[: len(taken)], touched[len(taken) :]
     return Operator(
         name=name,

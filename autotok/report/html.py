@@ -13,6 +13,7 @@ from autotok.searching.comparison import Comparisons
 
 from .points import Metric, Point
 from .sentences import CAUTION, control_sentence, standing_sentences, tuning_sentence
+from .sources import Sources
 from .tables import plain_table, tuning_table
 
 __all__ = ["Report", "write_report"]
@@ -43,7 +44,7 @@ class Report:
     metric: Metric
     budget: str = ""
     """The budget as echoed to the user."""
-    latency_source: str = "predicted"
+    sources: Sources = field(default_factory=Sources)
     environment: Mapping[str, str] = field(default_factory=dict)
     checks: Mapping[str, str] = field(default_factory=dict)
     """What was verified and what came out, such as exports and the independent count."""
@@ -85,7 +86,7 @@ def _table(report: Report) -> str:
     others = len(report.points) - len(shown)
     if not shown:
         return "<p>Nothing was evaluated.</p>"
-    heads, rows = plain_table(shown, report.metric, latency_source=report.latency_source)
+    heads, rows = plain_table(shown, report.metric, sources=report.sources)
     more = f"<p>{others} more evaluated configurations are in trials.csv.</p>" if others else ""
     classes = [row[0].replace(" ", "-") for row in rows]
     return f"<h2>Configurations</h2>{_drawn(heads, rows, classes)}{more}"

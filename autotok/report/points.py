@@ -64,11 +64,15 @@ class Point:
     params_m: float | None = None
     latency_ms: float | None = None
     peak_memory_mb: float | None = None
+    origin: str = "predicted"
+    """Of latency and memory: 'predicted' or 'measured'."""
     mode: str = "plug-in"
     finetuned: bool = False
     feasible: bool = True
     within_budget: bool | None = None
     """By the independent counter, where it was asked."""
+    over: bool = False
+    """Outside a limit by what was known of it: formula, prediction or measurement."""
     number: int | None = None
     config_id: str = ""
     kind: str = "trial"
@@ -94,10 +98,12 @@ class Point:
             params_m=_number(row.get("params_m")),
             latency_ms=_number(row.get("latency_ms")),
             peak_memory_mb=_number(row.get("peak_memory_mb")),
+            origin=_origin(row.get("latency_is")),
             mode=str(row.get("mode") or "plug-in"),
             finetuned=_truth(row.get("finetuned")) is True,
             feasible=_truth(row.get("feasible")) is not False,
             within_budget=_truth(row.get("within_budget")),
+            over=(_number(row.get("violation")) or 0.0) > 0.0,
             number=_whole(row.get("number")),
             config_id=str(row.get("config_id") or ""),
             kind=kind,
@@ -131,6 +137,11 @@ class Point:
 def gflops(macs_g: float) -> str:
     """Three decimals; more where a small model needs them."""
     return f"{macs_g:.3f}" if macs_g >= 0.1 else f"{macs_g:.3g}"
+
+
+def _origin(value: Any) -> str:
+    """'measured' or 'predicted', of a row's words."""
+    return "measured" if isinstance(value, str) and value.startswith("measured") else "predicted"
 
 
 def _number(value: Any) -> float | None:

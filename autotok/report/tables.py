@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from autotok.searching.record import MEASURED
 from autotok.searching.tuning import TuningGain
 
 from .points import Metric, Point, gflops
+from .sources import Sources
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,13 +22,13 @@ _STYLES = {"best": "bold green", "uncompressed": "cyan", "random control": "yell
 
 
 def plain_table(
-    points: Sequence[Point], metric: Metric, *, latency_source: str = "predicted"
+    points: Sequence[Point], metric: Metric, *, sources: Sources | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """(headings with units, rows of cells), costliest first; columns nobody fills are left out.
 
-    Args:
-        latency_source: 'predicted' or 'measured', and on what: it goes into the headings.
+    `sources` says what latency and memory figures are; it goes into the headings.
     """
+    sources = sources or Sources()
     base = next((p.quality for p in points if p.kind == "uncompressed"), None)
     points = sorted(points, key=lambda p: (ORDER.index(p.kind) > 0, -p.macs_g))
     better = "" if metric.higher_is_better else ", less is better"
@@ -41,8 +43,8 @@ def plain_table(
         ("of uncompressed", [_share(p, base, metric) for p in points]),
         (f"against the best ({metric.gain_unit})", [_against_best(p) for p in points]),
         ("images", [_plain(p.num_images) for p in points]),
-        (f"latency ms ({latency_source})", [_plain(p.latency_ms, 2) for p in points]),
-        (f"peak memory MB ({latency_source})", [_plain(p.peak_memory_mb, 1) for p in points]),
+        _device_column("latency ms", sources.latency, sources, points),
+        _device_column("peak memory MB", sources.memory, sources, points),
         ("feasible", [_feasible(p) for p in points]),
     ]
     used = [(head, cells) for head, cells in columns if any(cell != "-" for cell in cells)]
@@ -50,14 +52,27 @@ def plain_table(
     return [head for head, _ in used], rows
 
 
+def _device_column(
+    name: str, predicted: str, sources: Sources, points: Sequence[Point]
+) -> tuple[str, list[str]]:
+    """(heading, cells) of latency or memory; where sources differ, cells name theirs."""
+    latency = name.startswith("latency")
+    values = [p.latency_ms if latency else p.peak_memory_mb for p in points]
+    origins = ["" if v is None else p.origin for v, p in zip(values, points, strict=True)]
+    cells = [_plain(value, 2 if latency else 1) for value in values]
+    if MEASURED in origins and set(origins) - {MEASURED, ""}:
+        cells = [f"{cell} {origin}".strip() for cell, origin in zip(cells, origins, strict=True)]
+    return sources.heading(name, predicted, origins), cells
+
+
 def closing_table(
-    points: Sequence[Point], metric: Metric, *, latency_source: str = "predicted"
+    points: Sequence[Point], metric: Metric, *, sources: Sources | None = None
 ) -> Table:
     """The same table for a terminal."""
     from rich.table import Table
     from rich.text import Text
 
-    heads, rows = plain_table(points, metric, latency_source=latency_source)
+    heads, rows = plain_table(points, metric, sources=sources)
     table = Table(show_lines=False, pad_edge=False)
     for head in heads:
         numeric = head not in _TEXT
@@ -116,10 +131,11 @@ def _share(point: Point, base: float | None, metric: Metric) -> str:
 
 
 def _feasible(point: Point) -> str:
-    if point.kind == "uncompressed" and not point.feasible:
+    if point.over or (point.kind == "uncompressed" and not point.feasible):
         return "over budget"
     if point.within_budget is not None:
-        return "yes, counted" if point.within_budget else "NO, by count"
+        how = "counted, measured" if point.origin == MEASURED else "counted"
+        return f"yes, {how}" if point.within_budget else "NO, by count"
     return "yes" if point.feasible else "no"
 
 

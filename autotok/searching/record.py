@@ -10,10 +10,11 @@ from typing import Any
 
 from autotok.config import CompressionConfig, Primitive
 
-__all__ = ["FINISHED", "Costs", "Score", "TrialRecord", "quality_column"]
+__all__ = ["FINISHED", "MEASURED", "Costs", "Score", "TrialRecord", "foretold", "quality_column"]
 
 FINISHED = ("complete", "infeasible", "failed", "duplicate")
 VERSION = 1
+MEASURED = "measured"
 ON_DEVICE = ("latency_ms", "peak_memory_mb")
 
 
@@ -180,7 +181,7 @@ class TrialRecord:
         return row
 
     def _device_columns(self) -> dict[str, Any]:
-        """Latency and memory, and whether they are predicted (how well checked) or measured."""
+        """Latency and memory, and whether they are measured or predicted, and how well checked."""
         columns: dict[str, Any] = dict(self.predicted)
         reading = self.reading
         if reading is not None:
@@ -189,8 +190,13 @@ class TrialRecord:
             columns["latency_spread_pct"] = 100.0 * reading["mad_ms"] / reading["latency_ms"]
             columns |= {f"measured_{k}": reading[k] for k in ("device", "runtime", "dtype")}
             columns["measured_verdict"] = reading["verdict"]
-        if columns:
-            columns["latency_is"] = "predicted" if reading is None else "measured"
+            for name in ("speedup", "host_ms", "device_ms", "energy_mj"):
+                if reading.get(name) is not None:
+                    columns[f"measured_{name}"] = reading[name]
+        for word, metric in (("latency", "latency_ms"), ("memory", "peak_memory_mb")):
+            if metric in columns:
+                error = self.predicted.get(f"{word}_error_pct")
+                columns[f"{word}_is"] = MEASURED if reading is not None else foretold(error)
         return columns | ({"not_measured": self.unmeasured} if self.unmeasured else {})
 
     def _score_columns(self) -> dict[str, Any]:
@@ -215,6 +221,12 @@ class TrialRecord:
 def quality_column(metric: str) -> str:
     """Column of a metric: percentages say so."""
     return f"{metric}_pct" if metric in ("top1", "agreement") else metric
+
+
+def foretold(error_pct: float | None) -> str:
+    """What a predicted figure is called, by the error its target states."""
+    checked = "unchecked" if error_pct is None else f"checked to {error_pct:.1f} %"
+    return f"predicted, {checked}"
 
 
 def _joined(values: Sequence[int]) -> str:

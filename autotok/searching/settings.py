@@ -43,6 +43,9 @@ class SearchSettings:
     retrain_trials: int | None = None
     """At most this many configurations are promoted to a fine-tune, where the space allows it; None
     is one for every 8 trials, 3 at most."""
+    trial_timeout_s: float | None = None
+    """An evaluation of as many images as a trial's first that takes longer counts as hung: it is
+    stopped and fails. More images may take longer in proportion, a fine-tune any time."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
@@ -52,6 +55,7 @@ class SearchSettings:
             "n_trials",
             "min_trials",
             "timeout_s",
+            "trial_timeout_s",
             "images_few",
             "images_more",
             "images_final",

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class SearchResult:
     settings: SearchSettings
     stopped_by: str
     seconds: float
+    measuring: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured on a device and how predictions compare, `Gauge.summary()`."""
 
     @property
     def front(self) -> tuple[TrialRecord, ...]:
@@ -230,7 +232,8 @@ class _Run:
         self.on_event(Done(1.0, self.search.evaluated, len(final.front), stopped_by))
         records = tuple(self.search.records)
         return SearchResult(
-            self.run.path, records, final, self.search.plan, self.settings, stopped_by, seconds
+            *(self.run.path, records, final, self.search.plan, self.settings, stopped_by, seconds),
+            measuring=self.gauge.summary(),
         )
 
     def _check_fingerprint(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from autotok.backbones.attention import attention
 from autotok.config import Primitive
@@ -30,6 +31,8 @@ class Scene:
     tokens: Tokens
     taps: Taps
     num_keep: int
+    prepared_macs: int = 0
+    """Multiply-accumulates of `before_blocks`."""
 
     def play(self) -> Tokens:
         """The tokens after the reduction."""
@@ -110,12 +113,14 @@ def scene(
     if method.auxiliary(given) is not None:
         reducer.network = stand_in()
     reducer.to(device, dtype).eval()
-    start = reducer.before_blocks(tokens.value, _embedding(tokens, needs))
+    with FlopCounterMode(display=False) as counter:
+        start = reducer.before_blocks(tokens.value, _embedding(tokens, needs))
     for block in range(place):
         heard = method.listens(block, (place,), facts, given)
         if heard:
             start = reducer.hear(block, start, _attended(tokens, heard))
-    return Scene(reducer, start, _taps(method, tokens, needs), keep)
+    taps = _taps(method, tokens, needs)
+    return Scene(reducer, start, taps, keep, counter.get_total_flops() // 2)
 
 
 def stand_in() -> nn.Module:

@@ -22,7 +22,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import knobs
 from autotok.methods.matching import bipartite
-from autotok.methods.primitives import merge
+from autotok.methods.merging import merge
 from autotok.tokens import Tokens
 
 

@@ -51,7 +51,6 @@ def test_the_graph_follows_its_tokens() -> None:
     ]
     again = method.reduce(out, row(1, 2, 3), 2)
     assert again.extras["gtp.graph"].values.shape == (1, 2, 2)
-    assert "gtp.look" not in again.extras
 
 
 def test_sizes_stay_unset_without_proportional_attention() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from autotok.methods.matching import bipartite, key_direction, match_pairs, unit_rows
+from autotok.methods.matching import bipartite, by_similarity, key_direction, unit_rows
 from autotok.tokens import Taps
 
 
@@ -12,12 +12,11 @@ def angles(*degrees: float) -> torch.Tensor:
     return torch.stack([radians.cos(), radians.sin()], dim=-1).unsqueeze(0)
 
 
-def test_match_pairs_takes_the_closest_pairs_first() -> None:
+def test_rows_are_ranked_by_their_most_similar_column() -> None:
     similarity = torch.tensor([[[0.1, 0.9], [0.95, 0.2], [0.3, 0.4]]])
-    gone, partner, stay = match_pairs(similarity, 2)
-    assert gone.tolist() == [[1, 0]]
-    assert partner.tolist() == [[0, 1]]
-    assert stay.tolist() == [[2]]
+    order, nearest = by_similarity(similarity)
+    assert order.tolist() == [[1, 0, 2]]
+    assert nearest.tolist() == [[1, 0, 1]]
 
 
 def test_with_a_class_token_odd_patches_may_merge_and_the_rest_is_in_order() -> None:

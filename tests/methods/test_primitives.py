@@ -2,22 +2,9 @@
 
 import dataclasses
 
-import pytest
 import torch
 
-from autotok.methods.matching import Pairs, bipartite
-from autotok.methods.primitives import (
-    drop_pairs,
-    fuse,
-    gather_rows,
-    merge,
-    merge_pairs,
-    park,
-    pool,
-    recall,
-    select,
-    select_ragged,
-)
+from autotok.methods.primitives import fuse, gather_rows, park, pool, recall, select, select_ragged
 from autotok.tokens import Extra, Tokens, grid_coords
 
 
@@ -39,26 +26,6 @@ def tokens(num_prefix: int = 1, *, size: bool = True) -> Tokens:
             "pair": Extra(number[:, :, None] * 100 + number[:, None], (1, 2)),
         },
     )
-
-
-def first_image(start: Tokens) -> Tokens:
-    """The first image's tokens, alone."""
-    fields = ("x", "size", "coords", "source", "mask")
-    rows = {name: getattr(start, name)[:1] for name in fields}
-    extras = {k: Extra(e.values[:1], e.token_axes) for k, e in start.extras.items()}
-    return dataclasses.replace(start, **rows, extras=extras)
-
-
-def first_pairs(pairs: Pairs) -> Pairs:
-    """The first image's pairs, alone."""
-    rows = {name: getattr(pairs, name)[:1] for name in ("stay_even", "gone_even", "partner")}
-    return dataclasses.replace(pairs, **rows)
-
-
-def assert_same(got: torch.Tensor | None, expected: torch.Tensor | None) -> None:
-    assert got is not None
-    assert expected is not None
-    torch.testing.assert_close(got, expected)
 
 
 INDEX = torch.tensor([[4, 1], [0, 5]])
@@ -97,88 +64,6 @@ def test_select_moves_every_field_in_the_asked_order() -> None:
 
 def test_select_works_without_prefix_tokens() -> None:
     assert select(tokens(0), INDEX).x[:, :, 0].tolist() == [[4, 1], [10, 15]]
-
-
-def test_merge_is_the_size_weighted_mean_and_adds_sizes_and_sources() -> None:
-    keep = torch.tensor([[3, 4]] * 2)
-    gone, target = torch.tensor([[1, 5]] * 2), torch.tensor([[1, 1]] * 2)
-    out = merge(tokens(), keep=keep, gone=gone, target=target)
-    merged = (3 * 4 + 2 * 1 + 1 * 5) / 6
-    torch.testing.assert_close(out.x[0, :, 0], torch.tensor([-1, 3, merged]))
-    assert out.size is not None
-    assert out.size[0].tolist() == [1, 6]
-    assert out.source is not None
-    assert out.source[0].int().tolist() == [[0, 0, 0, 1, 0, 0], [0, 1, 0, 0, 1, 1]]
-    assert out.coords is not None
-    assert out.coords[0].tolist() == [[1, 0], [1, 1]]
-
-
-def test_merge_takes_other_weights_and_may_leave_sizes_alone() -> None:
-    keep, gone = torch.tensor([[0]] * 2), torch.tensor([[2]] * 2)
-    target = torch.zeros(2, 1, dtype=torch.int64)
-    weights = torch.tensor([[1.0, 0, 3.0, 0, 0, 0]] * 2)
-    out = merge(
-        tokens(size=False), keep=keep, gone=gone, target=target, weights=weights, track_size=False
-    )
-    torch.testing.assert_close(out.x[0, 1], torch.tensor([1.5, 1.0]))
-    assert out.size is None
-    counted = merge(tokens(size=False), keep=keep, gone=gone, target=target, weights=weights)
-    assert counted.size is not None
-    assert counted.size.tolist() == [[2], [2]]
-
-
-def test_merge_lets_gradients_through_values_and_weights() -> None:
-    start = tokens(size=False)
-    x = start.x.clone().requires_grad_()
-    weights = torch.ones(2, 6, requires_grad=True)
-    keep, gone = torch.tensor([[0]] * 2), torch.tensor([[2]] * 2)
-    target = torch.zeros(2, 1, dtype=torch.int64)
-    out = merge(start.with_x(x), keep=keep, gone=gone, target=target, weights=weights)
-    out.x.sum().backward()
-    assert x.grad is not None
-    assert x.grad[0, :, 0].tolist() == [1, 0.5, 0, 0.5, 0, 0, 0]
-    assert weights.grad is not None
-    assert weights.grad[0, 0] != 0
-
-
-@pytest.mark.parametrize("num_prefix", [0, 1, 2])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_merging_and_dropping_pairs_agree_with_merge_and_select(
-    num_prefix: int, batch: int
-) -> None:
-    start, generator = tokens(num_prefix), torch.Generator().manual_seed(0)
-    start = start.with_x(start.x.repeat(1, 1, 6))
-    pairs = bipartite(torch.randn(2, 6, 4, generator=generator), 2, num_prefix=num_prefix)
-    if batch == 1:
-        start, pairs = first_image(start), first_pairs(pairs)
-    whole = merge(start, keep=pairs.keep, gone=pairs.gone, target=pairs.target)
-    bare = dataclasses.replace(start, coords=None, source=None, mask=None, extras={})
-    for given in (start, bare):
-        merged, dropped = merge_pairs(given, pairs), drop_pairs(given, pairs)
-        assert_same(merged.x, whole.x)
-        assert_same(merged.size, whole.size)
-        assert_same(dropped.x, select(start, pairs.keep).x)
-        assert not merged.raster
-        assert not dropped.raster
-    assert_same(merge_pairs(start, pairs).source, whole.source)
-    assert_same(merge_pairs(start, pairs).coords, whole.coords)
-    assert_same(drop_pairs(start, pairs).mask, select(start, pairs.keep).mask)
-
-
-def test_pairs_merge_as_equals_where_sizes_are_not_tracked() -> None:
-    start = tokens()
-    pairs = bipartite(torch.randn(2, 6, 4), 2, num_prefix=1)
-    out = merge_pairs(start, pairs, track_size=False)
-    whole = merge(
-        start,
-        keep=pairs.keep,
-        gone=pairs.gone,
-        target=pairs.target,
-        weights=torch.ones(2, 6),
-        track_size=False,
-    )
-    assert_same(out.x, whole.x)
-    assert out.size is None
 
 
 def test_rows_are_gathered_behind_others_and_every_so_many() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.profiling import measure as measuring
+from autotok.profiling import watch as watching
 from autotok.profiling.measure import measure
 
 
@@ -37,7 +38,9 @@ def log() -> list[str]:
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch, log: list[str]) -> Maker:
     clock = [0.0]
-    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    for name in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(measuring.time, name, lambda: clock[0])
+    monkeypatch.setattr(measuring, "find_meter", lambda device: None)
     return lambda name, durations: Timed(clock, log, name, durations)
 
 
@@ -82,6 +85,29 @@ def test_a_noisy_run_is_prolonged_and_says_so(
     found = measure(timed("M", [100.0, 100.0 + spread, 100.0 - spread]), IMAGES, rounds=6)
     assert (found.verdict, found.runs) == (verdict, runs)
     assert verdict in found.source
+    assert found.prolonged == ("prolonged for noise" in found.source) == (verdict != "steady")
+
+
+def test_with_one_thread_the_speed_up_is_of_the_time_it_had_the_processor(
+    timed: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    had = itertools.count(0.0, 0.03)  # at every look, while the clock on the wall says otherwise
+    monkeypatch.setattr(measuring.time, "thread_time", lambda: next(had))
+    model, reference = timed("M", [50.0]), timed("R", [100.0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert measure(model, IMAGES, reference=reference).speedup == pytest.approx(1.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert measure(model, IMAGES, reference=reference).speedup == pytest.approx(2.0)
+
+
+def test_a_speed_up_that_is_not_sure_yet_prolongs_the_run(timed: Maker) -> None:
+    wavering = [100.0, 108.0, 92.0, 100.0, 108.0, 92.0, 100.0]
+    model, reference = timed("M", [50.0]), timed("R", wavering)
+    found = measure(model, IMAGES, reference=reference, rounds=5)
+    assert (found.verdict, found.prolonged) == ("steady", True)
+    assert found.speedup_error_pct is not None
+    sure = measure(timed("M", [50.0]), IMAGES, reference=timed("R", [100.0]), rounds=5)
+    assert (sure.speedup_error_pct, sure.prolonged) == (0.0, False)
 
 
 def test_a_drift_of_the_machine_cancels_in_the_speedup(timed: Maker) -> None:
@@ -108,6 +134,59 @@ def test_warm_up_goes_on_until_medians_agree(timed: Maker, log: list[str]) -> No
     found = measure(timed("M", slow_start), IMAGES, rounds=5)
     assert found.latency_ms == pytest.approx(40.0)
     assert len(log) >= 5 + 8
+
+
+def test_energy_is_given_where_the_machine_counts_it(
+    timed: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Meter:
+        """One joule a stop."""
+
+        source = "a made-up counter"
+
+        def start(self) -> None:
+            """Nothing to note."""
+
+        def stop(self) -> float:
+            return 1.0
+
+    assert measure(timed("M", [50.0]), IMAGES, rounds=5).energy_mj is None
+    monkeypatch.setattr(measuring, "find_meter", lambda device: Meter())
+    found = measure(timed("M", [50.0]), IMAGES, rounds=5)
+    assert found.energy_source == "a made-up counter"
+    assert found.energy_mj == pytest.approx(1000.0 / 20, rel=0.1)  # as many as fill a second
+
+
+def test_on_cuda_the_host_and_the_device_are_timed_apart(
+    log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    class Event:
+        """Knows when the device, which works three times as long as the host, passes it."""
+
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+            self.at = 0.0
+
+        def record(self, stream: object) -> None:
+            self.at = 3 * clock[0]
+
+        def elapsed_time(self, other: "Event") -> float:
+            return 1e3 * (other.at - self.at)
+
+    def synchronise(device: torch.device) -> None:
+        clock[0] += 0.004
+
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(watching, "synchronise", synchronise)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    watch = watching.Watch(torch.device("cuda"))
+    model = Timed(clock, log, "M", [2.0])
+    assert watch.time_ms(lambda: model(IMAGES)) == pytest.approx(6.0)
+    assert watch.host == [pytest.approx(2.0)]
+    assert watch.device == [pytest.approx(6.0)]
 
 
 def test_a_real_measurement_says_what_was_measured() -> None:

@@ -84,14 +84,17 @@ def test_where_kernels_queue_the_host_decides_for_small_ones() -> None:
 @pytest.mark.parametrize(("name", "limit"), [("rtx3090", 10.0), ("jetson-nx", 15.0)])
 def test_latency_at_published_points_is_within_the_stated_error(name: str, limit: float) -> None:
     rows = [row for row in confront(load_target(name)) if row.point.metric != "peak_memory_mb"]
-    assert {row.point.method for row in rows} >= {"tome", "ltp"}
+    assert {row.point.method for row in rows} >= {"tome", "ltp", "papr"}
     assert max(abs(row.error_pct) for row in rows) <= limit
 
 
-def test_memory_at_published_points_is_within_five_per_cent_held_out_ones_too() -> None:
+def test_memory_at_published_points_is_within_five_per_cent_but_where_a_network_looks_first() -> (
+    None
+):
     rows = [r for r in confront(load_target("jetson-nx")) if r.point.metric == "peak_memory_mb"]
-    assert [row.fitted for row in rows].count(False) == 1
-    assert max(abs(row.error_pct) for row in rows) <= 5.0
+    assert [row.fitted for row in rows].count(False) == 2
+    vits = [row for row in rows if row.point.method != "papr"]
+    assert max(abs(row.error_pct) for row in vits) <= 5.0
 
 
 def test_tome_is_slower_than_nothing_at_batch_1_on_the_rtx_3090() -> None:
@@ -119,7 +122,7 @@ def test_a_prediction_says_whether_its_target_was_ever_checked() -> None:
     traced = trace(tiny_backbone())
     known, unknown = predict(traced, load_target("rtx3090")), predict(traced, load_target("h100"))
     assert known.error_pct == checked_error_pct(load_target("rtx3090"))
-    assert "latency errors up to 8.1 % at 10 points, 5 held out" in known.source
+    assert "latency errors up to 6.0 % at 13 points, 8 held out" in known.source
     assert "memory never checked" in known.source
     assert unknown.error_pct is None
     assert "never checked: an estimate" in unknown.source
@@ -127,10 +130,11 @@ def test_a_prediction_says_whether_its_target_was_ever_checked() -> None:
 
 
 def test_no_error_is_claimed_where_every_point_was_fitted() -> None:
-    found = predict(trace(tiny_backbone()), load_target("jetson-nx"))
+    target = load_target("jetson-nx")
+    points = tuple(dataclasses.replace(p, role="fitted") for p in target.checked_against)
+    found = predict(trace(tiny_backbone()), dataclasses.replace(target, checked_against=points))
     assert found.error_pct is None
-    assert "latency fitted to 2 points, none held out" in found.source
-    assert found.memory_error_pct == pytest.approx(0.5, abs=0.1)
+    assert "latency fitted to 3 points, none held out" in found.source
 
 
 def test_fewer_tokens_are_predicted_faster_and_smaller_in_a_batch() -> None:

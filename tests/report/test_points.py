@@ -32,6 +32,16 @@ def test_a_row_that_went_through_csv_is_the_same_point() -> None:
     assert Point.from_row(back, metric) == Point.from_row(single, metric)
 
 
+def test_a_point_knows_whether_its_figures_were_measured() -> None:
+    metric = metric_of("top1")
+    for words, origin in (
+        ("measured", "measured"),
+        ("predicted, checked to 4.0 %", "predicted"),
+        (math.nan, "predicted"),
+    ):
+        assert Point.from_row({**ROW, "latency_is": words}, metric).origin == origin
+
+
 def test_blanks_are_none_and_not_numbers() -> None:
     point = Point.from_row(
         {"method": "none", "macs_g": 4.6, "top1_pct": math.nan}, metric_of("top1")

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from autotok.evaluation.paired import paired_hits, paired_kls
 from autotok.report.points import Point, metric_of
+from autotok.report.sources import Sources
 from autotok.report.tables import closing_table, plain_table, tuning_table
 from autotok.searching.tuning import TuningGain
 
@@ -27,7 +28,7 @@ def test_the_uncompressed_model_comes_first_and_then_the_costliest() -> None:
 
 
 def test_headings_name_units_and_where_latency_came_from() -> None:
-    heads, rows = plain_table(POINTS, TOP1, latency_source="predicted for jetson-nx")
+    heads, rows = plain_table(POINTS, TOP1, sources=Sources("predicted for jetson-nx"))
     assert "GFLOPs (1e9 MACs)" in heads
     assert "latency ms (predicted for jetson-nx)" in heads
     assert not any(head.startswith("peak memory") for head in heads)
@@ -37,6 +38,20 @@ def test_headings_name_units_and_where_latency_came_from() -> None:
     assert best["of uncompressed"] == "97.9 %"
     assert best["feasible"] == "yes"
     assert [row[-1] for row in rows] == ["over budget", "yes, counted", "yes", "yes"]
+
+
+def test_where_some_rows_were_measured_each_cell_says_what_it_is() -> None:
+    sources = Sources("predicted for x, unchecked", "predicted", "measured on ssh://me@board")
+    measured = dataclasses.replace(POINTS[1], origin="measured", within_budget=True)
+    guessed = dataclasses.replace(POINTS[0], latency_ms=13.0)
+    heads, rows = plain_table([measured, guessed], TOP1, sources=sources)
+    column = heads.index("latency ms (predicted for x, unchecked; or measured on ssh://me@board)")
+    assert [row[column] for row in rows] == ["13.00 predicted", "12.35 measured"]
+    assert [row[-1] for row in rows] == ["yes, counted", "yes, counted, measured"]
+    over = dataclasses.replace(measured, over=True, within_budget=False, feasible=False)
+    assert plain_table([over], TOP1)[1][0][-1] == "over budget"
+    heads, rows = plain_table([measured], TOP1, sources=sources)
+    assert rows[0][heads.index("latency ms (measured on ssh://me@board)")] == "12.35"
 
 
 def test_a_share_of_a_divergence_is_not_shown() -> None:

@@ -1,11 +1,13 @@
 """Records and objectives: everything survives JSON."""
 
+import dataclasses
 import json
 
 import pytest
 
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError, UnknownName
+from autotok.profiling.reading import Reading
 from autotok.searching.objective import losses, make_objectives
 from autotok.searching.record import Costs, Score, TrialRecord
 from autotok.searching.settings import SearchSettings
@@ -23,6 +25,12 @@ RECORD = TrialRecord(
     params={"method": "tome", "budget_fraction": 1.0},
     tally={"hits": 80},
 )
+READING = Reading(
+    latency_ms=25.0, p90_ms=26.0, mad_ms=0.5, runs=15, verdict="steady",
+    reference_latency_ms=50.0, speedup=2.0, peak_memory_mb=310.0, memory_source="a made-up counter",
+    device="a board", runtime="none", dtype="float32", batch=1, image_shape=(3, 8, 8), threads=1,
+    when="2026-01-01T00:00:00+00:00", energy_mj=80.0,
+)  # fmt: skip
 
 
 def test_a_record_survives_json() -> None:
@@ -34,6 +42,24 @@ def test_a_row_names_units_and_counts() -> None:
     assert (row["macs_g"], row["flops2x_g"], row["macs_noattn_g"]) == (2.3, 4.6, 2.1)
     assert (row["params_m"], row["latency_ms"], row["top1_pct"]) == (22.0, 20.0, 80.0)
     assert (row["layers"], row["counts"], row["fidelity"]) == ("3", "98", "few")
+
+
+def test_a_row_says_what_its_latency_and_memory_are() -> None:
+    assert RECORD.row()["latency_is"] == "predicted, unchecked"
+    assert "memory_is" not in RECORD.row()
+    checked = {"latency_ms": 20.0, "latency_error_pct": 4.06, "peak_memory_mb": 300.0}
+    row = dataclasses.replace(RECORD, predicted=checked).row()
+    assert row["latency_is"] == "predicted, checked to 4.1 %"
+    assert row["memory_is"] == "predicted, unchecked"
+    reading = READING.to_dict()
+    measured = dataclasses.replace(RECORD, predicted=checked, reading=reading)
+    row = measured.row()
+    assert (row["latency_is"], row["memory_is"]) == ("measured", "measured")
+    assert (row["latency_ms"], row["predicted_latency_ms"]) == (25.0, 20.0)
+    assert (row["measured_device"], row["measured_energy_mj"]) == ("a board", 80.0)
+    assert "measured_host_ms" not in row
+    assert measured.values["latency_ms"] == 25.0
+    assert TrialRecord.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured
 
 
 def test_losses_turn_every_objective_downwards_in_the_order_given() -> None:

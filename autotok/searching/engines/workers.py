@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -49,8 +50,8 @@ class ProcessEngine:
         Args:
             factory: Called once in each process; it must pickle.
             workers: Number of processes.
-            timeout_s: An evaluation that takes longer is stopped and fails; a fine-tune may take
-                any time.
+            timeout_s: An evaluation that takes longer is stopped and fails; one of more images than
+                the smallest so far may take longer in proportion, a fine-tune any time.
 
         Raises:
             ConfigError: `workers` is not positive, or the factory does not pickle.
@@ -58,7 +59,7 @@ class ProcessEngine:
         if workers < 1:
             raise ConfigError(f"workers is {workers}; it must be at least 1")
         self.capacity = workers
-        self._timeout_s = timeout_s
+        self._timeout_s, self._fewest = timeout_s, math.inf
         self._factory = dumped(factory)
         self._threads = threads_per_worker(workers)
         self._jobs: deque[tuple[Job, int]] = deque()  # job, times it was started before
@@ -106,8 +107,15 @@ class ProcessEngine:
                 return
             if worker.state == "idle":
                 job, before = self._jobs.popleft()
-                limit = self._timeout_s if job.task == "evaluate" else None
-                worker.give(job, before + 1, limit)
+                worker.give(job, before + 1, self._limit_s(job))
+
+    def _limit_s(self, job: Job) -> float | None:
+        """Seconds after which a job counts as hung."""
+        if self._timeout_s is None or job.task != "evaluate":
+            return None
+        images = max(1, job.stop - job.start)
+        self._fewest = min(self._fewest, images)
+        return self._timeout_s * images / self._fewest
 
     def _wait(self) -> None:
         """Until something happens to any worker, and deal with it."""
@@ -159,7 +167,7 @@ class ProcessEngine:
 
     def _after_hang(self, worker: _Process) -> _Process:
         assert worker.job is not None
-        reason = f"no result after {self._timeout_s:g} s; its worker was stopped"
+        reason = f"no result after {worker.limit_s:g} s; its worker was stopped"
         self._done.append(Outcome(worker.job, None, worker.seconds, reason))
         worker.dismiss()
         worker.bury(time.monotonic() + _FAREWELL_S)
@@ -174,6 +182,7 @@ class _Process:
         self.job: Job | None = None
         self.attempt = 0
         self.deadline: float | None = None
+        self.limit_s: float | None = None
         self._begin = 0.0
         self.pipe, theirs = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(
@@ -196,7 +205,7 @@ class _Process:
     def give(self, job: Job, attempt: int, limit_s: float | None) -> None:
         """Send a job; should the worker be dead, its sentinel tells."""
         self.state, self.job, self.attempt = "busy", job, attempt
-        self._begin = time.perf_counter()
+        self._begin, self.limit_s = time.perf_counter(), limit_s
         self.deadline = None if limit_s is None else time.monotonic() + limit_s
         with contextlib.suppress(OSError):
             self.pipe.send(job)

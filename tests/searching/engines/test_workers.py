@@ -114,6 +114,13 @@ def test_a_job_that_hangs_is_stopped_and_fails(tmp_path: Path) -> None:
     assert found[1].error == ""
 
 
+def test_more_images_may_take_longer_in_proportion_and_a_fine_tune_any_time() -> None:
+    with processes(factories.fake_worker, 1, timeout_s=2.0) as engine:
+        limits = [engine._limit_s(Job(0, config(50), 0, stop)) for stop in (16, 64, 16)]
+        assert limits == [2.0, 8.0, 2.0]
+        assert engine._limit_s(Job(0, config(50), task="finetune")) is None
+
+
 def test_a_fine_tune_goes_on_where_its_killed_worker_stopped_and_has_no_time_limit(
     tmp_path: Path,
 ) -> None:

@@ -1,0 +1,50 @@
+"""`autotok calibrate`: a latency and memory model of a machine, from measurements on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import JsonFlag, QuietFlag, app, print_json
+
+
+@app.command()
+def calibrate(
+    target: Annotated[str, typer.Option(help="'local', this machine.")] = "local",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Target file to write.")
+    ] = None,
+    measurements: Annotated[int, typer.Option(help="Configurations to measure, 10 to 60.")] = 60,
+    minutes: Annotated[float, typer.Option(help="Be done after so long, 0.5 to 5.")] = 5.0,
+    batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option("--backbone", "-b", help="Model to measure; repeat for several."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawn configurations.")] = 0,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Make a target file of a machine: measure it, fit its latency and memory model, check that."""
+    from autotok.api.calibration import calibrate as calibrate_target
+    from autotok.api.calibration import plan_of
+    from autotok.profiling.calibrate import BACKBONES
+
+    from .progress import StepProgress
+
+    plan = plan_of(
+        measurements=measurements,
+        minutes=minutes,
+        batch=batch,
+        backbones=backbone or BACKBONES,
+        seed=seed,
+    )
+    with StepProgress("calibrating", quiet=quiet or json) as bar:
+        found = calibrate_target(target, output=output, plan=plan, on_step=bar.update)
+    if json:
+        print_json(found.to_dict())
+        return
+    for line in found.sentences():
+        typer.echo(line)

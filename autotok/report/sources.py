@@ -1,0 +1,111 @@
+"""Where latency and memory figures come from: predicted (and how well checked) or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotok.searching.record import MEASURED, foretold
+
+__all__ = ["MEASURED", "Sources", "device_sentences"]
+
+ALLOWED_PCT = 10.0
+"""Disagreement that a target which states no error is allowed."""
+_WORDS = {"latency_ms": "latency", "peak_memory_mb": "peak memory"}
+_ERRORS = {"latency_ms": "latency_error_pct", "peak_memory_mb": "memory_error_pct"}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the figures of a table are, for its headings."""
+
+    latency: str = "predicted"
+    """Of those that were not measured: 'predicted for jetson-nx, checked to 4.1 %'."""
+    memory: str = "predicted"
+    measured: str = MEASURED
+    """Of the others: 'measured on ssh://me@board'."""
+
+    @classmethod
+    def of(
+        cls,
+        target: str | None,
+        predictions: Iterable[Mapping[str, Any]],
+        measuring: Mapping[str, Any],
+    ) -> Sources:
+        """The sources of a run.
+
+        Args:
+            target: Its target's name.
+            predictions: What was predicted for some of its configurations, errors among it.
+            measuring: `Gauge.summary()`.
+        """
+        some = next((p for p in predictions if p), {})
+        words = dict.fromkeys(_ERRORS, "predicted")
+        if target is not None:
+            for metric, error in _ERRORS.items():
+                words[metric] = foretold(some.get(error)).replace(",", f" for {target},", 1)
+        device = str(measuring.get("device") or "").split(" (")[0]
+        told = f"{MEASURED} on {device}" if device else MEASURED
+        return cls(words["latency_ms"], words["peak_memory_mb"], told)
+
+    def heading(self, name: str, predicted: str, origins: Sequence[str]) -> str:
+        """A column's heading: the one source of its figures, or both where rows differ."""
+        kinds = {origin for origin in origins if origin}
+        if kinds == {MEASURED}:
+            return f"{name} ({self.measured})"
+        more = f"; or {self.measured}" if MEASURED in kinds else ""
+        return f"{name} ({predicted}{more})"
+
+
+def device_sentences(
+    target_standing: str | None, measuring: Mapping[str, Any] | None = None
+) -> list[str]:
+    """What a run's latency and memory figures rest on; nothing without a target or device.
+
+    Args:
+        target_standing: What stands behind the target's predictions, in words.
+        measuring: `Gauge.summary()`: what was measured, and how predictions compare.
+    """
+    measuring = measuring or {}
+    if not measuring:
+        if target_standing is None:
+            return []
+        return [f"Latency and memory are predictions, not measurements: {target_standing}."]
+    count = int(measuring.get("num_measured") or 0)
+    what = ", ".join(str(measuring[k]) for k in ("device", "runtime", "dtype") if measuring.get(k))
+    lines = [
+        f"{count} configurations were measured on {what}: rows marked '{MEASURED}'."
+        if count
+        else "Nothing could be measured on the device."
+    ]
+    if target_standing is not None:
+        lines[0] = f"{lines[0][:-1]}; the other figures are predictions: {target_standing}."
+    for metric in measuring.get("ratios", {}):
+        lines.append(_agreement(metric, measuring))
+    failures = list(measuring.get("failures") or ())
+    if failures:
+        which = "1 configuration" if len(failures) == 1 else f"{len(failures)} configurations"
+        lines.append(f"{which} could not be measured: {failures[0]}.")
+    return lines
+
+
+def _agreement(metric: str, measuring: Mapping[str, Any]) -> str:
+    """Measured against predicted, and what the run made of it, in one sentence."""
+    ratios = sorted(measuring["ratios"][metric])
+    middle, word = ratios[len(ratios) // 2], _WORDS.get(metric, metric)
+    factor = (measuring.get("corrections") or {}).get(metric)
+    stated = (measuring.get("stated_error_pct") or {}).get(metric)
+    allowed = (
+        f"the {ALLOWED_PCT:g} % allowed a target that was never checked"
+        if stated is None
+        else f"the {stated:.1f} % that the target states"
+    )
+    spread = f" ({ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)})" if ratios[1:] else ""
+    if factor is None:
+        told = f"Measured {word} is {middle:.2f} times the predicted{spread}"
+        return f"{told}, within {allowed}: nothing was corrected."
+    return (
+        f"PREDICTIONS WERE OFF: measured {word} is {factor:.2f} times the predicted{spread}, beyond"
+        f" {allowed}; the predictions of this run were multiplied by {factor:.2f}."
+    )

@@ -1,0 +1,235 @@
+"""`--device`: finalists measured on it, what the run says of them, and a device that is gone."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from torch import Tensor, nn
+
+from autotok.api import devices, profiles
+from autotok.api.engines import make_engine
+from autotok.errors import ConfigError, DeviceUnreachable
+from autotok.profiling.reading import Reading
+from autotok.searching.engines.workers import ProcessEngine
+
+Run = Callable[..., tuple[int, str, str]]
+TINY = ("--backbone", "tiny", "--data", "digits")
+QUICK = ("--trials", "4", "--max-images", "40", "--timeout", "0", "--finetunes", "0")
+ASKED = ("search", *TINY, *QUICK, "--budget", "60%", "--target", "jetson-nx", "--device", "fake")
+
+
+class FakeDevice:
+    """Answers with made-up figures, as long as it is there."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.answers, self.left, self.measured = True, 10**6, 0
+
+    def check(self) -> str:
+        if not self.answers:
+            raise DeviceUnreachable("device 'fake' does not answer; see that it is on")
+        return "a made-up board"
+
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+        if self.measured >= self.left:
+            raise DeviceUnreachable("device 'fake' does not answer; see that it is on")
+        self.measured += 1
+        return Reading(
+            latency_ms=30.0 + self.measured, p90_ms=33.0, mad_ms=0.3, runs=15, verdict="steady",
+            reference_latency_ms=60.0, speedup=2.0, peak_memory_mb=150.0, memory_source="made up",
+            device="fake (a made-up board)", runtime="onnxruntime 1.18", dtype="float32", batch=1,
+            image_shape=(3, 32, 32), threads=4, when="2026-01-01T00:00:00+00:00", energy_mj=90.0,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    found = FakeDevice()
+    for module in (devices, profiles):
+        monkeypatch.setattr(module, "open_device", lambda text, **more: found)
+    return found
+
+
+# --- what the run says
+
+
+@pytest.mark.slow
+def test_finalists_are_measured_and_every_figure_says_what_it_is(
+    fake: FakeDevice, run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    code, out, err = run(*ASKED, "-o", folder)
+    assert code == 0, err
+    assert "measuring on the device: none" in err
+    told = " ".join(out.split())
+    assert "configurations were measured on fake (a made-up board), onnxruntime 1.18" in told
+    assert "PREDICTIONS WERE OFF: measured latency is" in told
+    assert set(pd.read_csv(folder / "pareto.csv")["latency_is"]) == {"measured"}
+    trials = pd.read_csv(folder / "trials.csv")
+    for column in ("latency_is", "memory_is"):
+        words = trials[column].dropna()
+        assert {"measured", "predicted"} == {word.split(",")[0] for word in words}
+        assert all("checked" in word for word in words if word.startswith("predicted"))
+    page = (folder / "report.html").read_text()
+    assert "; or measured on fake)" in page
+    assert "PREDICTIONS WERE OFF" in page
+    assert "--device fake" in page
+    readme = (folder / "best" / "README.md").read_text()
+    assert "ms, measured on fake (a made-up board) (onnxruntime 1.18, float32" in readme
+    code, out, _ = run("pareto", folder, "--json")
+    assert json.loads(out)["measuring"]["corrections"]["latency_ms"] > 1.1
+
+
+@pytest.mark.slow
+def test_without_a_device_everything_is_labelled_a_prediction(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code, out, _ = run(*ASKED[:-2], "-o", folder)
+    assert code == 0
+    assert "predictions, not measurements: target jetson-nx" in " ".join(out.split())
+    front = pd.read_csv(folder / "pareto.csv")
+    assert front["latency_is"].str.match(r"predicted, (un)?checked").all()
+    assert front["memory_is"].str.match(r"predicted, (un)?checked").all()
+    readme = (folder / "best" / "README.md").read_text()
+    assert re.search(
+        r"Latency: .* ms, predicted for jetson-nx \(.*checked.*\), not measured", readme
+    )
+    page = (folder / "report.html").read_text()
+    assert re.search(r"latency ms \(predicted for jetson-nx, (un)?checked", page)
+
+
+# --- a device that is not there, or no longer
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("sshh://me@board", "did you mean 'ssh://user@host'"),
+        ("ssh://-oProxyCommand=x", "is no ssh address"),
+        ("ray:", "ray:RESOURCE@HOST:PORT"),
+        ("local?runtime=tensorrt", "known: compile, eager, onnxruntime"),
+    ],
+)
+def test_a_name_that_is_no_device_is_one_clear_sentence(
+    device: str, words: str, run: Run, tmp_path: Path
+) -> None:
+    arguments: Sequence[Sequence[object]] = (
+        (*ASKED[:-1], device, "-o", tmp_path / "run"),
+        ("profile", "--backbone", "tiny", "--device", device),
+        ("doctor", "--device", device),
+    )
+    for given in arguments:
+        code, _, err = run(*given)
+        assert code == 2, err
+        [line] = [line for line in err.splitlines() if line.startswith("autotok:")]
+        assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_does_not_answer_ends_a_search_before_it_begins(
+    fake: FakeDevice, run: Run, tmp_path: Path
+) -> None:
+    fake.answers = False
+    code, _, err = run(*ASKED, "-o", tmp_path / "run")
+    assert code == 4
+    assert err.count("autotok: device 'fake' does not answer") == 1
+    assert "resume" not in err
+    assert not (tmp_path / "run").exists()
+    assert run("doctor", "--device", "fake")[0] == 4
+
+
+@pytest.mark.slow
+def test_a_device_lost_in_mid_search_stops_it_and_a_resume_goes_on_when_it_is_back(
+    fake: FakeDevice, run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    fake.left = 3
+    code, _, err = run(*ASKED, "-o", folder)
+    assert code == 4
+    [line] = [line for line in err.splitlines() if line.startswith("autotok:")]
+    assert f"go on with `autotok resume {folder}`" in line
+    finished = len(pd.read_csv(folder / "trials.csv"))
+    fake.answers = False
+    assert run("resume", folder)[0] == 4
+    fake.answers, fake.left = True, 10**6
+    code, _, err = run("resume", folder)
+    assert code == 0, err
+    assert "measuring on the device: none" not in err
+    assert len(pd.read_csv(folder / "trials.csv")) == finished
+    assert set(pd.read_csv(folder / "pareto.csv")["latency_is"]) == {"measured"}
+
+
+@pytest.mark.slow
+def test_a_resume_may_do_without_the_device(fake: FakeDevice, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    fake.left = 3
+    assert run(*ASKED, "-o", folder)[0] == 4
+    fake.answers = False
+    code, out, err = run("resume", folder, "--device", "none")
+    assert code == 0, err
+    assert "3 configurations were measured" in " ".join(out.split())
+
+
+# --- profile and doctor
+
+
+def test_a_profile_prints_the_reading_of_the_device(fake: FakeDevice, run: Run) -> None:
+    model = ("--backbone", "tiny", "--method", "tome", "-r", "2")
+    code, out, _ = run("profile", *model, "--device", "fake", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["measured_latency_ms"] == 31.0
+    assert report["measured_energy_mj"] == 90.0
+    assert "measured_host_ms" not in report
+    assert report["measurement"].startswith("measured (fake (a made-up board), onnxruntime 1.18")
+    code, _, err = run("profile", *model, "--device", "fake", "--runtime", "compile")
+    assert code == 2
+    assert "is for the local device" in err
+
+
+def test_doctor_asks_the_device(fake: FakeDevice, run: Run) -> None:
+    code, out, _ = run("doctor", "--device", "fake")
+    assert code == 0
+    assert "a made-up board" in out
+
+
+# --- a trial that hangs
+
+
+def test_a_trial_timeout_takes_a_process_and_ray_refuses_it(tmp_path: Path) -> None:
+    settings = {"ray_address": None, "resources": None, "directory": tmp_path}
+    assert make_engine("local", workers=1, factory=_nothing, **settings) is None  # type: ignore[arg-type]
+    engine = make_engine("local", workers=1, factory=_nothing, trial_timeout_s=3.0, **settings)  # type: ignore[arg-type]
+    assert isinstance(engine, ProcessEngine)
+    engine.close()
+    with pytest.raises(ConfigError, match="--trial-timeout works with --engine local"):
+        make_engine("ray", workers=1, factory=_nothing, trial_timeout_s=3.0, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_search_with_a_trial_timeout_keeps_it_for_its_resume(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code, _, err = run(*ASKED[:-4], "--trial-timeout", "100", "-o", folder)
+    assert code == 0, err
+    assert "trial_timeout_s: 100" in (folder / "config.yaml").read_text()
+    assert set(pd.read_csv(folder / "trials.csv")["state"]) <= {"complete", "duplicate"}
+
+
+def _nothing() -> None:
+    raise AssertionError("never built")
+
+
+def test_a_reading_of_an_older_board_file_is_read(fake: FakeDevice) -> None:
+    from autotok.backbones.tiny import tiny_backbone
+
+    data = devices.measure_on(fake, tiny_backbone()).to_dict()
+    del data["energy_mj"], data["prolonged"]
+    found = Reading.from_dict(data)
+    assert dataclasses.asdict(found)["energy_mj"] is None

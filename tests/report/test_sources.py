@@ -1,0 +1,53 @@
+"""What a run says of its latency and memory figures."""
+
+from autotok.report.sources import Sources, device_sentences
+
+MEASURING = {
+    "device": "ssh://me@board (Jetson Xavier NX)",
+    "runtime": "onnxruntime 1.18",
+    "dtype": "float32",
+    "num_measured": 7,
+    "ratios": {"latency_ms": [1.2, 1.3, 1.4], "peak_memory_mb": [1.01]},
+    "stated_error_pct": {"latency_ms": None, "peak_memory_mb": 5.0},
+    "corrections": {"latency_ms": 1.3},
+    "failures": ["device 'ssh://me@board' ran out of memory with this model"],
+}
+
+
+def test_headings_say_how_well_each_figure_was_checked() -> None:
+    predictions = [{}, {"latency_ms": 20.0, "peak_memory_mb": 9.0, "memory_error_pct": 0.52}]
+    sources = Sources.of("jetson-nx", predictions, MEASURING)
+    assert sources.latency == "predicted for jetson-nx, unchecked"
+    assert sources.memory == "predicted for jetson-nx, checked to 0.5 %"
+    assert sources.measured == "measured on ssh://me@board"
+    assert Sources.of(None, predictions, {}) == Sources()
+
+
+def test_without_a_device_all_are_predictions_and_without_a_target_there_are_none() -> None:
+    assert device_sentences(None) == []
+    assert device_sentences("target x never checked: an estimate") == [
+        "Latency and memory are predictions, not measurements: target x never checked: an estimate."
+    ]
+
+
+def test_predictions_that_were_off_are_said_to_be_and_the_correction_is_named() -> None:
+    lines = device_sentences("target x", MEASURING)
+    assert lines == [
+        "7 configurations were measured on ssh://me@board (Jetson Xavier NX), onnxruntime 1.18,"
+        " float32: rows marked 'measured'; the other figures are predictions: target x.",
+        "PREDICTIONS WERE OFF: measured latency is 1.30 times the predicted (1.20 to 1.40 over 3),"
+        " beyond the 10 % allowed a target that was never checked; the predictions of this run were"
+        " multiplied by 1.30.",
+        "Measured peak memory is 1.01 times the predicted, within the 5.0 % that the target states:"
+        " nothing was corrected.",
+        "1 configuration could not be measured: device 'ssh://me@board' ran out of memory with this"
+        " model.",
+    ]
+
+
+def test_a_device_that_could_measure_nothing_is_told() -> None:
+    lines = device_sentences(None, {"num_measured": 0, "ratios": {}, "failures": ["a", "b"]})
+    assert lines == [
+        "Nothing could be measured on the device.",
+        "2 configurations could not be measured: a.",
+    ]
