@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from autotok.api.handover import points_of
+from autotok.api.handover import points_of, sources_of
 from autotok.api.runs import Run
 from autotok.report.points import metric_of
 from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
@@ -47,7 +47,7 @@ def page(run: Run) -> str:
         "Question: what does `autotok search --target jetson-nx --budget 2.3GFLOPs` find on a fresh"
         " machine?",
         "",
-        *table(points, metric, f"predicted for {target}"),
+        *table(points, metric, sources_of(target, found["front"], found["measuring"])),
         "",
         f"In one line: {control_sentence(points, metric)}.",
         "",
@@ -72,8 +72,8 @@ def told(comparisons, metric):
     return [line for line in [*lines, tuning_sentence(comparisons.tuning, metric)] if line]
 
 
-def table(points, metric, source):
-    heads, rows = plain_table(points, metric, latency_source=source)
+def table(points, metric, sources):
+    heads, rows = plain_table(points, metric, sources=sources)
     yield "| " + " | ".join(heads) + " |"
     yield "|" + "---|" * len(heads)
     for row in rows:
