@@ -55,7 +55,7 @@ SCHEDULES = {
 LR = {
     "dynamicvit": 1e-3, "dtps": 1e-3, "spvit": 5e-3, "heatvit": 5e-3, "dtem": 1e-3,
     "cropr": 3e-4, "sit": 5e-4, "patchmerger": 5e-4, "sinkhorn": 1e-3, "avit": 5e-4,
-    "tofe": 5e-4, "tofe-instance": 5e-4, "asvit": 1e-5,
+    "tofe": 5e-4, "tofe-instance": 5e-4, "asvit": 1e-5, "ltmp": 1e-5,
 }  # fmt: skip
 """Highest rate; of the methods' own parts, where the recipe slows the backbone. 1e-4 else."""
 OPTIONS = {"asvit": {"tau": 1e-3}}
