@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
-from autotok.errors import ConfigError, UnknownName
+from autotok.errors import AutotokError, ConfigError, UnknownName
 from autotok.export.exported import FORMATS as SUFFIXES
 from autotok.export.exported import export_model
+from autotok.profiling.footprint import SOURCE, footprint_of
 from autotok.profiling.measure import Measurement
+from autotok.profiling.measurers import installed_mb
 from autotok.profiling.reading import MeasurementFailed, Reading
 from autotok.profiling.remote import FORMATS, RemoteDevice
 
@@ -170,6 +172,7 @@ class SshDevice:
     def __init__(self, text: str) -> None:
         self._remote = RemoteDevice(text)
         self.name = str(self._remote.address)
+        self._runtime: str | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._references: dict[tuple[int, str, tuple[int, ...]], Path] = {}
 
@@ -180,9 +183,18 @@ class SshDevice:
         memory = "" if facts.memory_mb is None else f", {facts.memory_mb / 1e3:.1f} GB"
         return f"{facts.device}, {facts.cores} cores{memory}, Python {facts.python}, {runtimes}"
 
+    def memory_mb(self) -> float | None:
+        """Installed; None where it does not say."""
+        return self._remote.hello().memory_mb
+
+    def settle(self) -> str:
+        """The runtime it prefers, the only one it measures in from now on."""
+        self._runtime = self._remote.runtimes[0]
+        return self._runtime
+
     def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
         """Measured in the first of its runtimes that loads the model."""
-        runtimes = self._remote.runtimes
+        runtimes = self._remote.runtimes if self._runtime is None else (self._runtime,)
         for index, runtime in enumerate(runtimes):
             try:
                 return self._measure(model, images, reference, runtime)
@@ -262,6 +274,16 @@ class RayDevice:
         assert isinstance(found, Reading)
         return dataclasses.replace(found, device=f"{self.name} ({found.device})")
 
+    def memory_mb(self) -> float | None:
+        """Installed on its node; None where that does not say."""
+        from autotok.searching.engines.errands import Lost
+
+        try:
+            found = self._ready().run(installed_mb, limit_s=TIMEOUT_S)
+        except (Lost, TimeoutError):
+            return None
+        return found if found is None else float(found)
+
     def _ready(self) -> Errands:
         if self._errands is None:
             from autotok.searching.engines.errands import Errands
@@ -290,7 +312,23 @@ def measure_here(
     """A measurement in this process, as a `Reading`."""
     parameter = next(model.parameters())
     ready = images.to(parameter.device, parameter.dtype)
-    return as_reading(measure_in(runtime, model, ready, reference))
+    found = as_reading(measure_in(runtime, model, ready, reference))
+    alone = runtime == "eager" and ready.device.type == "cpu"
+    return _with_own_memory(found, model, ready) if alone else found
+
+
+def _with_own_memory(found: Reading, model: nn.Module, images: Tensor) -> Reading:
+    """The reading with the memory of a process that runs this model and nothing else.
+
+    This one's high-water mark knows of all that it ever held.
+    """
+    try:
+        alone = footprint_of(model, images, threads=torch.get_num_threads())
+    except AutotokError as error:
+        _LOG.info("%s", error)
+        also = f"{found.memory_source}, with all else that this process holds"
+        return dataclasses.replace(found, memory_source=also)
+    return dataclasses.replace(found, peak_memory_mb=alone.peak_mb, memory_source=SOURCE)
 
 
 def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:

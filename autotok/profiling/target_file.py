@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -16,64 +14,76 @@ from autotok.files import write_text
 
 from .calibrate import Calibrated, Measured
 from .fitting import NAMES
-from .measure import device_name
+from .measurers import Machine
 from .target import Number, Target, load_target
 from .target_parts import Calibration, Point, Setting, Terms
 
 __all__ = ["calibrated_target", "save_target", "target_dict"]
 
-MB = 1e6
-
 
 def calibrated_target(found: Calibrated, *, name: str, base: Target | None = None) -> Target:
-    """A target of this machine with the terms found, and the held-out ones as its points.
+    """A target of the machine measured, with the terms found, and the held-out ones as its points.
 
     `base` gives what calibration does not measure (peaks, bandwidth); 'local' by default.
     """
-    from autotok import __version__
-
-    base = base or load_target("local")
-    machine = device_name(torch.device("cpu"))
+    named, base = base is not None, base or load_target("local")
+    machine = found.machine
     when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     count = len(found.fitted) + len(found.held_out)
-    source = f"fitted: autotok calibrate, {count} configurations on {machine}, {when[:10]}"
-    record = Calibration(
+    source = f"fitted: autotok calibrate, {count} configurations on {machine.name}, {when[:10]}"
+    how = f"{machine.threads} threads"
+    if not machine.runtime.startswith("torch "):
+        how = f"{machine.runtime}, {how}"
+    return dataclasses.replace(
+        base,
+        name=name,
+        title=f"{machine.name}, {how}",
+        memory_mb=_memory(base, machine),
+        settings={"eager": _setting(base.setting(), found, source)},
+        default_dtype=machine.dtype,
+        default_batch=found.plan.batch,
+        checked_against=tuple(_point(row, found, when) for row in found.held_out),
+        notes=(
+            f"Fitted on {', '.join(found.plan.backbones)}, batch {found.plan.batch}, {how}; other"
+            " sizes of batch and numbers of threads were not measured.",
+            "Points were kept aside when the stated errors were found; the terms were then fitted"
+            " to all configurations, these included.",
+            *(_notes_of(base) if named else ()),
+        ),
+        calibration=_record(found, when),
+    )
+
+
+def _record(found: Calibrated, when: str) -> Calibration:
+    from autotok import __version__
+
+    machine, memory = found.machine, found.memory
+    return Calibration(
         when=when,
-        machine=f"{machine}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}",
+        machine=machine.account,
         torch=str(torch.__version__),
         autotok=__version__,
-        threads=found.threads,
-        clock=found.clock,
-        dtype="float32",
+        threads=machine.threads,
+        clock=machine.clock,
+        dtype=machine.dtype,
         batch=found.plan.batch,
         backbones=found.plan.backbones,
-        measurements=count,
+        measurements=len(found.fitted) + len(found.held_out),
         held_out=found.check.count,
         within_5_pct=round(found.check.within_5_pct, 1),
         within_10_pct=round(found.check.within_10_pct, 1),
         rank_correlation=round(found.check.rank_correlation, 4),
         worst_pct=round(found.check.worst_pct, 1),
-        memory_points=0 if found.memory is None else found.memory.points,
-        memory_worst_pct=None if found.memory is None else round(found.memory.worst_pct, 1),
+        memory_points=0 if memory is None else memory.points,
+        memory_worst_pct=None if memory is None else round(memory.worst_pct, 1),
+        runtime=machine.runtime,
     )
-    return dataclasses.replace(
-        base,
-        name=name,
-        title=f"{machine}, {found.threads} threads",
-        memory_mb=_memory(base.memory_mb),
-        settings={"eager": _setting(base.setting(), found, source)},
-        default_dtype="float32",
-        default_batch=found.plan.batch,
-        checked_against=tuple(_point(row, found.plan.batch, when) for row in found.held_out),
-        notes=(
-            f"Fitted on {', '.join(found.plan.backbones)}, batch {found.plan.batch},"
-            f" {found.threads} threads; other sizes of batch and numbers of threads were not"
-            " measured.",
-            "Points were kept aside when the stated errors were found; the terms were then fitted"
-            " to all configurations, these included.",
-        ),
-        calibration=record,
-    )
+
+
+def _notes_of(base: Target) -> tuple[str, ...]:
+    """What the target says from which the numbers come that were not measured."""
+    unmeasured = f"Peaks and bandwidth are those of target '{base.name}' ({base.title})"
+    return (f"{unmeasured}.", *(f"Of that target: {note}" for note in base.notes))
 
 
 def _setting(base: Setting, found: Calibrated, source: str) -> Setting:
@@ -92,21 +102,22 @@ def _setting(base: Setting, found: Calibrated, source: str) -> Setting:
     return dataclasses.replace(
         base,
         asynchronous=False,
+        fused_attention=found.plan.fused_attention,
+        fusion="none",
         fixed_ms=Number(fixed / 1e3, source),
         dispatch_us=Number(0.0, "fitted: every operator's call is among the terms"),
         terms=Terms(source, times),
     )
 
 
-def _memory(known: Number) -> Number:
-    try:
-        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MB
-    except (AttributeError, ValueError, OSError):
-        return known
-    return Number(round(installed), "measured: what the operating system reports")
+def _memory(base: Target, machine: Machine) -> Number:
+    """What the machine says is installed; a graphics card's own memory it does not know."""
+    if machine.memory_mb is None or (base.kind == "gpu" and not base.shared_memory):
+        return base.memory_mb
+    return Number(round(machine.memory_mb), machine.memory_source)
 
 
-def _point(row: Measured, batch: int, when: str) -> Point:
+def _point(row: Measured, found: Calibrated, when: str) -> Point:
     config = row.candidate.config
     return Point(
         source=f"autotok calibrate, {when[:10]}",
@@ -115,7 +126,8 @@ def _point(row: Measured, batch: int, when: str) -> Point:
         metric="latency_ms",
         value=round(row.latency_ms, 3),
         role="held out",
-        batch=batch,
+        batch=found.plan.batch,
+        dtype=found.machine.dtype,
         layers=tuple(r.layer for r in config.reductions),
         num_keep=tuple(r.num_keep or 0 for r in config.reductions),
     )

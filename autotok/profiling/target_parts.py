@@ -83,6 +83,8 @@ class Calibration:
     memory_points: int = 0
     memory_worst_pct: float | None = None
     """Largest peak-memory error where it was checked."""
+    runtime: str = ""
+    """What ran the models; `torch` is the version that made or exported them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backbones", tuple(self.backbones))
