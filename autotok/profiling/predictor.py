@@ -24,8 +24,9 @@ from autotok.methods.registry import get_method
 
 from .drawing import draw_counts
 from .forms import Columns, Inexpressible
-from .predict import predict
+from .predict import bare_prediction
 from .programs import Array, Program
+from .structure import meta_copy
 from .target import Target
 from .trace import Trace, trace
 
@@ -75,7 +76,8 @@ class Predictor:
         batch: int = 1,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.backbone, self.target, self.setting = backbone, target, setting
+        self.backbone = meta_copy(backbone, dtype=dtype)  # which traces then need not copy again
+        self.target, self.setting = target, setting
         self.how = target.setting(setting)
         self._batch, self._dtype = batch, dtype
         self._programs: dict[Shape, Program | None] = {}
@@ -116,7 +118,7 @@ class Predictor:
     def single(self, config: CompressionConfig) -> tuple[float, float]:
         """(ms, MB) of one configuration, from a trace of its own."""
         if config not in self._known:
-            found = predict(self._trace(config), self.target, setting=self.setting)
+            found = bare_prediction(self._trace(config), self.target, self.setting)
             self._known[config] = found.latency_ms, found.peak_memory_mb
         return self._known[config]
 

@@ -18,20 +18,38 @@ def meta_copy(model: M, *, dtype: torch.dtype | None = None) -> M:
 
     No weight is copied: each tensor is stood in for before the copy reaches it, so this costs
     milliseconds whatever the model's size. Floating-point tensors take `dtype` where given. The
-    copy is in evaluation mode and tracks no gradients.
+    copy is in evaluation mode. Parts that are structures already, such as
+    the backbone that several compressed models hold, are not copied but shared.
     """
-    memo: dict[int, object] = {}
+    memo: dict[int, object] = {
+        id(child): child for child in model.children() if _is_structure(child, dtype)
+    }
     for module in model.modules():
-        tensors = [*module._parameters.values(), *module._buffers.values()]
-        tensors += [value for value in vars(module).values() if isinstance(value, Tensor)]
-        for tensor in tensors:
-            if tensor is not None:
-                memo[id(tensor)] = _stand_in(tensor, dtype)
+        for tensor in _tensors(module):
+            memo[id(tensor)] = _stand_in(tensor, dtype)
     twin = copy.deepcopy(model, memo).eval()
     aside: list[Any] = [m for m in twin.modules() if hasattr(m, "to_structure")]
     for module in aside:  # these keep a network outside their parameters
         module.to_structure(dtype)
     return twin
+
+
+def _is_structure(module: nn.Module, dtype: torch.dtype | None) -> bool:
+    """Whether a copy of a module would be the same again."""
+    for part in module.modules():
+        if part.training or hasattr(part, "to_structure"):
+            return False
+        for tensor in _tensors(part):
+            same = dtype is None or tensor.dtype == dtype or not tensor.is_floating_point()
+            if not (tensor.is_meta and same):
+                return False
+    return True
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """A module's own, those that are neither parameters nor buffers included."""
+    held = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+    return [value for value in held if isinstance(value, Tensor)]
 
 
 def _stand_in(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -7,6 +7,7 @@ of eager execution, temporaries held by callers' frames included.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from collections.abc import Callable, Iterator
@@ -27,11 +28,13 @@ from autotok.methods.base import Kind
 from autotok.methods.registry import get_method
 
 from .operators import LOOK_UPS, OperatorClass, classify, kernels
+from .outcomes import Outcomes
 from .structure import meta_copy
 
 __all__ = ["Life", "Operator", "Trace", "trace"]
 
 Shape = tuple[int, ...]
+_OUTCOMES = Outcomes()
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,9 @@ def trace(
     images = torch.empty(batch, *facts.image_shape, dtype=dtype, device="meta")
     recorder = _Recorder()
     recorder.follow(images)
-    marks = _marked(twin, recorder)
-    if fused_attention:
-        with _FusedAttention(recorder), recorder:
-            twin(images)
-    else:
-        with recorder:
-            twin(images)
+    fusing = _FusedAttention(recorder) if fused_attention else contextlib.nullcontext()
+    with _marked(twin, recorder) as marks, fusing, recorder:
+        twin(images)
     return Trace(
         operators=tuple(recorder.operators),
         batch=batch,
@@ -144,11 +143,10 @@ def trace(
     )
 
 
-def _marked(model: nn.Module, recorder: _Recorder) -> list[int]:
+@contextlib.contextmanager
+def _marked(model: nn.Module, recorder: _Recorder) -> Iterator[list[int]]:
     """Filled while `model` runs: how many operators came before each block and the read-out."""
     marks: list[int] = []
-    if not isinstance(model, CompressedViT):
-        return marks
 
     def marking(step: Callable[..., Any]) -> Callable[..., Any]:
         def marked(*args: Any, **kwargs: Any) -> Any:
@@ -157,9 +155,16 @@ def _marked(model: nn.Module, recorder: _Recorder) -> list[int]:
 
         return marked
 
-    for owner, name in ((model, "_attended"), (model.backbone, "readout")):
+    places: list[tuple[nn.Module, str]] = []
+    if isinstance(model, CompressedViT):
+        places = [(model, "_attended"), (model.backbone, "readout")]
+    for owner, name in places:
         object.__setattr__(owner, name, marking(getattr(owner, name)))
-    return marks
+    try:
+        yield marks
+    finally:
+        for owner, name in places:  # the backbone may be shared
+            object.__delattr__(owner, name)
 
 
 def _weight_bytes(model: nn.Module) -> int:
@@ -224,7 +229,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result = _OUTCOMES(func, args, kwargs)
         if self.paused:
             return result
         taken, given = list(_tensors((args, kwargs))), list(_tensors(result))
