@@ -138,6 +138,11 @@ class Taps:
         return self._get("position_table")
 
     @property
+    def sight(self) -> Tensor | None:
+        """What the method's own `look` gave; None where it was not called."""
+        return self._values.get("sight")
+
+    @property
     def image(self) -> Tensor:
         """(B, channels, height, width), normalised."""
         return self._get("image")

@@ -8,7 +8,7 @@ traces, which look at shapes alone, need none.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,12 @@ __all__ = ["FeatureNet", "feature_net_cost", "feature_net_structure", "load_feat
 
 FOLDER = "AUTOTOK_WEIGHTS"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+CHAINS = (
+    ("stem", "stages", "final_conv"),
+    ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4"),
+    ("conv_stem", "bn1", "blocks"),
+)
+"""Parts that timm's networks run in this order up to their features, family by family."""
 
 
 class FeatureNet(nn.Module):
@@ -78,8 +84,7 @@ class FeatureNet(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, K, h, w)."""
-        features: Tensor = self.inside(images).forward_features(images)
-        return features
+        return _features(self.inside(images), images)
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> FeatureNet:
         if not self._has_shapes_alone():  # those are shared
@@ -87,6 +92,31 @@ class FeatureNet(nn.Module):
                 model._apply(fn, recurse)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _features(model: Any, images: Tensor) -> Tensor:
+    """What timm's `forward_features` gives, with no block's input held once the block is through.
+
+    There the stem's output, the largest of all, lives until the last stage is done.
+    """
+    features: Tensor = images
+    for names in CHAINS:
+        if all(hasattr(model, name) for name in names):
+            for name in names:
+                for step in _steps(getattr(model, name)):
+                    features = step(features)
+            return features
+    features = model.forward_features(images)
+    return features
+
+
+def _steps(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules a sequence runs one after the other, inner sequences opened; else the module."""
+    if type(module) is not nn.Sequential:
+        yield module
+        return
+    for inner in module:
+        yield from _steps(inner)
 
 
 def load_feature_net(name: str, *, checkpoint: Path | None = None) -> FeatureNet:

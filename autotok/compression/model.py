@@ -97,7 +97,10 @@ class CompressedViT(nn.Module):
 
         `watch` is filled with what it asks for of the way there; without one nothing is kept.
         """
+        sight = self._look(images)
         tokens, embedded = self.backbone.embed(images, self._embed_needs, trace=trace)
+        if sight is not None:
+            embedded = embedded.having("sight", sight)
         reducers = list(self._at.values())
         for reducer in reducers:
             tokens = reducer.before_blocks(tokens, embedded)
@@ -118,6 +121,13 @@ class CompressedViT(nn.Module):
         if watch is not None and watch.counting:
             watch.counts[last + 1] = BlockCounts(*[live_counts(tokens)] * 3)
         return tokens
+
+    def _look(self, images: Tensor) -> Tensor | None:
+        """What the method takes from the images before they are embedded."""
+        for layer, reducer in self._at.items():
+            if reducer.placement is Placement.BEFORE_BLOCKS and not self._is_idle(layer):
+                return reducer.look(images)
+        return None
 
     # A block is two calls, so that what a half no longer needs is freed before the other peaks.
 

@@ -1,8 +1,7 @@
 """`TokenReducer`: the single extension point. One sub-class per paper, one file per sub-class.
 
-A method declares as data what it needs and what it does, and implements `reduce`. The engine calls
-it at each reduction layer with the live tokens, exactly the taps it declared, and the number of
-patch tokens to keep. Nothing else of the model is visible to it.
+A method declares what it needs and does as data, and implements `reduce`, which the engine calls at
+each reduction layer with the live tokens, the taps declared and how many to keep: nothing else.
 """
 
 from __future__ import annotations
@@ -180,6 +179,10 @@ class TokenReducer(nn.Module):
 
     # --- what only some methods fill in
 
+    def look(self, images: Tensor) -> Tensor | None:
+        """`Taps.sight` of a BEFORE_BLOCKS method, asked for before anything is embedded."""
+        return None
+
     def before_blocks(self, tokens: Tokens, taps: Taps) -> Tokens:
         """Called once after the embedding, whatever the placement."""
         return tokens
@@ -317,10 +320,7 @@ class TokenReducer(nn.Module):
         keep: Counts,
         options: Mapping[str, Primitive],
     ) -> Counts:
-        """Multiply-accumulates of the reduction's own matrix products, (M,), where something goes.
-
-        The cost of taps (the class row) is added by the cost model, not here.
-        """
+        """Multiply-accumulates (M,) of its own products where something goes, taps' left out."""
         return np.zeros_like(entering)
 
     @classmethod

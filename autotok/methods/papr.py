@@ -7,7 +7,8 @@ The network's last feature map, averaged over channels, is enlarged to the patch
 corners aligned); patches where it is highest stay, by falling score.
 
 Departures: all prefix tokens are kept; the image is normalised as the ViT wants it, for both; the
-read-out is the backbone's own.
+network looks before the ViT embeds, so that memory peaks without its tokens; the read-out is the
+backbone's own.
 """
 
 from __future__ import annotations
@@ -56,8 +57,12 @@ class PaPr(TokenReducer):
     def auxiliary(cls, options: Mapping[str, Primitive]) -> str | None:
         return str(options["proxy"])
 
+    def look(self, images: Tensor) -> Tensor:
+        return self.scores(images)
+
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
-        return select(tokens, self.scores(taps.image).topk(num_keep, dim=1).indices)
+        scores = self.scores(taps.image) if taps.sight is None else taps.sight  # (B, N0)
+        return select(tokens, scores.topk(num_keep, dim=1).indices)
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 
+from .as_published import as_published
 from .features import Amount
 from .latency_model import device_ms as device_ms_of
 from .latency_model import fused, kernels_of
@@ -45,6 +46,8 @@ __all__ = [
 
 MODEL_VERSION = 1
 MB = 1e6
+STORED_AS = {"tfloat32": "float32"}
+"""Number formats that only products compute in, by how tensors are stored."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def predict(trace: Trace, target: Target, *, setting: str = "eager") -> Predicti
         UnknownName: the target knows no such setting, or no peak for the dtype.
     """
     return dataclasses.replace(
-        _predict(trace, target, setting),
+        bare_prediction(trace, target, setting),
         source=f"predicted (model {MODEL_VERSION}, {standing(target, setting=setting)})",
         error_pct=checked_error_pct(target, setting),
         memory_error_pct=checked_error_pct(target, setting, what="memory"),
@@ -129,14 +132,14 @@ def _standing(target: Target, setting: str, what: str) -> str:
     return f"{what} errors up to {error:.1f} % at {len(points)} points, {held_out} held out"
 
 
-def _predict(
+def bare_prediction(
     trace: Trace,
     target: Target,
     setting: str,
     *,
     launch_correction: int = 0,
 ) -> Prediction:
-    """The bare formula, without what stands behind it."""
+    """The bare formula, without what stands behind it (as that needs traces of its own)."""
     how = target.setting(setting)
     kernels = fused(kernels_of(trace), how.fusion)
     launches = sum(kernel.launches for kernel in kernels)
@@ -205,7 +208,7 @@ def confront(target: Target, *, setting: str = "eager") -> list[Confrontation]:
     rows = []
     for point in target.checked_against:
         traced, correction = _traced(point, fused)
-        result = _predict(traced, target, setting, launch_correction=correction)
+        result = bare_prediction(traced, target, setting, launch_correction=correction)
         predicted = float(getattr(result, point.metric))
         error = 100.0 * (predicted - point.value) / point.value
         rows.append(Confrontation(point, predicted, point.value, error, point.role == "fitted"))
@@ -227,10 +230,15 @@ def _traced(point: Point, fused: bool) -> tuple[Trace, int]:
 def _trace_point(point: Point, method: str, *, fused: bool) -> Trace:
     amounts = () if method == "none" else zip(point.layers, point.num_keep, strict=True)
     reductions = tuple(Reduction(layer, num_keep=n) for layer, n in amounts)
-    config = CompressionConfig(method=method, reductions=reductions)
-    model = compress_backbone(_structure(point.backbone), config)
-    dtype = getattr(torch, point.dtype)
-    return trace(model, batch=point.batch, dtype=dtype, fused_attention=fused)
+    options = {} if method == "none" else dict(point.options)
+    config = CompressionConfig(method=method, options=options, reductions=reductions)
+    backbone, reference = _structure(point.backbone), point.reference
+    if reference is not None and reference.relative_positions == "dense":
+        backbone = as_published(backbone, proportional=reference.proportional)
+    model = compress_backbone(backbone, config)
+    dtype = getattr(torch, STORED_AS.get(point.dtype, point.dtype))
+    traced = trace(model, batch=point.batch, dtype=dtype, fused_attention=fused)
+    return dataclasses.replace(traced, dtype=point.dtype)
 
 
 @lru_cache(maxsize=8)

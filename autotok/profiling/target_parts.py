@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from autotok.config import Primitive
 from autotok.errors import ConfigError, nearest
 
 from .features import FEATURES
@@ -16,6 +17,7 @@ METRICS = ("latency_ms", "throughput_img_s", "peak_memory_mb")
 ROLES = ("fitted", "held out")
 EFFICIENCIES = ("matmul", "conv", "attention", "bandwidth")
 FUSIONS = ("none", "pointwise", "epilogue")
+POSITIONS = ("carried", "dense")
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,17 @@ class Reference:
     """Kernels added in every reducing block."""
     fused_attention: bool
     source: str
+    relative_positions: str = "carried"
+    """'dense': looked up anew from the sequence length in every block, see `as_published.py`."""
+    proportional: bool = True
+    """Attention adds the log of token sizes, where there are any; told apart with 'dense' only."""
+
+    def __post_init__(self) -> None:
+        if self.relative_positions not in POSITIONS:
+            raise ConfigError(
+                f"relative_positions '{self.relative_positions}' is unknown; choose one of:"
+                f" {', '.join(POSITIONS)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -160,11 +173,14 @@ class Point:
     """Patch tokens leaving `layers`, chosen to meet `gflops`."""
     layers: tuple[int, ...] = ()
     """Layers that reduce; 0, 1, ... by default."""
+    options: tuple[tuple[str, Primitive], ...] = ()
+    """Of the method, by name; a mapping in the file."""
     reference: Reference | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_keep", tuple(self.num_keep))
+        object.__setattr__(self, "options", tuple(dict(self.options).items()))
         layers = tuple(self.layers) or tuple(range(len(self.num_keep)))
         object.__setattr__(self, "layers", layers)
         if len(layers) != len(self.num_keep):

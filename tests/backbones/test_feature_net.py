@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import autotok.methods  # noqa: F401
 from autotok.backbones.feature_net import (
     FeatureNet,
     _create,
@@ -12,7 +13,11 @@ from autotok.backbones.feature_net import (
     feature_net_structure,
     load_feature_net,
 )
+from autotok.backbones.loading import load_structure
+from autotok.compression.compress import compress_backbone
+from autotok.config import CompressionConfig, Reduction
 from autotok.errors import CheckpointError, UnknownName
+from autotok.profiling.trace import trace
 
 
 def saved(folder: Path, name: str = "mobileone_s0") -> Path:
@@ -32,6 +37,26 @@ def test_features_are_those_of_the_network_before_pooling(tmp_path: Path) -> Non
         expected = reference.forward_features(images)
     assert net(images).shape == (1, 1024, 2, 2)
     torch.testing.assert_close(net(images), expected, atol=1e-4, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["mobileone_s0", "resnet18", "resnet50", "mobilenetv3_small_100"])
+def test_running_block_by_block_changes_no_feature(name: str) -> None:
+    torch.manual_seed(0)
+    model = _create(name).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.forward_features(images)
+    assert torch.equal(FeatureNet(name, model)(images), expected)
+
+
+def test_the_largest_map_is_freed_before_the_later_stages_run() -> None:
+    config = CompressionConfig(method="papr", reductions=(Reduction(0, num_keep=98),))
+    model = compress_backbone(load_structure("vit_small_patch16_224"), config)
+    found = trace(model, batch=2)
+    stem = [life for life in found.lives if life.sizes[1:] == (2, 48, 112, 112)]
+    assert len(stem) == 1
+    readers = [i for i, o in enumerate(found.operators) if (2, 48, 112, 112) in o.inputs]
+    assert stem[0].last <= readers[-1] + 1  # the activation of the block that reads it
 
 
 def test_a_folder_of_weights_is_looked_into(

@@ -49,6 +49,16 @@ def test_the_patches_under_the_highest_activity_stay_by_falling_score() -> None:
     assert out.patches.flatten().tolist() == [14.0, 13.0]  # the corner at the bottom right
 
 
+def test_it_looks_before_anything_is_embedded() -> None:
+    config = CompressionConfig("papr", (Reduction(0, num_keep=8),))
+    found = trace(compress_backbone(tiny_backbone(), config), batch=2)
+    names = [operator.name for operator in found.operators]
+    looked = names.index("upsample_bicubic2d")
+    inputs = [found.operators[i].inputs[0] for i, name in enumerate(names) if name == "convolution"]
+    assert names.count("convolution") == len([n for n in names[:looked] if n == "convolution"]) + 1
+    assert inputs[0] == inputs[-1] == (2, 3, 32, 32)  # the stem's first, the patch embedding last
+
+
 def test_corners_of_map_and_grid_are_aligned() -> None:
     scores = made().scores(IMAGE.image).reshape(3, 5)
     corners = [scores[0, 0], scores[0, 4], scores[2, 0], scores[2, 4]]

@@ -56,6 +56,11 @@ def test_only_targets_with_points_claim_to_be_checked_or_fitted(name: str) -> No
         ("dispatch_us:", "dispatch_ms:", "settings: eager: key 'dispatch_ms' is unknown"),
         ("role: fitted", "role: fited", "checked_against.0.: role 'fited' is unknown"),
         ("metric: latency_ms", "metric: latency", "metric 'latency' is unknown; choose one of"),
+        (
+            "fused_attention: false\n",
+            "fused_attention: false\n      relative_positions: wrong\n",
+            "relative_positions 'wrong' is unknown; choose one of: carried, dense",
+        ),
         ("kind: gpu", "kind: tpu", "kind 'tpu' is unknown; choose one of: gpu, cpu"),
         ("title: NVIDIA GeForce RTX 3090\n", "", "lacks the key 'title'"),
         ("{value: 936, source:", "{value: -936, source:", "bandwidth_gb_s: value must not be neg"),
