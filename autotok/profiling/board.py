@@ -8,14 +8,16 @@ timed in processes of their own: what runs out of memory or crashes there is tol
     {"id": 1, "do": "hello", "runtimes"}                  which are there, memory, cores
     {"id": 2, "do": "put", "name", "bytes", "sha256"}     followed by so many bytes: a file
     {"id": 3, "do": "measure", "runtime", "model", "reference", "shape", "dtype", "rounds",
-              "timeout_s", "threads"}                     latency, spread, peak memory
+              "timeout_s", "threads", "energy"}           latency, spread, peak memory, energy
     {"id": 4, "do": "bye"}
 
 Answers carry "autotok": 1 and the id; "event": "working" while a request takes its time; "error"
-(memory, load, crash, timeout, runtime, disk, request) and "words" where it failed.
+(memory, load, crash, timeout, runtime, disk, request) and "words" where it failed. Energy is
+that of a burst of runs after the timed ones, and left out where no counter may be read.
 """
 
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -28,6 +30,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 STEADY, NOISY = 0.03, 0.10
@@ -37,6 +40,10 @@ HEARTBEAT_S = 2.0
 IDLE_S = 1800.0
 PROBE_S = 180.0
 ENGINE_S = 1.0
+ENERGY_S, SAMPLE_S = 1.0, 0.01
+SYSFS = Path(os.environ.get("AUTOTOK_SYSFS", "/sys"))
+INA = ("ina3221", "ina3221x")
+WHOLE_BOARD = re.compile(r"(VDD|POM_5V|VDD_5V)_IN\Z")
 MB = 1e6
 MARK = '{"autotok": 1'
 NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}\Z")
@@ -290,13 +297,23 @@ class TorchModel:
         self.images = torch.rand(*task["shape"]).to(self.device)
         self.threads = torch.get_num_threads()
         self.runtime = f"torch {torch.__version__} TorchScript"
+        self.gpu, self.marks = None, []  # type: str | None, list[Any]
+        if self.device == "cuda":
+            self.gpu = str(getattr(torch.cuda.get_device_properties(0), "uuid", ""))
+            self.marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
 
-    def once(self) -> None:
-        """Run it, and wait until it is done."""
+    def once(self) -> float:
+        """Run it, and wait until it is done; gives the moment at which all was launched."""
+        if self.marks:
+            self.marks[0].record()
         with self.torch.no_grad():
             self.module(self.images)
-        if self.device == "cuda":
+        if self.marks:
+            self.marks[1].record()
+        launched = time.perf_counter()
+        if self.marks:
             self.torch.cuda.synchronize()
+        return launched
 
     def peak_memory(self) -> "tuple[float, str]":
         """Megabytes of one run, and what was read."""
@@ -322,6 +339,7 @@ class OnnxModel:
         images = numpy.random.RandomState(0).rand(*task["shape"]).astype(numpy.float32)
         self.feed = {self.session.get_inputs()[0].name: images}
         self.threads = task.get("threads") or _usable_cores()
+        self.gpu, self.marks = None if chosen[0] == "CPUExecutionProvider" else "", ()
         self.runtime = f"onnxruntime {onnxruntime.__version__} {chosen[0]}"
 
     def once(self) -> None:
@@ -338,17 +356,30 @@ class Slot:
 
     def __init__(self, model: "Any", patience_s: float) -> None:
         self.model, self.runtime, self.threads = model, model.runtime, model.threads
-        self.peak_memory = model.peak_memory
+        self.peak_memory, self.gpu = model.peak_memory, model.gpu
+        self.parts = []  # type: list[tuple[float, float]]
         warm = _warm_up(model, time.perf_counter() + patience_s)
+        self.energy_s = max(ENERGY_S, 3 * warm / 1e3)
         self.repeats = min(MOST_REPEATS, max(1, math.ceil(SLOT_MS / max(warm, 1e-3) - 1e-6)))
 
     def run(self) -> "list[float]":
         """Milliseconds of each run."""
-        return [_time_ms(self.model) for _ in range(self.repeats)]
+        return [_time_ms(self.model, self.parts) for _ in range(self.repeats)]
+
+    def energy(self, meter: "Any") -> "tuple[float, int]":
+        """Joules, and of how many runs."""
+        count, end = 0, time.perf_counter() + ENERGY_S
+        meter.start()
+        while count < 3 or time.perf_counter() < end:
+            self.model.once()
+            count += 1
+        return meter.stop(), count
 
 
 class EngineSlot:
     """A TensorRT engine, built here; trtexec itself runs it for a second or so a turn."""
+
+    gpu, parts = "", ()
 
     def __init__(self, task: "dict[str, Any]", path: str) -> None:
         self.engine, self.times = path + ".engine", path + ".json"
@@ -357,10 +388,12 @@ class EngineSlot:
         self.peak_mb = 0.0
         self._run(["--onnx=" + path, "--saveEngine=" + self.engine, *self.half])
 
-    def run(self) -> "list[float]":
+    def run(self, seconds: float = ENGINE_S) -> "list[float]":
         """Milliseconds of each run."""
         how = ["--loadEngine=" + self.engine, "--exportTimes=" + self.times, "--warmUp=300"]
-        self._run([*how, f"--duration={ENGINE_S:g}", *self.half])
+        begin = time.perf_counter()
+        self._run([*how, f"--duration={seconds:g}", *self.half])
+        self.energy_s = 2 * (time.perf_counter() - begin) + 3 * ENGINE_S
         with open(self.times) as file:
             return [float(row["latencyMs"]) for row in json.load(file)]
 
@@ -368,6 +401,15 @@ class EngineSlot:
         """Megabytes of a run, and what was read."""
         self.run()
         return self.peak_mb, "high-water mark of trtexec"
+
+    def energy(self, meter: "Any") -> "tuple[float, int]":
+        """Joules and runs that a longer burst has more than a shorter one: loading cancels."""
+        spent = []
+        for seconds in (ENGINE_S, 4 * ENGINE_S):
+            meter.start()
+            count = len(self.run(seconds))
+            spent.append((meter.stop(), count))
+        return spent[1][0] - spent[0][0], spent[1][1] - spent[0][1]
 
     def _run(self, words: "list[str]") -> None:
         log = self.engine + ".log"
@@ -400,6 +442,7 @@ def _measure(task: "dict[str, Any]") -> "dict[str, Any]":
     """Latency, spread and peak memory of the first model; the second is its reference."""
     if task["dtype"] != "float32" and task["runtime"] != "trtexec":
         raise Trouble("request", f"{task['runtime']} runs float32 files here")
+    begin = time.perf_counter()
     slots = [_slot(task, task["paths"][0])]
     peak, how = slots[0].peak_memory()  # of the model alone: the reference is not there yet
     slots += [_slot(task, path) for path in task["paths"][1:]]
@@ -408,6 +451,11 @@ def _measure(task: "dict[str, Any]") -> "dict[str, Any]":
     found["prolonged"] = turns > int(task["rounds"])
     found.update(peak_memory_mb=peak, memory_source=how, dtype=task["dtype"])
     found.update(runtime=slots[0].runtime, threads=slots[0].threads)
+    if slots[0].parts:
+        found["host_ms"] = _median([host for host, _ in slots[0].parts])
+        found["device_ms"] = _median([device for _, device in slots[0].parts])
+    if task.get("energy"):
+        found.update(_energy(slots[0], float(task["timeout_s"]) - (time.perf_counter() - begin)))
     return found
 
 
@@ -456,7 +504,7 @@ def _warm_up(model: "Any", deadline: float) -> float:
     """The median, once those of two successive windows of three runs agree within 5 %."""
     times = []  # type: list[float]
     while len(times) < WARM_UP_RUNS:
-        times.append(_time_ms(model))
+        times.append(_time_ms(model, []))
         old, new = _median(times[-6:-3] or times), _median(times[-3:])
         agree = len(times) >= 6 and abs(new - old) <= 0.05 * old
         if agree or (len(times) >= 2 and time.perf_counter() > deadline):
@@ -464,10 +512,15 @@ def _warm_up(model: "Any", deadline: float) -> float:
     return _median(times[-3:])
 
 
-def _time_ms(model: "Any") -> float:
+def _time_ms(model: "Any", parts: "list[tuple[float, float]]") -> float:
+    """Milliseconds of a run; on CUDA the host's, and those by the device's events, are added."""
     begin = time.perf_counter()
-    model.once()
-    return (time.perf_counter() - begin) * 1e3
+    launched = model.once()
+    took = (time.perf_counter() - begin) * 1e3
+    if model.marks:
+        start, end = model.marks
+        parts.append(((launched - begin) * 1e3, start.elapsed_time(end)))
+    return took
 
 
 def _median(values: "list[float]") -> float:
@@ -493,6 +546,138 @@ def _process_peak(run: "Any") -> "tuple[float, str]":
     with open("/proc/self/status") as file:
         marks = [line for line in file if line.startswith("VmHWM:")]
     return 1024 * int(marks[0].split()[1]) / MB, "process high-water mark, " + since
+
+
+# --- energy: of a processor package, a GPU or a whole board, neighbours included
+
+
+class Meter:
+    """Joules from start to stop: by counters of microjoules, or by watts read over and over."""
+
+    def __init__(self, source: str, read: "Any", ranges: "list[float] | None" = None) -> None:
+        """`ranges` is where each counter begins anew; None says that watts are read."""
+        self.source, self.read, self.ranges = source, read, ranges
+
+    def start(self) -> None:
+        """Begin to count."""
+        self.over, self.samples = threading.Event(), [self._sample()]
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> float:
+        """Joules since the start; those of watts by the trapezoid rule."""
+        self.over.set()
+        self.thread.join()
+        self.samples.append(self._sample())
+        joules, (before, old) = 0.0, self.samples[0]
+        for now, new in self.samples[1:]:
+            if self.ranges is None:
+                joules += (now - before) * (old + new) / 2
+            for index, whole in enumerate(self.ranges or ()):
+                step = new[index] - old[index]
+                joules += (step if step >= 0.0 else step + whole) / 1e6
+            before, old = now, new
+        return joules
+
+    def _watch(self) -> None:
+        while not self.over.wait(SAMPLE_S if self.ranges is None else None):
+            try:
+                self.samples.append(self._sample())
+            except Exception:
+                pass  # a sensor that is busy misses a sample, but not the first or the last
+
+    def _sample(self) -> "tuple[float, Any]":
+        return time.perf_counter(), self.read()
+
+
+def _energy(slot: "Any", left_s: float) -> "dict[str, Any]":
+    """Millijoules of a run and what counted them; nothing without a counter, or the time for it."""
+    try:
+        meter = _meter(slot.gpu)
+        if meter is not None and 2 * slot.energy_s < left_s:
+            joules, runs = slot.energy(meter)
+            if joules > 0.0 and runs > 0:
+                return {"energy_mj": 1e3 * joules / runs, "energy_source": meter.source}
+    except Exception:  # a counter that fails: it is only a figure
+        pass
+    return {}
+
+
+def _meter(gpu: "str | None") -> "Meter | None":
+    """The counter of what computes there; None where there is none that may be read."""
+    return (_rapl() if gpu is None else _nvml(gpu)) or _sensors()
+
+
+def _rapl() -> "Meter | None":
+    """Intel's and AMD's processor packages."""
+    files, ranges = [], []  # type: list[Path], list[float]
+    for zone in sorted(SYSFS.glob("class/powercap/intel-rapl:*")):
+        if zone.name.count(":") == 1 and (_read(zone / "name", str) or "").startswith("package"):
+            files.append(zone / "energy_uj")
+            ranges.append(_read(zone / "max_energy_range_uj") or 0.0)
+    if not files or None in [_read(file) for file in files]:
+        return None  # kept for the administrator, on most systems
+    words = f"RAPL, {len(files)} processor package{'s' if len(files) > 1 else ''}"
+    return Meter(words, lambda: [float(file.read_text()) for file in files], ranges)
+
+
+def _nvml(gpu: str) -> "Meter | None":
+    """NVIDIA's own counter, where its Python package is and the GPU is told or the only one."""
+    try:
+        nvml = importlib.import_module("pynvml")  # type: Any
+        nvml.nvmlInit()
+        if not gpu and nvml.nvmlDeviceGetCount() != 1:
+            return None
+        by_name, by_index = nvml.nvmlDeviceGetHandleByUUID, nvml.nvmlDeviceGetHandleByIndex
+        handle = by_name("GPU-" + gpu) if gpu else by_index(0)
+    except Exception:  # not installed, no driver, a GPU it does not know
+        return None
+    joules, watts = nvml.nvmlDeviceGetTotalEnergyConsumption, nvml.nvmlDeviceGetPowerUsage
+    counter = Meter("NVML, energy", lambda: [1e3 * joules(handle)], [0.0])
+    for meter in (counter, Meter("NVML, power sampled", lambda: watts(handle) / 1e3)):
+        try:
+            meter.read()
+            return meter
+        except Exception:  # older than Volta, or a Jetson
+            pass
+    return None
+
+
+def _sensors() -> "Meter | None":
+    """The INA3221 of Jetson modules: the rail that feeds the board, else all that are named."""
+    rails = {}  # type: dict[str, tuple[list[Path], float]]
+    for label in sorted(SYSFS.glob("class/hwmon/hwmon*/in*_label")):  # JetPack 5 and later
+        channel = label.name[2:-6]
+        if _read(label.with_name("name"), str) in INA:
+            files = [label.with_name(f"{what}{channel}_input") for what in ("in", "curr")]
+            rails[_read(label, str) or ""] = (files, 1e-6)
+    old = "bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*"  # JetPack 4
+    for label in sorted(SYSFS.glob(old)):
+        power = label.with_name("in_power" + label.name[len("rail_name_") :] + "_input")
+        rails[_read(label, str) or ""] = ([power], 1e-3)
+    live = [n for n in sorted(rails) if n and None not in [_read(f) for f in rails[n][0]]]
+    chosen = [name for name in live if WHOLE_BOARD.match(name)][:1] or live
+    if not chosen:
+        return None
+    read = [rails[name] for name in chosen]
+    return Meter("INA3221, " + " + ".join(chosen), lambda: sum(_watts(*rail) for rail in read))
+
+
+def _watts(files: "list[Path]", scale: float) -> float:
+    for file in files:
+        scale *= float(file.read_text())
+    return scale
+
+
+def _read(file: "Path", kind: "Any" = float) -> "Any":
+    """A number or text in a file; None where it cannot be read."""
+    try:
+        return kind(file.read_text().strip())
+    except (OSError, ValueError):
+        return None
+
+
+# --- small things
 
 
 def _usable_cores() -> int:

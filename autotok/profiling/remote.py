@@ -63,6 +63,8 @@ class RemoteDevice:
     ) -> None:
         """`pauses_s` lie between attempts: there is one attempt more than pauses."""
         self.address = SshAddress.parse(address) if isinstance(address, str) else address
+        self.energy = True
+        """Whether it is measured too, where the board counts it; takes a second or more a model."""
         self._connect_s, self._pauses_s = connect_s, tuple(pauses_s)
         self._link: Link | None = None
         self._facts: BoardFacts | None = None
@@ -114,7 +116,7 @@ class RemoteDevice:
         timeout_s: float = 300.0,
         threads: int | None = None,
     ) -> Reading:
-        """A model's latency and peak memory there, interleaved with the reference's.
+        """A model's latency, memory and energy there, interleaved with the reference's.
 
         Args:
             model: A file that `runtime` takes, of the batch and image size of `shape`.
@@ -131,7 +133,7 @@ class RemoteDevice:
         """
         facts = self.hello()
         task: dict[str, Any] = {"runtime": runtime, "shape": list(shape)}
-        task["dtype"] = self.address.dtype
+        task |= {"dtype": self.address.dtype, "energy": self.energy}
         task |= {"rounds": rounds, "timeout_s": timeout_s, "threads": threads}
 
         def work(link: Link) -> dict[str, Any]:

@@ -7,27 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from sensors import jetson, old_jetson, package, write
 
 from autotok.profiling import energy
 from autotok.profiling.energy import CountingMeter, SamplingMeter, energy_mj, find_meter
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
-def write(folder: Path, **files: object) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_text(f"{content}\n")
-    return folder
-
-
-def package(sysfs: Path, index: int, microjoules: int, *, name: str = "") -> Path:
-    return write(
-        sysfs / f"class/powercap/intel-rapl:{index}",
-        name=name or f"package-{index}",
-        energy_uj=microjoules,
-        max_energy_range_uj=1_000_000,
-    )
 
 
 def test_a_machine_without_counters_has_none(tmp_path: Path) -> None:
@@ -63,10 +48,7 @@ def test_a_counter_that_only_the_administrator_may_read_is_none(tmp_path: Path) 
 
 
 def test_a_jetson_is_read_at_the_rail_that_feeds_the_board(tmp_path: Path) -> None:
-    chip = write(tmp_path / "class/hwmon/hwmon3", name="ina3221")
-    write(chip, in1_label="VDD_IN", in1_input=5000, curr1_input=2000)
-    write(chip, in2_label="VDD_CPU_GPU_CV", in2_input=5000, curr2_input=900)
-    write(tmp_path / "class/hwmon/hwmon0", name="thermal", in1_label="VDD_IN", in1_input=1)
+    jetson(tmp_path)
     meter = find_meter(CPU, sysfs=tmp_path)
     assert meter is not None
     assert meter.source == "INA3221, VDD_IN"
@@ -79,8 +61,7 @@ def test_a_jetson_is_read_at_the_rail_that_feeds_the_board(tmp_path: Path) -> No
 
 
 def test_an_older_jetson_without_such_a_rail_adds_its_rails_up(tmp_path: Path) -> None:
-    folder = tmp_path / "bus/i2c/drivers/ina3221x/1-0040/iio:device0"
-    write(folder, rail_name_0="GPU", in_power0_input=3000, rail_name_1="CPU", in_power1_input=1500)
+    old_jetson(tmp_path)
     meter = find_meter(CUDA, sysfs=tmp_path)
     assert isinstance(meter, SamplingMeter)
     assert meter.source == "INA3221, CPU + GPU"
