@@ -122,7 +122,10 @@ class Freezing(TokenReducer):
         return frozenset({self.site.layers[self.site.index + 1] - 1})
 
     def extra_loss(self, lesson: Lesson) -> Tensor | None:
-        """2 L_apr of this stage's estimates; the last stage adds 5 L_FLOPs of all of them."""
+        """2 L_apr of this stage's estimates; the last stage adds 5 L_FLOPs of all of them.
+
+        L_apr teaches estimates, not what to freeze: whoever freezes nothing would have none of it.
+        """
         if self.site.is_last:
             return None if self.counts is None else self.budget_weight * self._budget(self.counts)
         (block,) = self.teacher_layers()
@@ -130,7 +133,8 @@ class Freezing(TokenReducer):
             return None
         estimate, mask = (values.float() for values in self.frozen)
         wanted = lesson.teacher[block][:, self.site.facts.num_prefix :].float()
-        return self.approximation_weight * tofe_approximation([estimate], [wanted], [mask])
+        loss = tofe_approximation([estimate], [wanted], [mask.detach()])
+        return self.approximation_weight * loss / estimate.shape[-1]
 
     def _budget(self, counts: Tensor) -> Tensor:
         """L_FLOPs of kept counts (B, S, 2), as a share of the uncompressed model's cost."""

@@ -14,9 +14,10 @@ Departures: widths, activations, the column that means "keep" and a start at whi
 tokens themselves are choices, as the paper leaves them open; estimates are made when a token is
 frozen (the same numbers), and none after the last stage. The budget loss is in units of the
 uncompressed model's cost, its target the configured counts, all of a block's linear layers as in
-the backbone at hand; frozen tokens are those the approximation loss averages over. `threshold`
-moves the decision of `tofe-instance`, 0 is the argmax. Where the read-out looks at patches, an
-image always keeps one.
+the backbone at hand. The approximation loss is a mean over frozen tokens and channels, the size at
+which the published weights are of use, and has no gradient to the decisions. `threshold` moves the
+decision of `tofe-instance`, 0 is the argmax. Where the read-out looks at patches, an image always
+keeps one.
 """
 
 from __future__ import annotations
