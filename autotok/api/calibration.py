@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import dataclasses
+import logging
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.methods.registry import get_method, list_methods
 from autotok.profiling.calibrate import BACKBONES, Calibrated, OnStep, Plan
-from autotok.profiling.calibrate import calibrate as calibrate_here
-from autotok.profiling.target import load_target
+from autotok.profiling.calibrate import calibrate as calibrate_with
+from autotok.profiling.measurers import ByReadings, Machine
+from autotok.profiling.reading import Reading
+from autotok.profiling.remote_address import SshAddress
+from autotok.profiling.target import Target, load_target
 from autotok.profiling.target_file import calibrated_target, save_target
 
-__all__ = ["Calibration", "calibrate"]
+from .devices import Device, RayDevice, SshDevice, leaving, open_device
 
-MOST_MEASUREMENTS, MOST_MINUTES = 60, 5.0
+__all__ = ["Calibration", "calibrate", "plan_of"]
+
+MOST_MEASUREMENTS = 60
 LEAST_MINUTES = 0.5
+MOST_MINUTES, USUAL_MINUTES = {"local": 5.0, "device": 60.0}, {"local": 5.0, "device": 15.0}
+"""A device takes longer: every model is sent to it, to a board exported."""
 STARTING_S = 12.0
 """Importing, loading and writing take so long outside the plan."""
+MOST_ADDED = 700
+"""Kernels beyond the backbone's that are still exported in a minute or so."""
+SPELT_OUT = ("onnxruntime",)
+"""Runtimes that compute plain attention in several kernels, as the exported file has it."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +54,40 @@ class Calibration:
             "held_out": checked.count,
             "within_5_pct": round(checked.within_5_pct, 1),
             "within_10_pct": round(checked.within_10_pct, 1),
-            "rank_correlation": round(checked.rank_correlation, 4),
+            "rank_correlation": None if checked.count < 3 else round(checked.rank_correlation, 4),
             "worst_pct": round(checked.worst_pct, 1),
             "memory_points": 0 if memory is None else memory.points,
             "memory_worst_pct": None if memory is None else round(memory.worst_pct, 1),
             "backbones": list(found.plan.backbones),
             "batch": found.plan.batch,
-            "threads": found.threads,
-            "clock": found.clock,
+            "machine": found.machine.name,
+            "runtime": found.machine.runtime,
+            "threads": found.machine.threads,
+            "clock": found.machine.clock,
             "seconds": round(found.seconds, 1),
         }
 
     def sentences(self) -> list[str]:
         """The same for people, and how to use the file."""
-        row = self.to_dict()
-        fitted = len(self.found.fitted)
-        memory = "not measured"
+        row, plan = self.to_dict(), self.found.plan
+        fitted, memory = len(self.found.fitted), "not measured"
+        short = (
+            ""
+            if row["measurements"] >= plan.measurements
+            else (f"; time was too short for the {plan.measurements} asked for")
+        )
+        ranks = row["rank_correlation"]
         if self.found.memory is not None:
             memory = f"errors up to {row['memory_worst_pct']} % at {row['memory_points']} points,"
             memory += " each predicted from the others"
         return [
+            f"measured on          {row['machine']}, {row['runtime']}",
             f"{fitted} configurations fitted, {row['held_out']} kept aside to judge the fit"
             f" ({row['seconds']:.0f} s, {row['threads']} threads, batch {row['batch']},"
-            f" {row['clock']} time)",
+            f" {row['clock']} time){short}",
             f"of those kept aside  {row['within_5_pct']} % within 5 %,"
             f" {row['within_10_pct']} % within 10 %, worst {row['worst_pct']} %,"
-            f" rank correlation {row['rank_correlation']}",
+            f" rank correlation {'of too few' if ranks is None else ranks}",
             f"peak memory          {memory}",
             f"target file          {self.path}",
             f"use it               autotok search --target {self.path} --budget ...  or"
@@ -75,41 +99,52 @@ def calibrate(
     target: str = "local",
     *,
     output: Path | None = None,
+    base: str = "local",
     plan: Plan | None = None,
     on_step: OnStep = lambda share, text: None,
 ) -> Calibration:
     """Measure a machine, fit its latency and memory model, and write them as a target file.
 
     Args:
-        target: 'local'; boards over ssh cannot be calibrated yet.
-        output: The file; 'calibrated-local.yaml' by default. One that is no calibrated target is
-            not overwritten.
+        target: 'local', 'ssh://user@host[:port]' (with ?runtime=NAME as needed) or 'ray:RESOURCE'.
+        output: The file; 'calibrated-local.yaml' or of the board's name by default. One that is no
+            calibrated target is not overwritten.
+        base: The target that gives what is not measured: kind, peaks, bandwidth, notes.
         plan: What to measure; see `plan_of`.
         on_step: Told the share done and what comes.
 
     Raises:
         UsageError: an unknown machine or backbone, or a file that must not be overwritten.
+        DeviceUnreachable: the device does not answer; nothing is written.
+        AutotokError: too few configurations could be measured on the device.
     """
-    plan = plan or plan_of()
-    if target != "local":
-        raise ConfigError(f"target '{target}' cannot be calibrated; give 'local'")
-    path = output or Path("calibrated-local.yaml")
+    device = _device_of(target)
+    plan = plan or plan_of(target=target)
+    path = output or Path(f"calibrated-{_short(target)}.yaml")
     _spare(path)
+    lender = _lender(base, target)
     reuse_large_blocks()
-    found = calibrate_here(plan, on_step=on_step)
-    save_target(calibrated_target(found, name=path.stem), path)
+    if device is None:
+        found = calibrate_with(plan, on_step=on_step)
+    else:
+        on_step(0.0, f"asking {device.name}")
+        with leaving(device), _without_comparisons():
+            found = _on_device(device, target, plan, on_step)
+    own = None if base == "local" else lender
+    save_target(calibrated_target(found, name=path.stem, base=own), path)
     return Calibration(path, found)
 
 
 def plan_of(
     *,
+    target: str = "local",
     measurements: int = MOST_MEASUREMENTS,
-    minutes: float = MOST_MINUTES,
+    minutes: float | None = None,
     batch: int = 1,
     backbones: Sequence[str] = BACKBONES,
     seed: int = 0,
 ) -> Plan:
-    """What to measure, of all that is done within `minutes`.
+    """What to measure, of all that is done within `minutes`: by default 5, of a device 15.
 
     Raises:
         ConfigError: more measurements or minutes than a calibration may take, or too few.
@@ -118,10 +153,101 @@ def plan_of(
         raise ConfigError(
             f"measurements is {measurements}; a calibration takes at most {MOST_MEASUREMENTS}"
         )
-    if not LEAST_MINUTES <= minutes <= MOST_MINUTES:
-        raise ConfigError(f"minutes is {minutes:g}; give {LEAST_MINUTES:g} to {MOST_MINUTES:g}")
+    kind = "local" if target == "local" else "device"
+    minutes = USUAL_MINUTES[kind] if minutes is None else minutes
+    if not LEAST_MINUTES <= minutes <= MOST_MINUTES[kind]:
+        what = "this machine" if kind == "local" else "a device"
+        raise ConfigError(
+            f"minutes is {minutes:g}; give {LEAST_MINUTES:g} to {MOST_MINUTES[kind]:g} for {what}"
+        )
     seconds = 60 * minutes - STARTING_S
     return Plan(tuple(dict.fromkeys(backbones)), measurements, seconds, batch, seed)
+
+
+def _device_of(target: str) -> Device | None:
+    """The device to measure on; None is this machine."""
+    if target == "local":
+        return None
+    if target.startswith(("ssh:", "ray:")):
+        return open_device(target)
+    raise ConfigError(
+        f"target '{target}' cannot be calibrated; give 'local', ssh://user@host[:port] or"
+        " ray:RESOURCE, and a known target to start from with --base"
+    )
+
+
+def _lender(base: str, target: str) -> Target:
+    """The target whose numbers are taken where none are measured."""
+    lender = load_target(base)
+    dtype = _dtype_of(target)
+    if dtype not in lender.peak_gmacs:
+        raise ConfigError(
+            f"base '{base}' has no peak for {dtype}, which '{target}' is measured in; give another"
+            " --base, see `autotok targets`"
+        )
+    return lender
+
+
+def _on_device(device: Device, target: str, plan: Plan, on_step: OnStep) -> Calibrated:
+    """What was found on a device.
+
+    Raises:
+        DeviceUnreachable: it does not answer.
+    """
+    account = device.check()
+    if target.startswith("ssh:"):
+        plan = _exported(plan, device, target)
+
+    def machine(first: Reading) -> Machine:
+        name = first.device.removeprefix(f"{device.name} (").removesuffix(")")
+        known = device.memory_mb() if isinstance(device, (SshDevice, RayDevice)) else None
+        return Machine(
+            name=name,
+            account=name if target.startswith("ray:") else account,  # without addresses
+            runtime=first.runtime,
+            threads=first.threads,
+            clock="wall",
+            dtype=first.dtype,
+            memory_mb=known,
+            memory_source="measured: what the device's operating system reports",
+        )
+
+    return calibrate_with(plan, measurer=ByReadings(device.measure, machine), on_step=on_step)
+
+
+def _exported(plan: Plan, device: Device, target: str) -> Plan:
+    """The plan without what cannot be exported, for the runtime that the board is measured in."""
+    runtime = device.settle() if isinstance(device, SshDevice) else SshAddress.parse(target).runtime
+    return dataclasses.replace(
+        plan,
+        without=tuple(name for name in list_methods() if not get_method(name).exportable),
+        dtype=_dtype_of(target),
+        fused_attention=runtime not in SPELT_OUT,
+        most_added=MOST_ADDED,
+    )
+
+
+def _dtype_of(target: str) -> str:
+    return SshAddress.parse(target).dtype if target.startswith("ssh:") else "float32"
+
+
+def _short(target: str) -> str:
+    """A word for a file name."""
+    if target.startswith("ssh:"):
+        return re.sub(r"[^A-Za-z0-9_.-]", "-", SshAddress.parse(target).host)
+    return target.removeprefix("ray:").split("@")[0]
+
+
+@contextlib.contextmanager
+def _without_comparisons() -> Iterator[None]:
+    """Exported files of random weights differ from torch in which tokens go; only sizes matter."""
+    logger = logging.getLogger("autotok.export")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _spare(path: Path) -> None:

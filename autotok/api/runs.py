@@ -258,7 +258,7 @@ def resume(
     """Go on with an interrupted run, or extend a finished one; returns the finished run.
 
     Finished trials stay, those that were in flight run again. `model` is needed where the run was
-    started with one; `device` replaces the run's, 'none' goes on without.
+    started with one; `device` replaces the run's from now on, 'none' goes on without.
     """
     config = RunDirectory.open(run).read_config()
     question = Question.from_dict(config.get("question") or {})
@@ -266,7 +266,8 @@ def resume(
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
     settings = SearchSettings.from_dict(config.get("search") or {})
     reuse_large_blocks()
-    question = dataclasses.replace(question, device=device or question.device)
+    if device is not None:
+        question = dataclasses.replace(question, device=None if device == "none" else device)
     address = workers.ray_address if workers else None
     measurer = ready_device(question.device, ray_address=address)
     _say(on_event, 0.0, f"loading {question.backbone} and {question.data}")
@@ -280,6 +281,7 @@ def resume(
             _hearing_fine_tunes(session, on_event),
             n_trials=n_trials,
             timeout_s=timeout_s,
+            sections=None if device is None else {"question": question.to_dict()},
             engine=engine,
         )
     return _finish(session, result, on_event)

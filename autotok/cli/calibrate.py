@@ -7,27 +7,40 @@ from typing import Annotated
 
 import typer
 
-from .app import JsonFlag, QuietFlag, app, print_json
+from .app import JsonFlag, QuietFlag, app, configure_logging, print_json
 
 
 @app.command()
 def calibrate(
-    target: Annotated[str, typer.Option(help="'local', this machine.")] = "local",
+    target: Annotated[
+        str,
+        typer.Option(
+            help="'local', this machine; ssh://user@host[:port][?runtime=NAME] or ray:RESOURCE."
+        ),
+    ] = "local",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Target file to write.")
     ] = None,
     measurements: Annotated[int, typer.Option(help="Configurations to measure, 10 to 60.")] = 60,
-    minutes: Annotated[float, typer.Option(help="Be done after so long, 0.5 to 5.")] = 5.0,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Be done after so long: 5 at most here; on a device 60, by default 15."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
     backbone: Annotated[
         list[str] | None,
         typer.Option("--backbone", "-b", help="Model to measure; repeat for several."),
     ] = None,
+    base: Annotated[
+        str,
+        typer.Option(help="Target that gives what is not measured: kind, peaks, bandwidth, notes."),
+    ] = "local",
     seed: Annotated[int, typer.Option(min=0, help="Of the drawn configurations.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Make a target file of a machine: measure it, fit its latency and memory model, check that."""
+    configure_logging(verbose=False, quiet=quiet)
     from autotok.api.calibration import calibrate as calibrate_target
     from autotok.api.calibration import plan_of
     from autotok.profiling.calibrate import BACKBONES
@@ -35,6 +48,7 @@ def calibrate(
     from .progress import StepProgress
 
     plan = plan_of(
+        target=target,
         measurements=measurements,
         minutes=minutes,
         batch=batch,
@@ -42,7 +56,7 @@ def calibrate(
         seed=seed,
     )
     with StepProgress("calibrating", quiet=quiet or json) as bar:
-        found = calibrate_target(target, output=output, plan=plan, on_step=bar.update)
+        found = calibrate_target(target, output=output, base=base, plan=plan, on_step=bar.update)
     if json:
         print_json(found.to_dict())
         return

@@ -171,7 +171,7 @@ def resume(
     resource: ResourceOption = None,
     device: Annotated[
         str | None,
-        typer.Option(help="Another device than the run's; 'none' goes on without one."),
+        typer.Option(help="Another device than the run's from now on; 'none': without one."),
     ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,

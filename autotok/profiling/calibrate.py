@@ -78,6 +78,9 @@ class Plan:
     """Of weights and images where they are measured."""
     fused_attention: bool = True
     """The runtime computes plain attention in one kernel, without its map in memory."""
+    most_added: int | None = None
+    """Kernels that a configuration may add to its backbone's; where each is exported, time matters
+    (graphs of thousands of operators take many minutes)."""
 
     def __post_init__(self) -> None:
         if self.measurements < LEAST:
@@ -134,19 +137,16 @@ def calibrate(
     left = plan.seconds - (time.perf_counter() - start)
     sitting.run(picks.wanted, seconds=left, instead=picks.instead, on_step=on_step)
     found = sitting.rows()
-    held_out = [row for row in found if picks.keeps_aside(row.candidate)]
-    fitted = [row for row in found if not picks.keeps_aside(row.candidate)]
+    fitted, held_out = picks.divided(found)
     if len(found) < LEAST or not held_out:
         raise _too_few(len(found), sitting.last_refusal)
-    if plan.memory and measurer.tells_memory:
-        memory = _memory_of(found)
     amounts, latencies = table_of(held_out)
     return Calibrated(
         terms_us=fit_terms(*table_of(found)),
         check=check(amounts @ fit_terms(*table_of(fitted)), latencies),
-        fitted=tuple(fitted),
-        held_out=tuple(held_out),
-        memory=memory,
+        fitted=fitted,
+        held_out=held_out,
+        memory=_memory_of(found) if plan.memory and measurer.tells_memory else memory,
         plan=plan,
         machine=measurer.machine(),
         seconds=time.perf_counter() - start,
@@ -174,7 +174,9 @@ def draw_candidates(
         if len(found) >= (least if late else count):
             return found
         config = draw(structures[name].facts, next(rounds[name]), rng)
-        found.append(candidate(structures[name], config, plan))
+        drawn, plain = candidate(structures[name], config, plan), found[backbones.index(name)]
+        if plan.most_added is None or drawn.launches <= plain.launches + plan.most_added:
+            found.append(drawn)
     return found
 
 
@@ -187,7 +189,9 @@ def candidate(structure: Backbone, config: CompressionConfig, plan: Plan) -> Can
         fused_attention=plan.fused_attention,
     )
     amounts = row_of(trace_features(traced))
-    return Candidate(structure.facts.name, config, amounts, memory_row(traced))
+    return Candidate(
+        structure.facts.name, config, amounts, memory_row(traced), launches=traced.launches
+    )
 
 
 def _shuffled(names: Sequence[str], rng: np.random.Generator) -> itertools.chain[str]:
@@ -196,7 +200,7 @@ def _shuffled(names: Sequence[str], rng: np.random.Generator) -> itertools.chain
 
 
 class _Picks:
-    """What is measured of a pool: the last drawn are kept aside, the most informative others fitted.
+    """What is measured of a pool: the last drawn, kept aside, and the most informative others.
 
     Where some may be refused, as many again of the last drawn wait to be kept aside in their place.
     """
@@ -217,13 +221,17 @@ class _Picks:
         }
         self.wanted = _mixed([rest[index] for index in [*start, *order[:fitted]]], aside[:count])
 
-    def keeps_aside(self, item: Candidate) -> bool:
-        """Whether it judges the fit instead of being fitted."""
-        return id(item) in self._aside
+    def divided(self, rows: Sequence[Measured]) -> tuple[tuple[Measured, ...], ...]:
+        """(fitted, kept aside)."""
+        aside = [id(row.candidate) in self._aside for row in rows]
+        return tuple(
+            tuple(row for row, kept in zip(rows, aside, strict=True) if kept == which)
+            for which in (False, True)
+        )
 
     def instead(self, refused: Candidate) -> Candidate | None:
         """Another of the same use; None where none is left."""
-        return next(self._further[self.keeps_aside(refused)], None)
+        return next(self._further[id(refused) in self._aside], None)
 
 
 def _mixed(chosen: list[Candidate], aside: list[Candidate]) -> list[Candidate]:

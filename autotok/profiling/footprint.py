@@ -1,23 +1,31 @@
 """Peak memory of one model in a process of its own: `python -m autotok.profiling.footprint JOB`.
 
-A process that has run other models says nothing about one, so each is measured afresh. Torch and
-timm are loaded in all of them, as in the command line's. JOB and the
-answer are JSON.
+A process that has run other models says nothing about one, so each is measured afresh: a backbone
+by name with random weights, or a model as it is, handed over in a file. Torch and timm are loaded
+in all of them, as in the command line's. JOB and the answer are JSON.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from autotok.config import CompressionConfig
 from autotok.errors import AutotokError
 
-__all__ = ["Footprint", "footprint"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["SOURCE", "Footprint", "footprint", "footprint_of"]
 
 TIMEOUT_S = 300
+SOURCE = "high-water mark of a process of its own, torch and weights included"
 
 
 @dataclass(frozen=True)
@@ -31,23 +39,70 @@ class Footprint:
 
 
 def footprint(backbone: str, config: CompressionConfig, *, batch: int, threads: int) -> Footprint:
-    """Run a model with random weights in a fresh process and read its high-water mark.
+    """The memory of a model with random weights in a fresh process.
 
     Raises:
         AutotokError: the process failed.
     """
     job = {"backbone": backbone, "config": config.to_dict(), "batch": batch, "threads": threads}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "autotok.profiling.footprint", json.dumps(job)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    return _run(job, backbone)
+
+
+def footprint_of(model: nn.Module, images: Tensor, *, threads: int) -> Footprint:
+    """The memory of `model(images)` in a fresh process; of a supernet's view, that of its subnet.
+
+    Raises:
+        AutotokError: the process failed, or the model cannot be handed over to it.
+    """
+    import torch
+
+    backbone = getattr(model, "backbone", model)
+    name = getattr(getattr(backbone, "facts", None), "name", type(model).__name__)
+    with tempfile.TemporaryDirectory(prefix="autotok-footprint-") as folder:
+        path = Path(folder) / "model.pt"
+        try:
+            torch.save((_alone(model), images.clone()), path)
+        except Exception as error:  # pickling raises whatever an object's own methods do
+            raise _sorry(name, str(error)) from error
+        return _run({"file": str(path), "threads": threads}, name)
+
+
+def _alone(model: nn.Module) -> nn.Module:
+    """The model without the supernet that its backbone is a view of."""
+    from autotok.backbones.supernet import SupernetView
+
+    view: Any = getattr(model, "backbone", model)
+    if not isinstance(view, SupernetView):
+        return model
+    cut = view.supernet.cut(view.subnet, name=view.facts.name).eval()
+    if view is model:
+        return cut
+    twin = copy.copy(model)
+    twin._modules = {**model._modules, "backbone": cut}
+    return twin
+
+
+def _run(job: dict[str, Any], name: str) -> Footprint:
+    """What a process with this job says."""
+    command = [sys.executable, "-W", "ignore", "-m", "autotok.profiling.footprint"]
+    try:
+        done = subprocess.run(
+            [*command, json.dumps(job)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _sorry(name, f"not done after {TIMEOUT_S} s") from error
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise AutotokError(f"memory of '{backbone}' could not be measured: {reason}")
+        raise _sorry(name, done.stderr or f"the process ended with status {done.returncode}")
     return Footprint(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _sorry(name: str, words: str) -> AutotokError:
+    reason = (words.strip().splitlines() or ["no message"])[-1]
+    return AutotokError(f"memory of '{name}' could not be measured: {reason}")
 
 
 def _main(job: str) -> None:
@@ -61,14 +116,20 @@ def _main(job: str) -> None:
 
     wanted = json.loads(job)
     torch.set_num_threads(wanted["threads"])
-    load_structure(wanted["backbone"])  # what loading itself needs is no part of the model
+    if "backbone" in wanted:
+        load_structure(wanted["backbone"])  # what loading itself needs is no part of the model
     reset_high_water()
     idle = high_water_mb()
-    model = compress_backbone(
-        load_structure(wanted["backbone"], device="cpu"),
-        CompressionConfig.from_dict(wanted["config"]),
-    ).eval()
-    images = torch.randn(wanted["batch"], *model.backbone.facts.image_shape)
+    model: nn.Module
+    if "file" in wanted:
+        model, images = torch.load(wanted["file"], weights_only=False)
+        model.eval()
+    else:
+        model = compress_backbone(
+            load_structure(wanted["backbone"], device="cpu"),
+            CompressionConfig.from_dict(wanted["config"]),
+        ).eval()
+        images = torch.randn(wanted["batch"], *model.backbone.facts.image_shape)
     reset_high_water()
     with torch.inference_mode():
         for _ in range(2):

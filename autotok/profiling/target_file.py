@@ -12,7 +12,7 @@ import yaml
 
 from autotok.files import write_text
 
-from .calibrate import Calibrated, Measured
+from .calibrate import Calibrated, Measured, Plan
 from .fitting import NAMES
 from .measurers import Machine
 from .target import Number, Target, load_target
@@ -48,6 +48,7 @@ def calibrated_target(found: Calibrated, *, name: str, base: Target | None = Non
             " sizes of batch and numbers of threads were not measured.",
             "Points were kept aside when the stated errors were found; the terms were then fitted"
             " to all configurations, these included.",
+            *_limit_of(found.plan),
             *(_notes_of(base) if named else ()),
         ),
         calibration=_record(found, when),
@@ -78,6 +79,13 @@ def _record(found: Calibrated, when: str) -> Calibration:
         memory_worst_pct=None if memory is None else round(memory.worst_pct, 1),
         runtime=machine.runtime,
     )
+
+
+def _limit_of(plan: Plan) -> tuple[str, ...]:
+    """What was not drawn for its size."""
+    if plan.most_added is None:
+        return ()
+    return (f"Configurations that add more than {plan.most_added} kernels were not measured.",)
 
 
 def _notes_of(base: Target) -> tuple[str, ...]:

@@ -125,11 +125,13 @@ def resume_search(
     *,
     n_trials: int | None = None,
     timeout_s: float | None = None,
+    sections: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
 ) -> SearchResult:
     """Go on with a run: finished trials stay, interrupted ones run again.
 
     `n_trials` and `timeout_s` replace the run's own, to extend it; the time spent so far counts.
+    `sections` replace parts of its config.yaml, for the resumes to come.
     """
     begin = time.monotonic()
     run = RunDirectory.open(directory)
@@ -141,7 +143,9 @@ def resume_search(
         changes = {key: value for key, value in changes.items() if value is not None}
         if changes:
             settings = dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
-            run.write_config({**config, "search": settings.to_dict()})
+        said = {**config, **(sections or {})} | ({"search": settings.to_dict()} if changes else {})
+        if said != config:
+            run.write_config(said)
         gauge = Gauge(problem)
         job = _Run(settings, gauge, run, on_event, engine, begin)
         return job.go(resumed=True, extended=bool(changes))

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from autotok.api import devices
 from autotok.api.devices import LocalDevice, RayDevice, leaving, measure_on, open_device
 from autotok.api.models import compress, profile
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.model import CompressedViT
-from autotok.errors import DeviceUnreachable, UnknownName
+from autotok.errors import AutotokError, DeviceUnreachable, UnknownName
+from autotok.profiling.footprint import Footprint
 from autotok.profiling.reading import MeasurementFailed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
@@ -39,14 +41,30 @@ def model() -> CompressedViT:
 
 
 def test_the_local_device_measures_in_torch_beside_the_uncompressed_model(
-    model: CompressedViT,
+    model: CompressedViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(devices, "footprint_of", lambda *_, **__: Footprint(200.0, 321.0))
     device = open_device("local")
     assert device.check() == "this machine, eager"
     found = measure_on(device, model, batch=2)
     assert found.runtime == f"torch {torch.__version__} eager"
     assert found.batch == 2
     assert found.speedup is not None
+    assert found.peak_memory_mb == 321.0
+    assert found.memory_source.startswith("high-water mark of a process of its own")
+
+
+def test_where_there_can_be_no_process_of_its_own_memory_is_labelled_as_this_one_s(
+    model: CompressedViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AutotokError("memory of 'tiny' could not be measured: no room")
+
+    monkeypatch.setattr(devices, "footprint_of", fail)
+    found = measure_on(LocalDevice(), model)
+    assert found.peak_memory_mb > 50
+    assert found.memory_source.startswith("process high-water mark")
+    assert found.memory_source.endswith("with all else that this process holds")
 
 
 @pytest.mark.slow
@@ -161,10 +179,12 @@ class TestOnACluster:
         assert isinstance(device, RayDevice)
         with leaving(device):
             assert "of the Ray cluster" in device.check()
+            assert (device.memory_mb() or 0) > 500
             found = measure_on(device, model)
             assert found.device.startswith("ray:board (")
             assert found.threads == len(os.sched_getaffinity(0))
             assert found.speedup is not None
+            assert found.memory_source.startswith("high-water mark of a process of its own")
             cluster.remove_node(cluster.second, allow_graceful=False)
             device._errands._patience_s = 1.0  # type: ignore[union-attr]
             with pytest.raises(DeviceUnreachable, match="no live node"):

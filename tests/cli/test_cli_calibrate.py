@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autotok.profiling import calibrate as calibrating
+from autotok.profiling import memory_fit, sitting
 from autotok.profiling.footprint import Footprint
 
 Run = Callable[..., tuple[int, str, str]]
@@ -16,11 +17,11 @@ QUICK = ("--backbone", "tiny", "--measurements", "10", "--minutes", "0.5")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrating, "drawable_methods", lambda facts: ["topk", "evit", "random"])
-    monkeypatch.setattr(calibrating, "MOST_S", 0.2)
+    monkeypatch.setattr(sitting, "MOST_S", 0.2)
     monkeypatch.setattr(calibrating, "CANDIDATES", 2)
     sizes = iter(range(300, 2000, 50))
     monkeypatch.setattr(
-        calibrating, "footprint", lambda *_, **__: Footprint(200.0, float(next(sizes)))
+        memory_fit, "footprint", lambda *_, **__: Footprint(200.0, float(next(sizes)))
     )
 
 
@@ -49,7 +50,17 @@ def test_a_machine_is_calibrated_and_its_file_can_be_used(run: Run, tmp_path: Pa
         (("--minutes", "6"), "minutes is 6; give 0.5 to 5"),
         (("-o", "mine.txt"), "output 'mine.txt' must end in .yaml"),
         (("-o", "nowhere/mine.yaml"), "the folder 'nowhere' does not exist"),
-        (("--target", "moon"), "target 'moon' cannot be calibrated"),
+        (("--target", "ssh://me@board", "--minutes", "61"), "minutes is 61; give 0.5 to 60 for a"),
+        (("--target", "moon"), "target 'moon' cannot be calibrated; give 'local', ssh://user@host"),
+        (("--target", "jetson-nx"), "a known target to start from with --base"),
+        (("--target", "ssh://"), "is no ssh address; write ssh://user@host[:port]"),
+        (("--target", "ssh://me@board?runtime=onnx"), "did you mean 'onnxruntime'"),
+        (("--target", "ray:"), "must be ray:RESOURCE"),
+        (("--base", "moon"), "target 'moon' is unknown"),
+        (
+            ("--target", "ssh://me@board?runtime=trtexec&dtype=float16"),
+            "base 'local' has no peak for float16",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(

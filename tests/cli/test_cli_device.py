@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from torch import Tensor, nn
 
 from autotok.api import devices, profiles
@@ -175,6 +176,29 @@ def test_a_resume_may_do_without_the_device(fake: FakeDevice, run: Run, tmp_path
     code, out, err = run("resume", folder, "--device", "none")
     assert code == 0, err
     assert "3 configurations were measured" in " ".join(out.split())
+    assert yaml.safe_load((folder / "config.yaml").read_text())["question"]["device"] is None
+    assert run("resume", folder)[0] == 0  # from now on, and this one is not asked
+
+
+@pytest.mark.slow
+def test_a_device_named_at_a_resume_is_the_run_s_from_then_on(
+    fake: FakeDevice, run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert run(*ASKED[:-2], "-o", folder)[0] == 0
+    fake.answers = False
+    assert run("resume", folder, "--device", "fake", "--trials", "5")[0] == 4
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["question"]["device"] is None  # it never answered
+    fake.answers, fake.left = True, 0
+    assert run("resume", folder, "--device", "fake", "--trials", "5")[0] == 4
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["question"]["device"], config["search"]["n_trials"]) == ("fake", 5)
+    fake.left = 10**6
+    code, _, err = run("resume", folder)
+    assert code == 0, err
+    assert fake.measured
+    assert set(pd.read_csv(folder / "pareto.csv")["latency_is"]) == {"measured"}
 
 
 # --- profile and doctor

@@ -126,6 +126,17 @@ def test_estimates_are_compared_with_the_teachers_tokens_before_the_next_stage()
     assert stage("tofe", 1, 2).teacher_layers() == set()
 
 
+def test_estimates_teach_no_selector_what_to_freeze() -> None:
+    made = model("tofe", (1, 9), (2, 12), (3, 4)).train()
+    made(photos(made))
+    first = made.reducers["1"]
+    (block,) = first.teacher_layers()
+    teacher = torch.zeros(len(photos(made)), 1 + made.backbone.facts.num_patches, 48)
+    first.extra_loss(lesson(**{f"b{block}": teacher})).backward()
+    assert first.approximator.fc2.bias.grad.abs().sum() > 0.0
+    assert all(p.grad is None for p in first.selector.parameters())
+
+
 def test_the_budget_loss_is_nil_on_plan_and_a_square_share_off_it() -> None:
     plan = torch.tensor([[1.0, 1, 0, 0]])
     losses = []

@@ -13,6 +13,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.errors import ConfigError
 from autotok.profiling.calibrate import Calibrated, Measured, MemoryFit, Plan, draw_candidates
 from autotok.profiling.fitting import FIXED, NAMES, Check
+from autotok.profiling.measurers import Machine, this_machine
 from autotok.profiling.predict import predict, standing
 from autotok.profiling.target import Target, load_target
 from autotok.profiling.target_file import calibrated_target, save_target, target_dict
@@ -32,10 +33,16 @@ def found() -> Calibrated:
         held_out=tuple(rows[3:]),
         memory=MemoryFit(base_mb=301.23, overhead=1.2, points=7, worst_pct=4.4),
         plan=PLAN,
-        threads=2,
-        clock="wall",
+        machine=this_machine(),
         seconds=100.0,
     )
+
+
+BOARD = Machine(
+    name="NVIDIA Jetson Xavier NX", account="NVIDIA Jetson Xavier NX, 6 cores, 7.8 GB, Python 3.8",
+    runtime="trtexec float16", threads=1, clock="wall", dtype="float16", memory_mb=7765.4,
+    memory_source="measured: what the device's operating system reports",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -78,6 +85,36 @@ def test_the_points_are_those_kept_aside(found: Calibrated, written: Path) -> No
     points = load_target(written).checked_against
     assert [p.value for p in points] == [round(r.latency_ms, 3) for r in found.held_out]
     assert {p.role for p in points} == {"held out"}
+
+
+def test_a_board_s_file_says_what_the_board_says_of_itself(
+    found: Calibrated, tmp_path: Path
+) -> None:
+    there = dataclasses.replace(
+        found,
+        machine=BOARD,
+        plan=dataclasses.replace(PLAN, dtype="float16", fused_attention=False),
+    )
+    path, base = tmp_path / "nx.yaml", load_target("jetson-nx")
+    save_target(calibrated_target(there, name="nx", base=base), path)
+    target = load_target(path)
+    assert target.title == "NVIDIA Jetson Xavier NX, trtexec float16, 1 threads"
+    assert target.memory_mb.value == 7765
+    assert (target.kind, target.peak_gmacs) == (base.kind, base.peak_gmacs)
+    assert (target.default_dtype, target.checked_against[0].dtype) == ("float16", "float16")
+    how, record = target.setting(), target.calibration
+    assert not how.fused_attention
+    assert not how.asynchronous
+    assert record is not None
+    assert (record.machine, record.runtime, record.threads) == (BOARD.account, BOARD.runtime, 1)
+    assert any("Peaks and bandwidth are those of target 'jetson-nx'" in n for n in target.notes)
+    assert sum(n.startswith("Of that target: ") for n in target.notes) == len(base.notes)
+
+
+def test_a_graphics_card_s_memory_is_not_the_machine_s(found: Calibrated) -> None:
+    there = dataclasses.replace(found, machine=BOARD)
+    base = load_target("rtx3090")
+    assert calibrated_target(there, name="x", base=base).memory_mb == base.memory_mb
 
 
 def test_a_second_calibration_is_seen_at_once(found: Calibrated, written: Path) -> None:

@@ -76,6 +76,11 @@ class Errands:
         found = task.remote(*arguments)
         try:
             self._wait(found, limit_s)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._ray.cancel(found, force=True)  # never one that is done: that can crash Ray
+            raise
+        try:
             return self._ray.get(found)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
@@ -85,9 +90,6 @@ class Errands:
             if not self.nodes():
                 raise self._gone() from error
             raise Lost(failure(error), memory=False) from error
-        finally:
-            with contextlib.suppress(Exception):
-                self._ray.cancel(found, force=True)
 
     def _wait(self, found: Any, limit_s: float) -> None:
         begin = there = time.monotonic()
