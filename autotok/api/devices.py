@@ -22,7 +22,6 @@ from autotok.errors import AutotokError, ConfigError, UnknownName
 from autotok.export.exported import FORMATS as SUFFIXES
 from autotok.export.exported import export_model
 from autotok.profiling.footprint import SOURCE, footprint_of
-from autotok.profiling.measure import Measurement
 from autotok.profiling.measurers import installed_mb
 from autotok.profiling.reading import MeasurementFailed, Reading
 from autotok.profiling.remote import FORMATS, RemoteDevice
@@ -190,6 +189,7 @@ class SshDevice:
     def settle(self) -> str:
         """The runtime it prefers, the only one it measures in from now on."""
         self._runtime = self._remote.runtimes[0]
+        self._remote.energy = False  # which takes a second or more of every model
         return self._runtime
 
     def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
@@ -312,7 +312,7 @@ def measure_here(
     """A measurement in this process, as a `Reading`."""
     parameter = next(model.parameters())
     ready = images.to(parameter.device, parameter.dtype)
-    found = as_reading(measure_in(runtime, model, ready, reference))
+    found = measure_in(runtime, model, ready, reference)
     alone = runtime == "eager" and ready.device.type == "cpu"
     return _with_own_memory(found, model, ready) if alone else found
 
@@ -335,11 +335,6 @@ def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None
     """The same on all cores of a node; Ray gives a task as many threads as it asked for CPUs."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     return measure_here(model, images, reference)
-
-
-def as_reading(found: Measurement) -> Reading:
-    """What of a measurement travels."""
-    return Reading(**{f.name: getattr(found, f.name) for f in dataclasses.fields(Reading)})
 
 
 def _export(model: nn.Module, path: Path, images: Tensor, format: str) -> None:

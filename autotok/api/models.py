@@ -25,9 +25,9 @@ from autotok.methods.knobs import from_num_removed
 from autotok.methods.registry import get_method
 from autotok.profiling.counter import count_macs
 from autotok.profiling.macs import Cost, cost
-from autotok.profiling.measure import Measurement
 from autotok.profiling.predict import Prediction
 from autotok.profiling.predict import predict as predict_trace
+from autotok.profiling.reading import Reading
 from autotok.profiling.target import Target, load_target
 from autotok.profiling.trace import trace
 
@@ -173,7 +173,7 @@ def profile(
     batch: int = 1,
     seed: int = 0,
     runtime: str = "eager",
-) -> Measurement:
+) -> Reading:
     """Measured latency and peak memory on this machine, interleaved with a reference model.
 
     The reference is the uncompressed backbone unless another is given; `runtime` is 'eager',

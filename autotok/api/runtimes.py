@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from autotok.errors import AutotokError, UnknownName
 from autotok.export.exported import export_model
-from autotok.profiling.measure import Measurement, measure
-from autotok.profiling.reading import MeasurementFailed
+from autotok.profiling.measure import measure
+from autotok.profiling.reading import MeasurementFailed, Reading
 
 __all__ = ["RUNTIMES", "check_runtime", "measure_in"]
 
 
 def measure_in(
     runtime: str, model: nn.Module, images: Tensor, reference: nn.Module | None
-) -> Measurement:
+) -> Reading:
     """Latency and peak memory of `model(images)` in a runtime, the reference in the same.
 
     Raises:

@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from .energy import energy_mj, find_meter
-from .reading import PROLONGED
+from .reading import Reading
 from .watch import Watch, synchronise
 
-__all__ = ["Measurement", "measure"]
+__all__ = ["measure"]
 
 STEADY, NOISY = 0.03, 0.10
 SURE_PCT = 0.5
@@ -40,59 +40,6 @@ WARM_UP_RUNS = 12
 SLOT_MS = 20.0
 MOST_REPEATS = 50
 MB = 1e6
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A measured latency of one batch and peak memory, and the circumstances."""
-
-    latency_ms: float
-    """Median over runs."""
-    p90_ms: float
-    mad_ms: float
-    """Median absolute deviation from the median."""
-    runs: int
-    verdict: str
-    """'steady', 'noisy' (deviation above 3 %) or 'unreliable' (above 10 %)."""
-    reference_latency_ms: float | None
-    speedup: float | None
-    """Reference over model, the median of ratios taken within one turn."""
-    peak_memory_mb: float
-    memory_source: str
-    device: str
-    runtime: str
-    dtype: str
-    batch: int
-    image_shape: tuple[int, ...]
-    threads: int
-    when: str
-    """UTC, ISO 8601."""
-    speedup_error_pct: float | None = None
-    """Standard error of the speed-up."""
-    prolonged: bool = False
-    """More turns than asked for, because the run was noisy."""
-    host_ms: float | None = None
-    """CUDA: median until the host had launched everything."""
-    device_ms: float | None = None
-    """CUDA: median by the device's own events, waiting for launches included."""
-    energy_mj: float | None = None
-    """Of one run, millijoules; None where the machine has no counter."""
-    energy_source: str = ""
-
-    @property
-    def throughput_img_s(self) -> float:
-        """Images a second."""
-        return 1000.0 * self.batch / self.latency_ms
-
-    @property
-    def source(self) -> str:
-        """Where the figure came from, in a line."""
-        shape = "x".join(map(str, self.image_shape))
-        return (
-            f"measured ({self.device}, {self.runtime}, {self.dtype}, batch {self.batch}, {shape},"
-            f" {self.threads} threads, median of {self.runs}{PROLONGED * self.prolonged},"
-            f" {self.verdict}, {self.when})"
-        )
 
 
 @torch.inference_mode()
@@ -104,7 +51,7 @@ def measure(
     rounds: int = 15,
     timeout_s: float = 30.0,
     threads: int | None = None,
-) -> Measurement:
+) -> Reading:
     """Measure `model(images)`; nothing but the forward is inside the timer.
 
     Args:
@@ -123,7 +70,7 @@ def measure(
         energy, counter = _energy(slots[0])
         used = torch.get_num_threads()
     parameter = next(model.parameters(), images)
-    return Measurement(
+    return Reading(
         **_statistics(turns, rounds, slots[0].watch),
         peak_memory_mb=peak,
         memory_source=how,
@@ -140,7 +87,7 @@ def measure(
 
 
 def _statistics(turns: _Turns, rounds: int, watch: Watch) -> dict[str, Any]:
-    """The fields of a `Measurement` that sum up its runs."""
+    """The fields of a `Reading` that sum up its runs."""
     own, around = np.array(turns.times), turns.around
     return {
         "latency_ms": float(np.median(own)),

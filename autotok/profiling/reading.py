@@ -39,14 +39,14 @@ class Reading:
     """Median absolute deviation from the median."""
     runs: int
     verdict: str
-    """'steady', 'noisy' or 'unreliable'."""
+    """'steady', 'noisy' (deviation above 3 %) or 'unreliable' (above 10 %)."""
     reference_latency_ms: float | None
     speedup: float | None
     """Reference over model, the median of ratios taken within one turn."""
     peak_memory_mb: float
     memory_source: str
     device: str
-    """Where it was measured, such as 'ssh://me@board (NVIDIA Jetson Xavier NX)'."""
+    """Where it was measured: a processor, or such as 'ssh://me@board (NVIDIA Jetson Xavier NX)'."""
     runtime: str
     dtype: str
     batch: int
@@ -61,10 +61,15 @@ class Reading:
     host_ms: float | None = None
     """CUDA: median until the host had launched everything."""
     device_ms: float | None = None
-    """CUDA: median by the device's own events."""
+    """CUDA: median by the device's own events, waiting for launches included."""
     energy_mj: float | None = None
     """Of one run, millijoules; None where the machine has no counter."""
     energy_source: str = ""
+
+    @property
+    def throughput_img_s(self) -> float:
+        """Images a second."""
+        return 1000.0 * self.batch / self.latency_ms
 
     @property
     def spread_pct(self) -> float:
