@@ -54,10 +54,12 @@ SCHEDULES = {
 }  # fmt: skip
 LR = {
     "dynamicvit": 1e-3, "dtps": 1e-3, "spvit": 5e-3, "heatvit": 5e-3, "dtem": 1e-3,
-    "cropr": 3e-4, "sit": 5e-4, "patchmerger": 5e-4, "sinkhorn": 1e-3, "avit": 5e-4,
+    "cropr": 3e-4, "sit": 5e-4, "patchmerger": 5e-4, "sinkhorn": 1e-3, "avit": 3e-4,
     "tofe": 5e-4, "tofe-instance": 5e-4, "asvit": 1e-5, "ltmp": 1e-5,
 }  # fmt: skip
 """Highest rate; of the methods' own parts, where the recipe slows the backbone. 1e-4 else."""
+LOSSES = {"avit": {"ce": 1.0, "soft": 1.0}}
+"""A-ViT is published with DeiT's losses, which distil or not; labels of 400 images teach little."""
 OPTIONS = {"asvit": {"tau": 1e-3}}
 """At the published 1e-4, gradients through five layers of masks overflow."""
 METHODS = ("dynamicvit", "dtps", "cropr", "tofe", "spvit", "heatvit", "tofe-instance", "dtem",
@@ -105,7 +107,8 @@ class Study:
             return
         spec = FineTuneSpec(
             length=f"{self.options.steps} steps",
-            losses=default_losses(self.backbone.facts, config_of(method), labelled=True),
+            losses=LOSSES.get(method)
+            or default_losses(self.backbone.facts, config_of(method), labelled=True),
             lr=LR.get(method, 1e-4),
             batch_size=self.options.batch,
         )
