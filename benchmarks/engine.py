@@ -19,15 +19,18 @@ oracle's, `memory` peak of live bytes over the uncompressed model's, `operators`
 reducing block: calls that are no views, in the reduction and in what it makes attention do, beyond
 the uncompressed block's (first reduction, then the last). `--write` puts the table into a file.
 
-Weights are random: nothing timed here depends on them, except the counts of adaptive methods.
+Weights are random: nothing timed here depends on them, except the counts of adaptive methods, whose
+thresholds are found on the images timed, so that the counts asked for are met on average.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +46,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import autotok.methods  # noqa: F401
 from autotok.backbones.base import Backbone
 from autotok.backbones.demo import load_demo_backbone
-from autotok.backbones.timm_vit import TimmViT
+from autotok.backbones.feature_net import FOLDER
+from autotok.backbones.timm_vit import TimmViT, timm
+from autotok.compression.calibrate import calibrated, needs_calibration
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
@@ -257,11 +262,13 @@ def measured(
     try:
         config = SCHEDULES[schedule](method, backbone.facts)
         model = compress_backbone(backbone, config).eval()
+        if needs_calibration(config):
+            model = calibrated(model, images).eval()
+        probe = Probe(model)
+        with torch.no_grad(), probe.watching():
+            model(images)
     except AutotokError as error:
         return replace(left, note=str(error))
-    probe = Probe(model)
-    with torch.no_grad(), probe.watching():
-        model(images)
     oracle = SlicingOracle(backbone, probe.counts)
     with torch.inference_mode():
         plain, sliced_, ms, turns = compete(model, oracle, backbone, images, patience)
@@ -275,6 +282,24 @@ def measured(
         ms=ms,
         turns=turns,
     )
+
+
+@contextmanager
+def drawn_networks() -> Iterator[None]:
+    """Random weights for the networks methods look at images with, unless there are real ones."""
+    names = {get_method(m).auxiliary(get_method(m).resolve_options({})) for m in list_methods()}
+    if FOLDER in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in filter(None, names):
+            weights = timm.create_model(name, pretrained=False).state_dict()
+            torch.save(weights, Path(folder) / f"{name}.pth")
+        os.environ[FOLDER] = folder
+        try:
+            yield
+        finally:
+            del os.environ[FOLDER]
 
 
 def fits(method: str, schedule: str) -> bool:
@@ -303,6 +328,12 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Print the tables."""
     args = arguments(argv)
+    with drawn_networks():
+        tables(args)
+
+
+def tables(args: argparse.Namespace) -> None:
+    """All of what was asked for."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     conditions = (

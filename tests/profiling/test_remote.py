@@ -218,7 +218,7 @@ def test_a_board_is_measured_over_ssh_and_left_as_it_was(
     assert (again.speedup, again.threads) == (None, 1)
     device.close()
     assert board.left_behind == []
-    assert board.workers == []
+    assert server.until(lambda: not board.workers, 10.0)
 
 
 @needs_sshd
@@ -486,7 +486,7 @@ def test_a_measurement_that_takes_too_long_is_given_up_in_one_sentence(
     with pytest.raises(MeasurementFailed, match="after 2 s; give it more time") as caught:
         device.measure(slow, SHAPE, runtime="onnxruntime", timeout_s=2.0)
     assert one_sentence(caught.value)
-    assert len(board.workers) == 1, "the measurement still runs"
+    assert server.until(lambda: len(board.workers) == 1, 10.0), "the measurement still runs"
     small = onnx_file(tmp_path / "small.onnx")
     assert device.measure(small, SHAPE, runtime="onnxruntime", rounds=3).runs >= 3
 
