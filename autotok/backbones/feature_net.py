@@ -32,6 +32,7 @@ __all__ = ["FeatureNet", "feature_net_cost", "feature_net_structure", "load_feat
 
 FOLDER = "AUTOTOK_WEIGHTS"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+CHANNELS = 3
 CHAINS = (
     ("stem", "stages", "final_conv"),
     ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4"),
@@ -83,7 +84,9 @@ class FeatureNet(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """(B, K, h, w)."""
+        """(B, K, h, w) of images (B, 3, H, W); one channel, which is grey, is shown three times."""
+        if images.shape[1] == 1:
+            images = images.expand(-1, CHANNELS, -1, -1)
         return _features(self.inside(images), images)
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> FeatureNet:

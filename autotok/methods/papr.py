@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autotok.config import Primitive
-from autotok.errors import ConfigError
+from autotok.errors import ConfigError, IncompatibleMethod
+from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Kind, Option, Placement, TokenReducer
@@ -37,6 +38,8 @@ PROXIES = (
     "mobilenetv3_small_100",
     "mobilenetv3_large_100",
 )
+CHANNELS = (1, 3)
+"""Of an image it can look at."""
 
 
 @register("papr")
@@ -52,6 +55,15 @@ class PaPr(TokenReducer):
         Option("proxy", "mobileone_s0", "the network, by its name in timm", choices=PROXIES),
     )
     needs = Needs.IMAGE
+
+    @classmethod
+    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
+        if facts.image_shape[0] not in CHANNELS:
+            raise IncompatibleMethod(
+                f"method '{cls.name}' looks with a network of three colour channels, and backbone"
+                f" '{facts.name}' takes images of {facts.image_shape[0]}; use another method"
+            )
+        return cls.needs
 
     @classmethod
     def auxiliary(cls, options: Mapping[str, Primitive]) -> str | None:

@@ -67,6 +67,14 @@ def test_a_folder_of_weights_is_looked_into(
     assert load_feature_net("resnet18")(torch.zeros(1, 3, 64, 64)).shape == (1, 512, 2, 2)
 
 
+def test_a_grey_image_is_shown_three_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, "resnet18")
+    monkeypatch.setenv("AUTOTOK_WEIGHTS", str(tmp_path))
+    network = load_feature_net("resnet18")
+    grey = torch.rand(2, 1, 64, 64)
+    assert torch.equal(network(grey), network(grey.repeat(1, 3, 1, 1)))
+
+
 def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("no route")

@@ -1,5 +1,6 @@
 """PaPr: a feature map, enlarged to the grid, says which patches stay."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from autotok.backbones.feature_net import _create
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
-from autotok.errors import CheckpointError, ConfigError
+from autotok.errors import CheckpointError, ConfigError, IncompatibleMethod
 from autotok.methods.papr import PaPr
 from autotok.profiling.macs import cost, uncompressed
 from autotok.profiling.trace import trace
@@ -133,3 +134,9 @@ def test_without_weights_it_is_counted_and_traced() -> None:
     assert names.count("convolution") > 10
     assert len(names) < 1000  # building the network is no part of running it
     assert traced.weight_bytes > 2 * autotok.macs(tiny_vit()).params
+
+
+def test_images_of_other_channels_are_refused_in_a_sentence() -> None:
+    facts = dataclasses.replace(tiny_backbone().facts, image_shape=(4, 32, 32))
+    with pytest.raises(IncompatibleMethod, match=r"three colour channels, and .* images of 4; use"):
+        PaPr.resolve_needs(facts, PaPr.resolve_options({}))
