@@ -252,12 +252,12 @@ def relative_attention(
         pairs = _pair_index(tokens.coords, prefix, offset).unsqueeze(2)  # (B, 2, 1, N, N)
         shape = (*q.shape[:3], q.shape[2])
         places = by_row.gather(-1, pairs[:, 0].expand(shape))
-        places += by_column.gather(-1, pairs[:, 1].expand(shape))  # or three maps are held
+        places = places + by_column.gather(-1, pairs[:, 1].expand(shape))
     logits = _scaled_sum(places, q, k, scale)
     del places
     bias = key_bias(tokens, q.dtype)
     if bias is not None:
-        logits += bias[:, None, None, :]
+        logits = logits + bias[:, None, None, :]
     weights = _softmax(logits, tokens)
     del logits
     if tokens.raster:
@@ -291,10 +291,10 @@ def _offset_index(extent: int, max_offset: int, device: torch.device) -> Tensor:
 
 def _pair_index(coords: Tensor, prefix: int, max_offset: int) -> Tensor:
     """(B, 2, N, N) table rows for every query and key along both axes, from coords (B, n, 2)."""
-    position = coords.transpose(1, 2).to(torch.int32)  # half the memory until rows are looked up
+    position = coords.transpose(1, 2)
     delta = position[:, :, None, :] - position[:, :, :, None]
-    index = delta.clamp_(-max_offset, max_offset).add_(max_offset + 1)
-    return F.pad(index, (prefix, 0, prefix, 0)).long()  # prefix pairs use row 0
+    index = delta.clamp(-max_offset, max_offset) + (max_offset + 1)
+    return F.pad(index, (prefix, 0, prefix, 0))  # prefix pairs use row 0
 
 
 def _raster_bias(

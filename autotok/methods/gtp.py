@@ -163,6 +163,6 @@ def _alike(look: Tensor, neighbours: int) -> Tensor:
 
 def _touching(grid: tuple[int, int], device: torch.device) -> Tensor:
     """(1, n, n) bool: patches that share an edge or a corner on the grid."""
-    place = grid_coords(grid, device=device).to(torch.int32)
-    far = (place.unsqueeze(1) - place.unsqueeze(2)).abs_().amax(dim=-1)
+    place = grid_coords(grid, device=device)
+    far = (place.unsqueeze(1) - place.unsqueeze(2)).abs().amax(dim=-1)
     return far == 1

@@ -33,9 +33,9 @@ _ROWS: dict[OperatorClass, str] = {
         _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention_for_cpu
         _scaled_dot_product_fused_attention_overrideable _scaled_dot_product_cudnn_attention""",
     OperatorClass.ELEMENTWISE: """add add_ sub sub_ rsub mul mul_ div div_ reciprocal neg exp exp_
-        log log_ sqrt rsqrt pow sigmoid tanh gelu relu relu_ silu abs abs_ round floor ceil clamp
-        clamp_ clamp_min clamp_max clamp_min_ clamp_max_ maximum minimum remainder floor_divide eq
-        ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not where
+        log log_ sqrt rsqrt pow sigmoid tanh gelu relu relu_ silu abs round floor ceil clamp clamp_
+        clamp_min clamp_max clamp_min_ clamp_max_ maximum minimum remainder floor_divide eq ne lt le
+        gt ge logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not where
         masked_fill masked_fill_ elu_ sign erf square addcmul addcdiv lerp isfinite isnan nan_to_num
         tril triu hardtanh leaky_relu elu sin cos __and__ __or__""",
     OperatorClass.REDUCTION: """sum mean amax amin max min argmax argmin prod var var_mean std
