@@ -22,7 +22,7 @@ from autotok.profiling.remote_address import SshAddress
 from autotok.profiling.target import Target, load_target
 from autotok.profiling.target_file import calibrated_target, save_target
 
-from .devices import Device, RayDevice, SshDevice, leaving, open_device
+from .devices import Device, leaving, open_device
 
 __all__ = ["Calibration", "calibrate", "plan_of"]
 
@@ -200,7 +200,6 @@ def _on_device(device: Device, target: str, plan: Plan, on_step: OnStep) -> Cali
 
     def machine(first: Reading) -> Machine:
         name = first.device.removeprefix(f"{device.name} (").removesuffix(")")
-        known = device.memory_mb() if isinstance(device, (SshDevice, RayDevice)) else None
         return Machine(
             name=name,
             account=name if target.startswith("ray:") else account,  # without addresses
@@ -208,7 +207,7 @@ def _on_device(device: Device, target: str, plan: Plan, on_step: OnStep) -> Cali
             threads=first.threads,
             clock="wall",
             dtype=first.dtype,
-            memory_mb=known,
+            memory_mb=device.memory_mb(),
             memory_source="measured: what the device's operating system reports",
         )
 
@@ -217,12 +216,11 @@ def _on_device(device: Device, target: str, plan: Plan, on_step: OnStep) -> Cali
 
 def _exported(plan: Plan, device: Device, target: str) -> Plan:
     """The plan without what cannot be exported, for the runtime that the board is measured in."""
-    runtime = device.settle() if isinstance(device, SshDevice) else SshAddress.parse(target).runtime
     return dataclasses.replace(
         plan,
         without=tuple(name for name in list_methods() if not get_method(name).exportable),
         dtype=_dtype_of(target),
-        fused_attention=runtime not in SPELT_OUT,
+        fused_attention=device.settle() not in SPELT_OUT,
         most_added=MOST_ADDED,
     )
 

@@ -75,6 +75,14 @@ class Device(Protocol):
         """
         ...
 
+    def settle(self) -> str:
+        """The runtime it prefers, the only one it measures in from now on."""
+        ...
+
+    def memory_mb(self) -> float | None:
+        """Installed; None where it does not say."""
+        ...
+
     def close(self) -> None:
         """Leave it as it was."""
         ...
@@ -160,6 +168,14 @@ class LocalDevice:
     def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
         """Measured here."""
         return measure_here(model, images, reference, runtime=self._runtime)
+
+    def settle(self) -> str:
+        """The one it was made with."""
+        return self._runtime
+
+    def memory_mb(self) -> float | None:
+        """Of this machine."""
+        return installed_mb()
 
     def close(self) -> None:
         """Nothing to leave."""
@@ -273,6 +289,10 @@ class RayDevice:
             ) from error
         assert isinstance(found, Reading)
         return dataclasses.replace(found, device=f"{self.name} ({found.device})")
+
+    def settle(self) -> str:
+        """The only one there is."""
+        return "eager"
 
     def memory_mb(self) -> float | None:
         """Installed on its node; None where that does not say."""

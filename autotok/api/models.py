@@ -31,7 +31,7 @@ from autotok.profiling.reading import Reading
 from autotok.profiling.target import Target, load_target
 from autotok.profiling.trace import trace
 
-from .runtimes import measure_in
+from .devices import measure_here
 
 __all__ = [
     "build_config",
@@ -185,9 +185,7 @@ def profile(
     facts = runnable.backbone.facts if isinstance(runnable, CompressedViT) else runnable.facts
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch, *facts.image_shape, generator=generator)
-    parameter = next(runnable.parameters())
-    ready = images.to(parameter.device, parameter.dtype)
-    return measure_in(runtime, runnable, ready, reference)
+    return measure_here(runnable, images, reference, runtime=runtime)
 
 
 def evaluate(

@@ -101,15 +101,18 @@ def profile(
     json: JsonFlag = False,
 ) -> None:
     """Say what a model costs: exact count, prediction for a target, measurement on a device."""
+    from autotok.api.devices import open_device
     from autotok.api.profiles import profile_report
 
     from .progress import StepProgress
 
+    where = _where(device, runtime) if measure else None
+    if where is not None:
+        open_device(where).close()  # a name that is none is told before a model is loaded
     model = build(
         config, backbone, checkpoint, image_size, method, keep, r, option, shapes_alone=not measure
     )
     with StepProgress("profiling", quiet=json) as bar:
-        where = _where(device, runtime) if measure else None
         if where is not None:
             doing = f"timing on {where} against the uncompressed model"
             bar.update(0.0, doing, important=True)

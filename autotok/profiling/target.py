@@ -139,8 +139,12 @@ def _parse(text: str, where: str) -> Target:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        line = str(error).splitlines()[0]
-        raise ConfigError(f"{where} is not valid YAML: {line}") from error
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+        raise ConfigError(
+            f"{where} is not valid YAML{place}; mend it, or see a good one with"
+            " `autotok targets show local --json`"
+        ) from error
     values = checked_keys(data, Target, where)
     for key in ("memory_mb", "bandwidth_gb_s"):
         if key in values:

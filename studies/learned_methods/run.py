@@ -75,9 +75,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--lr", type=float, help="highest rate of all, in place of LR")
+    parser.add_argument("--results", type=Path, default=HERE / "results.csv")
     parser.add_argument("--table-only", action="store_true")
     options = parser.parse_args()
-    path = HERE / "results.csv"
+    path = options.results
     if not path.is_file():
         with path.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow(COLUMNS)
@@ -86,8 +88,9 @@ def main() -> None:
         study = Study(options, path)
         for method in options.methods:
             study.run(method)
-    (HERE / "table.md").write_text(table(list(csv.DictReader(path.open()))))
-    print((HERE / "table.md").read_text())
+    found = path.with_name("table.md")
+    found.write_text(table(list(csv.DictReader(path.open()))))
+    print(found.read_text())
 
 
 class Study:
@@ -109,7 +112,7 @@ class Study:
             length=f"{self.options.steps} steps",
             losses=LOSSES.get(method)
             or default_losses(self.backbone.facts, config_of(method), labelled=True),
-            lr=LR.get(method, 1e-4),
+            lr=self.rate(method),
             batch_size=self.options.batch,
         )
         config = config_of(method, spec)
@@ -127,6 +130,10 @@ class Study:
         after = self.judge(method, "trained", student.eval(), done.steps, seconds, before)
         self.random(method, after)
 
+    def rate(self, method: str) -> float:
+        """The highest learning rate."""
+        return float(self.options.lr or LR.get(method, 1e-4))
+
     def judge(
         self,
         method: str,
@@ -140,7 +147,7 @@ class Study:
         tally = self.evaluator.evaluate(model, 0, self.options.images)
         quality, macs = tally.quality(), mean_macs(model, self.evaluator) / 1e9
         gain = None if before is None else compare(asdict(tally), asdict(before[2]))
-        lr = "" if steps is None else f"{LR.get(method, 1e-4):g}"
+        lr = "" if steps is None else f"{self.rate(method):g}"
         row = [method, state, f"{macs:.4f}", f"{quality.value:.2f}", f"{quality.low:.2f}"]
         row += [f"{quality.high:.2f}", quality.num_images, steps or 0, f"{seconds:.0f}", lr]
         row += ["", "", ""] if gain is None else [

@@ -64,6 +64,12 @@ class FakeBoard:
             image_shape=(3, 32, 32), threads=4, when="2026-01-01T00:00:00+00:00",
         )  # fmt: skip
 
+    def settle(self) -> str:
+        return "onnxruntime"
+
+    def memory_mb(self) -> float | None:
+        return None
+
     def close(self) -> None:
         self.closed = True
 
