@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     for tensors, words in (
         ({"head.weight": torch.zeros(5, 24)}, "lacks LV-ViT's 'aux_head'"),
         (lacking, "'norm.bias' is missing"),
-        ({**weights, "score_predictor.0.w": torch.zeros(1)}, "has no place in it"),
+        ({**weights, "blocks.0.ls1.gamma": torch.zeros(24)}, "has no place in it"),
         ({**weights, "norm.bias": torch.zeros(25)}, r"has shape \(25,\), expected \(24,\)"),
     ):
         path = tmp_path / "bad.safetensors"
