@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -70,7 +71,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return found.tensors
 
 
-def peeled(data: Mapping[object, object], origin: str | Path) -> Peeled:
+def peeled(data: Mapping[Any, object], origin: str | Path) -> Peeled:
     """The tensors of the one model that nested plain data holds.
 
     Raises:
@@ -98,9 +99,9 @@ def peeled(data: Mapping[object, object], origin: str | Path) -> Peeled:
     return Peeled(_without_prefixes(tensors, origin, choices), tuple(choices))
 
 
-def _unwrapped(data: Mapping[object, object], choices: list[str]) -> Mapping[object, object] | None:
+def _unwrapped(data: Mapping[Any, object], choices: list[str]) -> Mapping[Any, object] | None:
     """The dictionary of weights inside this one; None where this is it."""
-    inside: dict[str, Mapping[object, object]] = {}
+    inside: dict[str, Mapping[Any, object]] = {}
     for key in WRAPPERS:
         value = data.get(key)
         if isinstance(value, Mapping) and value:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autotok.errors import CheckpointError
 
-__all__ = ["checked_fit", "depth_of", "load_fitting"]
+__all__ = ["checked_fit", "checked_names", "depth_of", "load_fitting"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,27 @@ HARMLESS = re.compile(
     r"|blocks\.\d+\.((merge|prune)_threshold|(merge|prune)_ddp\..*|attn\.metric\..*)"
 )
 """Names of what may stand in a file beside a backbone without changing the backbone's outputs."""
+
+
+def checked_names(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], *, origin: str, name: str
+) -> list[str]:
+    """Names that the file has beside the model's and that its outputs do not hang on.
+
+    Raises:
+        CheckpointError: a tensor is lacking, or has no place.
+    """
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key not in given]
+    beside = [key for key in given if key not in own]
+    extra = [key for key in beside if not HARMLESS.fullmatch(key)]
+    if missing:
+        instead = f"; it has '{extra[0]}' instead" if extra else ""
+        raise _misfit(origin, name, f"'{missing[0]}' is missing{_more(missing)}{instead}")
+    if extra:
+        what = f"'{extra[0]}' has no place in it{_more(extra)}, so its outputs would be others"
+        raise _misfit(origin, name, what + "; name the backbone these weights were trained as")
+    return beside
 
 
 def checked_fit(
@@ -45,34 +66,14 @@ def checked_fit(
     Raises:
         CheckpointError: a tensor is lacking, has no place, another shape, or no usable values.
     """
-
-    def misfit(what: str) -> CheckpointError:
-        return CheckpointError(f"checkpoint '{origin}' does not fit backbone '{name}': {what}")
-
-    needed = [key for key in own if not key.endswith("num_batches_tracked")]
-    missing = [key for key in needed if key not in given]
-    beside = [key for key in given if key not in own]
-    extra = [key for key in beside if not HARMLESS.fullmatch(key)]
-    for key, value in own.items():
-        if key in given and given[key].shape != value.shape:
-            raise misfit(
-                f"'{key}' has shape {tuple(given[key].shape)}, expected {tuple(value.shape)}"
-            )
-    if missing:
-        instead = f"; it has '{extra[0]}' instead" if extra else ""
-        raise misfit(f"'{missing[0]}' is missing{_more(missing)}{instead}")
-    if extra:
-        raise misfit(
-            f"'{extra[0]}' has no place in it{_more(extra)}, so its outputs would be others; name"
-            " the backbone that these weights were trained as"
-        )
-    if beside:
-        log.info("checkpoint '%s': passing over '%s'%s", origin, beside[0], _more(beside))
+    beside = checked_names(own, given, origin=origin, name=name)
     fitting = {key: given[key] for key in own if key in given}
     for key, value in fitting.items():
-        fault = _value_fault(value, own[key])
+        fault = _fault(value, own[key])
         if fault:
-            raise misfit(f"'{key}' {fault}; fetch or save the file again")
+            raise _misfit(origin, name, f"'{key}' {fault}")
+    if beside:
+        log.info("checkpoint '%s': passing over '%s'%s", origin, beside[0], _more(beside))
     return fitting
 
 
@@ -93,9 +94,16 @@ def _more(keys: list[str]) -> str:
     return f" and {len(keys) - 1} more" if len(keys) > 1 else ""
 
 
-def _value_fault(value: Tensor, own: Tensor) -> str | None:
+def _misfit(origin: str, name: str, what: str) -> CheckpointError:
+    return CheckpointError(f"checkpoint '{origin}' does not fit backbone '{name}': {what}")
+
+
+def _fault(value: Tensor, own: Tensor) -> str | None:
+    """Why a tensor cannot stand in the place of another; None where it can."""
+    if value.shape != own.shape:
+        return f"has shape {tuple(value.shape)}, expected {tuple(own.shape)}"
     if own.is_floating_point() and not value.is_floating_point():
         return f"holds {str(value.dtype).removeprefix('torch.')} values, expected floating point"
     if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
-        return "holds values that are not finite"
+        return "holds values that are not finite; fetch or save the file again"
     return None

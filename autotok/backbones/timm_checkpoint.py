@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotok.errors import CheckpointError
 
-from .fitting import checked_fit, load_fitting
+from .fitting import checked_fit, checked_names, load_fitting
 from .timm_layout import inferred_arguments
 from .torchvision_shim import ensure_torchvision
 
@@ -48,7 +48,10 @@ def model_from_tensors(
         arguments |= _gated(tensors, given, template)
         with torch.device("meta"):
             shapes: Any = timm.create_model(name, pretrained=False, **arguments)
+        checked_names(shapes.state_dict(), given, origin=origin, name=name)
         given = checkpoint_filter_fn(given, shapes)
+    except CheckpointError:
+        raise
     except Exception as error:  # timm asserts and indexes; a file may be anything
         lines = str(error).strip().splitlines() or [""]
         raise CheckpointError(

@@ -7,6 +7,7 @@ tokens, classes, image size) differs among models of one name, and is read from 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,18 +41,21 @@ def inferred_arguments(
         ValueError: the position table belongs to no square grid.
     """
     own = template.state_dict()
+    found = {re.sub(r"^blocks\.\d+\.", "blocks.0.", key) for key in tensors}  # in any block
     arguments: dict[str, Any] = {
-        word: key in tensors for word, key in FEATURES.items() if (key in tensors) != (key in own)
+        word: key in found for word, key in FEATURES.items() if (key in found) != (key in own)
     }
     scaled = "blocks.0.ls1.gamma"
-    if (scaled in tensors) != (scaled in own):
-        arguments["init_values"] = 1.0 if scaled in tensors else None
+    if (scaled in found) != (scaled in own):
+        arguments["init_values"] = 1.0 if scaled in found else None
     sizes = {
         "num_classes": (_size(tensors.get("head.weight"), 0, 2), template.num_classes),
         "reg_tokens": (_size(tensors.get("reg_token"), 1, 3), template.num_reg_tokens),
-        "in_chans": (_size(tensors.get("patch_embed.proj.weight"), 1, 4), template.in_chans),
     }
-    arguments |= {word: found for word, (found, named) in sizes.items() if found != named}
+    arguments |= {word: size for word, (size, named) in sizes.items() if size != named}
+    channels = _size(tensors.get("patch_embed.proj.weight"), 1, 4)
+    if channels not in (0, template.in_chans):
+        arguments["in_chans"] = channels
     return arguments | _pooling(tensors, template, own) | _positions(tensors, template, image_size)
 
 

@@ -44,7 +44,7 @@ SETTINGS = (
 MAPPINGS = ("collections.defaultdict", "yacs.config.CfgNode", "easydict.EasyDict")
 
 
-def read_weight_file(path: Path) -> Mapping[object, object]:
+def read_weight_file(path: Path) -> Mapping[Any, object]:
     """What a .safetensors, .pth, .pt or .bin file holds, its tensors on the CPU and unchecked.
 
     Raises:
@@ -56,7 +56,7 @@ def read_weight_file(path: Path) -> Mapping[object, object]:
     return _read_torch(path, "cpu")
 
 
-def read_claims(path: Path) -> Mapping[object, object] | None:
+def read_claims(path: Path) -> Mapping[Any, object] | None:
     """The same with tensors on the meta device, nothing of them read; None for safetensors.
 
     Raises:
@@ -111,13 +111,12 @@ def _check_size(path: Path) -> None:
         raise CheckpointError(f"checkpoint '{path}' is larger than {MAX_BYTES >> 30} GB; refused")
 
 
-def _read_safetensors(path: Path) -> Mapping[object, object]:
+def _read_safetensors(path: Path) -> Mapping[Any, object]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        found: dict[object, object] = dict(load_file(path))
-        return found
+        return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
@@ -145,7 +144,7 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _read_torch(path: Path, device: str) -> Mapping[object, object]:
+def _read_torch(path: Path, device: str) -> Mapping[Any, object]:
     inert: list[Any] = [(_Setting, name) for name in SETTINGS]
     inert += [(_settings, name) for name in MAPPINGS]
     mapped = device == "cpu" and _is_archive(path)  # then no tensor can reach beyond the file
