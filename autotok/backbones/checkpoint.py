@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autotok.errors import CheckpointError
 
-from .weight_file import check_claims, read_claims, read_weight_file
+from .weight_file import check_claims, read_claims, read_weight_file, shown
 
 __all__ = ["Peeled", "peeled", "read_state_dict"]
 
@@ -65,7 +65,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     check_claims(found.tensors.items(), path)
     for key, value in found.tensors.items():
         if value.is_meta:
-            raise CheckpointError(f"checkpoint '{path}' has no values for '{key}' (a meta tensor)")
+            raise CheckpointError(
+                f"checkpoint '{path}' has no values for {shown(key)}; it is on device 'meta'"
+            )
     for choice in found.choices:
         log.warning("checkpoint '%s': %s", path, choice)
     return found.tensors
@@ -161,8 +163,8 @@ def _renamed(tensors: dict[str, Tensor], chain: str, origin: str | Path) -> dict
         plain = key[len(prefix) :]
         if plain in out:
             raise CheckpointError(
-                f"checkpoint '{origin}' has two tensors for '{plain}', with the prefix '{chain}'"
-                " and without; save one model"
+                f"checkpoint '{origin}' has two tensors for {shown(plain)}, with the prefix"
+                f" '{chain}' and without; save one model"
             )
         if plain != "n_averaged":
             out[plain] = value

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from autotok.errors import CheckpointError
 
+from .weight_file import shown
+
 __all__ = ["checked_fit", "checked_names", "depth_of", "load_fitting"]
 
 log = logging.getLogger(__name__)
@@ -44,10 +46,10 @@ def checked_names(
     beside = [key for key in given if key not in own]
     extra = [key for key in beside if not HARMLESS.fullmatch(key)]
     if missing:
-        instead = f"; it has '{extra[0]}' instead" if extra else ""
-        raise _misfit(origin, name, f"'{missing[0]}' is missing{_more(missing)}{instead}")
+        instead = f"; it has {shown(extra[0])} instead" if extra else ""
+        raise _misfit(origin, name, f"{shown(missing[0])} is missing{_more(missing)}{instead}")
     if extra:
-        what = f"'{extra[0]}' has no place in it{_more(extra)}, so its outputs would be others"
+        what = f"{shown(extra[0])} has no place in it{_more(extra)}, so its outputs would be others"
         raise _misfit(origin, name, what + "; name the backbone these weights were trained as")
     return beside
 
@@ -71,9 +73,9 @@ def checked_fit(
     for key, value in fitting.items():
         fault = _fault(value, own[key])
         if fault:
-            raise _misfit(origin, name, f"'{key}' {fault}")
+            raise _misfit(origin, name, f"{shown(key)} {fault}")
     if beside:
-        log.info("checkpoint '%s': passing over '%s'%s", origin, beside[0], _more(beside))
+        log.info("checkpoint '%s': passing over %s%s", origin, shown(beside[0]), _more(beside))
     return fitting
 
 

@@ -12,16 +12,16 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 from autotok.errors import CheckpointError
 
-__all__ = ["check_claims", "read_claims", "read_weight_file"]
+__all__ = ["check_claims", "read_claims", "read_weight_file", "shown"]
 
 MAX_BYTES = 8 * 2**30
 ZIP_MAGIC = b"PK\x03\x04"
@@ -81,7 +81,7 @@ def check_claims(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
         odd = _oddity(value)
         if odd:
             raise CheckpointError(
-                f"checkpoint '{path}' cannot be used: '{key}' {odd}; save plain dense tensors"
+                f"checkpoint '{path}' cannot be used: {shown(key)} {odd}; save plain dense tensors"
             )
         total += value.numel() * value.element_size()
     if total > MAX_BYTES:
@@ -89,6 +89,11 @@ def check_claims(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
             f"checkpoint '{path}' would take {total >> 30} GB of memory, allowed are"
             f" {MAX_BYTES >> 30} GB; save each tensor once"
         )
+
+
+def shown(key: str) -> str:
+    """A tensor's name in quotes for a message, of any length and any characters."""
+    return repr(key if len(key) <= 80 else f"{key[:77]}...")
 
 
 def _oddity(value: Tensor) -> str | None:
@@ -147,13 +152,11 @@ def _check_archive(path: Path) -> None:
 def _read_torch(path: Path, device: str) -> Mapping[Any, object]:
     inert: list[Any] = [(_Setting, name) for name in SETTINGS]
     inert += [(_settings, name) for name in MAPPINGS]
-    mapped = device == "cpu" and _is_archive(path)  # then no tensor can reach beyond the file
     try:
+        place: Any = device if device == "meta" else _held_against(_record_sizes(path))
         with warnings.catch_warnings(), torch.serialization.safe_globals(inert):
             warnings.simplefilter("ignore")
-            data = torch.load(
-                str(path), map_location=device, weights_only=True, mmap=mapped or None
-            )
+            data = torch.load(str(path), map_location=place, weights_only=True)
     except Exception as error:  # the unpickler raises whatever the garbage makes it raise
         raise _unreadable(path, _reason(error)) from error
     if not isinstance(data, Mapping):
@@ -161,6 +164,28 @@ def _read_torch(path: Path, device: str) -> Mapping[Any, object]:
             f"checkpoint '{path}' holds a {type(data).__name__}, not a state dict of tensors"
         )
     return data
+
+
+def _record_sizes(path: Path) -> set[int] | None:
+    """Bytes of each part of an archive; None where the file is none."""
+    if not _is_archive(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return {part.file_size for part in archive.infolist()} | {0}
+
+
+def _held_against(sizes: set[int] | None) -> Callable[[UntypedStorage, str], UntypedStorage]:
+    """What torch asks where a storage belongs: here, if the file has as many bytes for it.
+
+    Not every version of torch compares the two itself.
+    """
+
+    def place(storage: UntypedStorage, _: str) -> UntypedStorage:
+        if sizes is not None and storage.nbytes() not in sizes:
+            raise ValueError(f"{storage.nbytes()} bytes are claimed, and no part has so many")
+        return storage
+
+    return place
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:
@@ -182,7 +207,7 @@ def _reason(error: Exception) -> str:
         return "it holds nested tensors"
     if "TorchScript" in text:
         return "it is a TorchScript program"
-    return type(error).__name__
+    return f"damaged, {type(error).__name__}"
 
 
 class _Setting:
