@@ -15,8 +15,12 @@ from small_vits import DISTILLED, LAYOUTS, PLAIN, SMALL, drawn, layout
 from torch import Tensor, nn
 
 from autotok.backbones.loading import load_backbone
-from autotok.backbones.timm_vit import TimmViT, VisionTransformer, timm
+from autotok.backbones.timm_layout import inferred_arguments
+from autotok.backbones.timm_vit import TimmViT, VisionTransformer, supported_timm_names, timm
+from autotok.compression.compress import compress_backbone
+from autotok.config import CompressionConfig, Reduction
 from autotok.errors import CheckpointError
+from autotok.export.bundle import BackboneRef, Bundle, load_bundle, save_bundle
 
 Weights = dict[str, Tensor]
 
@@ -273,3 +277,29 @@ def test_a_methods_own_parameters_beside_the_backbone_are_passed_over(tmp_path: 
     beside = {"score_predictor.0.in_conv.0.weight": torch.ones(3),
               "blocks.0.attn.metric.weight": torch.ones(3)}  # fmt: skip
     same(saved(tmp_path, {"model": weights(model) | beside}), model)
+
+
+@pytest.mark.parametrize("word", LAYOUTS)
+def test_a_bundle_of_any_layout_rebuilds_the_same_model(word: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, {"model": weights(layout(word))})
+    backbone = load_backbone(PLAIN, checkpoint=path)
+    config = CompressionConfig("tome", (Reduction(0, keep_ratio=0.5),))
+    model = compress_backbone(backbone, config).eval()
+    bundle = Bundle(BackboneRef.of(backbone.facts), config, {}, {})
+    images = torch.randn(2, *backbone.facts.image_shape)
+    save_bundle(tmp_path / "best", model, bundle, images, formats=())
+    path.unlink()  # the bundle is enough
+    with torch.no_grad():
+        torch.testing.assert_close(load_bundle(tmp_path / "best")(images), model(images))
+
+
+@pytest.mark.slow
+def test_no_models_own_weights_ask_for_another_architecture() -> None:
+    changed = {}
+    for name in supported_timm_names():
+        with torch.device("meta"):
+            model = timm.create_model(name, pretrained=False)
+        found = inferred_arguments(model.state_dict(), model)
+        if found:
+            changed[name] = found
+    assert changed == {}
