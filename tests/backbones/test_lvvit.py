@@ -156,3 +156,17 @@ def test_padding_neither_is_seen_nor_asks(backbone: LVViT) -> None:
     torch.testing.assert_close(got[:, :10], expected)
     torch.testing.assert_close(wide.column_means[..., :10], kept.column_means)
     assert wide.column_means[..., 10:].abs().max() == 0
+
+
+def test_a_file_for_larger_images_keeps_their_size_and_passes_a_methods_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LVVIT, "lvvit_s", SMALL)
+    large = LVViT(dataclasses.replace(SMALL, image_shape=(3, 48, 48))).eval()
+    tensors = large.state_dict() | {"score_predictor.0.in_conv.0.weight": torch.zeros(1)}
+    path = tmp_path / "lvvit.pth"
+    torch.save({"model": {f"module.{key}": value for key, value in tensors.items()}}, path)
+    found = load_backbone("lvvit_s", checkpoint=path)
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(found(images), large(images))
