@@ -25,7 +25,12 @@ FLOORS = {
 }  # fmt: skip
 NEVER_MEET = {("methods", "backbones"), ("backbones", "methods")}
 GUESTS = {
-    "timm": {"backbones/timm_vit.py", "backbones/feature_net.py", "training/schedule.py"},
+    "timm": {
+        "backbones/timm_vit.py",
+        "backbones/timm_checkpoint.py",
+        "backbones/feature_net.py",
+        "training/schedule.py",
+    },
     "optuna": {"searching/proposals.py"},
     "ray": {"searching/engines/ray.py"},
     "optuna_dashboard": {"api/dashboard.py"},

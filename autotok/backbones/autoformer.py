@@ -78,7 +78,7 @@ class SupernetSpec:
             ("MLP ratio", max(subnet.mlp_ratios), self.mlp_ratio),
         )
         for word, asked, allowed in limits:
-            if asked > allowed:
+            if not asked <= allowed:  # which no number that is none passes
                 raise ConfigError(
                     f"subnet asks for {word} {asked}, but the supernet holds at most {allowed}"
                 )

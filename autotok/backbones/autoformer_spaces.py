@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
+import torch
 import yaml
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError
 
 from .autoformer import SupernetSpec
+from .fitting import checked_fit, depth_of, load_fitting
 from .supernet import AutoFormerSupernet
 
 __all__ = [
@@ -71,21 +73,23 @@ def supernet_from_state_dict(
         )
     try:
         found = _spec_from_shapes(tensors, spec)
-        net = AutoFormerSupernet(found)
-        net.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True)
-    except (KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()[:160]
+        with torch.device("meta"):
+            shapes = AutoFormerSupernet(found).state_dict()
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:160] if str(error).strip() else ""
         raise CheckpointError(
-            f"checkpoint '{origin}' does not fit an AutoFormer supernet ({reason})"
+            f"checkpoint '{origin}' does not fit an AutoFormer supernet"
+            f" ({reason or type(error).__name__})"
         ) from error
-    return net.eval()
+    fitting = checked_fit(shapes, tensors, origin=origin, name="AutoFormer supernet")
+    return cast(AutoFormerSupernet, load_fitting(AutoFormerSupernet(found), fitting))
 
 
 def _spec_from_shapes(tensors: Mapping[str, Tensor], spec: SupernetSpec | None) -> SupernetSpec:
     patch = tensors["patch_embed_super.proj.weight"]
     embed, channels, patch_size, _ = patch.shape
     table = tensors[MARKERS[0]]
-    depth = 1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks."))
+    depth = depth_of(tensors)
     heads = tensors["blocks.0.attn.qkv.weight"].shape[0] // (3 * table.shape[1])
     side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
     if side * side != tensors["pos_embed"].shape[1] - 1:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autotok.errors import UnsupportedBackbone
+from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -94,6 +94,7 @@ def prove(backbone: Backbone, model: nn.Module, *, tolerance: float = 1e-4) -> N
     """Check that the adapter's uncompressed forward equals `model(images)` on random input.
 
     Raises:
+        CheckpointError: the model's own outputs are not finite.
         UnsupportedBackbone: the outputs differ by more than `tolerance` (relative to their scale).
     """
     was_training = model.training
@@ -106,6 +107,11 @@ def prove(backbone: Backbone, model: nn.Module, *, tolerance: float = 1e-4) -> N
         return
     expected, got = model(images), backbone.eval()(images)
     model.train(was_training)
+    if not bool(torch.isfinite(expected).all()):
+        raise CheckpointError(
+            f"backbone '{backbone.facts.name}' gives outputs that are not finite, so its weights"
+            " are damaged; fetch or train them again"
+        )
     error = (expected - got).abs().max().item() / max(1.0, expected.abs().max().item())
     allowed = tolerance if parameter.dtype == torch.float32 else 100 * tolerance
     if expected.shape != got.shape or not error <= allowed:

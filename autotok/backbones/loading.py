@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ from .autoformer_spaces import (
 )
 from .base import Backbone
 from .checkpoint import read_state_dict
-from .lvvit import LVVIT, LVViT, lvvit_from_state_dict, sized
+from .fitting import checked_fit, depth_of, load_fitting
+from .lvvit import LVVIT, LVViT, lvvit_from_state_dict, sized, spec_for
 from .supernet import AutoFormerSupernet
 from .supernet_file import Origin, read_origin
 
@@ -238,12 +239,11 @@ def _no_download(
 
 
 def _load_lvvit(name: str, checkpoint: Path | None, image_size: int | None) -> Backbone:
-    spec = sized(LVVIT[name], image_size)
+    sized(LVVIT[name], image_size)  # a size that cannot be is told before any file is read
     if checkpoint is None:
         raise _no_download(name, "checkpoint (TokenLabeling release)")
     tensors = read_state_dict(checkpoint)
-    if "head.weight" in tensors:
-        spec = dataclasses.replace(spec, num_classes=int(tensors["head.weight"].shape[0]))
+    spec = spec_for(tensors, LVVIT[name], image_size)
     return lvvit_from_state_dict(tensors, spec, name=name, origin=str(checkpoint))
 
 
@@ -261,13 +261,12 @@ def _load_autoformer(name: str, checkpoint: Path | None, subnet: SubnetSpec | No
             f"checkpoint '{checkpoint}' holds another subnet of '{name}' than the one asked for;"
             " leave the subnet out to run the one it holds, or cut the other out of the supernet"
         )
-    model = AutoFormer(spec, chosen, name=name)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()[:160]
+    if chosen.depth > depth_of(tensors):
         raise CheckpointError(
-            f"checkpoint '{checkpoint}' fits neither a supernet nor the chosen subnet of"
-            f" '{name}' ({reason})"
-        ) from error
-    return model.eval()
+            f"checkpoint '{checkpoint}' fits neither a supernet nor the chosen subnet of '{name}':"
+            f" it has {depth_of(tensors)} blocks, not {chosen.depth}"
+        )
+    with torch.device("meta"):
+        shapes = AutoFormer(spec, chosen, name=name).state_dict()
+    fitting = checked_fit(shapes, tensors, origin=str(checkpoint), name=name)
+    return cast(AutoFormer, load_fitting(AutoFormer(spec, chosen, name=name), fitting))

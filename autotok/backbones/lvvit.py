@@ -9,8 +9,10 @@ class token's. Module names are those of the official checkpoints.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
 from .attention import attention, scouted
 from .base import Backbone
+from .fitting import checked_fit, load_fitting
 
 __all__ = [
     "LVVIT",
@@ -30,6 +33,7 @@ __all__ = [
     "is_lvvit_checkpoint",
     "lvvit_from_state_dict",
     "sized",
+    "spec_for",
 ]
 
 LAYER_NORM_EPS = 1e-5
@@ -205,7 +209,7 @@ class _Block(nn.Module):
 def is_lvvit_checkpoint(tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensors are an LV-ViT's: a dense second head and a 7 x 7 stem."""
     stem = tensors.get("patch_embed.conv1.weight")
-    return "aux_head.weight" in tensors and stem is not None and stem.shape[-1] == 7
+    return "aux_head.weight" in tensors and stem is not None and stem.shape[-1:] == (7,)
 
 
 def lvvit_from_state_dict(
@@ -221,24 +225,27 @@ def lvvit_from_state_dict(
             f"checkpoint '{origin}' does not fit backbone '{name}': it lacks LV-ViT's 'aux_head' or"
             " its 7 x 7 stem; give the official weights"
         )
-    model = LVViT(spec, name=name)
-    own = model.state_dict()
     given = dict(tensors)
     if "pos_embed" in given:
         given["pos_embed"] = _resampled(given["pos_embed"], spec.grid)
-    optional = {key for key in own if key.endswith("num_batches_tracked")}
-    missing, extra = sorted(set(own) - set(given) - optional), sorted(set(given) - set(own))
-    if missing or extra:
-        word = f"'{missing[0]}' is missing" if missing else f"'{extra[0]}' has no place in it"
-        raise CheckpointError(f"checkpoint '{origin}' does not fit backbone '{name}': {word}")
-    for key, value in own.items():
-        if key in given and given[key].shape != value.shape:
-            raise CheckpointError(
-                f"checkpoint '{origin}' does not fit backbone '{name}': '{key}' has shape"
-                f" {tuple(given[key].shape)}, expected {tuple(value.shape)}"
-            )
-    model.load_state_dict(given, strict=False)
-    return model.eval()
+    with torch.device("meta"):
+        shapes = LVViT(spec, name=name).state_dict()
+    fitting = checked_fit(shapes, given, origin=origin, name=name)
+    return cast(LVViT, load_fitting(LVViT(spec, name=name), fitting))
+
+
+def spec_for(
+    tensors: Mapping[str, Tensor], spec: LVViTSpec, image_size: int | None = None
+) -> LVViTSpec:
+    """The named shapes with the classes of a file, and its image size unless one is asked for."""
+    head, table = tensors.get("head.weight"), tensors.get("pos_embed")
+    if head is not None and head.dim() == 2:
+        spec = dataclasses.replace(spec, num_classes=head.shape[0])
+    if image_size is None and table is not None and table.dim() == 3:
+        side = math.isqrt(max(0, table.shape[1] - 1))
+        if side and side * side == table.shape[1] - 1:
+            image_size = side * spec.patch_size
+    return sized(spec, image_size)
 
 
 def sized(spec: LVViTSpec, image_size: int | None) -> LVViTSpec:
@@ -255,6 +262,8 @@ def sized(spec: LVViTSpec, image_size: int | None) -> LVViTSpec:
 
 def _resampled(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """(1, 1 + rows * columns, C) position table for `grid`, the class token's row kept."""
+    if table.dim() != 3 or table.shape[1] < 2:
+        return table
     side = round((table.shape[1] - 1) ** 0.5)
     if (side, side) == grid or side * side != table.shape[1] - 1:
         return table

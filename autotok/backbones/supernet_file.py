@@ -26,6 +26,8 @@ from .supernet import AutoFormerSupernet
 __all__ = ["Origin", "read_origin", "save_cut", "save_supernet", "spec_from_dict"]
 
 KEY = "autotok_autoformer"
+LARGEST = 1 << 16
+"""Of any width, depth or side; beyond it a typing error asks for more memory than there is."""
 _TUPLES = ("embed_choices", "depth_choices", "heads_choices", "mlp_ratio_choices", "image_shape")
 
 
@@ -59,12 +61,12 @@ def read_origin(path: Path) -> Origin | None:
         if text is None:
             return None
         data = json.loads(text)
-        return Origin(
-            backbone=str(data["backbone"]),
-            spec=spec_from_dict(data["spec"], "spec"),
-            subnet=SubnetSpec(**checked_keys(data["subnet"], SubnetSpec, "subnet")),
-        )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        subnet = SubnetSpec(**checked_keys(data["subnet"], SubnetSpec, "subnet"))
+        spec = spec_from_dict(data["spec"], "spec")
+        spec.check(subnet)
+        return Origin(str(data["backbone"]), spec, subnet)
+    except (SafetensorError, OSError, ArithmeticError, ValueError, LookupError, TypeError,
+            RecursionError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
             f"checkpoint '{path}' is damaged ({reason}); write or fetch it again"
@@ -104,9 +106,9 @@ def _checked(name: str, value: Any, where: str) -> Any:
         wanted = "channels, height, width" if name == "image_shape" else "a list of numbers"
         wanted = wanted if name in _TUPLES else "one number"
         raise ConfigError(f"{where}: {name} is {value!r}; give {wanted}")
-    if any(isinstance(v, bool) or not isinstance(v, good) or v <= 0 for v in items):
+    if any(isinstance(v, bool) or not isinstance(v, good) or not 0 < v <= LARGEST for v in items):
         kind = "numbers" if fraction else "whole numbers"
-        raise ConfigError(f"{where}: {name} is {value!r}; give {kind} above 0")
+        raise ConfigError(f"{where}: {name} is {value!r}; give {kind} above 0, up to {LARGEST}")
     items = [float(v) if fraction else int(v) for v in items]
     return tuple(items) if name in _TUPLES else items[0]
 

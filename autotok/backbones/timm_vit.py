@@ -1,4 +1,4 @@
-"""timm's `VisionTransformer` and its distilled sibling (the only file importing timm).
+"""timm's `VisionTransformer` and its distilled sibling.
 
 Covers ViT, DeiT, DeiT-3, AugReg, DINO, DINOv2 with and without registers, CLIP, SigLIP, MAE, global
 average pooling and BEiT-3 style models. Models that do something else are refused by name with the
@@ -20,6 +20,7 @@ from autotok.tokens import Needs, Taps, Tokens, grid_coords
 from .attention import attention, scouted
 from .base import Backbone, pool_mean, prove
 from .hub import hub_or_cache
+from .timm_checkpoint import model_from_tensors
 from .torchvision_shim import ensure_torchvision
 
 ensure_torchvision()
@@ -27,11 +28,7 @@ ensure_torchvision()
 import timm  # noqa: E402
 from timm.layers import Attention, GluMlp, Mlp, PatchEmbed, SwiGLU  # noqa: E402
 from timm.models.deit import VisionTransformerDistilled  # noqa: E402
-from timm.models.vision_transformer import (  # noqa: E402
-    Block,
-    VisionTransformer,
-    checkpoint_filter_fn,
-)
+from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
 __all__ = [
     "TimmViT",
@@ -176,26 +173,23 @@ def create_timm(
 ) -> TimmViT:
     """A wrapped timm model with pretrained weights, or with the given ones.
 
-    Position embeddings of another grid are resampled as timm does. Weights that cannot be had raise
-    `CheckpointError`; a model is never left randomly initialised.
+    Given weights decide the architecture as far as it shows in them, the image size too unless one
+    is asked for; position embeddings are then resampled as timm does. Weights that cannot be had or
+    do not fit raise `CheckpointError`; a model is never left randomly initialised.
     """
     check_timm_name(name)
+    if state_dict is not None:
+        model = model_from_tensors(name, state_dict, image_size=image_size, origin=origin)
+        return TimmViT(model, name=name)
     kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     try:
-        if state_dict is None:
-            with hub_or_cache():
-                model = timm.create_model(name, pretrained=True, **kwargs)
-            return TimmViT(model.eval(), name=name)
-    except UnsupportedBackbone:
-        raise
+        with hub_or_cache():
+            model = timm.create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # the hub raises many types: offline, not found, no such tag
         raise CheckpointError(
             f"pretrained weights of '{name}' could not be fetched ({_first_line(error)});"
             " give a local file with --checkpoint"
         ) from error
-    kwargs["num_classes"] = _num_classes(state_dict)
-    model = timm.create_model(name, pretrained=False, **kwargs)
-    _load(model, state_dict, origin, name)
     return TimmViT(model.eval(), name=name)
 
 
@@ -205,39 +199,6 @@ def timm_structure(name: str, *, image_size: int | None = None, device: str = "m
     with torch.device(device):
         model = timm.create_model(name.split(".")[0], pretrained=False, **kwargs)
         return TimmViT(model.eval(), name=name)
-
-
-def _load(model: nn.Module, state_dict: Mapping[str, Tensor], origin: str, name: str) -> None:
-    try:
-        tensors = checkpoint_filter_fn(dict(state_dict), model)
-    except Exception as error:
-        raise CheckpointError(
-            f"checkpoint '{origin}' does not fit backbone '{name}' ({_first_line(error)})"
-        ) from error
-    own = model.state_dict()
-    tensors = {
-        key: value.to(own[key].dtype) if key in own else value for key, value in tensors.items()
-    }
-    wrong = sorted(key for key in own if key in tensors and own[key].shape != tensors[key].shape)
-    missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
-    if wrong:
-        key = wrong[0]
-        raise CheckpointError(
-            f"checkpoint '{origin}' does not fit backbone '{name}': '{key}' has shape"
-            f" {tuple(tensors[key].shape)}, expected {tuple(own[key].shape)}"
-        )
-    if missing:
-        raise CheckpointError(
-            f"checkpoint '{origin}' does not fit backbone '{name}': {len(missing)} tensors are"
-            " missing,"
-            f" the first is '{missing[0]}'" + (f"; it has '{extra[0]}' instead" if extra else "")
-        )
-    model.load_state_dict(tensors, strict=False)
-
-
-def _num_classes(state_dict: Mapping[str, Tensor]) -> int:
-    weight = state_dict.get("head.weight")
-    return 0 if weight is None else int(weight.shape[0])
 
 
 def _model_name(model: nn.Module) -> str:

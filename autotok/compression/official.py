@@ -35,21 +35,23 @@ def load_official(
         place = _place(reducers, key)
         if place is None or place[0] >= len(reducers):
             continue
-        if place[0] < 0:  # one row for each reduction layer
+        if place[0] < 0 and values.dim():  # one row for each reduction layer
             parts = list(enumerate(values.unbind(0)))[: len(reducers)]
         else:
             parts = [(place[0], values)]
         for index, part in parts:
             own = dict(reducers[index].named_parameters()).get(place[1])
-            if own is None:
+            if own is None or index < 0:
                 continue
             given = reducers[index].from_official(place[1], part)
+            what = None
             if given.shape != own.shape:
-                raise CheckpointError(
-                    f"'{key}' of '{origin}' has shape {tuple(values.shape)}, but method"
-                    f" '{model.config.method}' needs {tuple(own.shape)} here; give the weights of"
-                    " this backbone and schedule"
-                )
+                what = f"has shape {tuple(values.shape)}, but method '{model.config.method}' needs"
+                what += f" {tuple(own.shape)} here; give the weights of this backbone and schedule"
+            elif bool(torch.isnan(given.float()).any()):
+                what = "holds values that are not numbers; fetch the file again"
+            if what:
+                raise CheckpointError(f"'{key}' of '{origin}' {what}")
             own.copy_(given)
             filled.add((index, place[1]))
             taken.append(key)
@@ -70,7 +72,10 @@ def _learns(reducers: list[TokenReducer]) -> bool:
 
 def _place(reducers: list[TokenReducer], key: str) -> tuple[int, str] | None:
     """(number of the reduction layer, our name) of an authors' parameter; None if not ours."""
-    place = reducers[0].official_name(key) if reducers else None
+    try:
+        place = reducers[0].official_name(key) if reducers else None
+    except ValueError:  # a word where its authors have a number
+        return None
     if place is None or not reducers[0].official_by_block:
         return place
     at = {reducer.site.layer: number for number, reducer in enumerate(reducers)}

@@ -134,7 +134,7 @@ def _read(model: CompressedViT, path: Path) -> dict[str, Tensor]:
             found = (file.metadata() or {}).get("config_id")
             if found == model.config.config_id:
                 return {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"weights '{path}' cannot be read ({str(error)[:100]}); fine-tune the configuration"
             " again"

@@ -18,6 +18,7 @@ from autotok.backbones.autoformer_spaces import (
     supernet_from_state_dict,
     supernet_spec,
 )
+from autotok.backbones.demo import DEMO_SPEC
 from autotok.backbones.loading import load_backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
@@ -226,3 +227,12 @@ def test_official_checkpoints_load_and_others_are_refused(
         load_backbone("autoformer_small", checkpoint=other)
     with pytest.raises(CheckpointError, match="--checkpoint"):
         load_backbone("autoformer_small")
+
+
+@pytest.mark.parametrize("name", ["blocks.99999999.fc1.bias", "blocks.²x.bias", "blocks"])
+def test_a_name_in_a_file_does_not_make_a_supernet_deep(name: str, tmp_path: Path) -> None:
+    net = AutoFormerSupernet(DEMO_SPEC).state_dict()
+    path = tmp_path / "supernet.pth"
+    torch.save({"model": {**net, name: torch.zeros(1)}, "model_ema": None}, path)
+    with pytest.raises(CheckpointError, match="has no place in it"):
+        load_backbone("autoformer_tiny", checkpoint=path)

@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     for tensors, words in (
         ({"head.weight": torch.zeros(5, 24)}, "lacks LV-ViT's 'aux_head'"),
         (lacking, "'norm.bias' is missing"),
-        ({**weights, "score_predictor.0.w": torch.zeros(1)}, "has no place in it"),
+        ({**weights, "blocks.0.ls1.gamma": torch.zeros(24)}, "has no place in it"),
         ({**weights, "norm.bias": torch.zeros(25)}, r"has shape \(25,\), expected \(24,\)"),
     ):
         path = tmp_path / "bad.safetensors"
@@ -156,3 +156,17 @@ def test_padding_neither_is_seen_nor_asks(backbone: LVViT) -> None:
     torch.testing.assert_close(got[:, :10], expected)
     torch.testing.assert_close(wide.column_means[..., :10], kept.column_means)
     assert wide.column_means[..., 10:].abs().max() == 0
+
+
+def test_a_file_for_larger_images_keeps_their_size_and_passes_a_methods_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LVVIT, "lvvit_s", SMALL)
+    large = LVViT(dataclasses.replace(SMALL, image_shape=(3, 48, 48))).eval()
+    tensors = large.state_dict() | {"score_predictor.0.in_conv.0.weight": torch.zeros(1)}
+    path = tmp_path / "lvvit.pth"
+    torch.save({"model": {f"module.{key}": value for key, value in tensors.items()}}, path)
+    found = load_backbone("lvvit_s", checkpoint=path)
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(found(images), large(images))

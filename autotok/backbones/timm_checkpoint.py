@@ -1,0 +1,97 @@
+"""A timm ViT out of a weight file, in the architecture the file shows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autotok.errors import CheckpointError
+
+from .fitting import checked_fit, checked_names, load_fitting
+from .timm_layout import inferred_arguments
+from .torchvision_shim import ensure_torchvision
+
+ensure_torchvision()
+
+import timm  # noqa: E402
+from timm.layers import SwiGLU, SwiGLUPacked  # noqa: E402
+from timm.models.vision_transformer import checkpoint_filter_fn  # noqa: E402
+
+__all__ = ["model_from_tensors"]
+
+log = logging.getLogger(__name__)
+
+GATED = {"blocks.0.mlp.w12.weight": SwiGLUPacked, "blocks.0.mlp.fc1_g.weight": SwiGLU}
+"""Gated MLPs by a name that no other MLP has."""
+
+
+def model_from_tensors(
+    name: str, tensors: Mapping[str, Tensor], *, image_size: int | None = None, origin: str
+) -> nn.Module:
+    """timm's model of this name with these weights, in evaluation mode.
+
+    Names of other code bases that timm knows (DINOv2, CLIP, OpenCLIP, BEiT-3) are translated.
+
+    Raises:
+        CheckpointError: a tensor is lacking, has no place, or does not fit.
+    """
+    arguments: dict[str, Any] = {}
+    try:
+        with torch.device("meta"):
+            template: Any = timm.create_model(name, pretrained=False)
+        given = _translated(tensors, template)
+        arguments = inferred_arguments(given, template, image_size=image_size)
+        arguments |= _gated(tensors, given, template)
+        with torch.device("meta"):
+            shapes: Any = timm.create_model(name, pretrained=False, **arguments)
+        checked_names(shapes.state_dict(), given, origin=origin, name=name)
+        given = checkpoint_filter_fn(given, shapes)
+    except CheckpointError:
+        raise
+    except Exception as error:  # timm asserts and indexes; a file may be anything
+        lines = str(error).strip().splitlines() or [""]
+        raise CheckpointError(
+            f"checkpoint '{origin}' does not fit backbone '{name}'"
+            f" ({type(error).__name__}: {lines[0][:100]})"
+        ) from error
+    fitting = checked_fit(shapes.state_dict(), given, origin=origin, name=name)
+    if arguments:
+        found = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        log.info("checkpoint '%s': built '%s' as the file shows it: %s", origin, name, found)
+    return load_fitting(timm.create_model(name, pretrained=False, **arguments), fitting)
+
+
+def _translated(tensors: Mapping[str, Tensor], template: Any) -> dict[str, Tensor]:
+    """The same weights under timm's names, positions and patches as they were.
+
+    Raises:
+        ValueError: patches of another size, or a layer that timm would leave out.
+    """
+    patches, wanted = tensors.get("patch_embed.proj.weight"), template.patch_embed.proj.weight
+    if patches is not None and patches.dim() == 4 and patches.shape[2:] != wanted.shape[2:]:
+        height, width = patches.shape[2:]
+        raise ValueError(f"it has patches of {height}x{width}, not {wanted.shape[2]} pixels")
+    unused = next((key for key in tensors if "pre_logits" in key), None)
+    if unused is not None:
+        raise ValueError(f"'{unused}' has no place in it")
+    table, template.pos_embed = template.pos_embed, None  # then timm leaves the file's alone
+    try:
+        return dict(checkpoint_filter_fn(dict(tensors), template, adapt_layer_scale=True))
+    finally:
+        template.pos_embed = table
+
+
+def _gated(
+    tensors: Mapping[str, Tensor], given: Mapping[str, Tensor], template: Any
+) -> dict[str, Any]:
+    """Arguments for an MLP with a gate, where the file has one and the named model has none."""
+    for key, layer in GATED.items():
+        first = given.get(key.replace("w12", "fc1"))
+        if key in tensors and first is not None and type(template.blocks[0].mlp) is timm.layers.Mlp:
+            ratio = (first.shape[0] + 0.5) / template.embed_dim  # which rounds down to the width
+            return {"mlp_layer": layer, "mlp_ratio": ratio, "act_layer": nn.SiLU}
+    return {}
