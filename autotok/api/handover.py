@@ -154,7 +154,8 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
     plain |= {"flops_convention": "macs", "subnet": "fixed"}
     parts = ["autotok search"]
     for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
-                "flops_convention", "max_images", "train_data", "subnet", "device"):  # fmt: skip
+                "flops_convention", "max_images", "train_data",
+                "class_names", "subnet", "device"):  # fmt: skip
         value = question.get(key)
         if value is not None and value != plain.get(key):
             parts.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
