@@ -73,17 +73,22 @@ def is_deep_colour(image: Image.Image) -> bool:
 
 
 def _scaled(image: Image.Image, top: int | None, white_is_zero: bool) -> Image.Image:
-    ends = [(band.min(), band.max()) for band in map(_numbers, _bands(image)) if band.size]
-    if not ends:
+    low, high = np.inf, -np.inf
+    for band in _bands(image):
+        finite = np.isfinite(band)
+        low = min(low, band.min(initial=np.inf, where=finite))
+        high = max(high, band.max(initial=-np.inf, where=finite))
+    if low > high:
         raise DataError("it holds no numbers")
-    low, high = float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
     bottom, ceiling = _range(low, high, None if top is None or high > top else top, image.mode)
     scale = 255.0 / (ceiling - bottom) if ceiling > bottom else 0.0
     rows = []
     for band in _bands(image):
-        grey = (np.nan_to_num(band, nan=low, posinf=low, neginf=low) - bottom) * scale
-        grey = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
-        rows.append(255 - grey if white_is_zero else grey)
+        np.nan_to_num(band, copy=False, nan=low, posinf=low, neginf=low)
+        band -= bottom
+        band *= scale
+        np.clip(np.rint(band, out=band), 0, 255, out=band)
+        rows.append(255 - band.astype(np.uint8) if white_is_zero else band.astype(np.uint8))
     return Image.fromarray(np.concatenate(rows))
 
 
@@ -99,14 +104,10 @@ def _range(low: float, high: float, top: int | None, mode: str) -> tuple[float, 
     return low, high
 
 
-def _bands(image: Image.Image) -> Iterator[NDArray[np.float64]]:
+def _bands(image: Image.Image) -> Iterator[NDArray[np.floating[Any]]]:
     """The values, some rows at a time: a large image never stands in memory as floats."""
     rows = max(1, BAND_VALUES // image.width)
+    exact = np.float64 if image.mode == "I" else np.float32
     for first in range(0, image.height, rows):
         band = image.crop((0, first, image.width, min(image.height, first + rows)))
-        yield np.asarray(band).astype(np.float64)
-
-
-def _numbers(band: NDArray[np.float64]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = band[np.isfinite(band)]
-    return found
+        yield np.array(band, dtype=exact)
