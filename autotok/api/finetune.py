@@ -290,6 +290,7 @@ def _hand_over(
         "macs": exact.macs,
         "params": exact.params,
         "data": data,
+        "labelling": evaluator.data.labelling,
         "quality": dataclasses.asdict(result.after),
         "quality_before": dataclasses.asdict(result.before),
         "finetune": dataclasses.asdict(result.done),

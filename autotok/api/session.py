@@ -17,6 +17,7 @@ from autotok.backbones.autoformer import subnet_facts
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import (
     as_backbone,
+    check_file,
     load_backbone,
     load_supernet,
     supernet_structure,
@@ -24,7 +25,7 @@ from autotok.backbones.loading import (
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive, checked_keys
-from autotok.errors import CheckpointError, ConfigError, DataError, UnknownName
+from autotok.errors import ConfigError, DataError, UnknownName
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import check_data, load_data
 from autotok.facts import BackboneFacts
@@ -156,10 +157,7 @@ def build_problem(
 def _check_files(question: Question) -> None:
     """Raise unless what the user named is there: before anything is loaded."""
     check_data(question.data, question.train_data, question.class_names)
-    if question.checkpoint is not None and not Path(question.checkpoint).is_file():
-        raise CheckpointError(
-            f"checkpoint '{question.checkpoint}' does not exist; give the path of a weight file"
-        )
+    check_file(None if question.checkpoint is None else Path(question.checkpoint))
 
 
 def _load_model(

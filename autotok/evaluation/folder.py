@@ -88,13 +88,14 @@ class FolderData:
         listing = list_images(root)
         if layout.shared:
             listing = listing.part(held_out=split == "val")
-        reference = layout.classes()
+        classes = layout.classes()
+        reference = None if classes is None else source_of(classes)
         found = understand(
             listing.source,
             num_classes,
             given=class_names,
             own=own_names,
-            train=None if reference in (None, root) else source_of(reference),
+            train=listing.source if classes == root else reference,
         )
         self.class_names = found.classes
         self._files, self._labels = listing.files, None
