@@ -27,7 +27,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive, checked_keys
 from autotok.errors import ConfigError, DataError, UnknownName
 from autotok.evaluation.accuracy import Evaluator, Tally
-from autotok.evaluation.data import check_data, load_data
+from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer
 from autotok.methods.registry import get_method
@@ -121,15 +121,9 @@ def build_problem(
     needs_target = any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests)
     if needs_target and target is None:
         raise ConfigError("a latency or memory budget needs to know the device: give --target")
-    load = partial(
-        load_data,
-        question.data,
-        backbone,
-        train_data=question.train_data,
-        class_names=question.class_names,
-    )
-    evaluator = Evaluator(backbone, load(split="val"), metric=question.quality, seed=seed)
-    training = partial(load, split="train")
+    images = _images(question, backbone, "val")
+    evaluator = Evaluator(backbone, images, metric=question.quality, seed=seed)
+    training = partial(_images, question, backbone, "train")
     worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
     reason = None if question.train_data is None else worker.why_not_trainable()
     if reason is not None:
@@ -158,6 +152,17 @@ def _check_files(question: Question) -> None:
     """Raise unless what the user named is there: before anything is loaded."""
     check_data(question.data, question.train_data, question.class_names)
     check_file(None if question.checkpoint is None else Path(question.checkpoint))
+
+
+def _images(question: Question, backbone: Backbone, split: str) -> DataSource:
+    """A split of the images that a question names."""
+    return load_data(
+        question.data,
+        backbone,
+        split=split,
+        train_data=question.train_data,
+        class_names=question.class_names,
+    )
 
 
 def _load_model(

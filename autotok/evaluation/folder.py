@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autotok.errors import DataError, printable
 
-from .classes import understand
+from .classes import Source, understand
 from .layout import HELD_OUT_SEED, Layout, Listing, list_images, source_of
 from .order import nested_order
 from .preprocessing import Preprocessing
@@ -88,14 +88,12 @@ class FolderData:
         listing = list_images(root)
         if layout.shared:
             listing = listing.part(held_out=split == "val")
-        classes = layout.classes()
-        reference = None if classes is None else source_of(classes)
         found = understand(
             listing.source,
             num_classes,
             given=class_names,
             own=own_names,
-            train=listing.source if classes == root else reference,
+            train=_trained(layout, root, listing.source),
         )
         self.class_names = found.classes
         self._files, self._labels = listing.files, None
@@ -171,6 +169,14 @@ class FolderData:
             logger.warning("%d unreadable image skipped: %s", bad, error)
             return False
         return True
+
+
+def _trained(layout: Layout, root: Path, own: Source) -> Source | None:
+    """The class names of the training split, where there is one."""
+    classes = layout.classes()
+    if classes is None:
+        return None
+    return own if classes == root else source_of(classes)
 
 
 def _loose(listing: Listing) -> str:
