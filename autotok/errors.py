@@ -39,6 +39,7 @@ __all__ = [
     "UnsupportedBackbone",
     "UsageError",
     "nearest",
+    "printable",
 ]
 
 
@@ -46,6 +47,9 @@ class AutotokError(Exception):
     """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UsageError(AutotokError, ValueError):
@@ -117,3 +121,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """` did you mean 'x'?` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" did you mean '{close[0]}'?" if close else ""
+
+
+def printable(text: str) -> str:
+    """The text on one line, with control characters and what is no Unicode written as escapes:
+    the names of files and folders are anybody's."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

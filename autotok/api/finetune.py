@@ -22,10 +22,9 @@ from autotok.compression.calibrate import (
 from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec
-from autotok.errors import ConfigError, DataError, Diverged, RunDirectoryError
+from autotok.errors import ConfigError, Diverged, RunDirectoryError
 from autotok.evaluation.accuracy import Evaluator, Quality, Tally
-from autotok.evaluation.data import DataSource, load_data
-from autotok.evaluation.folder import SPLITS
+from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import (
     BackboneRef,
@@ -103,6 +102,7 @@ def finetune(
     changes: Mapping[str, Any] | None = None,
     backbone: str | None = None,
     checkpoint: Path | None = None,
+    class_names: str | Path | None = None,
     num_images: int = NUM_IMAGES,
     precision: str = "auto",
     resume: bool = False,
@@ -110,7 +110,8 @@ def finetune(
 ) -> FineTuneResult:
     """A copy of a compressed model, fine-tuned by distillation from the uncompressed one.
 
-    Trains on the training split of `data`, judges on the validation split.
+    Trains on the training split of `data`, judges on the validation split; of a folder that has
+    `train` alone, a fifth is held out to judge on.
 
     Args:
         model: A model from `compress`, the path of a `best.yaml`, or a configuration.
@@ -120,6 +121,7 @@ def finetune(
         changes: Fields of the spec to set otherwise.
         backbone: For a path or a configuration: another backbone, by name.
         checkpoint: Its weights.
+        class_names: File of the model's class names in order, for class folders that need one.
         num_images: Validation images, at most.
         resume: Go on with an interrupted fine-tune in `output`.
 
@@ -128,9 +130,12 @@ def finetune(
     """
     folder = None if output is None else _prepared(Path(output), resume)
     tell = on_progress or (lambda *_: None)
-    job = _with_spec(_job(model, backbone, checkpoint), spec, changes or {}, data)
+    check_data(data, class_names=class_names)
+    job = _job(model, backbone, checkpoint)
+    train, evaluator = _sources(data, job.backbone, class_names)
+    tell(0.0, evaluator.data.labelling)
+    job = _with_spec(job, spec, changes or {}, train)
     assert job.config.finetune is not None
-    train, evaluator = _sources(data, job.backbone)
     student, teacher = student_of(job.backbone, job.config), Teacher(job.backbone)
     with_networks(student)
     images, _ = train.batch(train.subset(CALIBRATION_IMAGES, job.config.finetune.seed))
@@ -141,6 +146,7 @@ def finetune(
     if folder is not None and not resume:
         stored = {"data": data, "num_images": num_images, "precision": precision}
         stored |= {"backbone": backbone, "checkpoint": checkpoint and str(checkpoint)}
+        stored["class_names"] = class_names and str(class_names)
         stored["spec"] = job.config.finetune.to_dict()
         write_text(folder / QUESTION, json.dumps(stored, indent=1))
     stop = min(num_images, evaluator.num_images)
@@ -233,32 +239,24 @@ def _job(
     return _Job(own, config, ref)
 
 
-def _with_spec(job: _Job, spec: FineTuneSpec | None, changes: Mapping[str, Any], data: str) -> _Job:
+def _with_spec(
+    job: _Job, spec: FineTuneSpec | None, changes: Mapping[str, Any], train: DataSource
+) -> _Job:
     """The job with how to train: as given, as its configuration says, or as published."""
     config = job.config
-    chosen = spec or config.finetune or FineTuneSpec(losses=_usual(job.backbone, config, data))
+    usual = default_losses(job.backbone.facts, config, labelled=train.labelled)
+    chosen = spec or config.finetune or FineTuneSpec(losses=usual)
     chosen = dataclasses.replace(chosen, **changes)
     retrained = dataclasses.replace(config, mode="retrain", finetune=chosen)
     return dataclasses.replace(job, config=retrained)
 
 
-def _usual(backbone: Backbone, config: CompressionConfig, data: str) -> dict[str, float]:
-    """What a fine-tune learns from where nothing was chosen: see `default_losses`."""
-    labelled = load_data(data, backbone, split="train").labelled
-    return default_losses(backbone.facts, config, labelled=labelled)
-
-
-def _sources(data: str, backbone: Backbone) -> tuple[DataSource, Evaluator]:
-    """Training images, and the judge on the validation split."""
-    train = load_data(data, backbone, split="train")
-    folder = Path(data).expanduser()
-    named = data in ("demo", "digits") or data.partition(":")[0] == "cifar10"
-    if not named and not any((folder / name).is_dir() for name in SPLITS["val"]):
-        raise DataError(
-            f"folder '{folder}' has no sub-folder 'val'; a fine-tuned model must be judged on"
-            " images that it was not trained on: put some into 'val'"
-        )
-    return train, Evaluator(backbone, load_data(data, backbone))
+def _sources(
+    data: str, backbone: Backbone, class_names: str | Path | None
+) -> tuple[DataSource, Evaluator]:
+    """Training images, and the judge on others."""
+    train = load_data(data, backbone, split="train", class_names=class_names)
+    return train, Evaluator(backbone, load_data(data, backbone, class_names=class_names))
 
 
 def _before(
@@ -292,6 +290,7 @@ def _hand_over(
         "macs": exact.macs,
         "params": exact.params,
         "data": data,
+        "labelling": evaluator.data.labelling,
         "quality": dataclasses.asdict(result.after),
         "quality_before": dataclasses.asdict(result.before),
         "finetune": dataclasses.asdict(result.done),

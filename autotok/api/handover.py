@@ -20,6 +20,7 @@ from autotok.backbones.base import Backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
+from autotok.errors import printable
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle, write_best
@@ -83,7 +84,9 @@ def hand_over(
         comparisons=comparisons,
     )
     limits = [b.limit for b in budgets if b.metric == "macs"]
-    title = f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
+    title = printable(
+        f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
+    )
     pareto_png(
         folder / "pareto.png",
         points,
@@ -102,6 +105,7 @@ def hand_over(
         checks=_checks(result, exports),
         notes=[
             *_notes(result, plug_in_only),
+            f"{evaluator.data.name}: {evaluator.data.labelling}.",
             *device_notes(question.get("target"), result.measuring),
         ],
         config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
@@ -154,7 +158,8 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
     plain |= {"flops_convention": "macs", "subnet": "fixed"}
     parts = ["autotok search"]
     for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
-                "flops_convention", "max_images", "train_data", "subnet", "device"):  # fmt: skip
+                "flops_convention", "max_images", "train_data",
+                "class_names", "subnet", "device"):  # fmt: skip
         value = question.get(key)
         if value is not None and value != plain.get(key):
             parts.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
@@ -163,7 +168,8 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
     parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
     if settings.retrain_trials is not None:
         parts.append(f"--finetunes {settings.retrain_trials}")
-    return " ".join([*parts, f"--seed {settings.seed}", f"--sampler {settings.sampler}"])
+    parts += [f"--seed {settings.seed}", f"--sampler {settings.sampler}"]
+    return printable(" ".join(parts))
 
 
 def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:

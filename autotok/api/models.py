@@ -195,10 +195,14 @@ def evaluate(
     metric: str = "auto",
     num_images: int | None = None,
     seed: int = 0,
+    class_names: str | Path | None = None,
 ) -> Quality:
-    """Quality of a compressed model on a data set, against labels or its own backbone."""
+    """Quality of a compressed model on a data set, against labels or its own backbone.
+
+    `class_names` is a file of the model's class names in order, for class folders that need one.
+    """
     runnable = model if isinstance(model, CompressedViT) else compress(model, CompressionConfig())
-    source = load_data(data, runnable.backbone)
+    source = load_data(data, runnable.backbone, class_names=class_names)
     evaluator = Evaluator(runnable.backbone, source, metric=metric, seed=seed)
     return evaluator.evaluate(runnable, 0, num_images or evaluator.num_images).quality()
 

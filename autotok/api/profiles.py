@@ -110,16 +110,20 @@ def quality_report(
     seed: int,
     on_progress: OnProgress,
     uncompressed: Backbone | None = None,
+    class_names: Path | None = None,
 ) -> dict[str, Any]:
     """Quality with its interval, of the model and of the uncompressed backbone.
 
-    `uncompressed` is the original of a fine-tuned model; by default the model's own backbone.
+    `uncompressed` is the original of a fine-tuned model; by default the model's own backbone;
+    `class_names` is a file of class names, see `load_data`.
     """
     original = uncompressed or model.backbone
     if needs_calibration(model.config):
-        train = load_data(data, original, split="train")
+        train = load_data(data, original, split="train", class_names=class_names)
         model = calibrated(model, train.batch(train.subset(CALIBRATION_IMAGES, seed))[0])
-    evaluator = Evaluator(original, load_data(data, original), metric=metric, seed=seed)
+    source = load_data(data, original, class_names=class_names)
+    on_progress(0.0, source.labelling)
+    evaluator = Evaluator(original, source, metric=metric, seed=seed)
     stop = min(num_images or evaluator.num_images, evaluator.num_images)
     done = 0
 
@@ -132,6 +136,7 @@ def quality_report(
     found = evaluator.evaluate(model, 0, stop, on_images=advance).quality()
     report: dict[str, Any] = {
         "data": evaluator.data.name,
+        "labelling": evaluator.data.labelling,
         "metric": found.metric,
         "description": found.description,
         "value": round(found.value, 4),

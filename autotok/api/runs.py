@@ -19,6 +19,7 @@ from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.evaluation.data import absolute
 from autotok.searching.budget import Budget
 from autotok.searching.comparison import Comparisons
 from autotok.searching.engines.base import Engine
@@ -166,6 +167,7 @@ def search(
     flops_convention: str = "macs",
     max_images: int | None = None,
     train_data: str | None = None,
+    class_names: str | Path | None = None,
     subnet: str = "fixed",
     settings: SearchSettings | None = None,
     workers: Workers | None = None,
@@ -188,6 +190,8 @@ def search(
         max_images: At most this many images count as the validation split.
         train_data: Images that fine-tunes train on; the training split of `data` by default.
             Without any, configurations are plugged in only.
+        class_names: File of the model's class names in order, one a line or JSON, by which class
+            folders (or a `labels.csv` of file,class) get their labels.
         subnet: 'fixed', or 'search' to look for the subnet of a supernet together with its tokens.
         settings: Search effort; 32 configurations and 4 minutes by default.
         workers: Processes or machines that evaluate; this process by default.
@@ -213,13 +217,14 @@ def search(
         backbone=named,
         checkpoint=None if checkpoint is None else str(Path(checkpoint).absolute()),
         image_size=image_size,
-        data=_absolute(data) or data,
+        data=absolute(data),
         budgets=(budget,) if isinstance(budget, str) else tuple(budget),
         flops_convention=flops_convention,
         target=target,
         space=space,
         quality=quality,
-        train_data=_absolute(train_data),
+        train_data=None if train_data is None else absolute(train_data),
+        class_names=None if class_names is None else str(Path(class_names).absolute()),
         subnet=subnet,
         max_images=max_images,
         device=device,
@@ -231,6 +236,7 @@ def search(
     _say(on_event, 0.0, f"loading {named} and {question.data}")
     folder = Path(output or fresh_run_folder(named))
     session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
+    _say(on_event, 0.0, session.evaluator.data.labelling)
     directory = RunDirectory.create(folder)
     _warn_of_plug_in_only(session, settings)
     with _engine(workers, question, model, settings, folder) as engine, leaving(measurer):
@@ -273,6 +279,7 @@ def resume(
     _say(on_event, 0.0, f"loading {question.backbone} and {question.data}")
     folder = Path(run)
     session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
+    _say(on_event, 0.0, session.evaluator.data.labelling)
     _warn_of_plug_in_only(session, settings)
     with _engine(workers, question, model, settings, folder) as engine, leaving(measurer):
         result = resume_search(
@@ -323,11 +330,6 @@ def _warn_of_plug_in_only(session: Session, settings: SearchSettings) -> None:
     """Say so where retraining was wanted and there is nothing to train on."""
     if session.plug_in_only is not None and settings.retrain_trials != 0:
         _LOG.warning("nothing will be retrained: %s", session.plug_in_only)
-
-
-def _absolute(data: str | None) -> str | None:
-    """A folder under its full path, for the run may be resumed from elsewhere; names stay."""
-    return data if data is None or not Path(data).is_dir() else str(Path(data).absolute())
 
 
 def _say(on_event: OnEvent | None, progress: float, text: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from autotok.backbones.autoformer import subnet_facts
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import (
     as_backbone,
+    check_file,
     load_backbone,
     load_supernet,
     supernet_structure,
@@ -23,9 +25,9 @@ from autotok.backbones.loading import (
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive, checked_keys
-from autotok.errors import ConfigError, UnknownName
+from autotok.errors import ConfigError, DataError, UnknownName
 from autotok.evaluation.accuracy import Evaluator, Tally
-from autotok.evaluation.data import load_data
+from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer
 from autotok.methods.registry import get_method
@@ -55,6 +57,8 @@ class Question:
     data: str = "demo"
     train_data: str | None = None
     """What fine-tunes train on; the training split of `data` by default."""
+    class_names: str | None = None
+    """File of the model's class names in order; None: as the data's folders have them."""
     budgets: tuple[str, ...] = ("2.3GFLOPs",)
     flops_convention: str = "macs"
     target: str | None = None
@@ -108,6 +112,7 @@ def build_problem(
 
     `weights` is the folder for fine-tuned weights, inside the run directory.
     """
+    _check_files(question)
     space = load_space(question.space)
     requests = parse_budgets(question.budgets, convention=question.flops_convention)
     target = None if question.target is None else load_target(question.target)
@@ -116,11 +121,13 @@ def build_problem(
     needs_target = any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests)
     if needs_target and target is None:
         raise ConfigError("a latency or memory budget needs to know the device: give --target")
-    evaluator = Evaluator(
-        backbone, load_data(question.data, backbone), metric=question.quality, seed=seed
-    )
-    training = question.train_data or question.data
+    images = _images(question, backbone, "val")
+    evaluator = Evaluator(backbone, images, metric=question.quality, seed=seed)
+    training = partial(_images, question, backbone, "train")
     worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
+    reason = None if question.train_data is None else worker.why_not_trainable()
+    if reason is not None:
+        raise DataError(reason)
     foretell = None if target is None else _Foreteller(worker.plugged_in, target)
     total = min(evaluator.num_images, question.max_images or evaluator.num_images)
     space, plug_in_only = _trainable(space, worker)
@@ -139,6 +146,23 @@ def build_problem(
         finetune=worker.finetune if weights is not None else None,
     )
     return Session(question, backbone, evaluator, target, problem, worker, plug_in_only)
+
+
+def _check_files(question: Question) -> None:
+    """Raise unless what the user named is there: before anything is loaded."""
+    check_data(question.data, question.train_data, question.class_names)
+    check_file(None if question.checkpoint is None else Path(question.checkpoint))
+
+
+def _images(question: Question, backbone: Backbone, split: str) -> DataSource:
+    """A split of the images that a question names."""
+    return load_data(
+        question.data,
+        backbone,
+        split=split,
+        train_data=question.train_data,
+        class_names=question.class_names,
+    )
 
 
 def _load_model(

@@ -13,9 +13,9 @@ from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
-from autotok.errors import AutotokError, ConfigError, DataError
+from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
-from autotok.evaluation.data import DataSource, load_data
+from autotok.evaluation.data import DataSource
 from autotok.searching.problem import Tuned
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import FineTuneProgress, finetune
@@ -34,14 +34,15 @@ class ModelWorker:
         self,
         backbone: Backbone,
         evaluator: Evaluator,
-        train_data: str,
+        training: Callable[[], DataSource],
         *,
         supernet: AutoFormerSupernet | None = None,
         weights: Path | None = None,
     ) -> None:
-        """`weights` is the folder of fine-tuned weights; without one nothing can be retrained."""
+        """`training` loads the training images, or raises why there are none; `weights` is the
+        folder of fine-tuned weights; without one nothing can be retrained."""
         self.backbone, self.evaluator = backbone, evaluator
-        self._data_name, self._supernet, self._weights = train_data, supernet, weights
+        self._training, self._supernet, self._weights = training, supernet, weights
         self.on_finetune: Callable[[FineTuneProgress], None] | None = None
         """Told after every step of a fine-tune."""
         self._teacher: Teacher | None = None
@@ -106,10 +107,7 @@ class ModelWorker:
 
     def _training_data(self) -> DataSource:
         if self._train_data is None:
-            data = load_data(self._data_name, self.backbone, split="train")
-            if len(data) == 0:
-                raise DataError(f"data '{self._data_name}' has no training images")
-            self._train_data = data
+            self._train_data = self._training()
         return self._train_data
 
     def evaluate(self, config: CompressionConfig, start: int, stop: int) -> Tally:

@@ -207,6 +207,10 @@ def _local_file(name: str) -> Path | None:
     folder = os.environ.get(FOLDER)
     if not folder:
         return None
+    if not Path(folder).is_dir():
+        raise CheckpointError(
+            f"folder '{folder}', which {FOLDER} names, does not exist; correct it or leave it out"
+        )
     places = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES]
     return next((place for place in places if place.is_file()), None)
 

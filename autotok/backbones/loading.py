@@ -29,6 +29,7 @@ __all__ = [
     "CUSTOM",
     "SUPERNETS",
     "as_backbone",
+    "check_file",
     "check_name",
     "known_backbones",
     "load_backbone",
@@ -80,6 +81,14 @@ def check_name(name: str) -> None:
     check_timm_name(name, BUILT_IN)
 
 
+def check_file(checkpoint: Path | None) -> None:
+    """Raise `CheckpointError` where a weight file is named that is not there."""
+    if checkpoint is not None and not checkpoint.is_file():
+        raise CheckpointError(
+            f"checkpoint '{checkpoint}' does not exist; give the path of a weight file"
+        )
+
+
 def load_backbone(
     name: str,
     *,
@@ -101,6 +110,7 @@ def load_backbone(
         UnknownName, UnsupportedBackbone, CheckpointError, ConfigError
     """
     check_name(name)
+    check_file(checkpoint)
     if name == "autoformer_demo" and checkpoint is None:
         from .demo import load_demo_backbone
 

@@ -34,6 +34,7 @@ __all__ = [
     "TimmViT",
     "VisionTransformer",
     "create_timm",
+    "imagenet_synsets",
     "is_timm_name",
     "supported_timm_names",
     "timm_structure",
@@ -137,12 +138,24 @@ class TimmViT(Backbone):
         assert table is not None, "methods that read it require 'position_table'"
         return table[0, -self.facts.num_patches :]
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The model's own, where its configuration names them; else ()."""
+        config = getattr(self.model, "pretrained_cfg", None) or {}
+        return tuple(map(str, config.get("label_names") or ()))
+
     def preprocessing(self) -> dict[str, Any]:
         """timm's evaluation transform as data: mean, std, interpolation, crop_pct, crop_mode."""
         config = timm.data.resolve_model_data_config(self.model)
         return {
             key: config[key] for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
         }
+
+
+def imagenet_synsets(num_classes: int) -> tuple[str, ...]:
+    """The synsets of the ImageNet of so many classes, in class order; () where there is none."""
+    subset = timm.data.infer_imagenet_subset({"num_classes": num_classes})
+    return () if subset is None else tuple(timm.data.ImageNetInfo(subset).label_names())
 
 
 def is_timm_name(name: str) -> bool:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotok.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,6 +34,10 @@ BackboneOption = Annotated[
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="Weight file to read instead of downloading.")
 ]
+ClassNamesOption = Annotated[
+    Path | None,
+    typer.Option(help="The model's class names in order, one a line or JSON; for class folders."),
+]
 ImageSizeOption = Annotated[
     int | None, typer.Option(min=16, max=4096, help="Input side in pixels (timm models).")
 ]
@@ -52,7 +58,20 @@ def configure_logging(*, verbose: bool, quiet: bool) -> None:
     """Log lines go to stderr; warnings by default, one line per step with -v."""
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_escape)
     logging.getLogger("autotok").setLevel(level)
+
+
+def _escaped(text: str) -> str:
+    """The text with control characters, which names of files may hold, as escapes; line by line."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """A log filter that lets everything pass, escaped."""
+    record.msg, record.args = _escaped(record.getMessage()), None
+    return True
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -82,7 +101,7 @@ def print_table(
     for column in columns:
         table.add_column(column, justify="left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else _escaped(str(cell))) for cell in row))
     console().print(table)
 
 
@@ -90,4 +109,4 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     """Aligned `name  value` lines on stdout."""
     width = max(map(len, facts), default=0)
     for key, value in facts.items():
-        typer.echo(f"{key:<{width}}  {value}")
+        typer.echo(_escaped(f"{key:<{width}}  {value}"))

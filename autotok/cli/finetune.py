@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .app import BackboneOption, CheckpointOption, JsonFlag, QuietFlag, app, print_facts, print_json
+from .app import (
+    BackboneOption,
+    CheckpointOption,
+    ClassNamesOption,
+    JsonFlag,
+    QuietFlag,
+    app,
+    print_facts,
+    print_json,
+)
 from .models import KeepOption, MethodOption, OptionOption
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ def finetune(
         str | None,
         typer.Option(help="'demo', 'digits', 'cifar10' or a folder with train/ and val/; demo."),
     ] = None,
+    class_names: ClassNamesOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the result; under runs/.")
     ] = None,
@@ -80,6 +90,7 @@ def finetune(
         "data": data,
         "backbone": backbone,
         "checkpoint": checkpoint,
+        "class_names": class_names,
         "num_images": images,
         "precision": precision,
     }
@@ -130,7 +141,6 @@ def _run(
 
     reuse_large_blocks()
     with StepProgress("fine-tuning", quiet=quiet) as bar:
-        bar.update(0.0, "loading the model and the images", important=True)
         try:
             result = run(
                 config, output=folder, resume=resume, on_progress=bar.update, **arguments

@@ -10,6 +10,7 @@ import typer
 from .app import (
     BackboneOption,
     CheckpointOption,
+    ClassNamesOption,
     ImageSizeOption,
     JsonFlag,
     QuietFlag,
@@ -170,6 +171,7 @@ def evaluate(
     r: RemoveOption = None,
     option: OptionOption = None,
     data: Annotated[str, typer.Option(help="'demo', 'digits', 'cifar10' or a folder.")] = "demo",
+    class_names: ClassNamesOption = None,
     quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
     images: Annotated[int | None, typer.Option(min=1, help="Number of images; all.")] = None,
     seed: Annotated[int, typer.Option(help="Which images come first.")] = 0,
@@ -178,10 +180,12 @@ def evaluate(
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
     from autotok.api.profiles import quality_report
+    from autotok.evaluation.data import check_data
     from autotok.export.bundle import load_uncompressed
 
     from .progress import StepProgress
 
+    check_data(data, class_names=class_names)
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
     tuned = config is not None and model.config.mode == "retrain"
     with StepProgress("evaluating", quiet=quiet) as bar:
@@ -191,6 +195,7 @@ def evaluate(
             metric=quality,
             num_images=images,
             seed=seed,
+            class_names=class_names,
             on_progress=bar.update,
             uncompressed=load_uncompressed(config) if tuned and config is not None else None,
         )

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from autotok.errors import printable
+
 if TYPE_CHECKING:
     from autotok.searching.events import Event
 
@@ -46,14 +48,20 @@ class StepProgress:
             self._bar.stop()
 
     def update(self, progress: float, detail: str, *, important: bool = False) -> None:
-        """Show how far it is; a plain line at most every few seconds unless it is important."""
+        """Show how far it is; a plain line at most every few seconds unless it is important.
+
+        What is said before anything is done, such as how labels were understood, stays on screen.
+        """
         if self._quiet:
             return
+        detail = printable(detail)
+        if self._bar is not None and progress == 0.0:
+            self._bar.console.print(f"{self._title}: {detail}", markup=False)
         if self._bar is not None:
             self._bar.update(self._task, completed=progress, detail=detail)
             return
         now = time.monotonic()
-        if important or now - self._last > PLAIN_EVERY_S:
+        if important or progress == 0.0 or now - self._last > PLAIN_EVERY_S:
             sys.stderr.write(f"{self._title}: {100 * progress:3.0f} %  {detail}\n")
             sys.stderr.flush()
             self._last = now

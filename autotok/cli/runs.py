@@ -11,6 +11,7 @@ import typer
 from .app import (
     BackboneOption,
     CheckpointOption,
+    ClassNamesOption,
     ImageSizeOption,
     JsonFlag,
     QuietFlag,
@@ -82,6 +83,7 @@ def search(
     train_data: Annotated[
         str | None, typer.Option(help="Images for fine-tunes; the data's training split.")
     ] = None,
+    class_names: ClassNamesOption = None,
     quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
     trials: TrialsOption = None,
     timeout: TimeoutOption = None,
@@ -148,6 +150,7 @@ def search(
                 quality=quality,
                 flops_convention=flops_convention,
                 train_data=train_data,
+                class_names=class_names,
                 subnet=subnet,
                 max_images=max_images,
                 workers=_workers(workers, engine, ray_address, resource),

@@ -325,8 +325,7 @@ def _resolve_metric(metric: str, data: DataSource) -> str:
     if metric == "top1" and not data.labelled:
         raise ConfigError(
             f"metric 'top1' needs labels, which data '{data.name}' has none of that match the"
-            " model's"
-            " classes; choose agreement or kl"
+            f" model's classes ({data.labelling}); choose agreement or kl"
         )
     return metric
 

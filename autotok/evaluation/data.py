@@ -21,10 +21,19 @@ from autotok.errors import DataError
 
 from .demo import CANVAS, CLASS_NAMES, MEAN, NUM_VALIDATION_SOURCES, STD, DemoDigits
 from .folder import FolderData, PixelCache
+from .layout import Layout, require_folder
 from .order import NestedOrder
 from .preprocessing import Preprocessing, preprocessing_of
 
-__all__ = ["ArrayData", "DataSource", "DemoData", "load_data"]
+__all__ = [
+    "ArrayData",
+    "DataSource",
+    "DemoData",
+    "absolute",
+    "check_data",
+    "is_named",
+    "load_data",
+]
 
 DEMO_SIZES = {"train": 50_000, "val": 2_000}
 
@@ -43,6 +52,10 @@ class DataSource(Protocol):
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """One name per class, or None where label-free."""
+
+    @property
+    def labelling(self) -> str:
+        """How labels were understood, or why there are none, in words."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -71,6 +84,7 @@ class ArrayData:
         self._images = images
         self._labels = None if labels is None else [int(label) for label in labels]
         self._preprocessing = preprocessing
+        self.labelling = _own_classes(name, labels is not None, class_names)
         self._order = NestedOrder(len(images) if self._labels is None else self._labels)
         self._cache = PixelCache()
 
@@ -110,6 +124,7 @@ class DemoData:
         self._digits = DemoDigits(split, DEMO_SIZES[split])
         self.labelled = backbone.facts.num_classes == len(CLASS_NAMES)
         self.class_names = CLASS_NAMES if self.labelled else None
+        self.labelling = _own_classes(self.name, self.labelled, CLASS_NAMES)
         self._fitted = backbone.facts.image_shape != (1, CANVAS, CANVAS)
         self._preprocessing = _whole(backbone)
         self._order = NestedOrder([self._digits.label(i) for i in range(len(self._digits))])
@@ -141,36 +156,95 @@ class DemoData:
         return image
 
 
-def load_data(spec: str, backbone: Backbone, *, split: str = "val") -> DataSource:
+def load_data(
+    spec: str,
+    backbone: Backbone,
+    *,
+    split: str = "val",
+    train_data: str | None = None,
+    class_names: str | Path | None = None,
+) -> DataSource:
     """The data called `spec`, prepared for a backbone.
 
     Args:
         spec: 'demo', 'digits', 'cifar10', 'cifar10:FOLDER', or the path of an image folder
             ('./demo' is a folder).
         split: 'val' or 'train'.
+        train_data: What the training split is taken from instead, likewise; its classes are then
+            the data set's.
+        class_names: File with the model's class names in order, for image folders.
 
     Raises:
-        DataError: unknown, missing, empty or unreadable; the first image is decoded to find out.
+        DataError: unknown, missing, empty or unreadable, or class names that do not fit; the first
+            image is decoded to find out.
     """
     if split not in ("val", "train"):
         raise DataError(f"split '{split}' is unknown; known: train, val")
+    check_data(spec, train_data, class_names)
+    chosen = train_data if train_data is not None and split == "train" else spec
     source: DataSource
-    if spec == "demo":
+    if chosen == "demo":
         source = DemoData(backbone, split)
-    elif spec == "digits":
+    elif chosen == "digits":
         source = _digits(backbone, split)
-    elif spec == "cifar10" or spec.startswith("cifar10:"):
-        folder = Path(spec.partition(":")[2] or "~/.cache/autotok/cifar10").expanduser()
-        source = _cifar10(folder, backbone, split)
+    elif is_named(chosen):
+        source = _cifar10(_cifar10_folder(chosen), backbone, split)
     else:
         source = FolderData(
-            Path(spec).expanduser(),
+            Path(chosen).expanduser(),
             preprocessing_of(backbone),
             backbone.facts.num_classes,
             split=split,
+            layout=Layout.of(_folder(spec), _folder(train_data)),
+            class_names=None if class_names is None else Path(class_names).expanduser(),
+            own_names=getattr(backbone, "class_names", ()),
         )
     source.batch(source.subset(1, seed=0))
     return source
+
+
+def is_named(spec: str) -> bool:
+    """Whether data is one of the built-in sets, not a folder."""
+    return spec in ("demo", "digits") or spec.partition(":")[0] == "cifar10"
+
+
+def absolute(spec: str) -> str:
+    """The same data under a path that means it from everywhere."""
+    if not is_named(spec):
+        return str(Path(spec).expanduser().absolute())
+    folder = spec.partition(":")[2]
+    return f"cifar10:{Path(folder).expanduser().absolute()}" if folder else spec
+
+
+def check_data(
+    data: str, train_data: str | None = None, class_names: str | Path | None = None
+) -> None:
+    """Raise `DataError` unless what is named is there; nothing is loaded."""
+    folders = [folder for folder in map(_folder, (data, train_data)) if folder is not None]
+    for folder in folders:
+        require_folder(folder)
+    if class_names is None:
+        return
+    if not folders:
+        raise DataError(f"data '{data}' has its own classes; class names are for image folders")
+    if not Path(class_names).expanduser().is_file():
+        raise DataError(f"class names '{class_names}' are no file; give one with a name a line")
+
+
+def _folder(spec: str | None) -> Path | None:
+    return None if spec is None or is_named(spec) else Path(spec).expanduser()
+
+
+def _cifar10_folder(spec: str) -> Path:
+    return Path(spec.partition(":")[2] or "~/.cache/autotok/cifar10").expanduser()
+
+
+def _own_classes(name: str, labelled: bool, classes: Sequence[str] | None) -> str:
+    """How the labels of a built-in set were understood."""
+    count = len(classes or ())
+    if labelled:
+        return f"labels: the {count} classes of '{name}'"
+    return f"label-free: '{name}' has {count} classes, the model another number"
 
 
 def _digits(backbone: Backbone, split: str) -> ArrayData:

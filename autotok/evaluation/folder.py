@@ -1,31 +1,25 @@
-"""Any folder of images as evaluation data; labelled where its class folders match the model."""
+"""Any folder of images as evaluation data; labelled where its class names are the model's."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from autotok.errors import DataError
+from autotok.errors import DataError, printable
 
+from .classes import Source, understand
+from .layout import HELD_OUT_SEED, Layout, Listing, list_images, source_of
 from .order import nested_order
-from .preprocessing import Preprocessing, read_image
+from .preprocessing import Preprocessing
 
 __all__ = ["FolderData", "PixelCache"]
 
 logger = logging.getLogger(__name__)
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
-)
-SPLITS = {"val": ("val", "validation", "valid", "test"), "train": ("train", "training")}
-MAX_FILES = 5_000_000
 MAX_CACHE_BYTES = 512 * 2**20
 MAX_UNREADABLE_SHARE = 0.01
 
@@ -57,26 +51,58 @@ class FolderData:
     """Images below a folder, decoded once as long as they fit the cache.
 
     With a sub-folder named after the split ('val', 'validation', 'test'; 'train'), that one is
-    used. Labelled if the class folders are as many as the model's classes (in alphabetical order,
-    as ImageFolder does) or are ImageNet synsets; otherwise label-free, whatever the layout.
+    used; where there is a train folder alone, a fifth of every class is held out for judging and
+    the rest is for training, the same always. `understand` says how class names become labels, and
+    `labelling` how it went here.
 
     An image that cannot be read is skipped with a warning, unless they are 1 % of the folder or
     more: then `subset` refuses, naming the first.
     """
 
     def __init__(
-        self, folder: Path, preprocessing: Preprocessing, num_classes: int, *, split: str = "val"
+        self,
+        folder: Path,
+        preprocessing: Preprocessing,
+        num_classes: int,
+        *,
+        split: str = "val",
+        layout: Layout | None = None,
+        class_names: Path | None = None,
+        own_names: Sequence[str] = (),
     ) -> None:
-        root = _split_folder(folder, split)
-        self.name = str(folder)
-        self._preprocessing = preprocessing
-        self._files = sorted(_image_files(root))
-        if not self._files:
+        """`layout` is `folder`'s own by default; `class_names` is a file of the model's class
+        names in order, and `own_names` are those that the model brings.
+
+        Raises:
+            DataError: no such images, or class names that do not fit the model.
+        """
+        layout = layout or Layout.of(folder)
+        root = layout.val if split == "val" else layout.train
+        if root is None:
             raise DataError(
-                f"folder '{root}' holds no images ({', '.join(sorted(SUFFIXES))}); give a folder of"
-                " images, or of one sub-folder per class"
+                f"folder '{folder}' has no sub-folder 'train'; fine-tuning needs images apart from"
+                " those it is judged on: put them into 'train' and the others into 'val'"
             )
-        self.class_names, self._labels = _labels(root, self._files, num_classes)
+        self.name = printable(str(folder))
+        self._preprocessing = preprocessing
+        listing = list_images(root)
+        if layout.shared:
+            listing = listing.part(held_out=split == "val")
+        found = understand(
+            listing.source,
+            num_classes,
+            given=class_names,
+            own=own_names,
+            train=_trained(layout, root, listing.source),
+        )
+        self.class_names = found.classes
+        self._files, self._labels = listing.files, None
+        words = found.words
+        if found.classes is not None:
+            self._files = [f for f, n in zip(listing.files, listing.names, strict=True) if n]
+            self._labels = [found.index[name] for name in listing.names if name]
+            words += _loose(listing)
+        self.labelling = printable(_said(words, self._labels is not None, layout, len(self._files)))
         self._cache = PixelCache()
         self._orders: dict[int, Iterator[int]] = {}
         self._chosen: dict[int, list[int]] = {}
@@ -124,7 +150,7 @@ class FolderData:
     def _pixels(self, index: int) -> Tensor:
         pixels = self._cache.get(index)
         if pixels is None:
-            pixels = self._preprocessing.pixels(read_image(self._files[index]))
+            pixels = self._preprocessing.decoded(self._files[index])
             self._cache.put(index, pixels)
         return pixels
 
@@ -145,71 +171,30 @@ class FolderData:
         return True
 
 
-def _split_folder(folder: Path, split: str) -> Path:
-    if split not in SPLITS:
-        raise DataError(f"split '{split}' is unknown; known: {', '.join(SPLITS)}")
-    if not folder.is_dir():
-        kind = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(
-            f"data folder '{folder}' {kind}; give a folder of images, or one of: demo, digits,"
-            " cifar10"
+def _trained(layout: Layout, root: Path, own: Source) -> Source | None:
+    """The class names of the training split, where there is one."""
+    classes = layout.classes()
+    if classes is None:
+        return None
+    return own if classes == root else source_of(classes)
+
+
+def _loose(listing: Listing) -> str:
+    """Which images have no label and are left out, in words; warned of as well."""
+    loose = listing.loose
+    if not loose:
+        return ""
+    words = f"{len(loose)} without a class left out, the first is '{loose[0]}'"
+    logger.warning("%s", printable(f"images: {words}"))
+    return f"; {words}"
+
+
+def _said(words: str, labelled: bool, layout: Layout, count: int) -> str:
+    """How labels were understood, and which images these are where a folder was split."""
+    said = f"labels: {words}" if labelled else f"label-free: {words}"
+    if layout.shared:
+        said += (
+            f"; '{layout.val}' is split by seed {HELD_OUT_SEED}, a fifth of it to judge on and the"
+            f" rest to train on: {count} images here"
         )
-    for name in SPLITS[split]:
-        if (folder / name).is_dir():
-            return folder / name
-    if split == "train":
-        raise DataError(
-            f"folder '{folder}' has no sub-folder 'train'; fine-tuning needs images apart from"
-            " those it"
-            " is judged on: put them into 'train' and the others into 'val'"
-        )
-    return folder
-
-
-def _image_files(root: Path) -> Iterator[Path]:
-    """Image files below `root`; hidden ones left out, links followed once."""
-    seen: set[Path] = set()
-    count = 0
-    for folder, inner, files in os.walk(root, followlinks=True):
-        real = Path(folder).resolve()
-        if real in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        for name in files:
-            if name.startswith(".") or Path(name).suffix.lower() not in SUFFIXES:
-                continue
-            count += 1
-            if count > MAX_FILES:
-                raise DataError(
-                    f"folder '{root}' holds more than {MAX_FILES} images; give a smaller one"
-                )
-            yield Path(folder) / name
-
-
-def _labels(
-    root: Path, files: Sequence[Path], num_classes: int
-) -> tuple[tuple[str, ...] | None, list[int] | None]:
-    """(class names, one label per file), or (None, None) where folders do not match the model."""
-    tops = [file.relative_to(root).parts for file in files]
-    if num_classes < 2 or any(len(parts) < 2 for parts in tops):
-        return None, None
-    names = sorted({parts[0] for parts in tops})
-    if len(names) != num_classes:
-        synsets = imagenet_synsets() if num_classes == 1000 else ()
-        if not set(names) <= set(synsets):
-            return None, None
-        names = list(synsets)
-    index = {name: i for i, name in enumerate(names)}
-    return tuple(names), [index[parts[0]] for parts in tops]
-
-
-@cache
-def imagenet_synsets() -> tuple[str, ...]:
-    """The 1,000 synsets of ImageNet-1k in class order, from timm's list; () without it."""
-    spec = importlib.util.find_spec("timm")
-    if spec is None or spec.origin is None:
-        return ()
-    path = Path(spec.origin).parent / "data" / "_info" / "imagenet_synsets.txt"
-    return tuple(path.read_text("utf-8").split()) if path.is_file() else ()
+    return said

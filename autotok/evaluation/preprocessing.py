@@ -6,26 +6,35 @@ space; `normalise` turns a batch of them into the model's input.
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from autotok.backbones.base import Backbone
 from autotok.errors import ConfigError, DataError
 
 from .demo import MEAN, STD
+from .depth import eight_bit, is_deep_colour, is_white_zero, stated_top
 
-__all__ = ["Preprocessing", "preprocessing_of", "read_image"]
+__all__ = ["Preprocessing", "open_regular", "preprocessing_of", "read_image"]
 
+logger = logging.getLogger(__name__)
 MAX_PIXELS = 100_000_000
+MAX_RESIZED_PIXELS = 50_000_000
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+"""Readers of the suffixes that are looked at; Pillow's others, some of which start programs, are
+not for images of unknown origin."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _RESAMPLING = {
@@ -81,13 +90,39 @@ class Preprocessing:
         }
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """(channels, height, width) uint8: resized so that `crop_pct` is left, then cropped."""
-        image = _eight_bit(image, self.channels)
-        image = image.resize(self._resized(*image.size), _RESAMPLING[self.interpolation])
+        """(channels, height, width) uint8: resized so that `crop_pct` is left, then cropped.
+
+        Raises:
+            DataError: its sides differ so much that resizing would give over 50 million pixels.
+        """
+        size = self._resized(*image.size)
+        if size[0] * size[1] > MAX_RESIZED_PIXELS:
+            raise DataError(
+                f"{image.width} x {image.height} pixels would be {size[0]} x {size[1]} when resized"
+                f" for the model, of {MAX_RESIZED_PIXELS / 1e6:.0f} million pixels allowed"
+            )
+        mode = "L" if self.channels == 1 else "RGB"
+        image = eight_bit(image)
+        image = image if image.mode == mode else image.convert(mode)
+        image = image.resize(size, _RESAMPLING[self.interpolation])
         fill = tuple(round(255 * v) for v in self.mean) if self.crop_mode == "border" else (0,)
         image = _centre(image, self.width, self.height, fill * (self.channels // len(fill)))
         array = np.array(image, dtype=np.uint8).reshape(self.height, self.width, self.channels)
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+    def decoded(self, path: Path) -> Tensor:
+        """(channels, height, width) uint8 of an image file; depends on nothing else.
+
+        Raises:
+            DataError: see `read_image` and `pixels`; the message names the file.
+        """
+        image = read_image(path)
+        try:
+            return self.pixels(image)
+        except DataError as error:
+            raise DataError(
+                f"image '{path}' cannot be used: {error}; crop it or take it out of the folder"
+            ) from error
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) float32 of uint8 pixels (B, C, H, W)."""
@@ -125,41 +160,60 @@ def preprocessing_of(backbone: Backbone) -> Preprocessing:
 
 
 def read_image(path: Path) -> Image.Image:
-    """The decoded image.
+    """The decoded image as L or RGB of 8 bits, turned upright as its EXIF orientation says.
+
+    A pure function of the file; `eight_bit` says how other depths are scaled.
 
     Raises:
-        DataError: not an image, truncated, or more than 100 million pixels.
+        DataError: not a regular file, not an image, truncated, or more than 100 million pixels.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # size is judged below; odd metadata harms nobody
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                image.load()
-                # palettes may hold transparency that only RGBA takes without complaint
-                loaded: Image.Image = image.convert("RGBA") if image.mode == "P" else image.copy()
-                return loaded
+            with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+                return _upright(image)
     except Image.DecompressionBombError as error:
         raise DataError(
             f"image '{path}' has more than the {MAX_PIXELS / 1e6:.0f} million pixels allowed;"
             " shrink it"
             " or take it out of the folder"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise DataError(
             f"image '{path}' cannot be read ({reason}); replace it or take it out of the folder"
         ) from error
 
 
-def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
-    """As L or RGB; 16-bit greys are scaled where Pillow would clip, transparency is dropped."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        deep = image.mode.startswith("I;16") or grey.max(initial=0) > 255
-        image = Image.fromarray(np.clip(grey // 256 if deep else grey, 0, 255).astype(np.uint8))
-    return image.convert("L" if channels == 1 else "RGB")
+def open_regular(path: Path) -> BinaryIO:
+    """The file, open for reading; a pipe or device is refused without waiting for it.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An opened image, loaded, turned and brought to 8 bits."""
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    top, inverted, deep = stated_top(image), is_white_zero(image), is_deep_colour(image)
+    image.load()
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # damaged metadata of any kind: the pixels are still what they are
+        logger.debug("orientation cannot be read", exc_info=True)
+    found = eight_bit(image, top=top, white_is_zero=inverted)
+    brightest = int(np.asarray(found).max()) if deep else 0
+    if 0 < brightest < 16:
+        raise DataError("it uses 12 of its 16 bits a channel; scale it to 8 bits")
+    return found
 
 
 def _centre(image: Image.Image, width: int, height: int, fill: Sequence[int]) -> Image.Image:

@@ -84,6 +84,7 @@ class CanvasData:
 
     name = "demo"
     labelled = True
+    labelling = "labels: the 10 classes of 'demo'"
     class_names: tuple[str, ...] | None = CLASS_NAMES
 
     def __init__(self, digits: DemoDigits) -> None:

@@ -123,3 +123,11 @@ def test_shapes_alone_are_of_the_precision_asked_for() -> None:
     inside = net.to_structure(torch.float16)
     assert {p.dtype for p in inside.parameters()} == {torch.float16}
     assert {p.dtype for p in FeatureNet("resnet18").to_structure().parameters()} == {torch.float32}
+
+
+def test_a_folder_of_weights_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOTOK_WEIGHTS", str(tmp_path / "mistyped"))
+    with pytest.raises(CheckpointError, match="mistyped', which AUTOTOK_WEIGHTS names"):
+        load_feature_net("mobileone_s0")

@@ -1,7 +1,8 @@
 """`run`: the command line called in this process; (exit code, stdout, stderr) comes back."""
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,7 +12,7 @@ from autotok import cli
 @pytest.fixture
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["autotok", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
@@ -20,4 +21,5 @@ def run(
         code = caught.value.code
         return (0 if code is None else int(code)), out, err
 
-    return call
+    yield call
+    logging.getLogger("autotok").setLevel(logging.NOTSET)  # -q must not silence other tests

@@ -123,14 +123,11 @@ def test_unlabelled_images_are_distilled_but_not_classified(
     assert json.loads(out)["metric"] == "agreement"
 
 
-def test_a_folder_must_hold_images_to_learn_from_and_others_to_be_judged_on(
-    run: Run, best: Path, tmp_path: Path
-) -> None:
-    for present, missing in (("train", "val"), ("val", "train")):
-        images(tmp_path / present, (present,))
-        code, _, err = run("finetune", best, "--data", tmp_path / present, "-o", tmp_path / "o")
-        assert code == 2
-        assert f"has no sub-folder '{missing}'" in err
+def test_a_folder_must_hold_images_to_learn_from(run: Run, best: Path, tmp_path: Path) -> None:
+    images(tmp_path / "val", ("val",))
+    code, _, err = run("finetune", best, "--data", tmp_path / "val", "-o", tmp_path / "o")
+    assert code == 2
+    assert "has no sub-folder 'train'" in err
 
 
 def test_divergence_says_at_which_step_and_exits_with_one(

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from autotok.backbones.timm_vit import imagenet_synsets
 from autotok.errors import DataError
-from autotok.evaluation.folder import FolderData, PixelCache, imagenet_synsets
+from autotok.evaluation.folder import FolderData, PixelCache
 from autotok.evaluation.preprocessing import Preprocessing
 
 SMALL = Preprocessing(3, 16, 16)
@@ -38,7 +39,7 @@ def test_class_folders_as_many_as_the_classes_give_labels(tmp_path: Path) -> Non
 
 
 def test_synset_folders_give_imagenet_labels(tmp_path: Path) -> None:
-    synsets = imagenet_synsets()
+    synsets = imagenet_synsets(1000)
     assert len(synsets) == 1000
     save(tmp_path / "n01440764" / "tench.JPEG")
     save(tmp_path / "n15075141" / "paper.JPEG")
