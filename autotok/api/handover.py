@@ -203,7 +203,7 @@ def sources_of(
 
 
 def _notes(result: SearchResult, plug_in_only: str | None) -> list[str]:
-    evaluated = [r for r in result.records if r.state == "complete"]
+    evaluated = [r for r in result.records if r.evaluated]
     failed = sum(r.state == "failed" for r in result.records)
     notes = [
         f"{len(evaluated)} different configurations were evaluated in {result.seconds:.0f} s, on"

@@ -25,6 +25,7 @@ from .space import SearchSpace
 from .structure import Structure
 
 __all__ = [
+    "COUNTED_IMAGES",
     "CostModel",
     "ExactCosts",
     "Problem",
@@ -34,6 +35,10 @@ __all__ = [
     "Worker",
     "to_score",
 ]
+
+
+COUNTED_IMAGES = 16
+"""Images that the independent counter runs where they cost different amounts."""
 
 
 class QualityLike(Protocol):
@@ -70,6 +75,9 @@ class Tuned:
     seconds: float
     loss: float
     """Mean over the last tenth of the steps."""
+    config: str = ""
+    """The configuration that came out, `CompressionConfig.canonical`, where training or calibration
+    found thresholds; its weights are kept under its id. '' where it is the one that went in."""
 
 
 class Worker(Protocol):
@@ -167,8 +175,9 @@ class Problem:
     """Measures on a device; None where none is at hand. `DeviceUnreachable` ends the search."""
     load_tally: Callable[[Mapping[str, Any]], TallyLike] | None = None
     """A tally from `dataclasses.asdict` of one, so that a resumed run need not repeat images."""
-    count: Callable[[CompressionConfig], int] | None = None
-    """Independent multiply-accumulate counter, for what is reported."""
+    count: Callable[[CompressionConfig], float] | None = None
+    """Independent multiply-accumulate counter, for what is reported; where images cost different
+    amounts, the mean over the first `COUNTED_IMAGES`, of what really ran."""
     finetune: Callable[[CompressionConfig], Tuned] | None = None
     """See `Worker.finetune`; without it the space is plug-in only."""
 
@@ -191,7 +200,8 @@ class Problem:
 def to_score(tally: TallyLike) -> Score:
     """The quality of a tally as plain numbers."""
     found = tally.quality()
-    extra = {name: getattr(found, name, None) for name in ("top1_pct", "agreement_pct", "kl")}
+    names = ("top1_pct", "agreement_pct", "kl", "macs_mean", "macs_std", "macs_noattn_mean")
+    extra = {name: getattr(found, name, None) for name in names}
     return Score(
         metric=found.metric,
         value=float(found.value),
