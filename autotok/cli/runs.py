@@ -38,9 +38,7 @@ TimeoutOption = Annotated[
 ]
 FinetunesOption = Annotated[
     int | None,
-    typer.Option(
-        "--finetunes", min=0, help="At most this many fine-tunes, where they pay; 0: none."
-    ),
+    typer.Option("--finetunes", min=0, help="At most this many fine-tunes, 0 for none."),
 ]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", "-j", min=1, help="Jobs at a time.")

@@ -70,8 +70,8 @@ def calibrate(model: CompressedViT, images: Tensor) -> CompressionConfig:
     """The model's configuration with thresholds under which each reduction layer keeps its nominal
     number of patch tokens on average over `images` (B, channels, height, width).
 
-    The model keeps them as well, and says so in its own configuration. Layers are calibrated in one forward, each on what the earlier
-    ones left.
+    The model keeps them as well, and says so in its own configuration. Layers are calibrated in
+    one forward, each on what the earlier ones left.
 
     Raises:
         ConfigError: the method has no thresholds.

@@ -79,7 +79,7 @@ def count(model: CompressedViT | Backbone) -> MacCount:
 
 @torch.no_grad()
 def count_each(model: CompressedViT, images: Tensor) -> list[int]:
-    """Multiply-accumulates of each image (n, C, H, W) as executed, one by one on the model's device.
+    """Multiply-accumulates of each image (n, C, H, W), executed one by one where the model is.
 
     For methods whose token counts depend on the image: on the meta device they are nominal.
     """

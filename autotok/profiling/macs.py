@@ -183,7 +183,7 @@ def counted_macs(
     mlp: Counts,
     readout: Counts,
 ) -> tuple[Counts, Counts]:
-    """(`Cost.macs`, `Cost.macs_noattn`) of M images, (M,) each, from the live patch tokens they had.
+    """(`Cost.macs`, `Cost.macs_noattn`) of M images, (M,) each, from their live patch tokens.
 
     `entering` is (M, L + 1), before a block's reduction and at the read-out; `attention` and `mlp`
     are (M, L), `readout` (M,).
