@@ -67,6 +67,7 @@ class Metered(nn.Module):
         super().__init__()
         self.model, self.config = model, model.config
         self.image_costs: ImageCosts | None = None
+        self.training = model.training  # who restores this mode restores the model's
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes), the model's own."""
@@ -87,8 +88,12 @@ def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
 
     Padding costs nothing here: it is what a batch adds, not what the method needs.
     """
-    watch = Watch(counting=True)
-    model.forward_tokens(images, watch=watch)
+    watch, was_training = Watch(counting=True), model.training
+    model.eval()  # training masks tokens and removes none
+    try:
+        model.forward_tokens(images, watch=watch)
+    finally:
+        model.train(was_training)
     return _costs(model, watch)
 
 

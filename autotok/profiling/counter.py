@@ -83,12 +83,16 @@ def count_each(model: CompressedViT, images: Tensor) -> list[int]:
 
     For methods whose token counts depend on the image: on the meta device they are nominal.
     """
-    like, found = next(model.parameters()), []
-    for image in images.to(like.device, like.dtype).split(1):
-        # fused attention has no formula off the meta device; spelled out, it is two products
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(image)
-        found.append(counter.get_total_flops() // 2)
+    like, found, was_training = next(model.parameters()), [], model.training
+    model.eval()
+    try:
+        for image in images.to(like.device, like.dtype).split(1):
+            # fused attention has no formula off the meta device; spelled out, it is two products
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                model(image)
+            found.append(counter.get_total_flops() // 2)
+    finally:
+        model.train(was_training)
     return found
 
 
