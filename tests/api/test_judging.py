@@ -1,9 +1,11 @@
 """Every method through search, save, load and evaluate: the same outputs at the same mean cost."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import autotok
@@ -12,9 +14,11 @@ from autotok.api.profiles import quality_report
 from autotok.api.worker import ModelWorker
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import load_backbone
+from autotok.cli import main
 from autotok.compression.calibrate import needs_calibration
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.errors import ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
@@ -198,24 +202,27 @@ def test_python_and_the_command_line_give_one_answer(evaluator: Evaluator) -> No
 
 
 def test_a_flat_folder_is_calibrated_on_as_a_search_does_and_says_so(
-    evaluator: Evaluator, tmp_path: Path
+    evaluator: Evaluator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for number in range(20):
         pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8).numpy()
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    found = runner().invoke(
-        app,
-        ["evaluate", "--backbone", "tiny", "--method", "ltmp", "--keep", "0.5@1,0.25@2",
-         "--data", str(tmp_path), "--quality", "kl", "--json"],
-    )  # fmt: skip
-    assert found.exit_code == 0, found.output
-    report = json.loads(found.stdout)
+    command = ["evaluate", "--backbone", "tiny", "--method", "ltmp", "--keep", "0.5@1,0.25@2"]
+    command += ["--data", str(tmp_path), "--quality", "kl", "--json", "--quiet"]
+    monkeypatch.setattr("sys.argv", ["autotok", *command])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None)
+    report = json.loads(capsys.readouterr().out)
     assert report["thresholds_found_on"] == "20 of the images judged (no training ones)"
-    flat = Evaluator(
-        evaluator.backbone, load_data(str(tmp_path), evaluator.backbone), metric="kl"
-    )
+    flat = Evaluator(evaluator.backbone, load_data(str(tmp_path), evaluator.backbone), metric="kl")
     worker = ModelWorker(evaluator.backbone, flat, str(tmp_path))
-    config = CompressionConfig("ltmp", (Reduction(1, keep_ratio=0.5), Reduction(2, keep_ratio=0.25)))
+    config = CompressionConfig(
+        "ltmp", (Reduction(1, keep_ratio=0.5), Reduction(2, keep_ratio=0.25))
+    )
     searched = worker.evaluate(config, 0, 20).quality()
     assert report["value"] == round(searched.value, 4)
     assert report["macs_mean"] == searched.macs_mean
