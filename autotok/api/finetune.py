@@ -73,6 +73,7 @@ class FineTuneResult:
             "after_low_95": round(after.low, 4),
             "after_high_95": round(after.high, 4),
             "num_images": after.num_images,
+            **({} if after.macs_mean is None else {"macs_mean": after.macs_mean}),
             "steps": self.done.steps,
             "training_images": self.done.images,
             "seconds": round(self.done.seconds, 1),
@@ -284,7 +285,7 @@ def _hand_over(
     config = result.model.config
     exact = cost(job.backbone.facts, config)
     evidence: Mapping[str, Any] = {
-        "macs": exact.macs,
+        "macs": round(result.after.macs_mean or exact.macs),
         "params": exact.params,
         "data": data,
         "quality": dataclasses.asdict(result.after),

@@ -14,6 +14,7 @@ from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle
 from autotok.methods.registry import get_method
+from autotok.profiling.adaptive import is_adaptive
 from autotok.profiling.counter import count
 from autotok.profiling.macs import cost
 from autotok.profiling.macs import uncompressed as uncompressed_cost
@@ -48,6 +49,8 @@ def profile_report(
         "params_m": round(exact.params_m, 4),
         "share_of_uncompressed_pct": round(100 * exact.macs / whole.macs, 2),
     }
+    if is_adaptive(model.config):
+        report["counts"] = "nominal: they depend on the image; `autotok evaluate` says the mean"
     if check:
         counted = count(model)
         report["macs_counted"] = counted.macs

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotok.config import CompressionConfig, Primitive, SubnetSpec
+from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.profiling.reading import Reading
 
@@ -183,6 +184,11 @@ class Problem:
 
     def __post_init__(self) -> None:
         if self.finetune is None and "retrain" in self.space.mode:
+            if self.space.mode == ("retrain",):
+                raise ConfigError(
+                    f"space '{self.space.name}' only retrains, and nothing can be fine-tuned here;"
+                    " add plug-in to its mode"
+                )
             plain = dataclasses.replace(self.space, mode=("plug-in",))
             object.__setattr__(self, "space", plain)
 
