@@ -5,6 +5,7 @@ The search, `autotok.evaluate` and `autotok evaluate` all go through here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ __all__ = [
     "tuned",
 ]
 
+_LOG = logging.getLogger(__name__)
 OnImages = Callable[[int], None]
 
 
@@ -129,7 +131,10 @@ def judge(
             f"the model was fine-tuned, so '{evaluator.metric}' needs the model it came from; give"
             " it as uncompressed, or give the path of its best.yaml instead of the model"
         )
-    model, found_on = plugged_in(model, evaluator, _training_images(data, original, model))
+    training = _training_images(data, original, model)
+    model, found_on = plugged_in(model, evaluator, training)
+    if found_on and training is None:
+        _LOG.warning("thresholds were found on %s", found_on)
     stop = min(num_images or evaluator.num_images, evaluator.num_images)
     done = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from .judging import calibrated_on, count_judged, judged_tally, plugged_in, tune
 
 __all__ = ["WEIGHTS_FOLDER", "ModelWorker"]
 
+_LOG = logging.getLogger(__name__)
 WEIGHTS_FOLDER = "weights"
 
 
@@ -48,6 +50,7 @@ class ModelWorker:
         self._teacher: Teacher | None = None
         self._train_data: DataSource | None = None
         self._last: tuple[str, CompressedViT] | None = None
+        self._told = False
 
     def backbone_of(self, subnet: SubnetSpec | None) -> Backbone:
         """The backbone, or a view of another subnet on the supernet's weights."""
@@ -72,7 +75,10 @@ class ModelWorker:
             model = with_networks(compress_backbone(backbone, config))
             if needs_calibration(config):
                 training = None if self.why_not_trainable() else self._training_data()
-                model, _ = plugged_in(model, self.evaluator, training)
+                model, found_on = plugged_in(model, self.evaluator, training)
+                if training is None and not self._told:
+                    _LOG.warning("thresholds of %s were found on %s", config.method, found_on)
+                    self._told = True
         self._last = config.config_id, model
         return model
 

@@ -206,6 +206,7 @@ def test_a_flat_folder_is_calibrated_on_as_a_search_does_and_says_so(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for number in range(20):
         pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8).numpy()
@@ -223,7 +224,12 @@ def test_a_flat_folder_is_calibrated_on_as_a_search_does_and_says_so(
     config = CompressionConfig(
         "ltmp", (Reduction(1, keep_ratio=0.5), Reduction(2, keep_ratio=0.25))
     )
-    searched = worker.evaluate(config, 0, 20).quality()
+    with caplog.at_level("WARNING"):
+        searched = worker.evaluate(config, 0, 20).quality()
+        worker.evaluate(CompressionConfig("ats", config.reductions), 0, 8)
+    said = [r.getMessage() for r in caplog.records if r.name == "autotok.api.worker"]
+    words = "20 of the images judged (no training ones)"
+    assert said == [f"thresholds of ltmp were found on {words}"]
     assert report["value"] == round(searched.value, 4)
     assert report["macs_mean"] == searched.macs_mean
     python = autotok.evaluate(
