@@ -259,8 +259,12 @@ class CompressionConfig:
     @property
     def config_id(self) -> str:
         """Short hash of the canonical JSON: equal configurations, and only those, share it."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hashlib.sha256(self.canonical.encode()).hexdigest()[:12]
+
+    @property
+    def canonical(self) -> str:
+        """JSON on one line, the same for equal configurations."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON or YAML."""
@@ -306,7 +310,7 @@ class CompressionConfig:
             raise ConfigError(f"{where} has a value of the wrong type: {error}") from error
 
     def to_json(self) -> str:
-        """Canonical JSON text."""
+        """JSON text to be read."""
         return json.dumps(self.to_dict(), indent=1, sort_keys=True)
 
     @classmethod

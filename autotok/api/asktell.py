@@ -29,7 +29,8 @@ __all__ = ["AskTell", "Candidate"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration to judge, inside the budget by its exact cost."""
+    """A configuration to judge, inside the budget by its exact cost; by its nominal counts where a
+    method's token counts depend on the image."""
 
     number: int
     config: CompressionConfig

@@ -13,12 +13,7 @@ from torch import nn
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import load_backbone
-from autotok.compression.calibrate import (
-    CALIBRATION_IMAGES,
-    calibrated,
-    needs_calibration,
-    needs_recalibration,
-)
+from autotok.compression.calibrate import needs_calibration
 from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec
@@ -41,6 +36,8 @@ from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import FineTuned, FineTuneProgress, check_spec
 from autotok.training.precision import resolve_precision
 from autotok.training.student import emitted, student_of
+
+from .judging import calibrated_on, judged_tally, tuned
 
 __all__ = ["FineTuneResult", "finetune", "read_question"]
 
@@ -75,6 +72,7 @@ class FineTuneResult:
             "after_low_95": round(after.low, 4),
             "after_high_95": round(after.high, 4),
             "num_images": after.num_images,
+            **({} if after.macs_mean is None else {"macs_mean": after.macs_mean}),
             "steps": self.done.steps,
             "training_images": self.done.images,
             "seconds": round(self.done.seconds, 1),
@@ -138,9 +136,9 @@ def finetune(
     assert job.config.finetune is not None
     student, teacher = student_of(job.backbone, job.config), Teacher(job.backbone)
     with_networks(student)
-    images, _ = train.batch(train.subset(CALIBRATION_IMAGES, job.config.finetune.seed))
+    seed = job.config.finetune.seed
     if needs_calibration(job.config):
-        student = calibrated(student, images)
+        student = calibrated_on(student, train, seed)
     check_spec(student, job.config.finetune, teacher, train)
     resolve_precision(precision, next(student.parameters()).device)
     if folder is not None and not resume:
@@ -165,11 +163,9 @@ def finetune(
     except Diverged:
         _clear(folder, QUESTION, CHECKPOINT, BEFORE)  # going on would diverge again
         raise
-    student = emitted(student)
-    if needs_recalibration(job.config):  # its weights are others now
-        student = calibrated(student, images)
+    student = tuned(emitted(student), train, seed)
     tell(0.9, f"evaluating after, on {stop} images")
-    after = evaluator.evaluate(student, 0, stop).quality()
+    after = judged_tally(evaluator, student, 0, stop).quality()
     result = FineTuneResult(student, done, before, after, folder)
     if folder is not None:
         _hand_over(folder, job, result, data, evaluator)
@@ -287,7 +283,7 @@ def _hand_over(
     config = result.model.config
     exact = cost(job.backbone.facts, config)
     evidence: Mapping[str, Any] = {
-        "macs": exact.macs,
+        "macs": round(result.after.macs_mean or exact.macs),
         "params": exact.params,
         "data": data,
         "labelling": evaluator.data.labelling,

@@ -34,6 +34,7 @@ from autotok.report.sources import Sources, device_sentences
 from autotok.searching.budget import Budget
 from autotok.searching.comparison import Comparisons, compare_front
 from autotok.searching.objective import make_objectives
+from autotok.searching.problem import COUNTED_IMAGES
 from autotok.searching.record import TrialRecord
 from autotok.searching.study import SearchResult
 
@@ -174,9 +175,11 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
 
 def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
     inside = sum(r.within_budget is True for r in result.front)
+    ran = any(r.macs_nominal is not None for r in result.front)
+    where = f", on {COUNTED_IMAGES} images where the count depends on the image" if ran else ""
     checks = {
         "independent count": f"{inside} of {len(result.front)} configurations of the front are"
-        " within the budget by the counter that runs the model on the meta device"
+        f" within the budget by the counter that runs the model on the meta device{where}"
     }
     for name, found in exports.items():
         if "error" in found:
@@ -209,7 +212,7 @@ def sources_of(
 
 
 def _notes(result: SearchResult, plug_in_only: str | None) -> list[str]:
-    evaluated = [r for r in result.records if r.state == "complete"]
+    evaluated = [r for r in result.records if r.evaluated]
     failed = sum(r.state == "failed" for r in result.records)
     notes = [
         f"{len(evaluated)} different configurations were evaluated in {result.seconds:.0f} s, on"
@@ -218,6 +221,12 @@ def _notes(result: SearchResult, plug_in_only: str | None) -> list[str]:
     ]
     if failed:
         notes.append(f"{failed} trials failed; trials.csv gives the reasons.")
+    if result.final.outside:
+        shown = next((r for r in result.final.outside if r.reason), result.final.outside[0])
+        notes.append(
+            f"{len(result.final.outside)} finalists turned out to be outside the budget and were"
+            f" left out, such as trial {shown.number}: {shown.reason or 'by the second count'}."
+        )
     if plug_in_only is not None:
         notes.append(f"Nothing could be retrained: {plug_in_only}.")
     return notes

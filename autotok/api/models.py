@@ -16,9 +16,8 @@ from autotok.compression.model import CompressedViT
 from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.errors import ConfigError, IncompatibleMethod
-from autotok.evaluation.accuracy import Evaluator, Quality
-from autotok.evaluation.data import load_data
-from autotok.export.bundle import read_best
+from autotok.evaluation.accuracy import Quality
+from autotok.export.bundle import load_bundle, load_uncompressed, read_best
 from autotok.export.exported import ExportResult, export_model
 from autotok.methods.base import Training
 from autotok.methods.knobs import from_num_removed
@@ -30,8 +29,10 @@ from autotok.profiling.predict import predict as predict_trace
 from autotok.profiling.reading import Reading
 from autotok.profiling.target import Target, load_target
 from autotok.profiling.trace import trace
+from autotok.training.student import emitted
 
 from .devices import measure_here
+from .judging import judge
 
 __all__ = [
     "build_config",
@@ -93,6 +94,8 @@ def compress(
     compressed = compress_backbone(backbone, chosen)
     if weights is not None:
         load_official(compressed, read_state_dict(Path(weights)), origin=str(weights))
+        if get_method(chosen.method).learns_thresholds:
+            compressed = emitted(compressed)  # theirs are not to be found again
     elif not untrained:
         _refuse_untrained(chosen)
     return compressed if untrained else with_networks(compressed)
@@ -189,22 +192,51 @@ def profile(
 
 
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     data: str,
     *,
     metric: str = "auto",
     num_images: int | None = None,
     seed: int = 0,
+    uncompressed: nn.Module | None = None,
     class_names: str | Path | None = None,
 ) -> Quality:
-    """Quality of a compressed model on a data set, against labels or its own backbone.
+    """Quality of a compressed model on a data set, against labels or the uncompressed model.
 
-    `class_names` is a file of the model's class names in order, for class folders that need one.
+    What `autotok evaluate` says: a method of thresholds that is only given amounts has them found
+    first, on training images where there are some; what it then costs on average is in the result.
+
+    Args:
+        model: A model, or the path of a `best.yaml`.
+        data: 'demo', 'digits', 'cifar10' or an image folder.
+        metric: 'auto', 'top1', 'agreement' or 'kl'.
+        num_images: All by default.
+        seed: Which images come first.
+        uncompressed: What a fine-tuned model came from; its own backbone by default, and for a path
+            what that names.
+        class_names: File of the model's class names in order, for class folders that need one.
+
+    Raises:
+        ConfigError, DataError, CheckpointError
     """
-    runnable = model if isinstance(model, CompressedViT) else compress(model, CompressionConfig())
-    source = load_data(data, runnable.backbone, class_names=class_names)
-    evaluator = Evaluator(runnable.backbone, source, metric=metric, seed=seed)
-    return evaluator.evaluate(runnable, 0, num_images or evaluator.num_images).quality()
+    original = None if uncompressed is None else as_backbone(uncompressed)
+    if isinstance(model, (str, Path)):
+        original = original or load_uncompressed(Path(model))
+        runnable = with_networks(load_bundle(Path(model)))
+    elif isinstance(model, CompressedViT):
+        runnable = model
+    else:
+        runnable = compress(model, CompressionConfig())
+    found = judge(
+        runnable,
+        data,
+        metric=metric,
+        num_images=num_images,
+        seed=seed,
+        uncompressed=original,
+        class_names=class_names,
+    )
+    return found.quality
 
 
 def export(

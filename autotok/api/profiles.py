@@ -6,31 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from autotok.backbones.base import Backbone
-from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
 from autotok.compression.model import CompressedViT
-from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle
-from autotok.methods.base import Count
 from autotok.methods.registry import get_method
-from autotok.profiling.adaptive import image_costs
+from autotok.profiling.adaptive import is_adaptive
 from autotok.profiling.counter import count
 from autotok.profiling.macs import cost
 from autotok.profiling.macs import uncompressed as uncompressed_cost
 from autotok.profiling.reading import PROLONGED
 
 from .devices import leaving, measure_on, open_device
+from .judging import Judged, judge
 from .models import export, predict
 
-__all__ = ["export_report", "mean_macs", "profile_report", "quality_report", "write_bundle"]
+__all__ = ["export_report", "profile_report", "quality_report", "write_bundle"]
 
-COST_IMAGES = 64
 OnProgress = Callable[[float, str], None]
 
 
@@ -54,6 +49,8 @@ def profile_report(
         "params_m": round(exact.params_m, 4),
         "share_of_uncompressed_pct": round(100 * exact.macs / whole.macs, 2),
     }
+    if is_adaptive(model.config):
+        report["counts"] = "nominal: they depend on the image; `autotok evaluate` says the mean"
     if check:
         counted = count(model)
         report["macs_counted"] = counted.macs
@@ -117,26 +114,20 @@ def quality_report(
     `uncompressed` is the original of a fine-tuned model; by default the model's own backbone;
     `class_names` is a file of class names, see `load_data`.
     """
-    original = uncompressed or model.backbone
-    if needs_calibration(model.config):
-        train = load_data(data, original, split="train", class_names=class_names)
-        model = calibrated(model, train.batch(train.subset(CALIBRATION_IMAGES, seed))[0])
-    source = load_data(data, original, class_names=class_names)
-    on_progress(0.0, source.labelling)
-    evaluator = Evaluator(original, source, metric=metric, seed=seed)
-    stop = min(num_images or evaluator.num_images, evaluator.num_images)
-    done = 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        on_progress(done / (2 * stop), f"{done} of {2 * stop} forward passes")
-
-    reference = evaluator.reference(0, stop, on_images=advance).quality()
-    found = evaluator.evaluate(model, 0, stop, on_images=advance).quality()
+    judged = judge(
+        model,
+        data,
+        metric=metric,
+        num_images=num_images,
+        seed=seed,
+        uncompressed=uncompressed,
+        class_names=class_names,
+        on_progress=on_progress,
+    )
+    found = judged.quality
     report: dict[str, Any] = {
-        "data": evaluator.data.name,
-        "labelling": evaluator.data.labelling,
+        "data": judged.data.name,
+        "labelling": judged.data.labelling,
         "metric": found.metric,
         "description": found.description,
         "value": round(found.value, 4),
@@ -144,43 +135,28 @@ def quality_report(
         "high_95": round(found.high, 4),
         "num_images": found.num_images,
         "finetuned": found.finetuned,
-        "uncompressed": round(reference.value, 4),
+        "uncompressed": round(judged.reference.value, 4),
     }
-    return report | _adaptive_costs(model, evaluator)
+    return report | _adaptive_costs(judged)
 
 
-def _adaptive_costs(model: CompressedViT, evaluator: Evaluator) -> dict[str, Any]:
+def _adaptive_costs(judged: Judged) -> dict[str, Any]:
     """Mean and spread of the cost over images, where token counts differ between images."""
-    method = get_method(model.config.method)
-    if method.count is not Count.ADAPTIVE or not model.config.reductions:
+    found, config = judged.quality, judged.model.config
+    if found.macs_mean is None or found.macs_std is None:
         return {}
-    found = _image_macs(model, evaluator)
-    found_by = method.calibrates
-    thresholds = {
-        r.layer: r.options[found_by] for r in model.config.reductions if found_by in r.options
-    }
+    name = get_method(config.method).calibrates
+    thresholds = {r.layer: r.options[name] for r in config.reductions if name in r.options}
     report: dict[str, Any] = {
-        "macs_mean_g": round(float(found.mean()) / 1e9, 4),
-        "macs_spread_g": round(float(found.std()) / 1e9, 4),
-        "macs_num_images": len(found),
+        "macs_mean": found.macs_mean,
+        "macs_mean_g": round(found.macs_mean / 1e9, 4),
+        "macs_spread_g": round(found.macs_std / 1e9, 4),
+        "macs_num_images": found.num_images,
+        "macs_nominal": cost(judged.model.backbone.facts, config).macs,
+        "thresholds": thresholds,
+        "thresholds_found_on": judged.thresholds_from,
     }
-    return report | ({"thresholds": thresholds} if thresholds else {})
-
-
-def mean_macs(model: CompressedViT, evaluator: Evaluator) -> float:
-    """Multiply-accumulates of an image; the mean over some where token counts differ."""
-    if get_method(model.config.method).count is Count.ADAPTIVE and model.config.reductions:
-        return float(_image_macs(model, evaluator).mean())
-    return float(cost(model.backbone.facts, model.config).macs)
-
-
-def _image_macs(model: CompressedViT, evaluator: Evaluator) -> NDArray[np.int64]:
-    """Of up to `COST_IMAGES` images, each alone."""
-    data = evaluator.data
-    indices = data.subset(min(COST_IMAGES, evaluator.num_images), evaluator.seed)
-    return np.concatenate(
-        [image_costs(model, data.batch(indices[i : i + 1])[0]).macs for i in range(len(indices))]
-    )
+    return {key: value for key, value in report.items() if value not in ("", {})}
 
 
 def export_report(

@@ -28,7 +28,7 @@ from autotok.searching.record import TrialRecord
 from autotok.searching.rundir import RunDirectory
 from autotok.searching.settings import SearchSettings
 from autotok.searching.study import SearchResult, resume_search, run_search
-from autotok.training.student import load_weights, student_of
+from autotok.training.student import retrained
 
 from .devices import leaving, measuring_on, ready_device
 from .finetune import describe
@@ -125,9 +125,8 @@ class Run:
             )
         if config.mode == "plug-in":
             return with_networks(compress_backbone(as_backbone(model), config))
-        student = student_of(as_backbone(model), config)
-        load_weights(student, self.directory / WEIGHTS_FOLDER / f"{config.config_id}.safetensors")
-        return student.eval()
+        path = self.directory / WEIGHTS_FOLDER / f"{config.config_id}.safetensors"
+        return retrained(as_backbone(model), config, path)
 
     def _finished(self) -> Path:
         if not (self.directory / "pareto.json").is_file():
@@ -235,7 +234,13 @@ def search(
     measurer = ready_device(device, ray_address=workers.ray_address if workers else None)
     _say(on_event, 0.0, f"loading {named} and {question.data}")
     folder = Path(output or fresh_run_folder(named))
-    session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
+    session = build_problem(
+        question,
+        model,
+        seed=settings.seed,
+        weights=folder / WEIGHTS_FOLDER,
+        finetunes=settings.retrain_trials,
+    )
     _say(on_event, 0.0, session.evaluator.data.labelling)
     directory = RunDirectory.create(folder)
     _warn_of_plug_in_only(session, settings)
@@ -278,7 +283,13 @@ def resume(
     measurer = ready_device(question.device, ray_address=address)
     _say(on_event, 0.0, f"loading {question.backbone} and {question.data}")
     folder = Path(run)
-    session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
+    session = build_problem(
+        question,
+        model,
+        seed=settings.seed,
+        weights=folder / WEIGHTS_FOLDER,
+        finetunes=settings.retrain_trials,
+    )
     _say(on_event, 0.0, session.evaluator.data.labelling)
     _warn_of_plug_in_only(session, settings)
     with _engine(workers, question, model, settings, folder) as engine, leaving(measurer):
@@ -328,7 +339,8 @@ def _engine(
 
 def _warn_of_plug_in_only(session: Session, settings: SearchSettings) -> None:
     """Say so where retraining was wanted and there is nothing to train on."""
-    if session.plug_in_only is not None and settings.retrain_trials != 0:
+    reason = session.plug_in_only
+    if reason is not None and (settings.retrain_trials != 0 or "left out" in reason):
         _LOG.warning("nothing will be retrained: %s", session.plug_in_only)
 
 

@@ -29,9 +29,8 @@ from autotok.errors import ConfigError, DataError, UnknownName
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.facts import BackboneFacts
-from autotok.methods.base import TokenReducer
+from autotok.methods.base import TokenReducer, Training
 from autotok.methods.registry import get_method
-from autotok.profiling.counter import count_macs
 from autotok.profiling.macs import uncompressed
 from autotok.profiling.predict import predict
 from autotok.profiling.target import Target, load_target
@@ -107,10 +106,12 @@ def build_problem(
     *,
     seed: int = 0,
     weights: Path | None = None,
+    finetunes: int | None = None,
 ) -> Session:
     """Load what a question names; `model` replaces the named backbone.
 
-    `weights` is the folder for fine-tuned weights, inside the run directory.
+    `weights` is the folder for fine-tuned weights, inside the run directory; with 0 `finetunes`
+    nothing is retrained.
     """
     _check_files(question)
     space = load_space(question.space)
@@ -130,7 +131,7 @@ def build_problem(
         raise DataError(reason)
     foretell = None if target is None else _Foreteller(worker.plugged_in, target)
     total = min(evaluator.num_images, question.max_images or evaluator.num_images)
-    space, plug_in_only = _trainable(space, worker)
+    space, plug_in_only = _trainable(space, worker, finetunes)
     _require_networks(space, backbone.facts)
     problem = Problem(
         facts=backbone.facts,
@@ -142,7 +143,7 @@ def build_problem(
         metric=evaluator.metric,
         predict=foretell,
         load_tally=lambda data: Tally(**data),
-        count=lambda config: count_macs(worker.plugged_in(config)),
+        count=worker.count,
         finetune=worker.finetune if weights is not None else None,
     )
     return Session(question, backbone, evaluator, target, problem, worker, plug_in_only)
@@ -194,18 +195,40 @@ def _load_model(
     return supernet.cut(default, name=name).eval(), supernet, structure
 
 
-def _trainable(space: SearchSpace, worker: ModelWorker) -> tuple[SearchSpace, str | None]:
-    """The space, without retraining where there is nothing to train on, and the reason then."""
+def _trainable(
+    space: SearchSpace, worker: ModelWorker, finetunes: int | None
+) -> tuple[SearchSpace, str | None]:
+    """The space, without retraining where there is none to be, and the reason then.
+
+    Methods that have to be trained are left out with it.
+
+    Raises:
+        ConfigError: nothing is left.
+    """
     if "retrain" not in space.mode:
         return space, None
-    reason = worker.why_not_trainable()
+    candidates = space.candidates(worker.backbone.facts)
+    untrained = [m for m in candidates if get_method(m).training_need is Training.REQUIRED]
+    forbidden = finetunes == 0 and (untrained or space.mode == ("retrain",))
+    reason = "0 fine-tunes were asked for" if forbidden else worker.why_not_trainable()
     if reason is None:
         losses = worker.usable_losses()
         finetune = space.finetune.restricted(losses, otherwise=losses[0])
         return dataclasses.replace(space, finetune=finetune), None
     if space.mode == ("retrain",):
-        raise ConfigError(f"space '{space.name}' only retrains, but {reason}")
-    return dataclasses.replace(space, mode=("plug-in",)), reason
+        raise ConfigError(
+            f"space '{space.name}' only retrains, but {reason}, so nothing of it can be run; add"
+            " plug-in to its mode, or make fine-tunes possible"
+        )
+    if len(untrained) == len(candidates):
+        raise ConfigError(
+            f"every method of space '{space.name}' ({', '.join(untrained)}) has to be trained, but"
+            f" {reason}, so nothing of it can be run; add others, or make fine-tunes possible"
+        )
+    if untrained:
+        reason += f"; left out, for they have to be trained: {', '.join(untrained)}"
+    exclude = (*space.exclude, *untrained)
+    return dataclasses.replace(space, mode=("plug-in",), exclude=exclude), reason
 
 
 def _require_networks(space: SearchSpace, facts: BackboneFacts) -> None:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
-
 from autotok.backbones.base import Backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
-from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
+from autotok.compression.calibrate import needs_calibration
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource
+from autotok.profiling.adaptive import is_adaptive
 from autotok.searching.problem import Tuned
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import FineTuneProgress, finetune
 from autotok.training.losses import LOSSES
-from autotok.training.student import load_weights, save_weights, student_of
+from autotok.training.student import retrained, save_weights, student_of
+
+from .judging import calibrated_on, count_judged, judged_tally, plugged_in, tuned
 
 __all__ = ["WEIGHTS_FOLDER", "ModelWorker"]
 
+_LOG = logging.getLogger(__name__)
 WEIGHTS_FOLDER = "weights"
 
 
@@ -48,6 +51,7 @@ class ModelWorker:
         self._teacher: Teacher | None = None
         self._train_data: DataSource | None = None
         self._last: tuple[str, CompressedViT] | None = None
+        self._told = False
 
     def backbone_of(self, subnet: SubnetSpec | None) -> Backbone:
         """The backbone, or a view of another subnet on the supernet's weights."""
@@ -67,20 +71,17 @@ class ModelWorker:
             return self._last[1]
         backbone = self.backbone_of(config.subnet)
         if config.mode == "retrain":
-            model = student_of(backbone, config)
-            load_weights(model, self._weights_file(config))
-            model.eval()
+            model = retrained(backbone, config, self._weights_file(config))
         else:
             model = with_networks(compress_backbone(backbone, config))
             if needs_calibration(config):
-                model = calibrated(model, self._calibration_images())
+                training = None if self.why_not_trainable() else self._training_data()
+                model, found_on = plugged_in(model, self.evaluator, training)
+                if training is None and not self._told:
+                    _LOG.warning("thresholds of %s were found on %s", config.method, found_on)
+                    self._told = True
         self._last = config.config_id, model
         return model
-
-    def _calibration_images(self) -> Tensor:
-        """Training images where there are some, else images to be judged on."""
-        data = self.evaluator.data if self.why_not_trainable() else self._training_data()
-        return data.batch(data.subset(CALIBRATION_IMAGES, self.evaluator.seed))[0]
 
     def plugged_in(self, config: CompressionConfig) -> CompressedViT:
         """The model of a configuration without any retraining: enough to count and to predict."""
@@ -112,28 +113,41 @@ class ModelWorker:
 
     def evaluate(self, config: CompressionConfig, start: int, stop: int) -> Tally:
         """Tally over images [start, stop) of the seeded order."""
-        return self.evaluator.evaluate(self.compressed(config), start, stop)
+        return judged_tally(self.evaluator, self.compressed(config), start, stop)
+
+    def count(self, config: CompressionConfig) -> float:
+        """Multiply-accumulates of an image by the independent counter; see `count_judged`."""
+        adaptive = is_adaptive(config)
+        model = self.compressed(config) if adaptive else self.plugged_in(config)
+        return count_judged(self.evaluator, model)
 
     def finetune(self, config: CompressionConfig) -> Tuned:
-        """Fine-tune a configuration; its weights are kept under its id."""
+        """Fine-tune a configuration; its weights are kept under the id of what came out.
+
+        Methods of thresholds start from those that meet the amounts, and end with those that
+        training left or, where it learns none, with those that meet the amounts again.
+        """
         path = self._weights_file(config)
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = path.with_suffix(".ckpt")
         if self._teacher is None:
             self._teacher = Teacher(self.backbone)
-        student = student_of(self.backbone_of(config.subnet), config)
+        student, data = student_of(self.backbone_of(config.subnet), config), self._training_data()
+        if needs_calibration(config):
+            student = calibrated_on(student, data, self.evaluator.seed)
         done = finetune(
             student,
-            self._training_data(),
+            data,
             config.finetune or FineTuneSpec(),
             teacher=self._teacher,
             checkpoint=checkpoint,
             on_progress=self.on_finetune,
         )
-        save_weights(student, path)
+        student = tuned(student, data, self.evaluator.seed)
+        save_weights(student, self._weights_file(student.config))
         checkpoint.unlink(missing_ok=True)
         self._last = None
-        return Tuned(done.steps, done.images, done.seconds, done.loss)
+        return Tuned(done.steps, done.images, done.seconds, done.loss, student.config.canonical)
 
     def _weights_file(self, config: CompressionConfig) -> Path:
         if self._weights is None:

@@ -39,7 +39,7 @@ TimeoutOption = Annotated[
 ]
 FinetunesOption = Annotated[
     int | None,
-    typer.Option("--finetunes", min=0, help="At most this many fine-tunes, where they pay most."),
+    typer.Option("--finetunes", min=0, help="At most this many promotions; 0: no fine-tune."),
 ]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", "-j", min=1, help="Jobs at a time.")

@@ -21,6 +21,7 @@ __all__ = [
     "calibrated",
     "needs_calibration",
     "needs_recalibration",
+    "unsettled",
 ]
 
 CALIBRATION_IMAGES = 32
@@ -48,6 +49,17 @@ def needs_recalibration(config: CompressionConfig) -> bool:
     return needs_calibration(config) and not get_method(config.method).learns_thresholds
 
 
+def unsettled(config: CompressionConfig) -> CompressionConfig:
+    """The configuration without the thresholds that calibration or training found: its amounts."""
+    if not get_method(config.method).calibrates:
+        return config
+    amounts = tuple(
+        r if r.num_keep is None and r.keep_ratio is None else dataclasses.replace(r, options={})
+        for r in config.reductions
+    )
+    return dataclasses.replace(config, reductions=amounts)
+
+
 def calibrated(model: CompressedViT, images: Tensor) -> CompressedViT:
     """The model under thresholds that meet its amounts on average over images: `calibrate`."""
     return reconfigured(model, calibrate(model, images))
@@ -58,8 +70,8 @@ def calibrate(model: CompressedViT, images: Tensor) -> CompressionConfig:
     """The model's configuration with thresholds under which each reduction layer keeps its nominal
     number of patch tokens on average over `images` (B, channels, height, width).
 
-    The model keeps them as well. Layers are calibrated in one forward, each on what the earlier
-    ones left.
+    The model keeps them as well, and says so in its own configuration. Layers are calibrated in
+    one forward, each on what the earlier ones left.
 
     Raises:
         ConfigError: the method has no thresholds.
@@ -81,10 +93,11 @@ def calibrate(model: CompressedViT, images: Tensor) -> CompressionConfig:
             f"method '{model.config.method}' has no thresholds to calibrate; it keeps the counts"
             " that it is given"
         )
-    return dataclasses.replace(
+    model.config = dataclasses.replace(
         model.config,
         reductions=tuple(
             dataclasses.replace(r, options={**r.options, **found[r.layer]})
             for r in model.config.reductions
         ),
     )
+    return model.config

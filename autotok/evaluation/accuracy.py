@@ -11,7 +11,9 @@ means: the same nearest neighbour in the gallery; the result says so.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone
+from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, DataError, NonFiniteOutput, nearest
 from autotok.facts import BackboneFacts
 
@@ -49,6 +52,10 @@ class Quality:
     finetuned: bool
     description: str = ""
     """The metric in words."""
+    macs_mean: float | None = None
+    """Multiply-accumulates of an image, mean over those judged; None where all cost the same."""
+    macs_std: float | None = None
+    macs_noattn_mean: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,18 @@ class Tally:
     """'1' or '0' per image in the order run: right (top1) or agreeing; for paired comparisons."""
     kls: tuple[float, ...] = ()
     """KL divergence per image, where that is the metric."""
+    macs: tuple[int, ...] = ()
+    """Multiply-accumulates per image, where images cost different amounts."""
+    macs_noattn: int = 0
+    """Their sum without attention products."""
+    judged: str = ""
+    """The configuration that was judged, as JSON; '' where nobody said. Sums of two do not mix."""
 
     def __add__(self, other: Tally) -> Tally:
         if (self.metric, self.gallery) != (other.metric, other.gallery):
             raise ValueError(f"tallies of {self.metric} and {other.metric} do not add up")
+        if self.judged and other.judged and self.judged != other.judged:
+            raise ValueError("tallies of two different configurations do not add up")
         return Tally(
             metric=self.metric,
             num_images=self.num_images + other.num_images,
@@ -87,6 +102,9 @@ class Tally:
             gallery=self.gallery,
             hits=self.hits + other.hits,
             kls=(*self.kls, *other.kls),
+            macs=(*self.macs, *other.macs),
+            macs_noattn=self.macs_noattn + other.macs_noattn,
+            judged=self.judged or other.judged,
         )
 
     def quality(self) -> Quality:
@@ -112,7 +130,17 @@ class Tally:
             kl=self.kl_sum / self.num_compared if self.num_compared else None,
             finetuned=self.finetuned,
             description=self._description(),
+            **self._mean_costs(),
         )
+
+    def _mean_costs(self) -> dict[str, float]:
+        if not self.macs:
+            return {}
+        return {
+            "macs_mean": statistics.fmean(self.macs),
+            "macs_std": statistics.pstdev(self.macs),
+            "macs_noattn_mean": self.macs_noattn / len(self.macs),
+        }
 
     def _description(self) -> str:
         if self.metric == "top1":
@@ -175,16 +203,20 @@ class Evaluator:
         """Sums over positions [start, stop) of the seeded order; fewer if the data ends before.
 
         Args:
-            model: Gives logits (B, num_classes) of normalised images.
+            model: Gives logits (B, num_classes) of normalised images; with `image_costs` after each
+                batch (`profiling.adaptive.Metered`), these are kept.
             finetuned: Recorded; by default whether the model's configuration says 'retrain'.
             on_images: Called with the number of images done after every batch.
 
         Raises:
             NonFiniteOutput: the model gives NaN or infinity.
         """
+        config: CompressionConfig | None = getattr(model, "config", None)
+        config = config if isinstance(config, CompressionConfig) else None
         if finetuned is None:
-            finetuned = getattr(getattr(model, "config", None), "mode", "plug-in") == "retrain"
-        tally = Tally(self.metric, finetuned=finetuned, gallery=self.gallery_size)
+            finetuned = config is not None and config.mode == "retrain"
+        judged = "" if config is None else config.canonical
+        tally = Tally(self.metric, finetuned=finetuned, gallery=self.gallery_size, judged=judged)
         was_training = model.training
         model.eval()
         try:
@@ -196,7 +228,12 @@ class Evaluator:
                         f"the compressed model gives NaN or infinity on image {indices[0]} of"
                         f" '{self.data.name}'; this configuration cannot be used"
                     )
-                tally = tally + self._count(output, labels, first, images, finetuned)
+                found = self._count(output, labels, first, images, finetuned)
+                costs = getattr(model, "image_costs", None)
+                if costs is not None:
+                    each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
+                    found = dataclasses.replace(found, macs=each, macs_noattn=total)
+                tally = tally + dataclasses.replace(found, judged=judged)
                 if on_images is not None:
                     on_images(len(indices))
         finally:

@@ -57,6 +57,7 @@ ACCUMULATE = Option(
 )
 FIRST_THRESHOLD, PATCHES = 0.001, 196  # published, for 196 patches; twice that at the second layer
 DECAY = 0.99
+LEAST = torch.finfo(torch.float32).tiny  # a threshold that was found: 0 means the published start
 
 
 class HeardScore(TokenReducer):
@@ -174,14 +175,14 @@ class ASViT(HeardScore):
         count = min(num_keep * score.shape[0], ranked.numel())
         below = ranked[count] if count < ranked.numel() else ranked.new_zeros(())
         above = ranked[count - 1] if count else ranked[0]
-        self.threshold.copy_((above + below) / 2.0 if count else above)
+        self.threshold.copy_((above + below) / 2.0 if count else above).clamp_(min=LEAST)
 
     def calibrated(self) -> dict[str, Primitive]:
         return {"threshold": self.threshold.item()}
 
     @torch.no_grad()
     def end_step(self) -> None:
-        self.threshold.clamp_(min=0.0)  # scores are not negative
+        self.threshold.clamp_(min=LEAST)  # scores are not negative
 
     # --- training
 

@@ -102,6 +102,8 @@ def threshold_for(scores: Tensor, live: Tensor | None, mean_count: float) -> flo
     values = scores.flatten() if live is None else scores[live]
     values = values.float().sort(descending=True).values
     count = min(max(round(mean_count * scores.shape[0]), 0), values.numel())
+    if values.numel() == 0:
+        return 0.0  # nobody is judged
     if count == 0:
         return float(values[0])
     if count == values.numel():

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from autotok.compression.calibrate import calibrate
+from autotok.compression.compress import reconfigured
 from autotok.compression.model import CompressedViT, Watch
+from autotok.config import CompressionConfig
+from autotok.methods.base import Count
 from autotok.methods.registry import get_method
 
-from .macs import counted_macs
+from .macs import cost, counted_macs
 
-__all__ = ["ImageCosts", "image_costs"]
+__all__ = ["ImageCosts", "Metered", "calibrated_within", "image_costs", "is_adaptive", "metered"]
+
+_ROUNDS = 4
+_ERRORS = 2.0
+"""Standard errors of the mean cost by which a calibration stays below what is allowed: images that
+it did not see cost a little more or less."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,8 @@ class ImageCosts:
 
     macs: NDArray[np.int64]
     """(B,)."""
+    macs_noattn: NDArray[np.int64]
+    """(B,), attention products left out."""
     tokens: NDArray[np.int64]
     """(B, L + 1): live patch tokens in each block's attention, then at the read-out."""
 
@@ -36,6 +49,38 @@ class ImageCosts:
         """Standard deviation over the images."""
         return float(self.macs.std())
 
+    @property
+    def high(self) -> float:
+        """What the mean over other images hardly exceeds."""
+        return self.mean + _ERRORS * self.spread / math.sqrt(len(self.macs))
+
+
+def is_adaptive(config: CompressionConfig) -> bool:
+    """Whether images cost different amounts, so that counts by the schedule are nominal."""
+    return bool(config.reductions) and get_method(config.method).count is Count.ADAPTIVE
+
+
+class Metered(nn.Module):
+    """A model that notes what each image of its last batch cost, by the tokens that really ran."""
+
+    def __init__(self, model: CompressedViT) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.image_costs: ImageCosts | None = None
+        self.training = model.training  # who restores this mode restores the model's
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes), the model's own."""
+        watch = Watch(counting=True)
+        tokens = self.model.forward_tokens(images, watch=watch)
+        self.image_costs = _costs(self.model, watch)
+        return self.model.backbone.readout(tokens)
+
+
+def metered(model: CompressedViT) -> nn.Module:
+    """The model as it is to be judged: `Metered` where images cost different amounts."""
+    return Metered(model) if is_adaptive(model.config) else model
+
 
 @torch.no_grad()
 def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
@@ -43,8 +88,16 @@ def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
 
     Padding costs nothing here: it is what a batch adds, not what the method needs.
     """
-    watch = Watch(counting=True)
-    model.forward_tokens(images, watch=watch)
+    watch, was_training = Watch(counting=True), model.training
+    model.eval()  # training masks tokens and removes none
+    try:
+        model.forward_tokens(images, watch=watch)
+    finally:
+        model.train(was_training)
+    return _costs(model, watch)
+
+
+def _costs(model: CompressedViT, watch: Watch) -> ImageCosts:
     blocks = model.backbone.facts.num_blocks
 
     def table(name: str) -> NDArray[np.int64]:
@@ -52,7 +105,7 @@ def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
         return np.stack([_plain(row) for row in rows], axis=1)  # (B, L + 1)
 
     entering, attention, mlp = table("entering"), table("attention"), table("mlp")
-    macs = counted_macs(
+    macs, macs_noattn = counted_macs(
         model.backbone.facts,
         get_method(model.config.method),
         model.config,
@@ -61,7 +114,42 @@ def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
         mlp=mlp[:, :-1],
         readout=attention[:, -1],
     )
-    return ImageCosts(macs, attention)
+    return ImageCosts(macs, macs_noattn, attention)
+
+
+def calibrated_within(model: CompressedViT, images: Tensor) -> CompressedViT:
+    """The model under thresholds found on images (B, channels, height, width): each reduction
+    layer keeps its nominal number of patch tokens on average, fewer where the mean cost would
+    otherwise exceed that of the nominal numbers.
+
+    The amounts in its configuration stay; the thresholds stand beside them.
+    """
+    facts, asked = model.backbone.facts, model.schedule.kept
+    allowed = cost(facts, model.config).macs
+    least = cost(facts, _keeping(model.config, [1] * len(asked))).macs
+    share, trial = 1.0, model
+    for _ in range(_ROUNDS):
+        keep = [max(1, math.floor(share * count)) for count in asked]
+        trial = reconfigured(model, _keeping(model.config, keep))
+        found = calibrate(trial, images)
+        high = image_costs(trial, images).high
+        if high <= allowed or max(keep) == 1:
+            break
+        share *= 0.98 * (allowed - least) / (high - least)
+    reductions = tuple(
+        dataclasses.replace(old, options=new.options)
+        for old, new in zip(model.config.reductions, found.reductions, strict=True)
+    )
+    return reconfigured(trial, dataclasses.replace(model.config, reductions=reductions))
+
+
+def _keeping(config: CompressionConfig, keep: list[int]) -> CompressionConfig:
+    """The configuration with other counts."""
+    reductions = tuple(
+        dataclasses.replace(old, keep_ratio=None, num_keep=count)
+        for old, count in zip(config.reductions, keep, strict=True)
+    )
+    return dataclasses.replace(config, reductions=reductions)
 
 
 def _plain(counts: Tensor) -> NDArray[np.int64]:

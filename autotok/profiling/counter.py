@@ -15,7 +15,9 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
@@ -25,7 +27,7 @@ from autotok.compression.model import CompressedViT
 from .operators import OperatorClass, classify
 from .structure import meta_copy
 
-__all__ = ["MacCount", "count", "count_macs"]
+__all__ = ["MacCount", "count", "count_each", "count_macs"]
 
 _HEAVY = (OperatorClass.MATMUL, OperatorClass.CONV, OperatorClass.ATTENTION, OperatorClass.OTHER)
 
@@ -73,6 +75,25 @@ def count(model: CompressedViT | Backbone) -> MacCount:
         by_operator={str(key): value // 2 for key, value in flops.items()},
         uncounted=tuple(f"{name} x{times}" for name, times in sorted(seen.uncounted.items())),
     )
+
+
+@torch.no_grad()
+def count_each(model: CompressedViT, images: Tensor) -> list[int]:
+    """Multiply-accumulates of each image (n, C, H, W), executed one by one where the model is.
+
+    For methods whose token counts depend on the image: on the meta device they are nominal.
+    """
+    like, found, was_training = next(model.parameters()), [], model.training
+    model.eval()
+    try:
+        for image in images.to(like.device, like.dtype).split(1):
+            # fused attention has no formula off the meta device; spelled out, it is two products
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                model(image)
+            found.append(counter.get_total_flops() // 2)
+    finally:
+        model.train(was_training)
+    return found
 
 
 def count_macs(model: CompressedViT | Backbone) -> int:

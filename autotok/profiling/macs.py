@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from autotok.compression.schedule import Schedule, realise
 from autotok.config import CompressionConfig, Primitive
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Count, Counts, Placement, TokenReducer
+from autotok.methods.base import Count, Counts, Placement, Span, TokenReducer
 from autotok.methods.registry import get_method
 from autotok.tokens import NEEDS_MAP, Needs
 
@@ -182,16 +182,16 @@ def counted_macs(
     attention: Counts,
     mlp: Counts,
     readout: Counts,
-) -> Counts:
-    """`Cost.macs` of M images, (M,), from the live patch tokens each of them had.
+) -> tuple[Counts, Counts]:
+    """(`Cost.macs`, `Cost.macs_noattn`) of M images, (M,) each, from their live patch tokens.
 
     `entering` is (M, L + 1), before a block's reduction and at the read-out; `attention` and `mlp`
     are (M, L), `readout` (M,).
     """
     linear, products = _backbone_macs(facts, attention, mlp, readout)
     layers = tuple(r.layer for r in config.reductions)
-    total = linear + products
-    total = total + _listening_macs(facts, method, config.options, layers, attention)
+    products = products + _listening_macs(facts, method, config.options, layers, attention)
+    leaving = []
     for reduction in config.reductions:
         layer = reduction.layer
         options = method.resolve_options({**config.options, **reduction.options})
@@ -201,11 +201,15 @@ def counted_macs(
             Placement.MID: mlp[:, layer],
             Placement.AFTER: entering[:, layer + 1],
         }[method.placement]
-        own, rows = _site_macs(
-            facts, method, options, layer=layer, entering=entering[:, layer], keep=keep
-        )
-        total = total + own + rows
-    return total
+        parks = method.span is not Span.REST  # every layer chooses among all tokens again
+        judged = np.full_like(keep, facts.num_patches) if parks else entering[:, layer]
+        own, rows = _site_macs(facts, method, options, layer=layer, entering=judged, keep=keep)
+        linear, products = linear + own, products + rows
+        leaving.append(keep)
+    if leaving:
+        kept, options = np.stack(leaving, axis=1), method.resolve_options(config.options)
+        linear = linear + method.joint_macs(facts, layers, kept, options)
+    return linear + products, linear
 
 
 def _backbone_macs(

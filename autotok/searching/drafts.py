@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 
+from autotok.compression.calibrate import unsettled
 from autotok.config import MODES, CompressionConfig, Primitive
 from autotok.errors import AutotokError
 from autotok.methods.registry import get_method
@@ -86,8 +87,11 @@ class Drafts:
         if first:
             fixed.update(self._problem.space.finetune.first())
         params = self._proposals.propose(number, fixed=fixed)
+        assert base.config is not None
+        config = unsettled(base.config)
+        costs = self._problem.costs.cost(config)
         repaired = Repaired(
-            *(base.config, base.layers, base.counts, base.costs, base.predicted, base.violation)
+            *(config, base.layers, base.counts, costs, base.predicted, base.violation)
         )
         if params["mode"] == "retrain":  # a condition of the space may forbid it
             repaired = self._retrain(repaired, params, plan)

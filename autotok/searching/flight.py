@@ -34,6 +34,11 @@ class Flight:
     tuned: Tuned | None = None
 
     @property
+    def needs_finetune(self) -> bool:
+        """Whether it is to be fine-tuned and was not yet."""
+        return self.config.mode == "retrain" and self.tuned is None
+
+    @property
     def config(self) -> CompressionConfig:
         assert self.record.config is not None
         return self.record.config

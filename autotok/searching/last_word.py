@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import statistics
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,12 @@ from autotok.methods.registry import list_methods
 
 from .engines.base import Engine, Outcome
 from .flight import Job
+from .judged import after_finetune, judged
 from .loop import REFERENCE, Search, best_of, front_of, plain_tally
+from .measured import METRICS
 from .objective import losses
 from .pareto import thin
-from .problem import to_score
+from .problem import COUNTED_IMAGES, to_score
 from .record import TrialRecord
 from .repair import Repaired, match_cost
 from .shape import Shape
@@ -29,6 +32,8 @@ __all__ = ["Final", "finalists", "last_word"]
 
 _LOG = logging.getLogger(__name__)
 CONTROL = "random"
+_ROUNDS = 4
+"""Of choosing finalists anew where some turn out to be outside the budget."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Final:
     reference: TrialRecord | None
     """The uncompressed model."""
     outside: tuple[TrialRecord, ...] = ()
-    """Finalists that turned out to be outside a limit when they were measured."""
+    """Finalists that turned out to be outside a limit, measured or on more images."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -57,10 +62,13 @@ class Final:
         }
 
 
-def finalists(search: Search) -> tuple[list[TrialRecord], list[TrialRecord]]:
+def finalists(
+    search: Search, without: Collection[int] = ()
+) -> tuple[list[TrialRecord], list[TrialRecord]]:
     """(the front, thinned, measured where a device is at hand; what that showed to be outside).
 
-    The extremes of the front, the best quality among them, stay.
+    The extremes of the front, the best quality among them, stay. The front is that of all trials
+    but `without`.
 
     Raises:
         DeviceUnreachable: the device does not answer.
@@ -73,7 +81,8 @@ def finalists(search: Search) -> tuple[list[TrialRecord], list[TrialRecord]]:
         points = losses([r.values for r in front], search.objectives)
         return [front[i] for i in thin(points, search.settings.front_size)]
 
-    return search.gauge.settle([r for r in search.records if r.measured], choose)
+    pool = [r for r in search.records if r.measured and r.number not in without]
+    return search.gauge.settle(pool, choose)
 
 
 def last_word(
@@ -92,10 +101,21 @@ def last_word(
         reference = dataclasses.replace(reference, score=to_score(seen))
     entries = [(f"final:{r.number}", r) for r in chosen]
     *chosen, uncompressed = word.finals([*entries, ("reference", reference)])
-    front = front_of([word.verified(r) for r in chosen], search.objectives)
+    fallen: dict[int, TrialRecord] = {}
+    for _ in range(_ROUNDS):
+        chosen = [word.verified(r) for r in chosen]
+        new = {r.number: r for r in chosen if not r.feasible and r.number not in fallen}
+        if not new:
+            break
+        fallen |= new  # all images told that they cost too much: others take their places
+        chosen, more = finalists(search, fallen)
+        outside = [*outside, *(r for r in more if r not in outside)]
+        chosen = word.finals([(f"final:{r.number}", r) for r in chosen])
+    front = front_of([r for r in chosen if r.within_budget], search.objectives)
     best = best_of(front, search.objectives)
     controls = [] if best is None else word.controls(best)
     control = best_of([c for c in controls if c.measured], search.objectives)
+    outside = [*outside, *fallen.values()]
     return Final(tuple(front), best, control, tuple(controls), uncompressed, tuple(outside))
 
 
@@ -157,6 +177,7 @@ class _LastWord:
             key, record = open_jobs.pop(outcome.job.number)
             if outcome.tuned is not None:
                 record = dataclasses.replace(record, tuned=dataclasses.asdict(outcome.tuned))
+                record = after_finetune(record, outcome.tuned)
                 left.appendleft((key, record))
             else:
                 yield key, self._finished(record, outcome)
@@ -186,36 +207,40 @@ class _LastWord:
             tally = outcome.tally if known is None else known + outcome.tally
             seconds = outcome.seconds
         assert tally is not None
+        record = judged(
+            dataclasses.replace(record, state="complete"), tally, self._search.problem.budgets
+        )
         return dataclasses.replace(
-            record,
-            state="complete",
-            score=to_score(tally),
-            fidelity="final",
-            tally=plain_tally(tally),
-            seconds=record.seconds + seconds,
+            record, fidelity="final", tally=plain_tally(tally), seconds=record.seconds + seconds
         )
 
     def verified(self, record: TrialRecord) -> TrialRecord:
-        """The record with the independent counter's figure; beyond the budget it is infeasible."""
+        """The record with the independent counter's figure; beyond the budget it is infeasible.
+
+        Where images cost different amounts, that counter runs some of them: how far it is from
+        what was counted on the same images is taken for all.
+        """
         problem, record = self._search.problem, self._search.gauge.known(record)
         assert record.config is not None
         assert record.costs is not None
         if problem.count is None:
             return dataclasses.replace(record, within_budget=record.violation <= 0.0)
-        counted = int(problem.count(record.config))
+        counted, expected = float(problem.count(record.config)), _expected_count(record)
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
-        holds = record.violation <= 0.0 and all(counted <= limit for limit in limits)
-        if counted != record.costs.macs:
+        macs = record.costs.macs * counted / expected
+        holds = record.violation <= 0.0 and all(macs <= limit for limit in limits)
+        if counted != expected:
             _LOG.warning(
-                "trial %d: the independent counter finds %d MACs, the formula %d",
-                *(record.number, counted, record.costs.macs),
+                "trial %d: the independent counter finds %.0f MACs, the formula %.0f",
+                *(record.number, counted, expected),
             )
         return dataclasses.replace(
-            record, macs_counted=counted, within_budget=holds, feasible=holds
+            record, macs_counted=round(counted), within_budget=holds, feasible=holds
         )
 
     def controls(self, best: TrialRecord) -> list[TrialRecord]:
-        """Random pruning at the cost of the best, in several shapes, the best's own among them.
+        """Random pruning at the cost of the best, in several shapes, the best's own among them,
+        each inside every budget.
 
         Where the best was fine-tuned, the first is fine-tuned in the same way.
         """
@@ -229,11 +254,22 @@ class _LastWord:
                 continue
             seen.add(repaired.config.config_id)
             record = self.verified(_as_record(-2 - len(entries), repaired, "control"))
+            if any(b.metric in METRICS for b in self._search.problem.budgets):
+                record = self._search.gauge.judged(record)
+            if not record.feasible or not record.within_budget:
+                continue
             if not entries and best.tuned is not None:
                 record = _retrained_like(record, best)
             assert record.config is not None
             entries.append((f"control:{record.config.config_id}", record))
         return self.finals(entries)
+
+
+def _expected_count(record: TrialRecord) -> float:
+    """What the independent counter should find."""
+    each = (record.tally or {}).get("macs") or ()
+    assert record.costs is not None
+    return statistics.fmean(each[:COUNTED_IMAGES]) if each else float(record.costs.macs)
 
 
 def _retrained_like(record: TrialRecord, best: TrialRecord) -> TrialRecord:

@@ -14,8 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from autotok.methods.base import Training
+from autotok.methods.registry import get_method
+
 from .drafts import Drafts
 from .flight import Flight, Job
+from .judged import after_finetune, judged, under
 from .measured import Gauge
 from .objective import Objective, losses, make_objectives
 from .pareto import front_mask
@@ -101,14 +105,15 @@ class Search:
 
     def _learn(self, record: TrialRecord) -> None:
         if record.config is not None and record.state != "duplicate":
-            self.drafts.known[record.config.config_id] = record
+            for name in {record.config.config_id, record.drafted} - {""}:
+                self.drafts.known[name] = record
 
     def _count(self, record: TrialRecord) -> None:
         """Take a finished trial into account; the front is kept up to date as trials come."""
         self._learn(record)
         if record.base is not None:
             self._retrained.add(record.base)
-        fruitful = record.state in ("complete", "failed")
+        fruitful = record.evaluated or record.state == "failed"
         self._evaluated += fruitful
         self._fruitless = 0 if fruitful else self._fruitless + 1
         if record.measured and self._undominated(record):
@@ -189,6 +194,8 @@ class Search:
         config = flight.config
         if config.mode != "retrain":
             return Job(record.number, config, 0, self.plan.few)
+        if get_method(config.method).training_need is Training.REQUIRED:
+            return Job(record.number, config, task="finetune")  # plugged in, it says nothing
         plain = self.drafts.known.get(config.plugged_in.config_id)
         tally = None if plain is None else self.tally(plain)
         if tally is not None:
@@ -202,8 +209,10 @@ class Search:
         front, scored = self._front, _scored(flight.record, score)
         if flight.record.base is None and not can_reach_front(scored, front, self.objectives):
             flight.tally = tally
+            flight.record = under(flight.record, flight.config.plugged_in)  # all that ran
+            flight.record = judged(flight.record, tally, self.problem.budgets)
             why = "before its fine-tune: dominated even if that regained everything"
-            return self._complete(number, flight, score, why)
+            return self._complete(number, flight, why)
         return Job(number, flight.config, task="finetune")
 
     # --- advance and tell
@@ -215,33 +224,33 @@ class Search:
         score = to_score(tally)
         if not math.isfinite(score.value):
             return self.fail(number, f"diverged: {score.metric} is {score.value}", 0.0)
-        if flight.config.mode == "retrain" and flight.tuned is None:
+        if flight.needs_finetune:
             return self._judge_untuned(flight, tally)
         flight.tally = tally if flight.tally is None else flight.tally + tally
-        score = to_score(flight.tally)
+        flight.record = judged(flight.record, flight.tally, self.problem.budgets)
         first = flight.stop == 0
         flight.stop = self.plan.few if first else self.plan.more
-        if not first or self.plan.more == self.plan.few:
-            return self._complete(number, flight, score, "")
-        if self._undominated(_scored(flight.record, score)):
+        if not first or self.plan.more == self.plan.few or not flight.record.feasible:
+            return self._complete(number, flight, "")
+        if self._undominated(flight.record):
             return Job(number, flight.config, self.plan.few, self.plan.more)
-        return self._complete(number, flight, score, f"after {self.plan.few} images: dominated")
+        return self._complete(number, flight, f"after {self.plan.few} images: dominated")
 
     def tuned(self, number: int, tuned: Tuned, seconds: float) -> Job:
         """Take in a finished fine-tune: its weights are judged next."""
         flight = self._flights[number]
         flight.seconds += seconds
         flight.tuned = tuned
+        flight.record = after_finetune(flight.record, tuned)
         return Job(number, flight.config, 0, self.plan.few)
 
-    def _complete(self, number: int, flight: Flight, score: Score, stopped: str) -> TrialRecord:
+    def _complete(self, number: int, flight: Flight, stopped: str) -> TrialRecord:
         del self._flights[number]
         assert flight.tally is not None
         self.tallies[number] = flight.tally
         record = dataclasses.replace(
             flight.record,
-            state="complete",
-            score=score,
+            state="complete" if flight.record.feasible else "infeasible",
             fidelity="more" if flight.stop > self.plan.few else "few",
             seconds=flight.seconds,
             tally=plain_tally(flight.tally),
@@ -271,11 +280,12 @@ class Search:
         """A duplicate is told with the values known; without any it teaches nothing."""
         assert record.config is not None
         known = self.drafts.known[record.config.config_id]
-        if known.score is None:
-            return dataclasses.replace(
-                record, state="infeasible", violation=max(0.01, record.violation)
-            )
-        return dataclasses.replace(record, score=known.score, fidelity=known.fidelity)
+        if known.score is None or not known.feasible:
+            worst = max(0.01, record.violation, known.violation)
+            return dataclasses.replace(record, state="infeasible", violation=worst)
+        return dataclasses.replace(
+            record, score=known.score, fidelity=known.fidelity, costs=known.costs
+        )
 
     def _undominated(self, record: TrialRecord) -> bool:
         points = losses([r.values for r in [*self._front, record]], self.objectives)

@@ -22,6 +22,7 @@ from autotok.methods.registry import get_method
 from autotok.profiling.reading import Reading
 
 from .budget import Budget
+from .judged import excess
 from .problem import Problem
 from .record import TrialRecord
 from .repair import match_cost
@@ -135,7 +136,7 @@ class Gauge:
         if reading is None:
             return record
         record = dataclasses.replace(record, reading=reading.to_dict())
-        over = {b.metric: _excess(b, record) for b in self.problem.budgets}
+        over = {b.metric: excess(b, record) for b in self.problem.budgets}
         worst = max(over.values(), default=0.0)
         if worst <= 0.0:
             return dataclasses.replace(record, violation=worst)
@@ -256,6 +257,7 @@ class Gauge:
         problem, kinds = self._original, set[Any]()
         yield CompressionConfig()
         macs = int(EARLY_SHARE * problem.costs.cost(CompressionConfig()).macs)
+        problem = dataclasses.replace(problem, budgets=())  # what is to be learned is the device
         for params in warm_starts(problem.space, problem.facts):
             method = get_method(str(params["method"]))
             if method.name == "none" or method.kind in kinds or len(kinds) == EARLY_KINDS:
@@ -317,9 +319,3 @@ class Gauge:
     def _rescaled(self, budget: Budget) -> Budget:
         factor = self._early.get(budget.metric, 1.0) if budget.relative else 1.0
         return dataclasses.replace(budget, limit=budget.limit * factor)
-
-
-def _excess(budget: Budget, record: TrialRecord) -> float:
-    exact = {} if record.costs is None else dataclasses.asdict(record.costs)
-    values = {**exact, **record.values}
-    return float(values[budget.metric]) / budget.limit - 1.0 if budget.metric in values else 0.0

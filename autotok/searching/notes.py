@@ -165,6 +165,7 @@ def _cost(record: TrialRecord) -> str:
         f"{columns['macs_g']:.4g} G multiply-accumulates ({columns['macs_noattn_g']:.4g} without"
         f" attention products, {columns['flops2x_g']:.4g} GFLOPs at two per multiply-accumulate),"
         f" {columns['params_m']:.4g} M parameters"
+        f"{'' if record.macs_nominal is None else ', mean over the images judged'}"
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotok.config import CompressionConfig, Primitive, SubnetSpec
+from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.profiling.reading import Reading
 
@@ -25,6 +26,7 @@ from .space import SearchSpace
 from .structure import Structure
 
 __all__ = [
+    "COUNTED_IMAGES",
     "CostModel",
     "ExactCosts",
     "Problem",
@@ -34,6 +36,10 @@ __all__ = [
     "Worker",
     "to_score",
 ]
+
+
+COUNTED_IMAGES = 16
+"""Images that the independent counter runs where they cost different amounts."""
 
 
 class QualityLike(Protocol):
@@ -70,6 +76,9 @@ class Tuned:
     seconds: float
     loss: float
     """Mean over the last tenth of the steps."""
+    config: str = ""
+    """The configuration that came out, `CompressionConfig.canonical`, where training or calibration
+    found thresholds; its weights are kept under its id. '' where it is the one that went in."""
 
 
 class Worker(Protocol):
@@ -167,13 +176,19 @@ class Problem:
     """Measures on a device; None where none is at hand. `DeviceUnreachable` ends the search."""
     load_tally: Callable[[Mapping[str, Any]], TallyLike] | None = None
     """A tally from `dataclasses.asdict` of one, so that a resumed run need not repeat images."""
-    count: Callable[[CompressionConfig], int] | None = None
-    """Independent multiply-accumulate counter, for what is reported."""
+    count: Callable[[CompressionConfig], float] | None = None
+    """Independent multiply-accumulate counter, for what is reported; where images cost different
+    amounts, the mean over the first `COUNTED_IMAGES`, of what really ran."""
     finetune: Callable[[CompressionConfig], Tuned] | None = None
     """See `Worker.finetune`; without it the space is plug-in only."""
 
     def __post_init__(self) -> None:
         if self.finetune is None and "retrain" in self.space.mode:
+            if self.space.mode == ("retrain",):
+                raise ConfigError(
+                    f"space '{self.space.name}' only retrains, and nothing can be fine-tuned here;"
+                    " add plug-in to its mode"
+                )
             plain = dataclasses.replace(self.space, mode=("plug-in",))
             object.__setattr__(self, "space", plain)
 
@@ -191,7 +206,8 @@ class Problem:
 def to_score(tally: TallyLike) -> Score:
     """The quality of a tally as plain numbers."""
     found = tally.quality()
-    extra = {name: getattr(found, name, None) for name in ("top1_pct", "agreement_pct", "kl")}
+    names = ("top1_pct", "agreement_pct", "kl", "macs_mean", "macs_std", "macs_noattn_mean")
+    extra = {name: getattr(found, name, None) for name in names}
     return Score(
         metric=found.metric,
         value=float(found.value),

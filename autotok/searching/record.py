@@ -51,6 +51,10 @@ class Score:
     top1_pct: float | None = None
     agreement_pct: float | None = None
     kl: float | None = None
+    macs_mean: float | None = None
+    """Multiply-accumulates of an image over those images, where they differ between images."""
+    macs_std: float | None = None
+    macs_noattn_mean: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,12 @@ class TrialRecord:
     state: str
     """'complete', 'infeasible', 'failed', 'duplicate' or 'running'."""
     config: CompressionConfig | None
+    """What was judged, thresholds that were found included; until then, what is to be."""
     layers: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
     """Patch tokens left after each reduction layer."""
     costs: Costs | None = None
+    """Once judged, the mean over the images where token counts differ between them."""
     predicted: Mapping[str, float] = field(default_factory=dict)
     """latency_ms and peak_memory_mb on the target, when asked for."""
     score: Score | None = None
@@ -98,6 +104,11 @@ class TrialRecord:
     """Its measurement on a device (`Reading.to_dict()`); `predicted` stays beside it."""
     unmeasured: str = ""
     """Why there is none, where one was tried."""
+    drafted: str = ""
+    """Id of the configuration as it was drafted, where `config` is another: with the thresholds
+    that were found, or plugged in because its fine-tune was not worth it."""
+    macs_nominal: int | None = None
+    """By the counts asked for, where `costs` is a mean over images."""
 
     @property
     def values(self) -> dict[str, float]:
@@ -115,6 +126,11 @@ class TrialRecord:
     def measured(self) -> bool:
         """Whether it has a quality of its own and is inside the budget."""
         return self.state == "complete" and self.score is not None and self.feasible
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether it was judged itself, inside the budget or not."""
+        return self.score is not None and self.state in ("complete", "infeasible")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -158,6 +174,9 @@ class TrialRecord:
             row["subnet"] = self.config.subnet.short
         row.update(self._score_columns())
         row.update(self.costs.columns if self.costs is not None else {})
+        if self.macs_nominal is not None and self.score is not None:
+            row.update(macs_mean=self.score.macs_mean, macs_std=self.score.macs_std)
+            row["macs_nominal"] = self.macs_nominal
         row.update(self._device_columns())
         row.update(
             feasible=self.feasible,
@@ -196,7 +215,9 @@ class TrialRecord:
         for word, metric in (("latency", "latency_ms"), ("memory", "peak_memory_mb")):
             if metric in columns:
                 error = self.predicted.get(f"{word}_error_pct")
-                columns[f"{word}_is"] = MEASURED if reading is not None else foretold(error)
+                nominal = "" if self.macs_nominal is None else ", for nominal counts"
+                predicted = foretold(error) + nominal
+                columns[f"{word}_is"] = MEASURED if reading is not None else predicted
         return columns | ({"not_measured": self.unmeasured} if self.unmeasured else {})
 
     def _score_columns(self) -> dict[str, Any]:

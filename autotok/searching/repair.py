@@ -142,12 +142,23 @@ class _Predictions:
 
 
 def match_cost(shape: Shape, macs: int, problem: Problem) -> Repaired | None:
-    """The most expensive configuration of this shape within `macs`; None if it has none."""
+    """The most expensive configuration of this shape within `macs` and every budget; None if it has
+    none."""
     line = Line(shape, problem.facts, problem.costs)
-    strength = line.weakest("macs", float(macs))
-    if strength is None:
+    limits = [("macs", float(macs))] + [(b.metric, b.limit) for b in problem.budgets if b.exact]
+    strengths = [line.weakest(metric, limit) for metric, limit in limits]
+    if None in strengths:
         return None
-    return _result(line, strength, _Predictions(problem, line))
+    strength = max(s for s in strengths if s is not None)
+    predictions = _Predictions(problem, line)
+    for budget in problem.budgets:
+        if not budget.exact:
+            found = predictions.weakest(budget, strength)
+            if isinstance(found, Repaired):
+                return None
+            strength = found
+    result = _result(line, strength, predictions)
+    return result if result.violation <= 0.0 else None
 
 
 def check_budgets(problem: Problem) -> None:

@@ -75,7 +75,7 @@ class SearchResult:
     @property
     def evaluated(self) -> int:
         """Different configurations evaluated."""
-        return sum(r.state == "complete" for r in self.records)
+        return sum(r.evaluated for r in self.records)
 
 
 def run_search(

@@ -21,7 +21,7 @@ from autotok.config import CompressionConfig
 from autotok.errors import CheckpointError, RunDirectoryError, UnsupportedBackbone
 from autotok.files import replacing
 
-__all__ = ["emitted", "load_weights", "save_weights", "student_of", "weights_identity"]
+__all__ = ["emitted", "load_weights", "retrained", "save_weights", "student_of", "weights_identity"]
 
 FORMAT = "autotok weights 1"
 
@@ -124,6 +124,16 @@ def load_weights(model: CompressedViT, path: Path) -> CompressedViT:
             )
     model.load_state_dict(tensors)
     return model
+
+
+def retrained(backbone: Backbone, config: CompressionConfig, path: Path) -> CompressedViT:
+    """The model of a fine-tuned configuration, ready to be judged, with the weights of a file.
+
+    Raises:
+        CheckpointError: see `load_weights`.
+    """
+    student = student_of(backbone, config).deploy()  # weights are kept without training's own
+    return load_weights(student, path).eval()
 
 
 def _read(model: CompressedViT, path: Path) -> dict[str, Tensor]:

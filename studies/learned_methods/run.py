@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from autotok.api.profiles import mean_macs
+from autotok.api.judging import judged_tally
 from autotok.backbones.base import Backbone
 from autotok.backbones.demo import DEMO_SPEC
 from autotok.backbones.loading import load_backbone
@@ -36,7 +36,7 @@ from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import DataSource, load_data
 from autotok.evaluation.paired import compare
 from autotok.methods.registry import get_method
-from autotok.profiling.macs import schedule_macs
+from autotok.profiling.macs import cost, schedule_macs
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import finetune
 from autotok.training.student import emitted, student_of
@@ -144,8 +144,9 @@ class Study:
         before: "tuple[float, Quality, Tally] | None" = None,
     ) -> "tuple[float, Quality, Tally]":
         """(1e9 multiply-accumulates, quality, tally), written down as a row."""
-        tally = self.evaluator.evaluate(model, 0, self.options.images)
-        quality, macs = tally.quality(), mean_macs(model, self.evaluator) / 1e9
+        tally = judged_tally(self.evaluator, model, 0, self.options.images)
+        quality = tally.quality()
+        macs = (quality.macs_mean or cost(self.backbone.facts, model.config).macs) / 1e9
         gain = None if before is None else compare(asdict(tally), asdict(before[2]))
         lr = "" if steps is None else f"{self.rate(method):g}"
         row = [method, state, f"{macs:.4f}", f"{quality.value:.2f}", f"{quality.low:.2f}"]

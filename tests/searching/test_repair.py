@@ -161,3 +161,20 @@ def test_too_few_parameters_are_hopeless_whatever_the_tokens() -> None:
 def test_a_suggested_budget_is_never_below_what_is_needed(value: float) -> None:
     suggested = float(_round_up(value))
     assert value <= suggested <= 1.001 * value
+
+
+def test_a_control_is_inside_every_budget_not_only_as_cheap_as_the_best() -> None:
+    def predict(config: CompressionConfig) -> dict[str, float]:
+        macs = fake_problem().costs.cost(config).macs / 1e9
+        heavy = 3.0 if config.method == "random" else 1.0
+        return {"latency_ms": 10.0 * macs, "peak_memory_mb": 30.0 * heavy * macs}
+
+    problem = fake_problem("80%, 150MB", predict=predict)
+    best = repair(STAGES, 1.0, problem)
+    assert best.costs is not None
+    control = match_cost(dataclasses.replace(STAGES, method="random"), best.costs.macs, problem)
+    assert control is not None
+    assert control.predicted["peak_memory_mb"] <= 150.0
+    assert control.violation <= 0.0
+    nothing = fake_problem("80%, 20MB", predict=predict)
+    assert match_cost(dataclasses.replace(STAGES, method="random"), 10**12, nothing) is None

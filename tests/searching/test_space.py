@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import vit_facts
+from problems import fake_problem, vit_facts
 
 from autotok.errors import ConfigError, UnknownName
 from autotok.searching.space import Parameter
@@ -118,3 +118,8 @@ def test_an_unknown_method_in_a_space_names_the_nearest() -> None:
 def test_an_unknown_space_lists_the_known_ones() -> None:
     with pytest.raises(UnknownName, match="did you mean 'default'"):
         load_space("defualt")
+
+
+def test_a_space_that_only_retrains_is_refused_where_nothing_can_be_fine_tuned() -> None:
+    with pytest.raises(ConfigError, match="only retrains, and nothing can be fine-tuned here"):
+        fake_problem(space=space_from_dict({"methods": ["topk"], "mode": ["retrain"]}))
