@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,10 @@ def _database(url: str) -> BaseStorage:
     for attempt in range(_ATTEMPTS):
         try:
             # the internal name for what `create_study` itself does: a cache around the database
-            return optuna.storages.get_storage(RDBStorage(url, _engine_arguments(url)))
+            database = RDBStorage(url, _engine_arguments(url))
+            opened = optuna.storages.get_storage(database)
+            weakref.finalize(opened, database.engine.dispose)
+            return opened
         except Exception as error:  # two that make the tables at once: one meets the other's
             if attempt + 1 == _ATTEMPTS or not _of_database(error):
                 raise

@@ -23,6 +23,7 @@ from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 from autotok.config import CompressionConfig
 from autotok.searching.engines.base import Engine
 from autotok.searching.problem import Problem
+from autotok.searching.rundir import RunDirectory
 from autotok.searching.settings import SearchSettings
 from autotok.searching.study import resume_search, run_search
 
@@ -104,7 +105,6 @@ def engine_of(name: str, folder: Path) -> Engine | None:
     if name == "ray":
         from autotok.searching.engines.ray import RayEngine
 
-        folder.mkdir(exist_ok=True)
         return RayEngine(brief_problem, workers=2, address=None, resources={}, storage=folder)
     return None
 
@@ -114,12 +114,12 @@ def live(task: dict[str, Any]) -> None:
     folder = Path(task["folder"])
     if "point" in task:
         KillPoints(task["point"], task["phase"]).everywhere()
-    engine = engine_of(task["engine"], folder)
     if (folder / "config.yaml").exists():
-        resume_search(brief_problem(), folder, engine=engine)
+        resume_search(brief_problem(), folder, engine=engine_of(task["engine"], folder))
     else:
+        run = RunDirectory.create(folder)
         settings = SearchSettings(n_trials=task["trials"], seed=SEED, storage=task["storage"])
-        run_search(settings, brief_problem(), folder, engine=engine)
+        run_search(settings, brief_problem(), run, engine=engine_of(task["engine"], folder))
 
 
 def fork(task: dict[str, Any]) -> int:
