@@ -154,7 +154,8 @@ def masked(storage: str) -> str:
     hidden = {key: _HIDDEN for key in parsed.query if key.lower() in _SECRET}
     if parsed.password is None and not hidden:
         return storage
-    return _written(parsed.update_query_dict(hidden), None if parsed.password is None else _HIDDEN)
+    text: str = parsed.update_query_dict(hidden).render_as_string(hide_password=True)
+    return text.replace("%2A%2A%2A", _HIDDEN)
 
 
 def filled(url: str) -> str:

@@ -127,7 +127,7 @@ def run_search(
         except BaseException:
             run.discard()
             raise
-        return job.go(resumed=False)
+        return job.go(resumed=settings.join, extended=settings.join)
 
 
 def resume_search(

@@ -37,7 +37,7 @@ def test_two_runs_in_one_storage_have_studies_of_their_own(tmp_path: Path) -> No
 def test_a_study_that_exists_is_joined_only_on_request(tmp_path: Path) -> None:
     named = settings(tmp_path, "mine")
     run_search(named, fake_problem(), tmp_path / "a")
-    with pytest.raises(StudyTaken, match="'mine' exists already in this storage; .* --join"):
+    with pytest.raises(StudyTaken, match=r"'mine' exists already in this storage; .* --join"):
         run_search(named, fake_problem(), tmp_path / "b")
     assert not (tmp_path / "b").exists()
     joining = dataclasses.replace(named, join=True, n_trials=5)
