@@ -9,9 +9,11 @@
     |   +-- CheckpointError          weights that cannot be read or do not fit
     |   +-- DataError                images that cannot be read
     |   +-- RunDirectoryError        an output folder that cannot be used
+    |   |   +-- StudyTaken               a study of another run, or in use
     |   +-- ExportError              a model that cannot be exported, or whose export is wrong
     +-- NonFiniteOutput          1   a model whose output is not a number
     +-- Diverged                 1   a training whose loss left all bounds
+    +-- StorageUnreachable       1   the study's database does not answer
     +-- InfeasibleBudget         3   nothing in the space meets the budget
     +-- DeviceUnreachable        4   the device to measure on is gone
 
@@ -35,6 +37,8 @@ __all__ = [
     "InfeasibleBudget",
     "NonFiniteOutput",
     "RunDirectoryError",
+    "StorageUnreachable",
+    "StudyTaken",
     "UnknownName",
     "UnsupportedBackbone",
     "UsageError",
@@ -93,6 +97,10 @@ class RunDirectoryError(UsageError):
     """An output folder that cannot be created, written or resumed."""
 
 
+class StudyTaken(RunDirectoryError):
+    """A study that belongs to another run or question, or that another process works on."""
+
+
 class ExportError(UsageError):
     """A model that cannot be exported, or whose exported file disagrees with it."""
 
@@ -103,6 +111,10 @@ class NonFiniteOutput(AutotokError):
 
 class Diverged(AutotokError):
     """A training whose loss is no number or far above its start; the message names the step."""
+
+
+class StorageUnreachable(AutotokError):
+    """The database that a study lives in does not answer; finished trials are in it."""
 
 
 class InfeasibleBudget(AutotokError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from autotok.errors import RunDirectoryError
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["replacing", "replacing_folder", "write_state", "write_text"]
 
@@ -78,10 +83,11 @@ def write_state(path: Path, state: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
-    """A temporary folder on the same file system as `path`."""
+    """A temporary folder on the same file system as `path`, locked while it is in use."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        _sweep(path)
+        folder, lock = _claimed(path)
     except OSError as error:
         raise RunDirectoryError(
             f"'{path.parent}' cannot be written ({error.strerror or error}); choose another"
@@ -91,3 +97,42 @@ def _scratch(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _claimed(path: Path) -> tuple[Path, int | None]:
+    """A new folder and its lock; another one where a sweeper was faster than the lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        lock = _lock(folder, wait=True)
+        if folder.is_dir():
+            return folder, lock
+        if lock is not None:
+            os.close(lock)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed writers of `path` left; a folder that one had set aside comes back."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        lock = _lock(folder, wait=False) if folder.is_dir() else None
+        if lock is not None:
+            if (folder / "old").is_dir() and not path.exists():
+                os.replace(folder / "old", path)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path, *, wait: bool) -> int | None:
+    """An open handle that keeps others from sweeping a folder; None where that is not to be had."""
+    if sys.platform == "win32":
+        return None
+    handle = -1
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # it is gone, in use, or on a file system without such locks
+        if handle >= 0:
+            os.close(handle)
+        return None
+    return handle

@@ -1,5 +1,7 @@
 """Writing: whole or not at all."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,50 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunDirectoryError, match=r"file' cannot be written .* choose another"):
         write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    folder = tmp_path / "best"
+    with replacing_folder(folder) as fresh:
+        (fresh / "a").write_text("old")
+    _killed_while_writing(folder, 'fresh.joinpath("b").write_text("half")')
+    assert len(list(tmp_path.iterdir())) == 2  # best and the hidden folder
+    with replacing_folder(folder) as fresh:
+        (fresh / "c").write_text("new")
+    assert list(tmp_path.iterdir()) == [folder]
+    assert [p.name for p in folder.iterdir()] == ["c"]
+
+
+def test_a_folder_set_aside_by_a_killed_writer_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / "best"
+    with replacing_folder(folder) as fresh:
+        (fresh / "a").write_text("old")
+    _killed_while_writing(folder, 'os.replace(path, fresh.parent / "old")')
+    assert not folder.exists()
+
+    def half() -> None:
+        with replacing_folder(folder) as fresh:
+            (fresh / "b").write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert [p.name for p in folder.iterdir()] == ["a"]
+
+
+def test_a_folder_that_another_is_still_writing_is_left_alone(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "best") as fresh:
+        (fresh / "a").write_text("mine")
+        with replacing_folder(tmp_path / "best") as other:
+            (other / "b").write_text("another's")
+        assert (fresh / "a").read_text() == "mine"
+
+
+def _killed_while_writing(folder: Path, step: str) -> None:
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom autotok.files import replacing_folder\n"
+        f"path = Path(sys.argv[1])\nwith replacing_folder(path) as fresh:\n    {step}\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
+    assert done.returncode == -9

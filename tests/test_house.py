@@ -31,7 +31,7 @@ GUESTS = {
         "backbones/feature_net.py",
         "training/schedule.py",
     },
-    "optuna": {"searching/proposals.py"},
+    "optuna": {f"searching/{name}.py" for name in ("proposals", "identity", "storage")},
     "ray": {"searching/engines/ray.py"},
     "optuna_dashboard": {"api/dashboard.py"},
     "typer": {f"cli/{p.name}" for p in (PACKAGE / "cli").glob("*.py")},

@@ -54,6 +54,9 @@ class _Told:
         return self
 
 
+STUDY = "autotok"
+
+
 class AskTell:
     """Proposes configurations of a model within a budget; you judge them.
 
@@ -64,6 +67,11 @@ class AskTell:
         space: Search space name or YAML file.
         seed: Same seed and same answers, same proposals.
         storage: Optuna storage URL or journal file; a temporary file by default.
+        study: Name of the study there.
+        join: Go on with a study that is there already, as a script does that was stopped.
+
+    Raises:
+        StudyTaken: the study is there already, is about something else, or is in use.
     """
 
     def __init__(
@@ -75,6 +83,8 @@ class AskTell:
         space: str = "default",
         seed: int = 0,
         storage: str | Path | None = None,
+        study: str | None = None,
+        join: bool = False,
     ) -> None:
         self._backbone = as_backbone(model)
         facts, plain = self._backbone.facts, uncompressed(self._backbone.facts)
@@ -92,7 +102,7 @@ class AskTell:
             folder = tempfile.mkdtemp(prefix="autotok-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             storage = Path(folder) / "study.log"
-        settings = SearchSettings(seed=seed)
+        settings = SearchSettings(seed=seed, storage=str(storage), study=study or STUDY, join=join)
         self._search = open_search(settings, self._problem, storage, plan=Plan(1, 1, 1))
 
     def ask(self) -> Candidate | None:

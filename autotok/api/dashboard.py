@@ -14,6 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autotok.errors import RunDirectoryError, UsageError
 from autotok.searching.rundir import RunDirectory
+from autotok.searching.storage import filled, is_url
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -78,7 +79,7 @@ def _storage(run: str | Path) -> str:
     directory = RunDirectory.open(run)
     url = (directory.read_config().get("search") or {}).get("storage")
     if url:
-        return str(url)
+        return filled(str(url)) if is_url(str(url)) else str(url)
     if not directory.study_log.is_file():
         raise RunDirectoryError(
             f"run '{run}' has no study.log yet; wait until its first trial has started, or start"

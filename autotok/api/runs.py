@@ -27,6 +27,7 @@ from autotok.searching.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.record import TrialRecord
 from autotok.searching.rundir import RunDirectory
 from autotok.searching.settings import SearchSettings
+from autotok.searching.storage import check_storage
 from autotok.searching.study import SearchResult, resume_search, run_search
 from autotok.training.student import retrained
 
@@ -229,6 +230,7 @@ def search(
         device=device,
     )
     settings = settings or SearchSettings(n_trials=DEFAULT_TRIALS, timeout_s=DEFAULT_TIMEOUT_S)
+    check_storage(settings.storage)
     model = None if isinstance(backbone, str) else backbone
     reuse_large_blocks()
     measurer = ready_device(device, ray_address=workers.ray_address if workers else None)
@@ -262,6 +264,7 @@ def resume(
     model: nn.Module | None = None,
     n_trials: int | None = None,
     timeout_s: float | None = None,
+    storage: str | None = None,
     workers: Workers | None = None,
     device: str | None = None,
     on_event: OnEvent | None = None,
@@ -269,13 +272,15 @@ def resume(
     """Go on with an interrupted run, or extend a finished one; returns the finished run.
 
     Finished trials stay, those that were in flight run again. `model` is needed where the run was
-    started with one; `device` replaces the run's from now on, 'none' goes on without.
+    started with one; `device` replaces the run's from now on, 'none' goes on without; `storage` is
+    the URL of its study where that has moved, or where its password is not in the environment.
     """
     config = RunDirectory.open(run).read_config()
     question = Question.from_dict(config.get("question") or {})
     if config.get("embedded_model") and model is None:
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
     settings = SearchSettings.from_dict(config.get("search") or {})
+    check_storage(storage or settings.storage)
     reuse_large_blocks()
     if device is not None:
         question = dataclasses.replace(question, device=None if device == "none" else device)
@@ -299,6 +304,7 @@ def resume(
             _hearing_fine_tunes(session, on_event),
             n_trials=n_trials,
             timeout_s=timeout_s,
+            storage=storage,
             sections=None if device is None else {"question": question.to_dict()},
             engine=engine,
         )

@@ -99,6 +99,12 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL instead of a journal file.")
     ] = None,
+    study: Annotated[
+        str | None, typer.Option(help="Name of the study in --storage; a new one by default.")
+    ] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Go on with the trials of a --study that exists already.")
+    ] = False,
     finetunes: FinetunesOption = None,
     workers: WorkersOption = None,
     engine: EngineOption = "local",
@@ -129,6 +135,8 @@ def search(
         seed=seed,
         sampler=sampler,
         storage=storage,
+        study=study,
+        join=join,
         retrain_trials=finetunes,
         trial_timeout_s=trial_timeout or None,
     )
@@ -168,6 +176,9 @@ def resume(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     trials: TrialsOption = None,
     timeout: TimeoutOption = None,
+    storage: Annotated[
+        str | None, typer.Option(help="The study's URL, where it moved or for its password.")
+    ] = None,
     workers: WorkersOption = None,
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
@@ -193,6 +204,7 @@ def resume(
                 run,
                 n_trials=trials,
                 timeout_s=timeout or None,
+                storage=storage,
                 workers=_workers(workers, engine, ray_address, resource),
                 device=device,
                 on_event=bar,

@@ -1,4 +1,4 @@
-"""Ask and tell over an Optuna study, the one truth of a search. The only file that imports optuna.
+"""Ask and tell over an Optuna study, the one truth of a search.
 
 Every finished trial lives in the study's storage. Proposing happens on a second, in-memory study
 that holds finished trials in logical order and nothing else, so a proposal depends on (seed,
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +26,25 @@ from optuna.distributions import (
 )
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.study import StudyDirection
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotok.config import Primitive
-from autotok.errors import RunDirectoryError
 from autotok.facts import BackboneFacts
 
 from .grid import grid_point
-from .journal import repair_journal
+from .identity import StudyIdentity, claim, directions, name_metrics, open_study, release
+from .journal import hold_journal
 from .notes import attributes, note_entries, trial_note
 from .objective import Objective, losses
 from .pareto import dominates
 from .record import TrialRecord
 from .settings import SAMPLERS
 from .space import Parameter, Params, SearchSpace
+from .storage import damaged_journal, is_url, open_storage, storage_errors
 
 __all__ = ["Proposals"]
 
-STUDY_NAME = "autotok"
 _HISTORY, _ELITE = 90, 45
 """Trials that TPE and GP look at, and how many of those are on the front: bounds an ask's time."""
 _INTERRUPTED = "interrupted: the process ended during this trial"
@@ -95,24 +94,20 @@ class Proposals:
         storage: str | Path,
         sampler: str = "tpe",
         seed: int = 0,
-        name: str = STUDY_NAME,
+        identity: StudyIdentity | None = None,
     ) -> None:
+        """Open a study and work on it until `close`, or until this is collected.
+
+        Raises:
+            StudyTaken: the study is another run's, of another question, or in use.
+            StorageUnreachable: its database does not answer.
+            RunDirectoryError: its journal is damaged.
+        """
         assert sampler in SAMPLERS
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._facts, self._objectives = space, facts, tuple(objectives)
         self._sampler, self._seed = sampler, seed
-        self._study = optuna.create_study(
-            study_name=name,
-            storage=_open_storage(storage),
-            directions=self._directions,
-            load_if_exists=True,
-            sampler=RandomSampler(seed),
-        )
-        self._study_id = self._study._study_id
-        self._attrs: dict[str, Any] = dict(self._study.user_attrs)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            self._study.set_metric_names([o.label for o in objectives])
+        self._identity = identity or StudyIdentity()
         self._shadow_trials: list[tuple[int, FrozenTrial]] = []
         self._running: dict[int, int] = {}
         self._taken: set[int] = set()
@@ -120,27 +115,43 @@ class Proposals:
         self._next = 0
         self._pending: dict[int, FrozenTrial] = {}
         self.records: list[TrialRecord] = []
-        self._load()
-
-    @property
-    def _directions(self) -> list[StudyDirection]:
-        up, down = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
-        return [up if o.maximise else down for o in self._objectives]
+        self._unhold: Callable[[], object] = lambda: None
+        if not is_url(storage):
+            self._unhold = weakref.finalize(self, hold_journal(Path(storage)).close)
+        with storage_errors(storage), damaged_journal(storage):
+            self._open(storage)
 
     # --- what was there already
 
-    def _load(self) -> None:
-        """Read finished trials back; what was running when the process ended is marked failed."""
-        found: list[tuple[TrialRecord, FrozenTrial]] = []
+    def _open(self, storage: str | Path) -> None:
+        identity = self._identity
+        self._study = open_study(open_storage(storage), identity, self._objectives)
+        self._study_id = self._study._study_id
+        claim(self._study, identity, self)
+        name_metrics(self._study, self._objectives)
+        if identity.fingerprint and "fingerprint" not in self._study.user_attrs:
+            self._study.set_user_attr("fingerprint", identity.fingerprint)
+        self._attrs: dict[str, Any] = dict(self._study.user_attrs)
+        found: dict[int, tuple[TrialRecord, FrozenTrial]] = {}
         for trial in self._study.get_trials(deepcopy=False):
-            if trial.state in (TrialState.RUNNING, TrialState.WAITING):
-                self._study._storage.set_trial_user_attr(trial._trial_id, "reason", _INTERRUPTED)
-                self._study.tell(trial.number, state=TrialState.FAIL)
-            elif "record" in trial.user_attrs:
-                record = TrialRecord.from_dict(json.loads(trial.user_attrs["record"]))
-                found.append((record, trial))
-        for record, trial in sorted(found, key=lambda pair: pair[0].number):
+            if not trial.state.is_finished():
+                trial = self._settled(trial)
+            record = _record_of(trial)
+            if record is not None:
+                found.setdefault(record.number, (record, trial))
+        for _, (record, trial) in sorted(found.items()):
             self._remember(record, trial)
+
+    def _settled(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial whose process is gone, now finished: as told, if it came so far, else failed."""
+        storage, attrs = self._study._storage, trial.user_attrs
+        told = attrs.get("record")
+        if told is not None and attrs.get("reason") != _INTERRUPTED:
+            self._finish(trial._trial_id, TrialRecord.from_dict(json.loads(told)))
+        else:
+            storage.set_trial_user_attr(trial._trial_id, "reason", _INTERRUPTED)
+            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        return storage.get_trial(trial._trial_id)
 
     def _remember(self, record: TrialRecord, trial: FrozenTrial) -> None:
         self.records.append(record)
@@ -196,7 +207,10 @@ class Proposals:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study = optuna.create_study(
-                storage=storage, sampler=sampler, directions=self._directions, study_name="shadow"
+                storage=storage,
+                sampler=sampler,
+                directions=directions(self._objectives),
+                study_name="shadow",
             )
         if not isinstance(sampler, RandomSampler):
             for trial in self._visible():
@@ -241,23 +255,31 @@ class Proposals:
     def tell(self, record: TrialRecord) -> None:
         """Finish a started trial: what was found is on disk when this returns."""
         storage, trial_id = self._study._storage, self._running[record.number]
-        storage.set_trial_user_attr(trial_id, "record", json.dumps(record.to_dict()))
-        values = None
-        if record.state in ("complete", "duplicate"):
-            values = [float(record.values[o.name]) for o in self._objectives]
         for key, value in note_entries(trial_note(record), trial_id):
             storage.set_study_system_attr(self._study_id, key, value)
-        storage.set_trial_state_values(trial_id, _STATES[record.state], values)
+        # from here on it counts as found: who is killed before the next line, finds it finished
+        storage.set_trial_user_attr(trial_id, "record", json.dumps(record.to_dict()))
+        self._finish(trial_id, record)
         del self._running[record.number]
         self._pending.pop(record.number, None)
         self._remember(record, storage.get_trial(trial_id))
 
-    def abandon(self) -> None:
-        """Mark what is running as failed; a resumed run does these logical trials again."""
-        for trial_id in self._running.values():
-            self._study._storage.set_trial_user_attr(trial_id, "reason", _INTERRUPTED)
-            self._study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+    def _finish(self, trial_id: int, record: TrialRecord) -> None:
+        values = None
+        if record.state in ("complete", "duplicate"):
+            values = [float(record.values[o.name]) for o in self._objectives]
+        self._study._storage.set_trial_state_values(trial_id, _STATES[record.state], values)
+
+    def close(self) -> None:
+        """Leave nothing running and give the study back; a resumed run does what was open again.
+
+        A trial that was being told is finished as told.
+        """
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._settled(trial)
         self._running.clear()
+        release(self._study, self._identity)
+        self._unhold()
 
     def _sampler_attrs(self, number: int) -> dict[str, Any]:
         """What the sampler noted on its own trial (NSGA-II's generation)."""
@@ -299,6 +321,15 @@ class Proposals:
         return self._attrs.get(key)
 
 
+def _record_of(trial: FrozenTrial) -> TrialRecord | None:
+    """What was found, if the trial was finished with it: not of one given up while it was told."""
+    text = trial.user_attrs.get("record")
+    if text is None or trial.user_attrs.get("reason") == _INTERRUPTED:
+        return None
+    record = TrialRecord.from_dict(json.loads(text))
+    return record if _STATES.get(record.state) == trial.state else None
+
+
 def _shown(constraints: Mapping[str, float] | None) -> dict[str, Any]:
     """Constraint values once more as the list that dashboards read."""
     return {"constraints": list(constraints.values())} if constraints else {}
@@ -320,20 +351,3 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.integer:
         return IntDistribution(int(parameter.low), int(parameter.high))
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
-
-
-# --- storage
-
-
-def _open_storage(storage: str | Path) -> Any:
-    if isinstance(storage, str) and "://" in storage:
-        return storage
-    path = Path(storage)
-    repair_journal(path)
-    lock = JournalFileOpenLock(str(path))
-    try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    except (ValueError, KeyError, AssertionError) as error:
-        raise RunDirectoryError(
-            f"study file {path} is damaged ({error}); restore it from a copy or start a new run"
-        ) from error

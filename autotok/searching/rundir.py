@@ -8,6 +8,8 @@ import errno
 import io
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +28,7 @@ except ImportError:  # not on POSIX: two processes on one run are then not told 
 __all__ = ["RunDirectory"]
 
 VERSION = 1
+_LEFTOVER = re.compile(r"\..+\.part|\.seen-[0-9a-f]{8}")
 
 
 class RunDirectory:
@@ -47,6 +50,7 @@ class RunDirectory:
             raise RunDirectoryError(f"output '{path}' is a file; choose another --output")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
+            run._sweep()
             occupied = any(item.name != ".lock" for item in run.path.iterdir())
         except OSError as error:
             raise run.trouble(error) from error
@@ -109,10 +113,24 @@ class RunDirectory:
         finally:
             self.release()
 
-    def discard(self) -> None:
-        """Give a run back that was never started; its folder goes if it is empty."""
+    def _sweep(self) -> None:
+        """Remove what a start that was killed before its config.yaml left behind."""
+        if not self.is_run and (self.path / ".lock").is_file():
+            for item in self.path.iterdir():
+                if item.is_dir() and item.name == "ray":
+                    shutil.rmtree(item, ignore_errors=True)
+                elif _LEFTOVER.fullmatch(item.name) and item.is_file():
+                    item.unlink(missing_ok=True)
+
+    def discard(self, *, config: bool = False) -> None:
+        """Give a run back that was never started; its folder goes if it is empty.
+
+        `config` takes config.yaml back as well.
+        """
         self.release()
         with contextlib.suppress(OSError):
+            if config:
+                (self.path / "config.yaml").unlink(missing_ok=True)
             (self.path / ".lock").unlink(missing_ok=True)
             self.path.rmdir()
 

@@ -14,6 +14,7 @@ from .objective import DEFAULT_OBJECTIVES
 
 __all__ = ["SAMPLERS", "Plan", "SearchSettings", "make_plan"]
 
+_LONGEST_NAME = 200
 SAMPLERS = ("tpe", "nsgaii", "gp", "random", "grid")
 
 
@@ -32,6 +33,10 @@ class SearchSettings:
     objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
     storage: str | None = None
     """Optuna storage URL; None is the journal file study.log in the run directory."""
+    study: str | None = None
+    """Name of the study there; None is a new one that no other run has."""
+    join: bool = False
+    """Go on with the trials of a study that exists already; without it that is an error."""
     images_few: int | None = None
     images_more: int | None = None
     images_final: int | None = None
@@ -63,6 +68,10 @@ class SearchSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value}; it must be positive")
+        if self.study is not None and not 0 < len(self.study.strip()) <= _LONGEST_NAME:
+            raise ConfigError(f"study needs a name of 1 to {_LONGEST_NAME} characters")
+        if self.join and (self.storage is None or self.study is None):
+            raise ConfigError("join needs the storage and the name of the study to go on with")
         if self.front_size < 2 or self.control_shapes < 0:
             raise ConfigError(
                 f"front_size is {self.front_size} and control_shapes {self.control_shapes};"

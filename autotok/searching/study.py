@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import CompressionConfig
-from autotok.errors import RunDirectoryError
+from autotok.errors import StudyTaken
 
 from .clock import Clock
 from .comparison import compare_front
@@ -28,17 +28,18 @@ from .events import (
     Working,
 )
 from .flight import Job
+from .identity import STUDY_NAME, StudyIdentity, new_id
 from .last_word import Final, finalists, last_word
 from .loop import REFERENCE, Search, plain_tally
 from .measured import Gauge
 from .notes import study_note
-from .objective import make_objectives
+from .opening import check_free, identity_of, named_study, open_proposals, search_section
 from .problem import Problem
-from .proposals import Proposals
 from .record import TrialRecord
 from .repair import check_budgets
 from .rundir import RunDirectory
 from .settings import Plan, SearchSettings, make_plan
+from .storage import check_storage, storage_errors
 
 __all__ = ["SearchResult", "open_search", "resume_search", "run_search"]
 
@@ -94,28 +95,39 @@ def run_search(
     Raises:
         InfeasibleBudget: nothing in the space meets the budgets; the nearest feasible one is named.
         RunDirectoryError: the directory holds something already or cannot be written.
+        StudyTaken: the study named exists already, or may not be joined.
+        StorageUnreachable: the study's database does not answer.
         DeviceUnreachable: the device to measure on is gone; `resume_search` goes on from there.
         KeyboardInterrupt: passed on after saving; `resume_search` goes on from there.
     """
     begin = time.monotonic()
     run = directory if isinstance(directory, RunDirectory) else RunDirectory.create(directory)
     gauge = Gauge(problem, _saying(on_event))
-    try:
-        gauge.learn_early()
-        check_budgets(gauge.problem)
-    except BaseException:
-        run.discard()
-        raise
-    run.write_config(
-        {
-            "search": settings.to_dict(),
-            "budgets": [b.echo for b in gauge.problem.budgets],
-            "space": problem.space.name,
-            **(sections or {}),
-        }
-    )
+    run_id = new_id()
     with run.held():
-        return _Run(settings, gauge, run, on_event, engine, begin).go(resumed=False)
+        try:
+            check_storage(settings.storage)
+            gauge.learn_early()
+            check_budgets(gauge.problem)
+            settings = named_study(settings, run, run_id)
+            identity = identity_of(settings, gauge, run_id, "join" if settings.join else "new")
+            check_free(settings, problem, identity)
+            config = {
+                "run_id": run_id,
+                "search": search_section(settings),
+                "budgets": [b.echo for b in gauge.problem.budgets],
+                "space": problem.space.name,
+                **(sections or {}),
+            }
+            run.write_config(config)
+            job = _Run(settings, gauge, run, on_event, engine, begin, identity)
+        except StudyTaken:
+            run.discard(config=True)
+            raise
+        except BaseException:
+            run.discard()
+            raise
+        return job.go(resumed=settings.join, extended=settings.join)
 
 
 def resume_search(
@@ -125,12 +137,14 @@ def resume_search(
     *,
     n_trials: int | None = None,
     timeout_s: float | None = None,
+    storage: str | None = None,
     sections: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
 ) -> SearchResult:
     """Go on with a run: finished trials stay, interrupted ones run again.
 
     `n_trials` and `timeout_s` replace the run's own, to extend it; the time spent so far counts.
+    `storage` says where the study is now, or gives the password of its URL, which no file keeps.
     `sections` replace parts of its config.yaml, for the resumes to come.
     """
     begin = time.monotonic()
@@ -141,35 +155,42 @@ def resume_search(
         settings = SearchSettings.from_dict(config.get("search") or {})
         changes = {"n_trials": n_trials, "timeout_s": timeout_s}
         changes = {key: value for key, value in changes.items() if value is not None}
-        if changes:
-            settings = dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
-        said = {**config, **(sections or {})} | ({"search": settings.to_dict()} if changes else {})
+        given: dict[str, Any] = {**changes, **({} if storage is None else {"storage": storage})}
+        settings = dataclasses.replace(settings, **given)
+        if "run_id" not in config:  # of an earlier version
+            config["run_id"] = new_id()
+            run.write_config(config)
+        said = {**config, **(sections or {})}
+        said |= {"search": search_section(settings)} if given else {}
+        gauge = Gauge(problem)
+        access = "join" if settings.join or settings.storage is None else "own"
+        identity = identity_of(settings, gauge, str(config["run_id"]), access)
+        job = _Run(settings, gauge, run, on_event, engine, begin, identity)
         if said != config:
             run.write_config(said)
-        gauge = Gauge(problem)
-        job = _Run(settings, gauge, run, on_event, engine, begin)
         return job.go(resumed=True, extended=bool(changes))
 
 
 def open_search(
     settings: SearchSettings, problem: Problem, storage: str | Path, *, plan: Plan | None = None
 ) -> Search:
-    """A `Search` for one's own loop: `ask`, evaluate, `advance` or `fail`."""
-    proposals = _open_proposals(settings, problem, storage)
+    """A `Search` for one's own loop: `ask`, evaluate, `advance` or `fail`.
+
+    Raises:
+        StudyTaken: a study of that name is there and is not to be joined, or is in use.
+    """
+    proposals = open_proposals(
+        settings,
+        problem,
+        storage,
+        StudyIdentity(
+            settings.study or STUDY_NAME,
+            fingerprint=problem.fingerprint,
+            access="join" if settings.join else "new",
+        ),
+    )
     return Search(
         settings, problem, proposals, plan or make_plan(settings, problem.total_images, 1e-6)
-    )
-
-
-def _open_proposals(settings: SearchSettings, problem: Problem, storage: str | Path) -> Proposals:
-    objectives = make_objectives(settings.objectives, problem.metric)
-    return Proposals(
-        problem.space,
-        problem.facts,
-        objectives,
-        storage=settings.storage or storage,
-        sampler=settings.sampler,
-        seed=settings.seed,
     )
 
 
@@ -193,6 +214,7 @@ class _Run:
         on_event: OnEvent | None,
         engine: Engine | None,
         begin: float,
+        identity: StudyIdentity,
     ) -> None:
         self.settings, self.gauge, self.run = settings, gauge, run
         self.engine = engine or InProcessEngine(gauge.original)
@@ -200,7 +222,7 @@ class _Run:
         self._table_written = 0.0
         gauge.on_measure = _saying(on_event, self._progress)
         with run.guarded():
-            self.notes = _open_proposals(settings, gauge.original, run.study_log)
+            self.notes = open_proposals(settings, gauge.original, run.study_log, identity)
             gauge.keep_in(self.notes)
         self.problem = gauge.problem
         self.search = Search(settings, self.problem, self.notes, Plan(1, 1, 1), gauge)
@@ -208,16 +230,19 @@ class _Run:
 
     def go(self, *, resumed: bool, extended: bool = False) -> SearchResult:
         try:
-            with self.run.guarded():
+            advice = f"bring it back and continue with `autotok resume {self.run.path}`"
+            advice += ": finished trials are safe"
+            storage = self.settings.storage or self.run.study_log
+            with self.run.guarded(), storage_errors(storage, advice):
                 return self._go(resumed=resumed, extended=extended)
         except BaseException:
             self._save_what_there_is()
             raise
         finally:
+            self._leave_study()
             self.engine.close()
 
     def _go(self, *, resumed: bool, extended: bool) -> SearchResult:
-        self._check_fingerprint()
         self.notes.describe(study_note(self.run.read_config(), self.search.objectives))
         self.clock.reserved_s = self.gauge.expected_s(self.settings.front_size)
         self.search.plan = self._plan()
@@ -239,16 +264,6 @@ class _Run:
             *(self.run.path, records, final, self.search.plan, self.settings, stopped_by, seconds),
             measuring=self.gauge.summary(),
         )
-
-    def _check_fingerprint(self) -> None:
-        noted = self.notes.noted("fingerprint")
-        if noted is None:
-            self.notes.note("fingerprint", self.gauge.original.fingerprint)
-        elif noted != self.gauge.original.fingerprint:
-            raise RunDirectoryError(
-                f"run '{self.run.path}' was started with another backbone, space, budget or data;"
-                " start a new run with another --output"
-            )
 
     # --- time
 
@@ -383,9 +398,15 @@ class _Run:
         """After an interruption: the table of finished trials; their truth is the study itself."""
         try:
             self._write_trials(now=True)
-            self.notes.abandon()
         except Exception as error:
             _LOG.warning("could not write trials.csv: %s", error)
+
+    def _leave_study(self) -> None:
+        """Nothing stays marked as running; where that fails, the next resume sees to it."""
+        try:
+            self.notes.close()
+        except Exception as error:
+            _LOG.warning("could not close the study: %s", " ".join(str(error).split()))
 
     def _write(self, final: Final) -> None:
         self._write_trials(now=True)

@@ -138,3 +138,16 @@ def test_every_sampler_goes_on_as_if_never_stopped(sampler: str, tmp_path: Path)
     resumed = resume_search(fake_problem(), tmp_path / "run")
     whole = run_search(settings, fake_problem(), tmp_path / "whole")
     assert [r.params for r in resumed.records] == [r.params for r in whole.records]
+
+
+@pytest.mark.parametrize("unfinished", [10, 2**20 - 1, 2**20, 3 * 2**20 + 7])
+def test_an_unfinished_line_of_any_length_is_cut_and_no_whole_one(
+    unfinished: int, tmp_path: Path
+) -> None:
+    log = tmp_path / "study.log"
+    log.write_bytes(b'{"a": 1}\n{"b": 2}\n' + b"x" * unfinished)
+    repair_journal(log)
+    assert log.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
+    log.write_bytes(b"y" * unfinished)
+    repair_journal(log)
+    assert log.read_bytes() == b""
