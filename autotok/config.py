@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from autotok.errors import ConfigError, nearest
+from autotok.plain_data import Place, typed
 
 __all__ = ["CompressionConfig", "FineTuneSpec", "Length", "Reduction", "SubnetSpec", "round_count"]
 
@@ -193,12 +194,9 @@ class FineTuneSpec:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, where: str = "finetune") -> FineTuneSpec:
+    def from_dict(cls, data: object, *, where: Place | str = "finetune") -> FineTuneSpec:
         """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
-        try:
-            return cls(**checked_keys(data, cls, where))
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"{where} has a value of the wrong type: {error}") from error
+        return typed(cls, data, where)
 
 
 def _finetune_spec(data: dict[str, Any]) -> FineTuneSpec:
@@ -283,27 +281,9 @@ class CompressionConfig:
         return data
 
     @classmethod
-    def from_dict(
-        cls, data: Mapping[str, Any], *, where: str = "configuration"
-    ) -> CompressionConfig:
+    def from_dict(cls, data: object, *, where: Place | str = "configuration") -> CompressionConfig:
         """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
-        values = checked_keys(data, cls, where)
-        values["reductions"] = tuple(
-            Reduction(**checked_keys(item, Reduction, f"{where}: reductions"))
-            for item in values.get("reductions") or ()
-        )
-        if values.get("subnet") is not None:
-            values["subnet"] = SubnetSpec(
-                **checked_keys(values["subnet"], SubnetSpec, f"{where}: subnet")
-            )
-        if values.get("finetune") is not None:
-            values["finetune"] = FineTuneSpec.from_dict(
-                values["finetune"], where=f"{where}: finetune"
-            )
-        try:
-            return cls(**values)
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"{where} has a value of the wrong type: {error}") from error
+        return typed(cls, data, where)
 
     def to_json(self) -> str:
         """Canonical JSON text."""
@@ -314,21 +294,9 @@ class CompressionConfig:
         """Parse `to_json`'s text."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"configuration is not valid JSON: {error}") from error
         return cls.from_dict(data)
-
-
-def checked_keys(data: object, cls: type, where: str) -> dict[str, Any]:
-    """`data` as keyword arguments for a dataclass; unknown keys raise `ConfigError`."""
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where} must be a mapping, got {type(data).__name__}")
-    known = [item.name for item in dataclasses.fields(cls)]
-    for key in data:
-        if key not in known:
-            hint = nearest(str(key), known)
-            raise ConfigError(f"{where}: key '{key}' is unknown;{hint} known: {', '.join(known)}")
-    return dict(data)
 
 
 def round_count(ratio: float, total: int, rounding: str) -> int:

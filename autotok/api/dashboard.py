@@ -14,6 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autotok.errors import RunDirectoryError, UsageError
 from autotok.searching.rundir import RunDirectory
+from autotok.searching.settings import SearchSettings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -76,9 +77,9 @@ def dashboard_app(run: str | Path) -> WSGIApplication:
 def _storage(run: str | Path) -> str:
     """The storage URL of a run, or the path of its journal."""
     directory = RunDirectory.open(run)
-    url = (directory.read_config().get("search") or {}).get("storage")
+    url = directory.section("search", SearchSettings).storage
     if url:
-        return str(url)
+        return url
     if not directory.study_log.is_file():
         raise RunDirectoryError(
             f"run '{run}' has no study.log yet; wait until its first trial has started, or start"

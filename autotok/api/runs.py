@@ -83,17 +83,18 @@ class Run:
         `comparisons`, `measuring`."""
         import json
 
-        data = json.loads((self._finished() / "pareto.json").read_text("utf-8"))
-        found: dict[str, Any] = {
-            key: None if data[key] is None else TrialRecord.from_dict(data[key])
-            for key in ("best", "random_control", "reference")
-        }
-        for key in ("front", "controls"):
-            found[key] = [TrialRecord.from_dict(item) for item in data[key]]
-        found["budgets"] = [Budget(**item) for item in data["budgets"]]
-        found["comparisons"] = Comparisons.from_dict(data.get("comparisons"))
-        found["measuring"] = data.get("measuring") or {}
-        return found
+        path = self._finished() / "pareto.json"
+        try:
+            return _records(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as why:
+            raise self._damaged(path, why) from why
+
+    def _damaged(self, path: Path, error: Exception) -> RunDirectoryError:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        return RunDirectoryError(
+            f"run file {path} is damaged ({reason}); write it again with"
+            f" `autotok resume {self.directory}`"
+        )
 
     def best(self) -> TrialRecord:
         """The recommended configuration with its evidence."""
@@ -113,7 +114,7 @@ class Run:
         Raises:
             CheckpointError: its weights are not in the run directory.
         """
-        question, config = Question.from_dict(self.config["question"]), record.config
+        question, config = RunDirectory(self.directory).section("question", Question), record.config
         assert config is not None
         if model is None:
             model = load_backbone(
@@ -144,7 +145,24 @@ class Run:
                 f"run '{self.directory}' has no {name} yet; go on with"
                 f" `autotok resume {self.directory}`"
             )
-        return pd.read_csv(self.directory / name)
+        try:
+            return pd.read_csv(self.directory / name)
+        except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+            raise self._damaged(self.directory / name, error) from error
+
+
+def _records(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What pareto.json holds, as `Run.records` gives it."""
+    found: dict[str, Any] = {
+        key: None if data[key] is None else TrialRecord.from_dict(data[key])
+        for key in ("best", "random_control", "reference")
+    }
+    for key in ("front", "controls"):
+        found[key] = [TrialRecord.from_dict(item) for item in data[key]]
+    found["budgets"] = [Budget(**item) for item in data["budgets"]]
+    found["comparisons"] = Comparisons.from_dict(data.get("comparisons"))
+    found["measuring"] = data.get("measuring") or {}
+    return found
 
 
 def fresh_run_folder(backbone: str) -> Path:
@@ -260,11 +278,11 @@ def resume(
     Finished trials stay, those that were in flight run again. `model` is needed where the run was
     started with one; `device` replaces the run's from now on, 'none' goes on without.
     """
-    config = RunDirectory.open(run).read_config()
-    question = Question.from_dict(config.get("question") or {})
+    directory = RunDirectory.open(run)
+    config, question = directory.read_config(), directory.section("question", Question)
     if config.get("embedded_model") and model is None:
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
-    settings = SearchSettings.from_dict(config.get("search") or {})
+    settings = directory.section("search", SearchSettings)
     reuse_large_blocks()
     if device is not None:
         question = dataclasses.replace(question, device=None if device == "none" else device)

@@ -22,13 +22,14 @@ from autotok.backbones.loading import (
 )
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, Primitive, checked_keys
+from autotok.config import CompressionConfig, Primitive
 from autotok.errors import ConfigError, UnknownName
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import load_data
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer
 from autotok.methods.registry import get_method
+from autotok.plain_data import Place, typed
 from autotok.profiling.counter import count_macs
 from autotok.profiling.macs import uncompressed
 from autotok.profiling.predict import predict
@@ -76,11 +77,9 @@ class Question:
         return {**dataclasses.asdict(self), "budgets": list(self.budgets)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Question:
+    def from_dict(cls, data: object, where: Place | str = "question") -> Question:
         """The inverse of `to_dict`."""
-        values = checked_keys(data, cls, "config.yaml: question")
-        values["budgets"] = tuple(values.get("budgets", ()))
-        return cls(**values)
+        return typed(cls, data, where)
 
 
 @dataclass(frozen=True)

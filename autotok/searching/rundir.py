@@ -10,11 +10,12 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from autotok.errors import ConfigError, RunDirectoryError
+from autotok.plain_data import Place, read_yaml, typed
 
 from .record import TrialRecord
 
@@ -23,7 +24,12 @@ try:
 except ImportError:  # not on POSIX: two processes on one run are then not told apart
     fcntl = None  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = ["RunDirectory"]
+
+T = TypeVar("T", bound="DataclassInstance")
 
 VERSION = 1
 
@@ -141,17 +147,20 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """What `write_config` wrote."""
-        path = self.path / "config.yaml"
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise RunDirectoryError(f"run file {path} cannot be read: {reason}") from error
+        return self._config()[0]
+
+    def section(self, name: str, cls: type[T]) -> T:
+        """A part of config.yaml, typed; one that is left out has all defaults."""
+        data, place = self._config()
+        return typed(cls, data.get(name) or {}, place / name)
+
+    def _config(self) -> tuple[dict[str, Any], Place]:
+        data, place = read_yaml(self.path / "config.yaml", like="a folder with a run")
         if not isinstance(data, dict) or data.pop("version", None) != VERSION:
             raise ConfigError(
-                f"run file {path} is not of version {VERSION}, which this autotok reads"
+                f"{place}: the run is not of version {VERSION}, which this autotok reads"
             )
-        return data
+        return data, place
 
     def write_records(
         self,

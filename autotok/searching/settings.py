@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotok.config import checked_keys
 from autotok.errors import ConfigError, UnknownName
+from autotok.plain_data import Place, typed
 
 from .objective import DEFAULT_OBJECTIVES
 
@@ -83,12 +82,9 @@ class SearchSettings:
         return {**dataclasses.asdict(self), "objectives": list(self.objectives)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SearchSettings:
+    def from_dict(cls, data: object, where: Place | str = "search settings") -> SearchSettings:
         """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
-        try:
-            return cls(**checked_keys(data, cls, "search settings"))
-        except TypeError as error:
-            raise ConfigError(f"search settings have a value of the wrong type: {error}") from error
+        return typed(cls, data, where)
 
 
 @dataclass(frozen=True)
