@@ -22,6 +22,8 @@ __all__ = ["CompressionConfig", "FineTuneSpec", "Length", "Reduction", "SubnetSp
 
 VERSION = 1
 MODES = ("plug-in", "retrain")
+MOST_SEED = 2**32
+"""Seeds are below: torch and NumPy take these alike."""
 LENGTH_UNITS = ("steps", "epochs", "minutes")
 _FINETUNE_RANGES: tuple[tuple[str, float, float], ...] = (
     ("temperature", 0.01, 100.0),
@@ -33,6 +35,7 @@ _FINETUNE_RANGES: tuple[tuple[str, float, float], ...] = (
     ("clip_norm", 0.0, 1e6),
     ("ema_decay", 0.0, 0.99999),
     ("label_smoothing", 0.0, 0.9),
+    ("seed", 0, MOST_SEED - 1),
 )
 POSITIONS = ("carried", "naive")
 Primitive = bool | int | float | str

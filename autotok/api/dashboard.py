@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["HOST", "dashboard_app", "serve_dashboard"]
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
+_LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -95,15 +97,22 @@ def _page(run: str | Path) -> str:
 
 
 class _ReadOnly:
-    """Lets requests through that read, and answers the others with 403 and a reason."""
+    """Lets requests through that read and name this machine as their host; others get a 403.
+
+    A page of somebody else's whose name was made to resolve to this machine still sends that name.
+    """
 
     def __init__(self, app: WSGIApplication) -> None:
         self._app = app
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ.get("REQUEST_METHOD", "GET") in _READING:
+        reason = None
+        if not _LOOPBACK.fullmatch(environ.get("HTTP_HOST", "")):
+            reason = f"this dashboard answers on this machine only: open http://{HOST} and its port"
+        elif environ.get("REQUEST_METHOD", "GET") not in _READING:
+            reason = "this dashboard only shows the run; the search alone writes its study"
+        if reason is None:
             return self._app(environ, start_response)
-        reason = "this dashboard only shows the run; the search alone writes its study"
         body = json.dumps({"reason": reason}).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response("403 Forbidden", headers)

@@ -19,19 +19,21 @@ from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.names import ENGINES, known
 from autotok.searching.budget import Budget
 from autotok.searching.comparison import Comparisons
 from autotok.searching.engines.base import Engine
 from autotok.searching.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.record import TrialRecord
 from autotok.searching.rundir import RunDirectory
-from autotok.searching.settings import SearchSettings
+from autotok.searching.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 from autotok.searching.study import SearchResult, resume_search, run_search
 from autotok.training.student import load_weights, student_of
 
 from .devices import leaving, measuring_on, ready_device
 from .finetune import describe
 from .handover import hand_over
+from .preflight import Asked, check_hand_over, check_names
 from .session import Question, Session, build_problem
 from .worker import WEIGHTS_FOLDER
 
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["Run", "Workers", "fresh_run_folder", "resume", "search"]
 
 _LOG = logging.getLogger(__name__)
-DEFAULT_TRIALS = 32
-DEFAULT_TIMEOUT_S = 255.0
 
 
 @dataclass(frozen=True)
@@ -221,18 +221,29 @@ def search(
     named = backbone if isinstance(backbone, str) else as_backbone(backbone).facts.name
     if isinstance(backbone, str):
         check_name(backbone)
-    if data is None:
-        if named != "autoformer_demo":
-            raise ConfigError(
-                f"backbone '{named}' needs images to be judged on: give --data FOLDER"
-            )
-        data = "demo"
+    workers = workers or Workers()
+    budgets = (budget,) if isinstance(budget, str) else tuple(budget)
+    check_names(
+        Asked(
+            budgets=budgets,
+            flops_convention=flops_convention,
+            target=target,
+            quality=quality,
+            subnet=subnet,
+            engine=workers.engine,
+            device=device,
+            space=space,
+            backbone=named,
+            data=data,
+        )
+    )
+    data = data or "demo"
     question = Question(
         backbone=named,
         checkpoint=None if checkpoint is None else str(Path(checkpoint).absolute()),
         image_size=image_size,
         data=_absolute(data) or data,
-        budgets=(budget,) if isinstance(budget, str) else tuple(budget),
+        budgets=budgets,
         flops_convention=flops_convention,
         target=target,
         space=space,
@@ -245,9 +256,11 @@ def search(
     settings = settings or SearchSettings(n_trials=DEFAULT_TRIALS, timeout_s=DEFAULT_TIMEOUT_S)
     model = None if isinstance(backbone, str) else backbone
     reuse_large_blocks()
-    measurer = ready_device(device, ray_address=workers.ray_address if workers else None)
-    _say(on_event, 0.0, f"loading {named} and {question.data}")
     folder = Path(output or fresh_run_folder(named))
+    RunDirectory.check_new(folder)
+    check_hand_over(folder)
+    measurer = ready_device(device, ray_address=workers.ray_address)
+    _say(on_event, 0.0, f"loading {named} and {question.data}")
     session = build_problem(question, model, seed=settings.seed, weights=folder / WEIGHTS_FOLDER)
     directory = RunDirectory.create(folder)
     _warn_of_plug_in_only(session, settings)
@@ -283,6 +296,11 @@ def resume(
     if config.get("embedded_model") and model is None:
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
     settings = directory.section("search", SearchSettings)
+    for name, given in (("n_trials", n_trials), ("timeout_s", timeout_s)):
+        if given is not None:  # refused now rather than when everything is loaded
+            dataclasses.replace(settings, **{name: given})  # type: ignore[arg-type]
+    known("engine", (workers or Workers()).engine, ENGINES)
+    check_hand_over(directory.path)
     reuse_large_blocks()
     if device is not None:
         question = dataclasses.replace(question, device=None if device == "none" else device)
@@ -370,13 +388,14 @@ def _hearing_fine_tunes(session: Session, on_event: OnEvent | None) -> OnEvent |
 
 def _finish(session: Session, result: SearchResult, on_event: OnEvent | None) -> Run:
     _say(on_event, 1.0, "exporting the best, drawing the front, writing the report")
-    hand_over(
-        session.question.to_dict(),
-        session.backbone,
-        session.evaluator,
-        session.problem.budgets,
-        result,
-        compressed=session.worker.compressed,
-        plug_in_only=session.plug_in_only,
-    )
+    with RunDirectory(result.directory).guarded():
+        hand_over(
+            session.question.to_dict(),
+            session.backbone,
+            session.evaluator,
+            session.problem.budgets,
+            result,
+            compressed=session.worker.compressed,
+            plug_in_only=session.plug_in_only,
+        )
     return Run(result.directory)

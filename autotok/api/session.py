@@ -23,12 +23,13 @@ from autotok.backbones.loading import (
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive
-from autotok.errors import ConfigError, UnknownName
+from autotok.errors import ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import load_data
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer
 from autotok.methods.registry import get_method
+from autotok.names import SUBNETS, known
 from autotok.plain_data import Place, typed
 from autotok.profiling.counter import count_macs
 from autotok.profiling.macs import uncompressed
@@ -69,8 +70,7 @@ class Question:
     """Where finalists are measured: 'local', 'ssh://user@host' or 'ray:RESOURCE'."""
 
     def __post_init__(self) -> None:
-        if self.subnet not in ("fixed", "search"):
-            raise UnknownName("subnet", self.subnet, ("fixed", "search"))
+        known("subnet", self.subnet, SUBNETS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -172,7 +172,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help="'demo', 'digits', 'cifar10' or a folder.")] = "demo",
     quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
     images: Annotated[int | None, typer.Option(min=1, help="Number of images; all.")] = None,
-    seed: Annotated[int, typer.Option(help="Which images come first.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images come first.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:

@@ -48,22 +48,37 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it exists and is not empty, or cannot be made or written.
         """
+        cls.check_new(path)
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise RunDirectoryError(f"output '{path}' is a file; choose another --output")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            occupied = any(item.name != ".lock" for item in run.path.iterdir())
+        except OSError as error:
+            raise run.trouble(error) from error
+        run.claim()
+        return run
+
+    @classmethod
+    def check_new(cls, path: str | Path) -> None:
+        """Raise `RunDirectoryError` where `create` would; nothing is made."""
+        run = cls(path)
+        try:
+            if run.path.exists() and not run.path.is_dir():
+                raise RunDirectoryError(f"output '{path}' is a file; choose another --output")
+            occupied = run.path.is_dir() and any(p.name != ".lock" for p in run.path.iterdir())
+            is_run = occupied and run.is_run
+            parent = next(p for p in (run.path, *run.path.absolute().parents) if p.exists())
+            if not parent.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, f"'{parent}' is a file")
+            if not os.access(parent, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "not yours to write")
         except OSError as error:
             raise run.trouble(error) from error
         if occupied:
-            what = "holds a run" if run.is_run else "is not empty"
+            what = "holds a run" if is_run else "is not empty"
             raise RunDirectoryError(
                 f"output folder '{path}' {what} already; continue it with `autotok resume {path}`"
                 " or choose another --output"
             )
-        run.claim()
-        return run
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -199,15 +214,24 @@ class RunDirectory:
                 " choose another --output"
             )
         reason = error.strerror or str(error)
-        return RunDirectoryError(f"output folder '{self.path}' cannot be used: {reason}")
+        return RunDirectoryError(
+            f"output folder '{self.path}' cannot be used: {reason}; choose another --output"
+        )
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turns an `OSError` from writing the study into a `RunDirectoryError`."""
+        """Turns what writing to the folder raises into a `RunDirectoryError`.
+
+        Libraries that write files themselves have errors of their own for a full disk.
+        """
         try:
             yield
         except OSError as error:
             raise self.trouble(error) from error
+        except Exception as error:
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise self.trouble(OSError(errno.ENOSPC, "")) from error
+            raise
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from autotok.config import MOST_SEED
 from autotok.errors import ConfigError, UnknownName
 from autotok.plain_data import Place, typed
 
 from .objective import DEFAULT_OBJECTIVES
 
-__all__ = ["SAMPLERS", "Plan", "SearchSettings", "make_plan"]
+__all__ = ["DEFAULT_TIMEOUT_S", "DEFAULT_TRIALS", "SAMPLERS", "Plan", "SearchSettings", "make_plan"]
 
+DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 255.0
+"""What a search gets that is not told."""
 SAMPLERS = ("tpe", "nsgaii", "gp", "random", "grid")
 
 
@@ -60,8 +64,10 @@ class SearchSettings:
             "images_final",
         ):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}; it must be positive")
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} is {value}; it must be positive and finite")
+        if not 0 <= self.seed < MOST_SEED:
+            raise ConfigError(f"seed is {self.seed}; give a whole number from 0 to {MOST_SEED - 1}")
         if self.front_size < 2 or self.control_shapes < 0:
             raise ConfigError(
                 f"front_size is {self.front_size} and control_shapes {self.control_shapes};"

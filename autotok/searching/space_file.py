@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import MODES, FineTuneSpec, Primitive
-from autotok.errors import ConfigError, UnknownName, nearest
+from autotok.errors import ConfigError, nearest
 from autotok.methods.registry import get_method
 from autotok.plain_data import Place, read_yaml, typed
 from autotok.training.losses import get_loss
 
 from .finetuning import FineTuneChoices, parse_losses
 from .space import FAMILIES, Condition, SearchSpace
+from .space_names import find_space, list_spaces
 
 __all__ = ["list_spaces", "load_space", "space_from_dict"]
 
@@ -33,28 +34,13 @@ _KEYS = (
 )
 
 
-def _folders() -> list[Path]:
-    package = Path(__file__).resolve().parents[1]
-    return [package / "search_spaces", package.parent / "search_spaces"]
-
-
-def list_spaces() -> list[str]:
-    """Names of the spaces that come with autotok."""
-    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
-
-
 def load_space(name_or_path: str | Path) -> SearchSpace:
     """A space by name (see `list_spaces`) or from a YAML file.
 
     Raises:
         UnknownName, ConfigError: no such space, or a key or value that cannot be.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        paths = [folder / f"{name_or_path}.yaml" for folder in _folders()]
-        path = next((p for p in paths if p.is_file()), path)
-        if not path.is_file():
-            raise UnknownName("search space", str(name_or_path), list_spaces())
+    path = find_space(name_or_path)
     data, place = read_yaml(path, like="a search space")
     return space_from_dict(data, where=place, name=path.stem)
 

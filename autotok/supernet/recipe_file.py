@@ -11,7 +11,7 @@ from typing import Any
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.loading import CUSTOM, SUPERNETS, supernet_structure
 from autotok.backbones.supernet_file import spec_from_dict
-from autotok.config import SubnetSpec
+from autotok.config import MOST_SEED, SubnetSpec
 from autotok.errors import ConfigError, nearest
 from autotok.evaluation.augment import AUGMENTS
 from autotok.evaluation.demo import CANVAS, DemoDigits
@@ -34,7 +34,7 @@ LIMITS = {
     "batch_size": (1, math.inf),
     "live_tokens": (1, math.inf),
     "random_subnets": (0, math.inf),
-    "seed": (0, math.inf),
+    "seed": (0, MOST_SEED - 1),
     "warmup_steps": (0, math.inf),
     "val_every": (1, math.inf),
     "val_images": (0, math.inf),
