@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotok.errors import ConfigError, ExportError, RunDirectoryError
-from autotok.names import ENGINES, METRICS, SUBNETS, known
+from autotok.names import ENGINES, FORMATS, METRICS, SUBNETS, known
 from autotok.plain_data import read_yaml
 from autotok.profiling.remote_address import SshAddress
 from autotok.searching.budget import parse_budgets
@@ -78,8 +78,13 @@ def check_hand_over(folder: Path) -> None:
 
 
 def check_export(format: str) -> None:
-    """Raise `ExportError` unless the packages that write and run a format work here."""
-    if format != "onnx":
+    """Raise unless a format is known and the packages that write and run it work here.
+
+    Raises:
+        UnknownName: no such format.
+        ExportError: a package is missing or broken.
+    """
+    if known("export format", format, FORMATS) != "onnx":
         return
     try:
         import onnx

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import autotok
+from autotok import cli
 from autotok.api import preflight
 from autotok.api.preflight import Asked, check_hand_over, check_names
 from autotok.errors import AutotokError, ExportError, RunDirectoryError, UsageError
@@ -68,6 +69,33 @@ def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
 def test_a_time_limit_is_positive_and_finite(seconds: float) -> None:
     with pytest.raises(UsageError, match="positive and finite"):
         SearchSettings(timeout_s=seconds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("export", "-o", "x.onx", "--format", "onxx"), "did you mean 'onnx'"),
+        (("evaluate", "--quality", "top2"), "did you mean 'top1'"),
+        (("profile", "--target", "jetson-xn"), "did you mean 'jetson-nx'"),
+        (("profile", "--method", "tomee", "-r", "3"), "did you mean 'tome'"),
+        (("compress", "-o", "x", "--method", "evit", "--option", "fus=1"), "did you mean 'fuse'"),
+    ],
+)
+def test_names_of_other_verbs_are_told_before_a_model_is_loaded(
+    arguments: tuple[str, ...],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_loading(*given: object, **named: object) -> None:
+        raise AssertionError("loaded a model first")
+
+    monkeypatch.setattr("autotok.backbones.loading.load_backbone", no_loading)
+    monkeypatch.setattr(sys, "argv", ["autotok", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_good_names_pass() -> None:
