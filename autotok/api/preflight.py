@@ -32,8 +32,6 @@ class Asked:
     engine: str = "local"
     device: str | None = None
     space: str = "default"
-    backbone: str | None = None
-    data: str | None = None
 
 
 def check_names(asked: Asked) -> None:
@@ -54,10 +52,6 @@ def check_names(asked: Asked) -> None:
         load_target(asked.target)
     elif any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests):
         raise ConfigError("a latency or memory budget needs to know the device: give --target")
-    if asked.backbone not in (None, "autoformer_demo") and asked.data is None:
-        raise ConfigError(
-            f"backbone '{asked.backbone}' needs images to be judged on: give --data FOLDER"
-        )
 
 
 def check_hand_over(folder: Path) -> None:

@@ -233,10 +233,10 @@ def search(
             engine=workers.engine,
             device=device,
             space=space,
-            backbone=named,
-            data=data,
         )
     )
+    if data is None and named != "autoformer_demo":
+        raise ConfigError(f"backbone '{named}' needs images to be judged on: give --data FOLDER")
     data = data or "demo"
     question = Question(
         backbone=named,

@@ -26,7 +26,6 @@ WRONG = [
     (("--device", "ssh://-oProxyCommand"), "is no ssh address"),
     (("--budget", "26ms"), "give --target"),
     (("--budget", "1e308GFLOPs"), "out of all proportion"),
-    (("--backbone", "tiny"), "give --data FOLDER"),
     (("--seed", "-1"), "give a whole number from 0 to 4294967295"),
     (("--seed", "4294967296"), "give a whole number from 0 to 4294967295"),
     (("--timeout", "inf"), "must be positive and finite"),
@@ -100,7 +99,7 @@ def test_names_of_other_verbs_are_told_before_a_model_is_loaded(
 
 def test_good_names_pass() -> None:
     check_names(Asked(["26ms"], target="jetson-nx", device="ssh://me@board", engine="ray"))
-    check_names(Asked(["50%"], device="local?runtime=compile", backbone="tiny", data="digits"))
+    check_names(Asked(["50%"], device="local?runtime=compile"))
 
 
 def test_a_broken_onnxruntime_is_told_before_the_first_trial(
