@@ -134,16 +134,14 @@ def search(
     budgets = budget or ["2.3GFLOPs"]
     check_names(
         Asked(
-            budgets,
-            flops_convention,
-            target,
-            quality,
-            subnet,
-            engine,
-            device,
-            space,
-            backbone,
-            data,
+            budgets=budgets,
+            flops_convention=flops_convention,
+            target=target,
+            quality=quality,
+            subnet=subnet,
+            engine=engine,
+            device=device,
+            space=space,
         )
     )
     if output is not None:
