@@ -16,11 +16,14 @@ from types import MappingProxyType
 from typing import Any
 
 from autotok.errors import ConfigError, nearest
+from autotok.plain_data import Place, typed
 
 __all__ = ["CompressionConfig", "FineTuneSpec", "Length", "Reduction", "SubnetSpec", "round_count"]
 
 VERSION = 1
 MODES = ("plug-in", "retrain")
+MOST_SEED = 2**32
+"""Seeds are below: torch and NumPy take these alike."""
 LENGTH_UNITS = ("steps", "epochs", "minutes")
 _FINETUNE_RANGES: tuple[tuple[str, float, float], ...] = (
     ("temperature", 0.01, 100.0),
@@ -32,6 +35,7 @@ _FINETUNE_RANGES: tuple[tuple[str, float, float], ...] = (
     ("clip_norm", 0.0, 1e6),
     ("ema_decay", 0.0, 0.99999),
     ("label_smoothing", 0.0, 0.9),
+    ("seed", 0, MOST_SEED - 1),
 )
 POSITIONS = ("carried", "naive")
 Primitive = bool | int | float | str
@@ -193,12 +197,9 @@ class FineTuneSpec:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, where: str = "finetune") -> FineTuneSpec:
+    def from_dict(cls, data: object, *, where: Place | str = "finetune") -> FineTuneSpec:
         """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
-        try:
-            return cls(**checked_keys(data, cls, where))
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"{where} has a value of the wrong type: {error}") from error
+        return typed(cls, data, where)
 
 
 def _finetune_spec(data: dict[str, Any]) -> FineTuneSpec:
@@ -287,27 +288,9 @@ class CompressionConfig:
         return data
 
     @classmethod
-    def from_dict(
-        cls, data: Mapping[str, Any], *, where: str = "configuration"
-    ) -> CompressionConfig:
+    def from_dict(cls, data: object, *, where: Place | str = "configuration") -> CompressionConfig:
         """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
-        values = checked_keys(data, cls, where)
-        values["reductions"] = tuple(
-            Reduction(**checked_keys(item, Reduction, f"{where}: reductions"))
-            for item in values.get("reductions") or ()
-        )
-        if values.get("subnet") is not None:
-            values["subnet"] = SubnetSpec(
-                **checked_keys(values["subnet"], SubnetSpec, f"{where}: subnet")
-            )
-        if values.get("finetune") is not None:
-            values["finetune"] = FineTuneSpec.from_dict(
-                values["finetune"], where=f"{where}: finetune"
-            )
-        try:
-            return cls(**values)
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"{where} has a value of the wrong type: {error}") from error
+        return typed(cls, data, where)
 
     def to_json(self) -> str:
         """JSON text to be read."""
@@ -318,21 +301,9 @@ class CompressionConfig:
         """Parse `to_json`'s text."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"configuration is not valid JSON: {error}") from error
         return cls.from_dict(data)
-
-
-def checked_keys(data: object, cls: type, where: str) -> dict[str, Any]:
-    """`data` as keyword arguments for a dataclass; unknown keys raise `ConfigError`."""
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where} must be a mapping, got {type(data).__name__}")
-    known = [item.name for item in dataclasses.fields(cls)]
-    for key in data:
-        if key not in known:
-            hint = nearest(str(key), known)
-            raise ConfigError(f"{where}: key '{key}' is unknown;{hint} known: {', '.join(known)}")
-    return dict(data)
 
 
 def round_count(ratio: float, total: int, rounding: str) -> int:

@@ -23,6 +23,7 @@ Messages are one sentence: what was asked, what is allowed, what to do next.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -47,13 +48,20 @@ __all__ = [
 ]
 
 
+_ENDLESS = re.compile(r"\S{300,}")
+
+
 class AutotokError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns.
+
+    What it says is one line of printable text, whatever the names and values that it quotes.
+    """
 
     exit_code = 1
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        text = printable(super().__str__())
+        return _ENDLESS.sub(lambda word: f"{word[0][:120]}...{word[0][-60:]}", text)
 
 
 class UsageError(AutotokError, ValueError):

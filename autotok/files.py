@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -89,6 +90,8 @@ def _scratch(path: Path) -> Iterator[Path]:
         _sweep(path)
         folder, lock = _claimed(path)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the folder is right: whoever knows what it is of says how to go on
         raise RunDirectoryError(
             f"'{path.parent}' cannot be written ({error.strerror or error}); choose another"
             " output folder"

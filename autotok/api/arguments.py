@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import yaml
-
 from autotok.config import Primitive
 from autotok.errors import ConfigError
+from autotok.plain_data import parse_yaml
 
 __all__ = ["parse_keep", "parse_options"]
 
@@ -32,7 +31,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Primitive]:
     found: dict[str, Primitive] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        parsed = yaml.safe_load(value) if equals else None
+        parsed = parse_yaml(value, f"option '{text}'")[0] if equals else None
         if not name or not isinstance(parsed, (bool, int, float, str)):
             raise ConfigError(
                 f"option '{text}' cannot be read: write NAME=VALUE, such as alpha=0.5"

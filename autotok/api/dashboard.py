@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autotok.errors import RunDirectoryError, UsageError
 from autotok.searching.rundir import RunDirectory
+from autotok.searching.settings import SearchSettings
 from autotok.searching.storage import filled, is_url
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ __all__ = ["HOST", "dashboard_app", "serve_dashboard"]
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
+_LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -77,9 +80,9 @@ def dashboard_app(run: str | Path) -> WSGIApplication:
 def _storage(run: str | Path) -> str:
     """The storage URL of a run, or the path of its journal."""
     directory = RunDirectory.open(run)
-    url = (directory.read_config().get("search") or {}).get("storage")
+    url = directory.section("search", SearchSettings).storage
     if url:
-        return filled(str(url)) if is_url(str(url)) else str(url)
+        return filled(url) if is_url(url) else url
     if not directory.study_log.is_file():
         raise RunDirectoryError(
             f"run '{run}' has no study.log yet; wait until its first trial has started, or start"
@@ -95,15 +98,22 @@ def _page(run: str | Path) -> str:
 
 
 class _ReadOnly:
-    """Lets requests through that read, and answers the others with 403 and a reason."""
+    """Lets requests through that read and name this machine as their host; others get a 403.
+
+    A page of somebody else's whose name was made to resolve to this machine still sends that name.
+    """
 
     def __init__(self, app: WSGIApplication) -> None:
         self._app = app
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ.get("REQUEST_METHOD", "GET") in _READING:
+        reason = None
+        if not _LOOPBACK.fullmatch(environ.get("HTTP_HOST", "")):
+            reason = f"this dashboard answers on this machine only: open http://{HOST} and its port"
+        elif environ.get("REQUEST_METHOD", "GET") not in _READING:
+            reason = "this dashboard only shows the run; the search alone writes its study"
+        if reason is None:
             return self._app(environ, start_response)
-        reason = "this dashboard only shows the run; the search alone writes its study"
         body = json.dumps({"reason": reason}).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response("403 Forbidden", headers)

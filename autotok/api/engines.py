@@ -9,15 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from autotok.errors import ConfigError, UnknownName
+from autotok.errors import ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.names import ENGINES, known
 from autotok.searching.engines.base import Engine, WorkerFactory
 from autotok.searching.engines.parcels import dumped
 from autotok.searching.problem import Problem
 
 __all__ = ["ENGINES", "ProblemFactory", "make_engine"]
-
-ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,7 @@ def make_engine(
         UsageError: a combination that cannot be; the message says which.
         DeviceUnreachable: no Ray cluster answers at the address.
     """
-    if name not in ENGINES:
-        raise UnknownName("engine", name, ENGINES)
+    known("engine", name, ENGINES)
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers is {workers}; it must be at least 1")
     wrong = {key: need for key, need in (resources or {}).items() if not need > 0}

@@ -20,13 +20,14 @@ from autotok.compression.model import CompressedViT
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import absolute
+from autotok.names import ENGINES, known
 from autotok.searching.budget import Budget
 from autotok.searching.comparison import Comparisons
 from autotok.searching.engines.base import Engine
 from autotok.searching.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.record import TrialRecord
 from autotok.searching.rundir import RunDirectory
-from autotok.searching.settings import SearchSettings
+from autotok.searching.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 from autotok.searching.storage import check_storage
 from autotok.searching.study import SearchResult, resume_search, run_search
 from autotok.training.student import retrained
@@ -34,6 +35,7 @@ from autotok.training.student import retrained
 from .devices import leaving, measuring_on, ready_device
 from .finetune import describe
 from .handover import hand_over
+from .preflight import Asked, check_hand_over, check_names
 from .session import Question, Session, build_problem
 from .worker import WEIGHTS_FOLDER
 
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["Run", "Workers", "fresh_run_folder", "resume", "search"]
 
 _LOG = logging.getLogger(__name__)
-DEFAULT_TRIALS = 32
-DEFAULT_TIMEOUT_S = 255.0
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,18 @@ class Run:
         `comparisons`, `measuring`."""
         import json
 
-        data = json.loads((self._finished() / "pareto.json").read_text("utf-8"))
-        found: dict[str, Any] = {
-            key: None if data[key] is None else TrialRecord.from_dict(data[key])
-            for key in ("best", "random_control", "reference")
-        }
-        for key in ("front", "controls"):
-            found[key] = [TrialRecord.from_dict(item) for item in data[key]]
-        found["budgets"] = [Budget(**item) for item in data["budgets"]]
-        found["comparisons"] = Comparisons.from_dict(data.get("comparisons"))
-        found["measuring"] = data.get("measuring") or {}
-        return found
+        path = self._finished() / "pareto.json"
+        try:
+            return _records(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as why:
+            raise self._damaged(path, why) from why
+
+    def _damaged(self, path: Path, error: Exception) -> RunDirectoryError:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        return RunDirectoryError(
+            f"run file {path} is damaged ({reason}); write it again with"
+            f" `autotok resume {self.directory}`"
+        )
 
     def best(self) -> TrialRecord:
         """The recommended configuration with its evidence."""
@@ -115,7 +116,7 @@ class Run:
         Raises:
             CheckpointError: its weights are not in the run directory.
         """
-        question, config = Question.from_dict(self.config["question"]), record.config
+        question, config = RunDirectory(self.directory).section("question", Question), record.config
         assert config is not None
         if model is None:
             model = load_backbone(
@@ -145,7 +146,24 @@ class Run:
                 f"run '{self.directory}' has no {name} yet; go on with"
                 f" `autotok resume {self.directory}`"
             )
-        return pd.read_csv(self.directory / name)
+        try:
+            return pd.read_csv(self.directory / name)
+        except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+            raise self._damaged(self.directory / name, error) from error
+
+
+def _records(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What pareto.json holds, as `Run.records` gives it."""
+    found: dict[str, Any] = {
+        key: None if data[key] is None else TrialRecord.from_dict(data[key])
+        for key in ("best", "random_control", "reference")
+    }
+    for key in ("front", "controls"):
+        found[key] = [TrialRecord.from_dict(item) for item in data[key]]
+    found["budgets"] = [Budget(**item) for item in data["budgets"]]
+    found["comparisons"] = Comparisons.from_dict(data.get("comparisons"))
+    found["measuring"] = data.get("measuring") or {}
+    return found
 
 
 def fresh_run_folder(backbone: str) -> Path:
@@ -207,18 +225,29 @@ def search(
     named = backbone if isinstance(backbone, str) else as_backbone(backbone).facts.name
     if isinstance(backbone, str):
         check_name(backbone)
-    if data is None:
-        if named != "autoformer_demo":
-            raise ConfigError(
-                f"backbone '{named}' needs images to be judged on: give --data FOLDER"
-            )
-        data = "demo"
+    workers = workers or Workers()
+    budgets = (budget,) if isinstance(budget, str) else tuple(budget)
+    check_names(
+        Asked(
+            budgets=budgets,
+            flops_convention=flops_convention,
+            target=target,
+            quality=quality,
+            subnet=subnet,
+            engine=workers.engine,
+            device=device,
+            space=space,
+        )
+    )
+    if data is None and named != "autoformer_demo":
+        raise ConfigError(f"backbone '{named}' needs images to be judged on: give --data FOLDER")
+    data = data or "demo"
     question = Question(
         backbone=named,
         checkpoint=None if checkpoint is None else str(Path(checkpoint).absolute()),
         image_size=image_size,
         data=absolute(data),
-        budgets=(budget,) if isinstance(budget, str) else tuple(budget),
+        budgets=budgets,
         flops_convention=flops_convention,
         target=target,
         space=space,
@@ -233,9 +262,11 @@ def search(
     check_storage(settings.storage)
     model = None if isinstance(backbone, str) else backbone
     reuse_large_blocks()
-    measurer = ready_device(device, ray_address=workers.ray_address if workers else None)
-    _say(on_event, 0.0, f"loading {named} and {question.data}")
     folder = Path(output or fresh_run_folder(named))
+    RunDirectory.check_new(folder)
+    check_hand_over(folder)
+    measurer = ready_device(device, ray_address=workers.ray_address)
+    _say(on_event, 0.0, f"loading {named} and {question.data}")
     session = build_problem(
         question,
         model,
@@ -275,12 +306,17 @@ def resume(
     started with one; `device` replaces the run's from now on, 'none' goes on without; `storage` is
     the URL of its study where that has moved, or where its password is not in the environment.
     """
-    config = RunDirectory.open(run).read_config()
-    question = Question.from_dict(config.get("question") or {})
+    directory = RunDirectory.open(run)
+    config, question = directory.read_config(), directory.section("question", Question)
     if config.get("embedded_model") and model is None:
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
-    settings = SearchSettings.from_dict(config.get("search") or {})
+    settings = directory.section("search", SearchSettings)
+    for name, given in (("n_trials", n_trials), ("timeout_s", timeout_s)):
+        if given is not None:  # refused now rather than when everything is loaded
+            dataclasses.replace(settings, **{name: given})  # type: ignore[arg-type]
+    known("engine", (workers or Workers()).engine, ENGINES)
     check_storage(storage or settings.storage)
+    check_hand_over(directory.path)
     reuse_large_blocks()
     if device is not None:
         question = dataclasses.replace(question, device=None if device == "none" else device)
@@ -372,13 +408,14 @@ def _hearing_fine_tunes(session: Session, on_event: OnEvent | None) -> OnEvent |
 
 def _finish(session: Session, result: SearchResult, on_event: OnEvent | None) -> Run:
     _say(on_event, 1.0, "exporting the best, drawing the front, writing the report")
-    hand_over(
-        session.question.to_dict(),
-        session.backbone,
-        session.evaluator,
-        session.problem.budgets,
-        result,
-        compressed=session.worker.compressed,
-        plug_in_only=session.plug_in_only,
-    )
+    with RunDirectory(result.directory).guarded():
+        hand_over(
+            session.question.to_dict(),
+            session.backbone,
+            session.evaluator,
+            session.problem.budgets,
+            result,
+            compressed=session.worker.compressed,
+            plug_in_only=session.plug_in_only,
+        )
     return Run(result.directory)

@@ -24,13 +24,15 @@ from autotok.backbones.loading import (
 )
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, Primitive, checked_keys
-from autotok.errors import ConfigError, DataError, UnknownName
+from autotok.config import CompressionConfig, Primitive
+from autotok.errors import ConfigError, DataError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer, Training
 from autotok.methods.registry import get_method
+from autotok.names import SUBNETS, known
+from autotok.plain_data import Place, typed
 from autotok.profiling.macs import uncompressed
 from autotok.profiling.predict import predict
 from autotok.profiling.target import Target, load_target
@@ -71,19 +73,16 @@ class Question:
     """Where finalists are measured: 'local', 'ssh://user@host' or 'ray:RESOURCE'."""
 
     def __post_init__(self) -> None:
-        if self.subnet not in ("fixed", "search"):
-            raise UnknownName("subnet", self.subnet, ("fixed", "search"))
+        known("subnet", self.subnet, SUBNETS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {**dataclasses.asdict(self), "budgets": list(self.budgets)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Question:
+    def from_dict(cls, data: object, where: Place | str = "question") -> Question:
         """The inverse of `to_dict`."""
-        values = checked_keys(data, cls, "config.yaml: question")
-        values["budgets"] = tuple(values.get("budgets", ()))
-        return cls(**values)
+        return typed(cls, data, where)
 
 
 @dataclass(frozen=True)

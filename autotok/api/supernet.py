@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.loading import load_supernet, supernet_structure
 from autotok.backbones.supernet import SupernetView
-from autotok.config import CompressionConfig, SubnetSpec, checked_keys
+from autotok.config import CompressionConfig, SubnetSpec
 from autotok.errors import ConfigError, ExportError, nearest
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, write_best
+from autotok.plain_data import Place, parse_yaml, read_yaml, typed
 from autotok.profiling.macs import uncompressed
 from autotok.searching.budget import parse_budgets, resolve
 from autotok.supernet.cutting import cut_to_file
@@ -72,15 +72,10 @@ def parse_subnet(text: str, spec: SupernetSpec, default: SubnetSpec) -> SubnetSp
     elif word == "random" and seed.isdecimal():
         found = sample_uniform(spec, np.random.default_rng(int(seed)))
     elif text.lstrip().startswith("{"):
-        found = _subnet_from_text(text, "subnet")
+        found = _subnet(*parse_yaml(text, "subnet"))  # JSON is YAML
     elif Path(text).suffix in (".yaml", ".yml", ".json"):
-        try:
-            found = _subnet_from_text(Path(text).read_text("utf-8"), f"subnet file '{text}'")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"subnet file '{text}' cannot be read ({type(error).__name__}); give a YAML file"
-                " with embed_dim, heads and mlp_ratios"
-            ) from error
+        like = "a YAML file with embed_dim, heads and mlp_ratios"
+        found = _subnet(*read_yaml(Path(text), like=like))
     else:
         hint = nearest(word, [*named, "random"])
         raise ConfigError(
@@ -91,24 +86,11 @@ def parse_subnet(text: str, spec: SupernetSpec, default: SubnetSpec) -> SubnetSp
     return found
 
 
-def _subnet_from_text(text: str, where: str) -> SubnetSpec:
-    try:
-        data = yaml.safe_load(text)  # JSON is YAML
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ConfigError(f"{where} is not readable YAML or JSON ({reason})") from error
-    if isinstance(data, Mapping):
-        data = data.get("config", data)
-    if isinstance(data, Mapping) and "subnet" in data:
-        data = data["subnet"]
-    values = checked_keys(data, SubnetSpec, where)
-    missing = [key for key in ("embed_dim", "heads", "mlp_ratios") if key not in values]
-    if missing:
-        raise ConfigError(f"{where}: key '{missing[0]}' is missing; a subnet has it")
-    try:
-        return SubnetSpec(**values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from error
+def _subnet(data: object, place: Place) -> SubnetSpec:
+    for key in ("config", "subnet"):
+        if isinstance(data, Mapping) and key in data:
+            data, place = data[key], place / key
+    return typed(SubnetSpec, data, place)
 
 
 def evaluate_subnets(

@@ -8,11 +8,11 @@ from importlib.resources import files
 from typing import Any, cast
 
 import torch
-import yaml
 from torch import Tensor
 
 from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError
+from autotok.plain_data import parse_yaml
 
 from .autoformer import SupernetSpec
 from .fitting import checked_fit, depth_of, load_fitting
@@ -31,7 +31,7 @@ MARKERS = ("blocks.0.attn.rel_pos_embed_k.embeddings_table_v", "patch_embed_supe
 @cache
 def _data() -> dict[str, Any]:
     text = files("autotok.backbones").joinpath("autoformer_spaces.yaml").read_text("utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
+    data: dict[str, Any] = parse_yaml(text, "autoformer_spaces.yaml")[0]
     return data
 
 

@@ -11,14 +11,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from autotok.config import SubnetSpec, checked_keys
+from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError, ConfigError
 from autotok.files import replacing
+from autotok.plain_data import Place, checked_keys, typed
 
 from .autoformer import AutoFormer, SupernetSpec
 from .supernet import AutoFormerSupernet
@@ -28,7 +28,6 @@ __all__ = ["Origin", "read_origin", "save_cut", "save_supernet", "spec_from_dict
 KEY = "autotok_autoformer"
 LARGEST = 1 << 16
 """Of any width, depth or side; beyond it a typing error asks for more memory than there is."""
-_TUPLES = ("embed_choices", "depth_choices", "heads_choices", "mlp_ratio_choices", "image_shape")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def read_origin(path: Path) -> Origin | None:
         if text is None:
             return None
         data = json.loads(text)
-        subnet = SubnetSpec(**checked_keys(data["subnet"], SubnetSpec, "subnet"))
+        subnet = typed(SubnetSpec, data["subnet"], "subnet")
         spec = spec_from_dict(data["spec"], "spec")
         spec.check(subnet)
         return Origin(str(data["backbone"]), spec, subnet)
@@ -73,47 +72,30 @@ def read_origin(path: Path) -> Origin | None:
         ) from error
 
 
-def spec_from_dict(data: object, where: str, base: SupernetSpec | None = None) -> SupernetSpec:
+def spec_from_dict(
+    data: object, where: Place | str, base: SupernetSpec | None = None
+) -> SupernetSpec:
     """Shapes of a supernet from plain data, checked; fields left out are those of `base`.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value cannot be.
     """
-    given = checked_keys(data, SupernetSpec, where)
-    values: dict[str, Any] = {} if base is None else dataclasses.asdict(base)
-    for item in dataclasses.fields(SupernetSpec):
-        name = item.name
-        if name in given:
-            values[name] = _checked(name, given[name], where)
-        elif name not in values and item.default is dataclasses.MISSING:
-            raise ConfigError(f"{where}: key '{name}' is missing; a supernet of one's own needs it")
-    spec = SupernetSpec(**values)
-    _check_shapes(spec, where)
+    place = where if isinstance(where, Place) else Place(where)
+    given = checked_keys(data, SupernetSpec, place)
+    spec = typed(
+        SupernetSpec, {**({} if base is None else dataclasses.asdict(base)), **given}, place
+    )
+    for name, value in dataclasses.asdict(spec).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if name != "pooling" and not (numbers and all(0 < n <= LARGEST for n in numbers)):
+            raise ConfigError(f"{place / name}: is {value}; give numbers above 0, up to {LARGEST}")
+    if spec.pooling not in ("mean", "cls"):
+        raise ConfigError(f"{place / 'pooling'}: '{spec.pooling}' is unknown; known: mean, cls")
+    _check_shapes(spec, place)
     return spec
 
 
-def _checked(name: str, value: Any, where: str) -> Any:
-    """A field's value as its type wants it."""
-    if name == "pooling":
-        if value not in ("mean", "cls"):
-            raise ConfigError(f"{where}: pooling is '{value}'; known: mean, cls")
-        return value
-    items = list(value) if isinstance(value, (list, tuple)) else [value]
-    fraction = name.startswith("mlp_ratio")
-    good = (int, float) if fraction else (int,)
-    listed = isinstance(value, (list, tuple)) == (name in _TUPLES)
-    if not listed or not items or (name == "image_shape" and len(items) != 3):
-        wanted = "channels, height, width" if name == "image_shape" else "a list of numbers"
-        wanted = wanted if name in _TUPLES else "one number"
-        raise ConfigError(f"{where}: {name} is {value!r}; give {wanted}")
-    if any(isinstance(v, bool) or not isinstance(v, good) or not 0 < v <= LARGEST for v in items):
-        kind = "numbers" if fraction else "whole numbers"
-        raise ConfigError(f"{where}: {name} is {value!r}; give {kind} above 0, up to {LARGEST}")
-    items = [float(v) if fraction else int(v) for v in items]
-    return tuple(items) if name in _TUPLES else items[0]
-
-
-def _check_shapes(spec: SupernetSpec, where: str) -> None:
+def _check_shapes(spec: SupernetSpec, where: Place) -> None:
     _, height, width = spec.image_shape
     if height % spec.patch_size or width % spec.patch_size or height != width:
         raise ConfigError(

@@ -6,6 +6,7 @@ resumable. Nothing heavy is imported until a command runs, so that `--help` answ
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -26,6 +27,11 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("autotok: interrupted\n")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # whoever read our output has gone, and needs no more of it
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
+        sys.exit(1)
+    except Exception as error:
+        from .failure import explain
+
+        sys.stderr.write(f"autotok: {explain(error)}\n")
         sys.exit(1)

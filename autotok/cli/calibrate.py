@@ -35,7 +35,9 @@ def calibrate(
         str,
         typer.Option(help="Target that gives what is not measured: kind, peaks, bandwidth, notes."),
     ] = "local",
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawn configurations.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the drawn configurations.")
+    ] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:

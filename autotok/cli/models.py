@@ -57,20 +57,24 @@ def build(
     from autotok.compression.compress import with_networks
     from autotok.evaluation.allocator import reuse_large_blocks
     from autotok.export.bundle import load_bundle
+    from autotok.methods.registry import get_method
 
     reuse_large_blocks()
     if config is not None:
         bundled = load_bundle(config, backbone=backbone, checkpoint=checkpoint)
         return bundled if shapes_alone else with_networks(bundled)
+    ratios = None if keep is None else parse_keep(keep)
+    options = parse_options(option or [])
+    get_method(method or "none").resolve_options(options)  # names before weights
     model = load_backbone(
         backbone or "autoformer_demo", checkpoint=checkpoint, image_size=image_size
     )
     return compress(
         model,
         method=method or "none",
-        keep=None if keep is None else parse_keep(keep),
+        keep=ratios,
         r=r,
-        options=parse_options(option or []),
+        options=options,
         untrained=shapes_alone,
     )
 
@@ -102,6 +106,10 @@ def profile(
     json: JsonFlag = False,
 ) -> None:
     """Say what a model costs: exact count, prediction for a target, measurement on a device."""
+    if target is not None:
+        from autotok.profiling.target import load_target
+
+        load_target(target)
     from autotok.api.devices import open_device
     from autotok.api.profiles import profile_report
 
@@ -149,6 +157,9 @@ def compress(
     json: JsonFlag = False,
 ) -> None:
     """Compress a model one way and write it as a bundle: configuration, weights, README."""
+    from autotok.api.preflight import check_export
+
+    check_export("onnx")
     from autotok.api.profiles import write_bundle
 
     from .progress import StepProgress
@@ -174,11 +185,14 @@ def evaluate(
     class_names: ClassNamesOption = None,
     quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
     images: Annotated[int | None, typer.Option(min=1, help="Number of images; all.")] = None,
-    seed: Annotated[int, typer.Option(help="Which images come first.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images come first.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
+    from autotok.names import METRICS, known
+
+    known("quality", quality, METRICS)
     from autotok.api.profiles import quality_report
     from autotok.evaluation.data import check_data
     from autotok.export.bundle import load_uncompressed
@@ -218,6 +232,9 @@ def export(
     json: JsonFlag = False,
 ) -> None:
     """Write a model for a device and check the file against torch."""
+    from autotok.api.preflight import check_export
+
+    check_export(format)
     from autotok.api.profiles import export_report
 
     from .progress import StepProgress

@@ -123,15 +123,16 @@ def search(
     Without --backbone and --data, the built-in demo: an AutoFormer supernet on cluttered digits.
     """
     configure_logging(verbose=verbose, quiet=quiet)
-    from autotok.api import runs
-    from autotok.searching.settings import SearchSettings
+    from autotok.api.preflight import Asked, check_names
+    from autotok.searching.rundir import RunDirectory
+    from autotok.searching.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 
     from .closing import announce
     from .progress import SearchProgress
 
     settings = SearchSettings(
-        n_trials=trials or runs.DEFAULT_TRIALS,
-        timeout_s=_limit(timeout, runs.DEFAULT_TIMEOUT_S),
+        n_trials=trials or DEFAULT_TRIALS,
+        timeout_s=_limit(timeout, DEFAULT_TIMEOUT_S),
         seed=seed,
         sampler=sampler,
         storage=storage,
@@ -141,8 +142,24 @@ def search(
         trial_timeout_s=trial_timeout or None,
     )
     budgets = budget or ["2.3GFLOPs"]
+    check_names(
+        Asked(
+            budgets=budgets,
+            flops_convention=flops_convention,
+            target=target,
+            quality=quality,
+            subnet=subnet,
+            engine=engine,
+            device=device,
+            space=space,
+        )
+    )
+    if output is not None:
+        RunDirectory.check_new(output)
     if not quiet and not json:
         announce(budgets, flops_convention)
+    from autotok.api import runs
+
     folder = output or runs.fresh_run_folder(backbone)
     with SearchProgress("search", quiet=quiet) as bar:
         run = _resumable(

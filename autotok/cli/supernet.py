@@ -76,7 +76,7 @@ def supernet_eval(
     subnet: Annotated[
         list[str] | None, typer.Option(help=f"{SUBNET_HELP}; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Which images come first.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images come first.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -154,7 +154,7 @@ def supernet_search(
     crossovers: Annotated[
         int | None, typer.Option(min=0, help="Per generation; half the population.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same course.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same course.")] = 0,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Seconds for the evolution; the last word follows.")
     ] = None,

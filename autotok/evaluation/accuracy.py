@@ -23,15 +23,15 @@ from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone
 from autotok.config import CompressionConfig
-from autotok.errors import ConfigError, DataError, NonFiniteOutput, nearest
+from autotok.errors import ConfigError, DataError, NonFiniteOutput
 from autotok.facts import BackboneFacts
+from autotok.names import METRICS, known
 
 from .data import DataSource
 from .intervals import mean_interval, wilson
 
 __all__ = ["Evaluator", "Quality", "Tally", "default_batch_size"]
 
-METRICS = ("auto", "top1", "agreement", "kl")
 GALLERY_SIZE = 128
 TEMPERATURE = 0.07
 
@@ -353,10 +353,7 @@ def default_batch_size(facts: BackboneFacts) -> int:
 
 
 def _resolve_metric(metric: str, data: DataSource) -> str:
-    if metric not in METRICS:
-        raise ConfigError(
-            f"metric '{metric}' is unknown;{nearest(metric, METRICS)} known: {', '.join(METRICS)}"
-        )
+    known("metric", metric, METRICS)
     if metric == "auto":
         return "top1" if data.labelled else "agreement"
     if metric == "top1" and not data.labelled:

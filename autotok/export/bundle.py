@@ -24,10 +24,11 @@ from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import load_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, checked_keys
+from autotok.config import CompressionConfig
 from autotok.errors import CheckpointError, ConfigError, ExportError
 from autotok.facts import BackboneFacts
 from autotok.files import replacing_folder, write_text
+from autotok.plain_data import checked_keys, read_yaml, typed
 
 from .exported import FORMATS, export_model
 from .readme import readme
@@ -55,7 +56,6 @@ __all__ = [
 ]
 
 FORMAT = 1
-MAX_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -164,39 +164,14 @@ def read_best(path: Path) -> Bundle:
     Raises:
         ConfigError: missing, too large, not YAML, or with a key or value that cannot be.
     """
-    path = _yaml_of(path)
-    if not path.is_file():
-        raise ConfigError(f"'{path}' does not exist; give a best.yaml, or the folder of a bundle")
-    if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"'{path}' is larger than 1 MB and no best.yaml; give the right file")
-    try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"'{path}' is not readable YAML ({reason}); was it edited?") from error
-    values = checked_keys(data, Bundle, str(path))
-    if values.get("format") != FORMAT:
+    data, place = read_yaml(_yaml_of(path), like="a best.yaml, or the folder of a bundle")
+    found = checked_keys(data, Bundle, place).get("format", FORMAT)
+    if found != FORMAT:
         raise ConfigError(
-            f"'{path}' has format {values.get('format')!r}, but this autotok reads format {FORMAT};"
-            " it may come from another version"
+            f"{place / 'format'}: the file has format {found!r}, but this autotok reads format"
+            f" {FORMAT}; it may come from another version"
         )
-    missing = [key for key in ("backbone", "config", "preprocessing") if key not in values]
-    if missing:
-        raise ConfigError(f"'{path}' lacks the key '{missing[0]}'; it is no complete best.yaml")
-    ref = checked_keys(values["backbone"], BackboneRef, f"{path}: backbone")
-    try:
-        ref.update(grid=tuple(ref["grid"]), image_shape=tuple(ref["image_shape"]))
-        values["backbone"] = BackboneRef(**ref)
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"'{path}': backbone is incomplete ({error}); search again") from error
-    values["config"] = CompressionConfig.from_dict(values["config"], where=f"{path}: config")
-    files = values.get("weights") or ()
-    if not isinstance(files, (list, tuple)):
-        raise ConfigError(f"'{path}': weights must be a list of file and sha256")
-    values["weights"] = tuple(
-        WeightFile(**checked_keys(item, WeightFile, f"{path}: weights")) for item in files
-    )
-    return Bundle(**values)
+    return typed(Bundle, data, place)
 
 
 def save_bundle(

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from autotok.backbones.torchvision_shim import ensure_torchvision
-from autotok.errors import ExportError, UnknownName
+from autotok.errors import ExportError
 from autotok.files import replacing
 from autotok.methods.registry import get_method
+from autotok.names import FORMATS, known
 
 from .onnx import OLDER, OPSET, onnx_operators, run_onnx, write_onnx
 from .program import run_pt2, run_torchscript, write_pt2, write_torchscript
@@ -26,7 +27,6 @@ from .program import run_pt2, run_torchscript, write_pt2, write_torchscript
 __all__ = ["FORMATS", "ExportResult", "check_exportable", "export_model"]
 
 logger = logging.getLogger(__name__)
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".pt"}
 TOLERANCE = 1e-3
 RISKY = frozenset({"NonZero", "Loop", "If", "Scan", "Unique", "NonMaxSuppression", "Compress"})
 """ONNX operators whose output shape depends on data, or control flow: engines often refuse them."""
@@ -80,8 +80,7 @@ def check_exportable(method: str, format: str = "onnx") -> None:
         UnknownName: no such format.
         ExportError: the method declares that it cannot be exported.
     """
-    if format not in FORMATS:
-        raise UnknownName("export format", format, FORMATS)
+    known("export format", format, FORMATS)
     if not get_method(method).exportable:
         able = "autotok methods says which can"
         raise ExportError(f"method '{method}' cannot be exported to a static graph; {able}")

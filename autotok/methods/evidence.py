@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from autotok.plain_data import read_yaml
 
 __all__ = [
     "Held",
@@ -124,4 +124,4 @@ def _row(row: dict[str, str]) -> PublishedResult:
 
 @cache
 def _yaml(name: str) -> Any:
-    return yaml.safe_load((FOLDER / name).read_text("utf-8"))
+    return read_yaml(FOLDER / name)[0]

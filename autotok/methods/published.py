@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from autotok.config import Reduction, round_count
+from autotok.plain_data import read_yaml
 
 from .base import Span, TokenReducer
 from .knobs import from_entering_ratios, from_stage_ratios
@@ -47,7 +47,7 @@ def published_schedules(method: str, num_blocks: int, num_patches: int) -> list[
 
 @cache
 def _table() -> tuple[Mapping[str, Any], ...]:
-    return tuple(yaml.safe_load(TABLE.read_text("utf-8")))
+    return tuple(read_yaml(TABLE)[0])
 
 
 def _reductions(

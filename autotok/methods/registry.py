@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
@@ -14,6 +15,7 @@ from .base import TokenReducer
 
 __all__ = ["get_method", "list_methods", "register", "requirements", "unmet_need"]
 
+_LOG = logging.getLogger(__name__)
 _METHODS: dict[str, type[TokenReducer]] = {}
 _T = TypeVar("_T", bound=type[TokenReducer])
 
@@ -32,17 +34,34 @@ def register(name: str) -> Callable[[_T], _T]:
 
 
 @cache
-def _load_entry_points() -> None:
+def _load_entry_points() -> dict[str, str]:
+    """Why entry points could not be loaded, by name: a broken package must not break the rest."""
+    broken: dict[str, str] = {}
     for point in entry_points(group="autotok.methods"):
-        point.load()
+        try:
+            point.load()
+        except (Exception, SystemExit) as error:  # foreign code may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            broken[point.name] = f"{point.value} cannot be loaded ({reason})"
+            _LOG.warning("methods of plug-in '%s' are missing: %s", point.name, broken[point.name])
+    return broken
 
 
 def get_method(name: str) -> type[TokenReducer]:
-    """The class registered under `name`; `UnknownName` names the nearest one."""
-    _load_entry_points()
-    if name not in _METHODS:
-        raise UnknownName("method", name, _METHODS)
-    return _METHODS[name]
+    """The class registered under `name`.
+
+    Raises:
+        UnknownName: no such method; the nearest one is named.
+        IncompatibleMethod: its package cannot be imported; the message says why.
+    """
+    broken = _load_entry_points()
+    if name in _METHODS:
+        return _METHODS[name]
+    if name in broken:
+        raise IncompatibleMethod(
+            f"method '{name}' cannot be used: {broken[name]}; mend or remove its package"
+        )
+    raise UnknownName("method", name, _METHODS)
 
 
 def list_methods() -> list[str]:

@@ -9,12 +9,9 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
 
-import yaml
-
-from autotok.config import checked_keys
 from autotok.errors import ConfigError, UnknownName
+from autotok.plain_data import parse_yaml, read_yaml, typed
 
 from .target_parts import Calibration, Number, Point, Reference, Setting, Terms
 
@@ -30,7 +27,6 @@ __all__ = [
     "load_target",
 ]
 
-T = TypeVar("T")
 KINDS = ("gpu", "cpu")
 
 
@@ -60,6 +56,9 @@ class Target:
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
         if self.kind not in KINDS:
             raise ConfigError(f"kind '{self.kind}' is unknown; choose one of: {', '.join(KINDS)}")
+        for name, given in (("peak_gmacs", self.peak_gmacs), ("settings", self.settings)):
+            if not given:
+                raise ConfigError(f"{name} must have at least one entry")
         if self.default_dtype not in self.peak_gmacs:
             raise ConfigError(f"default_dtype '{self.default_dtype}' has no entry in peak_gmacs")
         if "eager" not in self.settings:
@@ -120,7 +119,7 @@ def load_target(name: str | Path) -> Target:
     text = str(name)
     if text in list_targets():
         source = files("autotok.profiling").joinpath("targets").joinpath(f"{text}.yaml")
-        return _parse(source.read_text("utf-8"), f"target '{text}'")
+        return typed(Target, *parse_yaml(source.read_text("utf-8"), source.name))
     path = Path(text)
     if not path.is_file():
         if path.suffix in (".yaml", ".yml"):
@@ -128,87 +127,4 @@ def load_target(name: str | Path) -> Target:
                 f"target file '{path}' does not exist; give its path or a target name"
             )
         raise UnknownName("target", text, list_targets())
-    try:
-        content = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"target file '{path}' cannot be read: {error}") from error
-    return _parse(content, f"target file '{path}'")
-
-
-def _parse(text: str, where: str) -> Target:
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
-        raise ConfigError(
-            f"{where} is not valid YAML{place}; mend it, or see a good one with"
-            " `autotok targets show local --json`"
-        ) from error
-    values = checked_keys(data, Target, where)
-    for key in ("memory_mb", "bandwidth_gb_s"):
-        if key in values:
-            values[key] = _build(Number, values[key], f"{where}: {key}")
-    values["peak_gmacs"] = _numbers(values.get("peak_gmacs"), f"{where}: peak_gmacs")
-    values["settings"] = {
-        key: _setting(value, f"{where}: settings: {key}")
-        for key, value in _mapping(values.get("settings"), f"{where}: settings").items()
-    }
-    values["checked_against"] = tuple(
-        _point(item, f"{where}: checked_against[{index}]")
-        for index, item in enumerate(values.get("checked_against") or ())
-    )
-    values["notes"] = tuple(values.get("notes") or ())
-    if values.get("calibration") is not None:
-        values["calibration"] = _build(Calibration, values["calibration"], f"{where}: calibration")
-    return _build(Target, values, where)
-
-
-def _setting(data: object, where: str) -> Setting:
-    values = checked_keys(data, Setting, where)
-    for item in dataclasses.fields(Setting):
-        if str(item.type).startswith("Number") and values.get(item.name) is not None:
-            values[item.name] = _build(Number, values[item.name], f"{where}: {item.name}")
-    values["efficiency"] = _numbers(values.get("efficiency"), f"{where}: efficiency")
-    if values.get("terms") is not None:
-        values["terms"] = _build(Terms, values["terms"], f"{where}: terms")
-    return _build(Setting, values, where)
-
-
-def _point(data: object, where: str) -> Point:
-    values = checked_keys(data, Point, where)
-    if values.get("reference") is not None:
-        values["reference"] = _build(Reference, values["reference"], f"{where}: reference")
-    return _build(Point, values, where)
-
-
-def _numbers(data: object, where: str) -> dict[str, Number]:
-    return {
-        str(key): _build(Number, value, f"{where}: {key}")
-        for key, value in _mapping(data, where).items()
-    }
-
-
-def _mapping(data: object, where: str) -> Mapping[str, object]:
-    if not isinstance(data, Mapping) or not data:
-        raise ConfigError(f"{where} must be a mapping with at least one entry, got {data!r}")
-    return data
-
-
-def _build(cls: type[T], data: object, where: str) -> T:
-    values = checked_keys(data, cls, where)
-    missing = [
-        item.name
-        for item in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if item.name not in values
-        and item.default is dataclasses.MISSING
-        and item.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where} lacks the key '{missing[0]}'")
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where} has a value of the wrong type: {error}") from error
+    return typed(Target, *read_yaml(path))

@@ -161,7 +161,7 @@ def target_dict(target: Target) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         rows = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value)}
-        return {key: _plain(v) for key, (v, default) in rows.items() if v != default}
+        return {key: _plain(v) for key, (v, default) in rows.items() if v != default and v != {}}
     if hasattr(value, "items"):
         return {str(key): _plain(v) for key, v in value.items()}
     if isinstance(value, (tuple, list)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from autotok.config import Primitive
@@ -28,11 +28,9 @@ class Number:
     source: str
 
     def __post_init__(self) -> None:
-        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)):
-            raise ConfigError(f"value must be a number, got {self.value!r}")
         if self.value < 0:
             raise ConfigError(f"value must not be negative, got {self.value}")
-        if not isinstance(self.source, str) or not self.source.strip():
+        if not self.source.strip():
             raise ConfigError("source must say where the number comes from")
 
 
@@ -48,14 +46,14 @@ class Terms:
     """By regressor; those left out take no time."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, str) or not self.source.strip():
+        if not self.source.strip():
             raise ConfigError("source must say where the terms come from")
-        if not isinstance(self.microseconds, Mapping) or not self.microseconds:
+        if not self.microseconds:
             raise ConfigError("microseconds must map regressors to times")
         for name, value in self.microseconds.items():
             if name not in FEATURES:
                 raise ConfigError(f"regressor '{name}' is unknown;{nearest(str(name), FEATURES)}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            if not value >= 0:
                 raise ConfigError(f"regressor '{name}' must not be negative, got {value!r}")
         object.__setattr__(self, "microseconds", MappingProxyType(dict(self.microseconds)))
 
@@ -173,14 +171,14 @@ class Point:
     """Patch tokens leaving `layers`, chosen to meet `gflops`."""
     layers: tuple[int, ...] = ()
     """Layers that reduce; 0, 1, ... by default."""
-    options: tuple[tuple[str, Primitive], ...] = ()
-    """Of the method, by name; a mapping in the file."""
+    options: Mapping[str, Primitive] = field(default_factory=dict, hash=False)
+    """Of the method, by name."""
     reference: Reference | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_keep", tuple(self.num_keep))
-        object.__setattr__(self, "options", tuple(dict(self.options).items()))
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         layers = tuple(self.layers) or tuple(range(len(self.num_keep)))
         object.__setattr__(self, "layers", layers)
         if len(layers) != len(self.num_keep):

@@ -42,6 +42,8 @@ _SHARES = {
     **dict.fromkeys(("memory", "mem", "mb"), "peak_memory_mb"),
     **dict.fromkeys(("params", "parameters"), "params"),
 }
+_LEAST, _MOST = 1e-9, 1e24
+"""In any metric's own unit; floats keep a limit within these finite and above 0."""
 _SHOWN = "GFLOPs, GMACs, M, G, %, %latency, %memory, %params, ms, s, fps, MB, GB, MiB, GiB, Mparams"
 _HINTS: tuple[str, ...] = (
     "GFLOPs",
@@ -147,6 +149,10 @@ def parse_budget(text: str, *, convention: str = "macs") -> BudgetRequest:
         )
     metric, factor, relative = _unit(unit, text, convention)
     value = 1000.0 / amount if factor is None else amount * factor
+    if not _LEAST <= value <= _MOST:
+        raise ConfigError(
+            f"budget '{text}' is out of all proportion; write one such as 2.3GFLOPs, 26ms or 600MB"
+        )
     return BudgetRequest(metric, value, relative, f"{number} {_pretty(unit)}".strip())
 
 

@@ -12,11 +12,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from autotok.errors import ConfigError, RunDirectoryError
+from autotok.plain_data import Place, read_yaml, typed
 
 from .record import TrialRecord
 
@@ -25,7 +26,12 @@ try:
 except ImportError:  # not on POSIX: two processes on one run are then not told apart
     fcntl = None  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = ["RunDirectory"]
+
+T = TypeVar("T", bound="DataclassInstance")
 
 VERSION = 1
 _LEFTOVER = re.compile(r"\..+\.part|\.seen-[0-9a-f]{8}")
@@ -45,23 +51,38 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it exists and is not empty, or cannot be made or written.
         """
+        cls.check_new(path)
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise RunDirectoryError(f"output '{path}' is a file; choose another --output")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             run._sweep()
-            occupied = any(item.name != ".lock" for item in run.path.iterdir())
+        except OSError as error:
+            raise run.trouble(error) from error
+        run.claim()
+        return run
+
+    @classmethod
+    def check_new(cls, path: str | Path) -> None:
+        """Raise `RunDirectoryError` where `create` would; nothing is made."""
+        run = cls(path)
+        try:
+            if run.path.exists() and not run.path.is_dir():
+                raise RunDirectoryError(f"output '{path}' is a file; choose another --output")
+            occupied = run.path.is_dir() and any(not run._unstarted(p) for p in run.path.iterdir())
+            is_run = occupied and run.is_run
+            parent = next(p for p in (run.path, *run.path.absolute().parents) if p.exists())
+            if not parent.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, f"'{parent}' is a file")
+            if not os.access(parent, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "not yours to write")
         except OSError as error:
             raise run.trouble(error) from error
         if occupied:
-            what = "holds a run" if run.is_run else "is not empty"
+            what = "holds a run" if is_run else "is not empty"
             raise RunDirectoryError(
                 f"output folder '{path}' {what} already; continue it with `autotok resume {path}`"
                 " or choose another --output"
             )
-        run.claim()
-        return run
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -113,13 +134,22 @@ class RunDirectory:
         finally:
             self.release()
 
+    def _unstarted(self, item: Path) -> bool:
+        """Whether an item is what a start that was killed before its config.yaml left behind."""
+        if item.name == ".lock":
+            return True
+        if self.is_run or not (self.path / ".lock").is_file():
+            return False
+        left = _LEFTOVER.fullmatch(item.name) is not None and item.is_file()
+        return left or (item.name == "ray" and item.is_dir())
+
     def _sweep(self) -> None:
-        """Remove what a start that was killed before its config.yaml left behind."""
-        if not self.is_run and (self.path / ".lock").is_file():
-            for item in self.path.iterdir():
-                if item.is_dir() and item.name == "ray":
+        """Remove what such a start left behind."""
+        for item in self.path.iterdir():
+            if item.name != ".lock" and self._unstarted(item):
+                if item.is_dir():
                     shutil.rmtree(item, ignore_errors=True)
-                elif _LEFTOVER.fullmatch(item.name) and item.is_file():
+                else:
                     item.unlink(missing_ok=True)
 
     def discard(self, *, config: bool = False) -> None:
@@ -159,17 +189,20 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """What `write_config` wrote."""
-        path = self.path / "config.yaml"
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise RunDirectoryError(f"run file {path} cannot be read: {reason}") from error
+        return self._config()[0]
+
+    def section(self, name: str, cls: type[T]) -> T:
+        """A part of config.yaml, typed; one that is left out has all defaults."""
+        data, place = self._config()
+        return typed(cls, data.get(name) or {}, place / name)
+
+    def _config(self) -> tuple[dict[str, Any], Place]:
+        data, place = read_yaml(self.path / "config.yaml", like="a folder with a run")
         if not isinstance(data, dict) or data.pop("version", None) != VERSION:
             raise ConfigError(
-                f"run file {path} is not of version {VERSION}, which this autotok reads"
+                f"{place}: the run is not of version {VERSION}, which this autotok reads"
             )
-        return data
+        return data, place
 
     def write_records(
         self,
@@ -208,15 +241,24 @@ class RunDirectory:
                 " choose another --output"
             )
         reason = error.strerror or str(error)
-        return RunDirectoryError(f"output folder '{self.path}' cannot be used: {reason}")
+        return RunDirectoryError(
+            f"output folder '{self.path}' cannot be used: {reason}; choose another --output"
+        )
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turns an `OSError` from writing the study into a `RunDirectoryError`."""
+        """Turns what writing to the folder raises into a `RunDirectoryError`.
+
+        Libraries that write files themselves have errors of their own for a full disk.
+        """
         try:
             yield
         except OSError as error:
             raise self.trouble(error) from error
+        except Exception as error:
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise self.trouble(OSError(errno.ENOSPC, "")) from error
+            raise
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from autotok.config import checked_keys
+from autotok.config import MOST_SEED
 from autotok.errors import ConfigError, UnknownName
+from autotok.plain_data import Place, typed
 
 from .objective import DEFAULT_OBJECTIVES
 
-__all__ = ["SAMPLERS", "Plan", "SearchSettings", "make_plan"]
+__all__ = ["DEFAULT_TIMEOUT_S", "DEFAULT_TRIALS", "SAMPLERS", "Plan", "SearchSettings", "make_plan"]
 
 _LONGEST_NAME = 200
+DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 255.0
+"""What a search gets that is not told."""
 SAMPLERS = ("tpe", "nsgaii", "gp", "random", "grid")
 
 
@@ -66,12 +69,14 @@ class SearchSettings:
             "images_final",
         ):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}; it must be positive")
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} is {value}; it must be positive and finite")
         if self.study is not None and not 0 < len(self.study.strip()) <= _LONGEST_NAME:
             raise ConfigError(f"study needs a name of 1 to {_LONGEST_NAME} characters")
         if self.join and (self.storage is None or self.study is None):
             raise ConfigError("join needs the storage and the name of the study to go on with")
+        if not 0 <= self.seed < MOST_SEED:
+            raise ConfigError(f"seed is {self.seed}; give a whole number from 0 to {MOST_SEED - 1}")
         if self.front_size < 2 or self.control_shapes < 0:
             raise ConfigError(
                 f"front_size is {self.front_size} and control_shapes {self.control_shapes};"
@@ -92,12 +97,9 @@ class SearchSettings:
         return {**dataclasses.asdict(self), "objectives": list(self.objectives)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SearchSettings:
+    def from_dict(cls, data: object, where: Place | str = "search settings") -> SearchSettings:
         """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
-        try:
-            return cls(**checked_keys(data, cls, "search settings"))
-        except TypeError as error:
-            raise ConfigError(f"search settings have a value of the wrong type: {error}") from error
+        return typed(cls, data, where)
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from autotok.config import MODES, FineTuneSpec
-from autotok.errors import ConfigError, UnknownName, nearest
+from autotok.config import MODES, FineTuneSpec, Primitive
+from autotok.errors import ConfigError, nearest
 from autotok.methods.registry import get_method
+from autotok.plain_data import Place, read_yaml, typed
 from autotok.training.losses import get_loss
 
 from .finetuning import FineTuneChoices, parse_losses
 from .space import FAMILIES, Condition, SearchSpace
+from .space_names import find_space, list_spaces
 
 __all__ = ["list_spaces", "load_space", "space_from_dict"]
 
@@ -33,62 +34,51 @@ _KEYS = (
 )
 
 
-def _folders() -> list[Path]:
-    package = Path(__file__).resolve().parents[1]
-    return [package / "search_spaces", package.parent / "search_spaces"]
-
-
-def list_spaces() -> list[str]:
-    """Names of the spaces that come with autotok."""
-    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
-
-
 def load_space(name_or_path: str | Path) -> SearchSpace:
     """A space by name (see `list_spaces`) or from a YAML file.
 
     Raises:
         UnknownName, ConfigError: no such space, or a key or value that cannot be.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        paths = [folder / f"{name_or_path}.yaml" for folder in _folders()]
-        path = next((p for p in paths if p.is_file()), path)
-        if not path.is_file():
-            raise UnknownName("search space", str(name_or_path), list_spaces())
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"search space file {path} cannot be read: {reason}") from error
-    return space_from_dict(data, where=f"search space {path.name}", name=path.stem)
+    path = find_space(name_or_path)
+    data, place = read_yaml(path, like="a search space")
+    return space_from_dict(data, where=place, name=path.stem)
 
 
-def space_from_dict(
-    data: object, *, where: str = "search space", name: str = "custom"
-) -> SearchSpace:
-    """A space from plain data; unknown keys are refused with the nearest known one."""
-    values = _known(data, _KEYS, where)
-    schedule = _known(values.pop("schedule", {}) or {}, _SCHEDULE, f"{where}: schedule")
-    if values.pop("version", 1) != 1:
-        raise ConfigError(f"{where}: this autotok reads version 1 only")
-    found: dict[str, Any] = {"name": name}
-    for key, known in (("methods", None), ("exclude", None), ("mode", MODES)):
-        if key in values:
-            found[key] = _words(values[key], known, f"{where}: {key}")
-    for method in (*found.get("methods", ()), *found.get("exclude", ())):
-        if method != "plug-in":
-            get_method(method)
-    if "finetune" in values:
-        found["finetune"] = _finetune(values["finetune"], f"{where}: finetune")
-    if "families" in schedule:
-        found["families"] = _words(schedule.pop("families"), FAMILIES, f"{where}: families")
-    for key, (low, high) in _LIMITS.items():
-        source = values if key in values else schedule
-        if key in source:
-            found[key] = _range(source[key], low, high, f"{where}: {key}")
-    found["options"] = _options(values.get("options") or {}, where)
-    found["conditions"] = _conditions(values.get("conditions") or [], where)
-    return SearchSpace(**found)
+Words = str | tuple[str, ...]
+Answers = Primitive | tuple[Primitive, ...]
+Range = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    families: Words | None = None
+    first_layer: Range | None = None
+    num_stages: Range | None = None
+    spacing: Range | None = None
+    taper: Range | None = None
+    inflection: Range | None = None
+
+
+@dataclass(frozen=True)
+class _Condition:
+    when: Mapping[str, Answers] = field(default_factory=dict)
+    then: Mapping[str, Answers] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _SpaceFile:
+    """The keys of a space file, by their types."""
+
+    version: int = 1
+    methods: Words | None = None
+    exclude: Words | None = None
+    mode: Words | None = None
+    schedule: _Schedule | None = None
+    budget_fraction: Range | None = None
+    options: Mapping[str, Mapping[str, Answers]] | None = None
+    conditions: tuple[_Condition, ...] | None = None
+    finetune: Mapping[str, Answers] | None = None
 
 
 _LIMITS: dict[str, tuple[float, float]] = {
@@ -101,72 +91,97 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 
 
-def _known(data: object, keys: Sequence[str], where: str) -> dict[str, Any]:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where} must be a mapping, got {type(data).__name__}")
+def space_from_dict(
+    data: object, *, where: Place | str = "search space", name: str = "custom"
+) -> SearchSpace:
+    """A space from plain data; unknown keys are refused with the nearest known one."""
+    place = where if isinstance(where, Place) else Place(where)
+    file = typed(_SpaceFile, data, place)
+    if file.version != 1:
+        raise ConfigError(f"{place / 'version'}: this autotok reads version 1 only")
+    schedule, below = file.schedule or _Schedule(), place / "schedule"
+    found: dict[str, Any] = {"name": name}
+    for key, given, at, known in (
+        ("methods", file.methods, place, None),
+        ("exclude", file.exclude, place, None),
+        ("mode", file.mode, place, MODES),
+        ("families", schedule.families, below, FAMILIES),
+    ):
+        if given is not None:
+            found[key] = _words(given, known, at / key)
+    for key in ("methods", "exclude"):
+        for method in found.get(key, ()):
+            with (place / key).named():
+                if method != "plug-in":
+                    get_method(method)
+    for key, limits in _LIMITS.items():
+        owner, at = (file, place) if hasattr(file, key) else (schedule, below)
+        if getattr(owner, key) is not None:
+            found[key] = _range(getattr(owner, key), limits, at / key)
+    if file.finetune is not None:
+        found["finetune"] = _finetune(file.finetune, place / "finetune")
+    found["options"] = _options(file.options or {}, place / "options")
+    found["conditions"] = tuple(
+        Condition(_several(item.when), _several(item.then)) for item in file.conditions or ()
+    )
+    return SearchSpace(**found)
+
+
+def _known(data: Mapping[str, Any], keys: Sequence[str], place: Place) -> None:
     for key in data:
         if key not in keys:
-            hint = nearest(str(key), keys)
-            raise ConfigError(f"{where}: key '{key}' is unknown;{hint} known: {', '.join(keys)}")
-    return dict(data)
+            hint = nearest(key, keys)
+            raise ConfigError(
+                f"{place.holding(key)}: key '{key}' is unknown;{hint} known: {', '.join(keys)}"
+            )
 
 
-def _words(value: object, known: Sequence[str] | None, where: str) -> tuple[str, ...]:
-    words = tuple(str(v) for v in value) if isinstance(value, list) else (str(value),)
+def _several(data: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """One answer as a tuple of one."""
+    return {key: v if isinstance(v, tuple) else (v,) for key, v in data.items()}
+
+
+def _words(value: Words, known: Sequence[str] | None, place: Place) -> tuple[str, ...]:
+    words = (value,) if isinstance(value, str) else value
     for word in words:
         if known is not None and word not in known:
             raise ConfigError(
-                f"{where} '{word}' is unknown;{nearest(word, known)} known: {', '.join(known)}"
+                f"{place}: '{word}' is unknown;{nearest(word, known)} known: {', '.join(known)}"
             )
     return words
 
 
-def _range(value: Any, low: float, high: float, where: str) -> tuple[float, float]:
-    pair = value if isinstance(value, list) else [value, value]
-    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in pair)
-    if len(pair) != 2 or not numeric or not low <= pair[0] <= pair[1] <= high:
-        raise ConfigError(f"{where} is {value!r}; give [low, high] within {low:g} to {high:g}")
+def _range(value: Any, limits: tuple[float, float], place: Place) -> tuple[float, float]:
+    pair = value if isinstance(value, tuple) else (value, value)
+    low, high = limits
+    if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
+        raise ConfigError(f"{place}: is {list(pair)}; give [low, high] within {low:g} to {high:g}")
     return pair[0], pair[1]
 
 
-def _finetune(data: object, where: str) -> FineTuneChoices:
-    known = [f.name for f in dataclasses.fields(FineTuneSpec)]
-    choices = {}
-    for name, rule in _known(data or {}, known, where).items():
-        values = rule if isinstance(rule, list) else [rule]
+def _finetune(data: Mapping[str, Any], place: Place) -> FineTuneChoices:
+    _known(data, [f.name for f in dataclasses.fields(FineTuneSpec)], place)
+    choices = _several(data)
+    for name, values in choices.items():
         if not values:
-            raise ConfigError(f"{where}: '{name}' is an empty list; give at least one value")
-        choices[name] = tuple(values)
-    for text in choices.get("losses", ()):
-        for loss in parse_losses(str(text)):
-            get_loss(loss)
-    return FineTuneChoices(choices)
+            raise ConfigError(f"{place / name}: is an empty list; give at least one value")
+    with place.named():
+        for text in choices.get("losses", ()):
+            for loss in parse_losses(str(text)):
+                get_loss(loss)
+        return FineTuneChoices(choices)
 
 
-def _options(data: object, where: str) -> dict[str, dict[str, Any]]:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where}: options must map methods to their options")
+def _options(data: Mapping[str, Any], place: Place) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, rules in data.items():
-        method = get_method(str(name))
-        known = [option.name for option in method.options]
-        found[method.name] = _known(rules, known, f"{where}: options of {name}")
-        for key, rule in found[method.name].items():
-            for value in rule if isinstance(rule, list) else [rule]:
-                if value != "default":
-                    method.resolve_options({key: value})
+        with place.named():
+            method = get_method(name)
+        _known(rules, [option.name for option in method.options], place / name)
+        for key, values in _several(rules).items():
+            with (place / name / key).named():
+                for value in values:
+                    if value != "default":
+                        method.resolve_options({key: value})
+        found[method.name] = {k: list(v) if isinstance(v, tuple) else v for k, v in rules.items()}
     return found
-
-
-def _conditions(data: object, where: str) -> tuple[Condition, ...]:
-    if not isinstance(data, list):
-        raise ConfigError(f"{where}: conditions must be a list of when/then")
-    found = []
-    for item in data:
-        parts = _known(item, ("when", "then"), f"{where}: conditions")
-        sides = [
-            {str(k): tuple(v) if isinstance(v, list) else (v,) for k, v in side.items()}
-            for side in (parts.get("when", {}), parts.get("then", {}))
-        ]
-        found.append(Condition(sides[0], sides[1]))
-    return tuple(found)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 
@@ -114,6 +115,36 @@ def test_it_listens_on_this_machine_only_and_refuses_to_write(finished: Path, ur
         assert "only shows the run" in refused.value.read().decode()
         refused.value.close()
     assert (finished / "study.log").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("host", "answers"),
+    [
+        ("localhost:8080", True),
+        ("LOCALHOST", True),
+        ("127.0.0.1", True),
+        ("[::1]:80", True),
+        ("rebound.example.com", False),
+        ("rebound.example.com:8080", False),
+        ("localhost.example.com", False),
+        ("127.0.0.1.example.com", False),
+        ("127.0.0.1:8080@example.com", False),
+        ("10.0.0.7:8080", False),
+        ("", False),
+    ],
+)
+def test_it_answers_to_the_names_of_this_machine_only(
+    finished: Path, host: str, answers: bool
+) -> None:
+    environ = {"HTTP_HOST": host, "PATH_INFO": "/api/studies"}
+    setup_testing_defaults(environ)
+    said: list[str] = []
+    body = b"".join(
+        dashboard_app(finished)(environ, lambda status, headers, info=None: said.append(status))
+    )
+    assert said == ["200 OK" if answers else "403 Forbidden"]
+    assert (b"study_summaries" in body) == answers
+    assert answers or b"answers on this machine only" in body
 
 
 def test_an_interruption_ends_it_quietly(finished: Path) -> None:

@@ -126,7 +126,7 @@ def test_search_writes_a_best_yaml_that_cut_and_evaluate_take(
         (("cut", "-o", "w.bin"), 2, "ends in .safetensors"),
         (("search", "--budget", "26ms", "-o", "x"), 2, "takes FLOPs, MACs, parameters"),
         (("search", "--budget", "1kparams", "-o", "x"), 3, "smallest has"),
-        (("train", "none.yaml", "-o", "x"), 2, "cannot be read"),
+        (("train", "none.yaml", "-o", "x"), 2, "does not exist; give a recipe"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(
@@ -162,11 +162,11 @@ def test_subnets_are_read_from_words_files_and_json(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("random", "random:SEED"),
-        ("none.yaml", "cannot be read"),
-        ("{", "not readable YAML or JSON"),
-        ('{"embed_dim": 8}', "'heads' is missing"),
+        ("none.yaml", "does not exist; give a YAML file"),
+        ("{", "subnet:1: is not valid YAML"),
+        ('{"embed_dim": 8}', "lacks the key 'heads'"),
         ('{"embed": 8}', "key 'embed' is unknown"),
-        ('{"embed_dim": 8, "heads": 3, "mlp_ratios": [1]}', "subnet: "),
+        ('{"embed_dim": 8, "heads": 3, "mlp_ratios": [1]}', "subnet:1: heads: must be a list"),
         ('{"embed_dim": 8, "heads": [1], "mlp_ratios": [1, 2]}', "one entry per layer"),
         ('{"embed_dim": 99, "heads": [1], "mlp_ratios": [1]}', "holds at most 16"),
         ('{"method": "tome", "subnet": null}', "must be a mapping"),

@@ -146,7 +146,7 @@ def test_counts_made_for_another_grid_are_refused() -> None:
         ({"format": 2}, "has format 2"),
         ({"confg": {}}, "key 'confg' is unknown; did you mean 'config'"),
         ({"config": {"method": "topk", "reduction": []}}, "did you mean 'reductions'"),
-        ({"backbone": {"name": "tiny"}}, "backbone is incomplete"),
+        ({"backbone": {"name": "tiny"}}, "backbone: lacks the key 'num_blocks'"),
     ],
 )
 def test_an_edited_best_yaml_is_refused_naming_the_key(
@@ -161,7 +161,7 @@ def test_an_edited_best_yaml_is_refused_naming_the_key(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not readable YAML"), ("", "must be a mapping"), ("format: 1", "lacks the key")],
+    [("a: [", "not valid YAML"), ("", "must be a mapping"), ("format: 1", "lacks the key")],
 )
 def test_what_is_no_best_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "best.yaml"
@@ -173,7 +173,7 @@ def test_what_is_no_best_yaml_is_refused(tmp_path: Path, text: str, message: str
 def test_yaml_that_would_run_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "best.yaml"
     path.write_text("format: !!python/object/apply:os.getcwd []")
-    with pytest.raises(ConfigError, match="not readable YAML"):
+    with pytest.raises(ConfigError, match="is not allowed; leave it out"):
         read_best(path)
 
 

@@ -52,6 +52,38 @@ def test_another_packages_method_is_found_and_keeps_the_contract() -> None:
         check(method)
 
 
+@pytest.fixture(params=["import nothing_of_this_name", "raise SystemExit(3)", "x = 1 / 0", "def"])
+def broken(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A package `lasts` that cannot be imported."""
+    (tmp_path / "lasts_method.py").write_text(request.param)
+    info = tmp_path / "lasts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lasts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[autotok.methods]\nlasts = lasts_method\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._load_entry_points.cache_clear()
+    yield
+    registry._load_entry_points.cache_clear()
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_package_that_cannot_be_imported_breaks_nothing_but_its_own_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert "tome" in list_methods()
+    assert "lasts" not in list_methods()
+    assert [r.getMessage().partition(" (")[0] for r in caplog.records] == [
+        "methods of plug-in 'lasts' are missing: lasts_method cannot be loaded"
+    ]
+    assert get_method("tome").name == "tome"
+    with pytest.raises(IncompatibleMethod, match="method 'lasts' cannot be used: lasts_method"):
+        get_method("lasts")
+    with pytest.raises(UnknownName, match="did you mean 'tome'"):
+        get_method("tomee")
+
+
 def test_the_eight_methods_are_known() -> None:
     expected = {"none", "random", "topk", "evit", "tome", "tofu", "pitome", "ltp"}
     assert expected <= set(list_methods())

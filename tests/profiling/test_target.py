@@ -53,7 +53,11 @@ def test_only_targets_with_points_claim_to_be_checked_or_fitted(name: str) -> No
             "bandwith_gb_s:",
             "'bandwith_gb_s' is unknown; did you mean 'band",
         ),
-        ("dispatch_us:", "dispatch_ms:", "settings: eager: key 'dispatch_ms' is unknown"),
+        (
+            "dispatch_us:",
+            "dispatch_ms:",
+            "mine.yaml:18: settings.eager: key 'dispatch_ms' is unknown",
+        ),
         ("role: fitted", "role: fited", "checked_against.0.: role 'fited' is unknown"),
         ("metric: latency_ms", "metric: latency", "metric 'latency' is unknown; choose one of"),
         (
@@ -64,7 +68,11 @@ def test_only_targets_with_points_claim_to_be_checked_or_fitted(name: str) -> No
         ("kind: gpu", "kind: tpu", "kind 'tpu' is unknown; choose one of: gpu, cpu"),
         ("title: NVIDIA GeForce RTX 3090\n", "", "lacks the key 'title'"),
         ("{value: 936, source:", "{value: -936, source:", "bandwidth_gb_s: value must not be neg"),
-        ("{value: 936, source:", "{value: fast, source:", "value must be a number, got 'fast'"),
+        (
+            "{value: 936, source:",
+            "{value: fast, source:",
+            "mine.yaml:10: bandwidth_gb_s.value: must be a number, got 'fast'",
+        ),
         (
             "matmul: {value: 0.416",
             "matmul: {value: 1.416",

@@ -1,0 +1,24 @@
+"""Names that a user may give and many rooms know, where asking costs no heavy import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autotok.errors import UnknownName
+
+__all__ = ["ENGINES", "FORMATS", "METRICS", "SUBNETS", "known"]
+
+ENGINES = ("local", "ray")
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".pt"}
+"""Export formats with the endings of their files."""
+METRICS = ("auto", "top1", "agreement", "kl")
+"""What quality may be."""
+SUBNETS = ("fixed", "search")
+
+
+def known(kind: str, name: str, names: Iterable[str]) -> str:
+    """`name` itself; `UnknownName` with the nearest one where it is not among `names`."""
+    names = list(names)
+    if name not in names:
+        raise UnknownName(kind, name, names)
+    return name
