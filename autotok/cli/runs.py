@@ -228,8 +228,12 @@ def _resumable(folder: Path, work: Any) -> Run:
 
     try:
         run: Run = work()
-    except KeyboardInterrupt:
-        sys.stderr.write(f"autotok: interrupted; go on with `autotok resume {folder}`\n")
+    except KeyboardInterrupt as error:
+        how = str(error) or "interrupted"
+        go_on = "nothing had begun"
+        if (folder / "config.yaml").is_file():
+            go_on = f"everything finished is kept: go on with `autotok resume {folder}`"
+        sys.stderr.write(f"autotok: {how}; {go_on}\n")
         raise typer.Exit(INTERRUPTED) from None
     except DeviceUnreachable as error:
         if not (folder / "config.yaml").is_file():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,10 @@ class Proposals:
         self._front: dict[int, NDArray[np.float64]] = {}
         self._next = 0
         self._pending: dict[int, FrozenTrial] = {}
+        self.deaths: Counter[int] = Counter()
+        """By logical number: how often a process died that ran this trial itself."""
+        self.in_process = False
+        """Whether trials run in this process, whose death is then theirs."""
         self.records: list[TrialRecord] = []
         self._load()
 
@@ -135,12 +140,20 @@ class Proposals:
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state in (TrialState.RUNNING, TrialState.WAITING):
                 self._study._storage.set_trial_user_attr(trial._trial_id, "reason", _INTERRUPTED)
+                self._study._storage.set_trial_user_attr(trial._trial_id, "died", True)
                 self._study.tell(trial.number, state=TrialState.FAIL)
+                self._count_death(trial)
             elif "record" in trial.user_attrs:
                 record = TrialRecord.from_dict(json.loads(trial.user_attrs["record"]))
                 found.append((record, trial))
+            elif trial.user_attrs.get("died"):
+                self._count_death(trial)
         for record, trial in sorted(found, key=lambda pair: pair[0].number):
             self._remember(record, trial)
+
+    def _count_death(self, trial: FrozenTrial) -> None:
+        if trial.user_attrs.get("in_process"):
+            self.deaths[int(trial.user_attrs["number"])] += 1
 
     def _remember(self, record: TrialRecord, trial: FrozenTrial) -> None:
         self.records.append(record)
@@ -230,7 +243,7 @@ class Proposals:
             state=TrialState.RUNNING,
             params=dict(record.params),
             distributions=self._distributions(record.params),
-            user_attrs=attributes(record),
+            user_attrs={**attributes(record), "in_process": self.in_process},
             system_attrs=self._sampler_attrs(record.number) | _shown(constraints),
             constraints=dict(constraints or {}),
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from autotok.config import CompressionConfig
 from autotok.errors import RunDirectoryError
+from autotok.interrupts import Interrupts
 
 from .clock import Clock
 from .comparison import compare_front
@@ -46,6 +47,8 @@ _LOG = logging.getLogger(__name__)
 _TABLE_EVERY_S = 5.0
 _LAST_WORD_SHARE = 0.25
 """Of the progress shown."""
+_DEATHS = 2
+_DEADLY = f"the process died in this trial {_DEATHS} times"
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def run_search(
         InfeasibleBudget: nothing in the space meets the budgets; the nearest feasible one is named.
         RunDirectoryError: the directory holds something already or cannot be written.
         DeviceUnreachable: the device to measure on is gone; `resume_search` goes on from there.
-        KeyboardInterrupt: passed on after saving; `resume_search` goes on from there.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, `Interrupted`; after the trial in hand the first
+            time, at once the second; everything finished is saved, `resume_search` goes on there.
     """
     begin = time.monotonic()
     run = directory if isinstance(directory, RunDirectory) else RunDirectory.create(directory)
@@ -198,17 +202,19 @@ class _Run:
         self.engine = engine or InProcessEngine(gauge.original)
         self.on_event: OnEvent = on_event or (lambda event: None)
         self._table_written = 0.0
+        self.interrupts = Interrupts(self._on_request)
         gauge.on_measure = _saying(on_event, self._progress)
         with run.guarded():
             self.notes = _open_proposals(settings, gauge.original, run.study_log)
             gauge.keep_in(self.notes)
+        self.notes.in_process = isinstance(self.engine, InProcessEngine)
         self.problem = gauge.problem
         self.search = Search(settings, self.problem, self.notes, Plan(1, 1, 1), gauge)
         self.clock = Clock(settings, self.search, self.engine.capacity, begin)
 
     def go(self, *, resumed: bool, extended: bool = False) -> SearchResult:
         try:
-            with self.run.guarded():
+            with self.run.guarded(), self.interrupts:
                 return self._go(resumed=resumed, extended=extended)
         except BaseException:
             self._save_what_there_is()
@@ -230,7 +236,8 @@ class _Run:
         stopped_by = self._trials()
         finalists(self.search)  # measured now, so that the last word knows the time left
         self._fix_final_images()
-        final = last_word(self.search, self.engine, self._on_final)
+        with self.interrupts.patient():
+            final = last_word(self.search, self.engine, self._on_final)
         self._write(final)
         seconds = self.clock.elapsed()
         self.on_event(Done(1.0, self.search.evaluated, len(final.front), stopped_by))
@@ -306,14 +313,21 @@ class _Run:
 
     def _fill(self, ask: Callable[[], Job | None], closes: Callable[[int], str]) -> str:
         """Keep the engine busy until `closes(open jobs)` gives a reason or nothing is left."""
+        with self.interrupts.patient():
+            return self._filled(ask, closes)
+
+    def _filled(self, ask: Callable[[], Job | None], closes: Callable[[int], str]) -> str:
         open_jobs, stopped_by = 0, ""
         while not stopped_by or open_jobs:
             while not stopped_by and open_jobs < self.engine.capacity:
-                stopped_by = closes(open_jobs)
+                stopped_by = self.interrupts.asked or closes(open_jobs)
                 found = None if stopped_by else ask()
                 if found is None:
                     stopped_by = stopped_by or "exhausted"
                     break
+                if self.notes.deaths[found.number] >= _DEATHS:
+                    self._finished(self.search.fail(found.number, _DEADLY, 0.0))
+                    continue
                 self._submit(found)
                 open_jobs += 1
             if open_jobs:
@@ -346,10 +360,13 @@ class _Run:
             if step.start:
                 self.on_event(Promoted(self._progress(), number, step.stop))
             return 0
-        front = len(self.search.front())
-        self.on_event(TrialFinished(self._progress(), step, self.search.evaluated, front))
-        self._write_trials()
+        self._finished(step)
         return 1
+
+    def _finished(self, record: TrialRecord) -> None:
+        front = len(self.search.front())
+        self.on_event(TrialFinished(self._progress(), record, self.search.evaluated, front))
+        self._write_trials()
 
     def _take(self, outcome: Outcome) -> Job | TrialRecord:
         number = outcome.job.number
@@ -367,9 +384,14 @@ class _Run:
             share = max(share, self.clock.elapsed() / self.settings.timeout_s)
         return (1.0 - _LAST_WORD_SHARE) * min(1.0, share)
 
+    def _on_request(self, signal_name: str) -> None:
+        text = f"{signal_name}: stopping after the trial in hand; once more stops at once"
+        self.on_event(Working(self._progress(), text))
+
     def _on_final(self, record: TrialRecord, done: int, total: int) -> None:
         progress = 1.0 - _LAST_WORD_SHARE * (1.0 - done / max(1, total))
         self.on_event(FinalEvaluation(min(1.0, progress), record, done, total))
+        self.interrupts.check()
 
     # --- tables
 

@@ -58,12 +58,14 @@ def run_job(worker: Worker, job: Job) -> Outcome:
             tuned = worker.finetune(job.config)
         else:
             tally = worker.evaluate(job.config, job.start, job.stop)
-    except Exception as raised:  # a trial may fail in any way; the search goes on
+    except KeyboardInterrupt:
+        raise
+    except BaseException as raised:  # a trial may fail in any way, SystemExit; the search goes on
         error = failure(raised)
     return Outcome(job, tally, time.perf_counter() - begin, error, tuned)
 
 
-def failure(error: Exception) -> str:
+def failure(error: BaseException) -> str:
     """An exception as one line."""
     lines = str(error).strip().splitlines()
     words = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

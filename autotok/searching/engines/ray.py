@@ -177,7 +177,7 @@ def _fit(tuner: Any, exchange: Exchange) -> None:
     try:
         tuner.fit()
     except BaseException as error:  # whatever it is, the driver must not wait for ever
-        reason = failure(error) if isinstance(error, Exception) else type(error).__name__
+        reason = failure(error)
     exchange.break_off(AutotokError(f"Ray Tune stopped in mid-search: {reason}"))
 
 
@@ -235,7 +235,7 @@ def _trainable(threads: int) -> Any:
             sys.path.extend(folder for folder in path if folder not in sys.path)
             try:
                 self._worker = pickle.loads(factory)()
-            except Exception as error:  # told to the driver, where it ends the search
+            except BaseException as error:  # told to the driver, where it ends the search
                 self._unable = base64.b64encode(pickle.dumps(build_error(error))).decode()
             use_threads(threads)
 
