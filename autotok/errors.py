@@ -12,6 +12,7 @@
     |   +-- ExportError              a model that cannot be exported, or whose export is wrong
     +-- NonFiniteOutput          1   a model whose output is not a number
     +-- Diverged                 1   a training whose loss left all bounds
+    +-- NothingEvaluated         1   a search in which no trial came to an end
     +-- InfeasibleBudget         3   nothing in the space meets the budget
     +-- DeviceUnreachable        4   the device to measure on is gone
 
@@ -34,6 +35,7 @@ __all__ = [
     "IncompatibleMethod",
     "InfeasibleBudget",
     "NonFiniteOutput",
+    "NothingEvaluated",
     "RunDirectoryError",
     "UnknownName",
     "UnsupportedBackbone",
@@ -99,6 +101,10 @@ class NonFiniteOutput(AutotokError):
 
 class Diverged(AutotokError):
     """A training whose loss is no number or far above its start; the message names the step."""
+
+
+class NothingEvaluated(AutotokError):
+    """A search in which no trial gave a quality; the message says what was missing."""
 
 
 class InfeasibleBudget(AutotokError):

@@ -41,7 +41,7 @@ class ModelWorker:
     ) -> None:
         """`weights` is the folder of fine-tuned weights; without one nothing can be retrained."""
         self.backbone, self.evaluator = backbone, evaluator
-        self._data_name, self._supernet, self._weights = train_data, supernet, weights
+        self._data_name, self.supernet, self._weights = train_data, supernet, weights
         self.on_finetune: Callable[[FineTuneProgress], None] | None = None
         """Told after every step of a fine-tune."""
         self._teacher: Teacher | None = None
@@ -52,12 +52,12 @@ class ModelWorker:
         """The backbone, or a view of another subnet on the supernet's weights."""
         if subnet is None:
             return self.backbone
-        if self._supernet is None:
+        if self.supernet is None:
             raise ConfigError(
                 f"backbone '{self.backbone.facts.name}' was loaded without its supernet, so it has"
                 " no other subnets"
             )
-        view = SupernetView(self._supernet, subnet, name=self.backbone.facts.name)
+        view = SupernetView(self.supernet, subnet, name=self.backbone.facts.name)
         return view.eval()
 
     def compressed(self, config: CompressionConfig) -> CompressedViT:

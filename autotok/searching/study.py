@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import CompressionConfig
-from autotok.errors import RunDirectoryError
+from autotok.errors import NothingEvaluated, RunDirectoryError
 from autotok.interrupts import Interrupts
 
-from .clock import Clock
+from .clock import Around, Clock
 from .comparison import compare_front
 from .engines.base import Engine, Outcome
 from .engines.local import InProcessEngine
@@ -64,6 +64,8 @@ class SearchResult:
     seconds: float
     measuring: Mapping[str, Any] = field(default_factory=dict)
     """What was measured on a device and how predictions compare, `Gauge.summary()`."""
+    workers: str = ""
+    """How many workers were started and what that took, in words; '' without any."""
 
     @property
     def front(self) -> tuple[TrialRecord, ...]:
@@ -89,19 +91,22 @@ def run_search(
     *,
     sections: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
+    around: Around | None = None,
 ) -> SearchResult:
     """A whole search in a new run directory.
 
     `sections` are further parts of config.yaml: what the caller needs to build the problem again.
+    `around` is what the time limit covers besides the search itself.
 
     Raises:
         InfeasibleBudget: nothing in the space meets the budgets; the nearest feasible one is named.
+        NothingEvaluated: no trial came to an end; the message says what was missing.
         RunDirectoryError: the directory holds something already or cannot be written.
         DeviceUnreachable: the device to measure on is gone; `resume_search` goes on from there.
-        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, `Interrupted`; after the trial in hand the first
-            time, at once the second; everything finished is saved, `resume_search` goes on there.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP (`Interrupted`): the first one after the trial
+            in hand, the second at once; what is finished is saved, `resume_search` goes on there.
     """
-    begin = time.monotonic()
+    around = around or Around()
     run = directory if isinstance(directory, RunDirectory) else RunDirectory.create(directory)
     gauge = Gauge(problem, _saying(on_event))
     try:
@@ -119,7 +124,7 @@ def run_search(
         }
     )
     with run.held():
-        return _Run(settings, gauge, run, on_event, engine, begin).go(resumed=False)
+        return _Run(settings, gauge, run, on_event, engine, around).go(resumed=False)
 
 
 def resume_search(
@@ -131,13 +136,14 @@ def resume_search(
     timeout_s: float | None = None,
     sections: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
+    around: Around | None = None,
 ) -> SearchResult:
     """Go on with a run: finished trials stay, interrupted ones run again.
 
     `n_trials` and `timeout_s` replace the run's own, to extend it; the time spent so far counts.
     `sections` replace parts of its config.yaml, for the resumes to come.
     """
-    begin = time.monotonic()
+    around = around or Around()
     run = RunDirectory.open(directory)
     run.claim()
     with run.held():
@@ -151,7 +157,7 @@ def resume_search(
         if said != config:
             run.write_config(said)
         gauge = Gauge(problem)
-        job = _Run(settings, gauge, run, on_event, engine, begin)
+        job = _Run(settings, gauge, run, on_event, engine, around)
         return job.go(resumed=True, extended=bool(changes))
 
 
@@ -196,12 +202,13 @@ class _Run:
         run: RunDirectory,
         on_event: OnEvent | None,
         engine: Engine | None,
-        begin: float,
+        around: Around,
     ) -> None:
         self.settings, self.gauge, self.run = settings, gauge, run
         self.engine = engine or InProcessEngine(gauge.original)
         self.on_event: OnEvent = on_event or (lambda event: None)
         self._table_written = 0.0
+        self.started = ""
         self.interrupts = Interrupts(self._on_request)
         gauge.on_measure = _saying(on_event, self._progress)
         with run.guarded():
@@ -210,7 +217,7 @@ class _Run:
         self.notes.in_process = isinstance(self.engine, InProcessEngine)
         self.problem = gauge.problem
         self.search = Search(settings, self.problem, self.notes, Plan(1, 1, 1), gauge)
-        self.clock = Clock(settings, self.search, self.engine.capacity, begin)
+        self.clock = Clock(settings, self.search, self.engine.capacity, around)
 
     def go(self, *, resumed: bool, extended: bool = False) -> SearchResult:
         try:
@@ -225,15 +232,20 @@ class _Run:
     def _go(self, *, resumed: bool, extended: bool) -> SearchResult:
         self._check_fingerprint()
         self.notes.describe(study_note(self.run.read_config(), self.search.objectives))
+        self._start_workers()
         self.clock.reserved_s = self.gauge.expected_s(self.settings.front_size)
-        self.search.plan = self._plan()
         if extended:
             self.notes.note("closed", None)
             self.notes.note("promoted", None)
             self.notes.note("finetune_room", None)
+            if not self.search.evaluated:
+                self.notes.note("plan", None)
+        self.search.plan = self._plan()
         finished = len(self.search.records)
         self.on_event(Started(self._progress(), self.settings.n_trials, finished, resumed))
         stopped_by = self._trials()
+        if not any(r.measured for r in self.search.records):
+            raise self._nothing(stopped_by)
         finalists(self.search)  # measured now, so that the last word knows the time left
         self._fix_final_images()
         with self.interrupts.patient():
@@ -245,6 +257,35 @@ class _Run:
         return SearchResult(
             *(self.run.path, records, final, self.search.plan, self.settings, stopped_by, seconds),
             measuring=self.gauge.summary(),
+            workers=self.started,
+        )
+
+    def _start_workers(self) -> None:
+        """Have the workers built; the time limit leaves that out."""
+        seconds = self.engine.start()
+        if isinstance(self.engine, InProcessEngine):
+            return
+        self.clock.excluded_s, workers = seconds, self.engine.capacity
+        text = f"{workers} worker{'s' * (workers > 1)} started in {seconds:.1f} s"
+        self.started = f"{text}, which the time limit leaves out"
+        self.on_event(Working(self._progress(), self.started))
+
+    def _nothing(self, stopped_by: str) -> NothingEvaluated:
+        """What was missing, where no trial gave a quality."""
+        failed = [r for r in self.search.records if r.state == "failed"]
+        if failed:
+            return NothingEvaluated(
+                f"all {len(failed)} trials failed, the first with: {failed[0].reason}; see"
+                f" {self.run.path / 'trials.csv'}"
+            )
+        if stopped_by == "timeout_s":
+            return NothingEvaluated(
+                f"no trial was run: {self.clock.account()}; go on with `autotok resume"
+                f" {self.run.path} --timeout SECONDS`, 0 for no limit"
+            )
+        return NothingEvaluated(
+            f"no trial was run: none of {len(self.search.records)} proposals is inside the budget;"
+            " give a larger budget or a space with more room"
         )
 
     def _check_fingerprint(self) -> None:

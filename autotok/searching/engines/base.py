@@ -35,6 +35,14 @@ class Engine(Protocol):
         """Jobs that may be under way at once."""
         ...
 
+    def start(self) -> float:
+        """Wait until the workers are built; the seconds that took since the engine was made.
+
+        Raises:
+            AutotokError: no worker can be built.
+        """
+        ...
+
     def submit(self, job: Job) -> None:
         """Take a job; never more than `capacity` are open."""
         ...
@@ -56,7 +64,7 @@ def run_job(worker: Worker, job: Job) -> Outcome:
         if job.task == "finetune":
             assert worker.finetune is not None
             tuned = worker.finetune(job.config)
-        else:
+        elif job.task == "evaluate":
             tally = worker.evaluate(job.config, job.start, job.stop)
     except KeyboardInterrupt:
         raise

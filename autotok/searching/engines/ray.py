@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autotok.config import CompressionConfig
 from autotok.errors import AutotokError, ConfigError
 
 from .base import Job, Outcome, WorkerFactory, failure, run_job
@@ -84,6 +85,7 @@ class RayEngine:
         needs = {"cpu": 1.0, **plain(resources)}
         self._ray: Any = load_ray()
         self._started = False
+        self._begin = time.monotonic()
         self._exchange = Exchange()
         self._thread: threading.Thread | None = None
         self._actors: set[Any] = set()
@@ -106,6 +108,18 @@ class RayEngine:
         except BaseException:
             self.close()
             raise
+
+    def start(self) -> float:
+        """Wait until as many workers are built as do jobs; the seconds since this was made.
+
+        Raises:
+            AutotokError: no worker can be built.
+        """
+        for number in range(self.capacity):
+            self.submit(Job(-1 - number, CompressionConfig(), task="start"))
+        for _ in range(self.capacity):
+            self.collect()
+        return time.monotonic() - self._begin
 
     def submit(self, job: Job) -> None:
         """Take a job."""

@@ -72,9 +72,21 @@ class ProcessEngine:
         self._done: deque[Outcome] = deque()
         self._stillborn = 0
         self._closed = False
+        self._begin = time.monotonic()
         self._workers: list[_Process] = []
         for _ in range(workers):
             self._workers.append(_Process(self._threads))
+
+    def start(self) -> float:
+        """Wait until every worker is built; the seconds that took since this was made.
+
+        Raises:
+            AutotokError: no worker can be built; it is what the factory raised, if that was one.
+        """
+        with self._closing():
+            while any(worker.state == "starting" for worker in self._workers):
+                self._wait()
+        return time.monotonic() - self._begin
 
     def submit(self, job: Job) -> None:
         """Take a job, and give it to a free worker if there is one."""
@@ -87,15 +99,21 @@ class ProcessEngine:
         Raises:
             AutotokError: no worker can be built; it is what the factory raised, if that was one.
         """
-        assert not self._closed
-        try:
+        with self._closing():
             while not self._done:
                 self._hand_out()
                 self._wait()
+        return self._done.popleft()
+
+    @contextlib.contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Ends all workers where none can be built."""
+        assert not self._closed
+        try:
+            yield
         except AutotokError:
             self.close()
             raise
-        return self._done.popleft()
 
     def close(self) -> None:
         """End all workers: idle ones by closing their pipe, the others by force."""
