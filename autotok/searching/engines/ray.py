@@ -40,6 +40,7 @@ from .parcels import (
     usable_cores,
     use_threads,
 )
+from .watchdog import Watchdog
 
 __all__ = ["RayEngine"]
 
@@ -84,7 +85,7 @@ class RayEngine:
         dumped(factory)
         needs = {"cpu": 1.0, **plain(resources)}
         self._ray: Any = load_ray()
-        self._started = False
+        self._started, self._watchdog = False, Watchdog()
         self._begin = time.monotonic()
         self._exchange = Exchange()
         self._thread: threading.Thread | None = None
@@ -94,7 +95,8 @@ class RayEngine:
             if not self._ray.is_initialized():
                 self._started = True
                 if address is None:
-                    start(self._ray, workers or usable_cores(), needs)
+                    with self._watchdog.marking():
+                        start(self._ray, workers or usable_cores(), needs)
                 else:
                     join(self._ray, address)
             self.capacity = capacity(room(self._ray, needs), workers, needs)
@@ -150,6 +152,7 @@ class RayEngine:
         if self._started and self._ray.is_initialized():
             self._ray.shutdown()
         self._started = False
+        self._watchdog.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -160,6 +163,7 @@ class RayEngine:
 
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self.capacity)
         self._folder = storage / "ray"
+        shutil.rmtree(self._folder, ignore_errors=True)  # a killed driver's
         trainable = tune.with_parameters(_trainable(threads), factory=content, path=sys.path)
         tuner = tune.Tuner(
             tune.with_resources(trainable, dict(needs)),
