@@ -1,4 +1,4 @@
-"""The time limit covers what is around the search; a search without a trial says what was missing."""
+"""The time limit covers what is around a search; one without a trial says what was missing."""
 
 import dataclasses
 import time
@@ -36,5 +36,5 @@ def test_trials_that_all_fail_are_named_with_the_first_reason(tmp_path: Path) ->
         raise ValueError("no such image")
 
     settings = dataclasses.replace(LIMITED, timeout_s=None)
-    with pytest.raises(NothingEvaluated, match="all 6 trials failed, .* no such image"):
+    with pytest.raises(NothingEvaluated, match=r"all 6 trials failed, .* no such image"):
         run_search(settings, fake_problem(evaluate=evaluate), tmp_path / "run")
