@@ -14,6 +14,7 @@
     +-- NonFiniteOutput          1   a model whose output is not a number
     +-- Diverged                 1   a training whose loss left all bounds
     +-- StorageUnreachable       1   the study's database does not answer
+    +-- NothingEvaluated         1   a search in which no trial came to an end
     +-- InfeasibleBudget         3   nothing in the space meets the budget
     +-- DeviceUnreachable        4   the device to measure on is gone
 
@@ -37,6 +38,7 @@ __all__ = [
     "IncompatibleMethod",
     "InfeasibleBudget",
     "NonFiniteOutput",
+    "NothingEvaluated",
     "RunDirectoryError",
     "StorageUnreachable",
     "StudyTaken",
@@ -123,6 +125,10 @@ class Diverged(AutotokError):
 
 class StorageUnreachable(AutotokError):
     """The database that a study lives in does not answer; finished trials are in it."""
+
+
+class NothingEvaluated(AutotokError):
+    """A search in which no trial gave a quality; the message says what was missing."""
 
 
 class InfeasibleBudget(AutotokError):

@@ -13,6 +13,7 @@ import autotok
 PACKAGE = Path(autotok.__file__).parent
 FLOORS = {
     "errors": 0, "plain_data": 0, "names": 0, "tokens": 0, "config": 0, "facts": 0, "files": 0,
+    "interrupts": 0,
     "methods": 1, "backbones": 1,
     "compression": 2,
     "profiling": 3, "evaluation": 3,

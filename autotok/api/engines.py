@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.names import ENGINES, known
@@ -17,6 +19,9 @@ from autotok.searching.engines.parcels import dumped
 from autotok.searching.problem import Problem
 
 __all__ = ["ENGINES", "ProblemFactory", "make_engine"]
+
+_WARM_UP = 2
+"""Images."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,18 @@ class ProblemFactory:
     seed: int
     directory: Path
     """Run directory: where fine-tunes keep their weights and checkpoints."""
+    shared: Path | None = None
+    """Folder of what the driver shares with its workers, see `sharing`."""
 
     @classmethod
     def of(
-        cls, question: Mapping[str, Any], model: nn.Module | None, seed: int, directory: Path
+        cls,
+        question: Mapping[str, Any],
+        model: nn.Module | None,
+        seed: int,
+        directory: Path,
+        *,
+        shared: Path | None = None,
     ) -> ProblemFactory:
         """A factory for a question, and for a model object if one is given.
 
@@ -41,20 +54,27 @@ class ProblemFactory:
             ConfigError: the model does not pickle.
         """
         content = None if model is None else dumped(model, "model object")
-        return cls(dict(question), content, seed, Path(directory).absolute())
+        shared = None if shared is None else shared.absolute()
+        return cls(dict(question), content, seed, Path(directory).absolute(), shared)
 
     def __call__(self) -> Problem:
-        """The problem, loaded here."""
+        """The problem, loaded here or shared, and warm: its first trial is as fast as the next."""
         import pickle
 
         from .session import Question, build_problem
+        from .sharing import load_shared, share_images
         from .worker import WEIGHTS_FOLDER
 
         reuse_large_blocks()
-        model = None if self.model is None else pickle.loads(self.model)
+        loaded = load_shared(self.shared)
+        model = None if self.model is None or loaded else pickle.loads(self.model)
         question = Question.from_dict(self.question)
         weights = self.directory / WEIGHTS_FOLDER
-        return build_problem(question, model, seed=self.seed, weights=weights).problem
+        session = build_problem(question, model, seed=self.seed, weights=weights, loaded=loaded)
+        share_images(session.evaluator.data, self.shared)
+        with contextlib.suppress(Exception):  # if it fails, the trials say so
+            session.problem.evaluate(CompressionConfig(), 0, _WARM_UP)
+        return session.problem
 
 
 def make_engine(

@@ -60,11 +60,13 @@ def hand_over(
     *,
     compressed: Callable[[CompressionConfig], CompressedViT] | None = None,
     plug_in_only: str | None = None,
+    no_export: str = "",
 ) -> None:
     """Write everything a run directory holds beyond the study's own tables.
 
     `compressed` gives the model of a configuration, with its fine-tuned weights where it has some;
-    by default the backbone's own weights. `plug_in_only` says why nothing could be retrained.
+    by default the backbone's own weights. `plug_in_only` says why nothing could be retrained,
+    `no_export` why best/ gets weights only.
     """
     folder, final = result.directory, result.final
     write_text(folder / "env.json", json.dumps(environment(), indent=1))
@@ -74,7 +76,9 @@ def hand_over(
     if final.best is not None:
         build = compressed or partial(compress_backbone, backbone)
         evidence = _evidence(question, final.best, comparisons)
-        exports = _write_best(folder, backbone, evaluator, final.best, evidence, build)
+        formats = () if no_export else ("onnx",)
+        exports = _write_best(folder, backbone, evaluator, final.best, evidence, build, formats)
+        exports = exports or {"onnx": {"error": no_export}}
     metric = metric_of(evaluator.metric)
     points = run_points(
         front=final.front,
@@ -219,6 +223,8 @@ def _notes(result: SearchResult, plug_in_only: str | None) -> list[str]:
         f" {result.plan.few} images each and on {result.plan.more} where nothing dominated them;"
         f" the front, the controls and the uncompressed model on {result.plan.final}."
     ]
+    if result.workers:
+        notes.append(f"{result.workers}.")
     if failed:
         notes.append(f"{failed} trials failed; trials.csv gives the reasons.")
     if result.final.outside:
@@ -259,6 +265,7 @@ def _write_best(
     best: TrialRecord,
     evidence: Mapping[str, Any],
     compressed: Callable[[CompressionConfig], CompressedViT],
+    formats: Sequence[str],
 ) -> dict[str, Any]:
     """Results of the exports of best/; beside it, best.yaml."""
     assert best.config is not None
@@ -273,7 +280,7 @@ def _write_best(
         evidence=dict(evidence),
     )
     images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
-    results = save_bundle(folder / "best", model, bundle, images)
+    results = save_bundle(folder / "best", model, bundle, images, formats=formats)
     write_best(folder / "best.yaml", bundle)  # last: it names the weights of a retrained one
     exports: dict[str, Any] = results["exports"]
     return exports

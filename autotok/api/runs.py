@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from autotok.names import ENGINES, known
 from autotok.searching.budget import Budget
 from autotok.searching.comparison import Comparisons
 from autotok.searching.engines.base import Engine
+from autotok.searching.engines.workers import leave_if_reimported
 from autotok.searching.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.record import TrialRecord
 from autotok.searching.rundir import RunDirectory
@@ -37,6 +39,7 @@ from .finetune import describe
 from .handover import hand_over
 from .preflight import Asked, check_hand_over, check_names
 from .session import Question, Session, build_problem
+from .timing import Stopwatch
 from .worker import WEIGHTS_FOLDER
 
 if TYPE_CHECKING:
@@ -192,6 +195,7 @@ def search(
     device: str | None = None,
     output: str | Path | None = None,
     on_event: OnEvent | None = None,
+    began: float | None = None,
 ) -> Run:
     """Search for the best ways to compress a backbone within a budget; returns the finished run.
 
@@ -216,12 +220,16 @@ def search(
         device: Where finalists are measured: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE'.
         output: Run directory, new; under runs/ by default.
         on_event: Called with progress.
+        began: `time.monotonic()` from which the time limit counts; this call by default.
 
     Raises:
         UsageError: a name, value or file that cannot be; the message says which.
+        NothingEvaluated: no trial came to an end; the message says what was missing.
         InfeasibleBudget: nothing in the space meets the budget.
         DeviceUnreachable: the device does not answer; `resume` goes on from there.
     """
+    leave_if_reimported()
+    watch = Stopwatch() if began is None else Stopwatch(began)
     named = backbone if isinstance(backbone, str) else as_backbone(backbone).facts.name
     if isinstance(backbone, str):
         check_name(backbone)
@@ -275,9 +283,10 @@ def search(
         finetunes=settings.retrain_trials,
     )
     _say(on_event, 0.0, session.evaluator.data.labelling)
+    watch.loaded()
     directory = RunDirectory.create(folder)
     _warn_of_plug_in_only(session, settings)
-    with _engine(workers, question, model, settings, folder) as engine, leaving(measurer):
+    with _engine(workers, session, model, settings, folder) as engine, leaving(measurer):
         result = run_search(
             settings,
             measuring_on(measurer, session),
@@ -285,8 +294,9 @@ def search(
             _hearing_fine_tunes(session, on_event),
             sections={"question": question.to_dict(), "embedded_model": model is not None},
             engine=engine,
+            around=watch.around(settings.timeout_s),
         )
-    return _finish(session, result, on_event)
+    return _finish(session, result, watch, on_event)
 
 
 def resume(
@@ -299,6 +309,7 @@ def resume(
     workers: Workers | None = None,
     device: str | None = None,
     on_event: OnEvent | None = None,
+    began: float | None = None,
 ) -> Run:
     """Go on with an interrupted run, or extend a finished one; returns the finished run.
 
@@ -306,6 +317,8 @@ def resume(
     started with one; `device` replaces the run's from now on, 'none' goes on without; `storage` is
     the URL of its study where that has moved, or where its password is not in the environment.
     """
+    leave_if_reimported()
+    watch = Stopwatch() if began is None else Stopwatch(began)
     directory = RunDirectory.open(run)
     config, question = directory.read_config(), directory.section("question", Question)
     if config.get("embedded_model") and model is None:
@@ -332,8 +345,9 @@ def resume(
         finetunes=settings.retrain_trials,
     )
     _say(on_event, 0.0, session.evaluator.data.labelling)
+    watch.loaded()
     _warn_of_plug_in_only(session, settings)
-    with _engine(workers, question, model, settings, folder) as engine, leaving(measurer):
+    with _engine(workers, session, model, settings, folder) as engine, leaving(measurer):
         result = resume_search(
             measuring_on(measurer, session),
             run,
@@ -343,14 +357,15 @@ def resume(
             storage=storage,
             sections=None if device is None else {"question": question.to_dict()},
             engine=engine,
+            around=watch.around(settings.timeout_s if timeout_s is None else timeout_s),
         )
-    return _finish(session, result, on_event)
+    return _finish(session, result, watch, on_event)
 
 
 @contextlib.contextmanager
 def _engine(
     workers: Workers | None,
-    question: Question,
+    session: Session,
     model: nn.Module | None,
     settings: SearchSettings,
     folder: Path,
@@ -362,21 +377,25 @@ def _engine(
         yield None
         return
     from .engines import ProblemFactory, make_engine
+    from .sharing import SHARED_FOLDER, share
 
-    engine = make_engine(
-        workers.engine,
-        workers=workers.count,
-        ray_address=workers.ray_address,
-        resources=workers.resources,
-        factory=ProblemFactory.of(question.to_dict(), model, settings.seed, folder),
-        directory=folder,
-        trial_timeout_s=settings.trial_timeout_s,
-    )
+    question, engine = session.question.to_dict(), None
+    shared = share(session, folder / SHARED_FOLDER)
     try:
+        engine = make_engine(
+            workers.engine,
+            workers=workers.count,
+            ray_address=workers.ray_address,
+            resources=workers.resources,
+            factory=ProblemFactory.of(question, model, settings.seed, folder, shared=shared),
+            directory=folder,
+            trial_timeout_s=settings.trial_timeout_s,
+        )
         yield engine
     finally:
         if engine is not None:
             engine.close()
+        shutil.rmtree(shared, ignore_errors=True)
 
 
 def _warn_of_plug_in_only(session: Session, settings: SearchSettings) -> None:
@@ -406,8 +425,12 @@ def _hearing_fine_tunes(session: Session, on_event: OnEvent | None) -> OnEvent |
     return listen
 
 
-def _finish(session: Session, result: SearchResult, on_event: OnEvent | None) -> Run:
-    _say(on_event, 1.0, "exporting the best, drawing the front, writing the report")
+def _finish(
+    session: Session, result: SearchResult, watch: Stopwatch, on_event: OnEvent | None
+) -> Run:
+    no_export = watch.why_no_export(result.settings.timeout_s, result.seconds)
+    export = f"not exporting ({no_export})" if no_export else "exporting the best"
+    _say(on_event, 1.0, f"{export}, drawing the front, writing the report")
     with RunDirectory(result.directory).guarded():
         hand_over(
             session.question.to_dict(),
@@ -417,5 +440,6 @@ def _finish(session: Session, result: SearchResult, on_event: OnEvent | None) ->
             result,
             compressed=session.worker.compressed,
             plug_in_only=session.plug_in_only,
+            no_export=no_export,
         )
     return Run(result.directory)

@@ -106,17 +106,19 @@ def build_problem(
     seed: int = 0,
     weights: Path | None = None,
     finetunes: int | None = None,
+    loaded: tuple[Backbone, AutoFormerSupernet | None] | None = None,
 ) -> Session:
     """Load what a question names; `model` replaces the named backbone.
 
     `weights` is the folder for fine-tuned weights, inside the run directory; with 0 `finetunes`
-    nothing is retrained.
+    nothing is retrained; `loaded` is the backbone and its supernet, where another process has
+    loaded them already.
     """
     _check_files(question)
     space = load_space(question.space)
     requests = parse_budgets(question.budgets, convention=question.flops_convention)
     target = None if question.target is None else load_target(question.target)
-    backbone, supernet, structure = _load_model(question, model)
+    backbone, supernet, structure = _load_model(question, model, loaded)
     space = dataclasses.replace(space, structure=structure)
     needs_target = any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests)
     if needs_target and target is None:
@@ -166,9 +168,13 @@ def _images(question: Question, backbone: Backbone, split: str) -> DataSource:
 
 
 def _load_model(
-    question: Question, model: nn.Module | None
+    question: Question,
+    model: nn.Module | None,
+    loaded: tuple[Backbone, AutoFormerSupernet | None] | None,
 ) -> tuple[Backbone, AutoFormerSupernet | None, Structure | None]:
     """The backbone, and where subnets are searched too, its supernet and their choices."""
+    if loaded is not None and question.subnet == "fixed":
+        return loaded[0], None, None
     checkpoint = None if question.checkpoint is None else Path(question.checkpoint)
     name = question.backbone
     if question.subnet == "fixed":
@@ -182,7 +188,8 @@ def _load_model(
             " model object; leave subnet at 'fixed'"
         )
     spec, default = supernet_structure(name, checkpoint)
-    supernet = load_supernet(name, checkpoint)
+    supernet = loaded[1] if loaded is not None else None
+    supernet = supernet or load_supernet(name, checkpoint)
     structure = Structure(
         spec.embed_choices,
         spec.depth_choices,

@@ -45,7 +45,7 @@ class ModelWorker:
         """`training` loads the training images, or raises why there are none; `weights` is the
         folder of fine-tuned weights; without one nothing can be retrained."""
         self.backbone, self.evaluator = backbone, evaluator
-        self._training, self._supernet, self._weights = training, supernet, weights
+        self._training, self.supernet, self._weights = training, supernet, weights
         self.on_finetune: Callable[[FineTuneProgress], None] | None = None
         """Told after every step of a fine-tune."""
         self._teacher: Teacher | None = None
@@ -57,12 +57,12 @@ class ModelWorker:
         """The backbone, or a view of another subnet on the supernet's weights."""
         if subnet is None:
             return self.backbone
-        if self._supernet is None:
+        if self.supernet is None:
             raise ConfigError(
                 f"backbone '{self.backbone.facts.name}' was loaded without its supernet, so it has"
                 " no other subnets"
             )
-        view = SupernetView(self._supernet, subnet, name=self.backbone.facts.name)
+        view = SupernetView(self.supernet, subnet, name=self.backbone.facts.name)
         return view.eval()
 
     def compressed(self, config: CompressionConfig) -> CompressedViT:

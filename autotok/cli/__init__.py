@@ -15,15 +15,22 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line and exit."""
     from autotok.errors import AutotokError
+    from autotok.interrupts import Interrupts
 
     from . import calibrate, catalog, dashboard, doctor, finetune, models, runs, supernet  # noqa: F401
     from .app import app
 
     try:
-        app()
+        with Interrupts():
+            app()
     except AutotokError as error:
         sys.stderr.write(f"autotok: {error}\n")
         sys.exit(error.exit_code)
+    except SystemExit as ended:  # typer makes one of a KeyboardInterrupt, and says nothing
+        cause = getattr(ended.__context__, "__cause__", None)
+        if isinstance(cause, KeyboardInterrupt):
+            sys.stderr.write(f"autotok: {str(cause) or 'interrupted'}\n")
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("autotok: interrupted\n")
         sys.exit(130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -65,4 +66,12 @@ def print_closing(run: Run) -> None:
     if found["best"] is None:
         screen.print("nothing inside the budget could be evaluated; see trials.csv for the reasons")
     screen.print(f"run directory: {run.directory}", markup=False)
-    screen.print("  best.yaml, best/ (weights, ONNX), pareto.csv, pareto.png, report.html")
+    screen.print(f"  {', '.join(_what_there_is(run.directory))}", markup=False)
+
+
+def _what_there_is(folder: Path) -> list[str]:
+    """Files of a run to look at, of those that exist."""
+    names = ("best.yaml", "best", "trials.csv", "pareto.csv", "pareto.png", "report.html")
+    there = [name for name in names if (folder / name).exists()]
+    content = "weights, ONNX" if (folder / "best" / "model.onnx").is_file() else "weights"
+    return [f"best/ ({content})" if name == "best" else name for name in there]

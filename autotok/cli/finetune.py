@@ -145,9 +145,10 @@ def _run(
             result = run(
                 config, output=folder, resume=resume, on_progress=bar.update, **arguments
             ).to_dict()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            how = str(error) or "interrupted"
             again = f"autotok finetune {_words(config)} -o {shlex.quote(str(folder))}"
-            sys.stderr.write(f"autotok: interrupted; go on with `{again} --resume`\n")
+            sys.stderr.write(f"autotok: {how}; go on with `{again} --resume`\n")
             raise typer.Exit(INTERRUPTED) from None
     if json:
         print_json(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,7 @@ TrialsOption = Annotated[
 ]
 TimeoutOption = Annotated[
     float | None,
-    typer.Option("--timeout", min=0, help="Seconds for the search, last word included; 0: none."),
+    typer.Option("--timeout", min=0, help="Seconds for the whole command; 0: no limit."),
 ]
 FinetunesOption = Annotated[
     int | None,
@@ -122,6 +123,7 @@ def search(
 
     Without --backbone and --data, the built-in demo: an AutoFormer supernet on cluttered digits.
     """
+    began = time.monotonic()  # nothing heavy was imported before
     configure_logging(verbose=verbose, quiet=quiet)
     from autotok.api.preflight import Asked, check_names
     from autotok.searching.rundir import RunDirectory
@@ -183,9 +185,11 @@ def search(
                 settings=settings,
                 output=folder,
                 on_event=bar,
+                began=began,
             ),
         )
     _close(run, json)
+    _insist_on_a_best(run)
 
 
 @app.command()
@@ -209,6 +213,7 @@ def resume(
     verbose: VerboseFlag = False,
 ) -> None:
     """Go on with an interrupted search; nothing finished is run again."""
+    began = time.monotonic()  # nothing heavy was imported before
     configure_logging(verbose=verbose, quiet=quiet)
     from autotok.api import runs
 
@@ -225,9 +230,11 @@ def resume(
                 workers=_workers(workers, engine, ray_address, resource),
                 device=device,
                 on_event=bar,
+                began=began,
             ),
         )
     _close(finished, json)
+    _insist_on_a_best(finished)
 
 
 @app.command()
@@ -260,8 +267,12 @@ def _resumable(folder: Path, work: Any) -> Run:
 
     try:
         run: Run = work()
-    except KeyboardInterrupt:
-        sys.stderr.write(f"autotok: interrupted; go on with `autotok resume {folder}`\n")
+    except KeyboardInterrupt as error:
+        how = str(error) or "interrupted"
+        go_on = "nothing had begun"
+        if (folder / "config.yaml").is_file():
+            go_on = f"everything finished is kept: go on with `autotok resume {folder}`"
+        sys.stderr.write(f"autotok: {how}; {go_on}\n")
         raise typer.Exit(INTERRUPTED) from None
     except DeviceUnreachable as error:
         if not (folder / "config.yaml").is_file():
@@ -271,6 +282,12 @@ def _resumable(folder: Path, work: Any) -> Run:
             f" device by `autotok resume {folder} --device none`"
         ) from error
     return run
+
+
+def _insist_on_a_best(run: Run) -> None:
+    """A search that can recommend nothing has not done what it was asked: exit code 1."""
+    if run.records()["best"] is None:
+        raise typer.Exit(1)
 
 
 def _close(run: Run, json: bool) -> None:

@@ -62,8 +62,8 @@ def supernet_train(
                 on_training=show,
                 on_judging=lambda share, text: bar.update(share, f"judging {text}"),
             )
-        except KeyboardInterrupt:
-            _interrupted(f"autotok supernet train {recipe} -o {output} --resume")
+        except KeyboardInterrupt as error:
+            _interrupted(error, f"autotok supernet train {recipe} -o {output} --resume")
     print_json(results)
 
 
@@ -197,8 +197,8 @@ def supernet_search(
     with StepProgress("evolution", quiet=quiet) as bar:
         try:
             result = search_subnets(question, output, resume=resume, on_progress=bar.update)
-        except KeyboardInterrupt:
-            _interrupted("the same command and --resume")
+        except KeyboardInterrupt as error:
+            _interrupted(error, "the same command and --resume")
     if json:
         print_json(result)
         return
@@ -222,6 +222,6 @@ def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]
 
 
-def _interrupted(command: str) -> NoReturn:
-    sys.stderr.write(f"autotok: interrupted; go on with {command}\n")
+def _interrupted(error: KeyboardInterrupt, command: str) -> NoReturn:
+    sys.stderr.write(f"autotok: {str(error) or 'interrupted'}; go on with {command}\n")
     raise typer.Exit(INTERRUPTED) from None

@@ -16,6 +16,7 @@ from .classes import Source, understand
 from .layout import HELD_OUT_SEED, Layout, Listing, list_images, source_of
 from .order import nested_order
 from .preprocessing import Preprocessing
+from .shared_pixels import SharedPixels
 
 __all__ = ["FolderData", "PixelCache"]
 
@@ -31,15 +32,21 @@ class PixelCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._pixels: OrderedDict[int, Tensor] = OrderedDict()
+        self.shared: SharedPixels | None = None
+        """Kept there instead, for all processes of a run."""
 
     def get(self, index: int) -> Tensor | None:
         """The pixels, or None if they have to be decoded again."""
+        if self.shared is not None:
+            return self.shared.get(index)
         if index in self._pixels:
             self._pixels.move_to_end(index)
         return self._pixels.get(index)
 
     def put(self, index: int, pixels: Tensor) -> None:
         """Remember pixels; those not used for longest make room."""
+        if self.shared is not None:
+            return self.shared.put(index, pixels)
         self._pixels[index] = pixels
         self._bytes += pixels.nbytes
         while self._bytes > self._max_bytes and len(self._pixels) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from dataclasses import dataclass, field
 
 from autotok.config import CompressionConfig
 
@@ -11,43 +12,65 @@ from .loop import Search
 from .problem import Problem
 from .settings import Plan, SearchSettings, make_plan, members
 
-__all__ = ["Clock"]
+__all__ = ["Around", "Clock"]
 
 _SPEED_IMAGES = 8
 _MOST_ROOM = 4.0
+_LEAST_S = 1.0
+"""A plan is made for so much at least."""
 _SLACK = 1.1
 """Estimates are stretched by this: the machine may be busier later."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What the time limit covers besides the search itself."""
+
+    begin: float = field(default_factory=time.monotonic)
+    """`time.monotonic()` from which it counts: before models and data were loaded."""
+    handover_s: float = 0.0
+    """Set aside for what follows: the export and the report."""
 
 
 class Clock:
     """Time used and time needed; everything is unlimited without a time limit."""
 
     def __init__(
-        self, settings: SearchSettings, search: Search, capacity: int, begin: float
+        self, settings: SearchSettings, search: Search, capacity: int, around: Around
     ) -> None:
         self._settings, self._search, self._capacity = settings, search, capacity
-        self._begin = begin
+        self._around, self._limit_s = around, settings.timeout_s
+        if self._limit_s is not None:
+            self._limit_s -= around.handover_s
         self.reserved_s = 0.0
         """Set aside for measuring the finalists."""
+        self._expected_speed = 0.0
+        self.excluded_s = 0.0
+        """Outside the limit: the start of worker processes."""
         self._before = float(sum(r.seconds for r in search.records)) / capacity
 
     def elapsed(self) -> float:
         """Seconds used by this process and by those before it."""
-        return self._before + time.monotonic() - self._begin
+        return self._before + time.monotonic() - self._around.begin - self.excluded_s
+
+    def account(self) -> str:
+        """Where the time limit went before the first trial, in words."""
+        limit, given = self._settings.timeout_s, self._around.handover_s
+        said = f"{self.elapsed():.0f} s of the time limit of {limit:g} s went into loading"
+        return f"{said}, and {given:.0f} s are set aside for export and report" if given else said
 
     def make_plan(self, problem: Problem) -> Plan:
         """Images per fidelity and effort per fine-tune, from the speed of the uncompressed model
         scaled to the cost at the limit of the budget."""
         seconds, promotes = 0.0, self._search.drafts.promotes
         settings = self._settings
-        if settings.timeout_s is not None and self.reserved_s:
-            left = settings.timeout_s - self.elapsed() - self.reserved_s
-            settings = dataclasses.replace(settings, timeout_s=max(0.2 * settings.timeout_s, left))
         macs = problem.costs.cost(CompressionConfig()).macs
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
         at_limit = min([macs, *limits])
-        if self._settings.timeout_s is not None:
-            seconds = _seconds_per_image(problem) * at_limit / macs
+        if self._limit_s is not None:
+            seconds = self._expected_speed = _seconds_per_image(problem) * at_limit / macs
+            left = self._limit_s - self.elapsed() - self.reserved_s
+            settings = dataclasses.replace(settings, timeout_s=max(_LEAST_S, left))
         return make_plan(
             settings,
             problem.total_images,
@@ -58,27 +81,29 @@ class Clock:
 
     def closes_trials(self) -> bool:
         """Whether no time is left for another trial: the rest is for fine-tunes and last word."""
-        if self._settings.timeout_s is None:
+        if self._limit_s is None:
             return False
         plan, enough = self._search.plan, self._search.evaluated >= self._settings.min_trials
         reserved = self._last_word_s() * (plan.final if enough else plan.more) + self.reserved_s
+        if not self._search.evaluated:  # a first trial that leaves no time to judge it is no use
+            reserved += self._speed() * plan.few
         if enough and self._search.drafts.promotes:
             reserved += plan.finetunes * self._finetune_s() / self._capacity
-        return self.elapsed() + reserved > self._settings.timeout_s
+        return self.elapsed() + reserved > self._limit_s
 
     def closes_promotions(self) -> bool:
         """Whether another fine-tune would eat the last word's time."""
-        if self._settings.timeout_s is None:
+        if self._limit_s is None:
             return False
         plan = self._search.plan
         needed = self._finetune_s() + self._speed() * plan.more + self.reserved_s
         needed += self._last_word_s() * plan.final + self._control_s()
-        return self.elapsed() + needed > self._settings.timeout_s
+        return self.elapsed() + needed > self._limit_s
 
     def finetune_room(self) -> float:
         """How many times the planned effort each fine-tune can have, 1 to 4, now that trials are
         over; the random control's counts as one more."""
-        plan, limit = self._search.plan, self._settings.timeout_s
+        plan, limit = self._search.plan, self._limit_s
         if limit is None or not plan.finetunes or not plan.finetune_s:
             return 1.0
         left = limit - self.elapsed() - self._last_word_s() * plan.final - self.reserved_s
@@ -88,7 +113,7 @@ class Clock:
 
     def final_images(self, total: int) -> int:
         """Images of the last word that the time left affords."""
-        plan, limit = self._search.plan, self._settings.timeout_s
+        plan, limit = self._search.plan, self._limit_s
         if limit is None or self._settings.images_final is not None:
             return plan.final
         left = limit - self.elapsed() - self._control_s()
@@ -111,11 +136,11 @@ class Clock:
         return _SLACK * count * self._speed() / min(count, self._capacity)
 
     def _speed(self) -> float:
-        """Seconds per image over the trials so far, fine-tunes apart."""
+        """Seconds per image over the trials so far, fine-tunes apart; before them as planned."""
         done = [r for r in self._search.records if r.score is not None and r.state == "complete"]
         done = [r for r in done if r.tuned is None]
         images = sum(r.score.num_images for r in done if r.score is not None)
-        return sum(r.seconds for r in done) / images if images else 0.0
+        return sum(r.seconds for r in done) / images if images else self._expected_speed
 
 
 def _seconds_per_image(problem: Problem) -> float:

@@ -21,7 +21,7 @@ class Job:
     start: int = 0
     stop: int = 0
     task: str = "evaluate"
-    """'evaluate' or 'finetune' (which gives the weights; nothing is evaluated)."""
+    """'evaluate', 'finetune' (which gives the weights; nothing is evaluated), 'start' (neither)."""
 
 
 @dataclass

@@ -55,6 +55,8 @@ class StudyIdentity:
     """Of the problem; empty leaves it open."""
     access: str = "new"
     """'new': there must be none yet. 'own': the run's own, if it is there already. 'join': any."""
+    crashed: bool = False
+    """Whether the last process that worked on it here ended by a fatal signal of its own."""
 
 
 def check_study(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,10 @@ from .settings import SAMPLERS
 from .space import Parameter, Params, SearchSpace
 from .storage import damaged_journal, is_url, open_storage, storage_errors
 
-__all__ = ["Proposals"]
+__all__ = ["CRASH", "Proposals"]
 
+CRASH = 3
+"""Deaths from outside that one crash weighs as much as."""
 _HISTORY, _ELITE = 90, 45
 """Trials that TPE and GP look at, and how many of those are on the front: bounds an ask's time."""
 _INTERRUPTED = "interrupted: the process ended during this trial"
@@ -114,6 +117,11 @@ class Proposals:
         self._front: dict[int, NDArray[np.float64]] = {}
         self._next = 0
         self._pending: dict[int, FrozenTrial] = {}
+        self.deaths: Counter[int] = Counter()
+        """By logical number: 1 for each process that died while it ran this trial itself, `CRASH`
+        for one that ended by a fatal signal of its own."""
+        self.in_process = False
+        """Whether trials run in this process, whose death is then theirs."""
         self.records: list[TrialRecord] = []
         self._unhold: Callable[[], object] = lambda: None
         if not is_url(storage):
@@ -137,6 +145,8 @@ class Proposals:
             if not trial.state.is_finished():
                 trial = self._settled(trial)
             record = _record_of(trial)
+            if "died" in trial.user_attrs:
+                self.deaths[int(trial.user_attrs["number"])] += int(trial.user_attrs["died"])
             if record is not None:
                 found.setdefault(record.number, (record, trial))
         for _, (record, trial) in sorted(found.items()):
@@ -150,6 +160,9 @@ class Proposals:
             self._finish(trial._trial_id, TrialRecord.from_dict(json.loads(told)))
         else:
             storage.set_trial_user_attr(trial._trial_id, "reason", _INTERRUPTED)
+            if attrs.get("in_process"):
+                weight = CRASH if self._identity.crashed else 1
+                storage.set_trial_user_attr(trial._trial_id, "died", weight)
             storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         return storage.get_trial(trial._trial_id)
 
@@ -244,7 +257,7 @@ class Proposals:
             state=TrialState.RUNNING,
             params=dict(record.params),
             distributions=self._distributions(record.params),
-            user_attrs=attributes(record),
+            user_attrs={**attributes(record), "in_process": self.in_process},
             system_attrs=self._sampler_attrs(record.number) | _shown(constraints),
             constraints=dict(constraints or {}),
         )

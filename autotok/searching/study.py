@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import CompressionConfig
-from autotok.errors import StudyTaken
+from autotok.errors import NothingEvaluated, StudyTaken
+from autotok.interrupts import Interrupts
 
-from .clock import Clock
+from .clock import Around, Clock
 from .comparison import compare_front
 from .engines.base import Engine, Outcome
 from .engines.local import InProcessEngine
@@ -47,6 +48,8 @@ _LOG = logging.getLogger(__name__)
 _TABLE_EVERY_S = 5.0
 _LAST_WORD_SHARE = 0.25
 """Of the progress shown."""
+_DEADLY = 2 * CRASH
+"""Deaths of the process in a trial after which it is not tried again."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class SearchResult:
     seconds: float
     measuring: Mapping[str, Any] = field(default_factory=dict)
     """What was measured on a device and how predictions compare, `Gauge.summary()`."""
+    workers: str = ""
+    """How many workers were started and what that took, in words; '' without any."""
 
     @property
     def front(self) -> tuple[TrialRecord, ...]:
@@ -87,20 +92,24 @@ def run_search(
     *,
     sections: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
+    around: Around | None = None,
 ) -> SearchResult:
     """A whole search in a new run directory.
 
     `sections` are further parts of config.yaml: what the caller needs to build the problem again.
+    `around` is what the time limit covers besides the search itself.
 
     Raises:
         InfeasibleBudget: nothing in the space meets the budgets; the nearest feasible one is named.
+        NothingEvaluated: no trial came to an end; the message says what was missing.
         RunDirectoryError: the directory holds something already or cannot be written.
         StudyTaken: the study named exists already, or may not be joined.
         StorageUnreachable: the study's database does not answer.
         DeviceUnreachable: the device to measure on is gone; `resume_search` goes on from there.
-        KeyboardInterrupt: passed on after saving; `resume_search` goes on from there.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP (`Interrupted`): the first one after the trial
+            in hand, the second at once; what is finished is saved, `resume_search` goes on there.
     """
-    begin = time.monotonic()
+    around = around or Around()
     run = directory if isinstance(directory, RunDirectory) else RunDirectory.create(directory)
     gauge = Gauge(problem, _saying(on_event))
     run_id = new_id()
@@ -120,7 +129,7 @@ def run_search(
                 **(sections or {}),
             }
             run.write_config(config)
-            job = _Run(settings, gauge, run, on_event, engine, begin, identity)
+            job = _Run(settings, gauge, run, on_event, engine, around, identity)
         except StudyTaken:
             run.discard(config=True)
             raise
@@ -140,6 +149,7 @@ def resume_search(
     storage: str | None = None,
     sections: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
+    around: Around | None = None,
 ) -> SearchResult:
     """Go on with a run: finished trials stay, interrupted ones run again.
 
@@ -147,7 +157,7 @@ def resume_search(
     `storage` says where the study is now, or gives the password of its URL, which no file keeps.
     `sections` replace parts of its config.yaml, for the resumes to come.
     """
-    begin = time.monotonic()
+    around = around or Around()
     run = RunDirectory.open(directory)
     run.claim()
     with run.held():
@@ -165,7 +175,8 @@ def resume_search(
         gauge = Gauge(problem)
         access = "join" if settings.join or settings.storage is None else "own"
         identity = identity_of(settings, gauge, str(config["run_id"]), access)
-        job = _Run(settings, gauge, run, on_event, engine, begin, identity)
+        identity = dataclasses.replace(identity, crashed=crashed_before(run.path))
+        job = _Run(settings, gauge, run, on_event, engine, around, identity)
         if said != config:
             run.write_config(said)
         return job.go(resumed=True, extended=bool(changes))
@@ -213,27 +224,35 @@ class _Run:
         run: RunDirectory,
         on_event: OnEvent | None,
         engine: Engine | None,
-        begin: float,
+        around: Around,
         identity: StudyIdentity,
     ) -> None:
         self.settings, self.gauge, self.run = settings, gauge, run
         self.engine = engine or InProcessEngine(gauge.original)
         self.on_event: OnEvent = on_event or (lambda event: None)
         self._table_written = 0.0
+        self.started = ""
+        self.interrupts = Interrupts(self._on_request)
         gauge.on_measure = _saying(on_event, self._progress)
         with run.guarded():
             self.notes = open_proposals(settings, gauge.original, run.study_log, identity)
             gauge.keep_in(self.notes)
+        self.notes.in_process = isinstance(self.engine, InProcessEngine)
         self.problem = gauge.problem
         self.search = Search(settings, self.problem, self.notes, Plan(1, 1, 1), gauge)
-        self.clock = Clock(settings, self.search, self.engine.capacity, begin)
+        self.clock = Clock(settings, self.search, self.engine.capacity, around)
 
     def go(self, *, resumed: bool, extended: bool = False) -> SearchResult:
         try:
             advice = f"bring it back and continue with `autotok resume {self.run.path}`"
             advice += ": finished trials are safe"
             storage = self.settings.storage or self.run.study_log
-            with self.run.guarded(), storage_errors(storage, advice):
+            with (
+                self.run.guarded(),
+                storage_errors(storage, advice),
+                self.interrupts,
+                faults_told(self.run.path),
+            ):
                 return self._go(resumed=resumed, extended=extended)
         except BaseException:
             self._save_what_there_is()
@@ -244,18 +263,24 @@ class _Run:
 
     def _go(self, *, resumed: bool, extended: bool) -> SearchResult:
         self.notes.describe(study_note(self.run.read_config(), self.search.objectives))
+        self._start_workers()
         self.clock.reserved_s = self.gauge.expected_s(self.settings.front_size)
-        self.search.plan = self._plan()
         if extended:
             self.notes.note("closed", None)
             self.notes.note("promoted", None)
             self.notes.note("finetune_room", None)
+            if not self.search.evaluated:
+                self.notes.note("plan", None)
+        self.search.plan = self._plan()
         finished = len(self.search.records)
         self.on_event(Started(self._progress(), self.settings.n_trials, finished, resumed))
         stopped_by = self._trials()
+        if not any(r.measured for r in self.search.records):
+            raise self._nothing(stopped_by)
         finalists(self.search)  # measured now, so that the last word knows the time left
         self._fix_final_images()
-        final = last_word(self.search, self.engine, self._on_final)
+        with self.interrupts.patient():
+            final = last_word(self.search, self.engine, self._on_final)
         self._write(final)
         seconds = self.clock.elapsed()
         self.on_event(Done(1.0, self.search.evaluated, len(final.front), stopped_by))
@@ -263,6 +288,35 @@ class _Run:
         return SearchResult(
             *(self.run.path, records, final, self.search.plan, self.settings, stopped_by, seconds),
             measuring=self.gauge.summary(),
+            workers=self.started,
+        )
+
+    def _start_workers(self) -> None:
+        """Have the workers built; the time limit leaves that out."""
+        seconds = self.engine.start()
+        if isinstance(self.engine, InProcessEngine):
+            return
+        self.clock.excluded_s, workers = seconds, self.engine.capacity
+        text = f"{workers} worker{'s' * (workers > 1)} started in {seconds:.1f} s"
+        self.started = f"{text}, which the time limit leaves out"
+        self.on_event(Working(self._progress(), self.started))
+
+    def _nothing(self, stopped_by: str) -> NothingEvaluated:
+        """What was missing, where no trial gave a quality."""
+        failed = [r for r in self.search.records if r.state == "failed"]
+        if failed:
+            return NothingEvaluated(
+                f"all {len(failed)} trials failed, the first with: {failed[0].reason}; see"
+                f" {self.run.path / 'trials.csv'}"
+            )
+        if stopped_by == "timeout_s":
+            return NothingEvaluated(
+                f"no trial was run: {self.clock.account()}; go on with `autotok resume"
+                f" {self.run.path} --timeout SECONDS`, 0 for no limit"
+            )
+        return NothingEvaluated(
+            f"no trial was run: none of {len(self.search.records)} proposals is inside the budget;"
+            " give a larger budget or a space with more room"
         )
 
     # --- time
@@ -321,14 +375,22 @@ class _Run:
 
     def _fill(self, ask: Callable[[], Job | None], closes: Callable[[int], str]) -> str:
         """Keep the engine busy until `closes(open jobs)` gives a reason or nothing is left."""
+        with self.interrupts.patient():
+            return self._filled(ask, closes)
+
+    def _filled(self, ask: Callable[[], Job | None], closes: Callable[[int], str]) -> str:
         open_jobs, stopped_by = 0, ""
         while not stopped_by or open_jobs:
             while not stopped_by and open_jobs < self.engine.capacity:
-                stopped_by = closes(open_jobs)
+                stopped_by = self.interrupts.asked or closes(open_jobs)
                 found = None if stopped_by else ask()
                 if found is None:
                     stopped_by = stopped_by or "exhausted"
                     break
+                if self.notes.deaths[found.number] >= _DEADLY:
+                    why = "the process died in this trial each time"
+                    self._finished(self.search.fail(found.number, why, 0.0))
+                    continue
                 self._submit(found)
                 open_jobs += 1
             if open_jobs:
@@ -361,10 +423,13 @@ class _Run:
             if step.start:
                 self.on_event(Promoted(self._progress(), number, step.stop))
             return 0
-        front = len(self.search.front())
-        self.on_event(TrialFinished(self._progress(), step, self.search.evaluated, front))
-        self._write_trials()
+        self._finished(step)
         return 1
+
+    def _finished(self, record: TrialRecord) -> None:
+        front = len(self.search.front())
+        self.on_event(TrialFinished(self._progress(), record, self.search.evaluated, front))
+        self._write_trials()
 
     def _take(self, outcome: Outcome) -> Job | TrialRecord:
         number = outcome.job.number
@@ -382,9 +447,14 @@ class _Run:
             share = max(share, self.clock.elapsed() / self.settings.timeout_s)
         return (1.0 - _LAST_WORD_SHARE) * min(1.0, share)
 
+    def _on_request(self, signal_name: str) -> None:
+        text = f"{signal_name}: stopping after the trial in hand; once more stops at once"
+        self.on_event(Working(self._progress(), text))
+
     def _on_final(self, record: TrialRecord, done: int, total: int) -> None:
         progress = 1.0 - _LAST_WORD_SHARE * (1.0 - done / max(1, total))
         self.on_event(FinalEvaluation(min(1.0, progress), record, done, total))
+        self.interrupts.check()
 
     # --- tables
 

@@ -16,6 +16,8 @@ class SlowEvaluator(FakeEvaluator):
     """Takes a moment, so that kills land inside evaluations as well as between them."""
 
     def __call__(self, config: CompressionConfig, start: int, stop: int) -> FakeTally:
+        if os.environ.get("AUTOTOK_TEST_ABORT") == config.config_id:
+            os.abort()
         time.sleep(float(os.environ.get("AUTOTOK_TEST_DELAY", "0")))
         return super().__call__(config, start, stop)
 

@@ -35,6 +35,14 @@ class Engine(Protocol):
         """Jobs that may be under way at once."""
         ...
 
+    def start(self) -> float:
+        """Wait until the workers are built; the seconds that took since the engine was made.
+
+        Raises:
+            AutotokError: no worker can be built.
+        """
+        ...
+
     def submit(self, job: Job) -> None:
         """Take a job; never more than `capacity` are open."""
         ...
@@ -56,14 +64,16 @@ def run_job(worker: Worker, job: Job) -> Outcome:
         if job.task == "finetune":
             assert worker.finetune is not None
             tuned = worker.finetune(job.config)
-        else:
+        elif job.task == "evaluate":
             tally = worker.evaluate(job.config, job.start, job.stop)
-    except Exception as raised:  # a trial may fail in any way; the search goes on
+    except KeyboardInterrupt:
+        raise
+    except BaseException as raised:  # a trial may fail in any way, SystemExit; the search goes on
         error = failure(raised)
     return Outcome(job, tally, time.perf_counter() - begin, error, tuned)
 
 
-def failure(error: Exception) -> str:
+def failure(error: BaseException) -> str:
     """An exception as one line."""
     lines = str(error).strip().splitlines()
     words = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

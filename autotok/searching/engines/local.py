@@ -19,6 +19,10 @@ class InProcessEngine:
         self._worker = worker
         self._jobs: deque[Job] = deque()
 
+    def start(self) -> float:
+        """At once."""
+        return 0.0
+
     def submit(self, job: Job) -> None:
         """Queue a job."""
         self._jobs.append(job)

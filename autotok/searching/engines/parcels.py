@@ -65,7 +65,7 @@ def packed(outcome: Outcome) -> bytes:
         return pickle.dumps(Outcome(outcome.job, None, outcome.seconds, failure(error)))
 
 
-def build_error(error: Exception) -> tuple[type[AutotokError], str]:
+def build_error(error: BaseException) -> tuple[type[AutotokError], str]:
     """What a factory raised, so that it travels: our errors keep their class and sentence."""
     if isinstance(error, AutotokError):
         return type(error), str(error)

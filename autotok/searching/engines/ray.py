@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autotok.config import CompressionConfig
 from autotok.errors import AutotokError, ConfigError
 
 from .base import Job, Outcome, WorkerFactory, failure, run_job
@@ -39,6 +40,7 @@ from .parcels import (
     usable_cores,
     use_threads,
 )
+from .watchdog import Watchdog
 
 __all__ = ["RayEngine"]
 
@@ -83,7 +85,8 @@ class RayEngine:
         dumped(factory)
         needs = {"cpu": 1.0, **plain(resources)}
         self._ray: Any = load_ray()
-        self._started = False
+        self._started, self._watchdog = False, Watchdog()
+        self._begin = time.monotonic()
         self._exchange = Exchange()
         self._thread: threading.Thread | None = None
         self._actors: set[Any] = set()
@@ -92,7 +95,8 @@ class RayEngine:
             if not self._ray.is_initialized():
                 self._started = True
                 if address is None:
-                    start(self._ray, workers or usable_cores(), needs)
+                    with self._watchdog.marking():
+                        start(self._ray, workers or usable_cores(), needs)
                 else:
                     join(self._ray, address)
             self.capacity = capacity(room(self._ray, needs), workers, needs)
@@ -106,6 +110,18 @@ class RayEngine:
         except BaseException:
             self.close()
             raise
+
+    def start(self) -> float:
+        """Wait until as many workers are built as do jobs; the seconds since this was made.
+
+        Raises:
+            AutotokError: no worker can be built.
+        """
+        for number in range(self.capacity):
+            self.submit(Job(-1 - number, CompressionConfig(), task="start"))
+        for _ in range(self.capacity):
+            self.collect()
+        return time.monotonic() - self._begin
 
     def submit(self, job: Job) -> None:
         """Take a job."""
@@ -136,6 +152,7 @@ class RayEngine:
         if self._started and self._ray.is_initialized():
             self._ray.shutdown()
         self._started = False
+        self._watchdog.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -146,6 +163,7 @@ class RayEngine:
 
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self.capacity)
         self._folder = storage / "ray"
+        shutil.rmtree(self._folder, ignore_errors=True)  # a killed driver's
         trainable = tune.with_parameters(_trainable(threads), factory=content, path=sys.path)
         tuner = tune.Tuner(
             tune.with_resources(trainable, dict(needs)),
@@ -177,7 +195,7 @@ def _fit(tuner: Any, exchange: Exchange) -> None:
     try:
         tuner.fit()
     except BaseException as error:  # whatever it is, the driver must not wait for ever
-        reason = failure(error) if isinstance(error, Exception) else type(error).__name__
+        reason = failure(error)
     exchange.break_off(AutotokError(f"Ray Tune stopped in mid-search: {reason}"))
 
 
@@ -235,7 +253,7 @@ def _trainable(threads: int) -> Any:
             sys.path.extend(folder for folder in path if folder not in sys.path)
             try:
                 self._worker = pickle.loads(factory)()
-            except Exception as error:  # told to the driver, where it ends the search
+            except BaseException as error:  # told to the driver, where it ends the search
                 self._unable = base64.b64encode(pickle.dumps(build_error(error))).decode()
             use_threads(threads)
 

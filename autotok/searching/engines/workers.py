@@ -22,15 +22,20 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 
 from autotok.errors import AutotokError, ConfigError
+from autotok.interrupts import SIGNALS
 
 from .base import Job, Outcome, WorkerFactory, run_job
 from .parcels import build_error, dumped, packed, rebuilt, threads_per_worker, use_threads
 
-__all__ = ["ProcessEngine"]
+__all__ = ["ProcessEngine", "leave_if_reimported"]
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 2
-"""Of a job whose worker dies, and of starting a worker."""
+"""Of a job whose worker dies."""
+_STARTS = 4
+"""Workers in a row that may die while they start."""
+_REIMPORTED = 86
+"""Exit code of a worker that found itself running the caller's script again."""
 _FAREWELL_S = 1.0
 _CONTEXT = multiprocessing.get_context("spawn")
 
@@ -56,6 +61,7 @@ class ProcessEngine:
         Raises:
             ConfigError: `workers` is not positive, or the factory does not pickle.
         """
+        leave_if_reimported()
         if workers < 1:
             raise ConfigError(f"workers is {workers}; it must be at least 1")
         self.capacity = workers
@@ -66,9 +72,21 @@ class ProcessEngine:
         self._done: deque[Outcome] = deque()
         self._stillborn = 0
         self._closed = False
+        self._begin = time.monotonic()
         self._workers: list[_Process] = []
         for _ in range(workers):
             self._workers.append(_Process(self._threads))
+
+    def start(self) -> float:
+        """Wait until every worker is built; the seconds that took since this was made.
+
+        Raises:
+            AutotokError: no worker can be built; it is what the factory raised, if that was one.
+        """
+        with self._closing():
+            while any(worker.state == "starting" for worker in self._workers):
+                self._wait()
+        return time.monotonic() - self._begin
 
     def submit(self, job: Job) -> None:
         """Take a job, and give it to a free worker if there is one."""
@@ -81,15 +99,21 @@ class ProcessEngine:
         Raises:
             AutotokError: no worker can be built; it is what the factory raised, if that was one.
         """
-        assert not self._closed
-        try:
+        with self._closing():
             while not self._done:
                 self._hand_out()
                 self._wait()
+        return self._done.popleft()
+
+    @contextlib.contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Ends all workers where none can be built."""
+        assert not self._closed
+        try:
+            yield
         except AutotokError:
             self.close()
             raise
-        return self._done.popleft()
 
     def close(self) -> None:
         """End all workers: idle ones by closing their pipe, the others by force."""
@@ -152,18 +176,33 @@ class ProcessEngine:
         """A fresh worker; the dead one's job is queued again or has failed."""
         unborn, words = worker.state == "starting", worker.last_words()
         if worker.job is None:
-            self._stillborn += unborn
-            if self._stillborn >= _ATTEMPTS:
-                raise AutotokError(
-                    f"{words} while it started; a script that searches with several workers needs"
-                    " its calls under `if __name__ == '__main__':`"
-                )
+            if unborn:
+                self._note_stillborn(worker, words)
         elif worker.attempt < _ATTEMPTS:
             _LOG.warning("%s; trial %d runs again on a fresh one", words, worker.job.number)
             self._jobs.appendleft((worker.job, worker.attempt))
         else:
             self._done.append(Outcome(worker.job, None, worker.seconds, words))
         return _Process(self._threads)
+
+    def _note_stillborn(self, worker: _Process, words: str) -> None:
+        """A worker died before it was ready: another one is started, unless none ever gets there.
+
+        Raises:
+            AutotokError: the last of `_STARTS` in a row; or the script runs again in its workers.
+        """
+        self._stillborn += 1
+        if worker.exit_code == _REIMPORTED:
+            raise AutotokError(
+                "the script that calls this search is run again by each worker, as Python's spawn"
+                " does; put its calls under `if __name__ == '__main__':`"
+            )
+        if self._stillborn >= _STARTS:
+            raise AutotokError(
+                f"{words} while it started, as {_STARTS - 1} before it did; look above for what it"
+                " said, make room in memory, or search with --workers 1"
+            )
+        _LOG.warning("%s while it started; another one is started", words)
 
     def _after_hang(self, worker: _Process) -> _Process:
         assert worker.job is not None
@@ -183,6 +222,7 @@ class _Process:
         self.attempt = 0
         self.deadline: float | None = None
         self.limit_s: float | None = None
+        self.exit_code = 0
         self._begin = 0.0
         self.pipe, theirs = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(
@@ -222,7 +262,7 @@ class _Process:
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
-        code = self._process.exitcode or 0
+        code = self.exit_code = self._process.exitcode or 0
         self._process.close()
         if code >= 0:
             return f"worker ended with exit code {code}"
@@ -248,13 +288,13 @@ class _Process:
 
 @contextlib.contextmanager
 def _birth(threads: int) -> Iterator[None]:
-    """What a child inherits: its number of threads, and deafness to Ctrl-C from the start."""
+    """What a child inherits: its number of threads, and deafness to `SIGNALS` from the start."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     masked = None
     if sys.platform != "win32":
         importlib.import_module("multiprocessing.resource_tracker").ensure_running()
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -269,15 +309,27 @@ def _birth(threads: int) -> Iterator[None]:
 # --- in the worker process
 
 
+def leave_if_reimported() -> None:
+    """End this process if it is a worker that is still importing the script which started it.
+
+    That script lacks the guard `if __name__ == '__main__':`; the driver is told by the exit code.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(_REIMPORTED)
+
+
 def _serve(pipe: Connection, threads: int) -> None:
     """Build the worker, then do jobs until the driver closes the pipe or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:  # a terminal, or `timeout`, sends them to the whole group
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the driver is gone
         pipe.send(("up", None))
         try:
             worker = pickle.loads(pipe.recv_bytes())()
-        except Exception as error:
+        except (
+            BaseException
+        ) as error:  # SystemExit too: told to the driver, where it ends the search
             pipe.send(("unable", build_error(error)))
             return
         use_threads(threads)

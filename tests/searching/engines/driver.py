@@ -1,5 +1,6 @@
 """A driver with two busy workers, to be killed: python driver.py FOLDER."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from autotok.searching.engines.workers import ProcessEngine
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent ignores
     engine = ProcessEngine(factories.Workers(Path(sys.argv[1])), 2)
     try:
         for number in range(2):

@@ -96,6 +96,24 @@ def dead_on_arrival() -> Problem:
     raise AssertionError
 
 
+@dataclass(frozen=True)
+class SlowToLive:
+    """Workers that are killed as they start, the first `deaths` of them."""
+
+    folder: Path
+    deaths: int
+
+    def __call__(self) -> FakeWorker:
+        worker = FakeWorker(self.folder)
+        if len((self.folder / "built").read_text().split()) <= self.deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return worker
+
+
+def leaves() -> Problem:
+    raise SystemExit("no licence")
+
+
 class NoPickle:
     def __call__(self) -> Problem:
         return fake_problem()

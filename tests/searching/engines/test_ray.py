@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import factories
 import pytest
 from problems import fake_problem
-from test_workers import config, jobs, outcomes, until
+from test_workers import alive, config, jobs, outcomes, until
 
 from autotok.errors import ConfigError, DeviceUnreachable, UnknownName
 from autotok.searching.engines.base import Job, WorkerFactory
@@ -150,6 +151,36 @@ def test_a_raising_factory_ends_the_search_and_ray_with_the_error_as_it_is(tmp_p
     import ray
 
     assert not ray.is_initialized()
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.crash
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_killed_driver_leaves_nothing_of_ray_behind_and_the_next_starts_clean(
+    tmp_path: Path,
+) -> None:
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent), str(here.parents[2])])
+    for _ in range(2):  # the second run meets what the first one left in the folder
+        ours = killed_with_its_ray(tmp_path, path)
+        until(lambda left=ours: not any(map(alive, left)), 10.0)  # Ray alone takes half a minute
+
+
+def killed_with_its_ray(folder: Path, path: str) -> set[int]:
+    """Kills a driver with busy workers; the processes that it had started."""
+    (folder / "built").unlink(missing_ok=True)
+    script = str(Path(__file__).parent / "ray_driver.py")
+    environment = {**os.environ, "PYTHONPATH": path}
+    driver = subprocess.Popen([sys.executable, script, str(folder)], env=environment)
+    try:
+        until((folder / "built").exists, 200.0)
+        ours = family(driver.pid) - {driver.pid}
+        assert {"raylet", "gcs_server"} <= {Path(command(p).split()[0]).name for p in ours}
+    finally:
+        driver.kill()
+        driver.wait()
+    return ours
 
 
 # --- a cluster

@@ -162,7 +162,11 @@ def test_an_error_of_ours_in_the_factory_is_raised_here_as_it_is() -> None:
     ("factory", "words"),
     [
         (factories.broken, "a worker could not be built: ZeroDivisionError: nothing to divide"),
-        (factories.dead_on_arrival, "worker died with signal 9, .* while it started"),
+        (factories.leaves, "a worker could not be built: SystemExit: no licence"),
+        (
+            factories.dead_on_arrival,
+            "^worker died with signal 9, perhaps out of memory while it started, as 3 before it",
+        ),
     ],
 )
 def test_a_worker_that_cannot_be_built_ends_the_search_in_words(
@@ -172,6 +176,44 @@ def test_a_worker_that_cannot_be_built_ends_the_search_in_words(
         engine.submit(jobs(1)[0])
         with pytest.raises(AutotokError, match=words):
             engine.collect()
+
+
+def test_workers_killed_while_they_start_are_started_again(tmp_path: Path) -> None:
+    with processes(factories.SlowToLive(tmp_path, deaths=3), 2) as engine:
+        found = outcomes(engine, jobs(4))
+    assert [found[n].error for n in range(4)] == [""] * 4
+
+
+UNGUARDED = """
+from autotok.searching.engines.base import Job
+from autotok.searching.engines.workers import ProcessEngine
+from autotok.config import CompressionConfig
+from autotok.errors import AutotokError
+import factories
+engine = ProcessEngine(factories.fake_worker, 2)
+engine.submit(Job(0, CompressionConfig(), 0, 8))
+try:
+    engine.collect()
+except AutotokError as error:
+    print(error)
+"""
+
+
+def test_a_script_without_its_guard_is_told_so_and_nothing_else(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[2])])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.startswith("the script that calls this search is run again by each worker")
+    assert "if __name__ == '__main__':" in done.stdout
+    assert done.stderr == ""
 
 
 def test_a_factory_that_does_not_pickle_is_refused_before_any_process_starts() -> None:
