@@ -28,6 +28,7 @@ from .events import (
     TrialFinished,
     Working,
 )
+from .faults import crashed_before, faults_told
 from .flight import Job
 from .identity import STUDY_NAME, StudyIdentity, new_id
 from .last_word import Final, finalists, last_word
@@ -36,6 +37,7 @@ from .measured import Gauge
 from .notes import study_note
 from .opening import check_free, identity_of, named_study, open_proposals, search_section
 from .problem import Problem
+from .proposals import CRASH
 from .record import TrialRecord
 from .repair import check_budgets
 from .rundir import RunDirectory
