@@ -32,8 +32,8 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 # `autotok.export` is a verb and a room. The import system writes a room's name into its parent when
-# it first loads it, over whatever stands there: done here, that is over before the verb is asked
-# for. The verb wears the room's names, so that `import autotok.export.onnx as file` goes on working.
+# it first loads it, over whatever stands there: done here, that is over before the verb is
+# asked for. The verb wears the room's names: `import autotok.export.onnx as file` goes on working.
 _EXPORT_ROOM = importlib.import_module("autotok.export")
 globals().pop("export")
 

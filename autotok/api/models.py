@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, evaluating
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
@@ -60,6 +60,10 @@ def compress(
     untrained: bool = False,
 ) -> CompressedViT:
     """A compressed model that holds `model` (not a copy); nothing of it is changed.
+
+    It is in the mode that `model` is in, training or evaluation. `torch.compile(fullgraph=True)`
+    takes every method of static counts; what an adaptive one keeps depends on the image, which no
+    one graph holds, so leave `fullgraph` out there. Hooks: see `CompressedViT`.
 
     Args:
         model: A timm ViT, or any `Backbone`.
@@ -185,7 +189,8 @@ def profile(
     facts = runnable.backbone.facts if isinstance(runnable, CompressedViT) else runnable.facts
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch, *facts.image_shape, generator=generator)
-    return measure_here(runnable, images, reference, runtime=runtime)
+    with evaluating(runnable, *(() if reference is None else (reference,))):
+        return measure_here(runnable, images, reference, runtime=runtime)
 
 
 def evaluate(

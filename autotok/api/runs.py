@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from autotok.backbones.base import left_alone
 from autotok.backbones.loading import as_backbone, check_name, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
@@ -153,6 +154,7 @@ def fresh_run_folder(backbone: str) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+@left_alone
 def search(
     backbone: str | nn.Module = "autoformer_demo",
     *,
@@ -245,6 +247,7 @@ def search(
     return _finish(session, result, on_event)
 
 
+@left_alone
 def resume(
     run: str | Path,
     *,
