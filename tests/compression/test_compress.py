@@ -1,4 +1,4 @@
-"""`compress` takes nothing from the model it is given, and what it makes behaves as a module does."""
+"""`compress` takes nothing from its model, and what it makes behaves as a module does."""
 
 import copy
 import logging
@@ -61,7 +61,7 @@ VERBS: dict[str, Callable[[nn.Module, Path], object]] = {
     "finetune": lambda model, _: autotok.finetune(
         autotok.compress(model, method="tome", r=1),
         data="digits",
-        spec=autotok.FineTuneSpec(num_steps=2),
+        spec=autotok.FineTuneSpec(length="2 steps"),
         num_images=8,
     ),
 }
