@@ -31,6 +31,12 @@ _HOMES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
+# `autotok.export` is a verb and a room. The import system writes a room's name into its parent when
+# it first loads it, over whatever stands there: done here, that is over before the verb is
+# asked for. The verb wears the room's names: `import autotok.export.onnx as file` goes on working.
+_EXPORT_ROOM = importlib.import_module("autotok.export")
+globals().pop("export")
+
 __all__ = [
     "AskTell",
     "AutotokError",
@@ -95,6 +101,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'autotok' has no attribute '{name}'")
     value = getattr(importlib.import_module(_HOME[name]), name)
+    if name == "export":
+        value.__dict__ = vars(_EXPORT_ROOM)
     globals()[name] = value
     return value
 

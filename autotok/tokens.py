@@ -213,7 +213,7 @@ class Tokens:
     live: Tensor | None = None
     """(B, n) bool; False is padding of an image that kept fewer tokens than its batch neighbours.
     Live ones come first. None means all live; a batch of one has no padding."""
-    rule: AttentionRule = PLAIN_RULE
+    rule: AttentionRule = field(default_factory=lambda: PLAIN_RULE)  # torch.compile knows no other
     """How the mask enters attention, and how sparse attention is."""
     parked: tuple[Parked, ...] = ()
     """Tokens frozen for now, one entry per time something was parked; `recall` empties it."""

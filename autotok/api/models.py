@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, evaluating
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
@@ -62,12 +62,17 @@ def compress(
 ) -> CompressedViT:
     """A compressed model that holds `model` (not a copy); nothing of it is changed.
 
+    It is in the mode that `model` is in, training or evaluation. `torch.compile(fullgraph=True)`
+    takes every method of static counts; what an adaptive one keeps depends on the image, which no
+    one graph holds, so leave `fullgraph` out there. Hooks: see `CompressedViT`.
+
     Args:
         model: A timm ViT, or any `Backbone`.
         config: A `CompressionConfig`, or the path of a `best.yaml`.
         method: Instead of `config`: a method's name, with one of
         keep: keep ratio per layer, {3: 0.7, 6: 0.5, 9: 0.35}, of the initial patch tokens, or
-        r: patch tokens removed in every layer.
+        r: patch tokens removed in every layer; of a matching method at most half of those that
+            enter, as in the authors' code (`CompressedViT.schedule` says what that came to).
         options: The method's own options.
         weights: The method's own parameters, a file as its authors published it.
         untrained: Accept a method whose parameters nobody trained, and one whose network's weights
@@ -121,7 +126,7 @@ def build_config(
     options: Mapping[str, Primitive] | None = None,
 ) -> CompressionConfig:
     """A configuration from one method's name and one knob."""
-    get_method(method)
+    chosen = get_method(method)
     if keep is not None and r is not None:
         raise ConfigError("give keep or r, not both")
     reductions: tuple[Reduction, ...] = ()
@@ -129,7 +134,10 @@ def build_config(
         reductions = tuple(Reduction(layer, keep_ratio=ratio) for layer, ratio in keep.items())
     elif r is not None:
         facts = backbone.facts
-        reductions = from_num_removed(r, facts.num_patches, num_blocks=facts.num_blocks)
+        lowest, _ = chosen.feasible(facts.num_patches, chosen.resolve_options(options or {}))
+        reductions = from_num_removed(
+            r, facts.num_patches, num_blocks=facts.num_blocks, at_most_half=lowest > 1
+        )
     elif method != "none":
         raise ConfigError(
             f"method '{method}' needs keep (a ratio per layer) or r (tokens per layer)"
@@ -188,7 +196,8 @@ def profile(
     facts = runnable.backbone.facts if isinstance(runnable, CompressedViT) else runnable.facts
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch, *facts.image_shape, generator=generator)
-    return measure_here(runnable, images, reference, runtime=runtime)
+    with evaluating(runnable, *(() if reference is None else (reference,))):
+        return measure_here(runnable, images, reference, runtime=runtime)
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from autotok.backbones.base import left_alone
 from autotok.backbones.loading import as_backbone, check_name, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
@@ -175,6 +176,7 @@ def fresh_run_folder(backbone: str) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+@left_alone
 def search(
     backbone: str | nn.Module = "autoformer_demo",
     *,
@@ -299,6 +301,7 @@ def search(
     return _finish(session, result, watch, on_event)
 
 
+@left_alone
 def resume(
     run: str | Path,
     *,

@@ -8,6 +8,7 @@ code. Relative positions are looked up by the coordinates that travel with the t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -223,6 +224,9 @@ class AutoFormer(AutoFormerBase):
         self.blocks = nn.ModuleList(_Block(spec, subnet, i) for i in range(subnet.depth))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.head = nn.Linear(width, spec.num_classes)
+
+    def unused(self) -> Iterator[tuple[str, nn.Module]]:
+        yield from ((f"blocks.{index}", block) for index, block in enumerate(self.blocks))
 
     def _stem(self) -> StemWeights:
         bias = self.patch_embed.bias

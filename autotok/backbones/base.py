@@ -13,6 +13,11 @@ Branches come back already scaled (LayerScale, skip factors), norms included.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +25,10 @@ from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-__all__ = ["Backbone", "pool_mean", "prove"]
+__all__ = ["Backbone", "evaluating", "left_alone", "pool_mean", "prove"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Backbone(nn.Module):
@@ -65,6 +73,11 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def unused(self) -> Iterator[tuple[str, nn.Module]]:
+        """Modules, with their names, that are never called themselves: the four steps run their
+        parts, or read their weights, so hooks on them stay silent."""
+        return iter(())
+
     def forward(self, images: Tensor) -> Tensor:
         """The uncompressed model, run through the same four steps."""
         return self.readout(self.run_blocks(self.embed(images)[0]))
@@ -89,6 +102,31 @@ def pool_mean(patches: Tensor, tokens: Tokens) -> Tensor:
     return (patches * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Models in evaluation mode; afterwards every part of them is in the mode that it was in."""
+    modes = {part: part.training for model in models for part in model.modules()}
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def left_alone(verb: Callable[P, R]) -> Callable[P, R]:
+    """The verb, which runs models that it is given in evaluation mode and leaves them in theirs."""
+
+    @functools.wraps(verb)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = (*args, *kwargs.values())
+        with evaluating(*(value for value in given if isinstance(value, nn.Module))):
+            return verb(*args, **kwargs)
+
+    return run
+
+
 @torch.no_grad()
 def prove(backbone: Backbone, model: nn.Module, *, tolerance: float = 1e-4) -> None:
     """Check that the adapter's uncompressed forward equals `model(images)` on random input.
@@ -97,16 +135,14 @@ def prove(backbone: Backbone, model: nn.Module, *, tolerance: float = 1e-4) -> N
         CheckpointError: the model's own outputs are not finite.
         UnsupportedBackbone: the outputs differ by more than `tolerance` (relative to their scale).
     """
-    was_training = model.training
-    model.eval()
     parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, *backbone.facts.image_shape, generator=generator)
     images = images.to(parameter.device, parameter.dtype)
     if images.is_meta:
         return
-    expected, got = model(images), backbone.eval()(images)
-    model.train(was_training)
+    with evaluating(backbone, model):
+        expected, got = model(images), backbone(images)
     if not bool(torch.isfinite(expected).all()):
         raise CheckpointError(
             f"backbone '{backbone.facts.name}' gives outputs that are not finite, so its weights"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -127,6 +127,12 @@ class LVViT(Backbone):
         block = self._block(index)
         branch: Tensor = block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(tokens.x))))
         return branch / self.spec.skip
+
+    def unused(self) -> Iterator[tuple[str, nn.Module]]:
+        for index in range(len(self.blocks)):
+            block = self._block(index)
+            parts = {"": block, ".attn": block.attn, ".mlp": block.mlp}
+            yield from ((f"blocks.{index}{name}", part) for name, part in parts.items())
 
     def readout(self, tokens: Tokens) -> Tensor:
         x = self.norm(tokens.x)

@@ -6,6 +6,8 @@ copying, gradients included, so it also trains; `AutoFormerSupernet.cut` copies 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -108,6 +110,9 @@ class SupernetView(AutoFormerBase):
         self.supernet = supernet
         self.subnet = subnet
         self.facts = subnet_facts(supernet.spec, subnet, name=name)
+
+    def unused(self) -> Iterator[tuple[str, nn.Module]]:
+        yield from ((f"blocks.{i}", block) for i, block in enumerate(self.supernet.blocks))
 
     def _stem(self) -> StemWeights:
         net, width = self.supernet, self.subnet.embed_dim

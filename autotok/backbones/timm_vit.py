@@ -7,7 +7,7 @@ reason; what the checks miss, the self-test at wrap time catches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,6 +66,7 @@ class TimmViT(Backbone):
     def __init__(self, model: nn.Module, *, name: str | None = None) -> None:
         super().__init__()
         self.model: Any = model
+        self.training = model.training
         label = name or _model_name(model)
         _check(model, label)
         self.facts = _facts(self.model, label)
@@ -132,6 +133,12 @@ class TimmViT(Backbone):
         else:
             logits = model.forward_head(x)
         return logits
+
+    def unused(self) -> Iterator[tuple[str, nn.Module]]:
+        yield "the model", self.model
+        for index, block in enumerate(self.model.blocks):
+            yield f"blocks.{index}", block
+            yield f"blocks.{index}.attn", block.attn
 
     def _position_table(self) -> Tensor:
         table: Tensor | None = self.model.pos_embed

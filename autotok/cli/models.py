@@ -55,11 +55,14 @@ def build(
     from autotok.api.models import compress
     from autotok.backbones.loading import load_backbone
     from autotok.compression.compress import with_networks
+    from autotok.errors import ConfigError
     from autotok.evaluation.allocator import reuse_large_blocks
     from autotok.export.bundle import load_bundle
     from autotok.methods.registry import get_method
 
     reuse_large_blocks()
+    if config is None and method is None and not (keep is None and r is None and not option):
+        raise ConfigError("--keep, -r and --option belong to a method; name it with --method")
     if config is not None:
         bundled = load_bundle(config, backbone=backbone, checkpoint=checkpoint)
         return bundled if shapes_alone else with_networks(bundled)

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from autotok.backbones.base import evaluating
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.methods.base import TokenReducer
@@ -77,16 +78,14 @@ def calibrate(model: CompressedViT, images: Tensor) -> CompressionConfig:
         ConfigError: the method has no thresholds.
     """
     reducers = {int(k): r for k, r in model.reducers.items() if isinstance(r, TokenReducer)}
-    was_training = model.training
-    model.eval()
     for reducer in reducers.values():
         reducer.calibrating = True
     try:
-        model.forward_tokens(images)
+        with evaluating(model):
+            model.forward_tokens(images)
     finally:
         for reducer in reducers.values():
             reducer.calibrating = False
-        model.train(was_training)
     found = {layer: reducer.calibrated() for layer, reducer in reducers.items()}
     if not any(found.values()):
         raise ConfigError(

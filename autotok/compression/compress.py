@@ -38,7 +38,7 @@ def compress_backbone(backbone: Backbone, config: CompressionConfig) -> Compress
 
             reducer.network = FeatureNet(auxiliary)  # `with_networks` loads it
         reducers[site.layer] = reducer.train(backbone.training)
-    return CompressedViT(backbone, config, schedule, reducers).train(backbone.training)
+    return _in_mode(CompressedViT(backbone, config, schedule, reducers), backbone.training)
 
 
 def with_networks(model: CompressedViT) -> CompressedViT:
@@ -72,4 +72,11 @@ def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedV
     for layer, reducer in fresh.reducers.items():
         if layer in model.reducers:
             reducer.network = model.reducers[layer].network  # loaded once
-    return fresh.train(model.training)
+    return _in_mode(fresh, model.training)
+
+
+def _in_mode(model: CompressedViT, training: bool) -> CompressedViT:
+    """The model with its reducers in a mode; the backbone, which may be another's, stays in its."""
+    model.reducers.train(training)
+    model.training = training
+    return model

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,10 @@ from autotok.tokens import Needs, Taps, Tokens, naive_coords
 from .schedule import Schedule
 
 __all__ = ["BlockCounts", "CompressedViT", "Watch"]
+
+_LOG = logging.getLogger(__name__)
+EMBEDDED = Needs.EMBEDDING | Needs.IMAGE | Needs.GRID
+"""What the embedding gives."""
 
 
 @dataclass
@@ -52,6 +58,11 @@ class CompressedViT(nn.Module):
 
     `state_dict` keys read `backbone.*` and `reducers.<layer>.*`; dropping this wrapper leaves the
     backbone exactly as it was.
+
+    The loop runs the parts of a block and of its attention, never the block or the attention as
+    modules, so hooks on those never fire. What left a block, and its attention's taps, come from
+    `forward_tokens(images, watch=Watch(...))`; hooks on the parts (`blocks.3.mlp`) fire, except in
+    AutoFormers, whose weights are read as tensors.
     """
 
     def __init__(
@@ -66,20 +77,26 @@ class CompressedViT(nn.Module):
         self.reducers = nn.ModuleDict({str(layer): r for layer, r in reducers.items()})
         self.config = config
         self.schedule = schedule
-        self._at = {layer: reducer for layer, reducer in reducers.items()}
-        self._keep = {site.layer: site.num_keep for site in schedule.sites}
-        self._embed_needs = Needs.NONE
-        for reducer in reducers.values():
-            self._embed_needs |= reducer.needs & (Needs.EMBEDDING | Needs.IMAGE | Needs.GRID)
-        self._proportional = any(r.proportional_attention for r in reducers.values())
         self._hearing = self._listeners()
+        self._said = False
+        """Whether hooks that never fire were told of."""
+
+    # Reducers are looked up at every call, so that a replica's own, and one put in later, count.
+
+    def _at(self) -> dict[int, TokenReducer]:
+        """The reducers by layer, in order."""
+        return {int(layer): cast(TokenReducer, r) for layer, r in self.reducers.items()}
+
+    def _reducer(self, layer: int) -> TokenReducer | None:
+        key = str(layer)
+        return cast(TokenReducer, self.reducers[key]) if key in self.reducers else None
 
     def _listeners(self) -> dict[int, Needs]:
         """Blocks whose attention the method wants to hear of, and what."""
-        if not self._at:
+        at = self._at()
+        if not at:
             return {}
-        first = next(iter(self._at.values()))
-        layers, facts = tuple(self._at), self.backbone.facts
+        first, layers, facts = next(iter(at.values())), tuple(at), self.backbone.facts
         options = first.resolve_options(self.config.options)
         wanted = {
             layer: first.listens(layer, layers, facts, options) for layer in range(facts.num_blocks)
@@ -97,11 +114,16 @@ class CompressedViT(nn.Module):
 
         `watch` is filled with what it asks for of the way there; without one nothing is kept.
         """
+        if not (self._said or torch.compiler.is_compiling() or torch._C._get_tracing_state()):
+            self._tell_of_hooks()
+        reducers = list(self._at().values())
+        needs = Needs.NONE
+        for reducer in reducers:
+            needs |= reducer.needs & EMBEDDED
         sight = self._look(images)
-        tokens, embedded = self.backbone.embed(images, self._embed_needs, trace=trace)
+        tokens, embedded = self.backbone.embed(images, needs, trace=trace)
         if sight is not None:
             embedded = embedded.having("sight", sight)
-        reducers = list(self._at.values())
         for reducer in reducers:
             tokens = reducer.before_blocks(tokens, embedded)
         last = self.backbone.facts.num_blocks - 1
@@ -122,10 +144,24 @@ class CompressedViT(nn.Module):
             watch.counts[last + 1] = BlockCounts(*[live_counts(tokens)] * 3)
         return tokens
 
+    def _tell_of_hooks(self) -> None:
+        """Say once that hooks on what is never called stay silent, and what to use."""
+        for name, part in self.backbone.unused():
+            if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks:
+                self._said = True
+                _LOG.warning(
+                    "hooks on %s of '%s' never fire: its parts are run one by one; take tokens and"
+                    " attention with forward_tokens(images, watch=Watch(...)) of"
+                    " autotok.compression.model, or hook a part, such as blocks.0.mlp",
+                    name,
+                    self.backbone.facts.name,
+                )
+                return
+
     def _look(self, images: Tensor) -> Tensor | None:
         """What the method takes from the images before they are embedded."""
-        for layer, reducer in self._at.items():
-            if reducer.placement is Placement.BEFORE_BLOCKS and not self._is_idle(layer):
+        for reducer in self._at().values():
+            if reducer.placement is Placement.BEFORE_BLOCKS and not is_idle(reducer):
                 return reducer.look(images)
         return None
 
@@ -135,20 +171,20 @@ class CompressedViT(nn.Module):
         self, layer: int, tokens: Tokens, embedded: Taps, watch: Watch | None
     ) -> tuple[Tokens, Taps]:
         """First half of a block; the taps come back only for a reduction after the block."""
-        reducer = self._at.get(layer)
+        reducer = self._reducer(layer)
         placement = None if reducer is None else reducer.placement
         if watch is not None and watch.counting:
             watch.counts[layer] = BlockCounts(*[live_counts(tokens)] * 3)
         if reducer is not None and placement is Placement.BEFORE_BLOCKS:
-            tokens = self._reduce(layer, tokens, embedded)
+            tokens = reduced(reducer, tokens, embedded)
         elif reducer is not None and placement is Placement.BEFORE:
-            idle = not reducer.needs or self._is_idle(layer)
+            idle = not reducer.needs or is_idle(reducer)
             taps = Taps() if idle else self.backbone.scout(layer, tokens, reducer.needs)
-            tokens = self._reduce(layer, tokens, taps)
+            tokens = reduced(reducer, tokens, taps)
             del taps
         needs = Needs.NONE
         if reducer is not None and placement in (Placement.MID, Placement.AFTER):
-            needs = Needs.NONE if self._is_idle(layer) else reducer.needs
+            needs = Needs.NONE if is_idle(reducer) else reducer.needs
         heard = self._hearing.get(layer, Needs.NONE)
         wanted = Needs.NONE if watch is None else watch.inside.get(layer, Needs.NONE)
         branch, taps = self.backbone.attend(layer, self._seen(tokens), needs | heard | wanted)
@@ -160,9 +196,10 @@ class CompressedViT(nn.Module):
         tokens = tokens.with_x(tokens.x + branch)
         del branch
         if heard:
-            tokens = next(iter(self._at.values())).hear(layer, tokens, taps)
-        if placement is Placement.MID:
-            tokens = self._reduce(layer, tokens, taps)
+            first = cast(TokenReducer, next(iter(self.reducers.values())))
+            tokens = first.hear(layer, tokens, taps)
+        if reducer is not None and placement is Placement.MID:
+            tokens = reduced(reducer, tokens, taps)
         return tokens, taps if placement is Placement.AFTER else Taps()
 
     def _fed(self, layer: int, tokens: Tokens, taps: Taps, watch: Watch | None) -> Tokens:
@@ -170,45 +207,49 @@ class CompressedViT(nn.Module):
         if watch is not None and watch.counting:
             watch.counts[layer].mlp = live_counts(tokens)
         tokens = tokens.with_x(tokens.x + self.backbone.feed(layer, tokens))
-        reducer = self._at.get(layer)
+        reducer = self._reducer(layer)
         if reducer is not None and reducer.placement is Placement.AFTER:
-            tokens = self._reduce(layer, tokens, taps)
+            tokens = reduced(reducer, tokens, taps)
         return tokens
-
-    def _reduce(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
-        if self._is_idle(layer):
-            return tokens
-        return self._at[layer].reduce(tokens, taps, self._keep[layer])
-
-    def _is_idle(self, layer: int) -> bool:
-        """Nothing goes at this reduction layer, so its taps are not computed either."""
-        reducer = self._at[layer]
-        if reducer.count is Count.ADAPTIVE or reducer.span is Span.STAGE:
-            return False
-        return reducer.site.num_keep == reducer.site.num_entering
 
     def _seen(self, tokens: Tokens) -> Tokens:
         """Tokens as attention sees them: sizes only if proportional, positions as configured."""
-        if tokens.size is not None and not self._proportional:
+        if tokens.size is not None and not self._is_proportional():
             tokens = dataclasses.replace(tokens, size=None)
         if self.config.positions == "naive" and not tokens.raster and tokens.coords is not None:
             coords = naive_coords(tokens.num_patches, device=tokens.x.device)
             tokens = dataclasses.replace(tokens, coords=coords.expand(tokens.x.shape[0], -1, -1))
         return tokens
 
+    def _is_proportional(self) -> bool:
+        return any(cast(TokenReducer, r).proportional_attention for r in self.reducers.values())
+
     # --- what the method learned
 
     def emitted(self) -> CompressionConfig:
         """The configuration, with the amounts that training or calibration found."""
-        if not self._at:
-            return self.config
-        return next(iter(self._at.values())).emit(self._at, self.config)
+        at = self._at()
+        return next(iter(at.values())).emit(at, self.config) if at else self.config
 
     def deploy(self) -> CompressedViT:
         """This model without what only training needs."""
-        for reducer in self._at.values():
+        for reducer in self._at().values():
             reducer.deploy()
         return self
+
+
+def reduced(reducer: TokenReducer, tokens: Tokens, taps: Taps) -> Tokens:
+    """What a reducer makes of the tokens at its layer."""
+    if is_idle(reducer):
+        return tokens
+    return reducer.reduce(tokens, taps, reducer.site.num_keep)
+
+
+def is_idle(reducer: TokenReducer) -> bool:
+    """Nothing goes at this reduction layer, so its taps are not computed either."""
+    if reducer.count is Count.ADAPTIVE or reducer.span is Span.STAGE:
+        return False
+    return reducer.site.num_keep == reducer.site.num_entering
 
 
 def live_counts(tokens: Tokens) -> Tensor:

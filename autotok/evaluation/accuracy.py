@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, evaluating
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, DataError, NonFiniteOutput
 from autotok.facts import BackboneFacts
@@ -217,9 +217,7 @@ class Evaluator:
             finetuned = config is not None and config.mode == "retrain"
         judged = "" if config is None else config.canonical
         tally = Tally(self.metric, finetuned=finetuned, gallery=self.gallery_size, judged=judged)
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             for first, indices in self._batches(start, stop):
                 images, labels = self.data.batch(indices)
                 output = self._run(model, images)
@@ -236,8 +234,6 @@ class Evaluator:
                 tally = tally + dataclasses.replace(found, judged=judged)
                 if on_images is not None:
                     on_images(len(indices))
-        finally:
-            model.train(was_training)
         return tally
 
     def reference(
@@ -276,9 +272,8 @@ class Evaluator:
         """(B, classes) outputs of the uncompressed backbone at positions first, first + 1 ..."""
         positions = range(first, first + len(images))
         if any(position not in self._reference for position in positions):
-            was_training = self.backbone.training
-            output = self._run(self.backbone.eval(), images)
-            self.backbone.train(was_training)
+            with evaluating(self.backbone):
+                output = self._run(self.backbone, images)
             if not bool(torch.isfinite(output).all()):
                 raise DataError(
                     f"the uncompressed backbone '{self.backbone.facts.name}' gives NaN or"

@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +114,8 @@ class DiffRate(TokenReducer):
                 f" removes {removed} patch tokens; give at most that, or -1"
             )
         candidates = torch.tensor(_candidates(site.facts, self.values))
-        pruned = int(_num_pruned(np.array([removed]), self.values)[0])
+        fixed = int(self.values["num_pruned"])
+        pruned = fixed if fixed >= 0 else int(_share(removed, self.values))
         tilt = 1.0 if self.values["start"] == "counts" else 0.0
         self.prune_logits = nn.Parameter(tilt * _expecting(candidates, site.num_entering - pruned))
         self.merge_logits = nn.Parameter(tilt * _expecting(candidates, site.num_keep))
@@ -147,7 +149,8 @@ class DiffRate(TokenReducer):
         if self.training and self.values["train"] == "rates":
             return self._mask(select(tokens, order), num_keep)
         removed = tokens.num_patches - num_keep
-        pruned = int(_num_pruned(np.array([removed]), self.values)[0])
+        fixed = int(self.values["num_pruned"])
+        pruned = fixed if fixed >= 0 else int(_share(removed, self.values))
         keep, gone = order[:, :num_keep], order[:, num_keep : tokens.num_patches - pruned]
         if gone.shape[1] == 0:
             return select(tokens, keep)
@@ -285,8 +288,13 @@ def _num_pruned(removed: Counts, options: Mapping[str, Primitive]) -> Counts:
     fixed = int(options["num_pruned"])
     if fixed >= 0:
         return np.full_like(removed, fixed)
-    share: Counts = np.floor(float(options["prune_share"]) * removed + 0.5).astype(np.int64)
+    share: Counts = _share(removed, options).astype(np.int64)
     return share
+
+
+def _share(removed: Any, options: Mapping[str, Primitive]) -> Any:
+    """The share that is pruned, of one number (no array: torch.compile) or of an array of them."""
+    return (float(options["prune_share"]) * removed + 0.5) // 1
 
 
 @torch.no_grad()

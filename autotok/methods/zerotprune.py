@@ -21,6 +21,7 @@ prefix tokens are protected and take part in the walk. It acts between attention
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ class ZeroTPrune(TokenReducer):
     def _kept(self, taps: Taps, prefix: int, num_keep: int) -> Tensor:
         """(B, k): patches that stay, by falling importance."""
         count = taps.attention.shape[-1] - prefix
-        number = int(_alike(np.array(count), np.array(num_keep), self.values))
+        number = min(int(_asked(count - num_keep, self.values)), count // 2)
         left = torch.arange(count, device=taps.attention.device)
         left = left.expand(taps.attention.shape[0], -1)
         walked = taps.attention
@@ -98,9 +99,14 @@ class ZeroTPrune(TokenReducer):
 
 def _alike(entering: Counts, keep: Counts, options: Mapping[str, Primitive]) -> Counts:
     """Tokens that go for similarity: their share, and no more than there are candidates."""
-    asked = np.floor(float(options["alike_share"]) * (entering - keep) + 1e-9).astype(np.int64)
+    asked = _asked(entering - keep, options).astype(np.int64)
     number: Counts = np.minimum(asked, entering // 2)
     return number
+
+
+def _asked(dropped: Any, options: Mapping[str, Primitive]) -> Any:
+    """The share of one number (no array: torch.compile), or of an array of them."""
+    return (float(options["alike_share"]) * dropped + 1e-9) // 1
 
 
 def _importance(attention: Tensor, steps: int) -> Tensor:

@@ -23,6 +23,7 @@ _NUMBER = re.compile(
     r"^\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*(.*?)\s*$", re.I
 )
 _SPLIT = re.compile(r"(?<!\d),|,(?!\d{3}(?:\D|$))|;|\+| and ")
+_COMMA = re.compile(r"(?<![\d.,])\d+,(?:\d{1,2}|\d{4,})(?![\d,])")
 _SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3}
 _BYTES = {
@@ -116,6 +117,8 @@ def parse_budgets(
         ConfigError: two budgets on one metric, or none at all.
     """
     parts = [texts] if isinstance(texts, str) else list(texts)
+    for part in parts:
+        _refuse_comma(part)
     words = [word for part in parts for word in _SPLIT.split(part) if word.strip()]
     requests = tuple(parse_budget(word, convention=convention) for word in words)
     metrics = [r.metric for r in requests]
@@ -135,6 +138,11 @@ def parse_budget(text: str, *, convention: str = "macs") -> BudgetRequest:
     """
     if convention not in CONVENTIONS:
         raise UnknownName("flops convention", convention, CONVENTIONS)
+    _refuse_comma(text)
+    if re.search(r"(flops?|macs?)\s*/\s*s", text, re.I):
+        raise ConfigError(
+            f"budget '{text}' is a speed, and a model's cost is an amount per image; leave '/s' out"
+        )
     match = _NUMBER.match(text)
     number, unit = (match.group(1), match.group(2)) if match else ("", text)
     try:
@@ -154,6 +162,14 @@ def parse_budget(text: str, *, convention: str = "macs") -> BudgetRequest:
             f"budget '{text}' is out of all proportion; write one such as 2.3GFLOPs, 26ms or 600MB"
         )
     return BudgetRequest(metric, value, relative, f"{number} {_pretty(unit)}".strip())
+
+
+def _refuse_comma(text: str) -> None:
+    """Raise where a comma stands for a decimal point; between thousands it may stand."""
+    if _COMMA.search(text):
+        raise ConfigError(
+            f"budget '{text}' has a comma in its number; write a point, as in 2.3GFLOPs"
+        )
 
 
 def _unit(unit: str, text: str, convention: str) -> tuple[str, float | None, bool]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, evaluating
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT, Watch
 from autotok.config import CompressionConfig, FineTuneSpec
@@ -85,14 +85,8 @@ class Teacher:
     @torch.no_grad()
     def observe(self, images: Tensor, watch: Watch, precision: str) -> Observed:
         """Output and features of images (B, C, H, W)."""
-        was_training = self.backbone.training
-        self.backbone.eval()
-        try:
-            with autocast(images.device, precision):
-                found = observe(self._model, images, watch, trace=False)
-        finally:
-            self.backbone.train(was_training)
-        return found
+        with evaluating(self.backbone), autocast(images.device, precision):
+            return observe(self._model, images, watch, trace=False)
 
     def logits(self, images: Tensor, precision: str) -> Tensor:
         """(B, classes) float32, of images (B, C, H, W)."""

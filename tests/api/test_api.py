@@ -34,13 +34,27 @@ def test_compress_takes_a_plain_timm_model_and_counts_what_it_costs() -> None:
         ({"method": "tome", "r": 2, "keep": {1: 0.5}}, "not both"),
         ({"config": autotok.CompressionConfig(), "method": "tome"}, "not both"),
         ({"method": "tomme", "r": 2}, "did you mean 'tome'"),
-        ({"method": "tome", "r": 9}, "feasible|every patch"),
+        ({"method": "topk", "r": 9}, "feasible|every patch"),
         ({"config": "missing.yaml"}, "missing.yaml"),
     ],
 )
 def test_compress_refuses_what_cannot_be(arguments: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         autotok.compress(tiny_vit(), **arguments)  # type: ignore[arg-type]
+
+
+def test_the_authors_r_takes_at_most_half_of_what_enters_a_layer() -> None:
+    from autotok.backbones.loading import load_structure
+
+    backbone = load_structure("deit_tiny_patch16_224")
+    kept, left = [], 196
+    for _ in range(12):  # tome/merge.py: r = min(r, (t - protected) // 2), r = 16 as for MAE
+        left -= min(16, left // 2)
+        kept.append(left)
+    model = autotok.compress(backbone, method="tome", r=16)
+    assert list(model.schedule.mlp) == kept
+    with pytest.raises(ConfigError, match="feasible"):
+        autotok.compress(backbone, method="tome", keep={0: 0.4})
 
 
 def test_a_model_no_adapter_knows_is_refused() -> None:

@@ -110,3 +110,15 @@ def test_a_share_of_what_is_not_known_asks_for_a_target() -> None:
 def test_more_than_all_is_refused() -> None:
     with pytest.raises(ConfigError, match="at most 100%"):
         resolve(parse_budget("150%"), KNOWN)
+
+
+@pytest.mark.parametrize("text", ["2,3GFLOPs", "2,3", "50%, 2,35GFLOPs"])
+def test_a_decimal_comma_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match="comma in its number; write a point"):
+        parse_budgets(text)
+
+
+@pytest.mark.parametrize("text", ["GFLOPs/s", "2.3GFLOPs/s", "2 GMACs / s"])
+def test_a_speed_is_no_cost(text: str) -> None:
+    with pytest.raises(ConfigError, match="is a speed"):
+        parse_budgets(text)

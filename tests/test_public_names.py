@@ -1,0 +1,77 @@
+"""Every public name is what it promises to be, whatever was imported before it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+CHECK = """
+import importlib, json, pkgutil, random, sys
+import autotok
+modules = [m.name for m in pkgutil.walk_packages(autotok.__path__, "autotok.")
+           if not m.name.endswith("__main__")]
+names = [name for name in autotok.__all__ if name != "__version__"]
+order = sys.argv[1]
+if order == "names first":
+    steps = names + modules
+elif order == "modules first":
+    steps = modules + names
+elif order == "backwards":
+    steps = modules[::-1] + names[::-1]
+else:
+    steps = names + modules
+    random.Random(int(order)).shuffle(steps)
+wrong = []
+def look(name, after):
+    found = getattr(autotok, name)
+    home = getattr(importlib.import_module(autotok._HOME[name]), name)
+    if not callable(found) or found is not home:
+        wrong.append(f"{name} is {found!r} after {after}")
+for step in steps:
+    if "." in step:
+        importlib.import_module(step)
+        look("export", step)
+    else:
+        look(step, step)
+for name in names:
+    look(name, "everything")
+for package in {m.rpartition(".")[0] for m in modules} - {"autotok"}:
+    room = importlib.import_module(package)
+    wrong += [f"{package}.{name} is a file" for name in getattr(room, "__all__", ())
+              if isinstance(getattr(room, name), type(sys))]
+print(json.dumps(wrong))
+"""
+
+
+@pytest.mark.parametrize("order", ["names first", "modules first", "backwards", "0"])
+def test_every_public_name_is_callable_whatever_was_imported_before(order: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CHECK, order],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+
+
+ROOM = """
+import autotok
+if first == "verb": autotok.export
+import autotok.export.onnx as file
+import autotok.export
+from autotok.export import bundle
+from autotok.export.program import write_pt2
+assert callable(autotok.export) and not isinstance(autotok.export, type(autotok))
+assert autotok.export.onnx is file and autotok.export.bundle is bundle
+"""
+
+
+@pytest.mark.parametrize("first", ["verb", "room"])
+def test_the_verb_and_the_room_of_one_name_can_both_be_reached(first: str) -> None:
+    program = f"first = {first!r}\n" + ROOM
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
