@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def faults_told(folder: Path) -> Iterator[None]:
             yield
         finally:
             faulthandler.disable()
-            if enabled:
-                faulthandler.enable()
+            if enabled and sys.__stderr__ is not None:
+                with contextlib.suppress(OSError, ValueError):  # no stream to write to any more
+                    faulthandler.enable(sys.__stderr__)
     path.unlink(missing_ok=True)
