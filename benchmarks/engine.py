@@ -54,7 +54,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import AutotokError
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Kind, Placement
+from autotok.methods.base import Kind, Placement, TokenReducer
 from autotok.methods.registry import get_method, list_methods
 from autotok.profiling.macs import cost, uncompressed
 from autotok.profiling.operators import OperatorClass, classify
@@ -232,7 +232,9 @@ def extra_operators(model: CompressedViT, images: Tensor) -> str:
     usual = [n for name, n in bare.steps if name == "attend"]
     found: list[int] = []
     waiting, block, surplus = 0, 0, 0
-    placement = next(iter(model._at.values())).placement
+    first = next(iter(model.reducers.values()))
+    assert isinstance(first, TokenReducer)
+    placement = first.placement
     for name, count in probe.steps:
         if name == "attend":
             surplus = count - usual[block]

@@ -1,6 +1,8 @@
 """Every method through search, save, load and evaluate: the same outputs at the same mean cost."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
 from autotok.errors import ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
-from autotok.evaluation.data import load_data
+from autotok.evaluation.data import DataSource, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import (
     BackboneRef,
@@ -50,6 +52,10 @@ def evaluator() -> Evaluator:
     return Evaluator(backbone, load_data("digits", backbone))
 
 
+def training(data: str, evaluator: Evaluator) -> Callable[[], DataSource]:
+    return partial(load_data, data, evaluator.backbone, split="train")
+
+
 def config_of(method: type[TokenReducer]) -> CompressionConfig:
     """One or two reductions, halfway to the fewest that the method can keep."""
     early = method.placement is Placement.BEFORE_BLOCKS
@@ -73,7 +79,9 @@ def judged(
     config: CompressionConfig, evaluator: Evaluator, folder: Path
 ) -> tuple[ModelWorker, CompressionConfig, Tally]:
     """The worker, what it really judged, and the tally: as a search has them."""
-    worker = ModelWorker(evaluator.backbone, evaluator, "digits", weights=folder / "weights")
+    worker = ModelWorker(
+        evaluator.backbone, evaluator, training("digits", evaluator), weights=folder / "weights"
+    )
     if config.mode == "retrain":
         config = CompressionConfig.from_json(worker.finetune(config).config)
     tally = worker.evaluate(config, 0, NUM_IMAGES // 2)
@@ -96,7 +104,7 @@ def check_round_trip(config: CompressionConfig, evaluator: Evaluator, folder: Pa
     with torch.inference_mode():
         mine = worker.compressed(config)(images)
         elsewhere = ModelWorker(
-            evaluator.backbone, evaluator, "digits", weights=folder / "weights"
+            evaluator.backbone, evaluator, training("digits", evaluator), weights=folder / "weights"
         ).compressed(config)
         loaded = load_bundle(path)
         assert torch.equal(mine, elsewhere(images))
@@ -220,7 +228,7 @@ def test_a_flat_folder_is_calibrated_on_as_a_search_does_and_says_so(
     report = json.loads(capsys.readouterr().out)
     assert report["thresholds_found_on"] == "20 of the images judged (no training ones)"
     flat = Evaluator(evaluator.backbone, load_data(str(tmp_path), evaluator.backbone), metric="kl")
-    worker = ModelWorker(evaluator.backbone, flat, str(tmp_path))
+    worker = ModelWorker(evaluator.backbone, flat, training(str(tmp_path), evaluator))
     config = CompressionConfig(
         "ltmp", (Reduction(1, keep_ratio=0.5), Reduction(2, keep_ratio=0.25))
     )

@@ -20,7 +20,17 @@ from autotok.searching.engines.workers import ProcessEngine
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--backbone", "tiny", "--data", "digits")
 QUICK = ("--trials", "4", "--max-images", "40", "--timeout", "0", "--finetunes", "0")
-ASKED = ("search", *TINY, *QUICK, "--budget", "60%", "--target", "jetson-nx", "--device", "fake")
+ASKED = (
+    "search",
+    *TINY,
+    *QUICK,
+    "--budget",
+    "60%",
+    "--target",
+    "jetson-nx",
+    "--device",
+    "ssh://fake",
+)
 
 
 class FakeDevice:
@@ -143,7 +153,7 @@ def test_a_device_that_does_not_answer_ends_a_search_before_it_begins(
     assert err.count("autotok: device 'fake' does not answer") == 1
     assert "resume" not in err
     assert not (tmp_path / "run").exists()
-    assert run("doctor", "--device", "fake")[0] == 4
+    assert run("doctor", "--device", "ssh://fake")[0] == 4
 
 
 @pytest.mark.slow
@@ -187,11 +197,11 @@ def test_a_device_named_at_a_resume_is_the_run_s_from_then_on(
     folder = tmp_path / "run"
     assert run(*ASKED[:-2], "-o", folder)[0] == 0
     fake.answers = False
-    assert run("resume", folder, "--device", "fake", "--trials", "5")[0] == 4
+    assert run("resume", folder, "--device", "ssh://fake", "--trials", "5")[0] == 4
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["question"]["device"] is None  # it never answered
     fake.answers, fake.left = True, 0
-    assert run("resume", folder, "--device", "fake", "--trials", "5")[0] == 4
+    assert run("resume", folder, "--device", "ssh://fake", "--trials", "5")[0] == 4
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["question"]["device"], config["search"]["n_trials"]) == ("fake", 5)
     fake.left = 10**6
@@ -206,20 +216,20 @@ def test_a_device_named_at_a_resume_is_the_run_s_from_then_on(
 
 def test_a_profile_prints_the_reading_of_the_device(fake: FakeDevice, run: Run) -> None:
     model = ("--backbone", "tiny", "--method", "tome", "-r", "2")
-    code, out, _ = run("profile", *model, "--device", "fake", "--json")
+    code, out, _ = run("profile", *model, "--device", "ssh://fake", "--json")
     report = json.loads(out)
     assert code == 0
     assert report["measured_latency_ms"] == 31.0
     assert report["measured_energy_mj"] == 90.0
     assert "measured_host_ms" not in report
     assert report["measurement"].startswith("measured (fake (a made-up board), onnxruntime 1.18")
-    code, _, err = run("profile", *model, "--device", "fake", "--runtime", "compile")
+    code, _, err = run("profile", *model, "--device", "ssh://fake", "--runtime", "compile")
     assert code == 2
     assert "is for the local device" in err
 
 
 def test_doctor_asks_the_device(fake: FakeDevice, run: Run) -> None:
-    code, out, _ = run("doctor", "--device", "fake")
+    code, out, _ = run("doctor", "--device", "ssh://fake")
     assert code == 0
     assert "a made-up board" in out
 

@@ -12,7 +12,7 @@ from autotok.backbones.timm_vit import TimmViT
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
-from autotok.errors import ConfigError, DataError, NonFiniteOutput
+from autotok.errors import DataError, NonFiniteOutput, UsageError
 from autotok.evaluation.accuracy import Evaluator, Tally, default_batch_size
 from autotok.evaluation.data import ArrayData
 from autotok.evaluation.intervals import wilson
@@ -192,7 +192,7 @@ def test_tallies_of_different_metrics_do_not_add_up() -> None:
     ("metric", "message"), [("top1", "has none"), ("top5", "did you mean 'top1'")]
 )
 def test_a_metric_that_cannot_be_is_refused(metric: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UsageError, match=message):
         Evaluator(tiny_backbone(), images(labelled=False), metric=metric)
 
 
