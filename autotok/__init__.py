@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "autotok.api.models": ("compress", "evaluate", "export", "macs", "predict", "profile"),
-    "autotok.api.asktell": ("AskTell",),
+    "autotok.searching.running.asktell": ("AskTell",),
     "autotok.api.finetune": ("FineTuneResult", "finetune"),
     "autotok.api.runs": ("Run", "resume", "search"),
     "autotok.backbones.loading": ("as_backbone", "load_backbone"),
@@ -26,7 +26,7 @@ _HOMES = {
         "Kind", "Option", "Placement", "Site", "TokenReducer", "Training",
         "get_method", "list_methods", "register",
     ),
-    "autotok.profiling.target": ("list_targets", "load_target"),
+    "autotok.predicting.target": ("list_targets", "load_target"),
     "autotok.tokens": ("Needs", "Taps", "Tokens"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -75,7 +75,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from autotok.api.asktell import AskTell
     from autotok.api.finetune import FineTuneResult, finetune
     from autotok.api.models import compress, evaluate, export, macs, predict, profile
     from autotok.api.runs import Run, resume, search
@@ -93,7 +92,8 @@ if TYPE_CHECKING:
         list_methods,
         register,
     )
-    from autotok.profiling.target import list_targets, load_target
+    from autotok.predicting.target import list_targets, load_target
+    from autotok.searching.running.asktell import AskTell
     from autotok.tokens import Needs, Taps, Tokens
 
 

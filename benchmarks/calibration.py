@@ -23,13 +23,13 @@ import autotok.methods  # noqa: F401
 from autotok.api.calibration import calibrate, plan_of
 from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
+from autotok.devices.footprint import footprint
 from autotok.evaluation.allocator import reuse_large_blocks
-from autotok.profiling.calibrate import Measured, Plan, draw_candidates, measure_all
-from autotok.profiling.fitting import Check, check
-from autotok.profiling.footprint import footprint
-from autotok.profiling.predict import Prediction, predict
-from autotok.profiling.target import Target, load_target
-from autotok.profiling.trace import trace
+from autotok.predicting.calibrate import Measured, Plan, draw_candidates, measure_all
+from autotok.predicting.fitting import Check, check
+from autotok.predicting.predict import Prediction, predict
+from autotok.predicting.target import Target, load_target
+from autotok.predicting.trace import trace
 
 UNSEEN, SPARE, MEMORIES = 100, 5, 9
 

@@ -13,9 +13,9 @@ import numpy as np
 import autotok.methods  # noqa: F401
 from autotok.backbones.loading import load_structure
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.macs import cost, schedule_macs
 from autotok.facts import BackboneFacts
 from autotok.methods.registry import get_method, list_methods, unmet_need
-from autotok.profiling.macs import cost, schedule_macs
 
 BACKBONES = ("deit_small_patch16_224", "autoformer_small")
 LAYERS = (0, 3, 6, 9)

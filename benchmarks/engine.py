@@ -52,14 +52,14 @@ from autotok.compression.calibrate import calibrated, needs_calibration
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.macs import cost, uncompressed
+from autotok.counting.operators import OperatorClass, classify
+from autotok.devices.interleaved import CLOCKS, clock_for
 from autotok.errors import AutotokError
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Kind, Placement, TokenReducer
 from autotok.methods.registry import get_method, list_methods
-from autotok.profiling.macs import cost, uncompressed
-from autotok.profiling.operators import OperatorClass, classify
-from autotok.profiling.trace import trace
-from autotok.profiling.turns import CLOCKS, clock_for
+from autotok.predicting.trace import trace
 from autotok.tokens import Tokens
 
 BACKBONES = ["vit_small_patch16_224", "autoformer_demo"]

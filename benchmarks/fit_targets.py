@@ -18,8 +18,8 @@ import numpy as np
 from scipy.optimize import least_squares
 
 import autotok.methods  # noqa: F401
-from autotok.profiling.predict import confront
-from autotok.profiling.target import Number, Setting, Target, load_target
+from autotok.predicting.predict import confront
+from autotok.predicting.target import Number, Setting, Target, load_target
 
 TIED = ("matmul", "conv", "attention")
 

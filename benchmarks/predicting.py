@@ -21,9 +21,9 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.registry import get_method
-from autotok.profiling.drawing import draw_counts
-from autotok.profiling.predictor import Predictor, shape_of
-from autotok.profiling.target import load_target
+from autotok.predicting.bulk import Predictor, shape_of
+from autotok.predicting.random_configs import draw_counts
+from autotok.predicting.target import load_target
 
 METHODS = ("topk", "evit", "random", "ltp", "tome", "tofu", "heatvit", "gtp")
 LAYERS = (3, 6, 9)

@@ -22,9 +22,9 @@ from collections.abc import Iterator
 import torch
 from engine import load  # the benchmark beside this one
 
-from autotok.api.devices import LocalDevice, measure_on
 from autotok.api.models import compress
-from autotok.profiling.reading import Reading
+from autotok.devices.device import LocalDevice, measure_on
+from autotok.devices.measurement import Reading
 
 BAR_PCT = 2.0
 BUSY = (

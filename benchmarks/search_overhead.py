@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "searching"))
 
 from problems import FakeEvaluator, fake_problem, vit_facts
 
-from autotok.searching.loop import Ask
-from autotok.searching.settings import SearchSettings, make_plan
-from autotok.searching.study import open_search
+from autotok.searching.running.loop import Ask
+from autotok.searching.running.study import open_search
+from autotok.searching.space.settings import SearchSettings, make_plan
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from autotok.api.handover import points_of, sources_of
 from autotok.api.runs import Run
+from autotok.report.handover import points_of, sources_of
 from autotok.report.points import metric_of
 from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
 from autotok.report.tables import plain_table

@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from autotok.api.runs import Run
-from autotok.api.session import Question
 from autotok.errors import AutotokError
 from autotok.export.bundle import read_best
-from autotok.profiling.target import load_target
-from autotok.searching.budget import parse_budgets, resolve
-from autotok.searching.rundir import RunDirectory
-from autotok.searching.settings import SearchSettings
-from autotok.searching.space_file import load_space
+from autotok.predicting.target import load_target
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.running.session import Question
+from autotok.searching.space.budget import parse_budgets, resolve
+from autotok.searching.space.settings import SearchSettings
+from autotok.searching.space.space_file import load_space
 from autotok.supernet.recipe_file import load_recipe
 
 pytestmark = pytest.mark.fuzz

@@ -34,7 +34,7 @@ GUESTS = {
     },
     "optuna": {f"searching/{name}.py" for name in ("proposals", "identity", "storage")},
     "ray": {"searching/engines/ray.py"},
-    "optuna_dashboard": {"api/dashboard.py"},
+    "optuna_dashboard": {"report/dashboard.py"},
     "typer": {f"cli/{p.name}" for p in (PACKAGE / "cli").glob("*.py")},
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))

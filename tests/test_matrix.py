@@ -16,7 +16,7 @@ from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.errors import IncompatibleMethod
 from autotok.methods import get_method, list_methods, unmet_need
 from autotok.testing import example_config
-from autotok.testing.scene import stand_in
+from autotok.testing.reduction_case import stand_in
 
 SHAPES: dict[str, Any] = {
     "img_size": 32,

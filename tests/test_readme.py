@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autotok.api.catalog import methods_markdown
+from autotok.report.catalog import methods_markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

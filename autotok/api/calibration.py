@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotok.devices.device import Device, leaving, open_device
+from autotok.devices.measurement import Reading
+from autotok.devices.ssh_address import SshAddress
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.methods.registry import get_method, list_methods
-from autotok.profiling.calibrate import BACKBONES, Calibrated, OnStep, Plan
-from autotok.profiling.calibrate import calibrate as calibrate_with
-from autotok.profiling.measurers import ByReadings, Machine
-from autotok.profiling.reading import Reading
-from autotok.profiling.remote_address import SshAddress
-from autotok.profiling.target import Target, load_target
-from autotok.profiling.target_file import calibrated_target, save_target
-
-from .devices import Device, leaving, open_device
+from autotok.predicting.calibrate import BACKBONES, Calibrated, OnStep, Plan
+from autotok.predicting.calibrate import calibrate as calibrate_with
+from autotok.predicting.measurers import ByReadings, Machine
+from autotok.predicting.target import Target, load_target
+from autotok.predicting.target_file import calibrated_target, save_target
 
 __all__ = ["Calibration", "calibrate", "plan_of"]
 

@@ -17,6 +17,7 @@ from autotok.compression.calibrate import needs_calibration
 from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.counting.macs import cost
 from autotok.errors import ConfigError, Diverged, RunDirectoryError
 from autotok.evaluation.accuracy import Evaluator, Quality, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
@@ -30,14 +31,12 @@ from autotok.export.bundle import (
     write_best,
 )
 from autotok.files import write_text
-from autotok.profiling.macs import cost
+from autotok.searching.running.judging import calibrated_on, judged_tally, tuned
 from autotok.training import finetune as training
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import FineTuned, FineTuneProgress, check_spec
 from autotok.training.precision import resolve_precision
 from autotok.training.student import emitted, student_of
-
-from .judging import calibrated_on, judged_tally, tuned
 
 __all__ = ["FineTuneResult", "finetune", "read_question"]
 

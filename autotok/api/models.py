@@ -15,24 +15,23 @@ from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.counting.counter import count_macs
+from autotok.counting.macs import Cost, cost
+from autotok.devices.device import measure_here
+from autotok.devices.measurement import Reading
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.evaluation.accuracy import Quality
 from autotok.export.bundle import load_bundle, load_uncompressed, read_best
 from autotok.export.exported import ExportResult, export_model
+from autotok.methods.author_units import from_num_removed
 from autotok.methods.base import Training
-from autotok.methods.knobs import from_num_removed
 from autotok.methods.registry import get_method
-from autotok.profiling.counter import count_macs
-from autotok.profiling.macs import Cost, cost
-from autotok.profiling.predict import Prediction
-from autotok.profiling.predict import predict as predict_trace
-from autotok.profiling.reading import Reading
-from autotok.profiling.target import Target, load_target
-from autotok.profiling.trace import trace
+from autotok.predicting.predict import Prediction
+from autotok.predicting.predict import predict as predict_trace
+from autotok.predicting.target import Target, load_target
+from autotok.predicting.trace import trace
+from autotok.searching.running.judging import judge
 from autotok.training.student import emitted
-
-from .devices import measure_here
-from .judging import judge
 
 __all__ = [
     "build_config",

@@ -10,18 +10,18 @@ import torch
 
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
+from autotok.counting.adaptive import is_adaptive
+from autotok.counting.counter import count
+from autotok.counting.macs import cost
+from autotok.counting.macs import uncompressed as uncompressed_cost
+from autotok.devices.device import leaving, measure_on, open_device
+from autotok.devices.measurement import PROLONGED
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle
 from autotok.methods.registry import get_method
-from autotok.profiling.adaptive import is_adaptive
-from autotok.profiling.counter import count
-from autotok.profiling.macs import cost
-from autotok.profiling.macs import uncompressed as uncompressed_cost
-from autotok.profiling.reading import PROLONGED
+from autotok.searching.running.judging import Judged, judge
 
-from .devices import leaving, measure_on, open_device
-from .judging import Judged, judge
 from .models import export, predict
 
 __all__ = ["export_report", "profile_report", "quality_report", "write_bundle"]

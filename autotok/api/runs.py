@@ -19,29 +19,29 @@ from autotok.backbones.base import left_alone
 from autotok.backbones.loading import as_backbone, check_name, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
+from autotok.devices.device import leaving, measuring_on, ready_device
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import absolute
 from autotok.names import ENGINES, known
-from autotok.searching.budget import Budget
-from autotok.searching.comparison import Comparisons
+from autotok.report.handover import hand_over
 from autotok.searching.engines.base import Engine
 from autotok.searching.engines.workers import leave_if_reimported
-from autotok.searching.events import Event, FineTuneStep, OnEvent, Working
-from autotok.searching.record import TrialRecord
-from autotok.searching.rundir import RunDirectory
-from autotok.searching.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
-from autotok.searching.storage import check_storage
-from autotok.searching.study import SearchResult, resume_search, run_search
+from autotok.searching.proposing.storage import check_storage
+from autotok.searching.records.comparison import Comparisons
+from autotok.searching.records.record import TrialRecord
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
+from autotok.searching.running.model_worker import WEIGHTS_FOLDER
+from autotok.searching.running.preflight import Asked, check_hand_over, check_names
+from autotok.searching.running.session import Question, Session, build_problem
+from autotok.searching.running.stopwatch import Stopwatch
+from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.space.budget import Budget
+from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 from autotok.training.student import retrained
 
-from .devices import leaving, measuring_on, ready_device
 from .finetune import describe
-from .handover import hand_over
-from .preflight import Asked, check_hand_over, check_names
-from .session import Question, Session, build_problem
-from .timing import Stopwatch
-from .worker import WEIGHTS_FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -379,8 +379,8 @@ def _engine(
     if alone and settings.trial_timeout_s is None:
         yield None
         return
-    from .engines import ProblemFactory, make_engine
-    from .sharing import SHARED_FOLDER, share
+    from autotok.searching.running.engine_choice import ProblemFactory, make_engine
+    from autotok.searching.running.sharing import SHARED_FOLDER, share
 
     question, engine = session.question.to_dict(), None
     shared = share(session, folder / SHARED_FOLDER)

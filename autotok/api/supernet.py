@@ -13,13 +13,13 @@ from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.loading import load_supernet, supernet_structure
 from autotok.backbones.supernet import SupernetView
 from autotok.config import CompressionConfig, SubnetSpec
+from autotok.counting.macs import uncompressed
 from autotok.errors import ConfigError, ExportError, nearest
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, write_best
 from autotok.plain_data import Place, parse_yaml, read_yaml, typed
-from autotok.profiling.macs import uncompressed
-from autotok.searching.budget import parse_budgets, resolve
+from autotok.searching.space.budget import parse_budgets, resolve
 from autotok.supernet.cutting import cut_to_file
 from autotok.supernet.evolution import EvolutionSettings
 from autotok.supernet.judge import SubnetScore, judge, score_subnets

@@ -1,5 +1,5 @@
 """`python -m autotok.cli`."""
 
-from autotok.cli import main
+from . import main
 
 main()

@@ -45,7 +45,7 @@ def calibrate(
     configure_logging(verbose=False, quiet=quiet)
     from autotok.api.calibration import calibrate as calibrate_target
     from autotok.api.calibration import plan_of
-    from autotok.profiling.calibrate import BACKBONES
+    from autotok.predicting.calibrate import BACKBONES
 
     from .progress import StepProgress
 

@@ -30,14 +30,14 @@ def methods(
     """List the token-compression methods, and whether they fit a backbone."""
     if ctx.invoked_subcommand is not None:
         return
-    from autotok.api.catalog import describe_methods, methods_markdown
+    from autotok.report.catalog import describe_methods, methods_markdown
 
     if markdown:
         typer.echo(methods_markdown(), nl=False)
         return
 
     if write is not None:
-        from autotok.api.pages import write_method_pages
+        from autotok.report.method_pages import write_method_pages
 
         typer.echo(f"{len(write_method_pages(write))} pages written to {write}")
         return
@@ -71,7 +71,7 @@ def methods_show(
     json: JsonFlag = False,
 ) -> None:
     """Show one method: idea, paper, departures, options, training, published numbers."""
-    from autotok.api.methods import EXAMPLE, describe_method, method_text
+    from autotok.report.method_page import EXAMPLE, describe_method, method_text
 
     page = describe_method(name, backbone or EXAMPLE)
     if json:
@@ -104,7 +104,7 @@ def targets(ctx: typer.Context, json: JsonFlag = False) -> None:
     """List the devices that can be named with --target."""
     if ctx.invoked_subcommand is not None:
         return
-    from autotok.profiling.target import list_targets, load_target
+    from autotok.predicting.target import list_targets, load_target
 
     rows = []
     for name in list_targets():
@@ -128,7 +128,7 @@ def targets_show(
     name: Annotated[str, typer.Argument(help="Target name or YAML file.")], json: JsonFlag = False
 ) -> None:
     """Show a target's numbers with their sources, and predictions against published points."""
-    from autotok.api.catalog import describe_target
+    from autotok.report.catalog import describe_target
 
     report = describe_target(name)
     if json:
@@ -156,7 +156,7 @@ def targets_show(
 @targets_app.command("validate")
 def targets_validate(file: Annotated[Path, typer.Argument(help="A target YAML file.")]) -> None:
     """Check a user's target file; says what is wrong with it in one sentence."""
-    from autotok.profiling.target import load_target
+    from autotok.predicting.target import load_target
 
     target = load_target(str(file))
     typer.echo(f"{file}: a valid target named '{target.name}'")

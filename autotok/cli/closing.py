@@ -18,7 +18,7 @@ __all__ = ["announce", "closing_data", "print_closing"]
 
 def announce(budgets: Sequence[str], convention: str) -> None:
     """The budget as understood, before anything is loaded."""
-    from autotok.searching.budget import parse_budgets, resolve
+    from autotok.searching.space.budget import parse_budgets, resolve
 
     for request in parse_budgets(budgets, convention=convention):
         if request.relative:
@@ -42,7 +42,7 @@ def closing_data(run: Run) -> dict[str, Any]:
 
 def print_closing(run: Run) -> None:
     """The closing table, the control, and where everything lies."""
-    from autotok.api.handover import device_notes, points_of, sources_of
+    from autotok.report.handover import device_notes, points_of, sources_of
     from autotok.report.points import metric_of
     from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
     from autotok.report.tables import closing_table

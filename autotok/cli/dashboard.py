@@ -24,7 +24,7 @@ def dashboard(
     It only reads: a search that is going on is not disturbed. Ctrl-C ends it.
     """
     configure_logging(verbose=False, quiet=quiet)
-    from autotok.api.dashboard import serve_dashboard
+    from autotok.report.dashboard import serve_dashboard
 
     def ready(url: str) -> None:
         typer.echo(f"{url}  (read-only, this machine only; Ctrl-C ends it)")

@@ -35,7 +35,7 @@ def doctor(
 
 def _answer(text: str) -> str:
     """What the device says of itself; `DeviceUnreachable` where it is silent."""
-    from autotok.api.devices import leaving, open_device
+    from autotok.devices.device import leaving, open_device
 
     device = open_device(text)
     with leaving(device):

@@ -110,11 +110,11 @@ def profile(
 ) -> None:
     """Say what a model costs: exact count, prediction for a target, measurement on a device."""
     if target is not None:
-        from autotok.profiling.target import load_target
+        from autotok.predicting.target import load_target
 
         load_target(target)
-    from autotok.api.devices import open_device
     from autotok.api.profiles import profile_report
+    from autotok.devices.device import open_device
 
     from .progress import StepProgress
 
@@ -160,7 +160,7 @@ def compress(
     json: JsonFlag = False,
 ) -> None:
     """Compress a model one way and write it as a bundle: configuration, weights, README."""
-    from autotok.api.preflight import check_export
+    from autotok.searching.running.preflight import check_export
 
     check_export("onnx")
     from autotok.api.profiles import write_bundle
@@ -235,7 +235,7 @@ def export(
     json: JsonFlag = False,
 ) -> None:
     """Write a model for a device and check the file against torch."""
-    from autotok.api.preflight import check_export
+    from autotok.searching.running.preflight import check_export
 
     check_export(format)
     from autotok.api.profiles import export_report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from autotok.errors import printable
 
 if TYPE_CHECKING:
-    from autotok.searching.events import Event
+    from autotok.searching.running.events import Event
 
 __all__ = ["SearchProgress", "StepProgress"]
 
@@ -76,7 +76,7 @@ class SearchProgress(StepProgress):
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        from autotok.searching.events import (
+        from autotok.searching.running.events import (
             Done,
             FinalEvaluation,
             FineTuneStep,

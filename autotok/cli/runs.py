@@ -125,9 +125,9 @@ def search(
     """
     began = time.monotonic()  # nothing heavy was imported before
     configure_logging(verbose=verbose, quiet=quiet)
-    from autotok.api.preflight import Asked, check_names
-    from autotok.searching.rundir import RunDirectory
-    from autotok.searching.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
+    from autotok.searching.records.rundir import RunDirectory
+    from autotok.searching.running.preflight import Asked, check_names
+    from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 
     from .closing import announce
     from .progress import SearchProgress

@@ -20,7 +20,7 @@ from autotok.errors import ConfigError, nearest
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .lessons import Lesson, TrainingRecipe
+from .loss_context import Lesson, TrainingRecipe
 from .occupancy import Counts, Occupancy, Placement, Span, occupancy
 
 __all__ = [

@@ -17,7 +17,7 @@ from autotok.tokens import Tokens
 
 from .matching import Pairs
 from .primitives import gather_rows, moved
-from .rows import add_rows, fixed_rows
+from .row_index import add_rows, fixed_rows
 
 __all__ = ["drop_pairs", "merge", "merge_ordered", "merge_pairs"]
 

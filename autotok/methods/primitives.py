@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autotok.tokens import Extra, Parked, Tokens
 
-from .rows import flat_rows
+from .row_index import flat_rows
 
 __all__ = [
     "fuse",

@@ -14,8 +14,8 @@ import numpy as np
 from autotok.config import Reduction, round_count
 from autotok.plain_data import read_yaml
 
+from .author_units import from_entering_ratios, from_stage_ratios
 from .base import Span, TokenReducer
-from .knobs import from_entering_ratios, from_stage_ratios
 from .registry import get_method
 
 __all__ = ["PublishedSchedule", "published_schedules"]

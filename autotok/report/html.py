@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from autotok.files import write_text
-from autotok.searching.comparison import Comparisons
+from autotok.searching.records.comparison import Comparisons
 
 from .points import Metric, Point
 from .sentences import CAUTION, control_sentence, standing_sentences, tuning_sentence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotok.evaluation.paired import Paired
-from autotok.searching.comparison import Comparisons, Standing
-from autotok.searching.tuning import HELPED, HURT, SUFFICES, TuningGain
+from autotok.searching.records.comparison import Comparisons, Standing
+from autotok.searching.records.finetune_gain import HELPED, HURT, SUFFICES, TuningGain
 
 from .points import Metric, Point, gflops
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotok.searching.record import MEASURED, foretold
+from autotok.searching.records.record import MEASURED, foretold
 
 __all__ = ["MEASURED", "Sources", "device_sentences"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from autotok.searching.record import MEASURED
-from autotok.searching.tuning import TuningGain
+from autotok.searching.records.finetune_gain import TuningGain
+from autotok.searching.records.record import MEASURED
 
 from .points import Metric, Point, gflops
 from .sources import Sources

@@ -15,10 +15,10 @@ import torch
 from autotok.backbones.loading import load_supernet
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
+from autotok.counting.macs import uncompressed
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource
 from autotok.files import write_text
-from autotok.profiling.macs import uncompressed
 
 from .batches import held_out
 from .recipe_file import load_recipe

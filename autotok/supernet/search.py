@@ -19,11 +19,11 @@ from typing import Any
 from autotok.backbones.autoformer import SupernetSpec, subnet_facts
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
+from autotok.counting.macs import Cost, uncompressed
 from autotok.errors import ConfigError, InfeasibleBudget, NonFiniteOutput, RunDirectoryError
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource
 from autotok.files import replacing, write_text
-from autotok.profiling.macs import Cost, uncompressed
 
 from .evolution import Candidate, Evolution, EvolutionSettings
 from .judge import SubnetScore, score_subnets

@@ -17,7 +17,7 @@ from autotok.methods.registry import get_method
 
 from .model import MODEL_CHECKS, default_backbones, example_config
 from .reduction import REDUCTION_CHECKS
-from .scene import Scene, scene, synthetic_facts
+from .reduction_case import Scene, scene, synthetic_facts
 
 __all__ = [
     "MODEL_CHECKS",

@@ -22,7 +22,7 @@ from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Kind, Placement, TokenReducer
 from autotok.methods.registry import unmet_need
 
-from .scene import claim, stand_in
+from .reduction_case import claim, stand_in
 
 __all__ = ["MODEL_CHECKS", "check_export", "default_backbones", "example_config"]
 

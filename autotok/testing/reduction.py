@@ -16,7 +16,7 @@ from autotok.methods.base import Count, Kind, Option, TokenReducer
 from autotok.methods.registry import get_method
 from autotok.tokens import Needs, Taps, Tokens
 
-from .scene import Scene, claim, keeps, layers, lesson, scene
+from .reduction_case import Scene, claim, keeps, layers, lesson, scene
 
 __all__ = ["REDUCTION_CHECKS"]
 

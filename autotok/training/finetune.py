@@ -21,7 +21,7 @@ from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
 from autotok.evaluation.augment import augmented, check_augment
 from autotok.evaluation.data import DataSource
-from autotok.methods.lessons import TrainingRecipe
+from autotok.methods.loss_context import TrainingRecipe
 from autotok.methods.registry import get_method
 
 from .batches import BatchOrder, augmentation_draws, data_identity

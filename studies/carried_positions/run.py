@@ -16,7 +16,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig
 from autotok.evaluation.accuracy import Evaluator, Quality
 from autotok.evaluation.data import load_data
-from autotok.methods.knobs import from_num_removed
+from autotok.methods.author_units import from_num_removed
 
 METHODS = ("random", "tome")
 REMOVED_PER_LAYER = (1, 8, 32, 56)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import autotok
-from autotok.api.handover import points_of
 from autotok.evaluation.paired import compare
+from autotok.report.handover import points_of
 from autotok.report.plots import pareto_png
 from autotok.report.points import Point, metric_of
-from autotok.searching.record import TrialRecord
-from autotok.searching.settings import SearchSettings
+from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent
 METRIC = metric_of("top1")

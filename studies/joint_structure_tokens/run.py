@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 
 import autotok
-from autotok.searching.pareto import hypervolume
-from autotok.searching.settings import SearchSettings
+from autotok.searching.records.pareto import hypervolume
+from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent
 BUDGET, BUDGET_G = "3.6GFLOPs", 3.6

@@ -18,7 +18,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from autotok.api.judging import judged_tally
 from autotok.backbones.base import Backbone
 from autotok.backbones.demo import DEMO_SPEC
 from autotok.backbones.loading import load_backbone
@@ -31,12 +30,13 @@ from autotok.compression.calibrate import (
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.counting.macs import cost, schedule_macs
 from autotok.evaluation.accuracy import Evaluator, Quality, Tally
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import DataSource, load_data
 from autotok.evaluation.paired import compare
 from autotok.methods.registry import get_method
-from autotok.profiling.macs import cost, schedule_macs
+from autotok.searching.running.judging import judged_tally
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import finetune
 from autotok.training.student import emitted, student_of

@@ -10,7 +10,7 @@ import autotok
 from autotok.api.arguments import parse_keep, parse_options
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.errors import ConfigError, RunDirectoryError, UnsupportedBackbone
-from autotok.searching.settings import SearchSettings
+from autotok.searching.space.settings import SearchSettings
 
 SETTINGS = SearchSettings(n_trials=4, images_few=20, images_more=20, images_final=40)
 

@@ -6,17 +6,17 @@ import pytest
 import yaml
 
 import autotok
-from autotok.api.judging import judged_tally
-from autotok.api.session import Question, build_problem
 from autotok.backbones.loading import load_backbone
+from autotok.counting.macs import uncompressed
 from autotok.errors import ConfigError
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import load_data
 from autotok.export.bundle import load_bundle
 from autotok.methods import get_method
 from autotok.methods.base import Count
-from autotok.profiling.macs import uncompressed
-from autotok.searching.settings import SearchSettings
+from autotok.searching.running.judging import judged_tally
+from autotok.searching.running.session import Question, build_problem
+from autotok.searching.space.settings import SearchSettings
 
 SETTINGS = SearchSettings(n_trials=5, images_few=20, images_more=20, images_final=60)
 TRAINED = {"length": "4 steps", "losses": "ce+soft", "batch_size": 8}

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from autotok import cli
 from autotok.api import calibration as module
-from autotok.api import devices
 from autotok.api.calibration import calibrate, plan_of
+from autotok.devices import device as devices
+from autotok.devices.measurement import Reading
 from autotok.errors import DeviceUnreachable, ExportError
-from autotok.profiling import calibrate as calibrating
-from autotok.profiling.predict import predict
-from autotok.profiling.reading import Reading
-from autotok.profiling.target import load_target
-from autotok.profiling.trace import trace
+from autotok.predicting import calibrate as calibrating
+from autotok.predicting.predict import predict
+from autotok.predicting.target import load_target
+from autotok.predicting.trace import trace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
 

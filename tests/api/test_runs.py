@@ -9,12 +9,12 @@ import yaml
 
 import autotok
 from autotok.api.runs import Workers
-from autotok.api.session import Question, build_problem
 from autotok.backbones.tiny import tiny_vit
 from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
 from autotok.errors import CheckpointError, ConfigError, UnknownName
 from autotok.export.bundle import load_bundle
-from autotok.searching.settings import SearchSettings
+from autotok.searching.running.session import Question, build_problem
+from autotok.searching.space.settings import SearchSettings
 
 SETTINGS = SearchSettings(
     n_trials=4, images_few=20, images_more=20, images_final=40, retrain_trials=1

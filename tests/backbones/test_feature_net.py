@@ -17,7 +17,7 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import CheckpointError, UnknownName
-from autotok.profiling.trace import trace
+from autotok.predicting.trace import trace
 
 
 def saved(folder: Path, name: str = "mobileone_s0") -> Path:

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from autotok.backbones.loading import known_backbones, load_backbone, load_structure
 from autotok.backbones.lvvit import LVVIT, LVViT, LVViTSpec, lvvit_from_state_dict
 from autotok.config import CompressionConfig
+from autotok.counting.macs import cost
 from autotok.errors import CheckpointError, ConfigError
 from autotok.methods.primitives import select
-from autotok.profiling.macs import cost
 from autotok.tokens import Needs, Tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from autotok.profiling import calibrate as calibrating
-from autotok.profiling import memory_fit, sitting
-from autotok.profiling.footprint import Footprint
+from autotok.devices.footprint import Footprint
+from autotok.predicting import calibrate as calibrating
+from autotok.predicting import calibration_run as sitting
+from autotok.predicting import memory_fit
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--backbone", "tiny", "--measurements", "10", "--minutes", "0.5")

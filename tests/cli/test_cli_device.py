@@ -11,11 +11,12 @@ import pytest
 import yaml
 from torch import Tensor, nn
 
-from autotok.api import devices, profiles
-from autotok.api.engines import make_engine
+from autotok.api import profiles
+from autotok.devices import device as devices
+from autotok.devices.measurement import Reading
 from autotok.errors import ConfigError, DeviceUnreachable
-from autotok.profiling.reading import Reading
 from autotok.searching.engines.workers import ProcessEngine
+from autotok.searching.running.engine_choice import make_engine
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--backbone", "tiny", "--data", "digits")

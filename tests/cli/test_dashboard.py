@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "searching"))
 from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok import cli
-from autotok.api.dashboard import dashboard_app
 from autotok.config import CompressionConfig
 from autotok.errors import RunDirectoryError, UsageError
-from autotok.searching.events import Event, TrialFinished
-from autotok.searching.settings import SearchSettings
-from autotok.searching.study import run_search
+from autotok.report.dashboard import dashboard_app
+from autotok.searching.running.events import Event, TrialFinished
+from autotok.searching.running.study import run_search
+from autotok.searching.space.settings import SearchSettings
 
 SECTIONS = {"question": {"backbone": "fake", "data": "demo", "flops_convention": "macs"}}
 PROGRAM = (  # a shell that runs tests in the background makes its children ignore interrupts

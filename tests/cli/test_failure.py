@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import autotok
-from autotok.api import catalog
 from autotok.errors import RunDirectoryError
-from autotok.searching.settings import SearchSettings
+from autotok.report import catalog
+from autotok.searching.space.settings import SearchSettings
 
 Run = Callable[..., tuple[int, str, str]]
 SETTINGS = SearchSettings(n_trials=3, images_few=20, images_more=20, images_final=40)
@@ -70,7 +70,7 @@ def test_with_v_the_traceback_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch
     def fail(*given: object, **named: object) -> None:
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("autotok.api.preflight.check_names", fail)
+    monkeypatch.setattr("autotok.searching.running.preflight.check_names", fail)
     monkeypatch.setattr(logging, "basicConfig", lambda **kw: None)
     records: list[str] = []
     handler = logging.Handler()
@@ -112,7 +112,7 @@ def full_then_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
         raise FULL
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autotok.api.handover.save_bundle", no_room)
+        patch.setattr("autotok.report.handover.save_bundle", no_room)
         with pytest.raises(RunDirectoryError) as caught:
             autotok.search("tiny", data="digits", budget="60%", settings=SETTINGS, output=folder)
     before = (folder / "trials.csv").read_text()
@@ -132,7 +132,7 @@ def test_a_full_disk_at_the_end_costs_no_trial(full_then_resumed: tuple[Path, st
 
 
 def test_an_exporters_own_error_for_a_full_disk_is_known_too(tmp_path: Path) -> None:
-    from autotok.searching.rundir import RunDirectory
+    from autotok.searching.records.rundir import RunDirectory
 
     folder = RunDirectory(tmp_path)
     with pytest.raises(RunDirectoryError, match="full disk"), folder.guarded():

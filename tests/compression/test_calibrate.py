@@ -6,7 +6,7 @@ from autotok.compression.calibrate import needs_calibration, needs_recalibration
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import TokenReducer, get_method, list_methods
 from autotok.methods.base import Count
-from autotok.testing import scene
+from autotok.testing import reduction_case as scene
 
 CALIBRATED = [name for name in list_methods() if get_method(name).calibrates]
 

@@ -18,7 +18,7 @@ from autotok.compression.model import CompressedViT, Watch
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.base import Kind, TokenReducer
 from autotok.methods.primitives import select
-from autotok.searching.settings import SearchSettings
+from autotok.searching.space.settings import SearchSettings
 from autotok.testing.model import default_backbones
 from autotok.tokens import Taps, Tokens
 

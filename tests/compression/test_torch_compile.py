@@ -14,7 +14,7 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.methods.base import Count, TokenReducer
 from autotok.methods.registry import get_method, list_methods, unmet_need
 from autotok.testing.model import default_backbones, example_config
-from autotok.testing.scene import stand_in
+from autotok.testing.reduction_case import stand_in
 
 STATIC = [name for name in list_methods() if get_method(name).count is Count.STATIC]
 ADAPTIVE = [name for name in list_methods() if get_method(name).count is Count.ADAPTIVE]

@@ -23,7 +23,7 @@ from autotok.export import onnx as onnx_room
 from autotok.export.exported import ExportResult, _judge, check_exportable, export_model
 from autotok.methods.base import Placement
 from autotok.methods.registry import get_method, list_methods
-from autotok.testing.scene import stand_in
+from autotok.testing.reduction_case import stand_in
 
 SPEC = SupernetSpec(
     embed_dim=32, depth=3, heads=2, mlp_ratio=2.0, embed_choices=(32,), depth_choices=(3,),

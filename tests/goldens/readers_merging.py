@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
-from autotok.methods import knobs
+from autotok.methods import author_units as knobs
 from autotok.methods.base import Lesson
 from autotok.methods.diffrate import DiffRate
 from autotok.methods.dtem import soft_pairs

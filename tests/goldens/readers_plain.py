@@ -20,7 +20,7 @@ from runner import (
 
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
-from autotok.methods import knobs
+from autotok.methods import author_units as knobs
 from autotok.methods.matching import bipartite
 from autotok.methods.merging import merge
 from autotok.tokens import Tokens

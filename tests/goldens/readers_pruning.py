@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction, round_count
-from autotok.methods import knobs, stochastic
+from autotok.methods import author_units as knobs
+from autotok.methods import stochastic
 from autotok.methods.losses import dynamicvit_ratio
 from autotok.methods.tps import squeeze, squeeze_masked
 from autotok.tokens import AttentionRule, Tokens

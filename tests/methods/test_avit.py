@@ -11,7 +11,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT, Watch
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.methods.avit import AViT
-from autotok.methods.lessons import Lesson
+from autotok.methods.loss_context import Lesson
 
 
 def logit(score: float) -> float:

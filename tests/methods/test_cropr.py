@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.counting.counter import count_macs
+from autotok.counting.macs import cost
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.methods import get_method
 from autotok.methods.base import Lesson
 from autotok.methods.cropr import Cropr
-from autotok.profiling.counter import count_macs
-from autotok.profiling.macs import cost
 from autotok.testing import synthetic_facts
 from autotok.tokens import Taps
 

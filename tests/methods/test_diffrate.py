@@ -7,11 +7,11 @@ from learned import model, photos
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.counting.macs import cost
 from autotok.errors import ConfigError
 from autotok.methods import get_method
 from autotok.methods.base import Lesson
 from autotok.methods.diffrate import DiffRate
-from autotok.profiling.macs import cost
 from autotok.testing import synthetic_facts
 
 PATCHES = torch.tensor([[9.0, 9], [1, 0], [0, 1], [0, 3]])

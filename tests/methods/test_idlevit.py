@@ -9,7 +9,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import Watch
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.idlevit import IdleViT
-from autotok.methods.lessons import Lesson
+from autotok.methods.loss_context import Lesson
 from autotok.methods.losses import idlevit_cut, idlevit_features
 from autotok.tokens import Taps, Tokens, grid_coords
 

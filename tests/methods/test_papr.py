@@ -11,15 +11,15 @@ from torch.nn import functional as F
 
 import autotok
 from autotok.api.models import count
-from autotok.api.session import Question, build_problem
 from autotok.backbones.feature_net import _create
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.macs import cost, uncompressed
 from autotok.errors import CheckpointError, ConfigError, IncompatibleMethod
 from autotok.methods.papr import PaPr
-from autotok.profiling.macs import cost, uncompressed
-from autotok.profiling.trace import trace
+from autotok.predicting.trace import trace
+from autotok.searching.running.session import Question, build_problem
 from autotok.tokens import Taps, Tokens
 
 

@@ -5,7 +5,7 @@ from hand import angles, keys, reducer, tokens
 from torch import Tensor
 
 from autotok.methods import TokenReducer, get_method
-from autotok.testing import scene
+from autotok.testing import reduction_case as scene
 from autotok.tokens import Needs, Taps
 
 PATCHES = torch.tensor([[10.0], [20], [30], [40]])

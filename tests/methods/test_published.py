@@ -2,7 +2,8 @@
 
 import pytest
 
-from autotok.methods import get_method, knobs, list_methods
+from autotok.methods import author_units as knobs
+from autotok.methods import get_method, list_methods
 from autotok.methods.base import Span
 from autotok.methods.published import published_schedules
 

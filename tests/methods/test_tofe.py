@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from autotok.compression.calibrate import calibrate
 from autotok.compression.model import CompressedViT, Watch
+from autotok.counting.counter import count_macs
+from autotok.counting.macs import cost
 from autotok.methods import Site, get_method
 from autotok.methods.base import Lesson
 from autotok.methods.freezing import Freezing
-from autotok.profiling.counter import count_macs
-from autotok.profiling.macs import cost
 from autotok.testing import synthetic_facts
 from autotok.tokens import AttentionRule, Taps, Tokens, grid_coords
 

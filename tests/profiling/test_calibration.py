@@ -15,23 +15,17 @@ from autotok.backbones.base import Backbone
 from autotok.backbones.loading import load_structure
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
+from autotok.devices.footprint import Footprint
+from autotok.devices.measurement import MeasurementFailed, Reading
 from autotok.errors import AutotokError, ConfigError, DeviceUnreachable
-from autotok.profiling import calibrate as module
-from autotok.profiling import memory_fit
-from autotok.profiling.calibrate import (
-    Calibrated,
-    Plan,
-    calibrate,
-    draw_candidates,
-    measure_all,
-)
-from autotok.profiling.fitting import NAMES, row_of
-from autotok.profiling.footprint import Footprint
-from autotok.profiling.latency_model import trace_features
-from autotok.profiling.measurers import ByReadings, Machine, Sample, this_machine
-from autotok.profiling.memory_fit import MB, fit_memory
-from autotok.profiling.reading import MeasurementFailed, Reading
-from autotok.profiling.trace import Trace, trace
+from autotok.predicting import calibrate as module
+from autotok.predicting import memory_fit
+from autotok.predicting.calibrate import Calibrated, Plan, calibrate, draw_candidates, measure_all
+from autotok.predicting.fitting import NAMES, row_of
+from autotok.predicting.latency_model import trace_features
+from autotok.predicting.measurers import ByReadings, Machine, Sample, this_machine
+from autotok.predicting.memory_fit import MB, fit_memory
+from autotok.predicting.trace import Trace, trace
 
 TINY = Plan(backbones=("tiny",), measurements=15, seconds=1.0, memory=False)
 METHODS = ["evit", "ltp", "random", "tofu", "tome", "topk"]

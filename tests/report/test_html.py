@@ -9,8 +9,8 @@ from autotok.report.html import Report, write_report
 from autotok.report.plots import pareto_png
 from autotok.report.points import Point, metric_of
 from autotok.report.sentences import control_sentence
-from autotok.searching.comparison import Comparisons, Standing
-from autotok.searching.tuning import TuningGain
+from autotok.searching.records.comparison import Comparisons, Standing
+from autotok.searching.records.finetune_gain import TuningGain
 
 TOP1 = metric_of("top1")
 POINTS = [

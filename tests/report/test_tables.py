@@ -9,7 +9,7 @@ from autotok.evaluation.paired import paired_hits, paired_kls
 from autotok.report.points import Point, metric_of
 from autotok.report.sources import Sources
 from autotok.report.tables import closing_table, plain_table, tuning_table
-from autotok.searching.tuning import TuningGain
+from autotok.searching.records.finetune_gain import TuningGain
 
 POINTS = [
     Point(

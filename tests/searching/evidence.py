@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 from autotok.config import CompressionConfig, Reduction
-from autotok.searching.last_word import Final
-from autotok.searching.record import Costs, Score, TrialRecord
+from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.running.final_evaluation import Final
 
 IMAGES = 400
 

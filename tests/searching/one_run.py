@@ -4,8 +4,8 @@ import sys
 
 from problems import fake_problem
 
-from autotok.searching.settings import SearchSettings
-from autotok.searching.study import run_search
+from autotok.searching.running.study import run_search
+from autotok.searching.space.settings import SearchSettings
 
 
 def main() -> None:

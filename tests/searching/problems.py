@@ -9,10 +9,10 @@ from typing import Any
 
 from autotok.config import CompressionConfig, Length
 from autotok.facts import BackboneFacts, BlockFacts
-from autotok.searching.budget import Budget, parse_budgets, resolve
-from autotok.searching.problem import ExactCosts, Problem, Tuned
-from autotok.searching.space import SearchSpace
-from autotok.searching.space_file import load_space
+from autotok.searching.space.budget import Budget, parse_budgets, resolve
+from autotok.searching.space.problem import ExactCosts, Problem, Tuned
+from autotok.searching.space.search_space import SearchSpace
+from autotok.searching.space.space_file import load_space
 
 
 def vit_facts(depth: int = 12, width: int = 384, side: int = 14) -> BackboneFacts:

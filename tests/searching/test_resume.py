@@ -13,9 +13,9 @@ import pytest
 from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
-from autotok.searching.journal import repair_journal
-from autotok.searching.settings import SearchSettings
-from autotok.searching.study import SearchResult, resume_search, run_search
+from autotok.searching.proposing.journal import repair_journal
+from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.space.settings import SearchSettings
 
 TRIALS = 18
 HERE = Path(__file__).parent

@@ -12,13 +12,13 @@ import pytest
 from postgresql import Server, quick_folder, server
 from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
-from autotok.api.dashboard import dashboard_app
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, StorageUnreachable
-from autotok.searching.rundir import RunDirectory
-from autotok.searching.settings import SearchSettings
-from autotok.searching.storage import open_storage
-from autotok.searching.study import SearchResult, resume_search, run_search
+from autotok.report.dashboard import dashboard_app
+from autotok.searching.proposing.storage import open_storage
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent
 TRIALS = 12

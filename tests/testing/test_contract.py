@@ -15,9 +15,9 @@ from autotok.testing import (
     check_method,
     default_backbones,
     example_config,
-    scene,
     synthetic_facts,
 )
+from autotok.testing import reduction_case as scene
 from autotok.tokens import Taps, Tokens
 
 ReductionCheck = Callable[[type[TokenReducer]], None]

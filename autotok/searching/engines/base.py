@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..flight import Job
-from ..problem import TallyLike, Tuned, Worker
+from autotok.searching.space.problem import TallyLike, Tuned, Worker
+
+from .jobs import Job
 
 __all__ = ["Engine", "Job", "Outcome", "WorkerFactory", "failure", "run_job"]
 

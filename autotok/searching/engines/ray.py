@@ -26,12 +26,20 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import CompressionConfig
+from autotok.devices.ray_cluster import (
+    TUNE_SETTINGS,
+    capacity,
+    check_storage,
+    join,
+    plain,
+    room,
+    start,
+)
 from autotok.errors import AutotokError, ConfigError
 
 from .base import Job, Outcome, WorkerFactory, failure, run_job
-from .cluster import TUNE_SETTINGS, capacity, check_storage, join, plain, room, start
-from .exchange import Exchange, from_flat, to_flat
-from .parcels import (
+from .job_queue import Exchange, from_flat, to_flat
+from .pickling import (
     build_error,
     dumped,
     packed,

@@ -25,7 +25,7 @@ from autotok.errors import AutotokError, ConfigError
 from autotok.interrupts import SIGNALS
 
 from .base import Job, Outcome, WorkerFactory, run_job
-from .parcels import build_error, dumped, packed, rebuilt, threads_per_worker, use_threads
+from .pickling import build_error, dumped, packed, rebuilt, threads_per_worker, use_threads
 
 __all__ = ["ProcessEngine", "leave_if_reimported"]
 

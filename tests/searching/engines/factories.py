@@ -12,7 +12,7 @@ from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.errors import UnknownName
-from autotok.searching.problem import Problem, Tuned
+from autotok.searching.space.problem import Problem, Tuned
 
 
 @dataclass

@@ -16,12 +16,12 @@ from test_workers import alive, config, jobs, outcomes, until
 
 from autotok.errors import ConfigError, DeviceUnreachable, UnknownName
 from autotok.searching.engines.base import Job, WorkerFactory
-from autotok.searching.engines.exchange import Exchange
-from autotok.searching.engines.local import InProcessEngine
+from autotok.searching.engines.in_process import InProcessEngine
+from autotok.searching.engines.job_queue import Exchange
 from autotok.searching.engines.ray import LOSSES, RayEngine
-from autotok.searching.events import Event, TrialFinished
-from autotok.searching.settings import SearchSettings
-from autotok.searching.study import run_search
+from autotok.searching.running.events import Event, TrialFinished
+from autotok.searching.running.study import run_search
+from autotok.searching.space.settings import SearchSettings
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("ray", "pyarrow"))
 needs_ray = pytest.mark.skipif(not INSTALLED, reason="ray[tune] is not installed")

@@ -1,0 +1,1 @@
+"""Exact cost: the formula, the independent counter, adaptive methods over images."""

@@ -1,0 +1,1 @@
+"""Where a model runs and is timed: runtimes, timer, energy, boards, Ray nodes."""

@@ -1,0 +1,362 @@
+"""Devices to measure on: this machine, a board over ssh, a node of a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from autotok.backbones.base import Backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
+from autotok.errors import AutotokError, ConfigError, UnknownName
+from autotok.export.exported import FORMATS as SUFFIXES
+from autotok.export.exported import export_model
+from autotok.predicting.measurers import installed_mb
+
+from .footprint import SOURCE, footprint_of
+from .measurement import MeasurementFailed, Reading
+from .runtimes import check_runtime, measure_in
+from .ssh_board import FORMATS, RemoteDevice
+
+if TYPE_CHECKING:
+    from autotok.searching.running.session import Session
+    from autotok.searching.space.problem import Problem
+
+    from .ray_tasks import Errands
+
+__all__ = [
+    "Device",
+    "LocalDevice",
+    "RayDevice",
+    "SshDevice",
+    "leaving",
+    "measure_on",
+    "measuring_on",
+    "open_device",
+    "ready_device",
+]
+
+_LOG = logging.getLogger(__name__)
+ROUNDS, TIMEOUT_S = 15, 300.0
+_RAY = re.compile(r"ray:([A-Za-z0-9_][A-Za-z0-9_.-]*)(?:@(auto|[A-Za-z0-9_.\[\]:-]+:\d+))?")
+_FAREWELL_S = 120.0
+_LOCAL = re.compile(r"local(?:\?runtime=(.*))?")
+
+
+class Device(Protocol):
+    """Something that measures; `close` when done."""
+
+    name: str
+
+    def check(self) -> str:
+        """What it is, in a line.
+
+        Raises:
+            DeviceUnreachable: it does not answer.
+        """
+        ...
+
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+        """Latency and peak memory of `model(images)`, interleaved with the reference's.
+
+        Raises:
+            DeviceUnreachable: it does not answer.
+            AutotokError: this model cannot be measured there; the message says why.
+        """
+        ...
+
+    def settle(self) -> str:
+        """The runtime it prefers, the only one it measures in from now on."""
+        ...
+
+    def memory_mb(self) -> float | None:
+        """Installed; None where it does not say."""
+        ...
+
+    def close(self) -> None:
+        """Leave it as it was."""
+        ...
+
+
+def open_device(text: str, *, ray_address: str | None = None) -> Device:
+    """The device of a name: 'local', 'local?runtime=compile', 'ssh://user@host[:port]' or
+    'ray:RESOURCE[@HOST:PORT]'.
+
+    Nothing is connected to yet; `check` does that.
+
+    Raises:
+        UsageError: it is no such name.
+    """
+    match = _LOCAL.fullmatch(text)
+    if match is not None:
+        return LocalDevice(match[1] or "eager")
+    if text.startswith("ssh:"):
+        return SshDevice(text)
+    match = _RAY.fullmatch(text)
+    if match is not None:
+        return RayDevice(match[1], match[2] or ray_address)
+    if text.startswith("ray:"):
+        raise ConfigError(
+            f"device '{text}' must be ray:RESOURCE, or ray:RESOURCE@HOST:PORT of the cluster's head"
+        )
+    raise UnknownName("device", text, ("local", "ssh://user@host", "ray:RESOURCE"))
+
+
+def ready_device(text: str | None, *, ray_address: str | None = None) -> Device | None:
+    """The device of a name, seen to answer; None where none is named.
+
+    Raises:
+        DeviceUnreachable: it does not answer.
+        UsageError: it is no device, or one that cannot measure.
+    """
+    if text in (None, "none"):
+        return None
+    device = open_device(str(text), ray_address=ray_address)
+    with leaving(device):
+        _LOG.info("device %s: %s", device.name, device.check())
+    return device
+
+
+@contextlib.contextmanager
+def leaving(device: Device | None) -> Iterator[None]:
+    """Closes the device when the block ends, well or not."""
+    try:
+        yield
+    finally:
+        if device is not None:
+            device.close()
+
+
+def measuring_on(device: Device | None, session: Session) -> Problem:
+    """The session's problem, which measures on the device if there is one."""
+    if device is None:
+        return session.problem
+    batch = 1 if session.target is None else session.target.default_batch
+    data = session.evaluator.data
+    images, _ = data.batch(data.subset(min(batch, len(data)), session.evaluator.seed))
+    images = images[torch.arange(batch) % len(images)]
+
+    def measure(config: CompressionConfig) -> Reading:
+        return device.measure(session.worker.compressed(config), images, session.backbone)
+
+    return dataclasses.replace(session.problem, measure=measure)
+
+
+class LocalDevice:
+    """This process, and the device its models are on."""
+
+    def __init__(self, runtime: str = "eager") -> None:
+        """`runtime` is one of `runtimes.RUNTIMES`."""
+        check_runtime(runtime)
+        self.name = "local" if runtime == "eager" else f"local?runtime={runtime}"
+        self._runtime = runtime
+
+    def check(self) -> str:
+        """What it is."""
+        return f"this machine, {self._runtime}"
+
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+        """Measured here."""
+        return measure_here(model, images, reference, runtime=self._runtime)
+
+    def settle(self) -> str:
+        """The one it was made with."""
+        return self._runtime
+
+    def memory_mb(self) -> float | None:
+        """Of this machine."""
+        return installed_mb()
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class SshDevice:
+    """A board over ssh: models are exported here and measured there."""
+
+    def __init__(self, text: str) -> None:
+        self._remote = RemoteDevice(text)
+        self.name = str(self._remote.address)
+        self._runtime: str | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._references: dict[tuple[int, str, tuple[int, ...]], Path] = {}
+
+    def check(self) -> str:
+        """What the board says of itself."""
+        facts = self._remote.hello()
+        runtimes = ", ".join(f"{k} {v.get('version', '')}" for k, v in facts.runtimes.items())
+        memory = "" if facts.memory_mb is None else f", {facts.memory_mb / 1e3:.1f} GB"
+        return f"{facts.device}, {facts.cores} cores{memory}, Python {facts.python}, {runtimes}"
+
+    def memory_mb(self) -> float | None:
+        """Installed; None where it does not say."""
+        return self._remote.hello().memory_mb
+
+    def settle(self) -> str:
+        """The runtime it prefers, the only one it measures in from now on."""
+        self._runtime = self._remote.runtimes[0]
+        self._remote.energy = False  # which takes a second or more of every model
+        return self._runtime
+
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+        """Measured in the first of its runtimes that loads the model."""
+        runtimes = self._remote.runtimes if self._runtime is None else (self._runtime,)
+        for index, runtime in enumerate(runtimes):
+            try:
+                return self._measure(model, images, reference, runtime)
+            except MeasurementFailed as error:
+                if error.kind != "load" or index == len(runtimes) - 1:
+                    raise
+        raise AssertionError("a device has at least one runtime")
+
+    def _measure(
+        self, model: nn.Module, images: Tensor, reference: nn.Module | None, runtime: str
+    ) -> Reading:
+        format = FORMATS[runtime]
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="autotok-export-")
+        folder = Path(self._folder.name)
+        path = folder / f"model{SUFFIXES[format]}"
+        beside = None
+        if reference is not None:
+            key = id(reference), format, tuple(images.shape)
+            beside = self._references.get(key)
+            if beside is None:
+                beside = folder / f"reference{len(self._references)}{SUFFIXES[format]}"
+                _export(reference, beside, images, format)
+                self._references[key] = beside
+        _export(model, path, images, format)
+        return self._remote.measure(
+            path,
+            tuple(images.shape),
+            runtime=runtime,
+            reference=beside,
+            rounds=ROUNDS,
+            timeout_s=TIMEOUT_S,
+        )
+
+    def close(self) -> None:
+        """The board removes its folder, and so do we."""
+        self._remote.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder, self._references = None, {}
+
+
+class RayDevice:
+    """A node of a Ray cluster that carries a resource; measured there in torch, in a process of its
+    own. autotok must be installed on it, as for every node that works in a search."""
+
+    def __init__(self, resource: str, address: str | None) -> None:
+        self.name = f"ray:{resource}"
+        self._resource, self._address = resource, address
+        self._errands: Errands | None = None
+
+    def check(self) -> str:
+        """Where the resource is."""
+        return f"{', '.join(self._ready().nodes())} of the Ray cluster"
+
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+        """Measured where the resource is."""
+        from .ray_tasks import Lost
+
+        errands = self._ready()
+        limit_s = TIMEOUT_S + _FAREWELL_S
+        try:
+            found = errands.run(_measure_there, model, images, reference, limit_s=limit_s)
+        except TimeoutError as error:
+            raise MeasurementFailed(
+                f"device '{self.name}' had not measured this model after {limit_s:.0f} s; see what"
+                " else runs on its node",
+                kind="timeout",
+            ) from error
+        except (Lost, MemoryError) as error:
+            memory = isinstance(error, MemoryError) or error.memory
+            why = "ran out of memory with this model" if memory else f"lost the process ({error})"
+            raise MeasurementFailed(
+                f"device '{self.name}' {why}; compress more, or end what else runs there",
+                kind="memory" if memory else "crash",
+            ) from error
+        assert isinstance(found, Reading)
+        return dataclasses.replace(found, device=f"{self.name} ({found.device})")
+
+    def settle(self) -> str:
+        """The only one there is."""
+        return "eager"
+
+    def memory_mb(self) -> float | None:
+        """Installed on its node; None where that does not say."""
+        from .ray_tasks import Lost
+
+        try:
+            found = self._ready().run(installed_mb, limit_s=TIMEOUT_S)
+        except (Lost, TimeoutError):
+            return None
+        return found if found is None else float(found)
+
+    def _ready(self) -> Errands:
+        if self._errands is None:
+            from .ray_tasks import Errands
+
+            self._errands = Errands(self._resource, self._address)
+        return self._errands
+
+    def close(self) -> None:
+        """Leave the cluster if this joined it."""
+        if self._errands is not None:
+            self._errands.close()
+        self._errands = None
+
+
+def measure_on(device: Device, model: CompressedViT | Backbone, *, batch: int = 1) -> Reading:
+    """One model on a device with random images, beside its uncompressed backbone."""
+    reference = model.backbone if isinstance(model, CompressedViT) else None
+    facts = model.backbone.facts if isinstance(model, CompressedViT) else model.facts
+    images = torch.randn(batch, *facts.image_shape, generator=torch.Generator().manual_seed(0))
+    return device.measure(model, images, reference)
+
+
+def measure_here(
+    model: nn.Module, images: Tensor, reference: nn.Module | None, *, runtime: str = "eager"
+) -> Reading:
+    """A measurement in this process, as a `Reading`."""
+    parameter = next(model.parameters())
+    ready = images.to(parameter.device, parameter.dtype)
+    found = measure_in(runtime, model, ready, reference)
+    alone = runtime == "eager" and ready.device.type == "cpu"
+    return _with_own_memory(found, model, ready) if alone else found
+
+
+def _with_own_memory(found: Reading, model: nn.Module, images: Tensor) -> Reading:
+    """The reading with the memory of a process that runs this model and nothing else.
+
+    This one's high-water mark knows of all that it ever held.
+    """
+    try:
+        alone = footprint_of(model, images, threads=torch.get_num_threads())
+    except AutotokError as error:
+        _LOG.info("%s", error)
+        also = f"{found.memory_source}, with all else that this process holds"
+        return dataclasses.replace(found, memory_source=also)
+    return dataclasses.replace(found, peak_memory_mb=alone.peak_mb, memory_source=SOURCE)
+
+
+def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+    """The same on all cores of a node; Ray gives a task as many threads as it asked for CPUs."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return measure_here(model, images, reference)
+
+
+def _export(model: nn.Module, path: Path, images: Tensor, format: str) -> None:
+    """Write a file for the board; how well it agrees with torch is `autotok export`'s to say."""
+    export_model(model, path, images, format=format, batch=len(images), strict=False)

@@ -1,0 +1,142 @@
+"""Peak memory of one model in a process of its own: `python -m autotok.devices.footprint JOB`.
+
+A process that has run other models says nothing about one, so each is measured afresh: a backbone
+by name with random weights, or a model as it is, handed over in a file. Torch and timm are loaded
+in all of them, as in the command line's. JOB and the answer are JSON.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotok.config import CompressionConfig
+from autotok.errors import AutotokError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["SOURCE", "Footprint", "footprint", "footprint_of"]
+
+TIMEOUT_S = 300
+SOURCE = "high-water mark of a process of its own, torch and weights included"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Resident memory of a process that runs a model, in MB."""
+
+    idle_mb: float
+    """Before there was a model."""
+    peak_mb: float
+    """High-water mark of a forward, everything included."""
+
+
+def footprint(backbone: str, config: CompressionConfig, *, batch: int, threads: int) -> Footprint:
+    """The memory of a model with random weights in a fresh process.
+
+    Raises:
+        AutotokError: the process failed.
+    """
+    job = {"backbone": backbone, "config": config.to_dict(), "batch": batch, "threads": threads}
+    return _run(job, backbone)
+
+
+def footprint_of(model: nn.Module, images: Tensor, *, threads: int) -> Footprint:
+    """The memory of `model(images)` in a fresh process; of a supernet's view, that of its subnet.
+
+    Raises:
+        AutotokError: the process failed, or the model cannot be handed over to it.
+    """
+    import torch
+
+    backbone = getattr(model, "backbone", model)
+    name = getattr(getattr(backbone, "facts", None), "name", type(model).__name__)
+    with tempfile.TemporaryDirectory(prefix="autotok-footprint-") as folder:
+        path = Path(folder) / "model.pt"
+        try:
+            torch.save((_alone(model), images.clone()), path)
+        except Exception as error:  # pickling raises whatever an object's own methods do
+            raise _sorry(name, str(error)) from error
+        return _run({"file": str(path), "threads": threads}, name)
+
+
+def _alone(model: nn.Module) -> nn.Module:
+    """The model without the supernet that its backbone is a view of."""
+    from autotok.backbones.supernet import SupernetView
+
+    view: Any = getattr(model, "backbone", model)
+    if not isinstance(view, SupernetView):
+        return model
+    cut = view.supernet.cut(view.subnet, name=view.facts.name).eval()
+    if view is model:
+        return cut
+    twin = copy.copy(model)
+    twin._modules = {**model._modules, "backbone": cut}
+    return twin
+
+
+def _run(job: dict[str, Any], name: str) -> Footprint:
+    """What a process with this job says."""
+    command = [sys.executable, "-W", "ignore", "-m", "autotok.devices.footprint"]
+    try:
+        done = subprocess.run(
+            [*command, json.dumps(job)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _sorry(name, f"not done after {TIMEOUT_S} s") from error
+    if done.returncode:
+        raise _sorry(name, done.stderr or f"the process ended with status {done.returncode}")
+    return Footprint(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _sorry(name: str, words: str) -> AutotokError:
+    reason = (words.strip().splitlines() or ["no message"])[-1]
+    return AutotokError(f"memory of '{name}' could not be measured: {reason}")
+
+
+def _main(job: str) -> None:
+    import torch
+
+    import autotok.backbones.timm_vit
+    import autotok.methods  # noqa: F401
+    from autotok.backbones.loading import load_structure
+    from autotok.compression.compress import compress_backbone
+
+    from .measure import high_water_mb, reset_high_water
+
+    wanted = json.loads(job)
+    torch.set_num_threads(wanted["threads"])
+    if "backbone" in wanted:
+        load_structure(wanted["backbone"])  # what loading itself needs is no part of the model
+    reset_high_water()
+    idle = high_water_mb()
+    model: nn.Module
+    if "file" in wanted:
+        model, images = torch.load(wanted["file"], weights_only=False)
+        model.eval()
+    else:
+        model = compress_backbone(
+            load_structure(wanted["backbone"], device="cpu"),
+            CompressionConfig.from_dict(wanted["config"]),
+        ).eval()
+        images = torch.randn(wanted["batch"], *model.backbone.facts.image_shape)
+    reset_high_water()
+    with torch.inference_mode():
+        for _ in range(2):
+            model(images)
+    sys.stdout.write(json.dumps({"idle_mb": idle, "peak_mb": high_water_mb()}) + "\n")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

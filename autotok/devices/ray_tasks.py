@@ -1,0 +1,115 @@
+"""`Errands`: single functions run on the nodes of a Ray cluster that carry a resource."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from autotok.errors import DeviceUnreachable
+from autotok.searching.engines.base import failure
+
+from .ray_cluster import join
+
+__all__ = ["Errands", "Lost"]
+
+_LOG = logging.getLogger(__name__)
+_POLL_S = 1.0
+RETRIES = 2
+"""Of an errand whose node was lost."""
+
+
+class Lost(Exception):
+    """The process that ran an errand died; `memory` says whether of that."""
+
+    def __init__(self, reason: str, *, memory: bool) -> None:
+        super().__init__(reason)
+        self.memory = memory
+
+
+class Errands:
+    """Runs functions where a resource is, one at a time, each in a process of its own."""
+
+    def __init__(self, resource: str, address: str | None, *, patience_s: float = 60.0) -> None:
+        """Join the cluster at `address` (HOST:PORT or 'auto'), if Ray is not connected yet.
+
+        An errand waits `patience_s` for a node with the resource to come back.
+
+        Raises:
+            DeviceUnreachable: no cluster, or none of its nodes carries the resource.
+        """
+        from autotok.searching.engines.ray import load_ray
+
+        self._ray: Any = load_ray()
+        self.resource, self._patience_s = resource, patience_s
+        self._joined = not self._ray.is_initialized()
+        if self._joined:
+            join(self._ray, address or "auto")
+        if not self.nodes():
+            self.close()
+            raise DeviceUnreachable(
+                f"no node of the Ray cluster carries the resource '{resource}'; start one with"
+                f" `ray start --address=HOST:PORT --resources='{{\"{resource}\": 1}}'`"
+            )
+
+    def nodes(self) -> list[str]:
+        """Addresses of the live nodes that carry the resource."""
+        return [
+            str(node["NodeManagerAddress"])
+            for node in self._ray.nodes()
+            if node["Alive"] and node["Resources"].get(self.resource, 0) >= 1
+        ]
+
+    def run(self, function: Callable[..., Any], *arguments: Any, limit_s: float) -> Any:
+        """What the function gives on such a node.
+
+        Raises:
+            Exception: what the function raised there.
+            Lost: its process died.
+            TimeoutError: it ran longer than the limit.
+            DeviceUnreachable: no such node is left, or came back.
+        """
+        how = {"num_cpus": 0, "resources": {self.resource: 1}, "max_calls": 1}
+        task = self._ray.remote(max_retries=RETRIES, **how)(function)
+        found = task.remote(*arguments)
+        try:
+            self._wait(found, limit_s)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._ray.cancel(found, force=True)  # never one that is done: that can crash Ray
+            raise
+        try:
+            return self._ray.get(found)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except self._ray.exceptions.OutOfMemoryError as error:
+            raise Lost(failure(error), memory=True) from error
+        except self._ray.exceptions.RayError as error:
+            if not self.nodes():
+                raise self._gone() from error
+            raise Lost(failure(error), memory=False) from error
+
+    def _wait(self, found: Any, limit_s: float) -> None:
+        begin = there = time.monotonic()
+        while not self._ray.wait([found], timeout=_POLL_S)[0]:
+            now = time.monotonic()
+            if self.nodes():
+                there = now
+            elif now - there > self._patience_s:
+                raise self._gone()
+            if now - begin > limit_s:
+                raise TimeoutError
+
+    def _gone(self) -> DeviceUnreachable:
+        return DeviceUnreachable(
+            f"device 'ray:{self.resource}' is gone: no live node of the cluster carries the"
+            " resource; bring one back, then go on"
+        )
+
+    def close(self) -> None:
+        """Leave the cluster, if it was joined here; it stays up."""
+        if self._joined and self._ray.is_initialized():
+            self._ray.shutdown()
+        self._joined = False

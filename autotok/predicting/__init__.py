@@ -1,0 +1,1 @@
+"""Latency and memory from an operator trace; targets and their calibration."""

@@ -1,0 +1,161 @@
+"""Who measures for a calibration: this machine, in turns, or a device that sends readings."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from autotok.devices.interleaved import clock_for, in_turns
+from autotok.devices.measure import device_name
+from autotok.devices.measurement import MeasurementFailed, Reading
+
+__all__ = ["ByReadings", "InTurns", "Machine", "Measurer", "Sample", "this_machine"]
+
+MB = 1e6
+SAME = ("runtime", "dtype", "threads")
+"""What one latency model cannot mix."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured on, as a target file records it."""
+
+    name: str
+    """Processor or board."""
+    account: str
+    """What it says of itself: cores, system, versions."""
+    runtime: str
+    threads: int
+    clock: str
+    """One of `turns.CLOCKS`."""
+    dtype: str = "float32"
+    memory_mb: float | None = None
+    """Installed; None where it does not say."""
+    memory_source: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One model beside its reference."""
+
+    ratio: float
+    """Its latency over the reference's."""
+    spread: float
+    """Median absolute deviation as a share."""
+    reference_ms: float
+    """Median of the reference's own times."""
+    peak_mb: float | None = None
+    """Peak memory, where it comes with the latency."""
+
+
+class Measurer(Protocol):
+    """Measures models beside a reference."""
+
+    tells_memory: bool
+    """Whether samples carry peak memory."""
+
+    def machine(self) -> Machine:
+        """Where it measures; to be asked after a measurement."""
+        ...
+
+    def measure(
+        self, model: nn.Module, images: Tensor, reference: nn.Module, *, seconds: float
+    ) -> Sample:
+        """`model(images)` beside the reference; `seconds` are the patience there is.
+
+        Raises:
+            DeviceUnreachable: the device does not answer.
+            AutotokError: this model cannot be measured there; the message says why.
+        """
+        ...
+
+
+class InTurns:
+    """This machine: torch, its present number of threads, R M R M R."""
+
+    tells_memory = False
+
+    def machine(self) -> Machine:
+        """This one."""
+        return this_machine()
+
+    def measure(
+        self, model: nn.Module, images: Tensor, reference: nn.Module, *, seconds: float
+    ) -> Sample:
+        """Timed here."""
+        clock = clock_for(images.device, torch.get_num_threads())
+        found = in_turns(model, images, reference, clock=clock, seconds=seconds)
+        return Sample(found.ratio, found.spread, found.reference_ms)
+
+
+class ByReadings:
+    """A device; each of its readings holds latency, the reference's, and peak memory."""
+
+    tells_memory = True
+
+    def __init__(
+        self,
+        measure: Callable[[nn.Module, Tensor, nn.Module], Reading],
+        machine: Callable[[Reading], Machine],
+    ) -> None:
+        """`machine` makes of the first reading what is known of the device."""
+        self._measure, self._machine = measure, machine
+        self._first: Reading | None = None
+
+    def machine(self) -> Machine:
+        """What the first reading says."""
+        assert self._first is not None, "asked before anything was measured"
+        return self._machine(self._first)
+
+    def measure(
+        self, model: nn.Module, images: Tensor, reference: nn.Module, *, seconds: float
+    ) -> Sample:
+        """Measured there, in its own time.
+
+        Raises:
+            MeasurementFailed: it came about in another way than the first, or without a reference.
+        """
+        found = self._measure(model, images, reference)
+        first = found if self._first is None else self._first
+        for what in SAME:
+            if getattr(found, what) != getattr(first, what):
+                raise MeasurementFailed(
+                    f"device '{found.device}' measured with {what} {getattr(found, what)} after"
+                    f" {getattr(first, what)}; one calibration holds one of them only"
+                )
+        if found.speedup is None or found.reference_latency_ms is None:
+            raise MeasurementFailed(
+                f"device '{found.device}' gave no time of the uncompressed model beside this one"
+            )
+        self._first = first
+        share = found.spread_pct / 100
+        return Sample(1 / found.speedup, share, found.reference_latency_ms, found.peak_memory_mb)
+
+
+def this_machine() -> Machine:
+    """Processor, system and memory of the machine this runs on."""
+    name, threads, cpu = device_name(torch.device("cpu")), torch.get_num_threads(), "cpu"
+    memory = installed_mb()
+    return Machine(
+        name=name,
+        account=f"{name}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}",
+        runtime=f"torch {torch.__version__} eager",
+        threads=threads,
+        clock=clock_for(torch.device(cpu), threads),
+        memory_mb=memory,
+        memory_source="measured: what the operating system reports",
+    )
+
+
+def installed_mb() -> float | None:
+    """Megabytes of memory as the operating system reports it; None where it does not."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MB
+    except (AttributeError, ValueError, OSError):
+        return None

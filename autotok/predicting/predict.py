@@ -1,0 +1,246 @@
+"""Latency and peak memory from an operator trace and a target's coefficients.
+
+    host    = dispatch * kernels
+    device  = sum over kernels, see `latency_model.py`
+    latency = fixed + max(host, device)     where kernels queue (CUDA)
+              fixed + host + device         where the host computes itself (CPU)
+    memory  = weights + runtime base + overhead * peak of live tensors
+
+The maximum, not the sum, on asynchronous devices: that is why a small ViT and one four times its
+cost take the same time at batch 1, and why many small kernels cost so much there. `programs.py`
+predicts thousands of configurations at once by the same formulas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from autotok.backbones.base import Backbone
+from autotok.backbones.loading import load_structure
+from autotok.compression.compress import compress_backbone
+from autotok.config import CompressionConfig, Reduction
+
+from .as_published import as_published
+from .latency_model import device_ms as device_ms_of
+from .latency_model import fused, kernels_of
+from .regressors import Amount
+from .target import Calibration, Point, Setting, Target
+from .trace import Trace, trace
+
+__all__ = [
+    "MODEL_VERSION",
+    "Confrontation",
+    "Prediction",
+    "checked_error_pct",
+    "confront",
+    "latency_of",
+    "memory_of",
+    "predict",
+    "standing",
+]
+
+MODEL_VERSION = 1
+MB = 1e6
+STORED_AS = {"tfloat32": "float32"}
+"""Number formats that only products compute in, by how tensors are stored."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted latency of one batch and peak memory, and what stands behind them."""
+
+    latency_ms: float
+    peak_memory_mb: float
+    error_pct: float | None
+    """Largest latency error at the target's points in per cent; None if no point was held out."""
+    memory_error_pct: float | None
+    """The same of peak memory."""
+    source: str
+    target: str
+    setting: str
+    dtype: str
+    batch: int
+    image_shape: tuple[int, int, int]
+    host_ms: float
+    device_ms: float
+
+    @property
+    def throughput_img_s(self) -> float:
+        """Images a second."""
+        return 1000.0 * self.batch / self.latency_ms
+
+
+@dataclass(frozen=True)
+class Confrontation:
+    """A published figure beside what the model predicts for it today."""
+
+    point: Point
+    predicted: float
+    published: float
+    error_pct: float
+    fitted: bool
+
+
+def predict(trace: Trace, target: Target, *, setting: str = "eager") -> Prediction:
+    """Predict a traced model on a target; dtype and batch are those of the trace.
+
+    Raises:
+        UnknownName: the target knows no such setting, or no peak for the dtype.
+    """
+    return dataclasses.replace(
+        bare_prediction(trace, target, setting),
+        source=f"predicted (model {MODEL_VERSION}, {standing(target, setting=setting)})",
+        error_pct=checked_error_pct(target, setting),
+        memory_error_pct=checked_error_pct(target, setting, what="memory"),
+    )
+
+
+def standing(target: Target, *, setting: str = "eager") -> str:
+    """What stands behind predictions for a target, in words: points, errors, or nothing."""
+    if not target.is_checked:
+        return f"target {target.name} never checked: an estimate"
+    if target.calibration is not None:
+        return f"target {target.name}; {_calibrated(target.calibration)}"
+    parts = [_standing(target, setting, what) for what in ("latency", "memory")]
+    return f"target {target.name}; {'; '.join(parts)}"
+
+
+def _calibrated(record: Calibration) -> str:
+    words = (
+        f"calibrated {record.when[:10]}, {record.within_10_pct:.0f} % of {record.held_out} unseen"
+        f" configurations within 10 %, worst {record.worst_pct:.1f} %"
+    )
+    if record.memory_worst_pct is None:
+        return f"{words}; memory never checked"
+    return f"{words}; memory errors up to {record.memory_worst_pct:.1f} %"
+
+
+def _standing(target: Target, setting: str, what: str) -> str:
+    """In words, how far latency or memory predictions of a target were checked."""
+    points = [p for p in target.checked_against if _concerns(p) == what]
+    error = checked_error_pct(target, setting, what=what)
+    if not points:
+        return f"{what} never checked"
+    if error is None:
+        return f"{what} fitted to {len(points)} points, none held out to check it"
+    held_out = sum(point.role == "held out" for point in points)
+    return f"{what} errors up to {error:.1f} % at {len(points)} points, {held_out} held out"
+
+
+def bare_prediction(
+    trace: Trace,
+    target: Target,
+    setting: str,
+    *,
+    launch_correction: int = 0,
+) -> Prediction:
+    """The bare formula, without what stands behind it (as that needs traces of its own)."""
+    how = target.setting(setting)
+    kernels = fused(kernels_of(trace), how.fusion)
+    launches = sum(kernel.launches for kernel in kernels)
+    device_ms = device_ms_of(kernels, target, how, dtype=trace.dtype, pooled=trace.pooled)
+    if how.asynchronous:
+        device_ms += how.kernel_start_us.value * launch_correction / 1e3
+    host_ms = how.dispatch_us.value * (launches + launch_correction) / 1e3
+    memory_mb = memory_of(trace.weight_bytes, trace.peak_live_bytes, how)
+    return Prediction(
+        latency_ms=float(latency_of(host_ms, device_ms, how)),
+        peak_memory_mb=float(memory_mb),
+        error_pct=None,
+        memory_error_pct=None,
+        source="",
+        target=target.name,
+        setting=setting,
+        dtype=trace.dtype,
+        batch=trace.batch,
+        image_shape=trace.image_shape,
+        host_ms=host_ms,
+        device_ms=float(device_ms),
+    )
+
+
+def latency_of(host_ms: Amount, device_ms: Amount, how: Setting) -> Amount:
+    """Milliseconds of a batch, from those of host and device."""
+    busy = np.maximum(host_ms, device_ms) if how.asynchronous else host_ms + device_ms
+    return how.fixed_ms.value + busy
+
+
+def memory_of(weight_bytes: Amount, live_bytes: Amount, how: Setting) -> Amount:
+    """Peak MB, from the weights and the highest sum of live tensors."""
+    live = live_bytes * how.activation_overhead.value
+    return (weight_bytes + live) / MB + how.runtime_base_mb.value
+
+
+@lru_cache(maxsize=64)
+def checked_error_pct(
+    target: Target, setting: str = "eager", *, what: str = "latency"
+) -> float | None:
+    """Largest error in per cent over the target's points of `what`, re-predicted now.
+
+    None where no point was held out: coefficients always meet the points they were made from. Of a
+    calibrated target, the largest error of the configurations it kept aside then.
+    """
+    if target.calibration is not None:
+        record = target.calibration
+        return record.worst_pct if what == "latency" else record.memory_worst_pct
+    rows = [row for row in confront(target, setting=setting) if _concerns(row.point) == what]
+    if all(row.fitted for row in rows):
+        return None
+    return max(abs(row.error_pct) for row in rows)
+
+
+def _concerns(point: Point) -> str:
+    return "memory" if point.metric == "peak_memory_mb" else "latency"
+
+
+def confront(target: Target, *, setting: str = "eager") -> list[Confrontation]:
+    """Predict every point the target is checked against, and compare; nothing is looked up.
+
+    Points measured with somebody else's code are predicted with that code's kernel count (see
+    `Reference`), since that is what was timed.
+    """
+    fused = target.setting(setting).fused_attention
+    rows = []
+    for point in target.checked_against:
+        traced, correction = _traced(point, fused)
+        result = bare_prediction(traced, target, setting, launch_correction=correction)
+        predicted = float(getattr(result, point.metric))
+        error = 100.0 * (predicted - point.value) / point.value
+        rows.append(Confrontation(point, predicted, point.value, error, point.role == "fitted"))
+    return rows
+
+
+@lru_cache(maxsize=128)
+def _traced(point: Point, fused: bool) -> tuple[Trace, int]:
+    """The trace of a point, and how many kernels more the code that was timed launches."""
+    if point.reference is None:
+        return _trace_point(point, point.method, fused=fused), 0
+    fused = fused and point.reference.fused_attention
+    own = _trace_point(point, point.method, fused=fused)
+    plain = _trace_point(point, "none", fused=fused)
+    added = point.reference.launches_per_reduction * len(point.num_keep)
+    return own, plain.launches + added - own.launches
+
+
+def _trace_point(point: Point, method: str, *, fused: bool) -> Trace:
+    amounts = () if method == "none" else zip(point.layers, point.num_keep, strict=True)
+    reductions = tuple(Reduction(layer, num_keep=n) for layer, n in amounts)
+    options = {} if method == "none" else dict(point.options)
+    config = CompressionConfig(method=method, options=options, reductions=reductions)
+    backbone, reference = _structure(point.backbone), point.reference
+    if reference is not None and reference.relative_positions == "dense":
+        backbone = as_published(backbone, proportional=reference.proportional)
+    model = compress_backbone(backbone, config)
+    dtype = getattr(torch, STORED_AS.get(point.dtype, point.dtype))
+    traced = trace(model, batch=point.batch, dtype=dtype, fused_attention=fused)
+    return dataclasses.replace(traced, dtype=point.dtype)
+
+
+@lru_cache(maxsize=8)
+def _structure(name: str) -> Backbone:
+    return load_structure(name)

@@ -1,0 +1,82 @@
+"""Methods and targets described as plain rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autotok.backbones.loading import load_structure
+from autotok.methods import get_method, list_methods, unmet_need
+from autotok.predicting.predict import confront
+from autotok.predicting.target import load_target
+
+__all__ = ["describe_methods", "describe_target", "methods_markdown"]
+
+
+def describe_methods(
+    backbone: str | None = None,
+) -> list[dict[str, str]]:
+    """One row per registered method, from its declarations; with a backbone, whether it fits."""
+    facts = None if backbone is None else load_structure(backbone).facts
+    rows = []
+    for name in list_methods():
+        method = get_method(name)
+        row = {
+            "method": name,
+            "paper": method.title,
+            "kind": method.kind.value,
+            "acts": method.placement.value,
+            "training": method.training_need.value,
+            "count": method.count.value,
+            "options": ", ".join(f"{o.name}={o.default}" for o in method.options),
+        }
+        if facts is not None:
+            need = unmet_need(method, facts)
+            notes = "; ".join(method.notes(facts, method.resolve_options({})))
+            row["fits"] = f"no: needs {need}" if need else f"yes ({notes})" if notes else "yes"
+        rows.append(row)
+    return rows
+
+
+def methods_markdown() -> str:
+    """The table of methods for the README, from the registry alone."""
+    lines = ["| method | paper | kind | acts | training | count |", "|---|---|---|---|---|---|"]
+    for row in describe_methods():
+        if get_method(row["method"]).__module__.startswith("autotok."):
+            cells = [f"`{row['method']}`", row["paper"], row["kind"], row["acts"]]
+            lines.append("| " + " | ".join([*cells, row["training"], row["count"]]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def describe_target(name: str) -> dict[str, Any]:
+    """A target's numbers with their sources, and its predictions against every known point."""
+    target = load_target(name)
+    points = [
+        {
+            "point": row.point.label,
+            "metric": row.point.metric,
+            "published": row.published,
+            "predicted": round(row.predicted, 2),
+            "error_pct": round(row.error_pct, 1),
+            "role": row.point.role,
+            "source": row.point.source,
+            "note": row.point.note,
+        }
+        for row in confront(target)
+    ]
+    held_out = [p for p in points if p["role"] == "held out"]
+    summary = f"{len(points)} points, {len(held_out)} of them held out"
+    if held_out:
+        worst = max(abs(float(str(p["error_pct"]))) for p in held_out)
+        summary += f"; largest error at a held-out point {worst:.1f} %"
+    elif points:
+        summary += ": the coefficients were made from all of them, so their errors check nothing"
+    return {
+        "name": target.name,
+        "title": target.title,
+        "numbers": [
+            {"what": what, "value": number.value, "source": number.source}
+            for what, number in target.numbers()
+        ],
+        "points": points,
+        "summary": summary,
+    }

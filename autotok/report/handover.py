@@ -1,0 +1,315 @@
+"""What is made of a finished search: best.yaml, best/, picture, report, environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autotok.backbones.base import Backbone
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
+from autotok.errors import printable
+from autotok.evaluation.accuracy import Evaluator
+from autotok.evaluation.preprocessing import preprocessing_of
+from autotok.export.bundle import BackboneRef, Bundle, save_bundle, write_best
+from autotok.files import write_text
+from autotok.predicting.predict import standing
+from autotok.predicting.target import load_target
+from autotok.searching.records.comparison import Comparisons, compare_front
+from autotok.searching.records.objective import make_objectives
+from autotok.searching.records.record import TrialRecord
+from autotok.searching.running.study import SearchResult
+from autotok.searching.space.budget import Budget
+from autotok.searching.space.problem import COUNTED_IMAGES
+
+from .html import Report, write_report
+from .plots import pareto_png
+from .points import Metric, Point, metric_of
+from .sources import Sources, device_sentences
+
+__all__ = [
+    "device_notes",
+    "environment",
+    "hand_over",
+    "points_of",
+    "run_points",
+    "sources_of",
+]
+
+PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
+CHECK_IMAGES = 4
+
+
+def hand_over(
+    question: Mapping[str, Any],
+    backbone: Backbone,
+    evaluator: Evaluator,
+    budgets: Sequence[Budget],
+    result: SearchResult,
+    *,
+    compressed: Callable[[CompressionConfig], CompressedViT] | None = None,
+    plug_in_only: str | None = None,
+    no_export: str = "",
+) -> None:
+    """Write everything a run directory holds beyond the study's own tables.
+
+    `compressed` gives the model of a configuration, with its fine-tuned weights where it has some;
+    by default the backbone's own weights. `plug_in_only` says why nothing could be retrained,
+    `no_export` why best/ gets weights only.
+    """
+    folder, final = result.directory, result.final
+    write_text(folder / "env.json", json.dumps(environment(), indent=1))
+    objectives = make_objectives(result.settings.objectives, evaluator.metric)
+    comparisons = compare_front(final, objectives, result.records)
+    exports: dict[str, Any] = {}
+    if final.best is not None:
+        build = compressed or partial(compress_backbone, backbone)
+        evidence = _evidence(question, final.best, comparisons)
+        formats = () if no_export else ("onnx",)
+        exports = _write_best(folder, backbone, evaluator, final.best, evidence, build, formats)
+        exports = exports or {"onnx": {"error": no_export}}
+    metric = metric_of(evaluator.metric)
+    points = run_points(
+        front=final.front,
+        best=final.best,
+        controls=final.controls,
+        reference=final.reference,
+        trials=result.records,
+        comparisons=comparisons,
+    )
+    limits = [b.limit for b in budgets if b.metric == "macs"]
+    title = printable(
+        f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
+    )
+    pareto_png(
+        folder / "pareto.png",
+        points,
+        metric,
+        budget_macs_g=min(limits) / 1e9 if limits else None,
+        title=title,
+    )
+    report = Report(
+        title=title,
+        command=_command(question, result),
+        points=points,
+        metric=metric,
+        budget="; ".join(b.echo for b in budgets),
+        sources=sources_of(question.get("target"), final.front, result.measuring),
+        environment={key: str(value) for key, value in environment().items()},
+        checks=_checks(result, exports),
+        notes=[
+            *_notes(result, plug_in_only),
+            f"{evaluator.data.name}: {evaluator.data.labelling}.",
+            *device_notes(question.get("target"), result.measuring),
+        ],
+        config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
+        comparisons=comparisons,
+    )
+    write_report(folder / "report.html", report, picture=folder / "pareto.png")
+
+
+def points_of(found: Mapping[str, Any]) -> list[Point]:
+    """What `Run.records()` gives as points, without the trials."""
+    roles = ("front", "best", "controls", "reference", "comparisons")
+    return run_points(**{role: found[role] for role in roles})
+
+
+def run_points(
+    *,
+    front: Sequence[TrialRecord],
+    best: TrialRecord | None,
+    controls: Sequence[TrialRecord],
+    reference: TrialRecord | None,
+    trials: Sequence[TrialRecord] = (),
+    comparisons: Comparisons | None = None,
+) -> list[Point]:
+    """The records of a run as points; the best stands once, among the front."""
+    metric = _metric_of_records([*front, *controls, *trials])
+    kinds = [
+        (r, "best" if best is not None and r.number == best.number else "front") for r in front
+    ]
+    kinds += [(r, "random control") for r in controls if r.score is not None]
+    kinds += [] if reference is None else [(reference, "uncompressed")]
+    shown = {r.number for r, _ in kinds}
+    kinds += [(r, "trial") for r in trials if r.measured and r.number not in shown]
+    found = comparisons or Comparisons()
+    points = []
+    for record, kind in kinds:
+        point = Point.from_row({**record.row(), **found.columns(record)}, metric, kind=kind)
+        standing = found.of(record.number)
+        against = None if standing is None else standing.against_best
+        points.append(dataclasses.replace(point, against_best=against))
+    return points
+
+
+def _metric_of_records(records: Sequence[TrialRecord]) -> Metric:
+    return metric_of(next((r.score.metric for r in records if r.score is not None), "top1"))
+
+
+def _command(question: Mapping[str, Any], result: SearchResult) -> str:
+    """A command that asks the same question with the same effort."""
+    plain = {"backbone": "autoformer_demo", "data": "demo", "space": "default", "quality": "auto"}
+    plain |= {"flops_convention": "macs", "subnet": "fixed"}
+    parts = ["autotok search"]
+    for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
+                "flops_convention", "max_images", "train_data",
+                "class_names", "subnet", "device"):  # fmt: skip
+        value = question.get(key)
+        if value is not None and value != plain.get(key):
+            parts.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
+    parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
+    settings = result.settings
+    parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
+    if settings.retrain_trials is not None:
+        parts.append(f"--finetunes {settings.retrain_trials}")
+    parts += [f"--seed {settings.seed}", f"--sampler {settings.sampler}"]
+    return printable(" ".join(parts))
+
+
+def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
+    inside = sum(r.within_budget is True for r in result.front)
+    ran = any(r.macs_nominal is not None for r in result.front)
+    where = f", on {COUNTED_IMAGES} images where the count depends on the image" if ran else ""
+    checks = {
+        "independent count": f"{inside} of {len(result.front)} configurations of the front are"
+        f" within the budget by the counter that runs the model on the meta device{where}"
+    }
+    for name, found in exports.items():
+        if "error" in found:
+            checks[f"{name} export"] = f"failed: {found['error']}"
+        else:
+            checks[f"{name} export"] = (
+                f"{'agrees' if found['ok'] else 'DISAGREES'} with torch on {found['num_images']}"
+                f" images, largest difference {found['max_abs_diff']:.1e}, {found['runtime']}"
+            )
+            if found.get("own_sensitivity") is not None:
+                checks[f"{name} export"] += (
+                    f"; torch differs from itself by {found['own_sensitivity']:.1e} when the input"
+                    " moves by a millionth"
+                )
+    return checks
+
+
+def device_notes(target: str | None, measuring: Mapping[str, Any]) -> list[str]:
+    """What latency and memory figures of a run rest on; nothing without a target or device."""
+    behind = None if target is None else standing(load_target(target))
+    return device_sentences(behind, measuring)
+
+
+def sources_of(
+    target: str | None, records: Sequence[TrialRecord], measuring: Mapping[str, Any]
+) -> Sources:
+    """The same for the headings of a table."""
+    name = None if target is None else load_target(target).name
+    return Sources.of(name, (r.predicted for r in records), measuring)
+
+
+def _notes(result: SearchResult, plug_in_only: str | None) -> list[str]:
+    evaluated = [r for r in result.records if r.evaluated]
+    failed = sum(r.state == "failed" for r in result.records)
+    notes = [
+        f"{len(evaluated)} different configurations were evaluated in {result.seconds:.0f} s, on"
+        f" {result.plan.few} images each and on {result.plan.more} where nothing dominated them;"
+        f" the front, the controls and the uncompressed model on {result.plan.final}."
+    ]
+    if result.workers:
+        notes.append(f"{result.workers}.")
+    if failed:
+        notes.append(f"{failed} trials failed; trials.csv gives the reasons.")
+    if result.final.outside:
+        shown = next((r for r in result.final.outside if r.reason), result.final.outside[0])
+        notes.append(
+            f"{len(result.final.outside)} finalists turned out to be outside the budget and were"
+            f" left out, such as trial {shown.number}: {shown.reason or 'by the second count'}."
+        )
+    if plug_in_only is not None:
+        notes.append(f"Nothing could be retrained: {plug_in_only}.")
+    return notes
+
+
+def _evidence(
+    question: Mapping[str, Any], best: TrialRecord, comparisons: Comparisons
+) -> dict[str, Any]:
+    """What speaks for the best, as plain data: it travels in best.yaml and best/."""
+    standing, tuning = comparisons.of(best.number), comparisons.tuning
+    gain = next((g for g in tuning if g.number == best.number), None)
+    return {
+        "question": dict(question),
+        "costs": None if best.costs is None else best.costs.columns,
+        "macs_counted": best.macs_counted,
+        "quality": None if best.score is None else dataclasses.asdict(best.score),
+        "predicted": dict(best.predicted),
+        "measured": None if best.reading is None else dict(best.reading),
+        "patch_tokens_kept": list(best.counts),
+        "tuned": None if best.tuned is None else dict(best.tuned),
+        "tuning_gain": None if gain is None else gain.to_dict(),
+        "comparison": None if standing is None else standing.to_dict(),
+    }
+
+
+def _write_best(
+    folder: Path,
+    backbone: Backbone,
+    evaluator: Evaluator,
+    best: TrialRecord,
+    evidence: Mapping[str, Any],
+    compressed: Callable[[CompressionConfig], CompressedViT],
+    formats: Sequence[str],
+) -> dict[str, Any]:
+    """Results of the exports of best/; beside it, best.yaml."""
+    assert best.config is not None
+    checkpoint = evidence["question"].get("checkpoint")
+    model = compressed(best.config).eval()
+    bundle = Bundle(
+        backbone=BackboneRef.of(
+            model.backbone.facts, checkpoint=None if checkpoint is None else Path(checkpoint)
+        ),
+        config=best.config,
+        preprocessing=preprocessing_of(backbone).to_dict(),
+        evidence=dict(evidence),
+    )
+    images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
+    results = save_bundle(folder / "best", model, bundle, images, formats=formats)
+    write_best(folder / "best.yaml", bundle)  # last: it names the weights of a retrained one
+    exports: dict[str, Any] = results["exports"]
+    return exports
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions, so that a figure can be placed."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "packages": packages,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text("utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

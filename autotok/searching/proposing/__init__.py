@@ -1,0 +1,1 @@
+"""What to try next: the Optuna study, samplers, repair to the budget."""

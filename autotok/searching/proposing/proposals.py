@@ -1,0 +1,366 @@
+"""Ask and tell over an Optuna study, the one truth of a search.
+
+Every finished trial lives in the study's storage. Proposing happens on a second, in-memory study
+that holds finished trials in logical order and nothing else, so a proposal depends on (seed,
+logical trial number, attempt) and on finished results only: never on the process, the clock, or how
+often the study was resumed. Optuna's own "pruned" state marks infeasible trials, here only.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autotok.config import Primitive
+from autotok.facts import BackboneFacts
+from autotok.searching.records.notes import attributes, note_entries, trial_note
+from autotok.searching.records.objective import Objective, losses
+from autotok.searching.records.pareto import dominates
+from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.search_space import Parameter, Params, SearchSpace
+from autotok.searching.space.settings import SAMPLERS
+
+from .grid import grid_point
+from .identity import StudyIdentity, claim, directions, name_metrics, open_study, release
+from .journal import hold_journal
+from .storage import damaged_journal, is_url, open_storage, storage_errors
+
+__all__ = ["CRASH", "Proposals"]
+
+CRASH = 3
+"""Deaths from outside that one crash weighs as much as."""
+_HISTORY, _ELITE = 90, 45
+"""Trials that TPE and GP look at, and how many of those are on the front: bounds an ask's time."""
+_INTERRUPTED = "interrupted: the process ended during this trial"
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "duplicate": TrialState.COMPLETE,
+    "infeasible": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+class _Finished(FrozenTrial):
+    """A finished trial as samplers see it; shared instead of copied, for nothing changes it."""
+
+    _known_constraints: dict[str, float]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Finished:
+        twin = object.__new__(_Finished)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> _Finished:
+        """A twin without notes, which samplers do not read."""
+        twin = object.__new__(cls)
+        twin.__dict__.update(trial.__dict__)
+        twin.user_attrs = {}
+        known = trial.constraints
+        twin._known_constraints = {k: v for k, v in known.items() if not k.isdigit()}
+        return twin
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """Parsed once: TPE asks several times per trial and parameter."""
+        return self._known_constraints
+
+
+class Proposals:
+    """The study: proposes parameters, keeps every record, survives the process."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        facts: BackboneFacts,
+        objectives: Sequence[Objective],
+        *,
+        storage: str | Path,
+        sampler: str = "tpe",
+        seed: int = 0,
+        identity: StudyIdentity | None = None,
+    ) -> None:
+        """Open a study and work on it until `close`, or until this is collected.
+
+        Raises:
+            StudyTaken: the study is another run's, of another question, or in use.
+            StorageUnreachable: its database does not answer.
+            RunDirectoryError: its journal is damaged.
+        """
+        assert sampler in SAMPLERS
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space, self._facts, self._objectives = space, facts, tuple(objectives)
+        self._sampler, self._seed = sampler, seed
+        self._identity = identity or StudyIdentity()
+        self._shadow_trials: list[tuple[int, FrozenTrial]] = []
+        self._running: dict[int, int] = {}
+        self._taken: set[int] = set()
+        self._front: dict[int, NDArray[np.float64]] = {}
+        self._next = 0
+        self._pending: dict[int, FrozenTrial] = {}
+        self.deaths: Counter[int] = Counter()
+        """By logical number: 1 for each process that died while it ran this trial itself, `CRASH`
+        for one that ended by a fatal signal of its own."""
+        self.in_process = False
+        """Whether trials run in this process, whose death is then theirs."""
+        self.records: list[TrialRecord] = []
+        self._unhold: Callable[[], object] = lambda: None
+        if not is_url(storage):
+            self._unhold = weakref.finalize(self, hold_journal(Path(storage)).close)
+        with storage_errors(storage), damaged_journal(storage):
+            self._open(storage)
+
+    # --- what was there already
+
+    def _open(self, storage: str | Path) -> None:
+        identity = self._identity
+        self._study = open_study(open_storage(storage), identity, self._objectives)
+        self._study_id = self._study._study_id
+        claim(self._study, identity, self)
+        name_metrics(self._study, self._objectives)
+        if identity.fingerprint and "fingerprint" not in self._study.user_attrs:
+            self._study.set_user_attr("fingerprint", identity.fingerprint)
+        self._attrs: dict[str, Any] = dict(self._study.user_attrs)
+        found: dict[int, tuple[TrialRecord, FrozenTrial]] = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            if not trial.state.is_finished():
+                trial = self._settled(trial)
+            record = _record_of(trial)
+            if "died" in trial.user_attrs:
+                self.deaths[int(trial.user_attrs["number"])] += int(trial.user_attrs["died"])
+            if record is not None:
+                found.setdefault(record.number, (record, trial))
+        for _, (record, trial) in sorted(found.items()):
+            self._remember(record, trial)
+
+    def _settled(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial whose process is gone, now finished: as told, if it came so far, else failed."""
+        storage, attrs = self._study._storage, trial.user_attrs
+        told = attrs.get("record")
+        if told is not None and attrs.get("reason") != _INTERRUPTED:
+            self._finish(trial._trial_id, TrialRecord.from_dict(json.loads(told)))
+        else:
+            storage.set_trial_user_attr(trial._trial_id, "reason", _INTERRUPTED)
+            if attrs.get("in_process"):
+                weight = CRASH if self._identity.crashed else 1
+                storage.set_trial_user_attr(trial._trial_id, "died", weight)
+            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        return storage.get_trial(trial._trial_id)
+
+    def _remember(self, record: TrialRecord, trial: FrozenTrial) -> None:
+        self.records.append(record)
+        self._taken.add(record.number)
+        self._update_front(record)
+        self._shadow_trials.append((record.number, _Finished.of(trial)))
+
+    @property
+    def next_number(self) -> int:
+        """The lowest logical number that is neither finished nor running."""
+        while self._next in self._taken:
+            self._next += 1
+        return self._next
+
+    # --- ask
+
+    def propose(
+        self, number: int, *, attempt: int = 0, fixed: Mapping[str, Primitive] | None = None
+    ) -> Params:
+        """Parameters of logical trial `number`; further attempts differ, late ones are random.
+
+        Nothing is stored yet: `start` does that once the proposal was repaired.
+        """
+        rng_seed = int(np.random.SeedSequence([self._seed, number, attempt]).generate_state(1)[0])
+        if self._sampler == "grid" and fixed is None:
+            return grid_point(self._space, self._facts, number, seed=self._seed, attempt=attempt)
+        study = self._shadow(self._make_sampler(rng_seed, attempt))
+        trial = study.ask()
+
+        def choose(parameter: Parameter) -> Primitive:
+            if fixed is not None and parameter.name in fixed:
+                return parameter.cast(fixed[parameter.name])
+            return _suggest(trial, parameter)
+
+        params = self._space.walk(choose, self._facts)
+        self._pending[number] = study.get_trials(deepcopy=False)[-1]
+        return params
+
+    def _make_sampler(self, seed: int, attempt: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            if self._sampler == "random" or attempt >= 2:
+                return RandomSampler(seed)
+            if self._sampler == "nsgaii":
+                return NSGAIISampler(population_size=20, seed=seed)
+            if self._sampler == "gp":
+                return GPSampler(seed=seed, deterministic_objective=False)
+            return TPESampler(seed=seed, n_startup_trials=10, multivariate=False)
+
+    def _shadow(self, sampler: BaseSampler) -> optuna.Study:
+        """An in-memory study holding what the sampler may know, in logical order."""
+        storage = InMemoryStorage()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study = optuna.create_study(
+                storage=storage,
+                sampler=sampler,
+                directions=directions(self._objectives),
+                study_name="shadow",
+            )
+        if not isinstance(sampler, RandomSampler):
+            for trial in self._visible():
+                storage.create_new_trial(study._study_id, template_trial=trial)
+        return study
+
+    def _visible(self) -> list[FrozenTrial]:
+        """The front and the latest trials, in logical order."""
+        pairs = [pair for pair in self._shadow_trials if pair[1].state != TrialState.FAIL]
+        if self._sampler != "nsgaii" and len(pairs) > _HISTORY:
+            elite = set(sorted(self._front)[-_ELITE:])
+            rest = [pair for pair in pairs if pair[0] not in elite]
+            keep = elite | {number for number, _ in rest[len(elite) - _HISTORY :]}
+            pairs = [pair for pair in pairs if pair[0] in keep]
+        return [trial for _, trial in pairs]
+
+    def _update_front(self, record: TrialRecord) -> None:
+        if not record.measured:
+            return
+        own = losses([record.values], self._objectives)[0]
+        if any(dominates(point, own) for point in self._front.values()):
+            return
+        self._front = {n: p for n, p in self._front.items() if not dominates(own, p)}
+        self._front[record.number] = own
+
+    # --- start and tell
+
+    def start(self, record: TrialRecord, *, constraints: Mapping[str, float] | None = None) -> None:
+        """Store a trial as running, with its parameters, configuration and constraint values."""
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(record.params),
+            distributions=self._distributions(record.params),
+            user_attrs={**attributes(record), "in_process": self.in_process},
+            system_attrs=self._sampler_attrs(record.number) | _shown(constraints),
+            constraints=dict(constraints or {}),
+        )
+        trial_id = self._study._storage.create_new_trial(self._study_id, template_trial=trial)
+        self._running[record.number] = trial_id
+        self._taken.add(record.number)
+
+    def tell(self, record: TrialRecord) -> None:
+        """Finish a started trial: what was found is on disk when this returns."""
+        storage, trial_id = self._study._storage, self._running[record.number]
+        for key, value in note_entries(trial_note(record), trial_id):
+            storage.set_study_system_attr(self._study_id, key, value)
+        # from here on it counts as found: who is killed before the next line, finds it finished
+        storage.set_trial_user_attr(trial_id, "record", json.dumps(record.to_dict()))
+        self._finish(trial_id, record)
+        del self._running[record.number]
+        self._pending.pop(record.number, None)
+        self._remember(record, storage.get_trial(trial_id))
+
+    def _finish(self, trial_id: int, record: TrialRecord) -> None:
+        values = None
+        if record.state in ("complete", "duplicate"):
+            values = [float(record.values[o.name]) for o in self._objectives]
+        self._study._storage.set_trial_state_values(trial_id, _STATES[record.state], values)
+
+    def close(self) -> None:
+        """Leave nothing running and give the study back; a resumed run does what was open again.
+
+        A trial that was being told is finished as told.
+        """
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._settled(trial)
+        self._running.clear()
+        release(self._study, self._identity)
+        self._unhold()
+
+    def _sampler_attrs(self, number: int) -> dict[str, Any]:
+        """What the sampler noted on its own trial (NSGA-II's generation)."""
+        noted = self._pending.get(number)
+        return {} if noted is None else dict(noted.system_attrs)
+
+    def _distributions(self, params: Mapping[str, Primitive]) -> dict[str, BaseDistribution]:
+        found: dict[str, BaseDistribution] = {}
+        if not params:  # the uncompressed model
+            return found
+
+        def choose(parameter: Parameter) -> Primitive:
+            found[parameter.name] = _distribution(parameter)
+            return params[parameter.name]
+
+        self._space.walk(choose, self._facts)
+        for name in params.keys() - found.keys():
+            found[name] = CategoricalDistribution([params[name]])
+        return found
+
+    # --- notes on the study as a whole
+
+    def describe(self, text: str) -> None:
+        """Show a Markdown text as the study's note in dashboards; written only if it changed."""
+        attrs = self._study._storage.get_study_system_attrs(self._study_id)
+        (key, version), *parts = note_entries(text, None)
+        if any(attrs.get(k) != v for k, v in parts):
+            stale = [(k, "") for k in attrs if k.startswith("dashboard:note_str:")]
+            for k, v in dict([(key, int(attrs.get(key, 0)) + version), *stale, *parts]).items():
+                self._study._storage.set_study_system_attr(self._study_id, k, v)
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a JSON value with the study (the plan, results of the last word)."""
+        self._attrs[key] = value
+        self._study.set_user_attr(key, value)
+
+    def noted(self, key: str) -> Any:
+        """What was kept under a key; None if nothing was."""
+        return self._attrs.get(key)
+
+
+def _record_of(trial: FrozenTrial) -> TrialRecord | None:
+    """What was found, if the trial was finished with it: not of one given up while it was told."""
+    text = trial.user_attrs.get("record")
+    if text is None or trial.user_attrs.get("reason") == _INTERRUPTED:
+        return None
+    record = TrialRecord.from_dict(json.loads(text))
+    return record if _STATES.get(record.state) == trial.state else None
+
+
+def _shown(constraints: Mapping[str, float] | None) -> dict[str, Any]:
+    """Constraint values once more as the list that dashboards read."""
+    return {"constraints": list(constraints.values())} if constraints else {}
+
+
+def _suggest(trial: optuna.Trial, parameter: Parameter) -> Primitive:
+    if parameter.choices:
+        choice = trial.suggest_categorical(parameter.name, list(parameter.choices))
+        assert choice is not None
+        return choice
+    if parameter.integer:
+        return trial.suggest_int(parameter.name, int(parameter.low), int(parameter.high))
+    return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if parameter.choices:
+        return CategoricalDistribution(list(parameter.choices))
+    if parameter.integer:
+        return IntDistribution(int(parameter.low), int(parameter.high))
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)

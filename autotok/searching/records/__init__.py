@@ -1,0 +1,1 @@
+"""What was found: records, the run directory, the front, comparisons, notes."""

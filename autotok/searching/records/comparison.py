@@ -1,0 +1,242 @@
+"""What of the last word is more than noise: every configuration beside the others, image by image.
+
+Everything here is worked out from the tallies that the records keep; records without outcomes per
+image are left uncompared. The intervals are per comparison: they do not correct for the best having
+been chosen, on the same images, as the highest of several.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotok.evaluation.paired import Paired, compare
+from autotok.searching.running.final_evaluation import Final
+
+from .finetune_gain import TuningGain, tuning_gains
+from .objective import Objective, losses
+from .record import TrialRecord
+
+__all__ = ["Comparisons", "Standing", "compare_front"]
+
+_CHEAPER = 0.98
+"""Share of the best's cost from which on a configuration counts as costing as much."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One configuration of the last word, compared over the same images with others."""
+
+    number: int
+    config_id: str
+    role: str
+    """'best', 'front', 'control' or 'reference'."""
+    method: str
+    macs_g: float | None = None
+    finetuned: bool = False
+    share_of_best: float | None = None
+    """Its multiply-accumulates over those of the best."""
+    against_reference: Paired | None = None
+    """This one minus the uncompressed model; like the others, positive where this one is better."""
+    against_best: Paired | None = None
+    against_next: Paired | None = None
+    next_number: int | None = None
+    """Trial of `against_next`: the runner-up of the best; of others, the next cheaper one."""
+
+    @property
+    def is_cheaper_tie(self) -> bool:
+        """Whether it costs less than the best and noise alone separates the two."""
+        return (
+            self.role == "front"
+            and self.against_best is not None
+            and self.against_best.verdict == "tie"
+            and self.share_of_best is not None
+            and self.share_of_best <= _CHEAPER
+        )
+
+    @property
+    def words(self) -> str:
+        """How it stands, such as 'tie with the best at 54 % of its cost'; '' if not compared."""
+        if self.role == "best":
+            if self.against_next is None:
+                return ""
+            known = {"better": "ahead of", "worse": "behind", "tie": "tie with"}
+            return f"{known[self.against_next.verdict]} the runner-up"
+        if self.against_best is None:
+            return ""
+        if self.against_best.verdict == "tie":
+            return f"tie with the best{_at_cost(self.share_of_best)}"
+        return f"{self.against_best.verdict} than the best"
+
+    def columns(self) -> dict[str, Any]:
+        """As columns of pareto.csv."""
+        found: dict[str, Any] = {"standing": self.words}
+        for name in ("reference", "best", "next"):
+            paired: Paired | None = getattr(self, f"against_{name}")
+            if paired is not None:
+                key = f"vs_{'uncompressed' if name == 'reference' else name}"
+                found[key] = round(paired.difference, 6)
+                found[f"{key}_low"], found[f"{key}_high"] = (
+                    round(paired.low, 6),
+                    round(paired.high, 6),
+                )
+                found[f"{key}_p"], found[f"{key}_verdict"] = paired.p_value, paired.verdict
+        if self.next_number is not None:
+            found["next_number"] = self.next_number
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the words included."""
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("against_reference", "against_best", "against_next"):
+            data[name] = None if data[name] is None else data[name].to_dict()
+        return {**data, "words": self.words}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Standing:
+        """The inverse of `to_dict`."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        for name in ("against_reference", "against_best", "against_next"):
+            if values.get(name) is not None:
+                values[name] = Paired.from_dict(values[name])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """All standings of a last word, and what fine-tuning bought."""
+
+    standings: tuple[Standing, ...] = ()
+    """Best, front (costliest first), controls, reference."""
+    tuning: tuple[TuningGain, ...] = ()
+
+    def of(self, number: int | None) -> Standing | None:
+        """The standing of a trial."""
+        return next((s for s in self.standings if s.number == number), None)
+
+    @property
+    def best(self) -> Standing | None:
+        """The recommended configuration's."""
+        return next((s for s in self.standings if s.role == "best"), None)
+
+    @property
+    def runner_up(self) -> Standing | None:
+        """Whom the best is compared with."""
+        return None if self.best is None else self.of(self.best.next_number)
+
+    @property
+    def cheaper_ties(self) -> tuple[Standing, ...]:
+        """On the front, cheaper than the best and not told from it; cheapest first."""
+        found = [s for s in self.standings if s.is_cheaper_tie]
+        return tuple(sorted(found, key=lambda s: s.share_of_best or 0.0))
+
+    def columns(self, record: TrialRecord) -> dict[str, Any]:
+        """Further columns of a record's row in pareto.csv."""
+        found = self.of(record.number)
+        columns = {} if found is None else found.columns()
+        gain = next((g for g in self.tuning if g.number == record.number), None)
+        return columns if gain is None else {**columns, **gain.columns()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for pareto.json."""
+        return {
+            "standings": [s.to_dict() for s in self.standings],
+            "tuning": [g.to_dict() for g in self.tuning],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | None) -> Comparisons:
+        """The inverse of `to_dict`; empty for a run that was written without any."""
+        data = data or {}
+        return cls(
+            tuple(Standing.from_dict(item) for item in data.get("standings", ())),
+            tuple(TuningGain.from_dict(item) for item in data.get("tuning", ())),
+        )
+
+
+def compare_front(
+    final: Final, objectives: Sequence[Objective] = (), records: Iterable[TrialRecord] = ()
+) -> Comparisons:
+    """Every configuration of the last word against the best, the uncompressed model and its
+    neighbour.
+
+    Args:
+        final: The last word; its records keep their tallies.
+        objectives: The first one chooses the runner-up; the quality does where there are none.
+        records: Further trials whose fine-tuning counts, beside those of the front.
+    """
+    best, front = final.best, sorted(final.front, key=_macs, reverse=True)
+    others = [r for r in front if best is None or r.number != best.number]
+    placed = [] if best is None else [("best", best, _runner_up(best, others, final, objectives))]
+    placed += [("front", r, _next_cheaper(r, front)) for r in others]
+    placed += [("control", r, None) for r in final.controls]
+    placed += [] if final.reference is None else [("reference", final.reference, None)]
+    standings = tuple(_standing(role, r, final, other) for role, r, other in placed)
+    return Comparisons(standings, tuning_gains([*final.front, *records]))
+
+
+def _standing(role: str, record: TrialRecord, final: Final, other: TrialRecord | None) -> Standing:
+    best, reference = final.best, final.reference
+    next_to = None if other is None else compare(record.tally, other.tally)
+    return Standing(
+        number=record.number,
+        config_id="" if record.config is None else record.config.config_id,
+        role=role,
+        method="" if record.config is None else record.config.method,
+        macs_g=None if record.costs is None else record.costs.macs / 1e9,
+        finetuned=record.tuned is not None,
+        share_of_best=_macs(record) / _macs(best) if best is not None and _macs(best) else None,
+        against_reference=_against(record, reference),
+        against_best=_against(record, best),
+        against_next=next_to,
+        next_number=None if next_to is None or other is None else other.number,
+    )
+
+
+def _against(record: TrialRecord, other: TrialRecord | None) -> Paired | None:
+    if other is None or other.number == record.number:
+        return None
+    return compare(record.tally, other.tally)
+
+
+def _runner_up(
+    best: TrialRecord,
+    others: Sequence[TrialRecord],
+    final: Final,
+    objectives: Sequence[Objective],
+) -> TrialRecord | None:
+    """The next of the front by the first objective; where there is no other, the best control."""
+    rivals = [r for r in others if r.score is not None]
+    rivals = rivals or [r for r in final.controls if r.measured]
+    if not rivals:
+        return None
+    if objectives:
+        points = losses([r.values for r in rivals], objectives)
+        return min(zip(points.tolist(), rivals, strict=True), key=lambda pair: pair[0])[1]
+    less_is_better = best.score is not None and best.score.metric == "kl"
+    return min(rivals, key=lambda r: _quality(r) if less_is_better else -_quality(r))
+
+
+def _next_cheaper(record: TrialRecord, front: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Its neighbour below in cost: whether the difference in cost buys anything."""
+    below = [r for r in front if _macs(r) < _macs(record)]
+    return max(below, key=_macs, default=None)
+
+
+def _at_cost(share: float | None) -> str:
+    if share is None:
+        return ""
+    if abs(share - 1.0) < 1.0 - _CHEAPER:
+        return " at about its cost"
+    return f" at {100 * share:.0f} % of its cost"
+
+
+def _macs(record: TrialRecord) -> int:
+    return 0 if record.costs is None else record.costs.macs
+
+
+def _quality(record: TrialRecord) -> float:
+    return 0.0 if record.score is None else record.score.value

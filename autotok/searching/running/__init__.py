@@ -1,0 +1,1 @@
+"""The loop, fidelities, the time limit, fine-tunes, the final evaluation."""

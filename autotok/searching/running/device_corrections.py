@@ -1,0 +1,321 @@
+"""`Gauge`: what a search knows by measurement, and what that says about its predictions.
+
+The uncompressed model and a few published configurations are measured before the first trial, the
+finalists before the last word. Where measurements and predictions disagree by more than the error
+that the target states, further predictions of the run are multiplied by the median ratio. Readings
+and factors are kept with the study, so a resumed run measures nothing twice and predicts alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any, Protocol
+
+from autotok.config import CompressionConfig
+from autotok.devices.measurement import Reading
+from autotok.errors import AutotokError, DeviceUnreachable
+from autotok.methods.base import Count
+from autotok.methods.registry import get_method
+from autotok.searching.proposing.repair import match_cost
+from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.budget import Budget
+from autotok.searching.space.problem import Problem
+from autotok.searching.space.warm_starts import warm_starts
+
+from .judged import excess
+
+__all__ = ["METRICS", "Gauge", "Notebook"]
+
+_LOG = logging.getLogger(__name__)
+METRICS = {"latency_ms": "latency", "peak_memory_mb": "memory"}
+UNCHECKED_PCT = 10.0
+"""Allowed disagreement with a target that states no error."""
+EARLY_KINDS = 2
+"""Kinds of method that are measured before the first trial, beside the uncompressed model."""
+EARLY_SHARE = 0.6
+"""Of the uncompressed cost, roughly where budgets lie."""
+_GUESS_S = 15.0
+_ROUNDS = 3
+
+
+class Notebook(Protocol):
+    """Where a study keeps values; `Proposals` is one."""
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a JSON value."""
+        ...
+
+    def noted(self, key: str) -> Any:
+        """What was kept; None if nothing was."""
+        ...
+
+
+class Gauge:
+    """Readings of a run's configurations; without a device, it leaves everything as it is."""
+
+    def __init__(self, problem: Problem, on_measure: Callable[[str], None] | None = None) -> None:
+        self._original, self.on_measure = problem, on_measure
+        self._notebook: Notebook | None = None
+        self._readings: dict[str, Reading] = {}
+        self._failures: dict[str, dict[str, str]] = {}
+        self._raw: dict[str, Mapping[str, float]] = {}
+        """Uncorrected predictions of what was measured."""
+        self._early: dict[str, float] = {}
+        self._factors: dict[str, float] = {}
+        self._seconds: list[float] = []
+
+    # --- what a search asks
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a device, or was one."""
+        return self._original.measure is not None or bool(self._readings)
+
+    @property
+    def original(self) -> Problem:
+        """The problem as it was given."""
+        return self._original
+
+    @property
+    def problem(self) -> Problem:
+        """The problem with predictions corrected; shares of a predicted cost follow them."""
+        if not self.active or self._original.predict is None:
+            return self._original
+        budgets = tuple(map(self._rescaled, self._original.budgets))
+        return dataclasses.replace(self._original, predict=self._predict, budgets=budgets)
+
+    def expected_s(self, count: int) -> float:
+        """Seconds that so many measurements take."""
+        if self._original.measure is None:
+            return 0.0
+        return count * (median(self._seconds) if self._seconds else _GUESS_S)
+
+    def learn_early(self) -> None:
+        """Measure a few configurations before the first trial, and correct predictions by them.
+
+        Raises:
+            DeviceUnreachable: the device does not answer.
+        """
+        if self._original.measure is None or self._original.predict is None or self._early:
+            return
+        for config in self._early_configs():
+            self._measure(config)
+        self._learn()
+        self._early = dict(self._factors)
+        self._write()
+
+    def learn(self) -> None:
+        """Take everything measured so far into the correction of further predictions."""
+        self._learn()
+        self._write()
+
+    def judged(self, record: TrialRecord) -> TrialRecord:
+        """A record with its measurement; beyond a limit by that, it is infeasible.
+
+        Raises:
+            DeviceUnreachable: the device does not answer.
+        """
+        if record.config is None or not self.active:
+            return record
+        config = record.config.plugged_in
+        self._measure(config)
+        return self.known(record)
+
+    def known(self, record: TrialRecord) -> TrialRecord:
+        """A record with its measurement, if there is one; nothing is measured."""
+        if record.config is None:
+            return record
+        key = record.config.plugged_in.config_id
+        if key in self._failures:
+            return self._unmeasured(record, **self._failures[key])
+        reading = self._readings.get(key)
+        if reading is None:
+            return record
+        record = dataclasses.replace(record, reading=reading.to_dict())
+        over = {b.metric: excess(b, record) for b in self.problem.budgets}
+        worst = max(over.values(), default=0.0)
+        if worst <= 0.0:
+            return dataclasses.replace(record, violation=worst)
+        reason = record.reason
+        for budget in self.problem.budgets:
+            if budget.metric in METRICS and over[budget.metric] > 0.0:
+                value, unit = getattr(reading, budget.metric), budget.metric.rsplit("_", 1)[1]
+                reason = (
+                    f"measured {value:.4g} {unit.upper() if unit == 'mb' else unit} on"
+                    f" {reading.device}, over the limit of {budget.limit:.4g}"
+                )
+        return dataclasses.replace(record, feasible=False, violation=worst, reason=reason)
+
+    def may_hold(self, record: TrialRecord) -> bool:
+        """Whether what is known by now leaves a record inside every limit."""
+        record = self.known(record)
+        if not record.feasible or record.reading is not None:
+            return record.feasible
+        for budget in self.problem.budgets:
+            if budget.metric in METRICS and budget.metric in record.predicted:
+                if not budget.holds(self._now(record, budget.metric)):
+                    return False
+        return True
+
+    def settle(
+        self,
+        records: Sequence[TrialRecord],
+        choose: Callable[[list[TrialRecord]], list[TrialRecord]],
+    ) -> tuple[list[TrialRecord], list[TrialRecord]]:
+        """(finalists with their measurements, those that turned out to be outside a limit).
+
+        `choose` picks finalists; where some turn out to be outside, it picks again among what the
+        corrected predictions leave.
+
+        Raises:
+            DeviceUnreachable: the device does not answer.
+        """
+        pool, outside = list(records), dict[int, TrialRecord]()
+        chosen: list[TrialRecord] = []
+        for _ in range(_ROUNDS):
+            chosen = [self.judged(record) for record in choose(pool)]
+            wrong = {r.number: r for r in chosen if not r.feasible}
+            outside |= wrong
+            if self.active:
+                self.learn()
+            if not wrong:
+                break
+            pool = [r for r in pool if r.number not in outside and self.may_hold(r)]
+        return [r for r in chosen if r.feasible], list(outside.values())
+
+    def summary(self) -> dict[str, Any]:
+        """What was measured and how predictions compare, as plain data; empty without a device."""
+        if not self._readings and not self._failures:
+            return {}
+        stated = self._stated()
+        first = next(iter(self._readings.values()), None)
+        return {
+            "device": "" if first is None else first.device,
+            "runtime": "" if first is None else first.runtime,
+            "dtype": "" if first is None else first.dtype,
+            "num_measured": len(self._readings),
+            "ratios": {m: self._ratios(m) for m in METRICS if self._ratios(m)},
+            "stated_error_pct": {m: stated.get(m) for m in METRICS if self._ratios(m)},
+            "corrections": {m: f for m, f in self._factors.items() if f != 1.0},
+            "failures": [failure["reason"] for failure in self._failures.values()],
+        }
+
+    # --- the study's notes
+
+    def keep_in(self, notebook: Notebook) -> None:
+        """Take over what a study knows, and keep further readings there."""
+        self._notebook = notebook
+        data = notebook.noted("measured") or {}
+        for key, item in (data.get("readings") or {}).items():
+            self._readings.setdefault(key, Reading.from_dict(item["reading"]))
+            self._raw.setdefault(key, item["predicted"])
+        self._failures = {**(data.get("failures") or {}), **self._failures}
+        self._early = data.get("early") or self._early
+        self._factors = data.get("factors") or self._factors
+        self._write()
+
+    def _write(self) -> None:
+        if self._notebook is None or not self.active:
+            return
+        readings = {
+            key: {"reading": reading.to_dict(), "predicted": dict(self._raw.get(key, {}))}
+            for key, reading in self._readings.items()
+        }
+        data = {"readings": readings, "failures": self._failures}
+        self._notebook.note("measured", {**data, "early": self._early, "factors": self._factors})
+
+    # --- measuring
+
+    def _measure(self, config: CompressionConfig) -> None:
+        """Have a configuration's reading, or why there is none."""
+        key, measure = config.config_id, self._original.measure
+        if key in self._readings or key in self._failures or measure is None:
+            return
+        if self.on_measure is not None:
+            self.on_measure(config.method)
+        begin = time.monotonic()
+        try:
+            self._readings[key] = measure(config)
+        except DeviceUnreachable:
+            raise
+        except (AutotokError, MemoryError) as error:
+            kind = "memory" if isinstance(error, MemoryError) else getattr(error, "kind", "")
+            self._failures[key] = {"kind": str(kind), "reason": str(error)}
+            _LOG.warning("%s was not measured: %s", config.method, error)
+        else:
+            if self._original.predict is not None:
+                self._raw[key] = dict(self._original.predict(config))
+            self._seconds.append(time.monotonic() - begin)
+        self._write()
+
+    def _early_configs(self) -> Iterable[CompressionConfig]:
+        """The uncompressed model, and published schedules of methods of different kinds."""
+        problem, kinds = self._original, set[Any]()
+        yield CompressionConfig()
+        macs = int(EARLY_SHARE * problem.costs.cost(CompressionConfig()).macs)
+        problem = dataclasses.replace(problem, budgets=())  # what is to be learned is the device
+        for params in warm_starts(problem.space, problem.facts):
+            method = get_method(str(params["method"]))
+            if method.name == "none" or method.kind in kinds or len(kinds) == EARLY_KINDS:
+                continue
+            if method.count is Count.ADAPTIVE or not method.exportable:
+                continue
+            try:
+                repaired = match_cost(problem.space.decode(params, problem.facts), macs, problem)
+            except AutotokError:
+                continue
+            if repaired is not None and repaired.config is not None:
+                kinds.add(method.kind)
+                yield repaired.config
+
+    def _unmeasured(self, record: TrialRecord, *, kind: str, reason: str) -> TrialRecord:
+        if kind == "memory":
+            worst = max(0.01, record.violation)
+            return dataclasses.replace(record, feasible=False, violation=worst, reason=reason)
+        return dataclasses.replace(record, unmeasured=reason)
+
+    # --- predictions
+
+    def _predict(self, config: CompressionConfig) -> Mapping[str, float]:
+        assert self._original.predict is not None
+        found = dict(self._original.predict(config))
+        for metric, factor in self._factors.items():
+            if factor != 1.0 and metric in found:
+                found[metric] *= factor
+                found[f"{METRICS[metric]}_correction"] = factor
+        return found
+
+    def _now(self, record: TrialRecord, metric: str) -> float:
+        """A record's prediction under today's correction."""
+        past = record.predicted.get(f"{METRICS[metric]}_correction", 1.0)
+        return record.predicted[metric] / past * self._factors.get(metric, 1.0)
+
+    def _learn(self) -> None:
+        stated = self._stated()
+        for metric in METRICS:
+            ratios = self._ratios(metric)
+            if ratios:
+                factor, allowed = median(ratios), stated.get(metric)
+                beyond = abs(factor - 1.0) * 100 > (UNCHECKED_PCT if allowed is None else allowed)
+                self._factors[metric] = factor if beyond else 1.0
+
+    def _ratios(self, metric: str) -> list[float]:
+        """Measured over predicted."""
+        return [
+            getattr(reading, metric) / self._raw[key][metric]
+            for key, reading in self._readings.items()
+            if self._raw.get(key, {}).get(metric)
+        ]
+
+    def _stated(self) -> dict[str, float | None]:
+        """Error in per cent that the target states."""
+        some: Mapping[str, float] = next(iter(self._raw.values()), {})
+        return {metric: some.get(f"{word}_error_pct") for metric, word in METRICS.items()}
+
+    def _rescaled(self, budget: Budget) -> Budget:
+        factor = self._early.get(budget.metric, 1.0) if budget.relative else 1.0
+        return dataclasses.replace(budget, limit=budget.limit * factor)

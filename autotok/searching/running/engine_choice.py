@@ -1,0 +1,132 @@
+"""Engines by name, and the factory that builds a search problem in a worker process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autotok.config import CompressionConfig
+from autotok.errors import ConfigError
+from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.names import ENGINES, known
+from autotok.searching.engines.base import Engine, WorkerFactory
+from autotok.searching.engines.pickling import dumped
+from autotok.searching.space.problem import Problem
+
+__all__ = ["ENGINES", "ProblemFactory", "make_engine"]
+
+_WARM_UP = 2
+"""Images."""
+
+
+@dataclass(frozen=True)
+class ProblemFactory:
+    """Builds the problem of a question in the process that calls it; pickles."""
+
+    question: Mapping[str, Any]
+    """`Question.to_dict()`."""
+    model: bytes | None
+    """The pickled model that replaces the named backbone."""
+    seed: int
+    directory: Path
+    """Run directory: where fine-tunes keep their weights and checkpoints."""
+    shared: Path | None = None
+    """Folder of what the driver shares with its workers, see `sharing`."""
+
+    @classmethod
+    def of(
+        cls,
+        question: Mapping[str, Any],
+        model: nn.Module | None,
+        seed: int,
+        directory: Path,
+        *,
+        shared: Path | None = None,
+    ) -> ProblemFactory:
+        """A factory for a question, and for a model object if one is given.
+
+        Raises:
+            ConfigError: the model does not pickle.
+        """
+        content = None if model is None else dumped(model, "model object")
+        shared = None if shared is None else shared.absolute()
+        return cls(dict(question), content, seed, Path(directory).absolute(), shared)
+
+    def __call__(self) -> Problem:
+        """The problem, loaded here or shared, and warm: its first trial is as fast as the next."""
+        import pickle
+
+        from .model_worker import WEIGHTS_FOLDER
+        from .session import Question, build_problem
+        from .sharing import load_shared, share_images
+
+        reuse_large_blocks()
+        loaded = load_shared(self.shared)
+        model = None if self.model is None or loaded else pickle.loads(self.model)
+        question = Question.from_dict(self.question)
+        weights = self.directory / WEIGHTS_FOLDER
+        session = build_problem(question, model, seed=self.seed, weights=weights, loaded=loaded)
+        share_images(session.evaluator.data, self.shared)
+        with contextlib.suppress(Exception):  # if it fails, the trials say so
+            session.problem.evaluate(CompressionConfig(), 0, _WARM_UP)
+        return session.problem
+
+
+def make_engine(
+    name: str,
+    *,
+    workers: int | None,
+    ray_address: str | None,
+    resources: Mapping[str, float] | None,
+    factory: WorkerFactory,
+    directory: str | Path,
+    trial_timeout_s: float | None = None,
+) -> Engine | None:
+    """The engine of a name; None where the search runs in this process.
+
+    Args:
+        name: 'local' or 'ray'.
+        workers: Trials at a time; None is 1 for 'local', and as many as fit for 'ray'.
+        ray_address: 'auto' or HOST:PORT of a running cluster; None starts Ray on this machine.
+        resources: What one trial takes on Ray, such as {'cpu': 2, 'gpu': 0.5}.
+        factory: Builds the problem in each worker.
+        directory: Run directory.
+        trial_timeout_s: Stops an evaluation that takes longer; see `SearchSettings`. It takes a
+            process of its own to stop one.
+
+    Raises:
+        UsageError: a combination that cannot be; the message says which.
+        DeviceUnreachable: no Ray cluster answers at the address.
+    """
+    known("engine", name, ENGINES)
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers is {workers}; it must be at least 1")
+    wrong = {key: need for key, need in (resources or {}).items() if not need > 0}
+    if wrong:
+        key, need = next(iter(wrong.items()))
+        raise ConfigError(f"a trial takes {need:g} of resource '{key}'; it must be positive")
+    if name == "local":
+        if ray_address is not None or resources:
+            what = "--ray-address" if ray_address is not None else "resources per trial"
+            raise ConfigError(f"{what} needs --engine ray; this search has --engine local")
+        if workers in (None, 1) and trial_timeout_s is None:
+            return None
+        from autotok.searching.engines.workers import ProcessEngine
+
+        return ProcessEngine(factory, workers or 1, timeout_s=trial_timeout_s)
+    if trial_timeout_s is not None:
+        raise ConfigError("--trial-timeout works with --engine local; this search has --engine ray")
+    from autotok.searching.engines.ray import RayEngine
+
+    return RayEngine(
+        factory,
+        workers=workers,
+        address=ray_address,
+        resources=resources or {},
+        storage=Path(directory),
+    )

@@ -1,0 +1,322 @@
+"""The last word: the front, a random control and the uncompressed model on the full split.
+
+Only images that a configuration has not seen are run. Every result is kept with the study as soon
+as it is there, so an interrupted last word goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import statistics
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotok.methods.registry import list_methods
+from autotok.searching.engines.base import Engine, Outcome
+from autotok.searching.engines.jobs import Job
+from autotok.searching.proposing.repair import Repaired, match_cost
+from autotok.searching.records.objective import losses
+from autotok.searching.records.pareto import thin
+from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.problem import COUNTED_IMAGES, to_score
+from autotok.searching.space.shape import Shape
+
+from .device_corrections import METRICS
+from .judged import after_finetune, judged
+from .loop import REFERENCE, Search, best_of, front_of, plain_tally
+
+__all__ = ["Final", "finalists", "last_word"]
+
+_LOG = logging.getLogger(__name__)
+CONTROL = "random"
+_ROUNDS = 4
+"""Of choosing finalists anew where some turn out to be outside the budget."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """What the last word found."""
+
+    front: tuple[TrialRecord, ...]
+    """Non-dominated at the last fidelity and inside every budget, cheapest first."""
+    best: TrialRecord | None
+    random_control: TrialRecord | None
+    """The best of random pruning at the cost of the best."""
+    controls: tuple[TrialRecord, ...]
+    reference: TrialRecord | None
+    """The uncompressed model."""
+    outside: tuple[TrialRecord, ...] = ()
+    """Finalists that turned out to be outside a limit, measured or on more images."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        singles = {name: getattr(self, name) for name in ("best", "random_control", "reference")}
+        return {
+            **{name: None if r is None else r.to_dict() for name, r in singles.items()},
+            "front": [r.to_dict() for r in self.front],
+            "controls": [r.to_dict() for r in self.controls],
+            "outside": [r.to_dict() for r in self.outside],
+        }
+
+
+def finalists(
+    search: Search, without: Collection[int] = ()
+) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    """(the front, thinned, measured where a device is at hand; what that showed to be outside).
+
+    The extremes of the front, the best quality among them, stay. The front is that of all trials
+    but `without`.
+
+    Raises:
+        DeviceUnreachable: the device does not answer.
+    """
+
+    def choose(records: list[TrialRecord]) -> list[TrialRecord]:
+        front = front_of(records, search.objectives)
+        if not front:
+            return []
+        points = losses([r.values for r in front], search.objectives)
+        return [front[i] for i in thin(points, search.settings.front_size)]
+
+    pool = [r for r in search.records if r.measured and r.number not in without]
+    return search.gauge.settle(pool, choose)
+
+
+def last_word(
+    search: Search, engine: Engine, report: Callable[[TrialRecord, int, int], None]
+) -> Final:
+    """Evaluate finalists, control and reference on `plan.final` images.
+
+    `report(record, done, total)` is called after each.
+    """
+    chosen, outside = finalists(search)
+    word = _LastWord(search, engine, report, len(chosen))
+    reference = _as_record(REFERENCE, search.drafts.uncompressed(), "reference")
+    reference = search.gauge.known(reference)
+    seen = search.tallies.get(REFERENCE)
+    if seen is not None:
+        reference = dataclasses.replace(reference, score=to_score(seen))
+    entries = [(f"final:{r.number}", r) for r in chosen]
+    *chosen, uncompressed = word.finals([*entries, ("reference", reference)])
+    fallen: dict[int, TrialRecord] = {}
+    for _ in range(_ROUNDS):
+        chosen = [word.verified(r) for r in chosen]
+        new = {r.number: r for r in chosen if not r.feasible and r.number not in fallen}
+        if not new:
+            break
+        fallen |= new  # all images told that they cost too much: others take their places
+        chosen, more = finalists(search, fallen)
+        outside = [*outside, *(r for r in more if r not in outside)]
+        chosen = word.finals([(f"final:{r.number}", r) for r in chosen])
+    front = front_of([r for r in chosen if r.within_budget], search.objectives)
+    best = best_of(front, search.objectives)
+    controls = [] if best is None else word.controls(best)
+    control = best_of([c for c in controls if c.measured], search.objectives)
+    outside = [*outside, *fallen.values()]
+    return Final(tuple(front), best, control, tuple(controls), uncompressed, tuple(outside))
+
+
+class _LastWord:
+    def __init__(
+        self,
+        search: Search,
+        engine: Engine,
+        report: Callable[[TrialRecord, int, int], None],
+        finalists: int,
+    ) -> None:
+        self._search, self._engine, self._report = search, engine, report
+        self._total = finalists + search.settings.control_shapes + 1
+        self._done = 0
+
+    def finals(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
+        """The records at the last fidelity, in the order given; from the study's notes if there.
+
+        As many run at a time as the engine takes.
+        """
+        notes = self._search.proposals
+        found: dict[str, TrialRecord] = {}
+        waiting = []
+        for key, record in entries:
+            noted = notes.noted(key)
+            if noted is not None:
+                found[key] = TrialRecord.from_dict(noted)
+                self._tell(found[key])
+            else:
+                waiting.append((key, record))
+        for key, record in self._evaluated(waiting):
+            notes.note(key, record.to_dict())
+            found[key] = record
+            self._tell(record)
+        return [found[key] for key, _ in entries]
+
+    def _tell(self, record: TrialRecord) -> None:
+        self._done += 1
+        self._report(record, self._done, max(self._total, self._done))
+
+    def _evaluated(
+        self, entries: Sequence[tuple[str, TrialRecord]]
+    ) -> Iterator[tuple[str, TrialRecord]]:
+        """Every entry with its quality, as the engine delivers them."""
+        left = deque(entries)
+        open_jobs: dict[int, tuple[str, TrialRecord]] = {}
+        while left or open_jobs:
+            while left and len(open_jobs) < self._engine.capacity:
+                key, record = left.popleft()
+                job = self._job(record)
+                if job is None:
+                    yield key, self._finished(record, None)
+                    continue
+                self._engine.submit(job)
+                open_jobs[job.number] = key, record
+            if not open_jobs:
+                continue
+            outcome = self._engine.collect()
+            key, record = open_jobs.pop(outcome.job.number)
+            if outcome.tuned is not None:
+                record = dataclasses.replace(record, tuned=dataclasses.asdict(outcome.tuned))
+                record = after_finetune(record, outcome.tuned)
+                left.appendleft((key, record))
+            else:
+                yield key, self._finished(record, outcome)
+
+    def _job(self, record: TrialRecord) -> Job | None:
+        """What is left to do for a record: a control's fine-tune, then the images not yet seen."""
+        assert record.config is not None
+        if record.config.mode == "retrain" and record.tuned is None and record.score is None:
+            return Job(record.number, record.config, task="finetune")
+        stop, start = self._search.plan.final, self._start(record)
+        config = record.config if record.tuned is not None else record.config.plugged_in
+        return Job(record.number, config, start, stop) if start < stop else None
+
+    def _start(self, record: TrialRecord) -> int:
+        """Images already seen; their sums are there to add to."""
+        if record.score is None or self._search.tally(record) is None:
+            return 0
+        return record.score.num_images
+
+    def _finished(self, record: TrialRecord, outcome: Outcome | None) -> TrialRecord:
+        known = self._search.tally(record) if record.score is not None else None
+        tally, seconds = known, 0.0
+        if outcome is not None:
+            if outcome.tally is None:
+                _LOG.warning("last word on trial %d failed: %s", record.number, outcome.error)
+                return dataclasses.replace(record, state="failed", reason=outcome.error)
+            tally = outcome.tally if known is None else known + outcome.tally
+            seconds = outcome.seconds
+        assert tally is not None
+        record = judged(
+            dataclasses.replace(record, state="complete"), tally, self._search.problem.budgets
+        )
+        return dataclasses.replace(
+            record, fidelity="final", tally=plain_tally(tally), seconds=record.seconds + seconds
+        )
+
+    def verified(self, record: TrialRecord) -> TrialRecord:
+        """The record with the independent counter's figure; beyond the budget it is infeasible.
+
+        Where images cost different amounts, that counter runs some of them: how far it is from
+        what was counted on the same images is taken for all.
+        """
+        problem, record = self._search.problem, self._search.gauge.known(record)
+        assert record.config is not None
+        assert record.costs is not None
+        if problem.count is None:
+            return dataclasses.replace(record, within_budget=record.violation <= 0.0)
+        counted, expected = float(problem.count(record.config)), _expected_count(record)
+        limits = [b.limit for b in problem.budgets if b.metric == "macs"]
+        macs = record.costs.macs * counted / expected
+        holds = record.violation <= 0.0 and all(macs <= limit for limit in limits)
+        if counted != expected:
+            _LOG.warning(
+                "trial %d: the independent counter finds %.0f MACs, the formula %.0f",
+                *(record.number, counted, expected),
+            )
+        return dataclasses.replace(
+            record, macs_counted=round(counted), within_budget=holds, feasible=holds
+        )
+
+    def controls(self, best: TrialRecord) -> list[TrialRecord]:
+        """Random pruning at the cost of the best, in several shapes, the best's own among them,
+        each inside every budget.
+
+        Where the best was fine-tuned, the first is fine-tuned in the same way.
+        """
+        entries: list[tuple[str, TrialRecord]] = []
+        seen: set[str] = set()
+        for shape in _control_shapes(self._search, best):
+            if len(entries) == self._search.settings.control_shapes or best.costs is None:
+                break
+            repaired = match_cost(shape, best.costs.macs, self._search.problem)
+            if repaired is None or repaired.config is None or repaired.config.config_id in seen:
+                continue
+            seen.add(repaired.config.config_id)
+            record = self.verified(_as_record(-2 - len(entries), repaired, "control"))
+            if any(b.metric in METRICS for b in self._search.problem.budgets):
+                record = self._search.gauge.judged(record)
+            if not record.feasible or not record.within_budget:
+                continue
+            if not entries and best.tuned is not None:
+                record = _retrained_like(record, best)
+            assert record.config is not None
+            entries.append((f"control:{record.config.config_id}", record))
+        return self.finals(entries)
+
+
+def _expected_count(record: TrialRecord) -> float:
+    """What the independent counter should find."""
+    each = (record.tally or {}).get("macs") or ()
+    assert record.costs is not None
+    return statistics.fmean(each[:COUNTED_IMAGES]) if each else float(record.costs.macs)
+
+
+def _retrained_like(record: TrialRecord, best: TrialRecord) -> TrialRecord:
+    assert record.config is not None
+    assert best.config is not None
+    config = dataclasses.replace(record.config, mode="retrain", finetune=best.config.finetune)
+    return dataclasses.replace(record, config=config)
+
+
+def _as_record(number: int, repaired: Repaired, origin: str) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        state="running",
+        config=repaired.config,
+        layers=repaired.layers,
+        counts=repaired.counts,
+        costs=repaired.costs,
+        predicted=repaired.predicted,
+        feasible=repaired.violation <= 0.0,
+        violation=repaired.violation,
+        origin=origin,
+    )
+
+
+def _control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
+    """Shapes for random pruning on the best's subnet: its own, three stages, one early, every
+    layer. A best that takes no tokens away is met by random pruning of the default subnet."""
+    problem = search.problem
+    if CONTROL not in list_methods() or best.config is None:
+        return []
+    structure = problem.space.structure
+    subnet = best.config.subnet if best.layers else None
+    facts = problem.facts if structure is None else structure.facts(subnet)
+    if not best.layers and structure is None:
+        return []
+    depth = facts.num_blocks
+    stages = tuple(dict.fromkeys(depth * i // 4 for i in (1, 2, 3)))
+    steps = tuple((i + 1) / len(stages) for i in range(len(stages)))
+    rising = tuple((i + 1) / depth for i in range(depth))
+    shapes = [
+        Shape(CONTROL, stages, steps),
+        Shape(CONTROL, tuple(range(depth)), rising, "linear"),
+        Shape(CONTROL, (max(0, depth // 6),), (1.0,)),
+    ]
+    if best.layers:
+        gone = [1.0 - count / facts.num_patches for count in best.counts]
+        own = Shape(CONTROL, best.layers, tuple(g / gone[-1] for g in gone), "linear")
+        shapes.insert(0, own)
+    options = dict(sorted(shapes[0].reducer.resolve_options({}).items()))
+    return [dataclasses.replace(shape, options=options, subnet=subnet) for shape in shapes]

@@ -1,0 +1,74 @@
+"""What a judgement makes of a record: its quality, what an image cost on average, what really ran.
+
+Methods whose token counts depend on the image are drafted by nominal counts. From their first
+judgement on, a record's configuration holds the thresholds that ran and its costs are the mean over
+the images judged; where that mean is outside a budget, the record is infeasible and says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from autotok.config import CompressionConfig
+from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.space.budget import Budget, describe
+from autotok.searching.space.problem import TallyLike, Tuned, to_score
+
+__all__ = ["after_finetune", "excess", "judged", "under"]
+
+
+def judged(record: TrialRecord, tally: TallyLike, budgets: Sequence[Budget]) -> TrialRecord:
+    """The record with the quality and the mean cost of all its images so far."""
+    score, config = to_score(tally), getattr(tally, "judged", "")
+    if config:
+        record = under(record, CompressionConfig.from_json(config))
+    record = dataclasses.replace(record, score=score)
+    if score.macs_mean is None or record.costs is None:
+        return record
+    record = dataclasses.replace(
+        record,
+        costs=Costs(
+            round(score.macs_mean), round(score.macs_noattn_mean or 0), record.costs.params
+        ),
+        macs_nominal=record.costs.macs if record.macs_nominal is None else record.macs_nominal,
+    )
+    over = {budget: excess(budget, record) for budget in budgets}
+    worst = max(over, key=lambda budget: over[budget], default=None)
+    if worst is None or over[worst] <= 0.0:
+        return dataclasses.replace(
+            record, feasible=True, violation=0.0 if worst is None else over[worst]
+        )
+    reason = _reason(worst, score) if worst.metric in ("macs", "macs_noattn") else record.reason
+    return dataclasses.replace(
+        record, state="infeasible", feasible=False, violation=over[worst], reason=reason
+    )
+
+
+def _reason(budget: Budget, score: Score) -> str:
+    mean = score.macs_mean if budget.metric == "macs" else score.macs_noattn_mean
+    return (
+        f"over the budget of {budget.text}: it costs {describe(budget.metric, float(mean or 0))},"
+        f" mean over {score.num_images} images (standard deviation"
+        f" {float(score.macs_std or 0):,.0f}), where {budget.limit:,.0f} are allowed"
+    )
+
+
+def under(record: TrialRecord, config: CompressionConfig) -> TrialRecord:
+    """The record of another configuration than it was drafted with; the draft's id is kept."""
+    if record.config is None or config == record.config:
+        return record
+    drafted = record.drafted or record.config.config_id
+    return dataclasses.replace(record, config=config, drafted=drafted)
+
+
+def after_finetune(record: TrialRecord, tuned: Tuned) -> TrialRecord:
+    """The record with the configuration that its fine-tune left."""
+    return under(record, CompressionConfig.from_json(tuned.config)) if tuned.config else record
+
+
+def excess(budget: Budget, record: TrialRecord) -> float:
+    """How far a record is outside a limit, as a share of it; 0 where the metric is not known."""
+    exact = {} if record.costs is None else dataclasses.asdict(record.costs)
+    values = {**exact, **record.values}
+    return float(values[budget.metric]) / budget.limit - 1.0 if budget.metric in values else 0.0

@@ -1,0 +1,344 @@
+"""`Search`: ask -> decode -> repair -> gate -> evaluate -> promote -> fine-tune -> tell.
+
+Holds no model and runs nothing: `ask` gives configurations to evaluate, `advance` takes tallies and
+says whether more images are wanted, `fail` takes reasons. Decisions depend on finished trials only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from autotok.methods.base import Training
+from autotok.methods.registry import get_method
+from autotok.searching.engines.jobs import Flight, Job
+from autotok.searching.proposing.proposals import Proposals
+from autotok.searching.proposing.trial_builder import Drafts
+from autotok.searching.records.objective import Objective, losses, make_objectives
+from autotok.searching.records.pareto import front_mask
+from autotok.searching.records.record import Score, TrialRecord
+from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
+from autotok.searching.space.settings import Plan, SearchSettings
+
+from .device_corrections import Gauge
+from .judged import after_finetune, judged, under
+from .promotion import can_gain, can_reach_front, next_to_tune, recoveries
+
+__all__ = ["REFERENCE", "Search", "best_of", "front_of", "plain_tally"]
+
+_LOG = logging.getLogger(__name__)
+REFERENCE = -1
+"""Number under which the uncompressed model's tally is kept, inside the budget or not."""
+_FRUITLESS = 40
+"""Proposals in a row without a new configuration after which the space counts as exhausted."""
+
+
+class Search:
+    """One study under way."""
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        problem: Problem,
+        proposals: Proposals,
+        plan: Plan,
+        gauge: Gauge | None = None,
+    ) -> None:
+        """`gauge` is the one whose `problem` this is."""
+        self.settings, self.problem, self.plan = settings, problem, plan
+        self.proposals, self.gauge = proposals, gauge or Gauge(problem)
+        self.drafts = Drafts(settings, problem, proposals)
+        self.objectives: tuple[Objective, ...] = make_objectives(
+            settings.objectives, problem.metric
+        )
+        self._flights: dict[int, Flight] = {}
+        self._front: list[TrialRecord] = []
+        self._retrained: set[int] = set()
+        """Trials whose configuration was promoted to a fine-tune."""
+        self._fruitless = self._evaluated = 0
+        for record in proposals.records:
+            self._count(record)
+        self.tallies: dict[int, TallyLike] = {}
+
+    # --- what is known
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """Finished trials in logical order."""
+        return sorted(self.proposals.records, key=lambda r: r.number)
+
+    @property
+    def evaluated(self) -> int:
+        """Different configurations that were evaluated, or tried and failed."""
+        return self._evaluated
+
+    @property
+    def exhausted(self) -> bool:
+        """The last proposals brought nothing new."""
+        return self._fruitless >= _FRUITLESS
+
+    @property
+    def promoted(self) -> int:
+        """Configurations promoted to a fine-tune so far, those under way included."""
+        return len(self._retrained)
+
+    def front(self) -> list[TrialRecord]:
+        """Non-dominated evaluated trials, cheapest first."""
+        return _by_cost(self._front)
+
+    def best(self) -> TrialRecord | None:
+        """The best of the front by the first objective, so far."""
+        return best_of(self._front, self.objectives)
+
+    def tally(self, record: TrialRecord) -> TallyLike | None:
+        """The sums behind a finished trial's quality, if they were kept."""
+        return self.tallies.get(record.number) or self._tally_of_dict(record.tally)
+
+    def _tally_of_dict(self, data: Mapping[str, Any] | None) -> TallyLike | None:
+        load = self.problem.load_tally
+        return load(data) if load is not None and data is not None else None
+
+    def _learn(self, record: TrialRecord) -> None:
+        if record.config is not None and record.state != "duplicate":
+            for name in {record.config.config_id, record.drafted} - {""}:
+                self.drafts.known[name] = record
+
+    def _count(self, record: TrialRecord) -> None:
+        """Take a finished trial into account; the front is kept up to date as trials come."""
+        self._learn(record)
+        if record.base is not None:
+            self._retrained.add(record.base)
+        fruitful = record.evaluated or record.state == "failed"
+        self._evaluated += fruitful
+        self._fruitless = 0 if fruitful else self._fruitless + 1
+        if record.measured and self._undominated(record):
+            self._front = front_of([*self._front, record], self.objectives)
+
+    # --- ask
+
+    def ask(self) -> Job | None:
+        """The next configuration to evaluate; None when the space seems exhausted.
+
+        Infeasible shapes and configurations that are known already are recorded on the way and cost
+        no evaluation. Where both modes are searched these are plug-in; see `ask_promotion`.
+        """
+        while not self.exhausted:
+            number = self.proposals.next_number
+            step = self._begin(self.drafts.proposal(number, self.plan))
+            if isinstance(step, Job):
+                return step
+        return None
+
+    def ask_promotion(self) -> Job | None:
+        """The fine-tune that promises most; None when no configuration can still reach the front.
+
+        A new trial that retrains the configuration of an earlier one; how it trains is proposed.
+        The first is the one that would be recommended without any, if it lost something.
+        """
+        while self.drafts.promotes:
+            first = not self._retrained
+            base = self._recommended() if first else None
+            base = base or next_to_tune(
+                self.records,
+                self._retrained,
+                self._retraining(),
+                self.objectives,
+                self.recoveries,
+                self._ceiling,
+            )
+            if base is None:
+                return None
+            self._retrained.add(base.number)
+            number = self.proposals.next_number
+            record = self.drafts.promotion(number, base, self.plan, first=first)
+            step = self._begin(record)
+            if isinstance(step, Job):
+                return step
+        return None
+
+    def _recommended(self) -> TrialRecord | None:
+        """The best so far, where a fine-tune has something to regain."""
+        best = self.best()
+        if best is None or best.tuned is not None or not can_gain(best, self._ceiling):
+            return None
+        return best
+
+    def _retraining(self) -> list[int]:
+        """Trials whose configuration is being fine-tuned right now."""
+        return [f.record.base for f in self._flights.values() if f.record.base is not None]
+
+    @property
+    def recoveries(self) -> list[float]:
+        """Share of what compression lost that each fine-tune so far regained."""
+        return recoveries(self.records, self.objectives, self._tally_of_dict, self._ceiling)
+
+    @property
+    def _ceiling(self) -> float | None:
+        """Quality of the uncompressed model, once it is known."""
+        tally = self.tallies.get(REFERENCE)
+        return None if tally is None else to_score(tally).value
+
+    def _begin(self, record: TrialRecord) -> Job | TrialRecord:
+        """Put a proposal into the study: a configuration to evaluate, or its record at once."""
+        constraints = {"budget": record.violation} if record.state != "failed" else {}
+        self.proposals.start(record, constraints=constraints)
+        if record.state != "running":
+            return self._finish(record)
+        self._learn(record)
+        flight = self._flights[record.number] = Flight(record)
+        config = flight.config
+        if config.mode != "retrain":
+            return Job(record.number, config, 0, self.plan.few)
+        if get_method(config.method).training_need is Training.REQUIRED:
+            return Job(record.number, config, task="finetune")  # plugged in, it says nothing
+        plain = self.drafts.known.get(config.plugged_in.config_id)
+        tally = None if plain is None else self.tally(plain)
+        if tally is not None:
+            return self._judge_untuned(flight, tally)
+        return Job(record.number, config.plugged_in, 0, self.plan.few)
+
+    def _judge_untuned(self, flight: Flight, tally: TallyLike) -> Job | TrialRecord:
+        """Fine-tune what can still reach the front; else stop here."""
+        flight.untuned = tally
+        number, score = flight.record.number, to_score(tally)
+        front, scored = self._front, _scored(flight.record, score)
+        if flight.record.base is None and not can_reach_front(scored, front, self.objectives):
+            flight.tally = tally
+            flight.record = under(flight.record, flight.config.plugged_in)  # all that ran
+            flight.record = judged(flight.record, tally, self.problem.budgets)
+            why = "before its fine-tune: dominated even if that regained everything"
+            return self._complete(number, flight, why)
+        return Job(number, flight.config, task="finetune")
+
+    # --- advance and tell
+
+    def advance(self, number: int, tally: TallyLike, seconds: float) -> Job | TrialRecord:
+        """Take in a tally: more images for a trial that nothing dominates, else its record."""
+        flight = self._flights[number]
+        flight.seconds += seconds
+        score = to_score(tally)
+        if not math.isfinite(score.value):
+            return self.fail(number, f"diverged: {score.metric} is {score.value}", 0.0)
+        if flight.needs_finetune:
+            return self._judge_untuned(flight, tally)
+        flight.tally = tally if flight.tally is None else flight.tally + tally
+        flight.record = judged(flight.record, flight.tally, self.problem.budgets)
+        first = flight.stop == 0
+        flight.stop = self.plan.few if first else self.plan.more
+        if not first or self.plan.more == self.plan.few or not flight.record.feasible:
+            return self._complete(number, flight, "")
+        if self._undominated(flight.record):
+            return Job(number, flight.config, self.plan.few, self.plan.more)
+        return self._complete(number, flight, f"after {self.plan.few} images: dominated")
+
+    def tuned(self, number: int, tuned: Tuned, seconds: float) -> Job:
+        """Take in a finished fine-tune: its weights are judged next."""
+        flight = self._flights[number]
+        flight.seconds += seconds
+        flight.tuned = tuned
+        flight.record = after_finetune(flight.record, tuned)
+        return Job(number, flight.config, 0, self.plan.few)
+
+    def _complete(self, number: int, flight: Flight, stopped: str) -> TrialRecord:
+        del self._flights[number]
+        assert flight.tally is not None
+        self.tallies[number] = flight.tally
+        record = dataclasses.replace(
+            flight.record,
+            state="complete" if flight.record.feasible else "infeasible",
+            fidelity="more" if flight.stop > self.plan.few else "few",
+            seconds=flight.seconds,
+            tally=plain_tally(flight.tally),
+            untuned=plain_tally(flight.untuned),
+            tuned=plain_tally(flight.tuned),
+            stopped=stopped,
+        )
+        return self._finish(record)
+
+    def fail(self, number: int, reason: str, seconds: float) -> TrialRecord:
+        """Record a trial that raised, ran out of memory or diverged; the search goes on."""
+        flight = self._flights.pop(number)
+        spent = flight.seconds + seconds
+        return self._finish(
+            dataclasses.replace(flight.record, state="failed", reason=reason, seconds=spent)
+        )
+
+    def _finish(self, record: TrialRecord) -> TrialRecord:
+        if record.state == "duplicate":
+            record = self._copy_known(record)
+        self.proposals.tell(record)
+        self._count(record)
+        _LOG.info("%s", describe(record))
+        return record
+
+    def _copy_known(self, record: TrialRecord) -> TrialRecord:
+        """A duplicate is told with the values known; without any it teaches nothing."""
+        assert record.config is not None
+        known = self.drafts.known[record.config.config_id]
+        if known.score is None or not known.feasible:
+            worst = max(0.01, record.violation, known.violation)
+            return dataclasses.replace(record, state="infeasible", violation=worst)
+        return dataclasses.replace(
+            record, score=known.score, fidelity=known.fidelity, costs=known.costs
+        )
+
+    def _undominated(self, record: TrialRecord) -> bool:
+        points = losses([r.values for r in [*self._front, record]], self.objectives)
+        others, own = points[:-1], points[-1]
+        worse = np.all(others <= own, axis=1) & np.any(others < own, axis=1)
+        return not bool(worse.any())
+
+
+def _scored(record: TrialRecord, score: Score) -> TrialRecord:
+    return dataclasses.replace(record, state="complete", score=score)
+
+
+def front_of(records: list[TrialRecord], objectives: tuple[Objective, ...]) -> list[TrialRecord]:
+    """The non-dominated ones of those with a quality, cheapest first."""
+    measured = [r for r in records if r.measured]
+    if not measured:
+        return []
+    mask = front_mask(losses([r.values for r in measured], objectives))
+    front = [r for r, keep in zip(measured, mask, strict=True) if keep]
+    return _by_cost(front)
+
+
+def best_of(
+    records: Sequence[TrialRecord], objectives: tuple[Objective, ...]
+) -> TrialRecord | None:
+    """The first objective decides, then the next."""
+    if not records:
+        return None
+    points = losses([r.values for r in records], objectives)
+    return min(zip(points.tolist(), records, strict=True), key=lambda pair: pair[0])[1]
+
+
+def _by_cost(records: list[TrialRecord]) -> list[TrialRecord]:
+    return sorted(records, key=lambda r: (r.costs.macs if r.costs else 0, r.number))
+
+
+def describe(record: TrialRecord) -> str:
+    """One log line per trial."""
+    method = record.config.method if record.config is not None else record.params.get("method", "?")
+    words = [f"trial {record.number}: {method} {record.state}"]
+    if record.costs is not None:
+        words.append(f"{record.costs.macs / 1e9:.3f} G")
+    if record.score is not None:
+        words.append(
+            f"{record.score.metric} {record.score.value:.2f} on {record.score.num_images} images"
+        )
+    if record.reason:
+        words.append(record.reason)
+    return ", ".join(words)
+
+
+def plain_tally(tally: Any) -> dict[str, Any] | None:
+    """A tally, or what a fine-tune did, as plain data; None if it is no dataclass."""
+    if dataclasses.is_dataclass(tally) and not isinstance(tally, type):
+        return dataclasses.asdict(tally)
+    return None

@@ -1,0 +1,155 @@
+"""`ModelWorker`: does a search's jobs on real models: build, fine-tune, evaluate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from autotok.backbones.base import Backbone
+from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
+from autotok.compression.calibrate import needs_calibration
+from autotok.compression.compress import compress_backbone, with_networks
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
+from autotok.counting.adaptive import is_adaptive
+from autotok.errors import AutotokError, ConfigError
+from autotok.evaluation.accuracy import Evaluator, Tally
+from autotok.evaluation.data import DataSource
+from autotok.searching.space.problem import Tuned
+from autotok.training.distill import Teacher, default_losses
+from autotok.training.finetune import FineTuneProgress, finetune
+from autotok.training.losses import LOSSES
+from autotok.training.student import retrained, save_weights, student_of
+
+from .judging import calibrated_on, count_judged, judged_tally, plugged_in, tuned
+
+__all__ = ["WEIGHTS_FOLDER", "ModelWorker"]
+
+_LOG = logging.getLogger(__name__)
+WEIGHTS_FOLDER = "weights"
+
+
+class ModelWorker:
+    """Builds, fine-tunes and evaluates the configurations of one backbone or supernet."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        evaluator: Evaluator,
+        training: Callable[[], DataSource],
+        *,
+        supernet: AutoFormerSupernet | None = None,
+        weights: Path | None = None,
+    ) -> None:
+        """`training` loads the training images, or raises why there are none; `weights` is the
+        folder of fine-tuned weights; without one nothing can be retrained."""
+        self.backbone, self.evaluator = backbone, evaluator
+        self._training, self.supernet, self._weights = training, supernet, weights
+        self.on_finetune: Callable[[FineTuneProgress], None] | None = None
+        """Told after every step of a fine-tune."""
+        self._teacher: Teacher | None = None
+        self._train_data: DataSource | None = None
+        self._last: tuple[str, CompressedViT] | None = None
+        self._told = False
+
+    def backbone_of(self, subnet: SubnetSpec | None) -> Backbone:
+        """The backbone, or a view of another subnet on the supernet's weights."""
+        if subnet is None:
+            return self.backbone
+        if self.supernet is None:
+            raise ConfigError(
+                f"backbone '{self.backbone.facts.name}' was loaded without its supernet, so it has"
+                " no other subnets"
+            )
+        view = SupernetView(self.supernet, subnet, name=self.backbone.facts.name)
+        return view.eval()
+
+    def compressed(self, config: CompressionConfig) -> CompressedViT:
+        """The model of a configuration; a retrained one with the weights its fine-tune left."""
+        if self._last is not None and self._last[0] == config.config_id:
+            return self._last[1]
+        backbone = self.backbone_of(config.subnet)
+        if config.mode == "retrain":
+            model = retrained(backbone, config, self._weights_file(config))
+        else:
+            model = with_networks(compress_backbone(backbone, config))
+            if needs_calibration(config):
+                training = None if self.why_not_trainable() else self._training_data()
+                model, found_on = plugged_in(model, self.evaluator, training)
+                if training is None and not self._told:
+                    _LOG.warning("thresholds of %s were found on %s", config.method, found_on)
+                    self._told = True
+        self._last = config.config_id, model
+        return model
+
+    def plugged_in(self, config: CompressionConfig) -> CompressedViT:
+        """The model of a configuration without any retraining: enough to count and to predict."""
+        plain = config.plugged_in
+        return compress_backbone(self.backbone_of(plain.subnet), plain)
+
+    def why_not_trainable(self) -> str | None:
+        """Why there is nothing to fine-tune on, in words; None where there is."""
+        try:
+            self._training_data()
+        except AutotokError as error:
+            return str(error)
+        return None
+
+    def usable_losses(self) -> list[str]:
+        """Losses that the training images and the backbone allow, the default one first."""
+        labelled, facts = self._training_data().labelled, self.backbone.facts
+        usable = [
+            loss.name
+            for loss in LOSSES.values()
+            if (labelled or not loss.labels) and (facts.num_classes > 0 or not loss.classes)
+        ]
+        return sorted(usable, key=lambda name: name not in default_losses(facts))
+
+    def _training_data(self) -> DataSource:
+        if self._train_data is None:
+            self._train_data = self._training()
+        return self._train_data
+
+    def evaluate(self, config: CompressionConfig, start: int, stop: int) -> Tally:
+        """Tally over images [start, stop) of the seeded order."""
+        return judged_tally(self.evaluator, self.compressed(config), start, stop)
+
+    def count(self, config: CompressionConfig) -> float:
+        """Multiply-accumulates of an image by the independent counter; see `count_judged`."""
+        adaptive = is_adaptive(config)
+        model = self.compressed(config) if adaptive else self.plugged_in(config)
+        return count_judged(self.evaluator, model)
+
+    def finetune(self, config: CompressionConfig) -> Tuned:
+        """Fine-tune a configuration; its weights are kept under the id of what came out.
+
+        Methods of thresholds start from those that meet the amounts, and end with those that
+        training left or, where it learns none, with those that meet the amounts again.
+        """
+        path = self._weights_file(config)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = path.with_suffix(".ckpt")
+        if self._teacher is None:
+            self._teacher = Teacher(self.backbone)
+        student, data = student_of(self.backbone_of(config.subnet), config), self._training_data()
+        if needs_calibration(config):
+            student = calibrated_on(student, data, self.evaluator.seed)
+        done = finetune(
+            student,
+            data,
+            config.finetune or FineTuneSpec(),
+            teacher=self._teacher,
+            checkpoint=checkpoint,
+            on_progress=self.on_finetune,
+        )
+        student = tuned(student, data, self.evaluator.seed)
+        save_weights(student, self._weights_file(student.config))
+        checkpoint.unlink(missing_ok=True)
+        self._last = None
+        return Tuned(done.steps, done.images, done.seconds, done.loss, student.config.canonical)
+
+    def _weights_file(self, config: CompressionConfig) -> Path:
+        if self._weights is None:
+            raise ConfigError("a configuration of mode 'retrain' needs a folder for its weights")
+        return self._weights / f"{config.config_id}.safetensors"

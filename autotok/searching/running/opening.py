@@ -1,0 +1,63 @@
+"""How a run opens its study: under which name, whose, and what config.yaml says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, check_study
+from autotok.searching.proposing.proposals import Proposals
+from autotok.searching.proposing.storage import masked, open_storage, storage_errors
+from autotok.searching.records.objective import make_objectives
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.space.problem import Problem
+from autotok.searching.space.settings import SearchSettings
+
+from .device_corrections import Gauge
+
+__all__ = ["check_free", "identity_of", "named_study", "open_proposals", "search_section"]
+
+
+def named_study(settings: SearchSettings, run: RunDirectory, run_id: str) -> SearchSettings:
+    """The settings with the study's name: in a database one that no other run has."""
+    if settings.study is not None:
+        return settings
+    name = STUDY_NAME if settings.storage is None else f"{run.path.name}-{run_id}"[-200:]
+    return dataclasses.replace(settings, study=name)
+
+
+def identity_of(settings: SearchSettings, gauge: Gauge, run_id: str, access: str) -> StudyIdentity:
+    return StudyIdentity(settings.study or STUDY_NAME, run_id, gauge.original.fingerprint, access)
+
+
+def check_free(settings: SearchSettings, problem: Problem, identity: StudyIdentity) -> None:
+    """Refuse a study that may not be opened, before anything is written."""
+    if settings.storage is None:
+        return
+    with storage_errors(settings.storage):
+        objectives = make_objectives(settings.objectives, problem.metric)
+        check_study(open_storage(settings.storage), identity, objectives)
+
+
+def search_section(settings: SearchSettings) -> dict[str, Any]:
+    """Of config.yaml: no password in it."""
+    data = settings.to_dict()
+    if settings.storage is not None:
+        data["storage"] = masked(settings.storage)
+    return data
+
+
+def open_proposals(
+    settings: SearchSettings, problem: Problem, storage: str | Path, identity: StudyIdentity
+) -> Proposals:
+    objectives = make_objectives(settings.objectives, problem.metric)
+    return Proposals(
+        problem.space,
+        problem.facts,
+        objectives,
+        storage=settings.storage or storage,
+        sampler=settings.sampler,
+        seed=settings.seed,
+        identity=identity,
+    )

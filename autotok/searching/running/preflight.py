@@ -1,0 +1,101 @@
+"""What is checked before anything heavy is loaded, and before the first trial is paid for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotok.devices.ssh_address import SshAddress
+from autotok.errors import ConfigError, ExportError, RunDirectoryError
+from autotok.names import ENGINES, FORMATS, METRICS, SUBNETS, known
+from autotok.plain_data import read_yaml
+from autotok.searching.space.budget import parse_budgets
+from autotok.searching.space.space_names import find_space
+
+__all__ = ["Asked", "check_export", "check_hand_over", "check_names"]
+
+LEAST_MB = 100
+"""Free disk a hand-over may need: weights, an ONNX file, pictures."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The names in the question of a search, as they were given."""
+
+    budgets: Sequence[str]
+    flops_convention: str = "macs"
+    target: str | None = None
+    quality: str = "auto"
+    subnet: str = "fixed"
+    engine: str = "local"
+    device: str | None = None
+    space: str = "default"
+
+
+def check_names(asked: Asked) -> None:
+    """Raise `UsageError` for a name that cannot be; torch is not imported for it."""
+    known("engine", asked.engine, ENGINES)
+    known("quality", asked.quality, METRICS)
+    known("subnet", asked.subnet, SUBNETS)
+    device = asked.device or "none"
+    if device.startswith("ssh:"):
+        SshAddress.parse(device)
+    elif device.partition("?")[0] not in ("local", "none") and not device.startswith("ray:"):
+        known("device", device, ("local", "ssh://user@host", "ray:RESOURCE"))
+    read_yaml(find_space(asked.space), like="a search space")
+    requests = parse_budgets(asked.budgets, convention=asked.flops_convention)
+    if asked.target is not None:
+        from autotok.predicting.target import load_target
+
+        load_target(asked.target)
+    elif any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests):
+        raise ConfigError("a latency or memory budget needs to know the device: give --target")
+
+
+def check_hand_over(folder: Path) -> None:
+    """Raise where the end of a search would fail, although its trials would not.
+
+    Raises:
+        ExportError: ONNX files cannot be written or run here.
+        RunDirectoryError: the disk has too little room for what is handed over.
+    """
+    check_export("onnx")
+    parent = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+    free_mb = shutil.disk_usage(parent).free / 1e6
+    if free_mb < LEAST_MB:
+        raise RunDirectoryError(
+            f"output folder '{folder}' is on a disk with {free_mb:.0f} MB left, and what a search"
+            f" hands over may take {LEAST_MB} MB; make room, or choose another --output"
+        )
+
+
+def check_export(format: str) -> None:
+    """Raise unless a format is known and the packages that write and run it work here.
+
+    Raises:
+        UnknownName: no such format.
+        ExportError: a package is missing or broken.
+    """
+    if known("export format", format, FORMATS) != "onnx":
+        return
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401
+
+        value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+        node = onnx.helper.make_node("Identity", ["x"], ["y"])
+        result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+        graph = onnx.helper.make_graph([node], "trivial", [value], [result])
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8
+        )
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # a broken build raises anything, ImportError to OSError
+        reason = f"{type(error).__name__}: {error}"[:160]
+        raise ExportError(
+            f"ONNX files cannot be made here ({reason}); mend it with"
+            " `pip install --force-reinstall onnx onnxruntime onnxscript`, and see `autotok doctor`"
+        ) from error

@@ -1,0 +1,309 @@
+"""What a search is asked, and the problem built from it: model, data, budgets, device."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autotok.backbones.autoformer import subnet_facts
+from autotok.backbones.base import Backbone
+from autotok.backbones.loading import (
+    as_backbone,
+    check_file,
+    load_backbone,
+    load_supernet,
+    supernet_structure,
+)
+from autotok.backbones.supernet import AutoFormerSupernet
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, Primitive
+from autotok.counting.macs import uncompressed
+from autotok.errors import ConfigError, DataError
+from autotok.evaluation.accuracy import Evaluator, Tally
+from autotok.evaluation.data import DataSource, check_data, load_data
+from autotok.facts import BackboneFacts
+from autotok.methods.base import TokenReducer, Training
+from autotok.methods.registry import get_method
+from autotok.names import SUBNETS, known
+from autotok.plain_data import Place, typed
+from autotok.predicting.predict import predict
+from autotok.predicting.target import Target, load_target
+from autotok.predicting.trace import trace
+from autotok.searching.space.budget import Budget, parse_budgets, resolve
+from autotok.searching.space.problem import ExactCosts, Problem
+from autotok.searching.space.search_space import SearchSpace
+from autotok.searching.space.space_file import load_space
+from autotok.searching.space.subnets import Structure
+
+from .model_worker import ModelWorker
+
+__all__ = ["Question", "Session", "build_problem"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a search is asked, as plain data; config.yaml keeps it so that a run can be resumed."""
+
+    backbone: str = "autoformer_demo"
+    checkpoint: str | None = None
+    image_size: int | None = None
+    data: str = "demo"
+    train_data: str | None = None
+    """What fine-tunes train on; the training split of `data` by default."""
+    class_names: str | None = None
+    """File of the model's class names in order; None: as the data's folders have them."""
+    budgets: tuple[str, ...] = ("2.3GFLOPs",)
+    flops_convention: str = "macs"
+    target: str | None = None
+    space: str = "default"
+    quality: str = "auto"
+    subnet: str = "fixed"
+    """'search' looks for the subnet of a supernet together with its tokens."""
+    max_images: int | None = None
+    """At most this many images of the data count as its validation split."""
+    device: str | None = None
+    """Where finalists are measured: 'local', 'ssh://user@host' or 'ray:RESOURCE'."""
+
+    def __post_init__(self) -> None:
+        known("subnet", self.subnet, SUBNETS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**dataclasses.asdict(self), "budgets": list(self.budgets)}
+
+    @classmethod
+    def from_dict(cls, data: object, where: Place | str = "question") -> Question:
+        """The inverse of `to_dict`."""
+        return typed(cls, data, where)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A question with its model and data loaded."""
+
+    question: Question
+    backbone: Backbone
+    evaluator: Evaluator
+    target: Target | None
+    problem: Problem
+    worker: ModelWorker
+    plug_in_only: str | None = None
+    """Why the space's retraining was left out; None where it was not."""
+
+
+def build_problem(
+    question: Question,
+    model: nn.Module | None = None,
+    *,
+    seed: int = 0,
+    weights: Path | None = None,
+    finetunes: int | None = None,
+    loaded: tuple[Backbone, AutoFormerSupernet | None] | None = None,
+) -> Session:
+    """Load what a question names; `model` replaces the named backbone.
+
+    `weights` is the folder for fine-tuned weights, inside the run directory; with 0 `finetunes`
+    nothing is retrained; `loaded` is the backbone and its supernet, where another process has
+    loaded them already.
+    """
+    _check_files(question)
+    space = load_space(question.space)
+    requests = parse_budgets(question.budgets, convention=question.flops_convention)
+    target = None if question.target is None else load_target(question.target)
+    backbone, supernet, structure = _load_model(question, model, loaded)
+    space = dataclasses.replace(space, structure=structure)
+    needs_target = any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests)
+    if needs_target and target is None:
+        raise ConfigError("a latency or memory budget needs to know the device: give --target")
+    images = _images(question, backbone, "val")
+    evaluator = Evaluator(backbone, images, metric=question.quality, seed=seed)
+    training = partial(_images, question, backbone, "train")
+    worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
+    reason = None if question.train_data is None else worker.why_not_trainable()
+    if reason is not None:
+        raise DataError(reason)
+    foretell = None if target is None else _Foreteller(worker.plugged_in, target)
+    total = min(evaluator.num_images, question.max_images or evaluator.num_images)
+    space, plug_in_only = _trainable(space, worker, finetunes)
+    _require_networks(space, backbone.facts)
+    problem = Problem(
+        facts=backbone.facts,
+        space=space,
+        budgets=_budgets(question, backbone, foretell),
+        costs=ExactCosts(backbone.facts, structure),
+        evaluate=worker.evaluate,
+        total_images=total,
+        metric=evaluator.metric,
+        predict=foretell,
+        load_tally=lambda data: Tally(**data),
+        count=worker.count,
+        finetune=worker.finetune if weights is not None else None,
+    )
+    return Session(question, backbone, evaluator, target, problem, worker, plug_in_only)
+
+
+def _check_files(question: Question) -> None:
+    """Raise unless what the user named is there: before anything is loaded."""
+    check_data(question.data, question.train_data, question.class_names)
+    check_file(None if question.checkpoint is None else Path(question.checkpoint))
+
+
+def _images(question: Question, backbone: Backbone, split: str) -> DataSource:
+    """A split of the images that a question names."""
+    return load_data(
+        question.data,
+        backbone,
+        split=split,
+        train_data=question.train_data,
+        class_names=question.class_names,
+    )
+
+
+def _load_model(
+    question: Question,
+    model: nn.Module | None,
+    loaded: tuple[Backbone, AutoFormerSupernet | None] | None,
+) -> tuple[Backbone, AutoFormerSupernet | None, Structure | None]:
+    """The backbone, and where subnets are searched too, its supernet and their choices."""
+    if loaded is not None and question.subnet == "fixed":
+        return loaded[0], None, None
+    checkpoint = None if question.checkpoint is None else Path(question.checkpoint)
+    name = question.backbone
+    if question.subnet == "fixed":
+        if model is not None:
+            return as_backbone(model), None, None
+        backbone = load_backbone(name, checkpoint=checkpoint, image_size=question.image_size)
+        return backbone, None, None
+    if model is not None:
+        raise ConfigError(
+            "subnets can be searched of a named supernet only, such as autoformer_demo, not of a"
+            " model object; leave subnet at 'fixed'"
+        )
+    spec, default = supernet_structure(name, checkpoint)
+    supernet = loaded[1] if loaded is not None else None
+    supernet = supernet or load_supernet(name, checkpoint)
+    structure = Structure(
+        spec.embed_choices,
+        spec.depth_choices,
+        spec.heads_choices,
+        spec.mlp_ratio_choices,
+        default,
+        lambda subnet: subnet_facts(spec, subnet, name=name),
+    )
+    return supernet.cut(default, name=name).eval(), supernet, structure
+
+
+def _trainable(
+    space: SearchSpace, worker: ModelWorker, finetunes: int | None
+) -> tuple[SearchSpace, str | None]:
+    """The space, without retraining where there is none to be, and the reason then.
+
+    Methods that have to be trained are left out with it.
+
+    Raises:
+        ConfigError: nothing is left.
+    """
+    if "retrain" not in space.mode:
+        return space, None
+    candidates = space.candidates(worker.backbone.facts)
+    untrained = [m for m in candidates if get_method(m).training_need is Training.REQUIRED]
+    forbidden = finetunes == 0 and (untrained or space.mode == ("retrain",))
+    reason = "0 fine-tunes were asked for" if forbidden else worker.why_not_trainable()
+    if reason is None:
+        losses = worker.usable_losses()
+        finetune = space.finetune.restricted(losses, otherwise=losses[0])
+        return dataclasses.replace(space, finetune=finetune), None
+    if space.mode == ("retrain",):
+        raise ConfigError(
+            f"space '{space.name}' only retrains, but {reason}, so nothing of it can be run; add"
+            " plug-in to its mode, or make fine-tunes possible"
+        )
+    if len(untrained) == len(candidates):
+        raise ConfigError(
+            f"every method of space '{space.name}' ({', '.join(untrained)}) has to be trained, but"
+            f" {reason}, so nothing of it can be run; add others, or make fine-tunes possible"
+        )
+    if untrained:
+        reason += f"; left out, for they have to be trained: {', '.join(untrained)}"
+    exclude = (*space.exclude, *untrained)
+    return dataclasses.replace(space, mode=("plug-in",), exclude=exclude), reason
+
+
+def _require_networks(space: SearchSpace, facts: BackboneFacts) -> None:
+    """Raise `CheckpointError` where a method of the space looks at images with a network whose
+    weights cannot be had: before the search, not in each of its trials."""
+    for method in map(get_method, space.candidates(facts)):
+        if method.auxiliary(method.resolve_options({})) is None:
+            continue
+        from autotok.backbones.feature_net import load_feature_net
+
+        for name in sorted({str(method.auxiliary(o)) for o in _settings(method, space)}):
+            load_feature_net(name)
+
+
+def _settings(method: type[TokenReducer], space: SearchSpace) -> list[dict[str, Primitive]]:
+    """Options that the space can give a method, all combinations of those it chooses among."""
+    given = space.options.get(method.name, {})
+    free = {o.name: list(o.choices) for o in method.options if o.search and o.choices}
+    listed = {
+        key: value if isinstance(value, list) else [value]
+        for key, value in {**free, **given}.items()
+        if value != "default"
+    }
+    return [
+        method.resolve_options(dict(zip(listed, values, strict=True)))
+        for values in itertools.product(*listed.values())
+    ]
+
+
+class _Foreteller:
+    """Predicted latency and memory of a configuration on a target, remembered."""
+
+    def __init__(self, build: Callable[[CompressionConfig], CompressedViT], target: Target) -> None:
+        self._build, self._target = build, target
+        self._known: dict[str, dict[str, float]] = {}
+
+    def __call__(self, config: CompressionConfig) -> Mapping[str, float]:
+        config = config.plugged_in
+        key = config.config_id
+        if key not in self._known:
+            found = predict(
+                trace(
+                    self._build(config),
+                    batch=self._target.default_batch,
+                    dtype=getattr(torch, self._target.default_dtype),
+                    fused_attention=self._target.setting().fused_attention,
+                ),
+                self._target,
+            )
+            self._known[key] = {
+                "latency_ms": found.latency_ms,
+                "peak_memory_mb": found.peak_memory_mb,
+            }
+            errors = {"latency": found.error_pct, "memory": found.memory_error_pct}
+            self._known[key] |= {f"{k}_error_pct": e for k, e in errors.items() if e is not None}
+        return self._known[key]
+
+
+def _budgets(
+    question: Question, backbone: Backbone, foretell: _Foreteller | None
+) -> tuple[Budget, ...]:
+    plain = uncompressed(backbone.facts)
+    known: dict[str, float] = {
+        "macs": plain.macs,
+        "macs_noattn": plain.macs_noattn,
+        "params": plain.params,
+    }
+    if foretell is not None:
+        predicted = foretell(CompressionConfig())
+        known |= {name: predicted[name] for name in ("latency_ms", "peak_memory_mb")}
+    requests = parse_budgets(question.budgets, convention=question.flops_convention)
+    return tuple(resolve(request, known) for request in requests)

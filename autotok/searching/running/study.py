@@ -1,0 +1,496 @@
+"""`run_search` and `resume_search`: one study from its first trial to its tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autotok.config import CompressionConfig
+from autotok.errors import NothingEvaluated, StudyTaken
+from autotok.interrupts import Interrupts
+from autotok.searching.engines.base import Engine, Outcome
+from autotok.searching.engines.in_process import InProcessEngine
+from autotok.searching.engines.jobs import Job
+from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, new_id
+from autotok.searching.proposing.proposals import CRASH
+from autotok.searching.proposing.repair import check_budgets
+from autotok.searching.proposing.storage import check_storage, storage_errors
+from autotok.searching.records.comparison import compare_front
+from autotok.searching.records.notes import study_note
+from autotok.searching.records.record import TrialRecord
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.space.problem import Problem
+from autotok.searching.space.settings import Plan, SearchSettings, make_plan
+
+from .device_corrections import Gauge
+from .events import (
+    Done,
+    FinalEvaluation,
+    FineTuning,
+    OnEvent,
+    Promoted,
+    Started,
+    TrialFinished,
+    Working,
+)
+from .faults import crashed_before, faults_told
+from .final_evaluation import Final, finalists, last_word
+from .loop import REFERENCE, Search, plain_tally
+from .opening import check_free, identity_of, named_study, open_proposals, search_section
+from .time_limit import Around, Clock
+
+__all__ = ["SearchResult", "open_search", "resume_search", "run_search"]
+
+_LOG = logging.getLogger(__name__)
+_TABLE_EVERY_S = 5.0
+_LAST_WORD_SHARE = 0.25
+"""Of the progress shown."""
+_DEADLY = 2 * CRASH
+"""Deaths of the process in a trial after which it is not tried again."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished search."""
+
+    directory: Path
+    records: tuple[TrialRecord, ...]
+    final: Final
+    plan: Plan
+    settings: SearchSettings
+    stopped_by: str
+    seconds: float
+    measuring: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured on a device and how predictions compare, `Gauge.summary()`."""
+    workers: str = ""
+    """How many workers were started and what that took, in words; '' without any."""
+
+    @property
+    def front(self) -> tuple[TrialRecord, ...]:
+        """Non-dominated after the last word, cheapest first."""
+        return self.final.front
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The recommended configuration."""
+        return self.final.best
+
+    @property
+    def evaluated(self) -> int:
+        """Different configurations evaluated."""
+        return sum(r.evaluated for r in self.records)
+
+
+def run_search(
+    settings: SearchSettings,
+    problem: Problem,
+    directory: str | Path | RunDirectory,
+    on_event: OnEvent | None = None,
+    *,
+    sections: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
+    around: Around | None = None,
+) -> SearchResult:
+    """A whole search in a new run directory.
+
+    `sections` are further parts of config.yaml: what the caller needs to build the problem again.
+    `around` is what the time limit covers besides the search itself.
+
+    Raises:
+        InfeasibleBudget: nothing in the space meets the budgets; the nearest feasible one is named.
+        NothingEvaluated: no trial came to an end; the message says what was missing.
+        RunDirectoryError: the directory holds something already or cannot be written.
+        StudyTaken: the study named exists already, or may not be joined.
+        StorageUnreachable: the study's database does not answer.
+        DeviceUnreachable: the device to measure on is gone; `resume_search` goes on from there.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP (`Interrupted`): the first one after the trial
+            in hand, the second at once; what is finished is saved, `resume_search` goes on there.
+    """
+    around = around or Around()
+    run = directory if isinstance(directory, RunDirectory) else RunDirectory.create(directory)
+    gauge = Gauge(problem, _saying(on_event))
+    run_id = new_id()
+    with run.held():
+        try:
+            check_storage(settings.storage)
+            gauge.learn_early()
+            check_budgets(gauge.problem)
+            settings = named_study(settings, run, run_id)
+            identity = identity_of(settings, gauge, run_id, "join" if settings.join else "new")
+            check_free(settings, problem, identity)
+            config = {
+                "run_id": run_id,
+                "search": search_section(settings),
+                "budgets": [b.echo for b in gauge.problem.budgets],
+                "space": problem.space.name,
+                **(sections or {}),
+            }
+            run.write_config(config)
+            job = _Run(settings, gauge, run, on_event, engine, around, identity)
+        except StudyTaken:
+            run.discard(config=True)
+            raise
+        except BaseException:
+            run.discard()
+            raise
+        return job.go(resumed=settings.join, extended=settings.join)
+
+
+def resume_search(
+    problem: Problem,
+    directory: str | Path,
+    on_event: OnEvent | None = None,
+    *,
+    n_trials: int | None = None,
+    timeout_s: float | None = None,
+    storage: str | None = None,
+    sections: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
+    around: Around | None = None,
+) -> SearchResult:
+    """Go on with a run: finished trials stay, interrupted ones run again.
+
+    `n_trials` and `timeout_s` replace the run's own, to extend it; the time spent so far counts.
+    `storage` says where the study is now, or gives the password of its URL, which no file keeps.
+    `sections` replace parts of its config.yaml, for the resumes to come.
+    """
+    around = around or Around()
+    run = RunDirectory.open(directory)
+    run.claim()
+    with run.held():
+        config = run.read_config()
+        settings = SearchSettings.from_dict(config.get("search") or {})
+        changes = {"n_trials": n_trials, "timeout_s": timeout_s}
+        changes = {key: value for key, value in changes.items() if value is not None}
+        given: dict[str, Any] = {**changes, **({} if storage is None else {"storage": storage})}
+        settings = dataclasses.replace(settings, **given)
+        if "run_id" not in config:  # of an earlier version
+            config["run_id"] = new_id()
+            run.write_config(config)
+        said = {**config, **(sections or {})}
+        said |= {"search": search_section(settings)} if given else {}
+        gauge = Gauge(problem)
+        access = "join" if settings.join or settings.storage is None else "own"
+        identity = identity_of(settings, gauge, str(config["run_id"]), access)
+        identity = dataclasses.replace(identity, crashed=crashed_before(run.path))
+        job = _Run(settings, gauge, run, on_event, engine, around, identity)
+        if said != config:
+            run.write_config(said)
+        return job.go(resumed=True, extended=bool(changes))
+
+
+def open_search(
+    settings: SearchSettings, problem: Problem, storage: str | Path, *, plan: Plan | None = None
+) -> Search:
+    """A `Search` for one's own loop: `ask`, evaluate, `advance` or `fail`.
+
+    Raises:
+        StudyTaken: a study of that name is there and is not to be joined, or is in use.
+    """
+    proposals = open_proposals(
+        settings,
+        problem,
+        storage,
+        StudyIdentity(
+            settings.study or STUDY_NAME,
+            fingerprint=problem.fingerprint,
+            access="join" if settings.join else "new",
+        ),
+    )
+    return Search(
+        settings, problem, proposals, plan or make_plan(settings, problem.total_images, 1e-6)
+    )
+
+
+def _saying(
+    on_event: OnEvent | None, progress: Callable[[], float] = lambda: 0.0
+) -> Callable[[str], None] | None:
+    """Tells of measurements."""
+    if on_event is None:
+        return None
+    return lambda method: on_event(Working(progress(), f"measuring on the device: {method}"))
+
+
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        gauge: Gauge,
+        run: RunDirectory,
+        on_event: OnEvent | None,
+        engine: Engine | None,
+        around: Around,
+        identity: StudyIdentity,
+    ) -> None:
+        self.settings, self.gauge, self.run = settings, gauge, run
+        self.engine = engine or InProcessEngine(gauge.original)
+        self.on_event: OnEvent = on_event or (lambda event: None)
+        self._table_written = 0.0
+        self.started = ""
+        self.interrupts = Interrupts(self._on_request)
+        gauge.on_measure = _saying(on_event, self._progress)
+        with run.guarded():
+            self.notes = open_proposals(settings, gauge.original, run.study_log, identity)
+            gauge.keep_in(self.notes)
+        self.notes.in_process = isinstance(self.engine, InProcessEngine)
+        self.problem = gauge.problem
+        self.search = Search(settings, self.problem, self.notes, Plan(1, 1, 1), gauge)
+        self.clock = Clock(settings, self.search, self.engine.capacity, around)
+
+    def go(self, *, resumed: bool, extended: bool = False) -> SearchResult:
+        try:
+            advice = f"bring it back and continue with `autotok resume {self.run.path}`"
+            advice += ": finished trials are safe"
+            storage = self.settings.storage or self.run.study_log
+            with (
+                self.run.guarded(),
+                storage_errors(storage, advice),
+                self.interrupts,
+                faults_told(self.run.path),
+            ):
+                return self._go(resumed=resumed, extended=extended)
+        except BaseException:
+            self._save_what_there_is()
+            raise
+        finally:
+            self._leave_study()
+            self.engine.close()
+
+    def _go(self, *, resumed: bool, extended: bool) -> SearchResult:
+        self.notes.describe(study_note(self.run.read_config(), self.search.objectives))
+        self._start_workers()
+        self.clock.reserved_s = self.gauge.expected_s(self.settings.front_size)
+        if extended:
+            self.notes.note("closed", None)
+            self.notes.note("promoted", None)
+            self.notes.note("finetune_room", None)
+            if not self.search.evaluated:
+                self.notes.note("plan", None)
+        self.search.plan = self._plan()
+        finished = len(self.search.records)
+        self.on_event(Started(self._progress(), self.settings.n_trials, finished, resumed))
+        stopped_by = self._trials()
+        if not any(r.measured for r in self.search.records):
+            raise self._nothing(stopped_by)
+        finalists(self.search)  # measured now, so that the last word knows the time left
+        self._fix_final_images()
+        with self.interrupts.patient():
+            final = last_word(self.search, self.engine, self._on_final)
+        self._write(final)
+        seconds = self.clock.elapsed()
+        self.on_event(Done(1.0, self.search.evaluated, len(final.front), stopped_by))
+        records = tuple(self.search.records)
+        return SearchResult(
+            *(self.run.path, records, final, self.search.plan, self.settings, stopped_by, seconds),
+            measuring=self.gauge.summary(),
+            workers=self.started,
+        )
+
+    def _start_workers(self) -> None:
+        """Have the workers built; the time limit leaves that out."""
+        seconds = self.engine.start()
+        if isinstance(self.engine, InProcessEngine):
+            return
+        self.clock.excluded_s, workers = seconds, self.engine.capacity
+        text = f"{workers} worker{'s' * (workers > 1)} started in {seconds:.1f} s"
+        self.started = f"{text}, which the time limit leaves out"
+        self.on_event(Working(self._progress(), self.started))
+
+    def _nothing(self, stopped_by: str) -> NothingEvaluated:
+        """What was missing, where no trial gave a quality."""
+        failed = [r for r in self.search.records if r.state == "failed"]
+        if failed:
+            return NothingEvaluated(
+                f"all {len(failed)} trials failed, the first with: {failed[0].reason}; see"
+                f" {self.run.path / 'trials.csv'}"
+            )
+        if stopped_by == "timeout_s":
+            return NothingEvaluated(
+                f"no trial was run: {self.clock.account()}; go on with `autotok resume"
+                f" {self.run.path} --timeout SECONDS`, 0 for no limit"
+            )
+        return NothingEvaluated(
+            f"no trial was run: none of {len(self.search.records)} proposals is inside the budget;"
+            " give a larger budget or a space with more room"
+        )
+
+    # --- time
+
+    def _plan(self) -> Plan:
+        """The study's plan; made once, from the speed measured, and kept."""
+        noted = self.notes.noted("plan")
+        if noted is not None:
+            return Plan(**noted)
+        plan = self.clock.make_plan(self.problem)
+        self.notes.note("plan", dataclasses.asdict(plan))
+        return plan
+
+    def _fix_final_images(self) -> None:
+        """Fit the last word to the time left, once, before it starts."""
+        if self.notes.noted("final_images") is None:
+            self.notes.note("final_images", self.clock.final_images(self.problem.total_images))
+        final = int(self.notes.noted("final_images"))
+        self.search.plan = dataclasses.replace(self.search.plan, final=final)
+
+    # --- trials
+
+    def _trials(self) -> str:
+        """Run trials until enough, out of time, or nothing new is left; the reason is kept."""
+        if self.notes.noted("closed") is None:
+            self.notes.note("closed", self._fill(self.search.ask, self._closes_trials))
+        if self.notes.noted("promoted") is None and self.search.plan.finetunes:
+            self._know_reference()
+            self._fit_finetunes()
+            self.notes.note(
+                "promoted", self._fill(self.search.ask_promotion, self._closes_promotions)
+            )
+        return str(self.notes.noted("closed"))
+
+    def _fit_finetunes(self) -> None:
+        """Give fine-tunes the time that trials left over, once."""
+        if self.notes.noted("finetune_room") is None:
+            self.notes.note("finetune_room", self.clock.finetune_room())
+        room, plan = float(self.notes.noted("finetune_room")), self.search.plan
+        if plan.finetune_s is not None and plan.finetune_macs is not None:
+            self.search.plan = dataclasses.replace(
+                plan, finetune_s=room * plan.finetune_s, finetune_macs=room * plan.finetune_macs
+            )
+
+    def _know_reference(self) -> None:
+        """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""
+        noted, load = self.notes.noted("uncompressed"), self.problem.load_tally
+        if noted is not None and load is not None:
+            self.search.tallies[REFERENCE] = load(noted)
+            return
+        self.engine.submit(Job(REFERENCE, CompressionConfig(), 0, self.search.plan.more))
+        tally = self.engine.collect().tally
+        if tally is not None:
+            self.search.tallies[REFERENCE] = tally
+            self.notes.note("uncompressed", plain_tally(tally))
+
+    def _fill(self, ask: Callable[[], Job | None], closes: Callable[[int], str]) -> str:
+        """Keep the engine busy until `closes(open jobs)` gives a reason or nothing is left."""
+        with self.interrupts.patient():
+            return self._filled(ask, closes)
+
+    def _filled(self, ask: Callable[[], Job | None], closes: Callable[[int], str]) -> str:
+        open_jobs, stopped_by = 0, ""
+        while not stopped_by or open_jobs:
+            while not stopped_by and open_jobs < self.engine.capacity:
+                stopped_by = self.interrupts.asked or closes(open_jobs)
+                found = None if stopped_by else ask()
+                if found is None:
+                    stopped_by = stopped_by or "exhausted"
+                    break
+                if self.notes.deaths[found.number] >= _DEADLY:
+                    why = "the process died in this trial each time"
+                    self._finished(self.search.fail(found.number, why, 0.0))
+                    continue
+                self._submit(found)
+                open_jobs += 1
+            if open_jobs:
+                open_jobs -= self._collect()
+        return stopped_by
+
+    def _closes_trials(self, open_jobs: int) -> str:
+        if self.search.evaluated + open_jobs >= self.settings.n_trials:
+            return "n_trials"
+        return "timeout_s" if self.clock.closes_trials() else ""
+
+    def _closes_promotions(self, open_jobs: int) -> str:
+        if self.search.promoted >= self.search.plan.finetunes:
+            return "finetunes"
+        return "timeout_s" if self.clock.closes_promotions() else ""
+
+    def _submit(self, job: Job) -> None:
+        self.engine.submit(job)
+        if job.task == "finetune":
+            spec = job.config.finetune
+            length = "" if spec is None else spec.length
+            self.on_event(FineTuning(self._progress(), job.number, job.config, length))
+
+    def _collect(self) -> int:
+        """Take one outcome; 1 if its trial is finished, 0 if it goes on."""
+        outcome = self.engine.collect()
+        number, step = outcome.job.number, self._take(outcome)
+        if isinstance(step, Job):
+            self._submit(step)
+            if step.start:
+                self.on_event(Promoted(self._progress(), number, step.stop))
+            return 0
+        self._finished(step)
+        return 1
+
+    def _finished(self, record: TrialRecord) -> None:
+        front = len(self.search.front())
+        self.on_event(TrialFinished(self._progress(), record, self.search.evaluated, front))
+        self._write_trials()
+
+    def _take(self, outcome: Outcome) -> Job | TrialRecord:
+        number = outcome.job.number
+        if outcome.tuned is not None:
+            return self.search.tuned(number, outcome.tuned, outcome.seconds)
+        if outcome.tally is not None:
+            return self.search.advance(number, outcome.tally, outcome.seconds)
+        return self.search.fail(number, outcome.error, outcome.seconds)
+
+    def _progress(self) -> float:
+        expected = self.settings.n_trials
+        expected += self.search.plan.finetunes
+        share = self.search.evaluated / expected
+        if self.settings.timeout_s is not None:
+            share = max(share, self.clock.elapsed() / self.settings.timeout_s)
+        return (1.0 - _LAST_WORD_SHARE) * min(1.0, share)
+
+    def _on_request(self, signal_name: str) -> None:
+        text = f"{signal_name}: stopping after the trial in hand; once more stops at once"
+        self.on_event(Working(self._progress(), text))
+
+    def _on_final(self, record: TrialRecord, done: int, total: int) -> None:
+        progress = 1.0 - _LAST_WORD_SHARE * (1.0 - done / max(1, total))
+        self.on_event(FinalEvaluation(min(1.0, progress), record, done, total))
+        self.interrupts.check()
+
+    # --- tables
+
+    def _write_trials(self, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._table_written > _TABLE_EVERY_S:
+            records = [self.gauge.known(record) for record in self.search.records]
+            self.run.write_records("trials.csv", records)
+            self._table_written = time.monotonic()
+
+    def _save_what_there_is(self) -> None:
+        """After an interruption: the table of finished trials; their truth is the study itself."""
+        try:
+            self._write_trials(now=True)
+        except Exception as error:
+            _LOG.warning("could not write trials.csv: %s", error)
+
+    def _leave_study(self) -> None:
+        """Nothing stays marked as running; where that fails, the next resume sees to it."""
+        try:
+            self.notes.close()
+        except Exception as error:
+            _LOG.warning("could not close the study: %s", " ".join(str(error).split()))
+
+    def _write(self, final: Final) -> None:
+        self._write_trials(now=True)
+        found = compare_front(final, self.search.objectives, self.search.records)
+        self.run.write_records("pareto.csv", final.front, further=found.columns)
+        data: dict[str, Any] = {
+            "version": 1,
+            "objectives": [dataclasses.asdict(o) for o in self.search.objectives],
+            "budgets": [dataclasses.asdict(b) for b in self.problem.budgets],
+            "plan": dataclasses.asdict(self.search.plan),
+            **final.to_dict(),
+            "comparisons": found.to_dict(),
+            "measuring": self.gauge.summary(),
+        }
+        self.run.write_json("pareto.json", data)

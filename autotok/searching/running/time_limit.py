@@ -1,0 +1,154 @@
+"""`Clock`: what the time limit affords, from the speeds measured so far."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+
+from autotok.config import CompressionConfig
+from autotok.searching.space.problem import Problem
+from autotok.searching.space.settings import Plan, SearchSettings, make_plan, members
+
+from .loop import Search
+
+__all__ = ["Around", "Clock"]
+
+_SPEED_IMAGES = 8
+_MOST_ROOM = 4.0
+_LEAST_S = 1.0
+"""A plan is made for so much at least."""
+_SLACK = 1.1
+"""Estimates are stretched by this: the machine may be busier later."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What the time limit covers besides the search itself."""
+
+    begin: float = field(default_factory=time.monotonic)
+    """`time.monotonic()` from which it counts: before models and data were loaded."""
+    handover_s: float = 0.0
+    """Set aside for what follows: the export and the report."""
+
+
+class Clock:
+    """Time used and time needed; everything is unlimited without a time limit."""
+
+    def __init__(
+        self, settings: SearchSettings, search: Search, capacity: int, around: Around
+    ) -> None:
+        self._settings, self._search, self._capacity = settings, search, capacity
+        self._around, self._limit_s = around, settings.timeout_s
+        if self._limit_s is not None:
+            self._limit_s -= around.handover_s
+        self.reserved_s = 0.0
+        """Set aside for measuring the finalists."""
+        self._expected_speed = 0.0
+        self.excluded_s = 0.0
+        """Outside the limit: the start of worker processes."""
+        self._before = float(sum(r.seconds for r in search.records)) / capacity
+
+    def elapsed(self) -> float:
+        """Seconds used by this process and by those before it."""
+        return self._before + time.monotonic() - self._around.begin - self.excluded_s
+
+    def account(self) -> str:
+        """Where the time limit went before the first trial, in words."""
+        limit, given = self._settings.timeout_s, self._around.handover_s
+        said = f"{self.elapsed():.0f} s of the time limit of {limit:g} s went into loading"
+        return f"{said}, and {given:.0f} s are set aside for export and report" if given else said
+
+    def make_plan(self, problem: Problem) -> Plan:
+        """Images per fidelity and effort per fine-tune, from the speed of the uncompressed model
+        scaled to the cost at the limit of the budget."""
+        seconds, promotes = 0.0, self._search.drafts.promotes
+        settings = self._settings
+        macs = problem.costs.cost(CompressionConfig()).macs
+        limits = [b.limit for b in problem.budgets if b.metric == "macs"]
+        at_limit = min([macs, *limits])
+        if self._limit_s is not None:
+            seconds = self._expected_speed = _seconds_per_image(problem) * at_limit / macs
+            left = self._limit_s - self.elapsed() - self.reserved_s
+            settings = dataclasses.replace(settings, timeout_s=max(_LEAST_S, left))
+        return make_plan(
+            settings,
+            problem.total_images,
+            seconds,
+            promotes=promotes,
+            macs_per_image=at_limit,
+        )
+
+    def closes_trials(self) -> bool:
+        """Whether no time is left for another trial: the rest is for fine-tunes and last word."""
+        if self._limit_s is None:
+            return False
+        plan, enough = self._search.plan, self._search.evaluated >= self._settings.min_trials
+        reserved = self._last_word_s() * (plan.final if enough else plan.more) + self.reserved_s
+        if not self._search.evaluated:  # a first trial that leaves no time to judge it is no use
+            reserved += self._speed() * plan.few
+        if enough and self._search.drafts.promotes:
+            reserved += plan.finetunes * self._finetune_s() / self._capacity
+        return self.elapsed() + reserved > self._limit_s
+
+    def closes_promotions(self) -> bool:
+        """Whether another fine-tune would eat the last word's time."""
+        if self._limit_s is None:
+            return False
+        plan = self._search.plan
+        needed = self._finetune_s() + self._speed() * plan.more + self.reserved_s
+        needed += self._last_word_s() * plan.final + self._control_s()
+        return self.elapsed() + needed > self._limit_s
+
+    def finetune_room(self) -> float:
+        """How many times the planned effort each fine-tune can have, 1 to 4, now that trials are
+        over; the random control's counts as one more."""
+        plan, limit = self._search.plan, self._limit_s
+        if limit is None or not plan.finetunes or not plan.finetune_s:
+            return 1.0
+        left = limit - self.elapsed() - self._last_word_s() * plan.final - self.reserved_s
+        left -= plan.finetunes * self._speed() * plan.more
+        each = left / (plan.finetunes + 1)
+        return min(_MOST_ROOM, max(1.0, each / (_SLACK * plan.finetune_s)))
+
+    def final_images(self, total: int) -> int:
+        """Images of the last word that the time left affords."""
+        plan, limit = self._search.plan, self._limit_s
+        if limit is None or self._settings.images_final is not None:
+            return plan.final
+        left = limit - self.elapsed() - self._control_s()
+        return max(plan.more, min(total, int(left / max(self._last_word_s(), 1e-9))))
+
+    def _control_s(self) -> float:
+        """A random control is fine-tuned as well where the best is."""
+        best = self._search.best()
+        return self._finetune_s() if best is not None and best.tuned is not None else 0.0
+
+    def _finetune_s(self) -> float:
+        """Of one fine-tune: as planned, then as seen."""
+        done = [r.tuned["seconds"] for r in self._search.records if r.tuned is not None]
+        seen = max(done, default=self._search.plan.finetune_s or 0.0)
+        return _SLACK * float(seen)
+
+    def _last_word_s(self) -> float:
+        """Per image."""
+        count = members(self._settings, len(self._search.front()))
+        return _SLACK * count * self._speed() / min(count, self._capacity)
+
+    def _speed(self) -> float:
+        """Seconds per image over the trials so far, fine-tunes apart; before them as planned."""
+        done = [r for r in self._search.records if r.score is not None and r.state == "complete"]
+        done = [r for r in done if r.tuned is None]
+        images = sum(r.score.num_images for r in done if r.score is not None)
+        return sum(r.seconds for r in done) / images if images else self._expected_speed
+
+
+def _seconds_per_image(problem: Problem) -> float:
+    """Of the uncompressed model."""
+    config, images = CompressionConfig(), min(_SPEED_IMAGES, problem.total_images)
+    seconds = 0.0
+    for _ in range(2):  # the first run warms up
+        begin = time.perf_counter()
+        problem.evaluate(config, 0, images)
+        seconds = (time.perf_counter() - begin) / images
+    return seconds

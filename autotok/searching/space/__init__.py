@@ -1,0 +1,1 @@
+"""What can be asked: budgets, parameters, shapes, subnets, warm starts, space files."""

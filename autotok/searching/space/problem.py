@@ -1,0 +1,219 @@
+"""`Problem`: everything a search needs to know about the model, the data and the device, injected.
+
+The search itself meets no tensor and no model: costs are numbers, quality is a tally that adds up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotok.config import CompressionConfig, Primitive, SubnetSpec
+from autotok.devices.measurement import Reading
+from autotok.errors import ConfigError
+from autotok.facts import BackboneFacts
+from autotok.searching.records.record import Costs, Score
+
+from .budget import Budget
+from .search_space import SearchSpace
+from .subnets import Structure
+
+__all__ = [
+    "COUNTED_IMAGES",
+    "CostModel",
+    "ExactCosts",
+    "Problem",
+    "QualityLike",
+    "TallyLike",
+    "Tuned",
+    "Worker",
+    "to_score",
+]
+
+
+COUNTED_IMAGES = 16
+"""Images that the independent counter runs where they cost different amounts."""
+
+
+class QualityLike(Protocol):
+    """What `TallyLike.quality()` returns; `autotok.evaluation.accuracy.Quality` fits."""
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def num_images(self) -> int: ...
+
+
+class TallyLike(Protocol):
+    """Sums over images; tallies of disjoint images add up."""
+
+    def __add__(self, other: Any, /) -> Any: ...
+
+    def quality(self) -> QualityLike:
+        """The figure, with its interval."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a fine-tune did; its weights are kept where `Worker.evaluate` finds them."""
+
+    steps: int
+    images: int
+    seconds: float
+    loss: float
+    """Mean over the last tenth of the steps."""
+    config: str = ""
+    """The configuration that came out, `CompressionConfig.canonical`, where training or calibration
+    found thresholds; its weights are kept under its id. '' where it is the one that went in."""
+
+
+class Worker(Protocol):
+    """What does the jobs, in whatever process. `Problem` is one; see `engines.base`."""
+
+    @property
+    def evaluate(self) -> Callable[[CompressionConfig, int, int], TallyLike]:
+        """(configuration, start, stop) -> tally over images [start, stop) of the seeded order.
+
+        A configuration of mode 'retrain' is judged with the weights its fine-tune left.
+        """
+        ...
+
+    @property
+    def finetune(self) -> Callable[[CompressionConfig], Tuned] | None:
+        """Fine-tune a configuration and keep its weights; started again, it goes on where a killed
+        one stopped. None where nothing can be retrained."""
+        ...
+
+
+class CostModel(Protocol):
+    """Exact cost from a formula."""
+
+    def cost(self, config: CompressionConfig) -> Costs:
+        """Every convention at once."""
+        ...
+
+    def schedule_macs(
+        self,
+        method: str,
+        options: Mapping[str, Primitive],
+        layers: Sequence[int],
+        counts: NDArray[np.int64],
+        subnet: SubnetSpec | None = None,
+    ) -> NDArray[np.int64]:
+        """(M,) multiply-accumulates of M rows of counts (M, S) at fixed layers."""
+        ...
+
+
+class ExactCosts:
+    """`CostModel` over `autotok.counting.macs`."""
+
+    def __init__(self, facts: BackboneFacts, structure: Structure | None = None) -> None:
+        self._facts, self._structure = facts, structure
+        self._subnets: dict[SubnetSpec, BackboneFacts] = {}
+
+    def facts(self, subnet: SubnetSpec | None) -> BackboneFacts:
+        """Facts of a subnet; None is the backbone as it is."""
+        if subnet is None:
+            return self._facts
+        if subnet not in self._subnets:
+            assert self._structure is not None, "a configuration names a subnet"
+            self._subnets[subnet] = self._structure.facts(subnet)
+        return self._subnets[subnet]
+
+    def cost(self, config: CompressionConfig) -> Costs:
+        """Every convention at once."""
+        from autotok.counting.macs import cost
+
+        found = cost(self.facts(config.subnet), config)
+        return Costs(int(found.macs), int(found.macs_noattn), int(found.params))
+
+    def schedule_macs(
+        self,
+        method: str,
+        options: Mapping[str, Primitive],
+        layers: Sequence[int],
+        counts: NDArray[np.int64],
+        subnet: SubnetSpec | None = None,
+    ) -> NDArray[np.int64]:
+        """(M,) multiply-accumulates of M rows of counts (M, S)."""
+        from autotok.counting.macs import schedule_macs
+
+        facts = self.facts(subnet)
+        return schedule_macs(facts, method, options, layers=layers, counts=counts)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One search problem. Callables get and give plain values."""
+
+    facts: BackboneFacts
+    space: SearchSpace
+    budgets: tuple[Budget, ...]
+    costs: CostModel
+    evaluate: Callable[[CompressionConfig, int, int], TallyLike]
+    """(configuration, start, stop) -> tally over images [start, stop) of the seeded order."""
+    total_images: int
+    metric: str
+    """'top1', 'agreement' or 'kl': what `evaluate` scores."""
+    predict: Callable[[CompressionConfig], Mapping[str, float]] | None = None
+    """latency_ms and peak_memory_mb on the target, with latency_error_pct and memory_error_pct
+    where the target's predictions were checked."""
+    measure: Callable[[CompressionConfig], Reading] | None = None
+    """Measures on a device; None where none is at hand. `DeviceUnreachable` ends the search."""
+    load_tally: Callable[[Mapping[str, Any]], TallyLike] | None = None
+    """A tally from `dataclasses.asdict` of one, so that a resumed run need not repeat images."""
+    count: Callable[[CompressionConfig], float] | None = None
+    """Independent multiply-accumulate counter, for what is reported; where images cost different
+    amounts, the mean over the first `COUNTED_IMAGES`, of what really ran."""
+    finetune: Callable[[CompressionConfig], Tuned] | None = None
+    """See `Worker.finetune`; without it the space is plug-in only."""
+
+    def __post_init__(self) -> None:
+        if self.finetune is None and "retrain" in self.space.mode:
+            if self.space.mode == ("retrain",):
+                raise ConfigError(
+                    f"space '{self.space.name}' only retrains, and nothing can be fine-tuned here;"
+                    " add plug-in to its mode"
+                )
+            plain = dataclasses.replace(self.space, mode=("plug-in",))
+            object.__setattr__(self, "space", plain)
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of what a resumed run must find unchanged."""
+        data = [
+            [self.facts.name, self.facts.grid, self.facts.num_blocks, self.facts.params],
+            [repr(self.space), self.metric, self.total_images],
+            [[b.metric, b.limit] for b in self.budgets],
+        ]
+        return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]
+
+
+def to_score(tally: TallyLike) -> Score:
+    """The quality of a tally as plain numbers."""
+    found = tally.quality()
+    names = ("top1_pct", "agreement_pct", "kl", "macs_mean", "macs_std", "macs_noattn_mean")
+    extra = {name: getattr(found, name, None) for name in names}
+    return Score(
+        metric=found.metric,
+        value=float(found.value),
+        low=float(found.low),
+        high=float(found.high),
+        num_images=int(found.num_images),
+        finetuned=bool(getattr(found, "finetuned", False)),
+        **extra,
+    )

@@ -1,0 +1,331 @@
+"""`SearchSpace`: which configurations there are, as data. A proposal is a flat dict of primitives.
+
+`walk` asks a chooser for one parameter after the other (an Optuna trial, a fixed dict), `decode`
+turns the answers into a `Shape`, `encode` goes back for warm starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotok.config import Primitive, SubnetSpec
+from autotok.errors import ConfigError
+from autotok.facts import BackboneFacts
+from autotok.methods.base import Count, Kind, Option, Placement, TokenReducer, Training
+from autotok.methods.registry import get_method, list_methods, unmet_need
+
+from .finetuning import FineTuneChoices
+from .shape import Shape
+from .subnets import Structure
+
+__all__ = ["FAMILIES", "Chooser", "Condition", "Parameter", "SearchSpace"]
+
+FAMILIES = ("stages", "every", "ratio")
+"""One to four tapered stages; every layer, removing r; every layer, keeping the same ratio."""
+Params = dict[str, Primitive]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One question of the space: a choice, or a number in a range."""
+
+    name: str
+    choices: tuple[Primitive, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    integer: bool = False
+    log: bool = False
+
+    @property
+    def only(self) -> Primitive | None:
+        """The answer if there is just one."""
+        if self.choices:
+            return self.choices[0] if len(self.choices) == 1 else None
+        return self.cast(self.low) if self.low == self.high else None
+
+    def cast(self, value: Primitive) -> Primitive:
+        """The nearest allowed answer (for warm starts; proposals are inside already)."""
+        if self.choices:
+            return value if value in self.choices else self.choices[0]
+        number = min(max(float(value), self.low), self.high)
+        return round(number) if self.integer else number
+
+
+Chooser = Callable[[Parameter], Primitive]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Where all of `when` holds, each parameter of `then` has only these answers."""
+
+    when: Mapping[str, tuple[Primitive, ...]]
+    then: Mapping[str, tuple[Primitive, ...]]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A space as its YAML file says it; ranges are [low, high] in the file."""
+
+    name: str = "default"
+    methods: tuple[str, ...] = ("plug-in",)
+    """Registered names, or 'plug-in' for every method that works on frozen weights without a
+    further network and with fixed counts."""
+    exclude: tuple[str, ...] = ()
+    mode: tuple[str, ...] = ("plug-in",)
+    families: tuple[str, ...] = FAMILIES
+    first_layer: tuple[float, float] = (0.0, 0.5)
+    """First reduction layer as a share of the depth."""
+    num_stages: tuple[float, float] = (1, 4)
+    spacing: tuple[float, float] = (0.2, 1.0)
+    """Share of the blocks behind the first reduction layer over which the stages spread."""
+    taper: tuple[float, float] = (0.5, 2.0)
+    """Each stage removes this times as much (in log ratio) as the one before."""
+    inflection: tuple[float, float] = (-1.0, 1.0)
+    """-1 removes most in the first layers, 0 the same in each, 1 most in the last."""
+    budget_fraction: tuple[float, float] = (0.0, 1.0)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per method: a value fixes an option, a list restricts it, 'default' takes it out."""
+    conditions: tuple[Condition, ...] = ()
+    finetune: FineTuneChoices = field(default_factory=FineTuneChoices)
+    """How mode 'retrain' trains."""
+    structure: Structure | None = None
+    """Subnets to search together with the tokens; None keeps the backbone as it is."""
+
+    def candidates(self, facts: BackboneFacts) -> tuple[str, ...]:
+        """Methods of the space that fit the backbone, in the order given.
+
+        With subnets to choose from, 'none' is one: a smaller subnet may be all it takes.
+        """
+        named = [m for word in self.methods for m in (_plug_in() if word == "plug-in" else [word])]
+        if self.structure is not None and "none" not in self.exclude:
+            named.insert(0, "none")
+        unique = dict.fromkeys(m for m in named if m not in self.exclude)
+        fitting = tuple(m for m in unique if unmet_need(get_method(m), facts) is None)
+        if "retrain" not in self.mode:
+            self._refuse_untrained(fitting)
+        if not fitting:
+            raise ConfigError(
+                f"space '{self.name}' has no method that backbone '{facts.name}' can run;"
+                f" see `autotok methods --backbone {facts.name}`"
+            )
+        return fitting
+
+    def _refuse_untrained(self, methods: Sequence[str]) -> None:
+        for name in methods:
+            if get_method(name).training_need is Training.REQUIRED:
+                raise ConfigError(
+                    f"space '{self.name}' plugs methods in only, but method '{name}' has to be"
+                    " trained; add retrain to its mode, or leave the method out"
+                )
+
+    def walk(self, choose: Chooser, facts: BackboneFacts) -> Params:
+        """A proposal: every active parameter with its answer, in the order asked."""
+        params: Params = {}
+
+        def ask(parameter: Parameter) -> Primitive:
+            parameter = self._restricted(parameter, params)
+            only = parameter.only
+            params[parameter.name] = choose(parameter) if only is None else only
+            return params[parameter.name]
+
+        if self.structure is not None:
+            facts = self._ask_subnet(ask, params, self.structure)
+        name = str(ask(Parameter("method", self.candidates(facts))))
+        if ask(Parameter("mode", self._modes(name))) == "retrain":
+            for key, choices in self.finetune.questions():
+                ask(Parameter(key, choices))
+        ask(_number("budget_fraction", self.budget_fraction))
+        self._ask_schedule(ask, get_method(name), facts)
+        for parameter in self._option_parameters(name):
+            ask(parameter)
+        return params
+
+    def _modes(self, method: str) -> tuple[str, ...]:
+        """Ways to get at weights; a method that must be trained is never plugged in."""
+        untrained = get_method(method).training_need is Training.REQUIRED
+        return ("retrain",) if untrained else self.mode
+
+    @staticmethod
+    def _ask_subnet(ask: Chooser, params: Params, structure: Structure) -> BackboneFacts:
+        """Ask for a subnet; its facts."""
+        ask(Parameter("subnet.embed_dim", structure.embed_choices))
+        depth = int(ask(Parameter("subnet.depth", structure.depth_choices)))
+        for name, choices in structure.questions(depth):
+            ask(Parameter(name, choices))
+        return structure.facts(structure.subnet(params))
+
+    def _ask_schedule(self, ask: Chooser, method: type[TokenReducer], facts: BackboneFacts) -> None:
+        if method.placement is Placement.BEFORE_BLOCKS or method.kind is Kind.NONE:
+            return
+        low, high = (
+            max(method.first_layer, round(share * (facts.num_blocks - 1)))
+            for share in self.first_layer
+        )
+        if method.single_layer:
+            ask(Parameter("first_layer", low=low, high=high, integer=True))
+            return
+        family = ask(Parameter("family", self.families))
+        ask(Parameter("first_layer", low=low, high=high, integer=True))
+        if family == "stages":
+            stages = ask(_number("num_stages", self.num_stages, integer=True))
+            if int(stages) > 1:
+                ask(_number("spacing", self.spacing))
+                ask(_number("taper", self.taper, log=True))
+        elif family == "every":
+            ask(_number("inflection", self.inflection))
+
+    def _option_parameters(self, name: str) -> list[Parameter]:
+        given = self.options.get(name, {})
+        found = []
+        for option in get_method(name).options:
+            rule = given.get(option.name)
+            if isinstance(rule, list):
+                found.append(Parameter(f"{name}.{option.name}", tuple(rule)))
+            elif rule is None and option.search:
+                found.append(_of_option(name, option))
+        return found
+
+    def _restricted(self, parameter: Parameter, params: Params) -> Parameter:
+        for condition in self.conditions:
+            allowed = condition.then.get(parameter.name)
+            if allowed and all(params.get(k) in v for k, v in condition.when.items()):
+                return Parameter(parameter.name, allowed)
+        return parameter
+
+    def decode(self, params: Mapping[str, Primitive], facts: BackboneFacts) -> Shape:
+        """The shape a proposal means; its `budget_fraction` is for repair."""
+        name = str(params["method"])
+        method = get_method(name)
+        given = {k.partition(".")[2]: v for k, v in params.items() if k.startswith(f"{name}.")}
+        fixed = {
+            key: rule
+            for key, rule in self.options.get(name, {}).items()
+            if not isinstance(rule, list) and rule != "default"
+        }
+        subnet = None
+        if self.structure is not None:
+            subnet = self.structure.subnet(params)
+            facts = self.structure.facts(subnet)
+            subnet = self.structure.canonical(subnet)
+        layers, weights, curve = _layout(params, facts.num_blocks)
+        if method.kind is Kind.NONE:
+            layers, weights = (), ()
+        return Shape(
+            name,
+            layers,
+            weights,
+            curve,
+            method.resolve_options({**fixed, **given}),
+            subnet=subnet,
+        )
+
+    def encode(
+        self,
+        method: str,
+        layers: Sequence[int],
+        ratios: Sequence[float],
+        facts: BackboneFacts,
+        *,
+        options: Mapping[str, Primitive] | None = None,
+        budget_fraction: float = 1.0,
+        subnet: SubnetSpec | None = None,
+    ) -> Params:
+        """The proposal whose shape is nearest to keep ratios at layers."""
+        wanted = _fit(layers, ratios, facts.num_blocks) if layers else {}
+        wanted.update({"method": method, "budget_fraction": budget_fraction})
+        if self.structure is not None:
+            wanted.update(self.structure.params(subnet or self.structure.default))
+        wanted.update({f"{method}.{key}": value for key, value in (options or {}).items()})
+        defaults = {f"{method}.{o.name}": o.default for o in get_method(method).options}
+
+        def choose(parameter: Parameter) -> Primitive:
+            value = wanted.get(parameter.name, defaults.get(parameter.name, parameter.low))
+            if parameter.choices and value not in parameter.choices:
+                return parameter.choices[0]
+            return parameter.cast(value)
+
+        return self.walk(choose, facts)
+
+
+def _plug_in() -> list[str]:
+    """Methods that work on frozen weights alone and keep as many tokens of every image."""
+    classes = [get_method(name) for name in list_methods()]
+    return [
+        m.name
+        for m in classes
+        if m.training_need is not Training.REQUIRED
+        and m.kind is not Kind.NONE
+        and m.count is Count.STATIC
+        and m.auxiliary(m.resolve_options({})) is None
+    ]
+
+
+def _number(
+    name: str, bounds: tuple[float, float], *, integer: bool = False, log: bool = False
+) -> Parameter:
+    return Parameter(name, low=bounds[0], high=bounds[1], integer=integer, log=log)
+
+
+def _of_option(method: str, option: Option) -> Parameter:
+    name = f"{method}.{option.name}"
+    if isinstance(option.default, bool) and not option.choices:
+        return Parameter(name, (False, True))
+    if option.choices:
+        return Parameter(name, option.choices)
+    if option.low is None or option.high is None:
+        raise ConfigError(
+            f"option '{option.name}' of method '{method}' is marked for search but has no range;"
+            f" fix it in the space under options: {method}: {option.name}: {option.default}"
+        )
+    is_integer = isinstance(option.default, int)
+    return Parameter(name, (), option.low, option.high, is_integer, option.log)
+
+
+def _layout(
+    params: Mapping[str, Primitive], depth: int
+) -> tuple[tuple[int, ...], tuple[float, ...], str]:
+    """Layers, weights and curve of a proposal."""
+    first = int(params.get("first_layer", 0))
+    family = params.get("family")
+    if family is None:
+        return (first,), (1.0,), "geometric"
+    if family == "stages":
+        stages = int(params["num_stages"])
+        span = float(params.get("spacing", 0.0)) * (depth - 1 - first)
+        layers = [first + round(i * span / max(1, stages - 1)) for i in range(stages)]
+        layers = list(dict.fromkeys(layers))
+        steps = float(params.get("taper", 1.0)) ** np.arange(len(layers))
+        return tuple(layers), _rising(steps), "geometric"
+    layers = list(range(first, depth))
+    if family == "ratio":
+        return tuple(layers), _rising(np.ones(len(layers))), "geometric"
+    slope = float(params["inflection"]) * np.linspace(-1.0, 1.0, len(layers))
+    return tuple(layers), _rising(1.0 + slope), "linear"
+
+
+def _rising(steps: NDArray[np.floating[Any]]) -> tuple[float, ...]:
+    total = np.cumsum(steps) / np.sum(steps)
+    return tuple(float(w) for w in total)
+
+
+def _fit(layers: Sequence[int], ratios: Sequence[float], depth: int) -> Params:
+    """Schedule parameters nearest to keep ratios at layers."""
+    kept = np.concatenate([[1.0], np.maximum(np.asarray(ratios, dtype=float), 1e-3)])
+    logs, drops = -np.diff(np.log(kept)), -np.diff(kept)
+    first, last = min(layers), max(layers)
+    fitted: Params = {"first_layer": first, "num_stages": len(layers)}
+    if len(layers) <= 4:
+        rise = [b / a for a, b in pairwise(logs) if a > 1e-9 and b > 1e-9]
+        taper = float(np.exp(np.mean(np.log(rise)))) if rise else 1.0
+        spacing = (last - first) / max(1, depth - 1 - first)
+        return {**fitted, "family": "stages", "spacing": spacing, "taper": taper}
+    if np.std(logs) / max(1e-9, np.mean(logs)) < np.std(drops) / max(1e-9, np.mean(drops)):
+        return {**fitted, "family": "ratio"}
+    slope = np.polyfit(np.linspace(-1.0, 1.0, len(drops)), drops, 1)[0]
+    return {**fitted, "family": "every", "inflection": float(slope / max(1e-9, np.mean(drops)))}

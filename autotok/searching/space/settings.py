@@ -1,0 +1,168 @@
+"""How long and how a search runs, and the plan of images per fidelity that follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from autotok.config import MOST_SEED
+from autotok.errors import ConfigError, UnknownName
+from autotok.plain_data import Place, typed
+from autotok.searching.records.objective import DEFAULT_OBJECTIVES
+
+__all__ = ["DEFAULT_TIMEOUT_S", "DEFAULT_TRIALS", "SAMPLERS", "Plan", "SearchSettings", "make_plan"]
+
+_LONGEST_NAME = 200
+DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 255.0
+"""What a search gets that is not told."""
+SAMPLERS = ("tpe", "nsgaii", "gp", "random", "grid")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Search effort. `None` image counts follow from the time limit, or have fixed defaults."""
+
+    n_trials: int = 32
+    """Different configurations to evaluate."""
+    timeout_s: float | None = None
+    """Wall-clock limit of the whole search, last word included."""
+    min_trials: int = 24
+    """Evaluated before the last word's share of the time is set aside in full."""
+    seed: int = 0
+    sampler: str = "tpe"
+    objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
+    storage: str | None = None
+    """Optuna storage URL; None is the journal file study.log in the run directory."""
+    study: str | None = None
+    """Name of the study there; None is a new one that no other run has."""
+    join: bool = False
+    """Go on with the trials of a study that exists already; without it that is an error."""
+    images_few: int | None = None
+    images_more: int | None = None
+    images_final: int | None = None
+    """None: the whole validation split, as far as the time limit allows."""
+    front_size: int = 6
+    """Configurations of the front that get the last word."""
+    control_shapes: int = 3
+    """Random prunings at the cost of the best; 0 leaves the control out."""
+    retrain_trials: int | None = None
+    """At most this many configurations are promoted to a fine-tune, where the space allows it; None
+    is one for every 8 trials, 3 at most."""
+    trial_timeout_s: float | None = None
+    """An evaluation of as many images as a trial's first that takes longer counts as hung: it is
+    stopped and fails. More images may take longer in proportion, a fine-tune any time."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objectives", tuple(self.objectives))
+        if self.sampler not in SAMPLERS:
+            raise UnknownName("sampler", self.sampler, SAMPLERS)
+        for name in (
+            "n_trials",
+            "min_trials",
+            "timeout_s",
+            "trial_timeout_s",
+            "images_few",
+            "images_more",
+            "images_final",
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} is {value}; it must be positive and finite")
+        if self.study is not None and not 0 < len(self.study.strip()) <= _LONGEST_NAME:
+            raise ConfigError(f"study needs a name of 1 to {_LONGEST_NAME} characters")
+        if self.join and (self.storage is None or self.study is None):
+            raise ConfigError("join needs the storage and the name of the study to go on with")
+        if not 0 <= self.seed < MOST_SEED:
+            raise ConfigError(f"seed is {self.seed}; give a whole number from 0 to {MOST_SEED - 1}")
+        if self.front_size < 2 or self.control_shapes < 0:
+            raise ConfigError(
+                f"front_size is {self.front_size} and control_shapes {self.control_shapes};"
+                " they must be at least 2 and 0"
+            )
+        if self.retrain_trials is not None and self.retrain_trials < 0:
+            raise ConfigError(f"retrain_trials is {self.retrain_trials}; it must be 0 or more")
+
+    @property
+    def finetunes(self) -> int:
+        """Promotions to a fine-tune, at most."""
+        if self.retrain_trials is not None:
+            return self.retrain_trials
+        return min(3, self.n_trials // 8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**dataclasses.asdict(self), "objectives": list(self.objectives)}
+
+    @classmethod
+    def from_dict(cls, data: object, where: Place | str = "search settings") -> SearchSettings:
+        """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
+        return typed(cls, data, where)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Images per fidelity and effort per fine-tune, fixed when the search starts and kept."""
+
+    few: int
+    more: int
+    final: int
+    finetunes: int = 0
+    """Configurations that may be promoted to a fine-tune."""
+    finetune_s: float | None = None
+    """Seconds one fine-tune may take; None without a time limit."""
+    finetune_macs: float | None = None
+    """What those seconds pay for; a fine-tune's automatic length follows from it."""
+
+    def __post_init__(self) -> None:
+        assert 0 < self.few <= self.more <= self.final
+
+
+_FEW, _MORE = 64, 256
+_SHARES = {"few": 0.35, "more": 0.15, "final": 0.4}
+_SHARES_RETRAIN = {"few": 0.25, "more": 0.1, "final": 0.28}
+"""Of the time limit; the rest is slack for repair, writing and the operating system."""
+_FINETUNE_SHARE = 0.27
+_SHORTEST_FINETUNE_S = 30.0
+"""A time limit that affords less per fine-tune affords fewer of them."""
+
+
+def make_plan(
+    settings: SearchSettings,
+    total_images: int,
+    seconds_per_image: float,
+    *,
+    promotes: bool = False,
+    macs_per_image: float = 0.0,
+) -> Plan:
+    """Images per fidelity: as set, else what the time limit affords at the speed measured.
+
+    About half of the trials are expected to be promoted. Without a time limit: 64, 256, all.
+    `promotes` sets time aside for fine-tunes; `macs_per_image` is what took `seconds_per_image`.
+    """
+    few, more, final = _FEW, _MORE, total_images
+    promotes = promotes and settings.finetunes > 0
+    shares = _SHARES_RETRAIN if promotes else _SHARES
+    finetunes = settings.finetunes if promotes else 0
+    finetune_s, finetune_macs = None, None
+    if settings.timeout_s is not None:
+        speed = max(seconds_per_image, 1e-6)
+        affordable = settings.timeout_s / speed
+        few = max(16, int(shares["few"] * affordable / settings.n_trials))
+        more = few + int(shares["more"] * affordable / max(1, settings.n_trials // 2))
+        final = int(shares["final"] * affordable / members(settings, settings.front_size))
+        if promotes:
+            seconds = _FINETUNE_SHARE * settings.timeout_s
+            finetunes = max(1, min(finetunes, int(seconds / _SHORTEST_FINETUNE_S)))
+            finetune_s = seconds / finetunes
+            finetune_macs = finetune_s / speed * macs_per_image
+    final = min(total_images, settings.images_final or max(32, final))
+    more = min(final, settings.images_more or more)
+    few = min(more, settings.images_few or few)
+    return Plan(few, more, final, finetunes, finetune_s, finetune_macs)
+
+
+def members(settings: SearchSettings, finalists: int) -> int:
+    """Configurations that the last word runs, the uncompressed reference counted twice."""
+    return min(finalists, settings.front_size) + settings.control_shapes + 2

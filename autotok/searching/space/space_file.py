@@ -1,0 +1,187 @@
+"""Search spaces as YAML files: `load_space`, strict about keys and values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autotok.config import MODES, FineTuneSpec, Primitive
+from autotok.errors import ConfigError, nearest
+from autotok.methods.registry import get_method
+from autotok.plain_data import Place, read_yaml, typed
+from autotok.training.losses import get_loss
+
+from .finetuning import FineTuneChoices, parse_losses
+from .search_space import FAMILIES, Condition, SearchSpace
+from .space_names import find_space, list_spaces
+
+__all__ = ["list_spaces", "load_space", "space_from_dict"]
+
+_SCHEDULE = ("families", "first_layer", "num_stages", "spacing", "taper", "inflection")
+_KEYS = (
+    "version",
+    "methods",
+    "exclude",
+    "mode",
+    "schedule",
+    "budget_fraction",
+    "options",
+    "conditions",
+    "finetune",
+)
+
+
+def load_space(name_or_path: str | Path) -> SearchSpace:
+    """A space by name (see `list_spaces`) or from a YAML file.
+
+    Raises:
+        UnknownName, ConfigError: no such space, or a key or value that cannot be.
+    """
+    path = find_space(name_or_path)
+    data, place = read_yaml(path, like="a search space")
+    return space_from_dict(data, where=place, name=path.stem)
+
+
+Words = str | tuple[str, ...]
+Answers = Primitive | tuple[Primitive, ...]
+Range = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    families: Words | None = None
+    first_layer: Range | None = None
+    num_stages: Range | None = None
+    spacing: Range | None = None
+    taper: Range | None = None
+    inflection: Range | None = None
+
+
+@dataclass(frozen=True)
+class _Condition:
+    when: Mapping[str, Answers] = field(default_factory=dict)
+    then: Mapping[str, Answers] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _SpaceFile:
+    """The keys of a space file, by their types."""
+
+    version: int = 1
+    methods: Words | None = None
+    exclude: Words | None = None
+    mode: Words | None = None
+    schedule: _Schedule | None = None
+    budget_fraction: Range | None = None
+    options: Mapping[str, Mapping[str, Answers]] | None = None
+    conditions: tuple[_Condition, ...] | None = None
+    finetune: Mapping[str, Answers] | None = None
+
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "first_layer": (0.0, 1.0),
+    "num_stages": (1, 12),
+    "spacing": (0.0, 1.0),
+    "taper": (0.1, 10.0),
+    "inflection": (-1.0, 1.0),
+    "budget_fraction": (0.0, 1.0),
+}
+
+
+def space_from_dict(
+    data: object, *, where: Place | str = "search space", name: str = "custom"
+) -> SearchSpace:
+    """A space from plain data; unknown keys are refused with the nearest known one."""
+    place = where if isinstance(where, Place) else Place(where)
+    file = typed(_SpaceFile, data, place)
+    if file.version != 1:
+        raise ConfigError(f"{place / 'version'}: this autotok reads version 1 only")
+    schedule, below = file.schedule or _Schedule(), place / "schedule"
+    found: dict[str, Any] = {"name": name}
+    for key, given, at, known in (
+        ("methods", file.methods, place, None),
+        ("exclude", file.exclude, place, None),
+        ("mode", file.mode, place, MODES),
+        ("families", schedule.families, below, FAMILIES),
+    ):
+        if given is not None:
+            found[key] = _words(given, known, at / key)
+    for key in ("methods", "exclude"):
+        for method in found.get(key, ()):
+            with (place / key).named():
+                if method != "plug-in":
+                    get_method(method)
+    for key, limits in _LIMITS.items():
+        owner, at = (file, place) if hasattr(file, key) else (schedule, below)
+        if getattr(owner, key) is not None:
+            found[key] = _range(getattr(owner, key), limits, at / key)
+    if file.finetune is not None:
+        found["finetune"] = _finetune(file.finetune, place / "finetune")
+    found["options"] = _options(file.options or {}, place / "options")
+    found["conditions"] = tuple(
+        Condition(_several(item.when), _several(item.then)) for item in file.conditions or ()
+    )
+    return SearchSpace(**found)
+
+
+def _known(data: Mapping[str, Any], keys: Sequence[str], place: Place) -> None:
+    for key in data:
+        if key not in keys:
+            hint = nearest(key, keys)
+            raise ConfigError(
+                f"{place.holding(key)}: key '{key}' is unknown;{hint} known: {', '.join(keys)}"
+            )
+
+
+def _several(data: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """One answer as a tuple of one."""
+    return {key: v if isinstance(v, tuple) else (v,) for key, v in data.items()}
+
+
+def _words(value: Words, known: Sequence[str] | None, place: Place) -> tuple[str, ...]:
+    words = (value,) if isinstance(value, str) else value
+    for word in words:
+        if known is not None and word not in known:
+            raise ConfigError(
+                f"{place}: '{word}' is unknown;{nearest(word, known)} known: {', '.join(known)}"
+            )
+    return words
+
+
+def _range(value: Any, limits: tuple[float, float], place: Place) -> tuple[float, float]:
+    pair = value if isinstance(value, tuple) else (value, value)
+    low, high = limits
+    if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
+        raise ConfigError(f"{place}: is {list(pair)}; give [low, high] within {low:g} to {high:g}")
+    return pair[0], pair[1]
+
+
+def _finetune(data: Mapping[str, Any], place: Place) -> FineTuneChoices:
+    _known(data, [f.name for f in dataclasses.fields(FineTuneSpec)], place)
+    choices = _several(data)
+    for name, values in choices.items():
+        if not values:
+            raise ConfigError(f"{place / name}: is an empty list; give at least one value")
+    with place.named():
+        for text in choices.get("losses", ()):
+            for loss in parse_losses(str(text)):
+                get_loss(loss)
+        return FineTuneChoices(choices)
+
+
+def _options(data: Mapping[str, Any], place: Place) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for name, rules in data.items():
+        with place.named():
+            method = get_method(name)
+        _known(rules, [option.name for option in method.options], place / name)
+        for key, values in _several(rules).items():
+            with (place / name / key).named():
+                for value in values:
+                    if value != "default":
+                        method.resolve_options({key: value})
+        found[method.name] = {k: list(v) if isinstance(v, tuple) else v for k, v in rules.items()}
+    return found

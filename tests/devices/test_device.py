@@ -1,0 +1,191 @@
+"""Devices as a search opens them: this machine, a board over ssh, a node of a cluster."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autotok.api.models import compress, profile
+from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.model import CompressedViT
+from autotok.devices import device as devices
+from autotok.devices.device import LocalDevice, RayDevice, leaving, measure_on, open_device
+from autotok.devices.footprint import Footprint
+from autotok.devices.measurement import MeasurementFailed
+from autotok.errors import AutotokError, DeviceUnreachable, UnknownName
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
+
+import sshd as server
+
+needs_sshd = pytest.mark.skipif(bool(server.WHY_NOT), reason=server.WHY_NOT or "-")
+HAS_RAY = all(importlib.util.find_spec(name) for name in ("ray", "pyarrow"))
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray[tune] is not installed")
+of_ray = [  # its own, raised as it is imported and run
+    pytest.mark.filterwarnings(f"ignore::{kind}")
+    for kind in ("DeprecationWarning", "FutureWarning", "ResourceWarning", "UserWarning")
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> CompressedViT:
+    return compress(tiny_backbone(), method="tome", r=2)
+
+
+# --- this machine
+
+
+def test_the_local_device_measures_in_torch_beside_the_uncompressed_model(
+    model: CompressedViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "footprint_of", lambda *_, **__: Footprint(200.0, 321.0))
+    device = open_device("local")
+    assert device.check() == "this machine, eager"
+    found = measure_on(device, model, batch=2)
+    assert found.runtime == f"torch {torch.__version__} eager"
+    assert found.batch == 2
+    assert found.speedup is not None
+    assert found.peak_memory_mb == 321.0
+    assert found.memory_source.startswith("high-water mark of a process of its own")
+
+
+def test_where_there_can_be_no_process_of_its_own_memory_is_labelled_as_this_one_s(
+    model: CompressedViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AutotokError("memory of 'tiny' could not be measured: no room")
+
+    monkeypatch.setattr(devices, "footprint_of", fail)
+    found = measure_on(LocalDevice(), model)
+    assert found.peak_memory_mb > 50
+    assert found.memory_source.startswith("process high-water mark")
+    assert found.memory_source.endswith("with all else that this process holds")
+
+
+@pytest.mark.slow
+def test_onnx_runtime_measures_the_exported_model(model: CompressedViT) -> None:
+    found = measure_on(open_device("local?runtime=onnxruntime"), model)
+    assert found.runtime.startswith("onnxruntime")
+    assert found.runtime.endswith("CPUExecutionProvider")
+    assert found.dtype == "float32"
+    assert "torch and its copy of the model included" in found.memory_source
+    assert found.speedup is not None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torch_compile_measures_the_compiled_model(model: CompressedViT) -> None:
+    found = profile(model, runtime="compile")
+    assert found.runtime == f"torch {torch.__version__} compile"
+    assert found.reference_latency_ms is not None
+
+
+def test_a_model_that_a_runtime_refuses_is_told_in_a_sentence(
+    model: CompressedViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(module: Any, **how: Any) -> Any:
+        def run(images: Any) -> Any:
+            raise RuntimeError("no compiler\nat all")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(MeasurementFailed, match=r"torch\.compile cannot run this .*no compiler\)"):
+        measure_on(LocalDevice("compile"), model)
+    with pytest.raises(UnknownName, match="eager"):
+        LocalDevice("tensorrt")
+
+
+# --- a board
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[server.Board]:
+    monkeypatch.setenv("AUTOTOK_SSH", f"ssh -F {tmp_path / 'config'}")
+    with server.sshd(tmp_path) as found:
+        yield found
+
+
+@needs_sshd
+@pytest.mark.slow
+def test_a_model_is_exported_measured_on_the_board_and_nothing_is_left_there(
+    board: server.Board, model: CompressedViT
+) -> None:
+    device = open_device(board.address())
+    with leaving(device):
+        assert "onnxruntime" in device.check()
+        first, again = (measure_on(device, model) for _ in range(2))
+        assert first.device.startswith("ssh://")
+        assert first.runtime.startswith("onnxruntime")
+        assert first.speedup is not None
+        assert again.latency_ms > 0
+        assert [path.name for path in board.tmp.glob("autotok.*")]  # one connection, kept
+    assert board.left_behind == []
+
+
+@needs_sshd
+@pytest.mark.slow
+def test_a_board_that_is_switched_off_is_unreachable(
+    board: server.Board, model: CompressedViT
+) -> None:
+    device = open_device(board.address())
+    device._remote._pauses_s = (0.1,)  # type: ignore[attr-defined]
+    with leaving(device):
+        device.check()
+        board.drop()
+        server.stop(board)
+        with pytest.raises(DeviceUnreachable, match="does not answer"):
+            measure_on(device, model)
+
+
+# --- a node
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Two nodes on this machine, the second with a board."""
+    from ray.cluster_utils import Cluster
+
+    from autotok.searching.engines.ray import load_ray
+
+    ray = load_ray()
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    found = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": quick},
+    )
+    found.second = found.add_node(num_cpus=1, resources={"board": 1})
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+@needs_ray
+@pytest.mark.slow
+class TestOnACluster:
+    pytestmark = of_ray
+
+    def test_a_model_is_measured_on_the_node_that_carries_the_resource(
+        self, cluster: Any, model: CompressedViT
+    ) -> None:
+        with pytest.raises(DeviceUnreachable, match="carries the resource 'other'"):
+            open_device(f"ray:other@{cluster.address}").check()
+        device = open_device(f"ray:board@{cluster.address}")
+        assert isinstance(device, RayDevice)
+        with leaving(device):
+            assert "of the Ray cluster" in device.check()
+            assert (device.memory_mb() or 0) > 500
+            found = measure_on(device, model)
+            assert found.device.startswith("ray:board (")
+            assert found.threads == len(os.sched_getaffinity(0))
+            assert found.speedup is not None
+            assert found.memory_source.startswith("high-water mark of a process of its own")
+            cluster.remove_node(cluster.second, allow_graceful=False)
+            device._errands._patience_s = 1.0  # type: ignore[union-attr]
+            with pytest.raises(DeviceUnreachable, match="no live node"):
+                measure_on(device, model)

@@ -1,0 +1,63 @@
+"""Peak memory of one model in a process of its own."""
+
+import pytest
+import torch
+from torch import nn
+
+from autotok.api.models import compress
+from autotok.backbones.autoformer import AutoFormer
+from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET
+from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
+from autotok.backbones.tiny import tiny_backbone
+from autotok.config import CompressionConfig
+from autotok.devices import footprint as module
+from autotok.devices.footprint import footprint, footprint_of
+from autotok.errors import AutotokError
+
+IMAGES = torch.zeros(1, 3, 32, 32)
+
+
+@pytest.mark.slow
+def test_a_model_handed_over_takes_what_the_same_takes_by_name() -> None:
+    model = compress(tiny_backbone(), method="topk", r=2)
+    handed = footprint_of(model, torch.zeros(64, 3, 32, 32), threads=1)
+    named = footprint("tiny", model.config, batch=64, threads=1)
+    assert handed.peak_mb == pytest.approx(named.peak_mb, rel=0.05)
+    assert handed.peak_mb > handed.idle_mb > 50
+
+
+@pytest.mark.slow
+def test_what_this_process_holds_does_not_count() -> None:
+    before = footprint_of(tiny_backbone(), IMAGES, threads=1)
+    ballast = torch.ones(100_000_000)  # 400 MB
+    after = footprint_of(tiny_backbone(), IMAGES, threads=1)
+    assert len(ballast)
+    assert after.peak_mb == pytest.approx(before.peak_mb, abs=30)
+
+
+def test_a_view_of_a_supernet_is_measured_as_the_subnet_alone() -> None:
+    view = SupernetView(AutoFormerSupernet(DEMO_SPEC), DEMO_SUBNET, name="autoformer_demo").eval()
+    model = compress(view, CompressionConfig())
+    alone = module._alone(model)
+    assert isinstance(alone.backbone, AutoFormer)
+    assert model.backbone is view
+    assert isinstance(module._alone(view), AutoFormer)
+    images = torch.rand(2, *view.facts.image_shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(alone(images), model(images))
+    plain = tiny_backbone()
+    assert module._alone(plain) is plain
+
+
+def test_a_model_that_cannot_be_handed_over_is_told_in_a_sentence() -> None:
+    class Here(nn.Module):
+        """Of this function, so no other process knows it."""
+
+    with pytest.raises(AutotokError, match="memory of 'Here' could not be measured"):
+        footprint_of(Here(), IMAGES, threads=1)
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_badly_is_told_with_its_last_words() -> None:
+    with pytest.raises(AutotokError, match=r"memory of 'no_such' could not be measured: .*unknown"):
+        footprint("no_such", CompressionConfig(), batch=1, threads=1)

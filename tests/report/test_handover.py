@@ -1,0 +1,97 @@
+"""What a finished search leaves behind: evidence, report, and the model it was told to ship."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
+from autotok.report.handover import hand_over, run_points
+from autotok.searching.running.session import Question, Session, build_problem
+from autotok.searching.running.study import SearchResult, run_search
+from autotok.searching.space.settings import SearchSettings
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, SearchResult]:
+    torch.manual_seed(0)
+    question = Question(backbone="tiny", data="digits", budgets=("60%",), max_images=48)
+    session = build_problem(question)
+    settings = SearchSettings(n_trials=4, retrain_trials=0)
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    return session, run_search(settings, session.problem, folder)
+
+
+def handed(session: Session, result: SearchResult, asked: list[str]) -> Path:
+    def compressed(config: CompressionConfig) -> CompressedViT:
+        asked.append(config.config_id)
+        return compress_backbone(session.backbone, config)
+
+    hand_over(
+        session.question.to_dict(),
+        session.backbone,
+        session.evaluator,
+        session.problem.budgets,
+        result,
+        compressed=compressed,
+    )
+    return result.directory
+
+
+@pytest.mark.slow
+def test_the_evidence_of_the_best_holds_its_comparisons(
+    searched: tuple[Session, SearchResult],
+) -> None:
+    session, result = searched
+    asked: list[str] = []
+    folder = handed(session, result, asked)
+    assert result.best is not None
+    assert result.best.config is not None
+    assert asked == [result.best.config.config_id]  # the model to ship came from the caller
+    evidence = yaml.safe_load((folder / "best.yaml").read_text())["evidence"]
+    comparison = evidence["comparison"]
+    assert comparison["role"] == "best"
+    assert comparison["against_reference"]["num_images"] == 48
+    assert comparison["against_reference"]["verdict"] in ("better", "worse", "tie")
+    assert evidence["tuned"] is None
+    assert "More than noise?" in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_what_fine_tuning_did_travels_with_the_best(searched: tuple[Session, SearchResult]) -> None:
+    session, result = searched
+    best = result.best
+    assert best is not None
+    tuned = dataclasses.replace(
+        best,
+        tuned={"steps": 10, "images": 80, "seconds": 6.0, "loss": 0.5},
+        untuned=result.final.controls[0].tally,
+    )
+    front = tuple(tuned if r.number == best.number else r for r in result.front)
+    final = dataclasses.replace(result.final, front=front, best=tuned)
+    folder = handed(session, dataclasses.replace(result, final=final), [])
+    evidence = yaml.safe_load((folder / "best.yaml").read_text())["evidence"]
+    assert evidence["tuned"]["steps"] == 10
+    assert evidence["tuning_gain"]["gain"]["num_images"] == 48
+    assert "<h2>Fine-tuning</h2>" in (folder / "report.html").read_text()
+
+
+def test_a_configuration_stands_once_among_the_points(
+    searched: tuple[Session, SearchResult],
+) -> None:
+    _, result = searched
+    final = result.final
+    points = run_points(
+        front=final.front,
+        best=final.best,
+        controls=final.controls,
+        reference=final.reference,
+        trials=result.records,
+    )
+    numbers = [p.number for p in points]
+    assert len(numbers) == len(set(numbers))
+    assert {p.kind for p in points} >= {"best", "uncompressed", "random control"}

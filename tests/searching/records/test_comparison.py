@@ -1,0 +1,181 @@
+"""What of a last word is more than noise."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from evidence import IMAGES, final, hits, record, tally
+from problems import fake_problem
+
+from autotok.searching.records.comparison import Comparisons, Standing, compare_front
+from autotok.searching.records.finetune_gain import (
+    HELPED,
+    HURT,
+    SUFFICES,
+    UNKNOWN,
+    tuning_gain,
+    tuning_gains,
+)
+from autotok.searching.records.objective import make_objectives
+from autotok.searching.running.final_evaluation import Final
+from autotok.searching.running.study import run_search
+from autotok.searching.space.settings import SearchSettings
+
+BETTER = "1" * 360 + "0" * 40
+WORSE = "1" * 300 + "0" * 100
+
+
+def one(found: Comparisons, number: int) -> Standing:
+    standing = found.of(number)
+    assert standing is not None
+    return standing
+
+
+def test_every_member_of_the_last_word_stands_beside_the_best_and_the_uncompressed() -> None:
+    last = final()
+    found = compare_front(last)
+    assert [s.role for s in found.standings] == [
+        "best",
+        *["front"] * 4,
+        *["control"] * 3,
+        "reference",
+    ]
+    for standing in found.standings:
+        assert (standing.against_best is None) == (standing.role == "best")
+        assert (standing.against_reference is None) == (standing.role == "reference")
+    assert one(found, -2).against_best is not None
+    assert one(found, -2).words == "worse than the best"
+
+
+def test_a_cheaper_configuration_within_noise_is_called_a_tie_with_its_cost() -> None:
+    found = compare_front(final())
+    assert [s.method for s in found.cheaper_ties] == ["evit"]
+    assert one(found, 5).words == "tie with the best at 54 % of its cost"
+    assert one(found, 3).words == "worse than the best"
+
+
+def test_a_tie_at_the_same_cost_is_not_called_cheaper() -> None:
+    outcomes = hits(0.8, seed=1)
+    best, other = record(1, "tome", 2.0, outcomes), record(2, "topk", 1.99, outcomes)
+    found = compare_front(Final((other, best), best, None, (), None))
+    assert one(found, 2).words == "tie with the best at about its cost"
+    assert found.cheaper_ties == ()
+
+
+def test_a_best_that_wins_within_noise_ties_with_its_runner_up() -> None:
+    outcomes = hits(0.8, seed=1)
+    flipped = outcomes.replace("1", "0", 1)  # one image fewer
+    best, other = record(1, "tome", 2.0, outcomes), record(2, "topk", 1.0, flipped)
+    found = compare_front(Final((other, best), best, None, (), None))
+    assert found.best is not None
+    assert found.best.words == "tie with the runner-up"
+    assert found.runner_up is one(found, 2)
+    assert found.best.against_next is not None
+    assert found.best.against_next.difference == pytest.approx(100 / IMAGES)
+
+
+def test_the_runner_up_is_the_next_by_the_first_objective_or_else_a_control() -> None:
+    best = record(1, "tome", 2.0, BETTER)
+    cheap, good = record(2, "topk", 0.5, hits(0.3)), record(3, "evit", 1.5, WORSE)
+    last = Final((cheap, good, best), best, None, (), None)
+    for names in (("quality", "macs_g"), ()):
+        objectives = make_objectives(names, "top1") if names else ()
+        assert one(compare_front(last, objectives), 1).next_number == 3
+    by_cost = make_objectives(("macs_g", "quality"), "top1")
+    assert one(compare_front(last, by_cost), 1).next_number == 2
+    control = record(-2, "random", 2.0, WORSE, origin="control")
+    alone = compare_front(Final((best,), best, control, (control,), None))
+    assert one(alone, 1).next_number == -2
+
+
+def test_others_on_the_front_are_compared_with_the_next_cheaper() -> None:
+    found = compare_front(final())
+    assert [one(found, n).next_number for n in (12, 5, 8, 3)] == [5, 8, 3, None]
+
+
+def test_records_without_outcomes_are_left_uncompared() -> None:
+    last = final()
+    strip = {"tally": {"hits": 37.5, "num_images": 40}}
+    front = tuple(dataclasses.replace(r, **strip) for r in last.front)  # type: ignore[arg-type]
+    best = next(r for r in front if last.best is not None and r.number == last.best.number)
+    found = compare_front(dataclasses.replace(last, front=front, best=best))
+    assert all(s.against_best is None and s.words == "" for s in found.standings)
+    assert found.cheaper_ties == ()
+    nothing = compare_front(Final((), None, None, (), None))
+    assert (nothing.best, nothing.runner_up, nothing.standings) == (None, None, ())
+
+
+def test_comparisons_survive_json_and_fill_columns() -> None:
+    last = final()
+    found = compare_front(last)
+    assert Comparisons.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert Comparisons.from_dict(None) == Comparisons()
+    columns = found.columns(last.front[2])
+    assert columns["standing"] == "tie with the best at 54 % of its cost"
+    assert columns["vs_best_low"] < columns["vs_best"] < columns["vs_best_high"]
+    assert columns["vs_uncompressed_verdict"] in ("tie", "worse", "better")
+    assert columns["next_number"] == 8
+    assert "tuning_gain" in found.columns(last.front[1])
+
+
+def test_a_fine_tune_is_judged_on_the_images_that_both_saw() -> None:
+    retrained = record(4, "tome", 1.0, BETTER, untuned=WORSE[:350], seconds=120.0)
+    gain = tuning_gain(retrained)
+    assert gain is not None
+    assert gain.gain is not None
+    assert gain.gain.num_images == 350
+    assert gain.gain.difference == pytest.approx(50 / 350 * 100)
+    assert (gain.plugged, gain.tuned) == (pytest.approx(300 / 3.5), 100.0)
+    assert gain.per_minute == pytest.approx(50 / 350 * 100 / 2)
+    assert gain.verdict == HELPED
+    assert gain.base == 3
+
+
+def test_the_verdict_on_fine_tuning_knows_noise_and_harm() -> None:
+    nudged = BETTER.replace("0", "1", 1)
+    cases = {SUFFICES: (nudged, BETTER), HURT: (WORSE, BETTER), HELPED: (BETTER, WORSE)}
+    for verdict, (after, before) in cases.items():
+        gain = tuning_gain(record(4, "tome", 1.0, after, untuned=before))
+        assert gain is not None
+        assert gain.verdict == verdict
+    blind = dataclasses.replace(record(4, "tome", 1.0, BETTER, untuned=WORSE), untuned=None)
+    found = tuning_gain(blind)
+    assert found is not None
+    assert (found.verdict, found.per_minute, found.plugged) == (UNKNOWN, None, None)
+    assert tuning_gain(record(4, "tome", 1.0, BETTER)) is None
+
+
+def test_gains_are_listed_once_cheapest_first_and_the_last_word_counts() -> None:
+    early = record(4, "tome", 1.0, BETTER[:64], untuned=WORSE[:64])
+    late = record(4, "tome", 1.0, BETTER, untuned=WORSE)
+    dear = record(6, "topk", 2.0, BETTER, untuned=WORSE)
+    gains = tuning_gains([dear, late, early])
+    assert [g.number for g in gains] == [4, 6]
+    assert gains[0].gain is not None
+    assert gains[0].gain.num_images == IMAGES
+
+
+def test_divergences_are_compared_too() -> None:
+    def kl(values: list[float]) -> dict[str, object]:
+        return {**tally(""), "metric": "kl", "kls": values}
+
+    retrained = dataclasses.replace(
+        record(4, "tome", 1.0, BETTER, untuned=WORSE),
+        tally=kl([0.1, 0.12, 0.1, 0.11]),
+        untuned=kl([0.3, 0.31, 0.3]),
+    )
+    gain = tuning_gain(retrained)
+    assert gain is not None
+    assert gain.verdict == HELPED
+    assert gain.plugged == pytest.approx(0.91 / 3)
+
+
+def test_a_search_writes_its_comparisons(tmp_path: Path) -> None:
+    run_search(SearchSettings(n_trials=6), fake_problem(), tmp_path / "run")
+    data = json.loads((tmp_path / "run" / "pareto.json").read_text())
+    found = Comparisons.from_dict(data["comparisons"])
+    assert [s.number for s in found.standings if s.role == "reference"] == [-1]
+    with open(tmp_path / "run" / "pareto.csv", newline="", encoding="utf-8") as file:
+        assert all("standing" in row for row in csv.DictReader(file))

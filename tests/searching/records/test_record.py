@@ -1,0 +1,89 @@
+"""Records and objectives: everything survives JSON."""
+
+import dataclasses
+import json
+
+import pytest
+
+from autotok.config import CompressionConfig, Reduction
+from autotok.devices.measurement import Reading
+from autotok.errors import ConfigError, UnknownName
+from autotok.searching.records.objective import losses, make_objectives
+from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.space.settings import SearchSettings
+
+RECORD = TrialRecord(
+    number=4,
+    state="complete",
+    config=CompressionConfig("tome", (Reduction(3, num_keep=98),)),
+    layers=(3,),
+    counts=(98,),
+    costs=Costs(2_300_000_000, 2_100_000_000, 22_000_000),
+    predicted={"latency_ms": 20.0},
+    score=Score("top1", 80.0, 75.0, 85.0, 100, top1_pct=80.0),
+    fidelity="few",
+    params={"method": "tome", "budget_fraction": 1.0},
+    tally={"hits": 80},
+)
+READING = Reading(
+    latency_ms=25.0, p90_ms=26.0, mad_ms=0.5, runs=15, verdict="steady",
+    reference_latency_ms=50.0, speedup=2.0, peak_memory_mb=310.0, memory_source="a made-up counter",
+    device="a board", runtime="none", dtype="float32", batch=1, image_shape=(3, 8, 8), threads=1,
+    when="2026-01-01T00:00:00+00:00", energy_mj=80.0,
+)  # fmt: skip
+
+
+def test_a_record_survives_json() -> None:
+    assert TrialRecord.from_dict(json.loads(json.dumps(RECORD.to_dict()))) == RECORD
+
+
+def test_a_row_names_units_and_counts() -> None:
+    row = RECORD.row()
+    assert (row["macs_g"], row["flops2x_g"], row["macs_noattn_g"]) == (2.3, 4.6, 2.1)
+    assert (row["params_m"], row["latency_ms"], row["top1_pct"]) == (22.0, 20.0, 80.0)
+    assert (row["layers"], row["counts"], row["fidelity"]) == ("3", "98", "few")
+
+
+def test_a_row_says_what_its_latency_and_memory_are() -> None:
+    assert RECORD.row()["latency_is"] == "predicted, unchecked"
+    assert "memory_is" not in RECORD.row()
+    checked = {"latency_ms": 20.0, "latency_error_pct": 4.06, "peak_memory_mb": 300.0}
+    row = dataclasses.replace(RECORD, predicted=checked).row()
+    assert row["latency_is"] == "predicted, checked to 4.1 %"
+    assert row["memory_is"] == "predicted, unchecked"
+    reading = READING.to_dict()
+    measured = dataclasses.replace(RECORD, predicted=checked, reading=reading)
+    row = measured.row()
+    assert (row["latency_is"], row["memory_is"]) == ("measured", "measured")
+    assert (row["latency_ms"], row["predicted_latency_ms"]) == (25.0, 20.0)
+    assert (row["measured_device"], row["measured_energy_mj"]) == ("a board", 80.0)
+    assert "measured_host_ms" not in row
+    assert measured.values["latency_ms"] == 25.0
+    assert TrialRecord.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured
+
+
+def test_losses_turn_every_objective_downwards_in_the_order_given() -> None:
+    objectives = make_objectives(("macs_g", "quality"), "top1")
+    assert losses([RECORD.values], objectives).tolist() == [[2.3, -80.0]]
+
+
+def test_less_divergence_is_better() -> None:
+    assert not make_objectives(("quality",), "kl")[0].maximise
+    assert make_objectives(("quality",), "agreement")[0].label == "agreement_pct [%]"
+
+
+def test_unknown_and_repeated_objectives_are_refused() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'latency_ms'"):
+        make_objectives(("latency",), "top1")
+    with pytest.raises(ConfigError, match="different names"):
+        make_objectives(("quality", "quality"), "top1")
+
+
+def test_settings_refuse_nonsense_and_unknown_keys() -> None:
+    assert SearchSettings.from_dict(SearchSettings(seed=3).to_dict()).seed == 3
+    with pytest.raises(ConfigError, match="n_trials is 0"):
+        SearchSettings(n_trials=0)
+    with pytest.raises(ConfigError, match="did you mean 'n_trials'"):
+        SearchSettings.from_dict({"n_trial": 3})
+    with pytest.raises(ConfigError, match="front_size is 1"):
+        SearchSettings(front_size=1)

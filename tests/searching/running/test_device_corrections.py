@@ -1,0 +1,283 @@
+"""Searches with a device at hand: what is measured when, and what that changes."""
+
+import csv
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from problems import FakeEvaluator, fake_problem, vit_facts
+
+from autotok.config import CompressionConfig
+from autotok.devices.measurement import MeasurementFailed, Reading
+from autotok.errors import AutotokError, DeviceUnreachable, InfeasibleBudget
+from autotok.searching.running.device_corrections import Gauge
+from autotok.searching.running.events import Event, Started, Working
+from autotok.searching.running.study import SearchResult, open_search, resume_search, run_search
+from autotok.searching.running.time_limit import Clock
+from autotok.searching.space.problem import ExactCosts, Problem
+from autotok.searching.space.settings import SearchSettings
+
+FACTS = vit_facts()
+COSTS = ExactCosts(FACTS)
+SETTINGS = SearchSettings(n_trials=16, seed=2)
+
+
+def predict(config: CompressionConfig) -> Mapping[str, float]:
+    """10 ms a G, 20 MB a G."""
+    macs_g = COSTS.cost(config).macs / 1e9
+    return {"latency_ms": 10.0 * macs_g, "peak_memory_mb": 100.0 + 20.0 * macs_g}
+
+
+class Bench:
+    """A device whose times are a multiple of what is predicted for it."""
+
+    def __init__(self, factor: float = 1.0, **of_method: float | AutotokError | MemoryError):
+        self.factor, self.of_method = factor, of_method
+        self.asked: list[CompressionConfig] = []
+        self.breaks_after: int | None = None
+
+    def __call__(self, config: CompressionConfig) -> Reading:
+        if self.breaks_after is not None and len(self.asked) >= self.breaks_after:
+            raise DeviceUnreachable("device 'board' does not answer")
+        self.asked.append(config)
+        own = self.of_method.get(config.method, 1.0)
+        if isinstance(own, Exception):
+            raise own
+        expected = predict(config)
+        latency = self.factor * own * expected["latency_ms"]
+        return Reading(
+            latency_ms=latency, p90_ms=latency, mad_ms=0.01 * latency, runs=15, verdict="steady",
+            reference_latency_ms=None, speedup=None, memory_source="made up",
+            peak_memory_mb=expected["peak_memory_mb"],
+            device="board", runtime="none", dtype="float32", batch=1, image_shape=(3, 8, 8),
+            threads=1, when="2026-01-01T00:00:00+00:00",
+        )  # fmt: skip
+
+
+def problem(bench: Bench | None, budgets: str = "25ms", *, stated: float | None = None) -> Problem:
+    def foretell(config: CompressionConfig) -> Mapping[str, float]:
+        more = {} if stated is None else {"latency_error_pct": stated, "memory_error_pct": stated}
+        return {**predict(config), **more}
+
+    found = fake_problem(budgets, facts=FACTS, predict=foretell)
+    return dataclasses.replace(found, measure=bench)
+
+
+def search(bench: Bench, folder: Path, budgets: str = "25ms") -> SearchResult:
+    return run_search(SETTINGS, problem(bench, budgets), folder)
+
+
+def ids(configs: list[CompressionConfig]) -> list[str]:
+    return [config.config_id for config in configs]
+
+
+# --- before the first trial
+
+
+def test_a_few_configurations_are_measured_before_the_first_trial(tmp_path: Path) -> None:
+    bench, when = Bench(), dict[str, int]()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Started):
+            when["started"] = len(bench.asked)
+        if isinstance(event, Working):
+            when.setdefault(event.text, len(bench.asked))
+
+    run_search(SETTINGS, problem(bench), tmp_path / "run", listen)
+    assert when["started"] == 3
+    first = [config.method for config in bench.asked[:3]]
+    assert first[0] == "none"
+    assert len(set(first)) == 3
+    assert when[f"measuring on the device: {first[1]}"] == 1
+
+
+def test_predictions_that_are_off_are_corrected_from_the_first_trial_on(tmp_path: Path) -> None:
+    result = search(Bench(factor=1.5), tmp_path / "run", "25ms")
+    assert result.measuring["corrections"] == {"latency_ms": pytest.approx(1.5)}
+    assert result.measuring["stated_error_pct"] == {"latency_ms": None, "peak_memory_mb": None}
+    sampled = [r for r in result.records if r.state == "complete"]
+    for record in sampled:
+        assert record.costs is not None
+        plain = 10.0 * record.costs.macs / 1e9
+        assert record.predicted["latency_ms"] == pytest.approx(1.5 * plain)
+        assert record.predicted["latency_ms"] <= 25.0
+    assert not result.final.outside  # for the correction was known in time
+
+
+def test_a_disagreement_within_the_stated_error_corrects_nothing(tmp_path: Path) -> None:
+    bench = Bench(factor=1.15)
+    result = run_search(SETTINGS, problem(bench, stated=20.0), tmp_path / "run")
+    assert result.measuring["corrections"] == {}
+    assert result.measuring["stated_error_pct"]["latency_ms"] == 20.0
+    ratios = result.measuring["ratios"]["latency_ms"]
+    assert ratios == [pytest.approx(1.15)] * len(ratios)
+    assert len(ratios) == result.measuring["num_measured"] == len(bench.asked)
+
+
+def test_a_share_of_the_latency_is_one_of_the_measured_latency(tmp_path: Path) -> None:
+    gauge = Gauge(problem(Bench(factor=2.0), "50%latency"))
+    before = gauge.problem.budgets[0].limit
+    gauge.learn_early()
+    assert gauge.problem.budgets[0].limit == pytest.approx(2.0 * before)
+
+
+def test_a_budget_that_only_the_predictions_meet_is_refused_with_the_measured_figure(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(InfeasibleBudget, match="ask for"):
+        search(Bench(factor=40.0), tmp_path / "run", "25ms")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_gone_at_the_start_leaves_no_run_behind(tmp_path: Path) -> None:
+    bench = Bench()
+    bench.breaks_after = 1
+    with pytest.raises(DeviceUnreachable):
+        search(bench, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- finalists
+
+
+def test_every_finalist_is_measured_once_and_judged_by_it(tmp_path: Path) -> None:
+    bench = Bench(factor=1.02)
+    result = search(bench, tmp_path / "run")
+    assert len(ids(bench.asked)) == len(set(ids(bench.asked)))
+    for record in result.front:
+        assert record.reading is not None
+        assert record.costs is not None
+        assert record.values["latency_ms"] == pytest.approx(1.02 * 10.0 * record.costs.macs / 1e9)
+        assert record.values["latency_ms"] <= 25.0
+        assert record.predicted["latency_ms"] != record.values["latency_ms"]
+    assert result.final.reference is not None
+    assert result.final.reference.reading is not None  # measured before the first trial
+    with open(result.directory / "pareto.csv", newline="") as file:
+        assert {row["latency_is"] for row in csv.DictReader(file)} == {"measured"}
+
+
+def test_a_finalist_that_is_outside_a_limit_when_measured_is_replaced(tmp_path: Path) -> None:
+    plain = search(Bench(), tmp_path / "plain")
+    assert plain.best is not None
+    assert plain.best.config is not None
+    slow = plain.best.config.method
+    result = search(Bench(**{slow: 1.6}), tmp_path / "run")
+    assert slow in {r.config.method for r in result.final.outside if r.config}
+    assert all(not r.feasible for r in result.final.outside)
+    assert "measured" in result.final.outside[0].reason
+    assert "over the limit of 25" in result.final.outside[0].reason
+    assert result.front
+    assert all(r.values["latency_ms"] <= 25.0 for r in result.front)
+    assert result.best is not None
+    assert result.best.within_budget
+
+
+def test_a_finalist_that_does_not_fit_into_memory_is_out_with_its_reason(tmp_path: Path) -> None:
+    plain = search(Bench(), tmp_path / "plain")
+    assert plain.best is not None
+    assert plain.best.config is not None
+    big = plain.best.config.method
+    failed = MeasurementFailed("device 'board' ran out of memory with this model", kind="memory")
+    result = search(Bench(**{big: failed}), tmp_path / "run")
+    assert big in {r.config.method for r in result.final.outside if r.config}
+    assert big not in {r.config.method for r in result.front if r.config}
+    assert result.measuring["failures"][0] == str(failed)
+    rows = (result.directory / "trials.csv").read_text()
+    assert "ran out of memory with this model" in rows
+
+
+def test_a_finalist_that_the_device_cannot_load_stays_and_says_so(tmp_path: Path) -> None:
+    plain = search(Bench(), tmp_path / "plain")
+    assert plain.best is not None
+    assert plain.best.config is not None
+    odd = plain.best.config.method
+    failed = MeasurementFailed("device 'board': it cannot load this model", kind="load")
+    result = search(Bench(**{odd: failed}), tmp_path / "run")
+    [best] = [r for r in result.front if r.config and r.config.config_id == _id(plain)]
+    assert best.reading is None
+    assert best.unmeasured == str(failed)
+    row = best.row()
+    assert row["latency_is"] == "predicted, unchecked"
+    assert row["not_measured"] == str(failed)
+
+
+def _id(result: SearchResult) -> str:
+    assert result.best is not None
+    assert result.best.config is not None
+    return result.best.config.config_id
+
+
+# --- interrupted and resumed
+
+
+def test_a_device_that_is_gone_at_the_end_stops_the_search_and_a_resume_goes_on(
+    tmp_path: Path,
+) -> None:
+    whole = search(Bench(factor=1.2), tmp_path / "whole")
+    bench = Bench(factor=1.2)
+    bench.breaks_after = 4
+    with pytest.raises(DeviceUnreachable):
+        search(bench, tmp_path / "run")
+    assert (tmp_path / "run" / "trials.csv").is_file()
+    back = Bench(factor=1.2)
+    result = resume_search(problem(back), tmp_path / "run")
+    assert not set(ids(bench.asked)) & set(ids(back.asked))  # nothing is measured twice
+    assert [r.to_dict() for r in result.front] == [_timeless(r, result) for r in whole.front]
+    assert result.measuring == whole.measuring
+
+
+def _timeless(record: object, like: SearchResult) -> object:
+    """A record as a dictionary, with the seconds of its namesake: those may differ."""
+    from autotok.searching.records.record import TrialRecord
+
+    assert isinstance(record, TrialRecord)
+    seconds = {r.number: r.seconds for r in like.front}
+    return {**record.to_dict(), "seconds": seconds.get(record.number)}
+
+
+def test_a_resume_without_the_device_keeps_what_was_measured(tmp_path: Path) -> None:
+    bench = Bench(factor=1.2)
+    bench.breaks_after = 4
+    with pytest.raises(DeviceUnreachable):
+        search(bench, tmp_path / "run")
+    result = resume_search(problem(None), tmp_path / "run")
+    measured = [r for r in result.front if r.reading is not None]
+    assert len(measured) == 1
+    assert len(result.front) > 1
+    assert result.measuring["num_measured"] == 4
+    assert result.measuring["corrections"] == {"latency_ms": pytest.approx(1.2)}
+    note = json.loads((result.directory / "pareto.json").read_text())["measuring"]
+    assert note["device"] == "board"
+
+
+def test_a_finished_run_that_is_resumed_measures_nothing(tmp_path: Path) -> None:
+    search(Bench(), tmp_path / "run")
+    again = Bench()
+    resume_search(problem(again), tmp_path / "run")
+    assert again.asked == []
+
+
+# --- and the clock
+
+
+def test_measuring_is_counted_in_the_time_that_is_set_aside(tmp_path: Path) -> None:
+    gauge = Gauge(problem(Bench()))
+    assert gauge.expected_s(6) == 90.0  # a guess, until something was measured
+    gauge.learn_early()
+    assert gauge.expected_s(6) < 1.0
+    assert Gauge(problem(None)).expected_s(6) == 0.0
+
+
+def test_a_search_ends_its_trials_in_time_to_measure(tmp_path: Path) -> None:
+    settings = SearchSettings(n_trials=8, min_trials=1, timeout_s=1000.0)
+    plain = fake_problem(facts=FACTS, evaluate=FakeEvaluator(FACTS))
+    clock = Clock(
+        settings, open_search(settings, plain, tmp_path / "study.log"), 1, time.monotonic()
+    )
+    assert not clock.closes_trials()
+    clock.reserved_s = 1001.0
+    assert clock.closes_trials()
+    assert clock.closes_promotions()

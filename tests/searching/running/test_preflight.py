@@ -1,0 +1,136 @@
+"""Names are checked before anything is loaded, and what the end needs before the first trial."""
+
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+import autotok
+from autotok import cli
+from autotok.errors import AutotokError, ExportError, RunDirectoryError, UsageError
+from autotok.searching.running import preflight
+from autotok.searching.running.preflight import Asked, check_hand_over, check_names
+from autotok.searching.space.settings import SearchSettings
+
+WRONG = [
+    (("--sampler", "tpx"), "did you mean 'tpe'"),
+    (("--engine", "rey"), "did you mean 'ray'"),
+    (("--quality", "top2"), "did you mean 'top1'"),
+    (("--subnet", "fix"), "did you mean 'fixed'"),
+    (("--space", "defualt"), "did you mean 'default'"),
+    (("--target", "jetson-xn"), "did you mean 'jetson-nx'"),
+    (("--flops-convention", "mac"), "did you mean 'macs'"),
+    (("--device", "gpu7"), "device 'gpu7' is unknown"),
+    (("--device", "ssh://-oProxyCommand"), "is no ssh address"),
+    (("--budget", "26ms"), "give --target"),
+    (("--budget", "1e308GFLOPs"), "out of all proportion"),
+    (("--seed", "-1"), "give a whole number from 0 to 4294967295"),
+    (("--seed", "4294967296"), "give a whole number from 0 to 4294967295"),
+    (("--timeout", "inf"), "must be positive and finite"),
+    (("--output", "x" * 300), "File name too long; choose another --output"),
+]
+PROGRAM = """
+import sys
+from autotok import cli
+for line in sys.stdin.read().splitlines():
+    sys.argv = ["autotok", "search", *line.split("\\x1f")]
+    try:
+        cli.main()
+    except SystemExit as end:
+        sys.stderr.write(f"exit {end.code}\\n")
+print(sorted({"torch", "timm", "optuna", "onnxruntime"} & set(sys.modules)))
+"""
+
+
+def test_wrong_names_and_numbers_of_a_search_are_told_without_importing_torch() -> None:
+    lines = "\n".join("\x1f".join(arguments) for arguments, _ in WRONG)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=lines, capture_output=True, text=True, timeout=120
+    )
+    said = done.stderr.splitlines()
+    assert done.stdout.strip() == "[]"
+    assert said[1::2] == ["exit 2"] * len(WRONG), done.stderr
+    for text, (_, words) in zip(said[::2], WRONG, strict=True):
+        assert words in text
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
+    with pytest.raises(UsageError, match="from 0 to 4294967295"):
+        SearchSettings(seed=seed)
+    with pytest.raises(UsageError, match="seed is"):
+        autotok.FineTuneSpec(seed=seed)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), -5.0, 0.0])
+def test_a_time_limit_is_positive_and_finite(seconds: float) -> None:
+    with pytest.raises(UsageError, match="positive and finite"):
+        SearchSettings(timeout_s=seconds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("export", "-o", "x.onx", "--format", "onxx"), "did you mean 'onnx'"),
+        (("evaluate", "--quality", "top2"), "did you mean 'top1'"),
+        (("profile", "--target", "jetson-xn"), "did you mean 'jetson-nx'"),
+        (("profile", "--method", "tomee", "-r", "3"), "did you mean 'tome'"),
+        (("compress", "-o", "x", "--method", "evit", "--option", "fus=1"), "did you mean 'fuse'"),
+    ],
+)
+def test_names_of_other_verbs_are_told_before_a_model_is_loaded(
+    arguments: tuple[str, ...],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_loading(*given: object, **named: object) -> None:
+        raise AssertionError("loaded a model first")
+
+    monkeypatch.setattr("autotok.backbones.loading.load_backbone", no_loading)
+    monkeypatch.setattr(sys, "argv", ["autotok", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_good_names_pass() -> None:
+    check_names(Asked(["26ms"], target="jetson-nx", device="ssh://me@board", engine="ray"))
+    check_names(Asked(["50%"], device="local?runtime=compile"))
+
+
+def test_a_broken_onnxruntime_is_told_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it now fails
+    with pytest.raises(ExportError, match=r"ONNX files cannot be made here \(ModuleNotFoundError"):
+        autotok.search("tiny", data="digits", budget="60%", output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_with_too_little_room_is_told_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")(10**9, 10**9 - 5 * 10**6, 5 * 10**6)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(RunDirectoryError, match="with 5 MB left"):
+        check_hand_over(tmp_path / "new" / "run")
+
+
+def test_a_folder_that_cannot_be_had_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_loading(*given: object, **named: object) -> None:
+        raise AssertionError("loaded a model first")
+
+    monkeypatch.setattr("autotok.api.runs.build_problem", no_loading)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").write_text("")
+    for output, words in (("file", "is a file"), ("full", "is not empty"), ("file/x", "is a file"),
+                          ("x" * 300, "File name too long")):  # fmt: skip
+        with pytest.raises(AutotokError, match=words):
+            autotok.search("tiny", data="digits", budget="60%", output=tmp_path / output)
