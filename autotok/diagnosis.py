@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Check", "diagnose"]
+__all__ = ["HealthCheck", "diagnose"]
 
 REQUIRED = ("torch", "timm", "numpy", "optuna", "pandas", "scikit-learn", "safetensors", "onnx",
             "onnxruntime", "onnxscript", "matplotlib", "typer", "rich")  # fmt: skip
@@ -15,7 +15,7 @@ OPTIONAL = {"ray": "pip install 'autotok[ray]' for Ray Tune", "fvcore": "only th
 
 
 @dataclass(frozen=True)
-class Check:
+class HealthCheck:
     """One finding; `ok` is false only for what stops autotok from working."""
 
     name: str
@@ -23,9 +23,9 @@ class Check:
     detail: str
 
 
-def diagnose() -> list[Check]:
+def diagnose() -> list[HealthCheck]:
     """All findings, in the order they are worth reading."""
-    checks = [Check("python", True, f"{platform.python_version()} on {platform.platform()}")]
+    checks = [HealthCheck("python", True, f"{platform.python_version()} on {platform.platform()}")]
     checks += [_package(name) for name in REQUIRED]
     checks += [_package(name, optional=hint) for name, hint in OPTIONAL.items()]
     checks += [
@@ -38,20 +38,22 @@ def diagnose() -> list[Check]:
     return checks
 
 
-def _package(name: str, *, optional: str | None = None) -> Check:
+def _package(name: str, *, optional: str | None = None) -> HealthCheck:
     try:
-        return Check(name, True, importlib.metadata.version(name))
+        return HealthCheck(name, True, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         if optional is not None:
-            return Check(name, True, f"not installed (optional: {optional})")
-        return Check(name, False, f"not installed: pip install {name}")
+            return HealthCheck(name, True, f"not installed (optional: {optional})")
+        return HealthCheck(name, False, f"not installed: pip install {name}")
 
 
-def _guarded(name: str, look: Callable[[], str]) -> Check:
+def _guarded(name: str, look: Callable[[], str]) -> HealthCheck:
     try:
-        return Check(name, True, look())
+        return HealthCheck(name, True, look())
     except Exception as error:  # whatever is broken is the finding
-        return Check(name, False, f"{type(error).__name__}: {str(error).splitlines()[0][:160]}")
+        return HealthCheck(
+            name, False, f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+        )
 
 
 def _torchvision() -> str:

@@ -28,6 +28,7 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
+    "failure",
     "AutotokError",
     "CheckpointError",
     "ConfigError",
@@ -155,3 +156,14 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def failure(error: BaseException) -> str:
+    """An exception as one line."""
+    lines = str(error).strip().splitlines()
+    words = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return (
+        f"out of memory ({words})"
+        if "out of memory" in words or isinstance(error, MemoryError)
+        else words
+    )

@@ -138,7 +138,7 @@ class Taps:
         return self._get("position_table")
 
     @property
-    def sight(self) -> Tensor | None:
+    def image_scores(self) -> Tensor | None:
         """What the method's own `look` gave; None where it was not called."""
         return self._values.get("sight")
 

@@ -25,9 +25,9 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.devices.footprint import footprint
 from autotok.evaluation.allocator import reuse_large_blocks
-from autotok.predicting.calibrate import Measured, Plan, draw_candidates, measure_all
-from autotok.predicting.fitting import Check, check
-from autotok.predicting.predict import Prediction, predict
+from autotok.predicting.calibrate import CalibrationPlan, Measured, draw_candidates, measure_all
+from autotok.predicting.fitting import FitCheck, check
+from autotok.predicting.predict import Prediction, predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
 
@@ -38,10 +38,10 @@ def predicted(row: Measured, target: Target) -> Prediction:
     """What the target file says of a measured configuration."""
     candidate = row.candidate
     model = compress_backbone(load_structure(candidate.backbone), candidate.config)
-    return predict(trace(model, batch=target.default_batch), target)
+    return predict_trace(trace(model, batch=target.default_batch), target)
 
 
-def memories(rows: list[Measured], guesses: list[Prediction]) -> Check:
+def memories(rows: list[Measured], guesses: list[Prediction]) -> FitCheck:
     """Predicted against measured peak memory of some of the rows."""
     seen = [
         footprint(
@@ -55,7 +55,7 @@ def memories(rows: list[Measured], guesses: list[Prediction]) -> Check:
     return check(np.array([g.peak_memory_mb for g in guesses]), np.array(seen))
 
 
-def verdict(name: str, found: Check) -> str:
+def verdict(name: str, found: FitCheck) -> str:
     """One line of figures."""
     return (
         f"{name:12} {found.count} unseen configurations, {found.within_5_pct:.0f} % within 5 %,"
@@ -86,7 +86,8 @@ def main() -> None:
         for r in (*made.found.fitted, *made.found.held_out)
     }
     drawn = draw_candidates(
-        Plan(plan.backbones, seed=arguments.seed + 1), UNSEEN + SPARE + len(plan.backbones)
+        CalibrationPlan(plan.backbones, seed=arguments.seed + 1),
+        UNSEEN + SPARE + len(plan.backbones),
     )
     fresh = [c for c in drawn[len(plan.backbones) :] if (c.backbone, c.config) not in known]
     reuse_large_blocks()

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 import autotok.methods  # noqa: F401
-from autotok.predicting.predict import confront
+from autotok.predicting.predict import check_points
 from autotok.predicting.target import Number, Setting, Target, load_target
 
 TIED = ("matmul", "conv", "attention")
@@ -54,7 +54,7 @@ def fit(target: Target, names: list[str]) -> Target:
         return with_coefficients(target, names, np.minimum(np.exp(logs), highest))
 
     def residuals(logs: np.ndarray) -> np.ndarray:
-        rows = confront(candidate(logs))
+        rows = check_points(candidate(logs))
         return np.array([np.log(r.predicted / r.published) for r in rows if r.fitted])
 
     start = np.log([max(current(target.setting(), name), 1e-3) for name in names])
@@ -66,7 +66,7 @@ def main() -> None:
     fitted = fit(target, names) if names else target
     for name in names:
         print(f"{name}: {current(fitted.setting(), name):.4g}")
-    for row in confront(fitted):
+    for row in check_points(fitted):
         label = f"{row.point.label} {row.point.metric}"
         print(
             f"{label:62s} published {row.published:8.2f} predicted {row.predicted:8.2f}"

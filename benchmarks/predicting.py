@@ -21,7 +21,7 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.registry import get_method
-from autotok.predicting.bulk import Predictor, shape_of
+from autotok.predicting.bulk import BulkPredictor, shape_of
 from autotok.predicting.random_configs import draw_counts
 from autotok.predicting.target import load_target
 
@@ -57,7 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
     structure, target = load_structure(arguments.backbone), load_target(arguments.target)
     configs = drawn(arguments.backbone, arguments.methods, arguments.count)
-    predictor = Predictor(structure, target)
+    predictor = BulkPredictor(structure, target)
     start, busy = time.perf_counter(), time.process_time()
     found = predictor(configs)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy

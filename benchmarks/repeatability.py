@@ -24,7 +24,7 @@ from engine import load  # the benchmark beside this one
 
 from autotok.api.models import compress
 from autotok.devices.device import LocalDevice, measure_on
-from autotok.devices.measurement import Reading
+from autotok.devices.measurement import Measurement
 
 BAR_PCT = 2.0
 BUSY = (
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> float:
     return difference
 
 
-def _tell(name: str, found: Reading) -> None:
+def _tell(name: str, found: Measurement) -> None:
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     print(
         f"{name:<7}{now}  ratio {1 / (found.speedup or 1.0):.4f}"

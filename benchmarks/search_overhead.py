@@ -22,7 +22,7 @@ from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.searching.running.loop import Ask
 from autotok.searching.running.study import open_search
-from autotok.searching.space.settings import SearchSettings, make_plan
+from autotok.searching.space.settings import SearchSettings, fidelity_plan
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def measure(num_trials: int, sampler: str) -> np.ndarray[tuple[int], np.dtype[np
     settings = SearchSettings(n_trials=num_trials, sampler=sampler)
     evaluator = FakeEvaluator(vit_facts())
     problem = fake_problem(evaluate=evaluator, finetune=evaluator.finetune)
-    plan = make_plan(settings, problem.total_images, 1e-6)
+    plan = fidelity_plan(settings, problem.total_images, 1e-6)
     times = []
     with tempfile.TemporaryDirectory() as folder:
         search = open_search(settings, problem, Path(folder) / "study.log", plan=plan)

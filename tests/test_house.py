@@ -12,18 +12,23 @@ import autotok
 
 PACKAGE = Path(autotok.__file__).parent
 FLOORS = {
-    "errors": 0, "plain_data": 0, "names": 0, "tokens": 0, "config": 0, "facts": 0, "files": 0,
-    "interrupts": 0,
+    "errors": 0, "tokens": 0, "config": 0, "facts": 0, "files": 0, "metrics": 0,
+    "names": 0, "plain_data": 0, "interrupts": 0,
     "methods": 1, "backbones": 1,
     "compression": 2,
-    "profiling": 3, "evaluation": 3,
-    "training": 4, "supernet": 4,
-    "searching": 5,
-    "export": 6, "report": 6,
-    "testing": 6,
-    "api": 7, "diagnosis": 7, "cli": 8,
-    "__init__": 9,
+    "counting": 3, "evaluation": 3, "export": 3,
+    "devices": 4, "training": 4, "supernet": 4,
+    "predicting": 5,
+    "searching": 6,
+    "report": 7, "testing": 7,
+    "api": 8, "diagnosis": 8,
+    "cli": 9,
+    "__init__": 10,
 }  # fmt: skip
+INNER = {
+    "searching": {"records": 0, "space": 1, "proposing": 2, "engines": 2, "running": 3},
+}
+"""Floors inside a room."""
 NEVER_MEET = {("methods", "backbones"), ("backbones", "methods")}
 GUESTS = {
     "timm": {
@@ -32,8 +37,8 @@ GUESTS = {
         "backbones/feature_net.py",
         "training/schedule.py",
     },
-    "optuna": {f"searching/{name}.py" for name in ("proposals", "identity", "storage")},
-    "ray": {"searching/engines/ray.py"},
+    "optuna": {f"searching/proposing/{name}.py" for name in ("proposals", "identity", "storage")},
+    "ray": {"searching/engines/ray.py", "devices/ray_cluster.py"},
     "optuna_dashboard": {"report/dashboard.py"},
     "typer": {f"cli/{p.name}" for p in (PACKAGE / "cli").glob("*.py")},
 }

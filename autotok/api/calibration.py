@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from autotok.devices.device import Device, leaving, open_device
-from autotok.devices.measurement import Reading
+from autotok.devices.measurement import Measurement
 from autotok.devices.ssh_address import SshAddress
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.methods.registry import get_method, list_methods
-from autotok.predicting.calibrate import BACKBONES, Calibrated, OnStep, Plan
-from autotok.predicting.calibrate import calibrate as calibrate_with
-from autotok.predicting.measurers import ByReadings, Machine
+from autotok.predicting.calibrate import BACKBONES, Calibrated, CalibrationPlan, OnStep
+from autotok.predicting.calibrate import calibrate_target as calibrate_with
+from autotok.predicting.measurers import DeviceMeasurer, Machine
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.target_file import calibrated_target, save_target
 
@@ -99,7 +99,7 @@ def calibrate(
     *,
     output: Path | None = None,
     base: str = "local",
-    plan: Plan | None = None,
+    plan: CalibrationPlan | None = None,
     on_step: OnStep = lambda share, text: None,
 ) -> Calibration:
     """Measure a machine, fit its latency and memory model, and write them as a target file.
@@ -142,7 +142,7 @@ def plan_of(
     batch: int = 1,
     backbones: Sequence[str] = BACKBONES,
     seed: int = 0,
-) -> Plan:
+) -> CalibrationPlan:
     """What to measure, of all that is done within `minutes`: by default 5, of a device 15.
 
     Raises:
@@ -160,7 +160,7 @@ def plan_of(
             f"minutes is {minutes:g}; give {LEAST_MINUTES:g} to {MOST_MINUTES[kind]:g} for {what}"
         )
     seconds = 60 * minutes - STARTING_S
-    return Plan(tuple(dict.fromkeys(backbones)), measurements, seconds, batch, seed)
+    return CalibrationPlan(tuple(dict.fromkeys(backbones)), measurements, seconds, batch, seed)
 
 
 def _device_of(target: str) -> Device | None:
@@ -187,7 +187,7 @@ def _lender(base: str, target: str) -> Target:
     return lender
 
 
-def _on_device(device: Device, target: str, plan: Plan, on_step: OnStep) -> Calibrated:
+def _on_device(device: Device, target: str, plan: CalibrationPlan, on_step: OnStep) -> Calibrated:
     """What was found on a device.
 
     Raises:
@@ -197,7 +197,7 @@ def _on_device(device: Device, target: str, plan: Plan, on_step: OnStep) -> Cali
     if target.startswith("ssh:"):
         plan = _exported(plan, device, target)
 
-    def machine(first: Reading) -> Machine:
+    def machine(first: Measurement) -> Machine:
         name = first.device.removeprefix(f"{device.name} (").removesuffix(")")
         return Machine(
             name=name,
@@ -210,10 +210,10 @@ def _on_device(device: Device, target: str, plan: Plan, on_step: OnStep) -> Cali
             memory_source="measured: what the device's operating system reports",
         )
 
-    return calibrate_with(plan, measurer=ByReadings(device.measure, machine), on_step=on_step)
+    return calibrate_with(plan, measurer=DeviceMeasurer(device.measure, machine), on_step=on_step)
 
 
-def _exported(plan: Plan, device: Device, target: str) -> Plan:
+def _exported(plan: CalibrationPlan, device: Device, target: str) -> CalibrationPlan:
     """The plan without what cannot be exported, for the runtime that the board is measured in."""
     return dataclasses.replace(
         plan,

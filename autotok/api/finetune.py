@@ -150,13 +150,13 @@ def finetune(
     tell(0.0, f"evaluating {job.config.method} before, on {stop} images")
     before = _before(student, job.config, evaluator, stop, folder)
     try:
-        done = training.finetune(
+        done = training.finetune_student(
             student,
             train,
             job.config.finetune,
             teacher=teacher,
             checkpoint=None if folder is None else folder / CHECKPOINT,
-            on_progress=lambda at: tell(0.1 + 0.8 * at.progress, describe(at)),
+            on_progress=lambda at: tell(0.1 + 0.8 * at.progress, finetune_line(at)),
             precision=precision,
         )
     except Diverged:
@@ -184,7 +184,7 @@ def read_question(folder: Path) -> dict[str, Any]:
     return data
 
 
-def describe(at: FineTuneProgress) -> str:
+def finetune_line(at: FineTuneProgress) -> str:
     """Where a fine-tune stands, in words."""
     of = "" if at.steps is None else f" of {at.steps}"
     left = f"{at.seconds_left / 60:.0f} min" if at.seconds_left > 90 else f"{at.seconds_left:.0f} s"

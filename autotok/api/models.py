@@ -18,7 +18,7 @@ from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import Cost, cost
 from autotok.devices.device import measure_here
-from autotok.devices.measurement import Reading
+from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.evaluation.accuracy import Quality
 from autotok.export.bundle import load_bundle, load_uncompressed, read_best
@@ -27,7 +27,7 @@ from autotok.methods.author_units import from_num_removed
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
 from autotok.predicting.predict import Prediction
-from autotok.predicting.predict import predict as predict_trace
+from autotok.predicting.predict import predict_trace as predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
 from autotok.searching.running.judging import judge
@@ -183,7 +183,7 @@ def profile(
     batch: int = 1,
     seed: int = 0,
     runtime: str = "eager",
-) -> Reading:
+) -> Measurement:
     """Measured latency and peak memory on this machine, interleaved with a reference model.
 
     The reference is the uncompressed backbone unless another is given; `runtime` is 'eager',

@@ -11,7 +11,7 @@ import torch
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.counting.adaptive import is_adaptive
-from autotok.counting.counter import count
+from autotok.counting.counter import count_operators
 from autotok.counting.macs import cost
 from autotok.counting.macs import uncompressed as uncompressed_cost
 from autotok.devices.device import leaving, measure_on, open_device
@@ -52,7 +52,7 @@ def profile_report(
     if is_adaptive(model.config):
         report["counts"] = "nominal: they depend on the image; `autotok evaluate` says the mean"
     if check:
-        counted = count(model)
+        counted = count_operators(model)
         report["macs_counted"] = counted.macs
         report["check"] = "equal" if counted.macs == exact.macs else "DIFFERENT"
         report["uncounted_operators"] = list(counted.uncounted)
@@ -167,10 +167,10 @@ def export_report(
     return export(model, output, images=images, format=format).to_dict()
 
 
-def sample_images(model: CompressedViT, data: str, count: int = 4) -> torch.Tensor:
+def sample_images(model: CompressedViT, data: str, count_operators: int = 4) -> torch.Tensor:
     """(count, C, H, W) images of a data set, normalised."""
     source = load_data(data, model.backbone)
-    return source.batch(source.subset(count, 0))[0]
+    return source.batch(source.subset(count_operators, 0))[0]
 
 
 def write_bundle(

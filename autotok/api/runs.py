@@ -19,7 +19,7 @@ from autotok.backbones.base import left_alone
 from autotok.backbones.loading import as_backbone, check_name, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
-from autotok.devices.device import leaving, measuring_on, ready_device
+from autotok.devices.device import leaving, ready_device
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import absolute
@@ -34,14 +34,14 @@ from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
 from autotok.searching.running.preflight import Asked, check_hand_over, check_names
-from autotok.searching.running.session import Question, Session, build_problem
+from autotok.searching.running.session import Question, Session, build_problem, measuring_on
 from autotok.searching.running.stopwatch import Stopwatch
 from autotok.searching.running.study import SearchResult, resume_search, run_search
 from autotok.searching.space.budget import Budget
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 from autotok.training.student import retrained
 
-from .finetune import describe
+from .finetune import finetune_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,8 +85,8 @@ class Run:
         return self._table("trials.csv")
 
     def records(self) -> dict[str, Any]:
-        """The last word: `best`, `random_control`, `reference`, `front`, `controls`, `budgets`,
-        `comparisons`, `measuring`."""
+        """What the final evaluation found: `best`, `random_control`, `reference`, `front`, `controls`,
+        `budgets`, `comparisons`, `measuring`."""
         import json
 
         path = self._finished() / "pareto.json"
@@ -424,7 +424,7 @@ def _hearing_fine_tunes(session: Session, on_event: OnEvent | None) -> OnEvent |
         last = event.progress
         on_event(event)
 
-    session.worker.on_finetune = lambda at: on_event(FineTuneStep(last, describe(at)))
+    session.worker.on_finetune = lambda at: on_event(FineTuneStep(last, finetune_line(at)))
     return listen
 
 

@@ -25,7 +25,7 @@ from autotok.supernet.evolution import EvolutionSettings
 from autotok.supernet.judge import SubnetScore, judge, score_subnets
 from autotok.supernet.sampling import sample_uniform
 from autotok.supernet.search import SearchPlan, SubnetSearch
-from autotok.supernet.search import search_subnets as run_search
+from autotok.supernet.search import evolve_subnets as run_search
 from autotok.supernet.train import Progress, train_from_recipe
 
 __all__ = [
@@ -217,7 +217,7 @@ def search_subnets(
 ) -> dict[str, Any]:
     """What AutoFormer's evolutionary search finds within the budget; files go to `output`.
 
-    Fitness is top-1 on training images, the last word top-1 on validation images. Writes
+    Fitness is top-1 on training images, the final evaluation top-1 on validation images. Writes
     `candidates.jsonl`, `candidates.csv`, `result.json` and `best.yaml`.
     """
     default = supernet_structure(question.backbone, question.checkpoint)[1]

@@ -29,7 +29,7 @@ def announce(budgets: Sequence[str], convention: str) -> None:
 
 
 def closing_data(run: Run) -> dict[str, Any]:
-    """The last word as plain data."""
+    """The final evaluation as plain data."""
     found = run.records()
     data: dict[str, Any] = {"directory": str(run.directory)}
     for key in ("best", "random_control", "reference"):

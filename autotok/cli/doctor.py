@@ -18,12 +18,12 @@ def doctor(
     json: JsonFlag = False,
 ) -> None:
     """Check versions, optional packages, torchvision's library, the demo's weights, a device."""
-    from autotok.diagnosis import Check, diagnose
+    from autotok.diagnosis import HealthCheck, diagnose
 
     found = None if device is None else _answer(device)  # before the rest, which takes seconds
     checks = diagnose()
     if device is not None and found is not None:
-        checks.append(Check(f"device {device}", True, found))
+        checks.append(HealthCheck(f"device {device}", True, found))
     if json:
         print_json([check.__dict__ for check in checks])
     else:

@@ -1,4 +1,4 @@
-"""The last word on what nobody foresaw: one sentence, and where its traceback is."""
+"""The final evaluation on what nobody foresaw: one sentence, and where its traceback is."""
 
 from __future__ import annotations
 

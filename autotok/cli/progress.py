@@ -96,7 +96,7 @@ class SearchProgress(StepProgress):
         elif isinstance(event, TrialFinished):
             detail = (
                 f"{event.evaluated} configurations evaluated, {event.front} on the front;"
-                f" last: {describe(event.record)}"
+                f" last: {event_line(event.record)}"
             )
         elif isinstance(event, Promoted):
             detail = f"trial {event.number} is undominated: on to {event.num_images} images"
@@ -107,14 +107,14 @@ class SearchProgress(StepProgress):
             detail = f"fine-tuning {event.config.method} for {event.length} (trial {event.number})"
         elif isinstance(event, FinalEvaluation):
             important = True
-            detail = f"last word {event.done} of {event.total}: {describe(event.record)}"
+            detail = f"final evaluation {event.done} of {event.total}: {event_line(event.record)}"
         elif isinstance(event, Done):
             important = True
             detail = f"{event.evaluated} configurations evaluated, {event.front} on the front"
         self.update(event.progress, detail, important=important)
 
 
-def describe(record: Any) -> str:
+def event_line(record: Any) -> str:
     """A trial in a few words."""
     method = record.config.method if record.config is not None else "?"
     if record.score is None:

@@ -142,9 +142,9 @@ def supernet_search(
     data: DataOption = "demo",
     images: Annotated[int, typer.Option(min=1, help="Training images per fitness.")] = 100,
     final_images: Annotated[
-        int, typer.Option(min=1, help="Validation images for the last word.")
+        int, typer.Option(min=1, help="Validation images for the final evaluation.")
     ] = 400,
-    finalists: Annotated[int, typer.Option(min=1, help="Subnets in the last word.")] = 3,
+    finalists: Annotated[int, typer.Option(min=1, help="Subnets in the final evaluation.")] = 3,
     population: Annotated[int, typer.Option(min=1, help="Subnets per generation.")] = 50,
     generations: Annotated[int, typer.Option(min=1)] = 20,
     parents: Annotated[int, typer.Option(min=1, help="Best so far that breed.")] = 10,
@@ -156,7 +156,8 @@ def supernet_search(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same course.")] = 0,
     timeout: Annotated[
-        float | None, typer.Option(min=0, help="Seconds for the evolution; the last word follows.")
+        float | None,
+        typer.Option(min=0, help="Seconds for the evolution; the final evaluation follows."),
     ] = None,
     flops_convention: Annotated[
         str, typer.Option(help="What FLOPs in a budget mean: macs, macs-noattn, flops2x.")

@@ -1,4 +1,4 @@
-"""`calibrate`: thresholds that keep the nominal number of tokens on average over images."""
+"""`calibrate_thresholds`: thresholds that keep the nominal number of tokens on average."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .model import CompressedViT
 
 __all__ = [
     "CALIBRATION_IMAGES",
-    "calibrate",
+    "calibrate_thresholds",
     "calibrated",
     "needs_calibration",
     "needs_recalibration",
@@ -62,12 +62,12 @@ def unsettled(config: CompressionConfig) -> CompressionConfig:
 
 
 def calibrated(model: CompressedViT, images: Tensor) -> CompressedViT:
-    """The model under thresholds that meet its amounts on average over images: `calibrate`."""
-    return reconfigured(model, calibrate(model, images))
+    """The model under thresholds that meet its amounts on average, see `calibrate_thresholds`."""
+    return reconfigured(model, calibrate_thresholds(model, images))
 
 
 @torch.no_grad()
-def calibrate(model: CompressedViT, images: Tensor) -> CompressionConfig:
+def calibrate_thresholds(model: CompressedViT, images: Tensor) -> CompressionConfig:
     """The model's configuration with thresholds under which each reduction layer keeps its nominal
     number of patch tokens on average over `images` (B, channels, height, width).
 

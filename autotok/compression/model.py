@@ -18,7 +18,7 @@ from autotok.tokens import Needs, Taps, Tokens, naive_coords
 
 from .schedule import Schedule
 
-__all__ = ["BlockCounts", "CompressedViT", "Watch"]
+__all__ = ["BlockCounts", "CompressedViT", "TapRequest"]
 
 _LOG = logging.getLogger(__name__)
 EMBEDDED = Needs.EMBEDDING | Needs.IMAGE | Needs.GRID
@@ -36,7 +36,7 @@ class BlockCounts:
 
 
 @dataclass
-class Watch:
+class TapRequest:
     """What one forward shall keep beside its result; `forward_tokens` fills it."""
 
     after: frozenset[int] = frozenset()
@@ -108,7 +108,7 @@ class CompressedViT(nn.Module):
         return self.backbone.readout(self.forward_tokens(images))
 
     def forward_tokens(
-        self, images: Tensor, *, trace: bool = False, watch: Watch | None = None
+        self, images: Tensor, *, trace: bool = False, watch: TapRequest | None = None
     ) -> Tokens:
         """Tokens as they reach the read-out; `trace` fills `source` (which patches each holds).
 
@@ -120,10 +120,10 @@ class CompressedViT(nn.Module):
         needs = Needs.NONE
         for reducer in reducers:
             needs |= reducer.needs & EMBEDDED
-        sight = self._look(images)
+        image_scores = self._look(images)
         tokens, embedded = self.backbone.embed(images, needs, trace=trace)
-        if sight is not None:
-            embedded = embedded.having("sight", sight)
+        if image_scores is not None:
+            embedded = embedded.having("sight", image_scores)
         for reducer in reducers:
             tokens = reducer.before_blocks(tokens, embedded)
         last = self.backbone.facts.num_blocks - 1
@@ -168,7 +168,7 @@ class CompressedViT(nn.Module):
     # A block is two calls, so that what a half no longer needs is freed before the other peaks.
 
     def _attended(
-        self, layer: int, tokens: Tokens, embedded: Taps, watch: Watch | None
+        self, layer: int, tokens: Tokens, embedded: Taps, watch: TapRequest | None
     ) -> tuple[Tokens, Taps]:
         """First half of a block; the taps come back only for a reduction after the block."""
         reducer = self._reducer(layer)
@@ -197,12 +197,12 @@ class CompressedViT(nn.Module):
         del branch
         if heard:
             first = cast(TokenReducer, next(iter(self.reducers.values())))
-            tokens = first.hear(layer, tokens, taps)
+            tokens = first.observe(layer, tokens, taps)
         if reducer is not None and placement is Placement.MID:
             tokens = reduced(reducer, tokens, taps)
         return tokens, taps if placement is Placement.AFTER else Taps()
 
-    def _fed(self, layer: int, tokens: Tokens, taps: Taps, watch: Watch | None) -> Tokens:
+    def _fed(self, layer: int, tokens: Tokens, taps: Taps, watch: TapRequest | None) -> Tokens:
         """Second half of a block."""
         if watch is not None and watch.counting:
             watch.counts[layer].mlp = live_counts(tokens)

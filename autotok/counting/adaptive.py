@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autotok.compression.calibrate import calibrate
+from autotok.compression.calibrate import calibrate_thresholds
 from autotok.compression.compress import reconfigured
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
@@ -71,7 +71,7 @@ class Metered(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes), the model's own."""
-        watch = Watch(counting=True)
+        watch = TapRequest(counting=True)
         tokens = self.model.forward_tokens(images, watch=watch)
         self.image_costs = _costs(self.model, watch)
         return self.model.backbone.readout(tokens)
@@ -88,7 +88,7 @@ def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
 
     Padding costs nothing here: it is what a batch adds, not what the method needs.
     """
-    watch, was_training = Watch(counting=True), model.training
+    watch, was_training = TapRequest(counting=True), model.training
     model.eval()  # training masks tokens and removes none
     try:
         model.forward_tokens(images, watch=watch)
@@ -97,7 +97,7 @@ def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
     return _costs(model, watch)
 
 
-def _costs(model: CompressedViT, watch: Watch) -> ImageCosts:
+def _costs(model: CompressedViT, watch: TapRequest) -> ImageCosts:
     blocks = model.backbone.facts.num_blocks
 
     def table(name: str) -> NDArray[np.int64]:
@@ -131,7 +131,7 @@ def calibrated_within(model: CompressedViT, images: Tensor) -> CompressedViT:
     for _ in range(_ROUNDS):
         keep = [max(1, math.floor(share * count)) for count in asked]
         trial = reconfigured(model, _keeping(model.config, keep))
-        found = calibrate(trial, images)
+        found = calibrate_thresholds(trial, images)
         high = image_costs(trial, images).high
         if high <= allowed or max(keep) == 1:
             break

@@ -3,7 +3,7 @@
 It shares nothing with the formulas of `macs.py`: the compressed model runs, on tensors that have
 shapes but no numbers, and `FlopCounterMode` adds up what was executed. On the meta device
 `scaled_dot_product_attention` is dispatched as its two batched products, so attention is counted;
-`count` verifies that on the spot rather than trusting it.
+`count_operators` verifies that on the spot rather than trusting it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from autotok.compression.model import CompressedViT
 from .meta_model import meta_copy
 from .operators import OperatorClass, classify
 
-__all__ = ["MacCount", "count", "count_each", "count_macs"]
+__all__ = ["MacCount", "count_operators", "count_each", "count_macs"]
 
 _HEAVY = (OperatorClass.MATMUL, OperatorClass.CONV, OperatorClass.ATTENTION, OperatorClass.OTHER)
 
@@ -58,7 +58,7 @@ class _Seen(TorchDispatchMode):
 
 
 @torch.no_grad()
-def count(model: CompressedViT | Backbone) -> MacCount:
+def count_operators(model: CompressedViT | Backbone) -> MacCount:
     """Count one image's forward; `model` itself is neither run nor changed."""
     _check_attention_is_counted()
     twin = meta_copy(model)
@@ -98,7 +98,7 @@ def count_each(model: CompressedViT, images: Tensor) -> list[int]:
 
 def count_macs(model: CompressedViT | Backbone) -> int:
     """Multiply-accumulates of one image as executed, by torch's counter on the meta device."""
-    return count(model).macs
+    return count_operators(model).macs
 
 
 @cache

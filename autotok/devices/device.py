@@ -17,22 +17,18 @@ from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig
+from autotok.devices.measure import installed_mb
 from autotok.errors import AutotokError, ConfigError, UnknownName
 from autotok.export.exported import FORMATS as SUFFIXES
 from autotok.export.exported import export_model
-from autotok.predicting.measurers import installed_mb
 
 from .footprint import SOURCE, footprint_of
-from .measurement import MeasurementFailed, Reading
+from .measurement import Measurement, MeasurementFailed
 from .runtimes import check_runtime, measure_in
 from .ssh_board import FORMATS, RemoteDevice
 
 if TYPE_CHECKING:
-    from autotok.searching.running.session import Session
-    from autotok.searching.space.problem import Problem
-
-    from .ray_tasks import Errands
+    from .ray_tasks import RayTasks
 
 __all__ = [
     "Device",
@@ -41,7 +37,6 @@ __all__ = [
     "SshDevice",
     "leaving",
     "measure_on",
-    "measuring_on",
     "open_device",
     "ready_device",
 ]
@@ -66,7 +61,7 @@ class Device(Protocol):
         """
         ...
 
-    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
         """Latency and peak memory of `model(images)`, interleaved with the reference's.
 
         Raises:
@@ -137,21 +132,6 @@ def leaving(device: Device | None) -> Iterator[None]:
             device.close()
 
 
-def measuring_on(device: Device | None, session: Session) -> Problem:
-    """The session's problem, which measures on the device if there is one."""
-    if device is None:
-        return session.problem
-    batch = 1 if session.target is None else session.target.default_batch
-    data = session.evaluator.data
-    images, _ = data.batch(data.subset(min(batch, len(data)), session.evaluator.seed))
-    images = images[torch.arange(batch) % len(images)]
-
-    def measure(config: CompressionConfig) -> Reading:
-        return device.measure(session.worker.compressed(config), images, session.backbone)
-
-    return dataclasses.replace(session.problem, measure=measure)
-
-
 class LocalDevice:
     """This process, and the device its models are on."""
 
@@ -165,7 +145,7 @@ class LocalDevice:
         """What it is."""
         return f"this machine, {self._runtime}"
 
-    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
         """Measured here."""
         return measure_here(model, images, reference, runtime=self._runtime)
 
@@ -208,7 +188,7 @@ class SshDevice:
         self._remote.energy = False  # which takes a second or more of every model
         return self._runtime
 
-    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
         """Measured in the first of its runtimes that loads the model."""
         runtimes = self._remote.runtimes if self._runtime is None else (self._runtime,)
         for index, runtime in enumerate(runtimes):
@@ -221,7 +201,7 @@ class SshDevice:
 
     def _measure(
         self, model: nn.Module, images: Tensor, reference: nn.Module | None, runtime: str
-    ) -> Reading:
+    ) -> Measurement:
         format = FORMATS[runtime]
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="autotok-export-")
@@ -260,34 +240,34 @@ class RayDevice:
     def __init__(self, resource: str, address: str | None) -> None:
         self.name = f"ray:{resource}"
         self._resource, self._address = resource, address
-        self._errands: Errands | None = None
+        self._tasks: RayTasks | None = None
 
     def check(self) -> str:
         """Where the resource is."""
         return f"{', '.join(self._ready().nodes())} of the Ray cluster"
 
-    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
         """Measured where the resource is."""
-        from .ray_tasks import Lost
+        from .ray_tasks import TaskLost
 
-        errands = self._ready()
+        tasks = self._ready()
         limit_s = TIMEOUT_S + _FAREWELL_S
         try:
-            found = errands.run(_measure_there, model, images, reference, limit_s=limit_s)
+            found = tasks.run(_measure_there, model, images, reference, limit_s=limit_s)
         except TimeoutError as error:
             raise MeasurementFailed(
                 f"device '{self.name}' had not measured this model after {limit_s:.0f} s; see what"
                 " else runs on its node",
                 kind="timeout",
             ) from error
-        except (Lost, MemoryError) as error:
+        except (TaskLost, MemoryError) as error:
             memory = isinstance(error, MemoryError) or error.memory
             why = "ran out of memory with this model" if memory else f"lost the process ({error})"
             raise MeasurementFailed(
                 f"device '{self.name}' {why}; compress more, or end what else runs there",
                 kind="memory" if memory else "crash",
             ) from error
-        assert isinstance(found, Reading)
+        assert isinstance(found, Measurement)
         return dataclasses.replace(found, device=f"{self.name} ({found.device})")
 
     def settle(self) -> str:
@@ -296,29 +276,29 @@ class RayDevice:
 
     def memory_mb(self) -> float | None:
         """Installed on its node; None where that does not say."""
-        from .ray_tasks import Lost
+        from .ray_tasks import TaskLost
 
         try:
             found = self._ready().run(installed_mb, limit_s=TIMEOUT_S)
-        except (Lost, TimeoutError):
+        except (TaskLost, TimeoutError):
             return None
         return found if found is None else float(found)
 
-    def _ready(self) -> Errands:
-        if self._errands is None:
-            from .ray_tasks import Errands
+    def _ready(self) -> RayTasks:
+        if self._tasks is None:
+            from .ray_tasks import RayTasks
 
-            self._errands = Errands(self._resource, self._address)
-        return self._errands
+            self._tasks = RayTasks(self._resource, self._address)
+        return self._tasks
 
     def close(self) -> None:
         """Leave the cluster if this joined it."""
-        if self._errands is not None:
-            self._errands.close()
-        self._errands = None
+        if self._tasks is not None:
+            self._tasks.close()
+        self._tasks = None
 
 
-def measure_on(device: Device, model: CompressedViT | Backbone, *, batch: int = 1) -> Reading:
+def measure_on(device: Device, model: CompressedViT | Backbone, *, batch: int = 1) -> Measurement:
     """One model on a device with random images, beside its uncompressed backbone."""
     reference = model.backbone if isinstance(model, CompressedViT) else None
     facts = model.backbone.facts if isinstance(model, CompressedViT) else model.facts
@@ -328,8 +308,8 @@ def measure_on(device: Device, model: CompressedViT | Backbone, *, batch: int = 
 
 def measure_here(
     model: nn.Module, images: Tensor, reference: nn.Module | None, *, runtime: str = "eager"
-) -> Reading:
-    """A measurement in this process, as a `Reading`."""
+) -> Measurement:
+    """A measurement in this process, as a `Measurement`."""
     parameter = next(model.parameters())
     ready = images.to(parameter.device, parameter.dtype)
     found = measure_in(runtime, model, ready, reference)
@@ -337,7 +317,7 @@ def measure_here(
     return _with_own_memory(found, model, ready) if alone else found
 
 
-def _with_own_memory(found: Reading, model: nn.Module, images: Tensor) -> Reading:
+def _with_own_memory(found: Measurement, model: nn.Module, images: Tensor) -> Measurement:
     """The reading with the memory of a process that runs this model and nothing else.
 
     This one's high-water mark knows of all that it ever held.
@@ -351,7 +331,7 @@ def _with_own_memory(found: Reading, model: nn.Module, images: Tensor) -> Readin
     return dataclasses.replace(found, peak_memory_mb=alone.peak_mb, memory_source=SOURCE)
 
 
-def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
     """The same on all cores of a node; Ray gives a task as many threads as it asked for CPUs."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     return measure_here(model, images, reference)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Meter", "energy_mj", "find_meter"]
+__all__ = ["EnergyMeter", "energy_mj", "find_meter"]
 
 SYSFS = Path("/sys")
 SECONDS = 1.0
@@ -27,7 +27,7 @@ _WHOLE_BOARD = re.compile(r"(VDD|POM_5V|VDD_5V)_IN")
 """Rails that everything else is fed from."""
 
 
-class Meter(Protocol):
+class EnergyMeter(Protocol):
     """Something that counts joules."""
 
     source: str
@@ -42,14 +42,16 @@ class Meter(Protocol):
         ...
 
 
-def find_meter(device: torch.device, *, sysfs: Path = SYSFS) -> Meter | None:
+def find_meter(device: torch.device, *, sysfs: Path = SYSFS) -> EnergyMeter | None:
     """The counter of what computes on `device`; None where there is none that may be read."""
     if device.type == "cuda":
         return _nvml(device) or _sensors(sysfs)
     return (_rapl(sysfs) or _sensors(sysfs)) if device.type == "cpu" else None
 
 
-def energy_mj(run: Callable[[], object], meter: Meter, *, seconds: float = SECONDS) -> float | None:
+def energy_mj(
+    run: Callable[[], object], meter: EnergyMeter, *, seconds: float = SECONDS
+) -> float | None:
     """Millijoules of one run, over as many as fill the time; None where the counter stood still."""
     run()
     count, end = 0, time.perf_counter() + seconds
@@ -115,7 +117,7 @@ class SamplingMeter:
             pass  # a sensor that is busy misses a sample
 
 
-def _rapl(sysfs: Path) -> Meter | None:
+def _rapl(sysfs: Path) -> EnergyMeter | None:
     """Intel's and AMD's processor packages."""
     zones = []
     for zone in sorted((sysfs / "class/powercap").glob("intel-rapl:*")):
@@ -132,7 +134,7 @@ def _rapl(sysfs: Path) -> Meter | None:
     return CountingMeter(read, [whole or 0.0 for _, whole in zones], f"RAPL, {packages}")
 
 
-def _sensors(sysfs: Path) -> Meter | None:
+def _sensors(sysfs: Path) -> EnergyMeter | None:
     """The INA3221 of Jetson modules: the rail that feeds the board, else all that are named."""
     rails = {**_hwmon_rails(sysfs), **_iio_rails(sysfs)}
     whole = sorted(name for name in rails if _WHOLE_BOARD.fullmatch(name))
@@ -171,7 +173,7 @@ def _iio_rails(sysfs: Path) -> dict[str, Callable[[], float]]:
     return rails
 
 
-def _nvml(device: torch.device) -> Meter | None:
+def _nvml(device: torch.device) -> EnergyMeter | None:
     """NVIDIA's own counter, where its Python package is installed."""
     try:
         nvml: Any = importlib.import_module("pynvml")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CLOCKS", "Relative", "clock_for", "in_turns"]
+__all__ = ["CLOCKS", "Relative", "clock_for", "interleaved"]
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"processor": time.thread_time, "wall": time.perf_counter}
@@ -46,7 +46,7 @@ def clock_for(device: torch.device, threads: int) -> str:
 
 
 @torch.inference_mode()
-def in_turns(
+def interleaved(
     model: nn.Module,
     images: Tensor,
     reference: nn.Module,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 import platform
 import sys
 import time
@@ -28,10 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from .energy import energy_mj, find_meter
-from .measurement import Reading
-from .timer import Watch, synchronise
+from .measurement import Measurement
+from .timer import Timer, synchronise
 
-__all__ = ["measure"]
+__all__ = ["installed_mb", "measure"]
 
 STEADY, NOISY = 0.03, 0.10
 SURE_PCT = 0.5
@@ -51,7 +52,7 @@ def measure(
     rounds: int = 15,
     timeout_s: float = 30.0,
     threads: int | None = None,
-) -> Reading:
+) -> Measurement:
     """Measure `model(images)`; nothing but the forward is inside the timer.
 
     Args:
@@ -70,7 +71,7 @@ def measure(
         energy, counter = _energy(slots[0])
         used = torch.get_num_threads()
     parameter = next(model.parameters(), images)
-    return Reading(
+    return Measurement(
         **_statistics(turns, rounds, slots[0].watch),
         peak_memory_mb=peak,
         memory_source=how,
@@ -86,8 +87,8 @@ def measure(
     )
 
 
-def _statistics(turns: _Turns, rounds: int, watch: Watch) -> dict[str, Any]:
-    """The fields of a `Reading` that sum up its runs."""
+def _statistics(turns: _Turns, rounds: int, watch: Timer) -> dict[str, Any]:
+    """The fields of a `Measurement` that sum up its runs."""
     own, around = np.array(turns.times), turns.around
     return {
         "latency_ms": float(np.median(own)),
@@ -119,7 +120,7 @@ class _Slot:
         self.module, self.images = module, images
         warm = _warm_up(self, deadline=time.perf_counter() + patience_s)
         self.repeats = min(MOST_REPEATS, max(1, math.ceil(SLOT_MS / max(warm, 1e-3) - 1e-6)))
-        self.watch = Watch(images.device)
+        self.watch = Timer(images.device)
 
     def once(self) -> object:
         """What the module gives."""
@@ -182,7 +183,7 @@ def _energy(slot: _Slot) -> tuple[float | None, str]:
 def _warm_up(slot: _Slot, *, deadline: float) -> float:
     """The median once those of two successive windows of three runs agree within 5 %."""
     times: list[float] = []
-    watch = Watch(slot.images.device)
+    watch = Timer(slot.images.device)
     while len(times) < WARM_UP_RUNS:
         times.append(watch.time_ms(slot.once))
         old, new = np.median(times[-6:-3] or times), np.median(times[-3:])
@@ -268,3 +269,11 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def installed_mb() -> float | None:
+    """Megabytes of memory as the operating system reports it; None where it does not."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MB
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,4 +1,4 @@
-"""`Reading`: what measuring one model on some device gave, as plain data that travels."""
+"""`Measurement`: what measuring one model on some device gave, as plain data that travels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from autotok.errors import AutotokError
 
-__all__ = ["MeasurementFailed", "Reading"]
+__all__ = ["MeasurementFailed", "Measurement"]
 
 OPTIONAL = (
     *("reference_latency_ms", "speedup", "speedup_error_pct"),
@@ -29,7 +29,7 @@ class MeasurementFailed(AutotokError):
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measurement:
     """A measured latency of one batch and peak memory, with the circumstances."""
 
     latency_ms: float
@@ -91,7 +91,7 @@ class Reading:
         return {**dataclasses.asdict(self), "image_shape": list(self.image_shape)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Reading:
+    def from_dict(cls, data: Mapping[str, Any]) -> Measurement:
         """The inverse of `to_dict`; further keys are left out.
 
         Raises:

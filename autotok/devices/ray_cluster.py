@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import socket
@@ -11,10 +12,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from autotok.errors import ConfigError, DeviceUnreachable
-from autotok.searching.engines.base import failure
+from autotok.errors import ConfigError, DeviceUnreachable, failure
 
-__all__ = ["TUNE_SETTINGS", "capacity", "check_storage", "join", "plain", "room", "start"]
+__all__ = [
+    "load_ray",
+    "TUNE_SETTINGS",
+    "capacity",
+    "check_storage",
+    "join",
+    "plain",
+    "room",
+    "start",
+]
 
 _LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
@@ -176,3 +185,24 @@ def plain(resources: Mapping[str, float]) -> dict[str, float]:
         name.lower() if name.lower() in ("cpu", "gpu") else name: amount
         for name, amount in resources.items()
     }
+
+
+def load_ray() -> Any:
+    """The ray module, quiet.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    for name, value in TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray = importlib.import_module("ray")
+        importlib.import_module("ray.tune")
+    except ImportError as error:
+        raise ConfigError(
+            "the ray engine needs Ray Tune: install it with `pip install 'autotok[ray]'`, or use"
+            " --engine local"
+        ) from error
+    for name in ("ray", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return ray

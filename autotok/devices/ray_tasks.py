@@ -1,4 +1,4 @@
-"""`Errands`: single functions run on the nodes of a Ray cluster that carry a resource."""
+"""`RayTasks`: single functions run on the nodes of a Ray cluster that carry a resource."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from autotok.errors import DeviceUnreachable
-from autotok.searching.engines.base import failure
+from autotok.errors import DeviceUnreachable, failure
 
 from .ray_cluster import join
 
-__all__ = ["Errands", "Lost"]
+__all__ = ["RayTasks", "TaskLost"]
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
@@ -21,7 +20,7 @@ RETRIES = 2
 """Of an errand whose node was lost."""
 
 
-class Lost(Exception):
+class TaskLost(Exception):
     """The process that ran an errand died; `memory` says whether of that."""
 
     def __init__(self, reason: str, *, memory: bool) -> None:
@@ -29,7 +28,7 @@ class Lost(Exception):
         self.memory = memory
 
 
-class Errands:
+class RayTasks:
     """Runs functions where a resource is, one at a time, each in a process of its own."""
 
     def __init__(self, resource: str, address: str | None, *, patience_s: float = 60.0) -> None:
@@ -40,7 +39,7 @@ class Errands:
         Raises:
             DeviceUnreachable: no cluster, or none of its nodes carries the resource.
         """
-        from autotok.searching.engines.ray import load_ray
+        from autotok.devices.ray_cluster import load_ray
 
         self._ray: Any = load_ray()
         self.resource, self._patience_s = resource, patience_s
@@ -85,11 +84,11 @@ class Errands:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except self._ray.exceptions.OutOfMemoryError as error:
-            raise Lost(failure(error), memory=True) from error
+            raise TaskLost(failure(error), memory=True) from error
         except self._ray.exceptions.RayError as error:
             if not self.nodes():
                 raise self._gone() from error
-            raise Lost(failure(error), memory=False) from error
+            raise TaskLost(failure(error), memory=False) from error
 
     def _wait(self, found: Any, limit_s: float) -> None:
         begin = there = time.monotonic()

@@ -17,14 +17,14 @@ from autotok.errors import AutotokError, UnknownName
 from autotok.export.exported import export_model
 
 from .measure import measure
-from .measurement import MeasurementFailed, Reading
+from .measurement import Measurement, MeasurementFailed
 
 __all__ = ["RUNTIMES", "check_runtime", "measure_in"]
 
 
 def measure_in(
     runtime: str, model: nn.Module, images: Tensor, reference: nn.Module | None
-) -> Reading:
+) -> Measurement:
     """Latency and peak memory of `model(images)` in a runtime, the reference in the same.
 
     Raises:

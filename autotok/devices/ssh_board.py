@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from autotok.errors import ConfigError, DeviceUnreachable
 
-from .measurement import MeasurementFailed, Reading
+from .measurement import Measurement, MeasurementFailed
 from .ssh_address import RUNTIMES, SshAddress
 from .ssh_link import BoardTrouble, ConnectionDropped, Link
 
@@ -115,7 +115,7 @@ class RemoteDevice:
         rounds: int = 15,
         timeout_s: float = 300.0,
         threads: int | None = None,
-    ) -> Reading:
+    ) -> Measurement:
         """A model's latency, memory and energy there, interleaved with the reference's.
 
         Args:
@@ -190,11 +190,11 @@ class RemoteDevice:
 
     def _reading(
         self, answer: Mapping[str, Any], facts: BoardFacts, shape: Sequence[int]
-    ) -> Reading:
+    ) -> Measurement:
         when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         known: dict[str, Any] = {"device": f"{self.address} ({facts.device})", "when": when}
         known |= {"batch": shape[0], "image_shape": tuple(shape[1:])}
-        return Reading.from_dict({**answer, **known})
+        return Measurement.from_dict({**answer, **known})
 
     def _mute(self, reason: Exception) -> DeviceUnreachable:
         self.close()

@@ -1,4 +1,4 @@
-"""`Watch`: times single runs of a model on the host, and on CUDA on the device too."""
+"""`Timer`: times single runs of a model on the host, and on CUDA on the device too."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["Watch", "synchronise"]
+__all__ = ["Timer", "synchronise"]
 
 
-class Watch:
+class Timer:
     """Times single runs: until the answer is there, and on CUDA the host's and device's parts."""
 
     def __init__(self, device: torch.device) -> None:

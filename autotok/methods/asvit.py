@@ -33,7 +33,7 @@ from autotok.tokens import Extra, Needs, Taps, Tokens
 from .base import (
     Count,
     Kind,
-    Lesson,
+    LossContext,
     Option,
     Placement,
     Site,
@@ -87,7 +87,7 @@ class HeardScore(TokenReducer):
     def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
         return (score_note(score_needs(cls.name, facts, options)),)
 
-    def hear(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
+    def observe(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
         prefix, how = tokens.num_prefix, self.values["accumulate"]
         needs = score_needs(self.name, self.site.facts, self.values)
         row = taps.cls_attention if needs & Needs.CLS_ATTENTION else taps.column_means
@@ -200,7 +200,7 @@ class ASViT(HeardScore):
         extras = {**tokens.extras, COUNTS: Extra(rows, ())}
         return dataclasses.replace(tokens, mask=mask.to(tokens.x.dtype), extras=extras)
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+    def extra_loss(self, context: LossContext) -> Tensor | None:
         """2 |mean cost - planned cost|, both as shares of the uncompressed model's."""
         if self.counts is None or not self.site.is_last:
             return None

@@ -37,7 +37,7 @@ from .base import (
     Count,
     Counts,
     Kind,
-    Lesson,
+    LossContext,
     Option,
     Placement,
     Site,
@@ -248,7 +248,7 @@ class AViT(TokenReducer):
     def calibrated(self) -> dict[str, Primitive]:
         return {"threshold": self.threshold}
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+    def extra_loss(self, context: LossContext) -> Tensor | None:
         """Ponder cost, and divergence of the scores per block from the bell curve."""
         if self.ponder is None or not self.means:
             return None

@@ -20,14 +20,14 @@ from autotok.errors import ConfigError, nearest
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .loss_context import Lesson, TrainingRecipe
+from .loss_context import LossContext, TrainingRecipe
 from .occupancy import Counts, Occupancy, Placement, Span, occupancy
 
 __all__ = [
     "Count",
     "Counts",
     "Kind",
-    "Lesson",
+    "LossContext",
     "Option",
     "Placement",
     "Site",
@@ -187,7 +187,7 @@ class TokenReducer(nn.Module):
         """Called once after the embedding, whatever the placement."""
         return tokens
 
-    def hear(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
+    def observe(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
         """Called behind the attention of every block that `listens` wants; the first site only."""
         return tokens
 
@@ -215,7 +215,7 @@ class TokenReducer(nn.Module):
         """Blocks whose outgoing tokens `extra_loss` wants of the uncompressed model."""
         return frozenset()
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+    def extra_loss(self, context: LossContext) -> Tensor | None:
         """This site's own loss terms of the last forward in training mode, weighted; a scalar."""
         return None
 

@@ -33,7 +33,7 @@ from autotok.tokens import Needs, Taps, Tokens
 from .base import (
     Counts,
     Kind,
-    Lesson,
+    LossContext,
     Option,
     Placement,
     Site,
@@ -160,16 +160,16 @@ class Cropr(TokenReducer):
     def before_last(self, tokens: Tokens) -> Tokens:
         return recall(tokens)
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+    def extra_loss(self, context: LossContext) -> Tensor | None:
         """Cross-entropy of the auxiliary answer, or its distance to the teacher's logits."""
         if self.answer is None:
             return None
         answer = self.answer.float()
-        if lesson.labels is not None:
-            return F.cross_entropy(answer, lesson.labels)
-        if lesson.teacher_logits is None:
+        if context.labels is not None:
+            return F.cross_entropy(answer, context.labels)
+        if context.teacher_logits is None:
             return None
-        wanted = lesson.teacher_logits.detach().log_softmax(dim=-1)
+        wanted = context.teacher_logits.detach().log_softmax(dim=-1)
         log_answer = answer.log_softmax(dim=-1)
         return F.kl_div(log_answer, wanted, reduction="batchmean", log_target=True)
 

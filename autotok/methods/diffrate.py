@@ -35,7 +35,7 @@ from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Taps, Tokens
 
-from .base import Counts, Kind, Lesson, Option, Site, TokenReducer, Training, TrainingRecipe
+from .base import Counts, Kind, LossContext, Option, Site, TokenReducer, Training, TrainingRecipe
 from .merging import merge_ordered
 from .primitives import gather_rows, select
 from .registry import register
@@ -196,11 +196,11 @@ class DiffRate(TokenReducer):
         hard = 1.0 - ((ranks >= first) & (ranks < last)).to(logits.dtype)
         return hard + (soft - soft.detach())
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+    def extra_loss(self, context: LossContext) -> Tensor | None:
         """Squared distance of the cost from its target, once per model."""
-        if not self.site.is_last or KEPT not in lesson.tokens.extras:
+        if not self.site.is_last or KEPT not in context.tokens.extras:
             return None
-        rows = lesson.tokens.extras[KEPT].values[0]  # (layers, 4)
+        rows = context.tokens.extras[KEPT].values[0]  # (layers, 4)
         layers = [int(layer) for layer in rows[:, 3]]
         target = float(self.values["target_gmacs"])
         if target == 0.0:

@@ -106,7 +106,7 @@ class EvoViT(TokenReducer):
         return dataclasses.replace(found, readout=full)
 
     @torch.no_grad()
-    def hear(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
+    def observe(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
         needs = score_needs(self.name, self.site.facts, self.values)
         row = taps.cls_attention if needs & Needs.CLS_ATTENTION else taps.column_means
         fresh = row[:, :, tokens.num_prefix :].sum(dim=1)  # (B, n)

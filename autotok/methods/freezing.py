@@ -21,7 +21,7 @@ from . import stochastic
 from .base import (
     Counts,
     Kind,
-    Lesson,
+    LossContext,
     Placement,
     Site,
     Span,
@@ -32,13 +32,13 @@ from .base import (
 from .losses import tofe_approximation, tofe_flops
 from .predictors import keep_one
 
-__all__ = ["Approximator", "Freezing", "Selector"]
+__all__ = ["Approximator", "Freezing", "FreezingSelector"]
 
 FROZEN, COUNTS = "tofe.frozen", "tofe.counts"
 MOMENTUM = 0.02
 
 
-class Selector(nn.Module):
+class FreezingSelector(nn.Module):
     """Logits (B, n, 2) of keeping and freezing tokens (B, n, C)."""
 
     def __init__(self, width: int) -> None:
@@ -84,7 +84,7 @@ class Freezing(TokenReducer):
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
-        self.selector = Selector(width)
+        self.selector = FreezingSelector(width)
         self.approximator = None if site.is_last else Approximator(width)
         self.kept: Tensor
         self.register_buffer("kept", torch.tensor(float(site.num_keep)))
@@ -121,7 +121,7 @@ class Freezing(TokenReducer):
             return frozenset()
         return frozenset({self.site.layers[self.site.index + 1] - 1})
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+    def extra_loss(self, context: LossContext) -> Tensor | None:
         """2 L_apr of this stage's estimates; the last stage adds 5 L_FLOPs of all of them.
 
         L_apr teaches estimates, not what to freeze: whoever freezes nothing would have none of it.
@@ -129,10 +129,10 @@ class Freezing(TokenReducer):
         if self.site.is_last:
             return None if self.counts is None else self.budget_weight * self._budget(self.counts)
         (block,) = self.teacher_layers()
-        if self.frozen is None or block not in lesson.teacher:
+        if self.frozen is None or block not in context.teacher:
             return None
         estimate, mask = (values.float() for values in self.frozen)
-        wanted = lesson.teacher[block][:, self.site.facts.num_prefix :].float()
+        wanted = context.teacher[block][:, self.site.facts.num_prefix :].float()
         loss = tofe_approximation([estimate], [wanted], [mask.detach()])
         return self.approximation_weight * loss / estimate.shape[-1]
 

@@ -30,7 +30,7 @@ from autotok.tokens import Needs, Taps, Tokens
 from .base import (
     Counts,
     Kind,
-    Lesson,
+    LossContext,
     Option,
     Placement,
     Site,
@@ -124,15 +124,15 @@ class IdleViT(TokenReducer):
         wanted = self.site.is_last and self.site.facts.has_cls
         return frozenset({self.site.facts.num_blocks - 1} if wanted else ())
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+    def extra_loss(self, context: LossContext) -> Tensor | None:
         """This layer's share of the cut loss; the last one adds the class features'."""
         terms = []
         if self.cut is not None:
             logits, mask = self.cut
             share = float(self.values["cut_weight"]) / max(1, len(self.site.layers))
             terms.append(share * idlevit_cut([logits.float().unsqueeze(1)], [mask.float()]))
-        for full in lesson.teacher.values():
-            features = idlevit_features(lesson.tokens.x[:, 0].float(), full[:, 0].float())
+        for full in context.teacher.values():
+            features = idlevit_features(context.tokens.x[:, 0].float(), full[:, 0].float())
             terms.append(float(self.values["feature_weight"]) * features)
         return torch.stack(terms).sum() if terms else None
 

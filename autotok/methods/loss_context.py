@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autotok.tokens import Tokens
 
-__all__ = ["Lesson", "TrainingRecipe"]
+__all__ = ["LossContext", "TrainingRecipe"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LossContext:
     """What a method's own loss terms may look at after a training forward."""
 
     tokens: Tokens

@@ -35,7 +35,7 @@ from .base import (
     Count,
     Counts,
     Kind,
-    Lesson,
+    LossContext,
     Option,
     Site,
     TokenReducer,
@@ -173,11 +173,11 @@ class LTMP(TokenReducer):
             rows = torch.cat([tokens.extras[MEANS].values, rows], dim=1)
         return Extra(rows, ())
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+    def extra_loss(self, context: LossContext) -> Tensor | None:
         """Squared distance of the cost ratio from its target, once per model."""
-        if not self.site.is_last or MEANS not in lesson.tokens.extras:
+        if not self.site.is_last or MEANS not in context.tokens.extras:
             return None
-        rows = lesson.tokens.extras[MEANS].values.mean(dim=0)  # (sites, 3)
+        rows = context.tokens.extras[MEANS].values.mean(dim=0)  # (sites, 3)
         layers = [int(layer) for layer in rows[:, 1]]
         target = float(self.values["target"])
         if target == 0.0:

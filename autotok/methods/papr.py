@@ -73,7 +73,9 @@ class PaPr(TokenReducer):
         return self.scores(images)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
-        scores = self.scores(taps.image) if taps.sight is None else taps.sight  # (B, N0)
+        scores = (
+            self.scores(taps.image) if taps.image_scores is None else taps.image_scores
+        )  # (B, N0)
         return select(tokens, scores.topk(num_keep, dim=1).indices)
 
     @torch.no_grad()

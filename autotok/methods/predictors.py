@@ -17,7 +17,7 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Tokens
 
 from . import stochastic
-from .base import Counts, Lesson, Placement, Site, TokenReducer, Training, TrainingRecipe
+from .base import Counts, LossContext, Placement, Site, TokenReducer, Training, TrainingRecipe
 from .losses import dynamicvit_ratio
 
 __all__ = [
@@ -136,7 +136,7 @@ class PredictedKeep(TokenReducer):
         self.decision = keep_one(kept, scores, self.site.facts)
         return self.decision
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+    def extra_loss(self, context: LossContext) -> Tensor | None:
         """This stage's share of 2 / S * sum_s mean_b (mean_i mask - ratio)^2."""
         if self.decision is None:
             return None

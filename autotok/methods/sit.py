@@ -27,7 +27,7 @@ from autotok.tokens import Taps, Tokens
 from .base import (
     Counts,
     Kind,
-    Lesson,
+    LossContext,
     Option,
     Placement,
     Site,
@@ -117,11 +117,11 @@ class SiT(TokenReducer):
         early = range(self.site.layer - 1) if self.site.index == 0 else range(0)
         return frozenset({*early, *map(int, self.reverse)})
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
-        pairs = [(b, x, lesson.teacher[b]) for b, x in self.seen.items() if b in lesson.teacher]
+    def extra_loss(self, context: LossContext) -> Tensor | None:
+        pairs = [(b, x, context.teacher[b]) for b, x in self.seen.items() if b in context.teacher]
         if not pairs or not self.values["token_loss"]:
             return None
-        prefix, errors = lesson.tokens.num_prefix, []
+        prefix, errors = context.tokens.num_prefix, []
         for block, mine, theirs in pairs:
             if str(block) in self.reverse:
                 mine = self.reverse[str(block)](mine)

@@ -36,7 +36,7 @@ from .base import (
     Count,
     Counts,
     Kind,
-    Lesson,
+    LossContext,
     Option,
     Placement,
     Site,
@@ -48,7 +48,7 @@ from .predictors import LocalGlobal, local_global_macs, local_global_params, thr
 from .primitives import gather_rows, select_ragged
 from .registry import register
 
-__all__ = ["SPViT", "Selector"]
+__all__ = ["SPViT", "PackagingSelector"]
 
 PACKAGE = "spvit.package"
 
@@ -58,7 +58,7 @@ def num_groups(width: int, heads: int) -> int:
     return max(groups for groups in range(1, heads + 1) if width % groups == 0)
 
 
-class Selector(nn.Module):
+class PackagingSelector(nn.Module):
     """(log-score, probability) of keeping and dropping tokens (B, n, C), (B, n, 2) each."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -117,7 +117,7 @@ class SPViT(TokenReducer):
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__(site, options)
         block = site.facts.blocks[site.layer]
-        self.selector = Selector(block.width, block.heads)
+        self.selector = PackagingSelector(block.width, block.heads)
         self.decision: Tensor | None = None
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
@@ -177,7 +177,7 @@ class SPViT(TokenReducer):
             extras=extras,
         )
 
-    def extra_loss(self, lesson: Lesson) -> Tensor | None:
+    def extra_loss(self, context: LossContext) -> Tensor | None:
         """This stage's share of 2 / S * sum_s (mean share kept in the batch - ratio)^2."""
         if self.decision is None:
             return None

@@ -85,7 +85,7 @@ class TokenPooling(TokenReducer):
         heard = bool(options["weighted"]) and layer + 1 in layers
         return Needs.COLUMN_MEANS if heard else Needs.NONE
 
-    def hear(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
+    def observe(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
         received = taps.column_means.sum(dim=1) * tokens.x.shape[1]  # mean to sum over query rows
         extra = Extra(received[:, tokens.num_prefix :])
         return dataclasses.replace(tokens, extras={**tokens.extras, WEIGHT: extra})

@@ -1,4 +1,4 @@
-"""`Predictor`: many configurations of a backbone on a target, by programs where there are any.
+"""`BulkPredictor`: many configurations of a backbone on a target, by programs where there are any.
 
 Where sizes are no functions of the counts (or the operators themselves depend on them, as in
 methods that loop over tokens), and where a size falls to one or none, configurations are traced one
@@ -26,11 +26,11 @@ from autotok.methods.registry import get_method
 from .predict import bare_prediction
 from .random_configs import draw_counts
 from .symbolic_sizes import Columns, Inexpressible
-from .symbolic_trace import Array, Program
+from .symbolic_trace import Array, SymbolicTrace
 from .target import Target
 from .trace import Trace, trace
 
-__all__ = ["Predicted", "Predictor", "Shape", "shape_of"]
+__all__ = ["Predicted", "BulkPredictor", "ScheduleShape", "shape_of"]
 
 _LOG = logging.getLogger(__name__)
 FEW, MORE = 4, 8
@@ -51,7 +51,7 @@ class Predicted:
     """How many were traced one by one."""
 
 
-class Shape(NamedTuple):
+class ScheduleShape(NamedTuple):
     """What configurations of one program share."""
 
     method: str
@@ -64,7 +64,7 @@ class Shape(NamedTuple):
     """Of each layer: 'all' stay (it is skipped), 'fewest' that can, or 'some'."""
 
 
-class Predictor:
+class BulkPredictor:
     """Predicts configurations of one backbone on one target; programs are kept between calls."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Predictor:
         self.target, self.setting = target, setting
         self.how = target.setting(setting)
         self._batch, self._dtype = batch, dtype
-        self._programs: dict[Shape, Program | None] = {}
+        self._programs: dict[ScheduleShape, SymbolicTrace | None] = {}
         self._known: dict[CompressionConfig, tuple[float, float]] = {}
 
     def __call__(self, configs: Sequence[CompressionConfig]) -> Predicted:
@@ -92,7 +92,7 @@ class Predictor:
         latency = np.full(len(configs), np.nan)
         memory = latency.copy()
         schedules = [realise(config, self.backbone.facts) for config in configs]
-        shapes: dict[Shape, list[int]] = {}
+        shapes: dict[ScheduleShape, list[int]] = {}
         for index, (config, schedule) in enumerate(zip(configs, schedules, strict=True)):
             shapes.setdefault(shape_of(config, schedule), []).append(index)
         for shape, indices in shapes.items():
@@ -122,7 +122,9 @@ class Predictor:
             self._known[config] = found.latency_ms, found.peak_memory_mb
         return self._known[config]
 
-    def _program(self, shape: Shape, example: CompressionConfig, count: int) -> Program | None:
+    def _program(
+        self, shape: ScheduleShape, example: CompressionConfig, count: int
+    ) -> SymbolicTrace | None:
         """The program of a shape; None where there is none, or too few are asked for."""
         if shape not in self._programs:
             if count < WORTHWHILE:
@@ -130,7 +132,7 @@ class Predictor:
             self._programs[shape] = self._made(shape, example)
         return self._programs[shape]
 
-    def _made(self, shape: Shape, example: CompressionConfig) -> Program | None:
+    def _made(self, shape: ScheduleShape, example: CompressionConfig) -> SymbolicTrace | None:
         facts = self.backbone.facts
         layers = tuple(r.layer for r in example.reductions)
         columns = Columns(facts.num_patches, facts.num_blocks, layers)
@@ -140,13 +142,13 @@ class Predictor:
             traces.append(self._trace(config))
             if number in (FEW, MORE):
                 try:
-                    return Program.of(traces, [s for _, s in samples[:number]], columns)
+                    return SymbolicTrace.of(traces, [s for _, s in samples[:number]], columns)
                 except Inexpressible as error:
                     _LOG.debug("%s at layers %s: %s", example.method, layers, error)
         return None
 
     def _samples(
-        self, shape: Shape, example: CompressionConfig
+        self, shape: ScheduleShape, example: CompressionConfig
     ) -> list[tuple[CompressionConfig, Schedule]]:
         """Different configurations of a shape, at most `MORE`."""
         facts, rng = self.backbone.facts, np.random.default_rng(0)
@@ -164,7 +166,7 @@ class Predictor:
         return list(found.values())
 
 
-def shape_of(config: CompressionConfig, schedule: Schedule) -> Shape:
+def shape_of(config: CompressionConfig, schedule: Schedule) -> ScheduleShape:
     """What a configuration shares with all others of its program."""
     method = get_method(config.method)
     how = []
@@ -173,7 +175,7 @@ def shape_of(config: CompressionConfig, schedule: Schedule) -> Shape:
         low, _ = method.feasible(site.num_entering, options)
         least = "fewest" if site.num_keep <= low else "some"
         how.append("all" if site.num_keep == site.num_entering else least)
-    return Shape(
+    return ScheduleShape(
         config.method,
         tuple((r.layer, tuple(sorted(r.options.items()))) for r in config.reductions),
         tuple(sorted(config.options.items())),

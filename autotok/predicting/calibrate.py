@@ -23,10 +23,17 @@ from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig
 from autotok.errors import AutotokError, ConfigError
 
-from .calibration_run import LEAST, Candidate, Measured, OnStep, Sitting, measure_all
-from .fitting import Check, check, fit_terms, informative, row_of
+from .calibration_run import (
+    LEAST,
+    CalibrationCandidate,
+    CalibrationRun,
+    Measured,
+    OnStep,
+    measure_all,
+)
+from .fitting import FitCheck, check, fit_terms, informative, row_of
 from .latency_model import trace_features
-from .measurers import InTurns, Machine, Measurer
+from .measurers import InterleavedMeasurer, Machine, Measurer
 from .memory_fit import LEAST_PEAKS, MemoryFit, fit_memory, fit_peaks, memory_row
 from .random_configs import draw, drawable_methods
 from .trace import trace
@@ -37,8 +44,8 @@ __all__ = [
     "Measured",
     "MemoryFit",
     "OnStep",
-    "Plan",
-    "calibrate",
+    "CalibrationPlan",
+    "calibrate_target",
     "draw_candidates",
     "measure_all",
     "table_of",
@@ -53,7 +60,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CalibrationPlan:
     """What to calibrate on.
 
     Raises:
@@ -94,18 +101,18 @@ class Calibrated:
     """Everything a target file is written from."""
 
     terms_us: Array
-    check: Check
+    check: FitCheck
     """Of the fit that had not seen the held-out configurations."""
     fitted: tuple[Measured, ...]
     held_out: tuple[Measured, ...]
     memory: MemoryFit | None
-    plan: Plan
+    plan: CalibrationPlan
     machine: Machine
     seconds: float
 
 
-def calibrate(
-    plan: Plan,
+def calibrate_target(
+    plan: CalibrationPlan,
     *,
     measurer: Measurer | None = None,
     on_step: OnStep = lambda share, text: None,
@@ -122,7 +129,7 @@ def calibrate(
         AutotokError: too few configurations could be measured on it.
     """
     start = time.perf_counter()
-    measurer = measurer or InTurns()
+    measurer = measurer or InterleavedMeasurer()
     memory = None
     if plan.memory and not measurer.tells_memory:
         on_step(0.0, "peak memory of a few models, each in its own process")
@@ -133,13 +140,13 @@ def calibrate(
     least, most = (round(share * plan.measurements) for share in (FEWER_CANDIDATES, CANDIDATES))
     pool = draw_candidates(plan, most, least=least, until=patience)
     picks = _Picks(pool, plan, may_be_refused=measurer.tells_memory)
-    sitting = Sitting(measurer, plan.backbones, batch=plan.batch)
+    calibration_run = CalibrationRun(measurer, plan.backbones, batch=plan.batch)
     left = plan.seconds - (time.perf_counter() - start)
-    sitting.run(picks.wanted, seconds=left, instead=picks.instead, on_step=on_step)
-    found = sitting.rows()
+    calibration_run.run(picks.wanted, seconds=left, instead=picks.instead, on_step=on_step)
+    found = calibration_run.rows()
     fitted, held_out = picks.divided(found)
     if len(found) < LEAST or not held_out:
-        raise _too_few(len(found), sitting.last_refusal)
+        raise _too_few(len(found), calibration_run.last_refusal)
     amounts, latencies = table_of(held_out)
     return Calibrated(
         terms_us=fit_terms(*table_of(found)),
@@ -154,8 +161,8 @@ def calibrate(
 
 
 def draw_candidates(
-    plan: Plan, count: int, *, least: int = 0, until: float = float("inf")
-) -> list[Candidate]:
+    plan: CalibrationPlan, count: int, *, least: int = 0, until: float = float("inf")
+) -> list[CalibrationCandidate]:
     """The uncompressed backbones, then random configurations of each in turn, `count` in all.
 
     Methods come in shuffled rounds, so that a hundred draws hold each one. From the time `until` on
@@ -180,7 +187,9 @@ def draw_candidates(
     return found
 
 
-def candidate(structure: Backbone, config: CompressionConfig, plan: Plan) -> Candidate:
+def candidate(
+    structure: Backbone, config: CompressionConfig, plan: CalibrationPlan
+) -> CalibrationCandidate:
     """A configuration with what its trace says."""
     traced = trace(
         compress_backbone(structure, config),
@@ -189,7 +198,7 @@ def candidate(structure: Backbone, config: CompressionConfig, plan: Plan) -> Can
         fused_attention=plan.fused_attention,
     )
     amounts = row_of(trace_features(traced))
-    return Candidate(
+    return CalibrationCandidate(
         structure.facts.name, config, amounts, memory_row(traced), launches=traced.launches
     )
 
@@ -205,7 +214,9 @@ class _Picks:
     Where some may be refused, as many again of the last drawn wait to be kept aside in their place.
     """
 
-    def __init__(self, pool: list[Candidate], plan: Plan, *, may_be_refused: bool) -> None:
+    def __init__(
+        self, pool: list[CalibrationCandidate], plan: CalibrationPlan, *, may_be_refused: bool
+    ) -> None:
         count, plain = max(3, round(HELD_OUT_SHARE * plan.measurements)), len(plan.backbones)
         spare = min(count, max(0, len(pool) - plan.measurements)) if may_be_refused else 0
         rest = pool[: len(pool) - count - spare]
@@ -229,15 +240,17 @@ class _Picks:
             for which in (False, True)
         )
 
-    def instead(self, refused: Candidate) -> Candidate | None:
+    def instead(self, refused: CalibrationCandidate) -> CalibrationCandidate | None:
         """Another of the same use; None where none is left."""
         return next(self._further[id(refused) in self._aside], None)
 
 
-def _mixed(chosen: list[Candidate], aside: list[Candidate]) -> list[Candidate]:
+def _mixed(
+    chosen: list[CalibrationCandidate], aside: list[CalibrationCandidate]
+) -> list[CalibrationCandidate]:
     """Those kept aside spread among the others, so that time running short takes of both."""
     step = max(len(chosen) // len(aside), 1)
-    found: list[Candidate] = []
+    found: list[CalibrationCandidate] = []
     for index, item in enumerate(aside):
         found += [*chosen[index * step : (index + 1) * step], item]
     return found + chosen[len(aside) * step :]

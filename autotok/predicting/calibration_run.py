@@ -1,4 +1,4 @@
-"""`Sitting`: many candidates measured one after the other, each beside its uncompressed backbone.
+"""`CalibrationRun`: many candidates measured one by one, each beside its uncompressed backbone.
 
 What a device refuses is passed over, and another candidate takes its place; a method that it
 cannot take is not tried for ever, nor is a backbone that does not fit on it.
@@ -22,9 +22,9 @@ from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig
 from autotok.errors import AutotokError, DeviceUnreachable
 
-from .measurers import InTurns, Measurer, Sample
+from .measurers import InterleavedMeasurer, Measurer, Sample
 
-__all__ = ["LEAST", "Candidate", "Measured", "OnStep", "Sitting", "measure_all"]
+__all__ = ["LEAST", "CalibrationCandidate", "Measured", "OnStep", "CalibrationRun", "measure_all"]
 
 _LOG = logging.getLogger(__name__)
 LEAST = 10
@@ -41,7 +41,7 @@ OnStep = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CalibrationCandidate:
     """A configuration of one backbone, and what its trace says."""
 
     backbone: str
@@ -58,7 +58,7 @@ class Candidate:
 class Measured:
     """A candidate and its latency."""
 
-    candidate: Candidate
+    candidate: CalibrationCandidate
     latency_ms: float
     """Ratio to the uncompressed backbone, times the latter's median over the whole sitting."""
     spread: float
@@ -69,7 +69,7 @@ class Measured:
     """Where it came with the latency."""
 
 
-class Sitting:
+class CalibrationRun:
     """Backbones with random weights, and what was measured of them."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Sitting:
             name: torch.randn(batch, *b.facts.image_shape, generator=generator)
             for name, b in self._runnable.items()
         }
-        self._samples: list[tuple[Candidate, Sample]] = []
+        self._samples: list[tuple[CalibrationCandidate, Sample]] = []
         self._refusals: Counter[str] = Counter()
         self._too_large: set[str] = set()
         self._in_a_row = 0
@@ -93,10 +93,12 @@ class Sitting:
 
     def run(
         self,
-        wanted: Sequence[Candidate],
+        wanted: Sequence[CalibrationCandidate],
         *,
         seconds: float,
-        instead: Callable[[Candidate], Candidate | None] = lambda failed: None,
+        instead: Callable[[CalibrationCandidate], CalibrationCandidate | None] = lambda failed: (
+            None
+        ),
         on_step: OnStep = lambda share, text: None,
     ) -> None:
         """Measure them; `instead` names another for one that was refused.
@@ -140,7 +142,7 @@ class Sitting:
             for item, found in self._samples
         ]
 
-    def _measure(self, item: Candidate, seconds: float) -> bool:
+    def _measure(self, item: CalibrationCandidate, seconds: float) -> bool:
         """Whether it could be measured."""
         backbone, images = self._runnable[item.backbone], self._images[item.backbone]
         model = compress_backbone(backbone, item.config).eval()
@@ -157,7 +159,7 @@ class Sitting:
         self._samples.append((item, found))
         return True
 
-    def _note(self, item: Candidate, error: AutotokError) -> None:
+    def _note(self, item: CalibrationCandidate, error: AutotokError) -> None:
         """Remember a refusal and say so."""
         self._in_a_row += 1
         self.last_refusal = str(error)
@@ -167,7 +169,7 @@ class Sitting:
             self._refusals[item.config.method] += 1
         _LOG.warning("passed over: %s %s: %s", item.backbone, item.config.method, error)
 
-    def _hopeless(self, item: Candidate) -> bool:
+    def _hopeless(self, item: CalibrationCandidate) -> bool:
         refused = self._refusals[item.config.method] >= MOST_REFUSALS
         return refused or item.backbone in self._too_large
 
@@ -177,15 +179,15 @@ class Sitting:
 
 
 def measure_all(
-    wanted: Sequence[Candidate],
+    wanted: Sequence[CalibrationCandidate],
     *,
     batch: int,
     seconds: float,
     seed: int = 0,
     on_step: OnStep = lambda share, text: None,
 ) -> list[Measured]:
-    """Latency of each on this machine, in turns with its uncompressed backbone; see `Sitting`."""
+    """Latency of each here, in turns with its uncompressed backbone; see `CalibrationRun`."""
     names = dict.fromkeys(item.backbone for item in wanted)
-    sitting = Sitting(InTurns(), names, batch=batch, seed=seed)
-    sitting.run(wanted, seconds=seconds, on_step=on_step)
-    return sitting.rows()
+    calibration_run = CalibrationRun(InterleavedMeasurer(), names, batch=batch, seed=seed)
+    calibration_run.run(wanted, seconds=seconds, on_step=on_step)
+    return calibration_run.rows()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .regressors import FEATURES
 
-__all__ = ["FIXED", "Check", "check", "fit_terms", "informative", "row_of"]
+__all__ = ["FIXED", "FitCheck", "check", "fit_terms", "informative", "row_of"]
 
 Array = NDArray[np.float64]
 FIXED = "fixed"
@@ -66,7 +66,7 @@ _TYPICAL = np.array([_TYPICAL_US.get(name, _CALL_US) for name in NAMES])
 
 
 @dataclass(frozen=True)
-class Check:
+class FitCheck:
     """How predictions did on configurations that were not used to fit."""
 
     count: int
@@ -103,13 +103,13 @@ def fit_terms(amounts: Array, latencies_us: Array, *, pull: float = PULL) -> Arr
     return coefficients
 
 
-def check(predicted: Array, measured: Array) -> Check:
+def check(predicted: Array, measured: Array) -> FitCheck:
     """Errors of predictions, relative to what was measured."""
     from scipy.stats import spearmanr
 
     errors = 100 * np.abs(predicted / measured - 1)
     rank = float(spearmanr(predicted, measured).statistic) if len(errors) > 2 else float("nan")
-    return Check(
+    return FitCheck(
         count=len(errors),
         within_5_pct=100 * float(np.mean(errors <= 5)),
         within_10_pct=100 * float(np.mean(errors <= 10)),

@@ -11,11 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from autotok.devices.interleaved import clock_for, in_turns
-from autotok.devices.measure import device_name
-from autotok.devices.measurement import MeasurementFailed, Reading
+from autotok.devices.interleaved import clock_for, interleaved
+from autotok.devices.measure import device_name, installed_mb
+from autotok.devices.measurement import Measurement, MeasurementFailed
 
-__all__ = ["ByReadings", "InTurns", "Machine", "Measurer", "Sample", "this_machine"]
+__all__ = ["DeviceMeasurer", "InterleavedMeasurer", "Machine", "Measurer", "Sample", "this_machine"]
 
 MB = 1e6
 SAME = ("runtime", "dtype", "threads")
@@ -76,7 +76,7 @@ class Measurer(Protocol):
         ...
 
 
-class InTurns:
+class InterleavedMeasurer:
     """This machine: torch, its present number of threads, R M R M R."""
 
     tells_memory = False
@@ -90,23 +90,23 @@ class InTurns:
     ) -> Sample:
         """Timed here."""
         clock = clock_for(images.device, torch.get_num_threads())
-        found = in_turns(model, images, reference, clock=clock, seconds=seconds)
+        found = interleaved(model, images, reference, clock=clock, seconds=seconds)
         return Sample(found.ratio, found.spread, found.reference_ms)
 
 
-class ByReadings:
+class DeviceMeasurer:
     """A device; each of its readings holds latency, the reference's, and peak memory."""
 
     tells_memory = True
 
     def __init__(
         self,
-        measure: Callable[[nn.Module, Tensor, nn.Module], Reading],
-        machine: Callable[[Reading], Machine],
+        measure: Callable[[nn.Module, Tensor, nn.Module], Measurement],
+        machine: Callable[[Measurement], Machine],
     ) -> None:
         """`machine` makes of the first reading what is known of the device."""
         self._measure, self._machine = measure, machine
-        self._first: Reading | None = None
+        self._first: Measurement | None = None
 
     def machine(self) -> Machine:
         """What the first reading says."""
@@ -151,11 +151,3 @@ def this_machine() -> Machine:
         memory_mb=memory,
         memory_source="measured: what the operating system reports",
     )
-
-
-def installed_mb() -> float | None:
-    """Megabytes of memory as the operating system reports it; None where it does not."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MB
-    except (AttributeError, ValueError, OSError):
-        return None

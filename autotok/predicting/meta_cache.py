@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["Outcomes"]
+__all__ = ["MetaCache"]
 
 MOST = 100_000
 """Results remembered; then it starts anew."""
@@ -21,7 +21,7 @@ Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 """Shape, strides, kind of number."""
 
 
-class Outcomes:
+class MetaCache:
     """Runs operators on meta tensors; results of pure ones are made from memory the second time."""
 
     def __init__(self) -> None:

@@ -29,19 +29,19 @@ from .as_published import as_published
 from .latency_model import device_ms as device_ms_of
 from .latency_model import fused, kernels_of
 from .regressors import Amount
-from .target import Calibration, Point, Setting, Target
+from .target import CalibrationRecord, PublishedPoint, Setting, Target
 from .trace import Trace, trace
 
 __all__ = [
     "MODEL_VERSION",
-    "Confrontation",
+    "CheckedPoint",
     "Prediction",
     "checked_error_pct",
-    "confront",
+    "check_points",
     "latency_of",
     "memory_of",
-    "predict",
-    "standing",
+    "predict_trace",
+    "provenance",
 ]
 
 MODEL_VERSION = 1
@@ -76,17 +76,17 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Confrontation:
+class CheckedPoint:
     """A published figure beside what the model predicts for it today."""
 
-    point: Point
+    point: PublishedPoint
     predicted: float
     published: float
     error_pct: float
     fitted: bool
 
 
-def predict(trace: Trace, target: Target, *, setting: str = "eager") -> Prediction:
+def predict_trace(trace: Trace, target: Target, *, setting: str = "eager") -> Prediction:
     """Predict a traced model on a target; dtype and batch are those of the trace.
 
     Raises:
@@ -94,13 +94,13 @@ def predict(trace: Trace, target: Target, *, setting: str = "eager") -> Predicti
     """
     return dataclasses.replace(
         bare_prediction(trace, target, setting),
-        source=f"predicted (model {MODEL_VERSION}, {standing(target, setting=setting)})",
+        source=f"predicted (model {MODEL_VERSION}, {provenance(target, setting=setting)})",
         error_pct=checked_error_pct(target, setting),
         memory_error_pct=checked_error_pct(target, setting, what="memory"),
     )
 
 
-def standing(target: Target, *, setting: str = "eager") -> str:
+def provenance(target: Target, *, setting: str = "eager") -> str:
     """What stands behind predictions for a target, in words: points, errors, or nothing."""
     if not target.is_checked:
         return f"target {target.name} never checked: an estimate"
@@ -110,7 +110,7 @@ def standing(target: Target, *, setting: str = "eager") -> str:
     return f"target {target.name}; {'; '.join(parts)}"
 
 
-def _calibrated(record: Calibration) -> str:
+def _calibrated(record: CalibrationRecord) -> str:
     words = (
         f"calibrated {record.when[:10]}, {record.within_10_pct:.0f} % of {record.held_out} unseen"
         f" configurations within 10 %, worst {record.worst_pct:.1f} %"
@@ -188,17 +188,17 @@ def checked_error_pct(
     if target.calibration is not None:
         record = target.calibration
         return record.worst_pct if what == "latency" else record.memory_worst_pct
-    rows = [row for row in confront(target, setting=setting) if _concerns(row.point) == what]
+    rows = [row for row in check_points(target, setting=setting) if _concerns(row.point) == what]
     if all(row.fitted for row in rows):
         return None
     return max(abs(row.error_pct) for row in rows)
 
 
-def _concerns(point: Point) -> str:
+def _concerns(point: PublishedPoint) -> str:
     return "memory" if point.metric == "peak_memory_mb" else "latency"
 
 
-def confront(target: Target, *, setting: str = "eager") -> list[Confrontation]:
+def check_points(target: Target, *, setting: str = "eager") -> list[CheckedPoint]:
     """Predict every point the target is checked against, and compare; nothing is looked up.
 
     Points measured with somebody else's code are predicted with that code's kernel count (see
@@ -211,12 +211,12 @@ def confront(target: Target, *, setting: str = "eager") -> list[Confrontation]:
         result = bare_prediction(traced, target, setting, launch_correction=correction)
         predicted = float(getattr(result, point.metric))
         error = 100.0 * (predicted - point.value) / point.value
-        rows.append(Confrontation(point, predicted, point.value, error, point.role == "fitted"))
+        rows.append(CheckedPoint(point, predicted, point.value, error, point.role == "fitted"))
     return rows
 
 
 @lru_cache(maxsize=128)
-def _traced(point: Point, fused: bool) -> tuple[Trace, int]:
+def _traced(point: PublishedPoint, fused: bool) -> tuple[Trace, int]:
     """The trace of a point, and how many kernels more the code that was timed launches."""
     if point.reference is None:
         return _trace_point(point, point.method, fused=fused), 0
@@ -227,7 +227,7 @@ def _traced(point: Point, fused: bool) -> tuple[Trace, int]:
     return own, plain.launches + added - own.launches
 
 
-def _trace_point(point: Point, method: str, *, fused: bool) -> Trace:
+def _trace_point(point: PublishedPoint, method: str, *, fused: bool) -> Trace:
     amounts = () if method == "none" else zip(point.layers, point.num_keep, strict=True)
     reductions = tuple(Reduction(layer, num_keep=n) for layer, n in amounts)
     options = {} if method == "none" else dict(point.options)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from autotok.compression.schedule import Schedule
 
-__all__ = ["Columns", "Forms", "Inexpressible", "fit_forms"]
+__all__ = ["Columns", "SymbolicSizes", "Inexpressible", "fit_symbolic_sizes"]
 
 Counts = NDArray[np.int64]
 _CLOSE = 1e-3
@@ -69,7 +69,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Forms:
+class SymbolicSizes:
     """Integer combinations of columns, each once, and products of two of them."""
 
     weights: Counts
@@ -91,9 +91,9 @@ class Forms:
         return ~np.array([*varies, *(varies[a] or varies[b] for a, b in self.products)])
 
 
-def fit_forms(
+def fit_symbolic_sizes(
     sizes: Sequence[Counts], near: Sequence[Sequence[int]], table: Counts
-) -> tuple[Forms, list[list[int]]]:
+) -> tuple[SymbolicSizes, list[list[int]]]:
     """(the forms, the form of each size) of groups of sizes (T, M) seen in T traces.
 
     Args:
@@ -118,7 +118,7 @@ def fit_forms(
         for place in [i for i, number in enumerate(row) if number < 0]:
             pair = _factors(group[:, place], seen)
             row[place] = len(sums) + pairs.setdefault(pair, len(pairs))
-    return Forms(weights, tuple(pairs)), numbers
+    return SymbolicSizes(weights, tuple(pairs)), numbers
 
 
 def _numbered(

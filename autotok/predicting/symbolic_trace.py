@@ -22,11 +22,11 @@ from autotok.counting.operators import OperatorClass
 from .latency_model import Kernel, device_ms, fused
 from .predict import latency_of, memory_of
 from .regressors import Amount, product_macs, total
-from .symbolic_sizes import Columns, Counts, Forms, Inexpressible, fit_forms
+from .symbolic_sizes import Columns, Counts, Inexpressible, SymbolicSizes, fit_symbolic_sizes
 from .target import Setting, Target
 from .trace import Operator, Trace
 
-__all__ = ["Array", "Program"]
+__all__ = ["Array", "SymbolicTrace"]
 
 Array = NDArray[np.float64]
 _PRODUCTS = (OperatorClass.MATMUL, OperatorClass.ATTENTION)
@@ -47,11 +47,11 @@ class _Call:
 
 
 @dataclass(frozen=True)
-class Program:
+class SymbolicTrace:
     """What configurations of one shape run."""
 
     columns: Columns
-    forms: Forms
+    forms: SymbolicSizes
     calls: tuple[_Call, ...]
     live: NDArray[np.float64]
     """(moments, storages): how many of each are held."""
@@ -65,7 +65,7 @@ class Program:
     @classmethod
     def of(
         cls, traces: Sequence[Trace], schedules: Sequence[Schedule], columns: Columns
-    ) -> Program:
+    ) -> SymbolicTrace:
         """The program that all traces are runs of.
 
         Raises:
@@ -82,7 +82,7 @@ class Program:
         near = [columns.near(place) for place in places]
         sizes.append(np.array([[traced.weight_bytes] for traced in traces]))
         near.append(columns.kept)
-        forms, numbers = fit_forms(sizes, near, columns.table(schedules))
+        forms, numbers = fit_symbolic_sizes(sizes, near, columns.table(schedules))
         live, storages = _held(first, numbers[calls : calls + lives])
         return cls(
             columns=columns,

@@ -13,12 +13,12 @@ from types import MappingProxyType
 from autotok.errors import ConfigError, UnknownName
 from autotok.plain_data import parse_yaml, read_yaml, typed
 
-from .target_parts import Calibration, Number, Point, Reference, Setting, Terms
+from .target_parts import CalibrationRecord, Number, PublishedPoint, Reference, Setting, Terms
 
 __all__ = [
-    "Calibration",
+    "CalibrationRecord",
     "Number",
-    "Point",
+    "PublishedPoint",
     "Reference",
     "Setting",
     "Target",
@@ -46,9 +46,9 @@ class Target:
     settings: Mapping[str, Setting]
     default_dtype: str = "float32"
     default_batch: int = 1
-    checked_against: tuple[Point, ...] = ()
+    checked_against: tuple[PublishedPoint, ...] = ()
     notes: tuple[str, ...] = field(default=())
-    calibration: Calibration | None = None
+    calibration: CalibrationRecord | None = None
     """Where `autotok calibrate` made the terms of the eager setting."""
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class Target:
 
 def list_targets() -> list[str]:
     """Names of the targets shipped with autotok, sorted."""
-    folder = files("autotok.profiling").joinpath("targets")
+    folder = files("autotok.predicting").joinpath("targets")
     return sorted(
         p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")
     )
@@ -118,7 +118,7 @@ def load_target(name: str | Path) -> Target:
     """
     text = str(name)
     if text in list_targets():
-        source = files("autotok.profiling").joinpath("targets").joinpath(f"{text}.yaml")
+        source = files("autotok.predicting").joinpath("targets").joinpath(f"{text}.yaml")
         return typed(Target, *parse_yaml(source.read_text("utf-8"), source.name))
     path = Path(text)
     if not path.is_file():

@@ -12,11 +12,11 @@ import yaml
 
 from autotok.files import write_text
 
-from .calibrate import Calibrated, Measured, Plan
+from .calibrate import Calibrated, CalibrationPlan, Measured
 from .fitting import NAMES
 from .measurers import Machine
 from .target import Number, Target, load_target
-from .target_parts import Calibration, Point, Setting, Terms
+from .target_parts import CalibrationRecord, PublishedPoint, Setting, Terms
 
 __all__ = ["calibrated_target", "save_target", "target_dict"]
 
@@ -55,11 +55,11 @@ def calibrated_target(found: Calibrated, *, name: str, base: Target | None = Non
     )
 
 
-def _record(found: Calibrated, when: str) -> Calibration:
+def _record(found: Calibrated, when: str) -> CalibrationRecord:
     from autotok import __version__
 
     machine, memory = found.machine, found.memory
-    return Calibration(
+    return CalibrationRecord(
         when=when,
         machine=machine.account,
         torch=str(torch.__version__),
@@ -81,7 +81,7 @@ def _record(found: Calibrated, when: str) -> Calibration:
     )
 
 
-def _limit_of(plan: Plan) -> tuple[str, ...]:
+def _limit_of(plan: CalibrationPlan) -> tuple[str, ...]:
     """What was not drawn for its size."""
     if plan.most_added is None:
         return ()
@@ -125,9 +125,9 @@ def _memory(base: Target, machine: Machine) -> Number:
     return Number(round(machine.memory_mb), machine.memory_source)
 
 
-def _point(row: Measured, found: Calibrated, when: str) -> Point:
+def _point(row: Measured, found: Calibrated, when: str) -> PublishedPoint:
     config = row.candidate.config
-    return Point(
+    return PublishedPoint(
         source=f"autotok calibrate, {when[:10]}",
         backbone=row.candidate.backbone,
         method=config.method,

@@ -11,7 +11,7 @@ from autotok.errors import ConfigError, nearest
 
 from .regressors import FEATURES
 
-__all__ = ["Calibration", "Number", "Point", "Reference", "Setting", "Terms"]
+__all__ = ["CalibrationRecord", "Number", "PublishedPoint", "Reference", "Setting", "Terms"]
 
 METRICS = ("latency_ms", "throughput_img_s", "peak_memory_mb")
 ROLES = ("fitted", "held out")
@@ -59,7 +59,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationRecord:
     """How a target's terms came about, and how well they did on configurations kept aside."""
 
     when: str
@@ -153,7 +153,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Point:
+class PublishedPoint:
     """A published or measured figure that predictions are held against."""
 
     source: str

@@ -29,12 +29,12 @@ from autotok.counting.operators import LOOK_UPS, OperatorClass, classify, kernel
 from autotok.methods.base import Kind
 from autotok.methods.registry import get_method
 
-from .meta_cache import Outcomes
+from .meta_cache import MetaCache
 
 __all__ = ["Life", "Operator", "Trace", "trace"]
 
 Shape = tuple[int, ...]
-_OUTCOMES = Outcomes()
+_OUTCOMES = MetaCache()
 
 
 @dataclass(frozen=True)

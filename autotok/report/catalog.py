@@ -6,7 +6,7 @@ from typing import Any
 
 from autotok.backbones.loading import load_structure
 from autotok.methods import get_method, list_methods, unmet_need
-from autotok.predicting.predict import confront
+from autotok.predicting.predict import check_points
 from autotok.predicting.target import load_target
 
 __all__ = ["describe_methods", "describe_target", "methods_markdown"]
@@ -61,7 +61,7 @@ def describe_target(name: str) -> dict[str, Any]:
             "source": row.point.source,
             "note": row.point.note,
         }
-        for row in confront(target)
+        for row in check_points(target)
     ]
     held_out = [p for p in points if p["role"] == "held out"]
     summary = f"{len(points)} points, {len(held_out)} of them held out"

@@ -25,7 +25,7 @@ from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle, write_best
 from autotok.files import write_text
-from autotok.predicting.predict import standing
+from autotok.predicting.predict import provenance
 from autotok.predicting.target import load_target
 from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.objective import make_objectives
@@ -148,8 +148,8 @@ def run_points(
     points = []
     for record, kind in kinds:
         point = Point.from_row({**record.row(), **found.columns(record)}, metric, kind=kind)
-        standing = found.of(record.number)
-        against = None if standing is None else standing.against_best
+        provenance = found.of(record.number)
+        against = None if provenance is None else provenance.against_best
         points.append(dataclasses.replace(point, against_best=against))
     return points
 
@@ -204,7 +204,7 @@ def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
 
 def device_notes(target: str | None, measuring: Mapping[str, Any]) -> list[str]:
     """What latency and memory figures of a run rest on; nothing without a target or device."""
-    behind = None if target is None else standing(load_target(target))
+    behind = None if target is None else provenance(load_target(target))
     return device_sentences(behind, measuring)
 
 
@@ -243,7 +243,7 @@ def _evidence(
     question: Mapping[str, Any], best: TrialRecord, comparisons: Comparisons
 ) -> dict[str, Any]:
     """What speaks for the best, as plain data: it travels in best.yaml and best/."""
-    standing, tuning = comparisons.of(best.number), comparisons.tuning
+    provenance, tuning = comparisons.of(best.number), comparisons.tuning
     gain = next((g for g in tuning if g.number == best.number), None)
     return {
         "question": dict(question),
@@ -255,7 +255,7 @@ def _evidence(
         "patch_tokens_kept": list(best.counts),
         "tuned": None if best.tuned is None else dict(best.tuned),
         "tuning_gain": None if gain is None else gain.to_dict(),
-        "comparison": None if standing is None else standing.to_dict(),
+        "comparison": None if provenance is None else provenance.to_dict(),
     }
 
 

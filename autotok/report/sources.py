@@ -38,7 +38,7 @@ class Sources:
         Args:
             target: Its target's name.
             predictions: What was predicted for some of its configurations, errors among it.
-            measuring: `Gauge.summary()`.
+            measuring: `DeviceCorrections.summary()`.
         """
         some = next((p for p in predictions if p), {})
         words = dict.fromkeys(_ERRORS, "predicted")
@@ -65,7 +65,7 @@ def device_sentences(
 
     Args:
         target_standing: What stands behind the target's predictions, in words.
-        measuring: `Gauge.summary()`: what was measured, and how predictions compare.
+        measuring: `DeviceCorrections.summary()`: what was measured, and how predictions compare.
     """
     measuring = measuring or {}
     if not measuring:

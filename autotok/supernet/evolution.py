@@ -20,7 +20,7 @@ from autotok.errors import ConfigError
 
 from .sampling import sample_uniform
 
-__all__ = ["Candidate", "Evolution", "EvolutionSettings", "crossover", "mutate"]
+__all__ = ["SubnetCandidate", "Evolution", "EvolutionSettings", "crossover", "mutate"]
 
 TRIES = 50
 """Re-draws of one mutation or crossover before the next random candidate takes its place."""
@@ -59,7 +59,7 @@ class EvolutionSettings:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class SubnetCandidate:
     """A subnet that was tried, and how fit it is (more is better)."""
 
     subnet: SubnetSpec
@@ -81,13 +81,13 @@ class Evolution:
     fitness: Callable[[SubnetSpec], float]
     known: Mapping[SubnetSpec, float] = field(default_factory=dict)
     """Values from an earlier run; these are never computed again."""
-    on_candidate: Callable[[Candidate], None] | None = None
+    on_candidate: Callable[[SubnetCandidate], None] | None = None
     """Told of every new value, as soon as it is there."""
     stop: Callable[[], bool] = lambda: False
     """Asked before every new value is computed."""
-    tried: list[Candidate] = field(default_factory=list)
+    tried: list[SubnetCandidate] = field(default_factory=list)
 
-    def run(self) -> list[Candidate]:
+    def run(self) -> list[SubnetCandidate]:
         """Everything tried, in order; fewer than asked for where `stop` said so or none is left."""
         for generation in range(self.settings.generations):
             drawn = self._draw(generation)
@@ -99,14 +99,14 @@ class Evolution:
                 self._try(subnet, generation, index, origin)
         return self.tried
 
-    def best(self, count: int = 1) -> list[Candidate]:
+    def best(self, count: int = 1) -> list[SubnetCandidate]:
         """The fittest so far; of equals, the one tried first."""
         return sorted(self.tried, key=lambda c: -c.fitness)[:count]
 
     def _try(self, subnet: SubnetSpec, generation: int, index: int, origin: str) -> None:
         cached = subnet in self.known
         value = self.known[subnet] if cached else self.fitness(subnet)
-        candidate = Candidate(subnet, generation, index, origin, value)
+        candidate = SubnetCandidate(subnet, generation, index, origin, value)
         self.tried.append(candidate)
         if not cached and self.on_candidate is not None:
             self.on_candidate(candidate)

@@ -25,10 +25,10 @@ from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource
 from autotok.files import replacing, write_text
 
-from .evolution import Candidate, Evolution, EvolutionSettings
+from .evolution import Evolution, EvolutionSettings, SubnetCandidate
 from .judge import SubnetScore, score_subnets
 
-__all__ = ["Constraint", "SearchPlan", "SubnetSearch", "search_subnets"]
+__all__ = ["Constraint", "SearchPlan", "SubnetSearch", "evolve_subnets"]
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[float, str], None]
@@ -81,12 +81,12 @@ class SearchPlan:
     images: int
     """Of the training split, behind every fitness."""
     final_images: int
-    """Of the validation split, for the last word."""
+    """Of the validation split, for the final evaluation."""
     finalists: int
     about: Mapping[str, Any]
     """Plain data that a resumed search must share: backbone, data, weights."""
     timeout_s: float | None = None
-    """Of the evolution; the last word follows."""
+    """Of the evolution; the final evaluation follows."""
 
     @property
     def question(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class SubnetSearch:
             known=known,
         )
 
-        def note(candidate: Candidate) -> None:
+        def note(candidate: SubnetCandidate) -> None:
             self._append(candidate)
             best, done = evolution.best()[0], len(evolution.tried)
             used = time.monotonic() - started
@@ -170,7 +170,7 @@ class SubnetSearch:
             )
         return evolution
 
-    def last_word(self, evolution: Evolution) -> list[SubnetScore]:
+    def final_evaluation(self, evolution: Evolution) -> list[SubnetScore]:
         """The fittest, then the default subnet, on validation images; the best finalist first."""
         finalists = {
             f"g{c.generation}/{c.index}": c.subnet for c in evolution.best(self.plan.finalists)
@@ -216,7 +216,7 @@ class SubnetSearch:
         write_text(self.folder / RESULT, json.dumps(result, indent=1))
         return result
 
-    def _append(self, candidate: Candidate) -> None:
+    def _append(self, candidate: SubnetCandidate) -> None:
         line = {
             "embed_dim": candidate.subnet.embed_dim,
             "heads": list(candidate.subnet.heads),
@@ -229,7 +229,7 @@ class SubnetSearch:
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _row(self, candidate: Candidate) -> dict[str, Any]:
+    def _row(self, candidate: SubnetCandidate) -> dict[str, Any]:
         cost, subnet = self.constraint.cost(candidate.subnet), candidate.subnet
         return {
             "generation": candidate.generation,
@@ -249,15 +249,15 @@ class SubnetSearch:
             self.on_progress(share, text)
 
 
-def search_subnets(search: SubnetSearch, *, resume: bool = False) -> dict[str, Any]:
-    """What an evolutionary search found: evolution, last word, files.
+def evolve_subnets(search: SubnetSearch, *, resume: bool = False) -> dict[str, Any]:
+    """What an evolutionary search found: evolution, final evaluation, files.
 
     Raises:
         InfeasibleBudget: no subnet meets the limits.
         RunDirectoryError: the folder holds a search and `resume` was not given, or another search.
     """
     evolution = search.evolve(resume)
-    return search.write(evolution, search.last_word(evolution))
+    return search.write(evolution, search.final_evaluation(evolution))
 
 
 def _open_log(folder: Path, question: Mapping[str, Any], resume: bool) -> dict[SubnetSpec, float]:

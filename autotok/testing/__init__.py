@@ -17,16 +17,16 @@ from autotok.methods.registry import get_method
 
 from .model import MODEL_CHECKS, default_backbones, example_config
 from .reduction import REDUCTION_CHECKS
-from .reduction_case import Scene, scene, synthetic_facts
+from .reduction_case import ReductionCase, reduction_case, synthetic_facts
 
 __all__ = [
     "MODEL_CHECKS",
     "REDUCTION_CHECKS",
-    "Scene",
+    "ReductionCase",
     "check_method",
     "default_backbones",
     "example_config",
-    "scene",
+    "reduction_case",
     "synthetic_facts",
 ]
 

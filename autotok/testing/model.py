@@ -22,7 +22,7 @@ from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Kind, Placement, TokenReducer
 from autotok.methods.registry import unmet_need
 
-from .reduction_case import claim, stand_in
+from .reduction_case import require, stand_in
 
 __all__ = ["MODEL_CHECKS", "check_export", "default_backbones", "example_config"]
 
@@ -82,9 +82,9 @@ def check_compatibility(method: Method, backbone: Backbone) -> None:
     try:
         _compressed(backbone, example_config(method, backbone.facts))
     except IncompatibleMethod as error:
-        claim(need is not None and need in str(error), method, f"does not name its need: {error}")
+        require(need is not None and need in str(error), method, f"does not name its need: {error}")
     else:
-        claim(need is None, method, f"runs on '{backbone.facts.name}', which lacks {need}")
+        require(need is None, method, f"runs on '{backbone.facts.name}', which lacks {need}")
 
 
 def check_whole_model(method: Method, backbone: Backbone) -> None:
@@ -96,10 +96,10 @@ def check_whole_model(method: Method, backbone: Backbone) -> None:
     with torch.no_grad():
         logits = model(images)
         tokens = model.forward_tokens(images, trace=True)
-    claim(bool(logits.isfinite().all()), method, "gives logits that are not finite")
-    claim(logits.shape == backbone(images).shape, method, "changes the shape of the logits")
+    require(bool(logits.isfinite().all()), method, "gives logits that are not finite")
+    require(logits.shape == backbone(images).shape, method, "changes the shape of the logits")
     if method.count is Count.STATIC:
-        claim(
+        require(
             tokens.num_patches == model.schedule.readout,
             method,
             f"ends with {tokens.num_patches} tokens, scheduled {model.schedule.readout}",
@@ -117,7 +117,7 @@ def check_keeping_all_is_the_identity(method: Method, backbone: Backbone) -> Non
     images = _images(facts)
     with torch.no_grad():
         error = float((model(images) - backbone(images)).abs().max())
-    claim(error < 1e-5, method, f"is no identity at keep ratio 1: logits differ by {error:.1e}")
+    require(error < 1e-5, method, f"is no identity at keep ratio 1: logits differ by {error:.1e}")
 
 
 def check_images_are_independent(method: Method, backbone: Backbone) -> None:
@@ -131,7 +131,7 @@ def check_images_are_independent(method: Method, backbone: Backbone) -> None:
         together = model(images)
         alone = torch.cat([model(images[i : i + 1]) for i in range(len(images))])
     error = float((together - alone).abs().max())
-    claim(error < 1e-6, method, f"mixes images of a batch: logits differ by {error:.1e}")
+    require(error < 1e-6, method, f"mixes images of a batch: logits differ by {error:.1e}")
 
 
 def check_out_of_reach_is_refused(method: Method, backbone: Backbone) -> None:
@@ -145,9 +145,9 @@ def check_out_of_reach_is_refused(method: Method, backbone: Backbone) -> None:
         realise(CompressionConfig(method.name, (Reduction(layer, num_keep=low - 1),)), facts)
     except ConfigError as error:
         named = f"{low} to {high}" in str(error)
-        claim(named, method, f"refuses a count without naming the range {low} to {high}: {error}")
+        require(named, method, f"refuses a count without naming the range {low} to {high}: {error}")
     else:
-        claim(False, method, f"accepts {low - 1} tokens, though it declares {low} to {high}")
+        require(False, method, f"accepts {low - 1} tokens, though it declares {low} to {high}")
 
 
 def check_export(method: Method, backbone: Backbone) -> None:
@@ -160,7 +160,7 @@ def check_export(method: Method, backbone: Backbone) -> None:
         program = torch.export.export(model, (images,))
         other = images.flip(0)
         error = float((program.module()(other) - model(other)).abs().max())
-    claim(error < 1e-5, method, f"exports a program whose logits differ by {error:.1e}")
+    require(error < 1e-5, method, f"exports a program whose logits differ by {error:.1e}")
 
 
 def _compressed(backbone: Backbone, config: CompressionConfig) -> CompressedViT:

@@ -16,7 +16,7 @@ from autotok.methods.base import Count, Kind, Option, TokenReducer
 from autotok.methods.registry import get_method
 from autotok.tokens import Needs, Taps, Tokens
 
-from .reduction_case import Scene, claim, keeps, layers, lesson, scene
+from .reduction_case import ReductionCase, context, keeps, layers, reduction_case, require
 
 __all__ = ["REDUCTION_CHECKS"]
 
@@ -26,34 +26,34 @@ PREFIXES = (1, 2, 5, 0)
 
 def check_declarations(method: Method) -> None:
     """Everything a table, a search or a cost formula reads is declared."""
-    claim(get_method(method.name) is method, method, "is not what the registry knows by its name")
-    claim(bool(method.title), method, "declares no title")
-    claim(bool(method.__doc__), method, "has no docstring")
-    claim(method.rounding in ("ceil", "floor", "round"), method, f"rounding {method.rounding!r}")
+    require(get_method(method.name) is method, method, "is not what the registry knows by its name")
+    require(bool(method.title), method, "declares no title")
+    require(bool(method.__doc__), method, "has no docstring")
+    require(method.rounding in ("ceil", "floor", "round"), method, f"rounding {method.rounding!r}")
     known = {"cls", "supervised_cls", "position_table"}
-    claim(method.requires <= known, method, f"requires {set(method.requires) - known}, unknown")
+    require(method.requires <= known, method, f"requires {set(method.requires) - known}, unknown")
     names = [option.name for option in method.options]
-    claim(len(set(names)) == len(names), method, f"declares an option twice: {names}")
-    claim("keep_ratio" not in names, method, "takes keep_ratio, which the configuration owns")
+    require(len(set(names)) == len(names), method, f"declares an option twice: {names}")
+    require("keep_ratio" not in names, method, "takes keep_ratio, which the configuration owns")
 
 
 def check_options(method: Method) -> None:
     """Every value an option may take is accepted and runs; others are refused."""
     for option in method.options:
         for value in _samples(option):
-            claim(
+            require(
                 method.resolve_options({option.name: value})[option.name] == value,
                 method,
                 f"changes option {option.name}={value!r}",
             )
-            for moment in scenes(method, options={option.name: value}, prefixes=(1,)):
-                _counts(method, moment, moment.play())
+            for moment in reduction_cases(method, options={option.name: value}, prefixes=(1,)):
+                _counts(method, moment, moment.run())
         for bad in _bad_samples(option):
             try:
                 method.resolve_options({option.name: bad})
             except ConfigError:
                 continue
-            claim(False, method, f"accepts {option.name}={bad!r}")
+            require(False, method, f"accepts {option.name}={bad!r}")
 
 
 def check_feasible_range(method: Method) -> None:
@@ -61,7 +61,7 @@ def check_feasible_range(method: Method) -> None:
     options = method.resolve_options({})
     for entering in (1, 2, 3, 4, 5, 15, 16, 196, 197):
         low, high = method.feasible(entering, options)
-        claim(
+        require(
             1 <= low <= high <= entering,
             method,
             f"claims to keep {low} to {high} of {entering} tokens",
@@ -70,76 +70,76 @@ def check_feasible_range(method: Method) -> None:
 
 def check_shape_and_prefix(method: Method) -> None:
     """The promised count arrives; prefix tokens stay first, in order, untouched."""
-    for moment in scenes(method):
-        out = moment.play()
+    for moment in reduction_cases(method):
+        out = moment.run()
         _counts(method, moment, out)
         same = torch.equal(out.prefix, moment.tokens.prefix)
-        claim(same, method, f"touches prefix tokens ({moment.tokens.num_prefix} of them)")
+        require(same, method, f"touches prefix tokens ({moment.tokens.num_prefix} of them)")
 
 
 def check_prefix_counts(method: Method) -> None:
     """1, 2 and 5 prefix tokens work; none works too, or the unmet need is named."""
     for num_prefix in PREFIXES:
         try:
-            scene(method, num_prefix=num_prefix).play()
+            reduction_case(method, num_prefix=num_prefix).run()
         except IncompatibleMethod as error:
-            claim(num_prefix == 0, method, f"fails with {num_prefix} prefix tokens: {error}")
-            claim("needs" in str(error), method, f"does not name its unmet need: {error}")
+            require(num_prefix == 0, method, f"fails with {num_prefix} prefix tokens: {error}")
+            require("needs" in str(error), method, f"does not name its unmet need: {error}")
 
 
 def check_size_is_conserved(method: Method) -> None:
     """Sizes add up to the number of patches and agree with sources, if the method says so."""
     if not method.conserves_size:
         return
-    for moment in scenes(method):
-        out = moment.play()
+    for moment in reduction_cases(method):
+        out = moment.run()
         total = out.sizes().sum(dim=1)
-        claim(
+        require(
             torch.allclose(total, torch.full_like(total, moment.tokens.num_patches)),
             method,
             f"declares that it conserves size, but sizes add up to {total.tolist()}",
         )
         assert out.source is not None
         held = out.source.sum(dim=-1).to(total.dtype)
-        claim(torch.allclose(held, out.sizes()), method, "has sizes that disagree with sources")
+        require(torch.allclose(held, out.sizes()), method, "has sizes that disagree with sources")
 
 
 def check_facts_travel_together(method: Method) -> None:
     """Coordinates, sources, extras and features of a token belong to the same patches."""
     alone = method.count is Count.ADAPTIVE  # padding beside others holds nothing of its own
-    for moment in scenes(method, batch=1 if alone else 3):
-        out, start = moment.play(), moment.tokens
+    for moment in reduction_cases(method, batch=1 if alone else 3):
+        out, start = moment.run(), moment.tokens
         assert start.coords is not None
-        claim(out.source is not None, method, "loses sources")
-        claim(out.coords is not None, method, "loses coordinates")
+        require(out.source is not None, method, "loses sources")
+        require(out.coords is not None, method, "loses coordinates")
         assert out.source is not None
         assert out.coords is not None
         fields = (out.coords, out.source)
-        claim(
+        require(
             all(f.shape[1] == out.num_patches for f in fields),
             method,
             "leaves coordinates or sources behind",
         )
         if method.kind is Kind.POOL:
             continue
-        claim(int(out.source.sum(1).max()) <= 1, method, "puts one patch into two tokens")
+        require(int(out.source.sum(1).max()) <= 1, method, "puts one patch into two tokens")
         tag = out.extras["tag"].values  # (B, k)
         expected = start.coords.gather(1, tag.unsqueeze(-1).expand(-1, -1, 2))
-        claim(torch.equal(out.coords, expected), method, "mixes up coordinates")
+        require(torch.equal(out.coords, expected), method, "mixes up coordinates")
         own = out.source.gather(2, tag.unsqueeze(-1))
-        claim(bool(own.all()), method, "mixes up sources")
+        require(bool(own.all()), method, "mixes up sources")
         pair = tag.unsqueeze(2) * 1000 + tag.unsqueeze(1)
-        claim(torch.equal(out.extras["pair"].values, pair), method, "mixes up pairwise extras")
+        require(torch.equal(out.extras["pair"].values, pair), method, "mixes up pairwise extras")
         if method.kind in (Kind.PRUNE, Kind.NONE):
             rows = start.patches.gather(1, tag.unsqueeze(-1).expand(out.patches.shape))
-            claim(torch.equal(out.patches, rows), method, "prunes, but changes what it keeps")
+            require(torch.equal(out.patches, rows), method, "prunes, but changes what it keeps")
 
 
 def check_batch_neighbours(method: Method) -> None:
     """An image's tokens do not depend on the images beside it."""
     for layer in layers(method):
-        together = scene(method, layer=layer, dtype=torch.float64)
-        out = together.play()
+        together = reduction_case(method, layer=layer, dtype=torch.float64)
+        out = together.run()
         for index in range(out.x.shape[0]):
             alone = together.reducer.reduce(
                 _one(together.tokens, index), _one_taps(together.taps, index), together.num_keep
@@ -147,33 +147,33 @@ def check_batch_neighbours(method: Method) -> None:
             length = alone.x.shape[1]
             if out.live is not None:
                 count = out.num_prefix + int(out.live[index].sum())
-                claim(count == length, method, "counts an image's tokens by its batch neighbours")
+                require(count == length, method, "counts an image's tokens by its batch neighbours")
             same = torch.allclose(alone.x, out.x[index : index + 1, :length], atol=1e-12)
-            claim(same, method, "lets an image's tokens depend on its batch neighbours")
+            require(same, method, "lets an image's tokens depend on its batch neighbours")
 
 
 def check_precision_device_and_repeat(method: Method) -> None:
     """Precision and device stay; the same input gives the same output; the input is not changed."""
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        moment = scene(method, dtype=dtype)
+        moment = reduction_case(method, dtype=dtype)
         before = moment.tokens.x.clone()
         state = {key: value.clone() for key, value in moment.reducer.state_dict().items()}
-        first, second = moment.play(), moment.play()
-        claim(first.x.dtype is dtype, method, f"turns {dtype} into {first.x.dtype}")
-        claim(torch.equal(first.x, second.x), method, "gives two results for one input")
-        claim(torch.equal(before, moment.tokens.x), method, "changes its input in place")
+        first, second = moment.run(), moment.run()
+        require(first.x.dtype is dtype, method, f"turns {dtype} into {first.x.dtype}")
+        require(torch.equal(first.x, second.x), method, "gives two results for one input")
+        require(torch.equal(before, moment.tokens.x), method, "changes its input in place")
         after = moment.reducer.state_dict()
         same = all(torch.equal(after[key], value) for key, value in state.items())
-        claim(same, method, "writes state in evaluation")
+        require(same, method, "writes state in evaluation")
     if method.count is Count.STATIC:
-        out = scene(method, device="meta").play()
-        claim(out.x.device.type == "meta", method, "leaves the device of its input")
+        out = reduction_case(method, device="meta").run()
+        require(out.x.device.type == "meta", method, "leaves the device of its input")
 
 
 def check_gradients(method: Method) -> None:
     """Gradients reach the tokens, and every parameter in training mode."""
     for layer in layers(method):
-        moment = scene(method, layer=layer)
+        moment = reduction_case(method, layer=layer)
         moment.reducer.train()
         leaf = moment.tokens.x.clone().requires_grad_()
         out = moment.reducer.reduce(moment.tokens.with_x(leaf), moment.taps, moment.num_keep)
@@ -181,31 +181,31 @@ def check_gradients(method: Method) -> None:
         for part in (out.mask, out.size):
             if part is not None and part.requires_grad:
                 loss = loss + (part * torch.linspace(0.5, 1.5, part.shape[-1])).sum()
-        own = moment.reducer.extra_loss(lesson(moment.reducer, _to_the_end(moment.reducer, out)))
+        own = moment.reducer.extra_loss(context(moment.reducer, _to_the_end(moment.reducer, out)))
         loss = loss if own is None else loss + own
         if loss.requires_grad:
             loss.backward()
         grad = leaf.grad
         reached = grad is not None and bool(grad.isfinite().all()) and bool(grad.abs().sum() > 0)
-        claim(reached, method, "lets no finite gradient reach the tokens")
+        require(reached, method, "lets no finite gradient reach the tokens")
         for name, parameter in moment.reducer.named_parameters():
-            claim(parameter.grad is not None, method, f"lets no gradient reach '{name}'")
+            require(parameter.grad is not None, method, f"lets no gradient reach '{name}'")
 
 
 def check_declared_needs_suffice(method: Method) -> None:
     """With exactly the declared taps it runs; without any it may not, unless it declared none."""
-    for moment in scenes(method, prefixes=(1, 0)):
+    for moment in reduction_cases(method, prefixes=(1, 0)):
         try:
-            moment.play()
+            moment.run()
         except AttributeError as error:
-            claim(False, method, f"reads more than it declares: {error}")
+            require(False, method, f"reads more than it declares: {error}")
         free = Needs.GRID
         if moment.reducer.needs & ~free and method.kind is not Kind.NONE:
             try:
                 moment.reducer.reduce(moment.tokens, Taps(), moment.num_keep)
             except AttributeError:
                 continue
-            claim(False, method, f"declares {moment.reducer.needs}, but reads none of it")
+            require(False, method, f"declares {moment.reducer.needs}, but reads none of it")
 
 
 def check_overhead(method: Method) -> None:
@@ -218,7 +218,7 @@ def check_overhead(method: Method) -> None:
     ]
     cases: list[dict[str, Primitive]] = [{}, *choices, *flags]
     for options in cases:
-        for moment in scenes(method, options=options, prefixes=(1, 0), batch=1):
+        for moment in reduction_cases(method, options=options, prefixes=(1, 0), batch=1):
             site = moment.reducer.site
             claimed = method.overhead_macs(
                 site.facts,
@@ -231,7 +231,7 @@ def check_overhead(method: Method) -> None:
             with FlopCounterMode(display=False) as counter:
                 moment.reducer.reduce(untraced, moment.taps, moment.num_keep)
             seen = counter.get_total_flops() // 2 + moment.prepared_macs
-            claim(
+            require(
                 int(claimed[0]) == seen or moment.num_keep == site.num_entering,
                 method,
                 f"declares {int(claimed[0])} MACs of its own with {options}, torch counts {seen}",
@@ -247,22 +247,22 @@ def check_config_round_trip(method: Method) -> None:
     config = CompressionConfig(method.name, reductions, options)
     again = CompressionConfig.from_json(config.to_json())
     same = again == config and again.config_id == config.config_id
-    claim(same, method, "has options that do not survive JSON")
+    require(same, method, "has options that do not survive JSON")
 
 
-def scenes(
+def reduction_cases(
     method: Method,
     *,
     options: dict[str, Primitive] | None = None,
     prefixes: tuple[int, ...] = PREFIXES,
     batch: int = 3,
-) -> Iterator[Scene]:
+) -> Iterator[ReductionCase]:
     """Scenes over prefix counts, layers and amounts, as far as the method allows them."""
     for num_prefix in prefixes:
         for layer in layers(method):
             for keep in keeps(method, options):
                 try:
-                    yield scene(
+                    yield reduction_case(
                         method,
                         num_prefix=num_prefix,
                         layer=layer,
@@ -281,12 +281,12 @@ def _to_the_end(reducer: TokenReducer, tokens: Tokens) -> Tokens:
     return reducer.finish(tokens)
 
 
-def _counts(method: Method, moment: Scene, out: Tokens) -> None:
+def _counts(method: Method, moment: ReductionCase, out: Tokens) -> None:
     start = moment.tokens
     shape = (start.x.shape[0], start.num_prefix + moment.num_keep, start.x.shape[2])
     if method.count is Count.ADAPTIVE:
         return
-    claim(
+    require(
         tuple(out.x.shape) == shape,
         method,
         f"was asked for tokens of shape {shape} and returned {tuple(out.x.shape)}",

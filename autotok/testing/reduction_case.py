@@ -13,18 +13,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from autotok.backbones.attention import attention
 from autotok.config import Primitive
 from autotok.facts import BackboneFacts, BlockFacts
-from autotok.methods.base import Lesson, Placement, Site, TokenReducer
+from autotok.methods.base import LossContext, Placement, Site, TokenReducer
 from autotok.methods.registry import check_compatible
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
-__all__ = ["Scene", "claim", "keeps", "layers", "lesson", "scene", "synthetic_facts"]
+__all__ = [
+    "ReductionCase",
+    "require",
+    "keeps",
+    "layers",
+    "context",
+    "reduction_case",
+    "synthetic_facts",
+]
 
 BLOCKS, HEADS, HEAD_DIM, GRID = 6, 2, 8, (3, 5)
 WIDTH = HEADS * HEAD_DIM
 
 
 @dataclass(frozen=True)
-class Scene:
+class ReductionCase:
     """Everything one call of `reduce` takes."""
 
     reducer: TokenReducer
@@ -34,12 +42,12 @@ class Scene:
     prepared_macs: int = 0
     """Multiply-accumulates of `before_blocks`."""
 
-    def play(self) -> Tokens:
+    def run(self) -> Tokens:
         """The tokens after the reduction."""
         return self.reducer.reduce(self.tokens, self.taps, self.num_keep)
 
 
-def claim(holds: bool, method: type[TokenReducer], sentence: str) -> None:
+def require(holds: bool, method: type[TokenReducer], sentence: str) -> None:
     """Raise `AssertionError` with the sentence unless it holds."""
     if not holds:
         raise AssertionError(f"method '{method.name}': {sentence}")
@@ -82,7 +90,7 @@ def synthetic_facts(num_prefix: int) -> BackboneFacts:
     )
 
 
-def scene(
+def reduction_case(
     method: type[TokenReducer],
     *,
     num_prefix: int = 1,
@@ -93,7 +101,7 @@ def scene(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     seed: int = 0,
-) -> Scene:
+) -> ReductionCase:
     """A reduction on random tokens that carry coordinates, sources and extras.
 
     Raises:
@@ -118,9 +126,9 @@ def scene(
     for block in range(place):
         heard = method.listens(block, (place,), facts, given)
         if heard:
-            start = reducer.hear(block, start, _attended(tokens, heard))
+            start = reducer.observe(block, start, _attended(tokens, heard))
     taps = _taps(method, tokens, needs)
-    return Scene(reducer, start, taps, keep, counter.get_total_flops() // 2)
+    return ReductionCase(reducer, start, taps, keep, counter.get_total_flops() // 2)
 
 
 def stand_in() -> nn.Module:
@@ -128,12 +136,12 @@ def stand_in() -> nn.Module:
     return nn.AvgPool2d(4)
 
 
-def lesson(reducer: TokenReducer, tokens: Tokens, *, seed: int = 0) -> Lesson:
+def context(reducer: TokenReducer, tokens: Tokens, *, seed: int = 0) -> LossContext:
     """What a method's own loss may look at, after a reduction that left `tokens`; random logits."""
     generator = torch.Generator().manual_seed(seed)
     facts, batch = reducer.site.facts, tokens.x.shape[0]
     full = (batch, facts.num_prefix + facts.num_patches, tokens.x.shape[2])
-    return Lesson(
+    return LossContext(
         tokens=tokens,
         logits=torch.randn(batch, facts.num_classes, generator=generator),
         labels=torch.arange(batch) % facts.num_classes,

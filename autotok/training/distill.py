@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone, evaluating
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Count, Lesson, TokenReducer
+from autotok.methods.base import Count, LossContext, TokenReducer
 from autotok.methods.registry import get_method
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -31,7 +31,7 @@ from .precision import autocast
 from .student import weights_identity
 
 __all__ = [
-    "Objective",
+    "TrainingObjective",
     "Observed",
     "Teacher",
     "check_losses",
@@ -49,10 +49,10 @@ class Observed:
 
     logits: Tensor  # (B, classes), float32
     tokens: Tokens
-    watch: Watch
+    watch: TapRequest
 
 
-def observe(model: CompressedViT, images: Tensor, watch: Watch, *, trace: bool) -> Observed:
+def observe(model: CompressedViT, images: Tensor, watch: TapRequest, *, trace: bool) -> Observed:
     """Run a model and keep what `watch` asks for."""
     tokens = model.forward_tokens(images, trace=trace, watch=watch)
     return Observed(model.backbone.readout(tokens).float(), tokens, watch)
@@ -83,14 +83,14 @@ class Teacher:
         return weights_identity(self.backbone)
 
     @torch.no_grad()
-    def observe(self, images: Tensor, watch: Watch, precision: str) -> Observed:
+    def observe(self, images: Tensor, watch: TapRequest, precision: str) -> Observed:
         """Output and features of images (B, C, H, W)."""
         with evaluating(self.backbone), autocast(images.device, precision):
             return observe(self._model, images, watch, trace=False)
 
     def logits(self, images: Tensor, precision: str) -> Tensor:
         """(B, classes) float32, of images (B, C, H, W)."""
-        return self.observe(images, Watch(), precision).logits
+        return self.observe(images, TapRequest(), precision).logits
 
     def cached_logits(
         self, data: DataSource, indices: Sequence[int], images: Tensor, precision: str
@@ -118,7 +118,7 @@ class Teacher:
             self._left -= value.nbytes
 
 
-class Objective(nn.Module):
+class TrainingObjective(nn.Module):
     """The weighted sum of a spec's losses; holds the Linears that `mimic` needs between widths.
 
     What the losses need must be there: see `check_losses`.
@@ -174,7 +174,7 @@ class Objective(nn.Module):
         for name, weight in self.spec.losses.items():
             total = total + weight * self._term(name, mine, theirs, labels)
         taught = {} if theirs is None else {i: t.x for i, t in theirs.watch.tokens.items()}
-        lesson = Lesson(
+        context = LossContext(
             tokens=mine.tokens,
             logits=mine.logits,
             labels=labels,
@@ -183,14 +183,14 @@ class Objective(nn.Module):
             progress=self.progress,
         )
         for reducer in reducers_of(student):
-            extra = reducer.extra_loss(lesson)
+            extra = reducer.extra_loss(context)
             total = total if extra is None else total + extra
         return total
 
-    def _watch(self, last: int, further: frozenset[int] = frozenset()) -> Watch:
+    def _watch(self, last: int, further: frozenset[int] = frozenset()) -> TapRequest:
         after = frozenset(MIMIC_LAYERS) if "mimic" in self.spec.losses else frozenset()
         inside = {last: _RELATIONS} if "relations" in self.spec.losses else {}
-        return Watch(after | further, inside)
+        return TapRequest(after | further, inside)
 
     def _taught(self, images: Tensor, indices: Sequence[int] | None) -> Observed | None:
         if not self._learns:
@@ -200,9 +200,9 @@ class Objective(nn.Module):
             watch = self._watch(self._teacher.facts.num_blocks - 1, self._layers)
             return self._teacher.observe(images, watch, self._precision)
         if indices is None:
-            return self._teacher.observe(images, Watch(), self._precision)
+            return self._teacher.observe(images, TapRequest(), self._precision)
         logits = self._teacher.cached_logits(self._data, indices, images, self._precision)
-        return Observed(logits, Tokens(images, 0, (0, 0)), Watch())
+        return Observed(logits, Tokens(images, 0, (0, 0)), TapRequest())
 
     def _term(
         self, name: str, mine: Observed, theirs: Observed | None, labels: Tensor | None

@@ -26,12 +26,12 @@ from autotok.methods.registry import get_method
 
 from .batches import BatchOrder, augmentation_draws, data_identity
 from .checkpoint import read_checkpoint, write_checkpoint
-from .distill import Objective, Teacher, check_losses, reducers_of
+from .distill import Teacher, TrainingObjective, check_losses, reducers_of
 from .precision import chunk_size, resolve_precision
-from .schedule import Plan, make_optimizer, make_plan, make_schedule, set_lr
+from .schedule import TrainingPlan, make_optimizer, make_schedule, set_lr, training_plan
 from .student import weights_identity
 
-__all__ = ["FineTuneProgress", "FineTuned", "check_spec", "finetune"]
+__all__ = ["FineTuneProgress", "FineTuned", "check_spec", "finetune_student"]
 
 CHECKPOINT_EVERY_S = 30.0
 WINDOW = 10
@@ -73,11 +73,11 @@ class _Run:
     """Everything a fine-tune works on; `step`, `images`, `seconds` and `losses` are its past."""
 
     student: CompressedViT
-    objective: Objective
+    objective: TrainingObjective
     optimizer: torch.optim.AdamW
     data: DataSource
     spec: FineTuneSpec
-    plan: Plan
+    plan: TrainingPlan
     order: BatchOrder
     chunk: int
     ema: list[Tensor] | None
@@ -96,7 +96,7 @@ class _Run:
         return [*self.student.parameters(), *self.objective.parameters()]
 
 
-def finetune(
+def finetune_student(
     student: CompressedViT,
     data: DataSource,
     spec: FineTuneSpec,
@@ -182,7 +182,7 @@ def _start(
     device = next(student.parameters()).device
     if _recipe(student).backbone_lr == 0:
         student.backbone.requires_grad_(False)
-    objective = Objective(student, spec, teacher, data, precision).to(device)
+    objective = TrainingObjective(student, spec, teacher, data, precision).to(device)
     num_images = len(data) if found is None else int(found["num_images"])
     order = BatchOrder(data, spec.seed, spec.batch_size, num_images)
     run = _Run(
@@ -191,7 +191,7 @@ def _start(
         optimizer=make_optimizer(spec, _recipe(student), student, objective),
         data=data,
         spec=spec,
-        plan=make_plan(spec, order.per_epoch),
+        plan=training_plan(spec, order.per_epoch),
         order=order,
         chunk=chunk_size(student.backbone.facts, precision, device),
         ema=None,

@@ -18,7 +18,7 @@ ensure_torchvision()
 from timm.optim import param_groups_weight_decay  # noqa: E402
 from timm.scheduler import CosineLRScheduler  # noqa: E402
 
-__all__ = ["Plan", "make_optimizer", "make_plan", "make_schedule", "set_lr"]
+__all__ = ["TrainingPlan", "make_optimizer", "training_plan", "make_schedule", "set_lr"]
 
 BACKBONE = "backbone"
 TICKS = 1_000_000
@@ -31,7 +31,7 @@ NOT_DECAYED = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """When to stop: after `steps`, or after `seconds` where that is None."""
 
     steps: int | None
@@ -55,15 +55,15 @@ class Plan:
         return step > 0 and self.progress(step, seconds) >= 1.0
 
 
-def make_plan(spec: FineTuneSpec, batches_per_epoch: int) -> Plan:
+def training_plan(spec: FineTuneSpec, batches_per_epoch: int) -> TrainingPlan:
     """The plan that a spec's length means on data of so many batches."""
     length = Length.parse(spec.length)
     if length.unit == "minutes":
-        return Plan(None, 60.0 * length.amount)
+        return TrainingPlan(None, 60.0 * length.amount)
     if length.unit == "epochs":
         batches = length.amount * batches_per_epoch
-        return Plan(max(1, math.ceil(batches / spec.accumulate - 1e-9)), None)
-    return Plan(int(length.amount), None)
+        return TrainingPlan(max(1, math.ceil(batches / spec.accumulate - 1e-9)), None)
+    return TrainingPlan(int(length.amount), None)
 
 
 def make_optimizer(

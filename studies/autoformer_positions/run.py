@@ -32,7 +32,7 @@ from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import load_data
 from autotok.methods.author_units import from_num_removed
 from autotok.training.distill import Teacher
-from autotok.training.finetune import finetune
+from autotok.training.finetune import finetune_student
 from autotok.training.student import student_of
 
 HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ def run(path: Path, options: argparse.Namespace) -> None:
             if mode == "retrain":
                 begin = time.perf_counter()
                 model = student_of(backbone, config)
-                finetune(model, train, spec, teacher=teacher)
+                finetune_student(model, train, spec, teacher=teacher)
                 seconds = time.perf_counter() - begin
             tally = evaluator.evaluate(model, 0, options.images)
             q = tally.quality()

@@ -20,7 +20,7 @@ from autotok.backbones.timm_vit import TimmViT, create_timm
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource, load_data
-from autotok.training.finetune import FineTuneProgress, finetune
+from autotok.training.finetune import FineTuneProgress, finetune_student
 from autotok.training.student import student_of
 
 BATCH = 32
@@ -49,7 +49,7 @@ def main() -> None:
     )  # fmt: skip
     student = student_of(model, CompressionConfig(mode="retrain", finetune=spec))
     data = load_data(options.data, model, split="train")
-    finetune(student, data, spec, teacher=None, on_progress=say)
+    finetune_student(student, data, spec, teacher=None, on_progress=say)
     assert isinstance(student.backbone, TimmViT)
     show(student.backbone, options.data, "all weights")
     save_file(plain(student.backbone.model), options.output)

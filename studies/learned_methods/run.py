@@ -38,7 +38,7 @@ from autotok.evaluation.paired import compare
 from autotok.methods.registry import get_method
 from autotok.searching.running.judging import judged_tally
 from autotok.training.distill import Teacher, default_losses
-from autotok.training.finetune import finetune
+from autotok.training.finetune import finetune_student
 from autotok.training.student import emitted, student_of
 
 HERE = Path(__file__).parent
@@ -122,7 +122,7 @@ class Study:
             student = calibrated(student, images)
         before = self.judge(method, "untrained", student.eval(), None, 0.0)
         began = time.perf_counter()
-        done = finetune(student, self.train, spec, teacher=self.teacher)
+        done = finetune_student(student, self.train, spec, teacher=self.teacher)
         seconds = time.perf_counter() - began
         student = emitted(student)
         if needs_recalibration(config):

@@ -15,14 +15,14 @@ from autotok import cli
 from autotok.api import calibration as module
 from autotok.api.calibration import calibrate, plan_of
 from autotok.devices import device as devices
-from autotok.devices.measurement import Reading
+from autotok.devices.measurement import Measurement
 from autotok.errors import DeviceUnreachable, ExportError
 from autotok.predicting import calibrate as calibrating
-from autotok.predicting.predict import predict
+from autotok.predicting.predict import predict_trace
 from autotok.predicting.target import load_target
 from autotok.predicting.trace import trace
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
 
 import sshd as server
 
@@ -45,7 +45,7 @@ class FakeBoard:
             raise DeviceUnreachable("device 'ssh://me@board' does not answer; see that it is on")
         return "a made-up board, 4 cores, Python 3.8, onnxruntime 1.18"
 
-    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
         if len(self.asked) >= self.left:
             raise DeviceUnreachable("device 'ssh://me@board' does not answer; see that it is on")
         method = str(model.config.method)  # type: ignore[union-attr]
@@ -55,7 +55,7 @@ class FakeBoard:
             raise ExportError("no importer for an operator of this method")
         seen = trace(model)  # type: ignore[arg-type]
         own = 0.5 + 0.01 * seen.launches
-        return Reading(
+        return Measurement(
             latency_ms=own, p90_ms=own, mad_ms=0.01, runs=15, verdict="steady",
             reference_latency_ms=2.0, speedup=2.0 / own,
             peak_memory_mb=80 + (seen.weight_bytes + seen.peak_live_bytes) / 1e6,
@@ -124,7 +124,7 @@ def test_a_board_s_target_file_is_written_from_its_readings(
     assert not target.setting().fused_attention
     assert target.setting().runtime_base_mb.value == pytest.approx(80, rel=0.05)
     row = found.found.fitted[0]
-    again = predict(trace(calibrating.load_structure("tiny"), fused_attention=False), target)
+    again = predict_trace(trace(calibrating.load_structure("tiny"), fused_attention=False), target)
     assert again.latency_ms == pytest.approx(row.latency_ms, rel=0.1)
     assert found.to_dict()["machine"] == "a made-up board"
     told = "\n".join(found.sentences())

@@ -8,7 +8,7 @@ import pytest
 
 from autotok.devices.footprint import Footprint
 from autotok.predicting import calibrate as calibrating
-from autotok.predicting import calibration_run as sitting
+from autotok.predicting import calibration_run as calibration_run
 from autotok.predicting import memory_fit
 
 Run = Callable[..., tuple[int, str, str]]
@@ -18,7 +18,7 @@ QUICK = ("--backbone", "tiny", "--measurements", "10", "--minutes", "0.5")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrating, "drawable_methods", lambda facts: ["topk", "evit", "random"])
-    monkeypatch.setattr(sitting, "MOST_S", 0.2)
+    monkeypatch.setattr(calibration_run, "MOST_S", 0.2)
     monkeypatch.setattr(calibrating, "CANDIDATES", 2)
     sizes = iter(range(300, 2000, 50))
     monkeypatch.setattr(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autotok.api import profiles
 from autotok.devices import device as devices
-from autotok.devices.measurement import Reading
+from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, DeviceUnreachable
 from autotok.searching.engines.workers import ProcessEngine
 from autotok.searching.running.engine_choice import make_engine
@@ -47,11 +47,11 @@ class FakeDevice:
             raise DeviceUnreachable("device 'fake' does not answer; see that it is on")
         return "a made-up board"
 
-    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Reading:
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
         if self.measured >= self.left:
             raise DeviceUnreachable("device 'fake' does not answer; see that it is on")
         self.measured += 1
-        return Reading(
+        return Measurement(
             latency_ms=30.0 + self.measured, p90_ms=33.0, mad_ms=0.3, runs=15, verdict="steady",
             reference_latency_ms=60.0, speedup=2.0, peak_memory_mb=150.0, memory_source="made up",
             device="fake (a made-up board)", runtime="onnxruntime 1.18", dtype="float32", batch=1,
@@ -266,5 +266,5 @@ def test_a_reading_of_an_older_board_file_is_read(fake: FakeDevice) -> None:
 
     data = devices.measure_on(fake, tiny_backbone()).to_dict()
     del data["energy_mj"], data["prolonged"]
-    found = Reading.from_dict(data)
+    found = Measurement.from_dict(data)
     assert dataclasses.asdict(found)["energy_mj"] is None

@@ -6,7 +6,7 @@ from autotok.compression.calibrate import needs_calibration, needs_recalibration
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import TokenReducer, get_method, list_methods
 from autotok.methods.base import Count
-from autotok.testing import reduction_case as scene
+from autotok.testing import reduction_case as reduction_case
 
 CALIBRATED = [name for name in list_methods() if get_method(name).calibrates]
 
@@ -22,7 +22,7 @@ def test_methods_declare_the_option_that_calibration_stores(name: str) -> None:
     if method.calibrates:
         assert method.count is Count.ADAPTIVE
         assert method.calibrates in {option.name for option in method.options}
-        assert method.calibrates in scene(method, num_keep=8).reducer.calibrated()
+        assert method.calibrates in reduction_case(method, num_keep=8).reducer.calibrated()
 
 
 @pytest.mark.parametrize("name", CALIBRATED)

@@ -14,7 +14,7 @@ import autotok
 from autotok.backbones.timm_vit import VisionTransformer
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone, reconfigured
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.base import Kind, TokenReducer
 from autotok.methods.primitives import select
@@ -195,7 +195,7 @@ def test_a_hook_on_a_part_fires_and_the_watch_sees_what_a_block_hook_would() -> 
     parts: list[Tensor] = []
     last: Any = model.backbone
     last.model.blocks[2].norm1.register_forward_pre_hook(lambda _, args: parts.append(args[0]))
-    images, watch = torch.randn(2, 3, 32, 32), Watch(after=frozenset({1}))
+    images, watch = torch.randn(2, 3, 32, 32), TapRequest(after=frozenset({1}))
     with torch.no_grad():
         timm_model(images)
         model.forward_tokens(images, watch=watch)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autotok.backbones.base import Backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import Count, get_method, list_methods
 from autotok.methods.base import TokenReducer
@@ -55,7 +55,7 @@ def calibrate(model: CompressedViT) -> None:
         reducer.calibrating = False
 
 
-def attended(watch: Watch) -> list[list[int]]:
+def attended(watch: TapRequest) -> list[list[int]]:
     """Per image, the patch tokens in each block's attention and at the read-out."""
     columns = [watch.counts[layer].attention for layer in sorted(watch.counts)]
     return torch.stack(columns, dim=1).tolist()  # type: ignore[no-any-return]
@@ -69,12 +69,12 @@ def test_an_image_in_a_batch_is_the_image_alone(method: str, backbone: str) -> N
         pytest.skip("the backbone lacks what the method needs")
     model = compressed(method, double(backbone))
     calibrate(model)
-    watch = Watch(counting=True)
+    watch = TapRequest(counting=True)
     x = images()
     together = model.backbone.readout(model.forward_tokens(x, watch=watch))
     alone, counts = [], []
     for i in range(len(x)):
-        own = Watch(counting=True)
+        own = TapRequest(counting=True)
         alone.append(model.backbone.readout(model.forward_tokens(x[i : i + 1], watch=own)))
         counts.append(attended(own)[0])
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0.0)
@@ -86,7 +86,7 @@ def test_the_batches_of_this_file_are_uneven() -> None:
     for method in ADAPTIVE:
         model = compressed(method, double("tiny"))
         calibrate(model)
-        watch = Watch(counting=True)
+        watch = TapRequest(counting=True)
         with torch.no_grad():
             model.forward_tokens(images(), watch=watch)
         uneven += len(set(watch.counts[3].attention.tolist())) > 1

@@ -17,7 +17,7 @@ from autotok.backbones.loading import as_backbone
 from autotok.backbones.tiny import tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction, SubnetSpec
-from autotok.counting.counter import count, count_macs
+from autotok.counting.counter import count_macs, count_operators
 from autotok.counting.macs import cost, uncompressed
 from autotok.counting.meta_model import meta_copy
 from autotok.methods.base import Placement, Span, TokenReducer
@@ -109,7 +109,7 @@ def test_the_formula_equals_the_counter_on_random_draws(name: str) -> None:
     for _ in range(DRAWS // len(BACKBONES)):
         config = draw_config(model, rng)
         compressed = compress_backbone(model, config)
-        found = count(compressed)
+        found = count_operators(compressed)
         assert found.macs == cost(model.facts, config).macs, config
         assert found.uncounted == (), config
         used.add(config.method)
@@ -150,7 +150,7 @@ def test_what_torch_cannot_count_is_listed() -> None:
 
     like = backbone("autoformer")
     assert isinstance(like, AutoFormer)
-    found = count(WithVectorProduct(like.spec, like.subnet).eval())
+    found = count_operators(WithVectorProduct(like.spec, like.subnet).eval())
     assert found.uncounted == ("mv x1",)
 
 

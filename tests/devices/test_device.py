@@ -19,7 +19,7 @@ from autotok.devices.footprint import Footprint
 from autotok.devices.measurement import MeasurementFailed
 from autotok.errors import AutotokError, DeviceUnreachable, UnknownName
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "profiling"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
 
 import sshd as server
 
@@ -151,7 +151,7 @@ def cluster() -> Iterator[Any]:
     """Two nodes on this machine, the second with a board."""
     from ray.cluster_utils import Cluster
 
-    from autotok.searching.engines.ray import load_ray
+    from autotok.devices.ray_cluster import load_ray
 
     ray = load_ray()
     quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
@@ -186,6 +186,6 @@ class TestOnACluster:
             assert found.speedup is not None
             assert found.memory_source.startswith("high-water mark of a process of its own")
             cluster.remove_node(cluster.second, allow_graceful=False)
-            device._errands._patience_s = 1.0  # type: ignore[union-attr]
+            device._tasks._patience_s = 1.0  # type: ignore[union-attr]
             with pytest.raises(DeviceUnreachable, match="no live node"):
                 measure_on(device, model)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from autotok.devices import interleaved as turns
-from autotok.devices.interleaved import clock_for, in_turns
+from autotok.devices.interleaved import clock_for, interleaved
 
 
 class Sleeper(nn.Module):
@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_machine_that_slows_down_changes_no_ratio() -> None:
-    found = in_turns(Sleeper(30.0), torch.zeros(1), Sleeper(20.0), clock="test", seconds=0.0)
+    found = interleaved(Sleeper(30.0), torch.zeros(1), Sleeper(20.0), clock="test", seconds=0.0)
     assert found.ratio == pytest.approx(1.5, rel=0.01)
     assert found.spread < 0.01
     assert found.turns == 4
@@ -40,14 +40,14 @@ def test_a_machine_that_slows_down_changes_no_ratio() -> None:
 
 
 def test_it_ends_when_enough_turns_were_had() -> None:
-    found = in_turns(Sleeper(1.0), torch.zeros(1), Sleeper(2.0), clock="test", seconds=60.0)
+    found = interleaved(Sleeper(1.0), torch.zeros(1), Sleeper(2.0), clock="test", seconds=60.0)
     assert found.turns == turns.ENOUGH_TURNS
     assert found.ratio == pytest.approx(0.5, rel=0.1)
 
 
 def test_short_models_run_several_times_a_turn() -> None:
     model = Sleeper(0.1)
-    in_turns(model, torch.zeros(1), Sleeper(50.0), clock="test", seconds=0.0)
+    interleaved(model, torch.zeros(1), Sleeper(50.0), clock="test", seconds=0.0)
     assert model.runs > 50 * turns.LEAST_TURNS
 
 

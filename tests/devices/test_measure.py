@@ -182,7 +182,7 @@ def test_on_cuda_the_host_and_the_device_are_timed_apart(
     monkeypatch.setattr(watching, "synchronise", synchronise)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    watch = watching.Watch(torch.device("cuda"))
+    watch = watching.Timer(torch.device("cuda"))
     model = Timed(clock, log, "M", [2.0])
     assert watch.time_ms(lambda: model(IMAGES)) == pytest.approx(6.0)
     assert watch.host == [pytest.approx(2.0)]

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sensors import jetson, old_jetson, package
 
 from autotok.devices import board as board_side
-from autotok.devices.measurement import MeasurementFailed, Reading
+from autotok.devices.measurement import Measurement, MeasurementFailed
 from autotok.devices.ssh_address import SshAddress
 from autotok.devices.ssh_board import BoardFacts, RemoteDevice
 from autotok.errors import AutotokError, ConfigError, DeviceUnreachable, UnknownName
@@ -145,12 +145,12 @@ def test_a_reading_survives_the_wire_and_one_that_cannot_be_is_refused() -> None
         "memory_source": "x", "device": "d", "runtime": "r", "dtype": "float32", "batch": 1,
         "image_shape": [3, 8, 8], "threads": 1, "when": "now", "more": "left out",
     }  # fmt: skip
-    reading = Reading.from_dict(data)
-    assert Reading.from_dict(reading.to_dict()) == reading
+    reading = Measurement.from_dict(data)
+    assert Measurement.from_dict(reading.to_dict()) == reading
     assert "median of 9 +- 5.0 %" in reading.source
     for wrong in ({"latency_ms": 0}, {"latency_ms": float("nan")}, {"mad_ms": "x"}):
         with pytest.raises(ValueError, match=r"."):
-            Reading.from_dict({**data, **wrong})
+            Measurement.from_dict({**data, **wrong})
 
 
 def test_a_process_that_the_system_ended_ran_out_of_memory(tmp_path: Path) -> None:

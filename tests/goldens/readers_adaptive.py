@@ -21,7 +21,7 @@ from runner import (
 from torch import Tensor, nn
 
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Reduction, round_count
 
 
@@ -90,7 +90,7 @@ def batch_counts(thresholds: dict[int, float], options: dict[str, Any]) -> Compr
     for layer, threshold in thresholds.items():
         idle = (*reductions, Reduction(layer, num_keep=entering))
         model = compress_backbone(tiny_vit(), CompressionConfig("asvit_batch", idle, options))
-        watch = Watch(after=frozenset({layer - 1}))
+        watch = TapRequest(after=frozenset({layer - 1}))
         model.forward_tokens(images(), watch=watch)
         score = watch.tokens[layer - 1].extras["asvit.score"].values
         entering = int((score > threshold).sum()) // len(score)

@@ -12,7 +12,7 @@ from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import author_units as knobs
-from autotok.methods.base import Lesson
+from autotok.methods.base import LossContext
 from autotok.methods.diffrate import DiffRate
 from autotok.methods.dtem import soft_pairs
 from autotok.methods.gtp import GTP
@@ -110,9 +110,9 @@ def task_loss(found: Outcome, config: Config) -> Tensor:
     """Cross entropy and the method's own terms."""
     labels = torch.tensor(config["labels"])
     loss = F.cross_entropy(found.logits, labels) * config.get("cls_scale", 1.0)
-    lesson = Lesson(found.tokens, found.logits, labels)
+    context = LossContext(found.tokens, found.logits, labels)
     for reducer in found.model.reducers.values():
-        own = reducer.extra_loss(lesson)  # type: ignore[operator]
+        own = reducer.extra_loss(context)  # type: ignore[operator]
         loss = loss if own is None else loss + own
     return loss
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from autotok.backbones.base import Backbone
 from autotok.backbones.timm_vit import TimmViT, VisionTransformer
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Reduction
 from autotok.tokens import Tokens
@@ -139,7 +139,7 @@ def run(case: Case, arrays: Arrays) -> Outcome:
 
 def _forward(model: CompressedViT, x: Tensor) -> Outcome:
     blocks = range(model.backbone.facts.num_blocks)
-    watch = Watch(after=frozenset(blocks), counting=True)
+    watch = TapRequest(after=frozenset(blocks), counting=True)
     tokens = model.forward_tokens(x, trace=True, watch=watch)
     return Outcome(
         logits=model.backbone.readout(tokens),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.methods import stochastic
 from autotok.tokens import Tokens
@@ -68,7 +68,7 @@ def held(tokens: Tokens, num_patches: int) -> Tensor:
 def kept_by_stage(made: CompressedViT, images: Tensor) -> list[Tensor]:
     """(B, N0) mask of what each reduction layer keeps, at inference."""
     layers = [int(layer) for layer in made.reducers]
-    watch = Watch(after=frozenset(layers))
+    watch = TapRequest(after=frozenset(layers))
     with torch.no_grad():
         made.forward_tokens(images, trace=True, watch=watch)
     return [held(watch.tokens[layer], made.backbone.facts.num_patches) for layer in layers]

@@ -12,7 +12,7 @@ from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.errors import ConfigError
 from autotok.methods.asvit import HEARD, ASViT
-from autotok.methods.loss_context import Lesson
+from autotok.methods.loss_context import LossContext
 from autotok.tokens import Extra, Taps, Tokens
 
 PATCHES = torch.arange(4.0).unsqueeze(1)
@@ -33,7 +33,7 @@ def test_a_head_counts_by_its_share_of_the_loudness() -> None:
     row = torch.tensor([[[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]]])  # (1, 2 heads, 3)
     outputs = torch.tensor([[[[9.0], [1.0], [3.0]], [[9.0], [3.0], [1.0]]]])  # (1, 2, 3, 1)
     given = Taps({"cls_attention": row, "head_outputs": outputs})
-    out = made().hear(0, tokens(PATCHES[:2]), given)
+    out = made().observe(0, tokens(PATCHES[:2]), given)
     expected = torch.tensor([[0.5 * 0.25 + 0.1 * 0.75, 0.3 * 0.75 + 0.3 * 0.25]])
     torch.testing.assert_close(out.extras[HEARD].values, expected)
 
@@ -45,7 +45,7 @@ def test_scores_of_blocks_add_up_as_asked(how: str, expected: float) -> None:
     for attention in (1.0, 2.0):
         given = {"cls_attention": torch.tensor([[[0.0, attention]]])}
         given["head_outputs"] = torch.ones(1, 1, 2, 1)
-        heard = one.hear(0, heard, Taps(given))
+        heard = one.observe(0, heard, Taps(given))
     torch.testing.assert_close(heard.extras[HEARD].values, torch.tensor([[expected]]))
 
 
@@ -102,11 +102,11 @@ def test_training_masks_with_a_gradient_to_the_threshold() -> None:
 def test_the_cost_term_is_zero_at_the_planned_counts_and_pulls_towards_them() -> None:
     one = made(threshold=0.2, tau=0.1).train()
     out = one.reduce(scored(0.3, 0.1, 0.4, 0.15), Taps(), 2)
-    met = one.extra_loss(Lesson(out, torch.zeros(1, 10)))
+    met = one.extra_loss(LossContext(out, torch.zeros(1, 10)))
     assert met is not None
     assert met.item() == 0.0
     more = one.reduce(scored(0.3, 0.3, 0.4, 0.3), Taps(), 2)
-    loss = one.extra_loss(Lesson(more, torch.zeros(1, 10)))
+    loss = one.extra_loss(LossContext(more, torch.zeros(1, 10)))
     assert loss is not None
     loss.backward()
     assert loss.item() > 0.0

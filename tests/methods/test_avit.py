@@ -8,10 +8,10 @@ from hand import reducer, tokens
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.methods.avit import AViT
-from autotok.methods.loss_context import Lesson
+from autotok.methods.loss_context import LossContext
 
 
 def logit(score: float) -> float:
@@ -83,7 +83,7 @@ def test_training_masks_what_inference_removes() -> None:
     own = model(scale=2.0, threshold=2.0)
     with torch.no_grad():
         removed = own.eval()(images())
-        watch = Watch(counting=True)
+        watch = TapRequest(counting=True)
         own.forward_tokens(images(), watch=watch)
         masked = own.train()(images())
     assert watch.counts[3].attention.sum() < 64
@@ -97,7 +97,7 @@ def test_ponder_cost_counts_the_blocks_seen_and_the_rest() -> None:
     after = one.reduce(start.with_x(x), None, 1)  # type: ignore[arg-type]
     after = one.after_block(4, after.with_x(rows((0.3, 1.0), (0.5, 1.0))))
     after = one.after_block(5, after.with_x(rows((0.3, 1.0), (0.5, 1.0))))
-    loss = one.extra_loss(Lesson(one.finish(after), torch.zeros(1, 10)))
+    loss = one.extra_loss(LossContext(one.finish(after), torch.zeros(1, 10)))
     assert loss is not None
     # class token: 3 blocks and 0.5 left; patch: 2 blocks and 0.4 left
     torch.testing.assert_close(loss, torch.tensor((3.5 + 2.4) / 2))
@@ -108,7 +108,7 @@ def test_gradients_of_the_loss_reach_the_halting_channel() -> None:
     one = own.reducers["0"]
     assert isinstance(one, AViT)
     found = own.forward_tokens(images())
-    loss = one.extra_loss(Lesson(found, torch.zeros(4, 10)))
+    loss = one.extra_loss(LossContext(found, torch.zeros(4, 10)))
     assert loss is not None
     loss.backward()
     grad = own.backbone.get_parameter("model.blocks.0.mlp.fc2.bias").grad
@@ -116,7 +116,7 @@ def test_gradients_of_the_loss_reach_the_halting_channel() -> None:
     assert grad[0].abs() > 0
     own.backbone.zero_grad()
     own.deploy()
-    assert one.extra_loss(Lesson(found, torch.zeros(4, 10))) is None
+    assert one.extra_loss(LossContext(found, torch.zeros(4, 10))) is None
 
 
 @pytest.mark.parametrize("keep", [4, 10])
@@ -130,7 +130,7 @@ def test_calibration_nears_the_nominal_mean_count(keep: int) -> None:
         one.calibrating = True
         own(many)
         one.calibrating = False
-        watch = Watch(counting=True)
+        watch = TapRequest(counting=True)
         own.forward_tokens(many, watch=watch)
     counts = torch.stack([watch.counts[layer].attention for layer in (1, 2, 3)]).double()
     assert abs(counts.mean().item() - keep) < 1.5

@@ -13,7 +13,7 @@ from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.methods import get_method
-from autotok.methods.base import Lesson
+from autotok.methods.base import LossContext
 from autotok.methods.cropr import Cropr
 from autotok.testing import synthetic_facts
 from autotok.tokens import Taps
@@ -80,8 +80,8 @@ def test_auxiliary_heads_learn_from_labels_and_leave_the_backbone_alone(
 ) -> None:
     made = model("cropr", (0, 9), (1, 4), options=options).train()
     logits = made(photos(made))
-    lesson = Lesson(tokens(torch.zeros(4, 2)), logits, labels=torch.tensor([0, 1, 2]))
-    loss = sum(one.extra_loss(lesson) for one in made.reducers.values())
+    context = LossContext(tokens(torch.zeros(4, 2)), logits, labels=torch.tensor([0, 1, 2]))
+    loss = sum(one.extra_loss(context) for one in made.reducers.values())
     taught(made, loss)
     assert all(parameter.grad is None for parameter in made.backbone.parameters())
 
@@ -93,12 +93,12 @@ def test_the_loss_is_the_cross_entropy_or_without_labels_the_teachers() -> None:
     start = dataclasses.replace(start, coords=torch.tensor([[[0, j] for j in range(4)]]))
     method.reduce(start, Taps(), 2)
     assert method.answer is not None
-    lesson = Lesson(start, torch.zeros(1, 10), labels=torch.tensor([3]))
+    context = LossContext(start, torch.zeros(1, 10), labels=torch.tensor([3]))
     expected = F.cross_entropy(method.answer, torch.tensor([3]))
-    torch.testing.assert_close(method.extra_loss(lesson), expected)
-    agreeing = Lesson(start, torch.zeros(1, 10), teacher_logits=method.answer.detach() + 5.0)
+    torch.testing.assert_close(method.extra_loss(context), expected)
+    agreeing = LossContext(start, torch.zeros(1, 10), teacher_logits=method.answer.detach() + 5.0)
     assert method.extra_loss(agreeing).item() == pytest.approx(0.0, abs=1e-5)
-    assert method.extra_loss(Lesson(start, torch.zeros(1, 10))) is None
+    assert method.extra_loss(LossContext(start, torch.zeros(1, 10))) is None
 
 
 def test_deployment_leaves_the_scorer_and_the_logits() -> None:

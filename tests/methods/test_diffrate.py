@@ -10,7 +10,7 @@ from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError
 from autotok.methods import get_method
-from autotok.methods.base import Lesson
+from autotok.methods.base import LossContext
 from autotok.methods.diffrate import DiffRate
 from autotok.testing import synthetic_facts
 
@@ -162,8 +162,8 @@ def test_the_cost_is_that_of_the_profile() -> None:
 def test_the_cost_pulls_both_numbers_down_and_the_last_site_says_so() -> None:
     made = trained([13, 10, 9], [16, 8, 6], target_gmacs=1e-9).train()
     tokens = made.forward_tokens(photos(made))
-    lesson = Lesson(tokens, torch.zeros(3, 10))
-    losses = [site.extra_loss(lesson) for site in reducers(made)]
+    context = LossContext(tokens, torch.zeros(3, 10))
+    losses = [site.extra_loss(context) for site in reducers(made)]
     assert losses[:2] == [None, None]
     assert losses[2] is not None
     losses[2].backward()  # type: ignore[no-untyped-call]
@@ -175,8 +175,8 @@ def test_the_cost_pulls_both_numbers_down_and_the_last_site_says_so() -> None:
 
 def test_the_target_is_the_cost_of_the_counts_unless_said_otherwise() -> None:
     made = trained([15, 14, 13], [16, 16, 16]).train()  # what the configuration keeps
-    lesson = Lesson(made.forward_tokens(photos(made)), torch.zeros(3, 10))
-    loss = reducers(made)[-1].extra_loss(lesson)
+    context = LossContext(made.forward_tokens(photos(made)), torch.zeros(3, 10))
+    loss = reducers(made)[-1].extra_loss(context)
     assert loss is not None
     assert float(loss.detach()) == 0
 

@@ -8,7 +8,7 @@ from hand import reducer, tokens
 from learned import Said, decided, kept_by_stage, model, photos, some_masks, taught
 
 from autotok.methods import Site, get_method
-from autotok.methods.base import Lesson
+from autotok.methods.base import LossContext
 from autotok.methods.predictors import PredictedKeep
 from autotok.testing import synthetic_facts
 from autotok.tokens import Taps
@@ -71,7 +71,7 @@ def test_the_ratio_loss_equals_the_authors(name: str) -> None:
         one = method(site, method.resolve_options({}))
         assert isinstance(one, PredictedKeep)
         one.decision = mask
-        loss = one.extra_loss(Lesson(tokens(PATCHES), torch.zeros(1, 10)))
+        loss = one.extra_loss(LossContext(tokens(PATCHES), torch.zeros(1, 10)))
         assert loss is not None
         total += float(loss)
     assert total == pytest.approx(2 / 3 * expected, rel=2e-5)
@@ -79,13 +79,13 @@ def test_the_ratio_loss_equals_the_authors(name: str) -> None:
 
 def test_there_is_no_loss_before_training_and_none_after_deployment() -> None:
     method = said()
-    lesson = Lesson(tokens(PATCHES), torch.zeros(1, 10))
-    assert method.extra_loss(lesson) is None
+    context = LossContext(tokens(PATCHES), torch.zeros(1, 10))
+    assert method.extra_loss(context) is None
     method.train()
     method.reduce(tokens(PATCHES), Taps(), 2)
-    assert method.extra_loss(lesson) is not None
+    assert method.extra_loss(context) is not None
     method.deploy()
-    assert method.extra_loss(lesson) is None
+    assert method.extra_loss(context) is None
 
 
 def test_official_names_are_known() -> None:

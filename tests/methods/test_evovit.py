@@ -8,7 +8,7 @@ from hand import reducer
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import Watch
+from autotok.compression.model import TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.errors import ConfigError
 from autotok.methods.evovit import SCORES, EvoViT
@@ -41,19 +41,19 @@ def images() -> torch.Tensor:
 
 def test_attention_counts_alone_before_the_first_stage_and_half_from_there() -> None:
     one = made(layer=2)
-    heard = one.hear(0, four(), row(0.1, 0.2, 0.3, 0.4))
-    heard = one.hear(1, heard, row(0.4, 0.3, 0.2, 0.1))
+    heard = one.observe(0, four(), row(0.1, 0.2, 0.3, 0.4))
+    heard = one.observe(1, heard, row(0.4, 0.3, 0.2, 0.1))
     torch.testing.assert_close(heard.extras[SCORES].values, torch.tensor([[0.8, 0.6, 0.4, 0.2]]))
-    heard = one.hear(2, heard, row(0.0, 0.1, 0.2, 0.3))
+    heard = one.observe(2, heard, row(0.0, 0.1, 0.2, 0.3))
     torch.testing.assert_close(heard.extras[SCORES].values, torch.tensor([[0.4, 0.4, 0.4, 0.4]]))
 
 
 def test_waiting_tokens_keep_their_score_and_may_come_back() -> None:
     one = made()
-    start = one.hear(0, four(), row(0.1, 0.4, 0.2, 0.3))
+    start = one.observe(0, four(), row(0.1, 0.4, 0.2, 0.3))
     slow = one.reduce(start, Taps(), 2)
     assert slow.patches.flatten().tolist() == [1.0, 3.0]
-    slow = one.hear(1, slow, row(0.0, 0.0))  # their score halves; the others' stay
+    slow = one.observe(1, slow, row(0.0, 0.0))  # their score halves; the others' stay
     torch.testing.assert_close(slow.extras[SCORES].values, torch.tensor([[0.2, 0.4, 0.4, 0.3]]))
     again = one.reduce(slow, Taps(), 3)
     assert sorted(again.patches.flatten().tolist()) == [1.0, 2.0, 3.0]
@@ -61,14 +61,14 @@ def test_waiting_tokens_keep_their_score_and_may_come_back() -> None:
 
 def test_all_are_put_back_in_place_before_the_readout() -> None:
     one = made()
-    slow = one.reduce(one.hear(0, four(), row(0.1, 0.4, 0.2, 0.3)), Taps(), 2)
+    slow = one.reduce(one.observe(0, four(), row(0.1, 0.4, 0.2, 0.3)), Taps(), 2)
     back = one.finish(slow.with_x(slow.x * 10.0))
     assert back.x.flatten().tolist() == [-10.0, 0.0, 10.0, 2.0, 30.0]
 
 
 def test_the_mean_of_all_patches_may_stand_in_for_the_class_token() -> None:
     one = made(readout="mean")
-    slow = one.reduce(one.hear(0, four(), row(0.1, 0.4, 0.2, 0.3)), Taps(), 2)
+    slow = one.reduce(one.observe(0, four(), row(0.1, 0.4, 0.2, 0.3)), Taps(), 2)
     assert one.finish(slow).x.flatten().tolist() == [1.5, 0.0, 1.0, 2.0, 3.0]
 
 
@@ -77,7 +77,7 @@ def test_the_last_restore_can_be_left_out(restore: bool, patches: int) -> None:
     reductions = (Reduction(1, num_keep=8), Reduction(3, num_keep=4))
     config = CompressionConfig("evovit", reductions, {"restore": restore})
     model = compress_backbone(tiny_backbone(), config)
-    watch = Watch(counting=True)
+    watch = TapRequest(counting=True)
     with torch.no_grad():
         tokens = model.forward_tokens(images(), watch=watch)
     assert tokens.num_patches == model.schedule.readout == patches

@@ -6,10 +6,10 @@ from hand import reducer
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import Watch
+from autotok.compression.model import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.idlevit import IdleViT
-from autotok.methods.loss_context import Lesson
+from autotok.methods.loss_context import LossContext
 from autotok.methods.losses import idlevit_cut, idlevit_features
 from autotok.tokens import Taps, Tokens, grid_coords
 
@@ -60,7 +60,7 @@ def test_idle_tokens_return_behind_the_block_in_their_places() -> None:
 def test_a_later_layer_may_keep_more_than_an_earlier_one() -> None:
     reductions = (Reduction(1, num_keep=4), Reduction(2, num_keep=12))
     model = compress_backbone(tiny_backbone(), CompressionConfig("idlevit", reductions))
-    watch = Watch(counting=True)
+    watch = TapRequest(counting=True)
     with torch.no_grad():
         tokens = model.forward_tokens(images(), watch=watch)
     assert [watch.counts[layer].attention[0].item() for layer in range(4)] == [16, 4, 12, 16]
@@ -70,7 +70,7 @@ def test_a_later_layer_may_keep_more_than_an_earlier_one() -> None:
 def test_an_idle_token_is_unchanged_by_the_block() -> None:
     config = CompressionConfig("idlevit", (Reduction(2, num_keep=5),))
     model = compress_backbone(tiny_backbone(), config)
-    watch = Watch(after=frozenset({1, 2}))
+    watch = TapRequest(after=frozenset({1, 2}))
     with torch.no_grad():
         model.forward_tokens(images(), watch=watch)
     before, after = watch.tokens[1].patches, watch.tokens[2].patches
@@ -94,11 +94,11 @@ def test_the_cut_loss_is_shared_among_layers_and_the_last_adds_the_class_feature
     assert first.cut is not None
     logits, mask = first.cut
     assert mask.sum(dim=1).tolist() == [9.0, 9.0]
-    alone = first.extra_loss(Lesson(tokens, torch.zeros(2, 10)))
+    alone = first.extra_loss(LossContext(tokens, torch.zeros(2, 10)))
     assert alone is not None
     torch.testing.assert_close(alone, 10.0 * idlevit_cut([logits.unsqueeze(1)], [mask]))
     assert last.cut is not None
-    both = last.extra_loss(Lesson(tokens, torch.zeros(2, 10), teacher=teacher))
+    both = last.extra_loss(LossContext(tokens, torch.zeros(2, 10), teacher=teacher))
     assert both is not None
     cut = 10.0 * idlevit_cut([last.cut[0].unsqueeze(1)], [last.cut[1]])
     features = 100.0 * idlevit_features(tokens.x[:, 0], teacher[3][:, 0])

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from autotok.compression.calibrate import calibrated, needs_calibration
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.methods import get_method
-from autotok.methods.base import Lesson
+from autotok.methods.base import LossContext
 from autotok.methods.ltmp import LTMP
 from autotok.tokens import AttentionRule, Taps
 
@@ -82,7 +82,7 @@ def thresholds(merge: float, prune: float, *layers: int, **options: Primitive) -
 def test_padding_is_seen_by_nobody() -> None:
     made = thresholds(0.5, 0.055, 0, 1, 2)
     images = photos(made, 5)
-    watch = Watch(counting=True)
+    watch = TapRequest(counting=True)
     made.forward_tokens(images, watch=watch)
     assert len(set(watch.counts[3].attention.tolist())) > 1
     together = made(images)
@@ -100,7 +100,7 @@ def test_calibration_keeps_the_nominal_number_on_average(share: float) -> None:
     assert needs_calibration(config)
     images = photos(made, 6)
     made = calibrated(made, images)
-    watch = Watch(counting=True)
+    watch = TapRequest(counting=True)
     made.forward_tokens(images, watch=watch)
     assert float(watch.counts[1].mlp.double().mean()) == pytest.approx(12, abs=0.2)
     found = made.reducers["1"].calibrated()  # type: ignore[operator]
@@ -128,7 +128,7 @@ def test_what_calibration_found_can_be_written_and_read_again() -> None:
 def test_training_masks_the_tokens_that_inference_removes_first() -> None:
     made = thresholds(0.5, 0.055, 1)
     images = photos(made)
-    watch = Watch(counting=True)
+    watch = TapRequest(counting=True)
     made.forward_tokens(images, watch=watch)
     made.train()
     out = made.forward_tokens(images)
@@ -151,8 +151,8 @@ def test_aligned_training_is_what_inference_does() -> None:
 def test_the_loss_reaches_both_thresholds_of_every_layer() -> None:
     made = thresholds(0.5, 0.055, 0, 1, 2, target=0.3).train()
     out = made.forward_tokens(photos(made))
-    lesson = Lesson(out, made.backbone.readout(out))
-    losses = [site.extra_loss(lesson) for site in made.reducers.values()]  # type: ignore[operator]
+    context = LossContext(out, made.backbone.readout(out))
+    losses = [site.extra_loss(context) for site in made.reducers.values()]  # type: ignore[operator]
     assert losses[:2] == [None, None]
     losses[2].backward()
     for parameter in made.reducers.parameters():
@@ -168,7 +168,7 @@ def test_the_cost_ratio_is_one_where_nothing_goes_and_is_aimed_at_the_counts() -
     assert float(site.cost_ratio([1, 3], torch.tensor([0.5, 0.5]))) < 1
     out = made.train().forward_tokens(photos(made))
     last = made.reducers["3"]
-    loss = last.extra_loss(Lesson(out, made.backbone.readout(out)))  # type: ignore[operator]
+    loss = last.extra_loss(LossContext(out, made.backbone.readout(out)))  # type: ignore[operator]
     assert float(loss.detach()) > 0  # all 16 are there, 14 and 12 are nominal
 
 

@@ -5,7 +5,7 @@ from hand import angles, keys, reducer, tokens
 from torch import Tensor
 
 from autotok.methods import TokenReducer, get_method
-from autotok.testing import reduction_case as scene
+from autotok.testing import reduction_case as reduction_case
 from autotok.tokens import Needs, Taps
 
 PATCHES = torch.tensor([[10.0], [20], [30], [40]])
@@ -67,8 +67,8 @@ def test_each_image_of_a_batch_takes_its_own_arm() -> None:
 
 def test_pruned_tokens_take_their_patches_with_them_and_merged_ones_do_not() -> None:
     for threshold, held in ((1000.0, 15), (0.0, 8)):
-        moment = scene(get_method("ppt"), num_keep=8, options={"threshold": threshold})
-        out = moment.play()
+        moment = reduction_case(get_method("ppt"), num_keep=8, options={"threshold": threshold})
+        out = moment.run()
         assert out.source is not None
         assert out.source.sum(dim=(1, 2)).tolist() == [held] * 3
         assert out.sizes().sum(dim=1).tolist() == [held] * 3

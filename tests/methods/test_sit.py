@@ -10,7 +10,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import Site, get_method
-from autotok.methods.base import Lesson
+from autotok.methods.base import LossContext
 from autotok.methods.sit import SiT
 from autotok.testing import synthetic_facts
 from autotok.tokens import Taps
@@ -51,21 +51,21 @@ def test_sites_share_the_blocks_of_recalibration_between_them() -> None:
     assert second.teacher_layers() == {3, 4, 5}
 
 
-def trained() -> tuple[CompressedViT, Lesson]:
+def trained() -> tuple[CompressedViT, LossContext]:
     backbone = tiny_backbone()
     config = CompressionConfig("sit", (Reduction(1, num_keep=8), Reduction(3, num_keep=4)))
     model = compress_backbone(backbone, config).train()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     out = model.forward_tokens(images)
     teacher = {block: torch.zeros(2, 17, 48) for block in range(4)}
-    lesson = Lesson(tokens=out, logits=backbone.readout(out), teacher=teacher)
-    return model, lesson
+    context = LossContext(tokens=out, logits=backbone.readout(out), teacher=teacher)
+    return model, context
 
 
 def test_the_loss_is_twice_the_mean_over_blocks_of_the_expanded_tokens_error() -> None:
-    model, lesson = trained()
+    model, context = trained()
     reducers = [r for r in model.reducers.values() if isinstance(r, SiT)]
-    parts = [r.extra_loss(lesson) for r in reducers]
+    parts = [r.extra_loss(context) for r in reducers]
     assert all(part is not None for part in parts)
     errors = [
         F.mse_loss(r.reverse[str(block)](seen), torch.zeros(2, 16, 48))
@@ -78,9 +78,9 @@ def test_the_loss_is_twice_the_mean_over_blocks_of_the_expanded_tokens_error() -
 
 
 def test_every_parameter_learns_from_the_loss() -> None:
-    model, lesson = trained()
-    parts = [r.extra_loss(lesson) for r in model.reducers.values() if isinstance(r, SiT)]
-    loss = lesson.logits.sum() + sum(part for part in parts if part is not None)
+    model, context = trained()
+    parts = [r.extra_loss(context) for r in model.reducers.values() if isinstance(r, SiT)]
+    loss = context.logits.sum() + sum(part for part in parts if part is not None)
     loss.backward()
     idle = [name for name, p in model.reducers.named_parameters() if p.grad is None]
     assert not idle
@@ -103,8 +103,8 @@ def test_deployed_it_has_the_module_alone_and_gives_the_same_logits() -> None:
 
 
 def test_without_a_teacher_there_is_no_loss() -> None:
-    model, lesson = trained()
-    alone = dataclasses.replace(lesson, teacher={})
+    model, context = trained()
+    alone = dataclasses.replace(context, teacher={})
     assert all(r.extra_loss(alone) is None for r in model.reducers.values())  # type: ignore[operator]
 
 

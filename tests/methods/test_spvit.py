@@ -6,11 +6,11 @@ from hand import reducer, tokens
 from learned import decided, model, photos, some_masks, taught
 from torch import Tensor, nn
 
-from autotok.compression.calibrate import calibrate
-from autotok.compression.model import Watch
+from autotok.compression.calibrate import calibrate_thresholds
+from autotok.compression.model import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import get_method
-from autotok.methods.base import Lesson
+from autotok.methods.base import LossContext
 from autotok.methods.spvit import SPViT, num_groups
 from autotok.tokens import Taps, Tokens
 
@@ -79,9 +79,9 @@ def test_padding_stays_out_of_packages_and_counts() -> None:
 def test_training_form_equals_inference_with_the_same_decisions() -> None:
     made = model("spvit", (1, 10), (2, 6))
     images = photos(made)
-    calibrate(made, images)
+    calibrate_thresholds(made, images)
     with torch.no_grad():
-        watch = Watch(counting=True)
+        watch = TapRequest(counting=True)
         made.forward_tokens(images, watch=watch)
         assert len(set(watch.counts[1].attention.tolist())) > 1
         expected = made(images)
@@ -127,22 +127,22 @@ def test_the_task_teaches_the_shared_predictor_and_the_head_weights() -> None:
 def test_the_share_kept_in_a_batch_is_pulled_to_the_budget() -> None:
     method = reducer("spvit", entering=15, keep=6)
     assert isinstance(method, SPViT)
-    lesson = Lesson(tokens(PATCHES), torch.zeros(2, 10))
-    assert method.extra_loss(lesson) is None
+    context = LossContext(tokens(PATCHES), torch.zeros(2, 10))
+    assert method.extra_loss(context) is None
     method.decision = torch.tensor([[1.0] * 9 + [0.0] * 7, [1.0] * 6 + [0.0] * 10])
-    loss = method.extra_loss(lesson)
+    loss = method.extra_loss(context)
     assert loss is not None
     assert float(loss) == pytest.approx(2 * (7.5 / 15 - 6 / 15) ** 2)
     method.deploy()
-    assert method.extra_loss(lesson) is None
+    assert method.extra_loss(context) is None
 
 
 def test_calibration_meets_the_nominal_mean() -> None:
     made = model("spvit", (1, 10), (2, 6))
     images = photos(made, 8)
-    config = calibrate(made, images)
+    config = calibrate_thresholds(made, images)
     assert all("threshold" in reduction.options for reduction in config.reductions)
-    watch = Watch(counting=True)
+    watch = TapRequest(counting=True)
     made.forward_tokens(images, watch=watch)
     assert float(watch.counts[1].attention.double().mean()) == pytest.approx(10)
     assert float(watch.counts[2].attention.double().mean()) == pytest.approx(6)

@@ -7,12 +7,12 @@ from hand import tokens
 from learned import decided, model, photos, some_masks, taught
 from torch import Tensor, nn
 
-from autotok.compression.calibrate import calibrate
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.calibrate import calibrate_thresholds
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
 from autotok.methods import Site, get_method
-from autotok.methods.base import Lesson
+from autotok.methods.base import LossContext
 from autotok.methods.freezing import Freezing
 from autotok.testing import synthetic_facts
 from autotok.tokens import AttentionRule, Taps, Tokens, grid_coords
@@ -93,7 +93,7 @@ def test_training_form_equals_inference_with_the_same_decisions(name: str) -> No
 def kept(made: CompressedViT, images: Tensor) -> list[Tensor]:
     """(B, N0) masks of every stage at inference."""
     layers = [int(layer) for layer in made.reducers]
-    watch = Watch(after=frozenset(layers))
+    watch = TapRequest(after=frozenset(layers))
     made.forward_tokens(images, trace=True, watch=watch)
     masks = []
     for layer in layers:
@@ -110,9 +110,9 @@ def test_selectors_and_approximators_are_taught() -> None:
         taught(made, made(photos(made)).square().sum())
 
 
-def lesson(**teacher: Tensor) -> Lesson:
+def context(**teacher: Tensor) -> LossContext:
     layers = {int(name[1:]): values for name, values in teacher.items()}
-    return Lesson(tokens(PATCHES), torch.zeros(1, 10), teacher=layers)
+    return LossContext(tokens(PATCHES), torch.zeros(1, 10), teacher=layers)
 
 
 def test_estimates_are_compared_with_the_teachers_tokens_before_the_next_stage() -> None:
@@ -121,8 +121,8 @@ def test_estimates_are_compared_with_the_teachers_tokens_before_the_next_stage()
         method.reduce(start(), Taps(), 2)
     assert method.teacher_layers() == {2}
     teacher = torch.tensor([0.0, 7, 398, -199, 7]).reshape(1, 5, 1)
-    assert float(method.extra_loss(lesson(b2=teacher))) == pytest.approx(2 * (4 + 1) / 2)
-    assert method.extra_loss(lesson()) is None
+    assert float(method.extra_loss(context(b2=teacher))) == pytest.approx(2 * (4 + 1) / 2)
+    assert method.extra_loss(context()) is None
     assert stage("tofe", 1, 2).teacher_layers() == set()
 
 
@@ -132,7 +132,7 @@ def test_estimates_teach_no_selector_what_to_freeze() -> None:
     first = made.reducers["1"]
     (block,) = first.teacher_layers()
     teacher = torch.zeros(len(photos(made)), 1 + made.backbone.facts.num_patches, 48)
-    first.extra_loss(lesson(**{f"b{block}": teacher})).backward()
+    first.extra_loss(context(**{f"b{block}": teacher})).backward()
     assert first.approximator.fc2.bias.grad.abs().sum() > 0.0
     assert all(p.grad is None for p in first.selector.parameters())
 
@@ -144,7 +144,7 @@ def test_the_budget_loss_is_nil_on_plan_and_a_square_share_off_it() -> None:
         first, last = stage("tofe", 0, 2).train(), stage("tofe", 1, 2).train()
         with decided(*masks):
             last.reduce(first.reduce(start(), Taps(), 2), Taps(), 2)
-        losses.append(float(last.extra_loss(lesson())))
+        losses.append(float(last.extra_loss(context())))
     block = FACTS.blocks[0]
 
     def macs(n: int) -> int:
@@ -184,8 +184,8 @@ def test_costs_count_estimates_between_stages_only() -> None:
 def test_calibration_meets_the_nominal_mean() -> None:
     made = model("tofe-instance", (1, 9), (2, 12))
     images = photos(made, 8)
-    calibrate(made, images)
-    watch = Watch(counting=True)
+    calibrate_thresholds(made, images)
+    watch = TapRequest(counting=True)
     made.forward_tokens(images, watch=watch)
     assert float(watch.counts[1].attention.double().mean()) == pytest.approx(9)
     assert float(watch.counts[2].attention.double().mean()) == pytest.approx(12)

@@ -96,7 +96,7 @@ def test_only_the_blocks_before_reduction_layers_are_heard_of() -> None:
 def test_the_weight_is_attention_summed_over_heads_and_query_rows() -> None:
     method = made("kmedoids")
     means = torch.tensor([[[0.1, 0.3, 0.6], [0.2, 0.4, 0.4]]])  # a class token and two patches
-    heard = method.hear(0, tokens(torch.zeros(2, 1)), Taps({"column_means": means}))
+    heard = method.observe(0, tokens(torch.zeros(2, 1)), Taps({"column_means": means}))
     got = heard.extras["pooling_weight"].values
     torch.testing.assert_close(got, torch.tensor([[3 * 0.7, 3 * 1.0]]))
 

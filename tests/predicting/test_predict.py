@@ -13,7 +13,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.operators import OperatorClass
 from autotok.errors import UnknownName
-from autotok.predicting.predict import checked_error_pct, confront, predict
+from autotok.predicting.predict import check_points, checked_error_pct, predict_trace
 from autotok.predicting.target import Number, Setting, Target, load_target
 from autotok.predicting.trace import Operator, Trace, trace
 
@@ -66,8 +66,8 @@ def hand_trace() -> Trace:
 
 
 def test_latency_and_memory_follow_the_formula_by_hand() -> None:
-    serial = predict(hand_trace(), made_up(asynchronous=False))
-    queued = predict(hand_trace(), made_up(asynchronous=True))
+    serial = predict_trace(hand_trace(), made_up(asynchronous=False))
+    queued = predict_trace(hand_trace(), made_up(asynchronous=True))
     device = 20 + 3 + 1 + 4 * 0.5
     assert serial.latency_ms == pytest.approx(2 + 4 * 1.0 + device)
     assert queued.latency_ms == pytest.approx(2 + device)
@@ -77,26 +77,26 @@ def test_latency_and_memory_follow_the_formula_by_hand() -> None:
 def test_where_kernels_queue_the_host_decides_for_small_ones() -> None:
     target = made_up(asynchronous=True)
     small = dataclasses.replace(hand_trace(), operators=hand_trace().operators[1:2] * 50)
-    found = predict(small, target)
+    found = predict_trace(small, target)
     assert found.host_ms == 50.0
     assert found.latency_ms == pytest.approx(2 + max(found.host_ms, found.device_ms))
 
 
 @pytest.mark.parametrize(("name", "limit"), [("rtx3090", 10.0), ("jetson-nx", 15.0)])
 def test_latency_at_published_points_is_within_the_stated_error(name: str, limit: float) -> None:
-    rows = [row for row in confront(load_target(name)) if row.point.metric != "peak_memory_mb"]
+    rows = [row for row in check_points(load_target(name)) if row.point.metric != "peak_memory_mb"]
     assert {row.point.method for row in rows} >= {"tome", "ltp", "papr"}
     assert max(abs(row.error_pct) for row in rows) <= limit
 
 
 def test_memory_at_published_points_is_within_five_per_cent() -> None:
-    rows = [r for r in confront(load_target("jetson-nx")) if r.point.metric == "peak_memory_mb"]
+    rows = [r for r in check_points(load_target("jetson-nx")) if r.point.metric == "peak_memory_mb"]
     assert [row.fitted for row in rows].count(False) == 2
     assert max(abs(row.error_pct) for row in rows) <= 5.0
 
 
 def test_throughput_on_the_a6000_is_in_the_published_order_but_where_its_notes_say() -> None:
-    rows = confront(load_target("a6000"))
+    rows = check_points(load_target("a6000"))
     assert not any(row.fitted for row in rows)
     assert max(abs(row.error_pct) for row in rows) <= 10.0
     wrong = {
@@ -112,7 +112,7 @@ def test_products_in_a_format_of_their_own_leave_the_bytes_alone() -> None:
     (point,) = (p for p in load_target("a6000").checked_against if p.method == "none")
     target = load_target("a6000")
     tf32, fp32 = (
-        confront(
+        check_points(
             dataclasses.replace(target, checked_against=(dataclasses.replace(point, dtype=d),))
         )
         for d in ("tfloat32", "float32")
@@ -122,7 +122,7 @@ def test_products_in_a_format_of_their_own_leave_the_bytes_alone() -> None:
 
 
 def test_tome_is_slower_than_nothing_at_batch_1_on_the_rtx_3090() -> None:
-    rows = {row.point.method: row.predicted for row in confront(load_target("rtx3090"))[:3]}
+    rows = {row.point.method: row.predicted for row in check_points(load_target("rtx3090"))[:3]}
     assert rows["tome"] > 2 * rows["none"]
 
 
@@ -130,12 +130,12 @@ def test_points_are_predicted_anew_when_a_coefficient_changes() -> None:
     target = load_target("rtx3090")
     setting = dataclasses.replace(target.setting(), dispatch_us=number(41.0))
     slower = dataclasses.replace(target, settings={"eager": setting})
-    assert confront(slower)[0].predicted > 1.5 * confront(target)[0].predicted
+    assert check_points(slower)[0].predicted > 1.5 * check_points(target)[0].predicted
 
 
 @pytest.mark.parametrize("name", ["rtx3090", "jetson-nx", "a6000"])
 def test_fitted_points_are_told_from_held_out_ones(name: str) -> None:
-    rows = confront(load_target(name))
+    rows = check_points(load_target(name))
     assert any(not row.fitted for row in rows)
     for row in rows:
         expected = 100 * (row.predicted / row.published - 1)
@@ -144,7 +144,10 @@ def test_fitted_points_are_told_from_held_out_ones(name: str) -> None:
 
 def test_a_prediction_says_whether_its_target_was_ever_checked() -> None:
     traced = trace(tiny_backbone())
-    known, unknown = predict(traced, load_target("rtx3090")), predict(traced, load_target("h100"))
+    known, unknown = (
+        predict_trace(traced, load_target("rtx3090")),
+        predict_trace(traced, load_target("h100")),
+    )
     assert known.error_pct == checked_error_pct(load_target("rtx3090"))
     assert "latency errors up to 6.0 % at 13 points, 8 held out" in known.source
     assert "memory never checked" in known.source
@@ -156,7 +159,9 @@ def test_a_prediction_says_whether_its_target_was_ever_checked() -> None:
 def test_no_error_is_claimed_where_every_point_was_fitted() -> None:
     target = load_target("jetson-nx")
     points = tuple(dataclasses.replace(p, role="fitted") for p in target.checked_against)
-    found = predict(trace(tiny_backbone()), dataclasses.replace(target, checked_against=points))
+    found = predict_trace(
+        trace(tiny_backbone()), dataclasses.replace(target, checked_against=points)
+    )
     assert found.error_pct is None
     assert "latency fitted to 3 points, none held out" in found.source
 
@@ -164,8 +169,8 @@ def test_no_error_is_claimed_where_every_point_was_fitted() -> None:
 def test_fewer_tokens_are_predicted_faster_and_smaller_in_a_batch() -> None:
     target, backbone = load_target("jetson-nx"), load_structure("vit_small_patch16_224")
     config = CompressionConfig(method="ltp", reductions=(Reduction(0, num_keep=98),))
-    full = predict(trace(backbone, batch=16), target)
-    half = predict(trace(compress_backbone(backbone, config), batch=16), target)
+    full = predict_trace(trace(backbone, batch=16), target)
+    half = predict_trace(trace(compress_backbone(backbone, config), batch=16), target)
     assert 0.4 * full.latency_ms < half.latency_ms < 0.75 * full.latency_ms
     assert half.peak_memory_mb < full.peak_memory_mb
     assert half.throughput_img_s == pytest.approx(16_000 / half.latency_ms)
@@ -173,4 +178,4 @@ def test_fewer_tokens_are_predicted_faster_and_smaller_in_a_batch() -> None:
 
 def test_a_dtype_the_target_has_no_peak_for_is_refused() -> None:
     with pytest.raises(UnknownName, match="dtype of target 'local' 'float16' is unknown"):
-        predict(trace(tiny_backbone(), dtype=torch.float16), load_target("local"))
+        predict_trace(trace(tiny_backbone(), dtype=torch.float16), load_target("local"))

@@ -6,7 +6,7 @@ import pytest
 import autotok.methods  # noqa: F401
 from autotok.backbones.loading import load_structure
 from autotok.config import CompressionConfig, Reduction
-from autotok.predicting.bulk import Predictor
+from autotok.predicting.bulk import BulkPredictor
 from autotok.predicting.random_configs import draw_counts
 from autotok.predicting.target import load_target
 
@@ -19,7 +19,7 @@ def drawn(method: str, layers: tuple[int, ...], count: int) -> list[CompressionC
     return [draw_counts(FACTS, shape, rng) for _ in range(count)]
 
 
-def differences(predictor: Predictor, configs: list[CompressionConfig], some: int) -> float:
+def differences(predictor: BulkPredictor, configs: list[CompressionConfig], some: int) -> float:
     found = predictor(configs)
     assert np.isfinite(found.latency_ms).all()
     worst = 0.0
@@ -35,7 +35,7 @@ def differences(predictor: Predictor, configs: list[CompressionConfig], some: in
 @pytest.mark.parametrize("target", ["rtx3090", "local"])
 def test_a_program_gives_what_single_traces_give(method: str, target: str) -> None:
     layers = (0,) if method == "ltp" else (6,)
-    predictor = Predictor(load_structure("vit_tiny_patch16_224"), load_target(target), batch=2)
+    predictor = BulkPredictor(load_structure("vit_tiny_patch16_224"), load_target(target), batch=2)
     configs = [c for c in drawn(method, layers, 20) if c.reductions[0].num_keep < 190]
     assert predictor(configs).by_trace < len(configs)
     assert differences(predictor, configs, 4) < 1e-9
@@ -43,12 +43,12 @@ def test_a_program_gives_what_single_traces_give(method: str, target: str) -> No
 
 @pytest.mark.slow
 def test_several_layers_are_predicted_alike() -> None:
-    predictor = Predictor(load_structure("vit_tiny_patch16_224"), load_target("rtx3090"))
+    predictor = BulkPredictor(load_structure("vit_tiny_patch16_224"), load_target("rtx3090"))
     assert differences(predictor, drawn("topk", (2, 5, 8), 30), 5) < 1e-9
 
 
 def test_few_configurations_are_traced_one_by_one() -> None:
-    predictor = Predictor(load_structure("tiny"), load_target("local"))
+    predictor = BulkPredictor(load_structure("tiny"), load_target("local"))
     found = predictor([CompressionConfig(), CompressionConfig()])
     assert found.by_trace == 2
     assert found.latency_ms[0] == found.latency_ms[1]

@@ -15,7 +15,7 @@ CHECKED = {"rtx3090", "jetson-nx", "a6000"}
 
 
 def shipped(name: str) -> str:
-    import autotok.profiling
+    import autotok.predicting
 
     folder = Path(autotok.profiling.__file__).parent / "targets"
     return (folder / f"{name}.yaml").read_text("utf-8")

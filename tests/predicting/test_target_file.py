@@ -11,15 +11,21 @@ import autotok.methods  # noqa: F401
 from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.errors import ConfigError
-from autotok.predicting.calibrate import Calibrated, Measured, MemoryFit, Plan, draw_candidates
-from autotok.predicting.fitting import FIXED, NAMES, Check
+from autotok.predicting.calibrate import (
+    Calibrated,
+    CalibrationPlan,
+    Measured,
+    MemoryFit,
+    draw_candidates,
+)
+from autotok.predicting.fitting import FIXED, NAMES, FitCheck
 from autotok.predicting.measurers import Machine, this_machine
-from autotok.predicting.predict import predict, standing
+from autotok.predicting.predict import predict_trace, provenance
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.target_file import calibrated_target, save_target, target_dict
 from autotok.predicting.trace import trace
 
-PLAN = Plan(backbones=("tiny",), measurements=10)
+PLAN = CalibrationPlan(backbones=("tiny",), measurements=10)
 TERMS = np.array([500.0 if name == FIXED else 2e-3 for name in NAMES])
 
 
@@ -28,7 +34,7 @@ def found() -> Calibrated:
     rows = [Measured(c, float(c.amounts @ TERMS) / 1e3, 0.0) for c in draw_candidates(PLAN, 6)]
     return Calibrated(
         terms_us=TERMS,
-        check=Check(3, 66.7, 100.0, 0.99, 7.3),
+        check=FitCheck(3, 66.7, 100.0, 0.99, 7.3),
         fitted=tuple(rows[:3]),
         held_out=tuple(rows[3:]),
         memory=MemoryFit(base_mb=301.23, overhead=1.2, points=7, worst_pct=4.4),
@@ -64,20 +70,22 @@ def test_it_predicts_what_the_terms_say(found: Calibrated, written: Path) -> Non
     target = load_target(written)
     for row in (*found.fitted, *found.held_out):
         model = compress_backbone(load_structure("tiny"), row.candidate.config)
-        assert predict(trace(model), target).latency_ms == pytest.approx(row.latency_ms, rel=1e-3)
+        assert predict_trace(trace(model), target).latency_ms == pytest.approx(
+            row.latency_ms, rel=1e-3
+        )
 
 
 def test_memory_is_weights_base_and_live_tensors(written: Path) -> None:
     traced = trace(load_structure("tiny"))
     expected = 301.2 + (traced.weight_bytes + 1.2 * traced.peak_live_bytes) / 1e6
-    assert predict(traced, load_target(written)).peak_memory_mb == pytest.approx(expected)
+    assert predict_trace(traced, load_target(written)).peak_memory_mb == pytest.approx(expected)
 
 
 def test_predictions_state_the_error_of_those_kept_aside(written: Path) -> None:
     target = load_target(written)
-    found = predict(trace(load_structure("tiny")), target)
+    found = predict_trace(trace(load_structure("tiny")), target)
     assert (found.error_pct, found.memory_error_pct) == (7.3, 4.4)
-    assert "100 % of 3 unseen configurations within 10 %, worst 7.3 %" in standing(target)
+    assert "100 % of 3 unseen configurations within 10 %, worst 7.3 %" in provenance(target)
     assert "memory errors up to 4.4 %" in found.source
 
 

@@ -8,8 +8,8 @@ from autotok.report.handover import run_points
 from autotok.report.points import Point, metric_of
 from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
 from autotok.searching.records.comparison import Comparisons, compare_front
+from autotok.searching.records.final import Final
 from autotok.searching.records.finetune_gain import tuning_gains
-from autotok.searching.running.final_evaluation import Final
 
 TOP1 = metric_of("top1")
 BEFORE, AFTER = "1" * 250 + "0" * 150, "1" * 320 + "0" * 80

@@ -1,4 +1,4 @@
-"""Records with made-up outcomes per image, as a last word leaves them."""
+"""Records with made-up outcomes per image, as a final evaluation leaves them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 from autotok.config import CompressionConfig, Reduction
+from autotok.searching.records.final import Final
 from autotok.searching.records.record import Costs, Score, TrialRecord
-from autotok.searching.running.final_evaluation import Final
 
 IMAGES = 400
 

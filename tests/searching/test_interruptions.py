@@ -52,12 +52,12 @@ def test_a_signal_lets_the_trial_in_hand_finish_and_a_resume_goes_on(
 ) -> None:
     said: list[str] = []
 
-    def hear(event: Event) -> None:
+    def observe(event: Event) -> None:
         said.append(event.text if isinstance(event, Working) else "")
 
     problem = fake_problem(evaluate=at_call(7, send(number)))
     with pytest.raises(Interrupted, match=number.name):
-        run_search(SETTINGS, problem, tmp_path / "run", hear)
+        run_search(SETTINGS, problem, tmp_path / "run", observe)
     assert any(line.startswith(f"{number.name}: stopping after the trial") for line in said)
     rows = (tmp_path / "run" / "trials.csv").read_text().count("\n") - 1
     again = FakeEvaluator(vit_facts())
@@ -79,14 +79,14 @@ def test_the_second_signal_stops_at_once_and_a_resume_still_ends_the_same(tmp_pa
 def test_a_signal_in_the_last_word_keeps_what_was_judged(tmp_path: Path) -> None:
     finals: list[int] = []
 
-    def hear(event: Event) -> None:
+    def observe(event: Event) -> None:
         if isinstance(event, FinalEvaluation):
             finals.append(event.done)
             if event.done == 2:
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted, match="SIGINT"):
-        run_search(SETTINGS, fake_problem(), tmp_path / "run", hear)
+        run_search(SETTINGS, fake_problem(), tmp_path / "run", observe)
     assert finals == [1, 2]
     again = FakeEvaluator(vit_facts())
     resumed = resume_search(fake_problem(evaluate=again), tmp_path / "run")

@@ -8,9 +8,9 @@ from autotok.backbones.demo import DEMO_SPEC
 from autotok.config import SubnetSpec
 from autotok.errors import ConfigError
 from autotok.supernet.evolution import (
-    Candidate,
     Evolution,
     EvolutionSettings,
+    SubnetCandidate,
     crossover,
     mutate,
 )
@@ -70,7 +70,7 @@ def test_interrupted_anywhere_it_takes_the_same_course_and_computes_nothing_twic
 ) -> None:
     settings = EvolutionSettings(10, 4, 4, 4, 4, seed=1)
     whole = search(settings).run()
-    seen: list[Candidate] = []
+    seen: list[SubnetCandidate] = []
     first = search(settings, on_candidate=seen.append, stop=lambda: len(seen) >= after)
     assert first.run() == whole[:after]
     asked: list[SubnetSpec] = []

@@ -14,7 +14,7 @@ from autotok.config import SubnetSpec
 from autotok.errors import ConfigError, InfeasibleBudget, RunDirectoryError
 from autotok.evaluation.data import load_data
 from autotok.supernet.evolution import EvolutionSettings
-from autotok.supernet.search import Constraint, SearchPlan, SubnetSearch, search_subnets
+from autotok.supernet.search import Constraint, SearchPlan, SubnetSearch, evolve_subnets
 
 SETTINGS = EvolutionSettings(6, 3, 3, 3, 2, seed=0)
 
@@ -44,7 +44,7 @@ def make(folder: Path, **changes: Any) -> SubnetSearch:
 
 
 def test_a_search_writes_what_it_tried_and_what_it_found(tmp_path: Path) -> None:
-    result = search_subnets(make(tmp_path))
+    result = evolve_subnets(make(tmp_path))
     with (tmp_path / "candidates.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == result["num_evaluated"] == 18
@@ -63,7 +63,7 @@ def test_a_search_writes_what_it_tried_and_what_it_found(tmp_path: Path) -> None
 def test_an_interrupted_search_resumes_to_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = search_subnets(make(tmp_path / "whole"))
+    whole = evolve_subnets(make(tmp_path / "whole"))
     broken, count = make(tmp_path / "cut"), 0
     original = SubnetSearch.fitness
 
@@ -76,30 +76,30 @@ def test_an_interrupted_search_resumes_to_the_same_result(
 
     monkeypatch.setattr(SubnetSearch, "fitness", counted)
     with pytest.raises(KeyboardInterrupt):
-        search_subnets(broken)
+        evolve_subnets(broken)
     with (tmp_path / "cut" / "candidates.jsonl").open("a") as file:
         file.write('{"embed_dim": 12, "hea')  # what a kill leaves
-    assert search_subnets(make(tmp_path / "cut"), resume=True) == whole
+    assert evolve_subnets(make(tmp_path / "cut"), resume=True) == whole
     assert count == 11 + 8
     names = [tmp_path / run / "candidates.csv" for run in ("whole", "cut")]
     assert names[0].read_text() == names[1].read_text()
 
 
 def test_a_time_limit_ends_the_evolution_and_more_generations_go_on(tmp_path: Path) -> None:
-    assert search_subnets(make(tmp_path, timeout_s=0.0))["num_evaluated"] == 1
+    assert evolve_subnets(make(tmp_path, timeout_s=0.0))["num_evaluated"] == 1
     longer = EvolutionSettings(6, 4, 3, 3, 2, seed=0)
-    assert search_subnets(make(tmp_path, settings=longer), resume=True)["num_evaluated"] == 24
+    assert evolve_subnets(make(tmp_path, settings=longer), resume=True)["num_evaluated"] == 24
 
 
 def test_a_folder_with_a_search_is_kept_from_another(tmp_path: Path) -> None:
-    search_subnets(make(tmp_path, timeout_s=0.0))
+    evolve_subnets(make(tmp_path, timeout_s=0.0))
     with pytest.raises(RunDirectoryError, match="--resume"):
-        search_subnets(make(tmp_path))
+        evolve_subnets(make(tmp_path))
     with pytest.raises(RunDirectoryError, match="another 'images'"):
-        search_subnets(make(tmp_path, images=21), resume=True)
+        evolve_subnets(make(tmp_path, images=21), resume=True)
     (tmp_path / "candidates.jsonl").write_text("nonsense\n")
     with pytest.raises(RunDirectoryError, match="damaged"):
-        search_subnets(make(tmp_path), resume=True)
+        evolve_subnets(make(tmp_path), resume=True)
 
 
 @pytest.mark.parametrize(

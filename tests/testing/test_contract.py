@@ -17,7 +17,7 @@ from autotok.testing import (
     example_config,
     synthetic_facts,
 )
-from autotok.testing import reduction_case as scene
+from autotok.testing import reduction_case as reduction_case
 from autotok.tokens import Taps, Tokens
 
 ReductionCheck = Callable[[type[TokenReducer]], None]
@@ -165,7 +165,7 @@ def test_example_configurations_reduce_twice_unless_the_method_reduces_once() ->
 
 
 def test_a_scene_hands_out_exactly_the_declared_taps() -> None:
-    assert scene(get_method("tome")).taps.names() == ("keys",)
-    assert scene(get_method("topk")).taps.names() == ("cls_attention",)
-    assert scene(get_method("topk"), num_prefix=0).taps.names() == ("column_means",)
-    assert scene(get_method("random")).taps.names() == ()
+    assert reduction_case(get_method("tome")).taps.names() == ("keys",)
+    assert reduction_case(get_method("topk")).taps.names() == ("cls_attention",)
+    assert reduction_case(get_method("topk"), num_prefix=0).taps.names() == ("column_means",)
+    assert reduction_case(get_method("random")).taps.names() == ()

@@ -9,7 +9,7 @@ from tiny_student import Noise, student
 from autotok.backbones.tiny import tiny_backbone
 from autotok.config import FineTuneSpec
 from autotok.training.distill import Teacher
-from autotok.training.finetune import FineTuneProgress, finetune
+from autotok.training.finetune import FineTuneProgress, finetune_student
 from autotok.training.student import save_weights
 
 SPEC = FineTuneSpec(
@@ -33,7 +33,7 @@ def main() -> None:
     model = student()
     teacher = Teacher(tiny_backbone())
     data = Noise(40)
-    finetune(
+    finetune_student(
         model, data, SPEC, teacher=teacher, checkpoint=checkpoint, on_progress=slow,
         checkpoint_every_s=0.0,
     )  # fmt: skip

@@ -8,12 +8,18 @@ from torch import Tensor
 from autotok.backbones.timm_vit import TimmViT
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, Watch
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
 from autotok.errors import ConfigError, UnknownName
 from autotok.tokens import Needs
-from autotok.training.distill import Objective, Teacher, check_losses, default_losses, observe
-from autotok.training.finetune import finetune
+from autotok.training.distill import (
+    Teacher,
+    TrainingObjective,
+    check_losses,
+    default_losses,
+    observe,
+)
+from autotok.training.finetune import finetune_student
 from autotok.training.losses import LOSSES, align
 from autotok.training.student import student_of
 
@@ -28,7 +34,7 @@ def loss_of(model: CompressedViT, losses: dict[str, float], teacher: Teacher | N
     spec, data = FineTuneSpec(losses=losses), Noise()
     check_losses(model, spec, teacher, data)
     batch, labels = data.batch(range(3))
-    objective = Objective(model, spec, teacher, data, "float32")
+    objective = TrainingObjective(model, spec, teacher, data, "float32")
     loss: Tensor = objective(model, batch, labels, range(3))
     return loss
 
@@ -89,7 +95,7 @@ def test_a_backbone_in_training_mode_teaches_in_evaluation_mode_and_stays_as_it_
 
 def test_watching_a_forward_changes_nothing_of_it() -> None:
     model = student("tome").eval()
-    watch = Watch(frozenset({0, 3}), {3: Needs.QUERIES | Needs.VALUES})
+    watch = TapRequest(frozenset({0, 3}), {3: Needs.QUERIES | Needs.VALUES})
     with torch.no_grad():
         seen = observe(model, images(), watch, trace=True)
         assert torch.equal(seen.logits, model(images()))
@@ -113,8 +119,8 @@ def test_a_student_that_holds_all_its_teacher_does_has_nothing_to_learn_inside(
 def test_pruned_features_are_compared_with_the_teachers_at_the_kept_patches() -> None:
     model, teacher = student("topk"), Teacher(tiny_backbone())
     config = FineTuneSpec(losses={"mimic": 1.0})
-    seen = observe(model, images(), Watch(frozenset({0, 1})), trace=True)
-    full = teacher.observe(images(), Watch(frozenset({0, 1})), "float32")
+    seen = observe(model, images(), TapRequest(frozenset({0, 1})), trace=True)
+    full = teacher.observe(images(), TapRequest(frozenset({0, 1})), "float32")
     total = 0.0
     for layer in (0, 1):
         tokens = seen.watch.tokens[layer]
@@ -143,11 +149,11 @@ def test_every_loss_is_finite_and_moves_the_student(method: str, name: str) -> N
 def test_mimic_learns_a_linear_per_layer_only_where_widths_differ() -> None:
     wide = Teacher(TimmViT(tiny_vit(width=96), name="wide"))
     spec, data = FineTuneSpec(length="2 steps", losses={"mimic": 1.0}, batch_size=4), Noise()
-    same = Objective(student(), spec, Teacher(tiny_backbone()), data, "float32")
-    other = Objective(student(), spec, wide, data, "float32")
+    same = TrainingObjective(student(), spec, Teacher(tiny_backbone()), data, "float32")
+    other = TrainingObjective(student(), spec, wide, data, "float32")
     assert not list(same.parameters())
     assert [p.shape for p in other.parameters() if p.dim() == 2] == [(96, 48), (96, 48)]
-    assert finetune(student(), data, spec, teacher=wide).steps == 2
+    assert finetune_student(student(), data, spec, teacher=wide).steps == 2
 
 
 def test_a_frozen_model_needs_no_teacher_for_labels() -> None:
@@ -161,10 +167,10 @@ def test_a_frozen_model_needs_no_teacher_for_labels() -> None:
 def test_without_labels_only_distillation_is_allowed(name: str) -> None:
     data, spec = Noise(labelled=False), FineTuneSpec(losses={name: 1.0})
     with pytest.raises(ConfigError, match=f"'{name}' needs labels.*choose among soft"):
-        finetune(student(), data, spec, teacher=Teacher(tiny_backbone()))
+        finetune_student(student(), data, spec, teacher=Teacher(tiny_backbone()))
     assert data.drawn == []
     soft = FineTuneSpec(length="1 steps", batch_size=4)
-    assert finetune(student(), data, soft, teacher=Teacher(tiny_backbone())).steps == 1
+    assert finetune_student(student(), data, soft, teacher=Teacher(tiny_backbone())).steps == 1
 
 
 def test_a_teacher_is_asked_for_where_a_loss_learns_from_one() -> None:
@@ -204,7 +210,7 @@ def test_a_teacher_that_cannot_be_compared_is_refused(
 def test_an_unknown_loss_is_named_before_anything_is_trained() -> None:
     data = Noise()
     with pytest.raises(UnknownName, match="did you mean 'relations'"):
-        finetune(
+        finetune_student(
             student(), data, FineTuneSpec(losses={"relation": 1.0}), teacher=Teacher(headless())
         )
     assert data.drawn == []

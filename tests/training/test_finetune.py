@@ -18,8 +18,8 @@ from autotok.methods.loss_context import TrainingRecipe
 from autotok.training import finetune as room
 from autotok.training.batches import BatchOrder, augmentation_draws
 from autotok.training.distill import Teacher
-from autotok.training.finetune import FineTuneProgress, finetune
-from autotok.training.schedule import make_optimizer, make_plan, make_schedule, set_lr
+from autotok.training.finetune import FineTuneProgress, finetune_student
+from autotok.training.schedule import make_optimizer, make_schedule, set_lr, training_plan
 from autotok.training.student import student_of
 
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-3)
@@ -29,7 +29,7 @@ def tuned(
     spec: FineTuneSpec, *, precision: str = "float32", method: str = "evit"
 ) -> torch.nn.Module:
     model = student(method)
-    finetune(model, Noise(), spec, teacher=Teacher(tiny_backbone()), precision=precision)
+    finetune_student(model, Noise(), spec, teacher=Teacher(tiny_backbone()), precision=precision)
     return model
 
 
@@ -37,7 +37,7 @@ def tuned(
 def test_fine_tuning_a_pruned_model_reduces_its_loss(method: str) -> None:
     spec = FineTuneSpec(length="60 steps", batch_size=8, lr=2e-3)
     losses: list[float] = []
-    done = finetune(
+    done = finetune_student(
         student(method), Noise(16), spec, teacher=Teacher(tiny_backbone()),
         on_progress=lambda p: losses.append(p.loss),
     )  # fmt: skip
@@ -49,7 +49,9 @@ def test_fine_tuning_a_pruned_model_reduces_its_loss(method: str) -> None:
 def test_either_precision_trains_and_is_recorded(precision: str) -> None:
     model = student()
     before = weights(model)
-    done = finetune(model, Noise(), SPEC, teacher=Teacher(tiny_backbone()), precision=precision)
+    done = finetune_student(
+        model, Noise(), SPEC, teacher=Teacher(tiny_backbone()), precision=precision
+    )
     assert done.precision == precision
     assert math.isfinite(done.loss)
     assert not same(before, weights(model))
@@ -78,7 +80,7 @@ def test_the_given_backbone_is_unchanged_to_the_bit() -> None:
     backbone = tiny_backbone()
     before, flags = weights(backbone), [p.requires_grad for p in backbone.parameters()]
     model = student(backbone=backbone)
-    finetune(model, Noise(), SPEC, teacher=Teacher(backbone))
+    finetune_student(model, Noise(), SPEC, teacher=Teacher(backbone))
     assert same(before, weights(backbone))
     assert [p.requires_grad for p in backbone.parameters()] == flags
     assert all(p.grad is None for p in backbone.parameters())
@@ -158,11 +160,11 @@ def test_a_backbone_at_rate_zero_is_no_part_of_the_optimiser() -> None:
 def test_epochs_are_counted_in_whole_batches_and_steps() -> None:
     order = BatchOrder(Noise(50), 0, 8, 50)
     assert order.per_epoch == 6
-    assert make_plan(FineTuneSpec(length="2 epochs", batch_size=8), 6).steps == 12
-    assert make_plan(FineTuneSpec(length="0.5 epochs", accumulate=2), 6).steps == 2
+    assert training_plan(FineTuneSpec(length="2 epochs", batch_size=8), 6).steps == 12
+    assert training_plan(FineTuneSpec(length="0.5 epochs", accumulate=2), 6).steps == 2
     model = student()
     spec = FineTuneSpec(length="1 epoch", batch_size=20, lr=1e-4)
-    assert finetune(model, Noise(50), spec, teacher=Teacher(tiny_backbone())).steps == 2
+    assert finetune_student(model, Noise(50), spec, teacher=Teacher(tiny_backbone())).steps == 2
 
 
 def test_minutes_end_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +178,7 @@ def test_minutes_end_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room.time, "perf_counter", clock)
     seen: list[FineTuneProgress] = []
     spec = FineTuneSpec(length="0.1 minutes", batch_size=4)
-    done = finetune(
+    done = finetune_student(
         student(), Noise(), spec, teacher=Teacher(tiny_backbone()), on_progress=seen.append
     )
     assert done.seconds >= 6.0
@@ -197,7 +199,7 @@ def test_every_epoch_is_another_order_of_the_same_images() -> None:
 
 def test_a_short_fine_tune_draws_its_own_images_only() -> None:
     data = Noise(50_000)
-    finetune(student(), data, SPEC, teacher=Teacher(tiny_backbone()))
+    finetune_student(student(), data, SPEC, teacher=Teacher(tiny_backbone()))
     assert len(data.drawn) == 4 * 8 + 1  # and one for the data's identity
 
 
@@ -226,7 +228,7 @@ def test_a_loss_that_is_no_number_stops_at_once(monkeypatch: pytest.MonkeyPatch)
         next(model.parameters()).fill_(math.nan)
     before = weights(model)
     with pytest.raises(Diverged, match=r"at step 1 \(loss nan\)"):
-        finetune(model, Noise(), SPEC, teacher=Teacher(tiny_backbone()))
+        finetune_student(model, Noise(), SPEC, teacher=Teacher(tiny_backbone()))
     head = "backbone.model.head.weight"
     assert torch.equal(before[head], weights(model)[head])
 
@@ -246,7 +248,9 @@ def test_a_view_on_a_supernet_becomes_a_student_of_its_own() -> None:
     config = CompressionConfig("tome", (Reduction(0, num_keep=10),), mode="retrain")
     model = student_of(view, config)
     assert model.backbone.facts == view.facts
-    finetune(model, Noise(), SPEC, teacher=Teacher(SupernetView(net, net.spec.largest()).eval()))
+    finetune_student(
+        model, Noise(), SPEC, teacher=Teacher(SupernetView(net, net.spec.largest()).eval())
+    )
     assert same(before, weights(net))
 
 
@@ -275,7 +279,7 @@ def test_hooks_on_the_given_backbone_do_not_come_along() -> None:
 def test_a_configurations_own_extra_loss_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
     model = student()
     reducer = model.reducers["0"]
-    monkeypatch.setattr(reducer, "extra_loss", lambda lesson: torch.tensor(100.0))
-    done = finetune(model, Noise(), SPEC, teacher=Teacher(tiny_backbone()))
+    monkeypatch.setattr(reducer, "extra_loss", lambda context: torch.tensor(100.0))
+    done = finetune_student(model, Noise(), SPEC, teacher=Teacher(tiny_backbone()))
     assert done.loss > 100.0
     assert pruned().config_id == model.config.config_id

@@ -19,7 +19,7 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.config import FineTuneSpec
 from autotok.errors import CheckpointError, RunDirectoryError
 from autotok.training.distill import Teacher
-from autotok.training.finetune import FineTuneProgress, finetune
+from autotok.training.finetune import FineTuneProgress, finetune_student
 
 SPEC = FineTuneSpec(length="6 steps", batch_size=4, lr=1e-3, ema_decay=0.5)
 SCRIPT = Path(__file__).with_name("killable_finetune.py")
@@ -69,7 +69,7 @@ def stopped_at(step: int, checkpoint: Path, spec: FineTuneSpec = SPEC) -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        finetune(
+        finetune_student(
             student(), Noise(), spec, teacher=Teacher(tiny_backbone()), checkpoint=checkpoint,
             checkpoint_every_s=0.0, on_progress=stop,
         )  # fmt: skip
@@ -78,10 +78,10 @@ def stopped_at(step: int, checkpoint: Path, spec: FineTuneSpec = SPEC) -> None:
 def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path) -> None:
     whole = student()
     data, teacher = Noise(), Teacher(tiny_backbone())
-    finetune(whole, data, SPEC, teacher=teacher)  # its teacher then remembers all logits
+    finetune_student(whole, data, SPEC, teacher=teacher)  # its teacher then remembers all logits
     stopped_at(3, tmp_path / "c.pt")
     resumed, steps = student(), []
-    done = finetune(
+    done = finetune_student(
         resumed, data, SPEC, teacher=teacher, checkpoint=tmp_path / "c.pt",
         on_progress=lambda p: steps.append(p.step),
     )  # fmt: skip
@@ -93,8 +93,8 @@ def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path) -> Non
 def test_a_finished_fine_tune_is_only_read_again(tmp_path: Path) -> None:
     teacher, spec = Teacher(tiny_backbone()), dataclasses.replace(SPEC, length="2 steps")
     first, again = student(), student()
-    done = finetune(first, Noise(), spec, teacher=teacher, checkpoint=tmp_path / "c.pt")
-    repeated = finetune(again, Noise(), spec, teacher=teacher, checkpoint=tmp_path / "c.pt")
+    done = finetune_student(first, Noise(), spec, teacher=teacher, checkpoint=tmp_path / "c.pt")
+    repeated = finetune_student(again, Noise(), spec, teacher=teacher, checkpoint=tmp_path / "c.pt")
     assert repeated == done
     assert same(weights(first), weights(again))
 
@@ -114,7 +114,7 @@ def test_interrupting_keeps_the_last_whole_step(
 
     monkeypatch.setattr(data, "batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        finetune(
+        finetune_student(
             student(), data, SPEC, teacher=Teacher(tiny_backbone()), checkpoint=tmp_path / "c.pt"
         )
     assert torch.load(tmp_path / "c.pt", weights_only=True)["step"] == 3
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_another_fine_tune_is_refused(
     teacher = Teacher(tiny_backbone(seed=1 if change == "teacher" else 0))
     data = Noise(48 if change == "data" else 64)
     with pytest.raises(CheckpointError, match=words):
-        finetune(model, data, spec, teacher=teacher, checkpoint=tmp_path / "c.pt")
+        finetune_student(model, data, spec, teacher=teacher, checkpoint=tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "pickle"])
@@ -153,7 +153,9 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(tmp_path: Path, damage:
     else:
         path.write_bytes(content[damage])
     with pytest.raises(CheckpointError, match=r"cannot be read .* delete it to start over$"):
-        finetune(student(), Noise(), SPEC, teacher=Teacher(tiny_backbone()), checkpoint=path)
+        finetune_student(
+            student(), Noise(), SPEC, teacher=Teacher(tiny_backbone()), checkpoint=path
+        )
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -175,6 +177,8 @@ def test_a_full_disk_gives_one_sentence_and_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(RunDirectoryError, match=r"cannot be written \(No space left on device\)"):
-        finetune(student(), Noise(), SPEC, teacher=Teacher(tiny_backbone()), checkpoint=path)
+        finetune_student(
+            student(), Noise(), SPEC, teacher=Teacher(tiny_backbone()), checkpoint=path
+        )
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from autotok.errors import failure
 from autotok.searching.space.problem import TallyLike, Tuned, Worker
 
 from .jobs import Job
 
-__all__ = ["Engine", "Job", "Outcome", "WorkerFactory", "failure", "run_job"]
+__all__ = ["Engine", "Job", "Outcome", "WorkerFactory", "run_job"]
 
 WorkerFactory = Callable[[], Worker]
 """Makes a worker in another process: must pickle, and builds everything from plain data."""
@@ -72,14 +73,3 @@ def run_job(worker: Worker, job: Job) -> Outcome:
     except BaseException as raised:  # a trial may fail in any way, SystemExit; the search goes on
         error = failure(raised)
     return Outcome(job, tally, time.perf_counter() - begin, error, tuned)
-
-
-def failure(error: BaseException) -> str:
-    """An exception as one line."""
-    lines = str(error).strip().splitlines()
-    words = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-    return (
-        f"out of memory ({words})"
-        if "out of memory" in words or isinstance(error, MemoryError)
-        else words
-    )

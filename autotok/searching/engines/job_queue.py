@@ -1,4 +1,4 @@
-"""`Exchange`: where the driver leaves jobs and a scheduler in another thread leaves outcomes.
+"""`JobQueue`: where the driver leaves jobs and a scheduler in another thread leaves outcomes.
 
 The two take turns. A scheduler that asks for a job while the driver is still thinking waits for it,
 so that a worker that has become free gets the job which follows from what it found.
@@ -16,13 +16,13 @@ from autotok.config import CompressionConfig, Primitive
 
 from .base import Job, Outcome
 
-__all__ = ["Exchange", "from_flat", "to_flat"]
+__all__ = ["JobQueue", "from_flat", "to_flat"]
 
 _PATIENCE_S = 1.0
 """With a driver that thinks; a scheduler has other things to see to."""
 
 
-class Exchange:
+class JobQueue:
     """Jobs one way, outcomes the other; safe between two threads."""
 
     def __init__(self) -> None:
@@ -110,13 +110,13 @@ class Exchange:
             self._trouble = self._trouble or error
             self._turn.notify_all()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Exchange:
+    def __deepcopy__(self, memo: dict[int, Any]) -> JobQueue:
         """Itself: copies of a scheduler's settings must meet the same driver."""
         return self
 
-    def __reduce__(self) -> tuple[type[Exchange], tuple[()]]:
+    def __reduce__(self) -> tuple[type[JobQueue], tuple[()]]:
         """A new one: in another process there is no driver to meet."""
-        return Exchange, ()
+        return JobQueue, ()
 
 
 def to_flat(job: Job) -> dict[str, Primitive]:

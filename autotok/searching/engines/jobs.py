@@ -1,4 +1,4 @@
-"""`Job`: what the search wants done. `Flight`: a trial under way, and what is known of it."""
+"""`Job`: what the search wants done. `OpenTrial`: a trial under way, and what is known of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from autotok.config import CompressionConfig
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import TallyLike, Tuned
 
-__all__ = ["Flight", "Job"]
+__all__ = ["OpenTrial", "Job"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Job:
 
 
 @dataclass
-class Flight:
+class OpenTrial:
     record: TrialRecord
     tally: TallyLike | None = None
     stop: int = 0

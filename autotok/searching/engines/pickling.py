@@ -7,9 +7,9 @@ import pickle
 import sys
 from typing import Any
 
-from autotok.errors import AutotokError, ConfigError
+from autotok.errors import AutotokError, ConfigError, failure
 
-from .base import Outcome, failure
+from .base import Outcome
 
 __all__ = [
     "build_error",

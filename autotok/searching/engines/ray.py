@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import importlib
 import logging
 import os
 import pickle
@@ -27,18 +26,18 @@ from typing import Any
 
 from autotok.config import CompressionConfig
 from autotok.devices.ray_cluster import (
-    TUNE_SETTINGS,
     capacity,
     check_storage,
     join,
+    load_ray,
     plain,
     room,
     start,
 )
-from autotok.errors import AutotokError, ConfigError
+from autotok.errors import AutotokError, ConfigError, failure
 
-from .base import Job, Outcome, WorkerFactory, failure, run_job
-from .job_queue import Exchange, from_flat, to_flat
+from .base import Job, Outcome, WorkerFactory, run_job
+from .job_queue import JobQueue, from_flat, to_flat
 from .pickling import (
     build_error,
     dumped,
@@ -95,7 +94,7 @@ class RayEngine:
         self._ray: Any = load_ray()
         self._started, self._watchdog = False, Watchdog()
         self._begin = time.monotonic()
-        self._exchange = Exchange()
+        self._queue = JobQueue()
         self._thread: threading.Thread | None = None
         self._actors: set[Any] = set()
         self._folder: Path | None = None
@@ -133,7 +132,7 @@ class RayEngine:
 
     def submit(self, job: Job) -> None:
         """Take a job."""
-        self._exchange.submit(job)
+        self._queue.submit(job)
 
     def collect(self) -> Outcome:
         """Wait for the next finished job.
@@ -142,14 +141,14 @@ class RayEngine:
             AutotokError: no worker can be built, or Ray is gone.
         """
         try:
-            return self._exchange.collect()
+            return self._queue.collect()
         except AutotokError:
             self.close()
             raise
 
     def close(self) -> None:
         """Stop Tune and its workers, Ray too if it was started here; nothing of Tune's is kept."""
-        self._exchange.close()
+        self._queue.close()
         actors, self._actors = self._actors, set()
         for actor in actors:
             with contextlib.suppress(Exception):  # it may be gone already
@@ -176,7 +175,7 @@ class RayEngine:
         tuner = tune.Tuner(
             tune.with_resources(trainable, dict(needs)),
             tune_config=tune.TuneConfig(
-                search_alg=_searcher(self._exchange),
+                search_alg=_searcher(self._queue),
                 scheduler=_scheduler(self.capacity),
                 num_samples=-1,
                 reuse_actors=True,
@@ -188,23 +187,23 @@ class RayEngine:
                 failure_config=tune.FailureConfig(max_failures=LOSSES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[_watcher(self._actors)],
-                stop=_stopper(self._exchange),
+                stop=_stopper(self._queue),
                 verbose=0,
             ),
         )
         self._thread = threading.Thread(
-            target=_fit, args=(tuner, self._exchange), name="ray-tune", daemon=True
+            target=_fit, args=(tuner, self._queue), name="ray-tune", daemon=True
         )
         self._thread.start()
 
 
-def _fit(tuner: Any, exchange: Exchange) -> None:
+def _fit(tuner: Any, queue: JobQueue) -> None:
     reason = "it ended"
     try:
         tuner.fit()
     except BaseException as error:  # whatever it is, the driver must not wait for ever
         reason = failure(error)
-    exchange.break_off(AutotokError(f"Ray Tune stopped in mid-search: {reason}"))
+    queue.break_off(AutotokError(f"Ray Tune stopped in mid-search: {reason}"))
 
 
 # --- jobs as Tune sees them
@@ -214,31 +213,31 @@ def _trial_name(trial: Any) -> str:
     return f"job{trial.config.get('number', '')}-{trial.trial_id}"
 
 
-def _searcher(exchange: Exchange) -> Any:
+def _searcher(queue: JobQueue) -> Any:
     """A `Searcher` whose suggestions are the driver's jobs."""
     from ray.tune.search import Searcher
 
     class Jobs(Searcher):  # type: ignore[misc, unused-ignore]
         def suggest(self, trial_id: str) -> Any:
-            job = exchange.next(trial_id)
+            job = queue.next(trial_id)
             if job is None:
-                return Searcher.FINISHED if exchange.closed else None
+                return Searcher.FINISHED if queue.closed else None
             return to_flat(job)
 
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
         ) -> None:
             if result is not None and "unable" in result:
-                exchange.break_off(rebuilt(*pickle.loads(base64.b64decode(result["unable"]))))
-            job = exchange.job(trial_id)
+                queue.break_off(rebuilt(*pickle.loads(base64.b64decode(result["unable"]))))
+            job = queue.job(trial_id)
             if job is None:
                 return
             if error or result is None or "outcome" not in result:
                 lost = f"{LOSSES + 1} workers were lost with this job, perhaps out of memory"
-                exchange.finish(trial_id, None, lost)
+                queue.finish(trial_id, None, lost)
             else:
                 outcome = pickle.loads(base64.b64decode(result["outcome"]))
-                exchange.finish(trial_id, dataclasses.replace(outcome, job=job))
+                queue.finish(trial_id, dataclasses.replace(outcome, job=job))
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the study is the truth."""
@@ -278,7 +277,7 @@ def _trainable(threads: int) -> Any:
     return JobTrial
 
 
-def _stopper(exchange: Exchange) -> Any:
+def _stopper(queue: JobQueue) -> Any:
     from ray import tune
 
     class WhenClosed(tune.Stopper):  # type: ignore[misc, unused-ignore]
@@ -286,7 +285,7 @@ def _stopper(exchange: Exchange) -> Any:
             return False
 
         def stop_all(self) -> bool:
-            return exchange.closed
+            return queue.closed
 
     return WhenClosed()
 
@@ -349,24 +348,3 @@ def _release_stuck(controller: Any) -> None:
     """
     resetting: set[Any] = getattr(controller, "_resetting_trials", set())
     resetting -= {t for t in resetting if t not in controller._trial_to_actor}
-
-
-def load_ray() -> Any:
-    """The ray module, quiet.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    for name, value in TUNE_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    try:
-        ray = importlib.import_module("ray")
-        importlib.import_module("ray.tune")
-    except ImportError as error:
-        raise ConfigError(
-            "the ray engine needs Ray Tune: install it with `pip install 'autotok[ray]'`, or use"
-            " --engine local"
-        ) from error
-    for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return ray

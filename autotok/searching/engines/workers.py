@@ -123,7 +123,7 @@ class ProcessEngine:
             worker.dismiss()
         deadline = time.monotonic() + _FAREWELL_S
         for worker in workers:
-            worker.bury(deadline)
+            worker.join(deadline)
 
     def _hand_out(self) -> None:
         for worker in self._workers:
@@ -209,7 +209,7 @@ class ProcessEngine:
         reason = f"no result after {worker.limit_s:g} s; its worker was stopped"
         self._done.append(Outcome(worker.job, None, worker.seconds, reason))
         worker.dismiss()
-        worker.bury(time.monotonic() + _FAREWELL_S)
+        worker.join(time.monotonic() + _FAREWELL_S)
         return _Process(self._threads)
 
 
@@ -228,7 +228,7 @@ class _Process:
         self._process = _CONTEXT.Process(
             target=_serve, args=(theirs, threads), daemon=True, name="autotok-worker"
         )
-        with _birth(threads):
+        with _child_env(threads):
             self._process.start()
         theirs.close()
 
@@ -275,7 +275,7 @@ class _Process:
         if self.state in ("starting", "busy"):
             self._process.kill()
 
-    def bury(self, deadline: float) -> None:
+    def join(self, deadline: float) -> None:
         """Wait for its end, until the deadline gently."""
         if self.state == "dead":
             return
@@ -287,7 +287,7 @@ class _Process:
 
 
 @contextlib.contextmanager
-def _birth(threads: int) -> Iterator[None]:
+def _child_env(threads: int) -> Iterator[None]:
     """What a child inherits: its number of threads, and deafness to `SIGNALS` from the start."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)

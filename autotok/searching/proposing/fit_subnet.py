@@ -12,7 +12,7 @@ from autotok.searching.space.problem import Problem
 from autotok.searching.space.shape import Shape
 from autotok.searching.space.subnets import Structure
 
-from .strengths import Line, Repaired, verdict
+from .strengths import Repaired, Strengths, verdict
 
 __all__ = ["with_fitting_subnet"]
 
@@ -25,11 +25,11 @@ def with_fitting_subnet(
         dataclasses.replace(shape, subnet=structure.canonical(subnet))
         for subnet in structure.shrunk(shape.subnet or structure.default)
     ]
-    lines = [Line(_within_depth(s, structure), problem.facts, problem.costs) for s in path]
+    lines = [Strengths(_within_depth(s, structure), problem.facts, problem.costs) for s in path]
     limits = {b.metric: b.limit for b in problem.budgets if b.exact}
     strongest = np.ones(1)
 
-    def fits(line: Line) -> bool:
+    def fits(line: Strengths) -> bool:
         return all(float(line.metric(n, strongest)[0]) <= limit for n, limit in limits.items())
 
     first = bisect.bisect_left(lines, True, key=fits)
@@ -46,7 +46,7 @@ def with_fitting_subnet(
     return lines[min(first, len(lines) - 1)].shape
 
 
-def _share(line: Line, budget: Budget) -> float:
+def _share(line: Strengths, budget: Budget) -> float:
     return float(line.metric(budget.metric, np.ones(1))[0]) / budget.limit
 
 

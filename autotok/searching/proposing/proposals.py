@@ -325,7 +325,7 @@ class Proposals:
                 self._study._storage.set_study_system_attr(self._study_id, k, v)
 
     def note(self, key: str, value: Any) -> None:
-        """Keep a JSON value with the study (the plan, results of the last word)."""
+        """Keep a JSON value with the study (the plan, results of the final evaluation)."""
         self._attrs[key] = value
         self._study.set_user_attr(key, value)
 

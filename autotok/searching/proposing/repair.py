@@ -15,13 +15,13 @@ import numpy as np
 
 from autotok.config import Primitive
 from autotok.errors import InfeasibleBudget
-from autotok.searching.space.budget import Budget, describe
+from autotok.searching.space.budget import Budget, limit_in_words
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Chooser, Parameter
 from autotok.searching.space.shape import Shape
 
 from .fit_subnet import with_fitting_subnet
-from .strengths import Line, Repaired, verdict
+from .strengths import Repaired, Strengths, verdict
 
 __all__ = ["Repaired", "cheapest", "check_budgets", "match_cost", "repair"]
 
@@ -46,7 +46,7 @@ def repair(shape: Shape, fraction: float, problem: Problem) -> Repaired:
 
 def _repair_tokens(shape: Shape, fraction: float, problem: Problem) -> Repaired:
     """`repair` on a subnet that stays."""
-    line = Line(shape, problem.facts, problem.costs)
+    line = Strengths(shape, problem.facts, problem.costs)
     weakest, failed = 0.0, None
     exact = [b for b in problem.budgets if b.exact]
     for budget in exact:
@@ -68,7 +68,7 @@ def _repair_tokens(shape: Shape, fraction: float, problem: Problem) -> Repaired:
 
 
 def _at_fraction(
-    line: Line, weakest: float, fraction: float, problem: Problem, predictions: _Predictions
+    line: Strengths, weakest: float, fraction: float, problem: Problem, predictions: _Predictions
 ) -> Repaired:
     ends = line.metric("macs", np.array([line.strongest, weakest]))
     strength = weakest
@@ -83,7 +83,7 @@ def _at_fraction(
     return verdict(line, budget, predictions.at(line.strongest))
 
 
-def _result(line: Line, strength: float, predictions: _Predictions) -> Repaired:
+def _result(line: Strengths, strength: float, predictions: _Predictions) -> Repaired:
     config = line.config(strength)
     result = Repaired(
         config,
@@ -104,7 +104,7 @@ def _excess(budget: Budget, result: Repaired) -> float:
 class _Predictions:
     """Predicted metrics of one line, cached by counts: a prediction costs a trace of the model."""
 
-    def __init__(self, problem: Problem, line: Line) -> None:
+    def __init__(self, problem: Problem, line: Strengths) -> None:
         self.problem, self._line = problem, line
         self._known: dict[tuple[int, ...], Mapping[str, float]] = {}
 
@@ -144,7 +144,7 @@ class _Predictions:
 def match_cost(shape: Shape, macs: int, problem: Problem) -> Repaired | None:
     """The most expensive configuration of this shape within `macs` and every budget; None if it has
     none."""
-    line = Line(shape, problem.facts, problem.costs)
+    line = Strengths(shape, problem.facts, problem.costs)
     limits = [("macs", float(macs))] + [(b.metric, b.limit) for b in problem.budgets if b.exact]
     strengths = [line.weakest(metric, limit) for metric, limit in limits]
     if None in strengths:
@@ -182,7 +182,7 @@ def check_budgets(problem: Problem) -> None:
 
 
 def _sorry(budget: Budget, lowest: float, method: str) -> str:
-    words = describe(budget.metric, lowest)
+    words = limit_in_words(budget.metric, lowest)
     short = {
         "macs": f"{_round_up(lowest / 1e9)}GMACs",
         "macs_noattn": f"{_round_up(lowest / 1e9)}GFLOPs",
@@ -214,7 +214,7 @@ def cheapest(problem: Problem, method: str, metric: str) -> tuple[float, Shape]:
     """The lowest cost a method reaches over the corners of the space, and the shape that does."""
     best: tuple[float, Shape] | None = None
     for shape in _corners(problem, method):
-        line = Line(shape, problem.facts, problem.costs)
+        line = Strengths(shape, problem.facts, problem.costs)
         value = float(line.metric(metric, np.array([line.strongest]))[0])
         if best is None or value < best[0]:
             best = value, shape
@@ -224,7 +224,7 @@ def cheapest(problem: Problem, method: str, metric: str) -> tuple[float, Shape]:
 
 def _predict_cheapest(problem: Problem, method: str, metric: str) -> float:
     _, shape = cheapest(problem, method, "macs")
-    line = Line(shape, problem.facts, problem.costs)
+    line = Strengths(shape, problem.facts, problem.costs)
     return float(_Predictions(problem, line).at(line.strongest)[metric])
 
 

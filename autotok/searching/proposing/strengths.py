@@ -1,4 +1,4 @@
-"""`Line`: the configurations of one shape in order of strength, and what repair makes of them."""
+"""`Strengths`: configurations of one shape in order of strength, and what repair makes of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from autotok.config import CompressionConfig
 from autotok.facts import BackboneFacts
 from autotok.searching.records.record import Costs
-from autotok.searching.space.budget import Budget, describe
+from autotok.searching.space.budget import Budget, limit_in_words
 from autotok.searching.space.problem import CostModel
 from autotok.searching.space.shape import Shape
 
-__all__ = ["Line", "Repaired", "verdict"]
+__all__ = ["Strengths", "Repaired", "verdict"]
 
 _POINTS, _ROUNDS = 48, 4
 Floats = NDArray[np.float64]
@@ -40,7 +40,7 @@ class Repaired:
         return self.config is not None
 
 
-class Line:
+class Strengths:
     """The configurations of one shape, by strength."""
 
     def __init__(self, shape: Shape, facts: BackboneFacts, costs: CostModel) -> None:
@@ -84,7 +84,9 @@ class Line:
         return high
 
 
-def verdict(line: Line, budget: Budget, predicted: Mapping[str, float] | None = None) -> Repaired:
+def verdict(
+    line: Strengths, budget: Budget, predicted: Mapping[str, float] | None = None
+) -> Repaired:
     """Infeasible: how far off the cheapest of the shape is, and what stops it."""
     if budget.exact:
         lowest = float(line.metric(budget.metric, np.array([line.strongest]))[0])
@@ -92,7 +94,7 @@ def verdict(line: Line, budget: Budget, predicted: Mapping[str, float] | None = 
         lowest = float((predicted or {})[budget.metric])
     reason = (
         f"{line.shape.method} at layers {list(line.shape.layers)} reaches"
-        f" {describe(budget.metric, lowest)} at its cheapest:"
+        f" {limit_in_words(budget.metric, lowest)} at its cheapest:"
         f" {line.shape.blocked_at(line.facts)}"
     )
     return Repaired(None, line.shape.layers, violation=lowest / budget.limit - 1.0, reason=reason)

@@ -1,4 +1,4 @@
-"""`Drafts`: proposals made into trial records, ready to be evaluated: decode, repair, retrain."""
+"""`TrialBuilder`: proposals made into records, ready to be evaluated: decode, repair, retrain."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.finetuning import auto_steps
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Params
-from autotok.searching.space.settings import Plan, SearchSettings
+from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from autotok.searching.space.warm_starts import warm_starts
 
 from .proposals import Proposals
 from .repair import Repaired, repair
 
-__all__ = ["Drafts"]
+__all__ = ["TrialBuilder"]
 
 _ATTEMPTS = 6
 
 
-class Drafts:
+class TrialBuilder:
     """Drafts trials from proposals; knows every configuration that was drafted before."""
 
     def __init__(self, settings: SearchSettings, problem: Problem, proposals: Proposals) -> None:
@@ -39,7 +39,7 @@ class Drafts:
         """Whether both modes are searched: plug-in first, fine-tunes where they promise most."""
         return set(self._problem.space.mode) == set(MODES)
 
-    def proposal(self, number: int, plan: Plan) -> TrialRecord:
+    def proposal(self, number: int, plan: FidelityPlan) -> TrialRecord:
         """What the sampler, or a published default, proposes as trial `number`."""
         fixed: Mapping[str, Primitive] | None = None
         origin = "sampler"
@@ -62,7 +62,7 @@ class Drafts:
         attempt: int,
         fixed: Mapping[str, Primitive] | None,
         origin: str,
-        plan: Plan,
+        plan: FidelityPlan,
     ) -> TrialRecord:
         if self.promotes:
             fixed = {**(fixed or {}), "mode": "plug-in"}
@@ -78,7 +78,9 @@ class Drafts:
             repaired = self._retrain(repaired, params, plan)
         return self._record(number, params, repaired, origin)
 
-    def promotion(self, number: int, base: TrialRecord, plan: Plan, *, first: bool) -> TrialRecord:
+    def promotion(
+        self, number: int, base: TrialRecord, plan: FidelityPlan, *, first: bool
+    ) -> TrialRecord:
         """Trial `number`: an earlier one's configuration, retrained; how, the sampler proposes.
 
         The `first` of a run trains as the space's first answers say.
@@ -98,7 +100,7 @@ class Drafts:
         record = self._record(number, params, repaired, "promotion")
         return dataclasses.replace(record, base=base.number)
 
-    def _retrain(self, repaired: Repaired, params: Params, plan: Plan) -> Repaired:
+    def _retrain(self, repaired: Repaired, params: Params, plan: FidelityPlan) -> Repaired:
         """The same configuration, to be fine-tuned as the proposal says."""
         if repaired.config is None or repaired.costs is None or not repaired.layers:
             return repaired

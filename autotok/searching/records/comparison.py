@@ -1,4 +1,4 @@
-"""What of the last word is more than noise: every configuration beside the others, image by image.
+"""What of the final evaluation is more than noise: configurations compared image by image.
 
 Everything here is worked out from the tallies that the records keep; records without outcomes per
 image are left uncompared. The intervals are per comparison: they do not correct for the best having
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotok.evaluation.paired import Paired, compare
-from autotok.searching.running.final_evaluation import Final
+from autotok.searching.records.final import Final
 
 from .finetune_gain import TuningGain, tuning_gains
 from .objective import Objective, losses
@@ -27,7 +27,7 @@ _CHEAPER = 0.98
 
 @dataclass(frozen=True)
 class Standing:
-    """One configuration of the last word, compared over the same images with others."""
+    """One configuration of the final evaluation, compared over the same images with others."""
 
     number: int
     config_id: str
@@ -107,7 +107,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All standings of a last word, and what fine-tuning bought."""
+    """All standings of a final evaluation, and what fine-tuning bought."""
 
     standings: tuple[Standing, ...] = ()
     """Best, front (costliest first), controls, reference."""
@@ -160,11 +160,11 @@ class Comparisons:
 def compare_front(
     final: Final, objectives: Sequence[Objective] = (), records: Iterable[TrialRecord] = ()
 ) -> Comparisons:
-    """Every configuration of the last word against the best, the uncompressed model and its
+    """Every configuration of the final evaluation against the best, the uncompressed model and its
     neighbour.
 
     Args:
-        final: The last word; its records keep their tallies.
+        final: The final evaluation; its records keep their tallies.
         objectives: The first one chooses the runner-up; the quality does where there are none.
         records: Further trials whose fine-tuning counts, beside those of the front.
     """

@@ -83,7 +83,7 @@ def study_note(config: Mapping[str, Any], objectives: Sequence[Objective]) -> st
         " of a trial gives the other conventions. The constraint is how far a trial is outside the"
         " budget, as a share of it: 0 or less is inside. 'Pruned' marks what cannot be inside; a"
         " trial that repeats a known configuration shows its values. Trials rest on few images;"
-        " the last word, on all of them, is in report.html of the run directory.",
+        " the final evaluation, on all of them, is in report.html of the run directory.",
     ]
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """Dominance, fronts, ranks, crowding and hypervolume, in plain NumPy.
 
 Every array of points is (n, m), one row per configuration and one column per objective, all to be
-minimised; `autotok.searching.records.objective.losses` turns objectives of any direction into such columns.
+minimised; `objective.losses` turns objectives of any direction into such columns.
 """
 
 from __future__ import annotations

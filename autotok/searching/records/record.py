@@ -101,7 +101,7 @@ class TrialRecord:
     """By the independent counter; filled in for what is reported."""
     within_budget: bool | None = None
     reading: Mapping[str, Any] | None = None
-    """Its measurement on a device (`Reading.to_dict()`); `predicted` stays beside it."""
+    """Its measurement on a device (`Measurement.to_dict()`); `predicted` stays beside it."""
     unmeasured: str = ""
     """Why there is none, where one was tried."""
     drafted: str = ""

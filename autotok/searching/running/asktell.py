@@ -20,7 +20,7 @@ from autotok.counting.macs import cost, uncompressed
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets, resolve
 from autotok.searching.space.problem import ExactCosts, Problem
-from autotok.searching.space.settings import Plan, SearchSettings
+from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from autotok.searching.space.space_file import load_space
 
 from .study import open_search
@@ -104,7 +104,7 @@ class AskTell:
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             storage = Path(folder) / "study.log"
         settings = SearchSettings(seed=seed, storage=str(storage), study=study or STUDY, join=join)
-        self._search = open_search(settings, self._problem, storage, plan=Plan(1, 1, 1))
+        self._search = open_search(settings, self._problem, storage, plan=FidelityPlan(1, 1, 1))
 
     def ask(self) -> Candidate | None:
         """The next configuration, never one that was asked before; None when there is no other."""

@@ -1,8 +1,8 @@
-"""`Gauge`: what a search knows by measurement, and what that says about its predictions.
+"""`DeviceCorrections`: what a search measured, and what that says about its predictions.
 
 The uncompressed model and a few published configurations are measured before the first trial, the
-finalists before the last word. Where measurements and predictions disagree by more than the error
-that the target states, further predictions of the run are multiplied by the median ratio. Readings
+finalists before the final evaluation. Where measurements and predictions disagree by more than the
+error that the target states, further predictions of the run are multiplied by the median ratio. Readings
 and factors are kept with the study, so a resumed run measures nothing twice and predicts alike.
 """
 
@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from autotok.config import CompressionConfig
-from autotok.devices.measurement import Reading
+from autotok.devices.measurement import Measurement
 from autotok.errors import AutotokError, DeviceUnreachable
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
@@ -28,7 +28,7 @@ from autotok.searching.space.warm_starts import warm_starts
 
 from .judged import excess
 
-__all__ = ["METRICS", "Gauge", "Notebook"]
+__all__ = ["METRICS", "DeviceCorrections", "Notebook"]
 
 _LOG = logging.getLogger(__name__)
 METRICS = {"latency_ms": "latency", "peak_memory_mb": "memory"}
@@ -54,13 +54,13 @@ class Notebook(Protocol):
         ...
 
 
-class Gauge:
+class DeviceCorrections:
     """Readings of a run's configurations; without a device, it leaves everything as it is."""
 
     def __init__(self, problem: Problem, on_measure: Callable[[str], None] | None = None) -> None:
         self._original, self.on_measure = problem, on_measure
         self._notebook: Notebook | None = None
-        self._readings: dict[str, Reading] = {}
+        self._readings: dict[str, Measurement] = {}
         self._failures: dict[str, dict[str, str]] = {}
         self._raw: dict[str, Mapping[str, float]] = {}
         """Uncorrected predictions of what was measured."""
@@ -211,7 +211,7 @@ class Gauge:
         self._notebook = notebook
         data = notebook.noted("measured") or {}
         for key, item in (data.get("readings") or {}).items():
-            self._readings.setdefault(key, Reading.from_dict(item["reading"]))
+            self._readings.setdefault(key, Measurement.from_dict(item["reading"]))
             self._raw.setdefault(key, item["predicted"])
         self._failures = {**(data.get("failures") or {}), **self._failures}
         self._early = data.get("early") or self._early

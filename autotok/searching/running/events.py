@@ -80,7 +80,7 @@ class FineTuneStep(Event):
 
 @dataclass(frozen=True)
 class FinalEvaluation(Event):
-    """One configuration of the last word is done, `done` of `total`."""
+    """One configuration of the final evaluation is done, `done` of `total`."""
 
     record: TrialRecord
     done: int

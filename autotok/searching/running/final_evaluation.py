@@ -1,7 +1,7 @@
-"""The last word: the front, a random control and the uncompressed model on the full split.
+"""The final evaluation: the front, a random control and the uncompressed model on the full split.
 
 Only images that a configuration has not seen are run. Every result is kept with the study as soon
-as it is there, so an interrupted last word goes on where it stopped.
+as it is there, so an interrupted final evaluation goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import logging
 import statistics
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from autotok.methods.registry import list_methods
 from autotok.searching.engines.base import Engine, Outcome
 from autotok.searching.engines.jobs import Job
 from autotok.searching.proposing.repair import Repaired, match_cost
+from autotok.searching.records.final import Final
 from autotok.searching.records.objective import losses
 from autotok.searching.records.pareto import thin
 from autotok.searching.records.record import TrialRecord
@@ -28,38 +27,12 @@ from .device_corrections import METRICS
 from .judged import after_finetune, judged
 from .loop import REFERENCE, Search, best_of, front_of, plain_tally
 
-__all__ = ["Final", "finalists", "last_word"]
+__all__ = ["finalists", "final_evaluation"]
 
 _LOG = logging.getLogger(__name__)
 CONTROL = "random"
 _ROUNDS = 4
 """Of choosing finalists anew where some turn out to be outside the budget."""
-
-
-@dataclass(frozen=True)
-class Final:
-    """What the last word found."""
-
-    front: tuple[TrialRecord, ...]
-    """Non-dominated at the last fidelity and inside every budget, cheapest first."""
-    best: TrialRecord | None
-    random_control: TrialRecord | None
-    """The best of random pruning at the cost of the best."""
-    controls: tuple[TrialRecord, ...]
-    reference: TrialRecord | None
-    """The uncompressed model."""
-    outside: tuple[TrialRecord, ...] = ()
-    """Finalists that turned out to be outside a limit, measured or on more images."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        singles = {name: getattr(self, name) for name in ("best", "random_control", "reference")}
-        return {
-            **{name: None if r is None else r.to_dict() for name, r in singles.items()},
-            "front": [r.to_dict() for r in self.front],
-            "controls": [r.to_dict() for r in self.controls],
-            "outside": [r.to_dict() for r in self.outside],
-        }
 
 
 def finalists(
@@ -82,10 +55,10 @@ def finalists(
         return [front[i] for i in thin(points, search.settings.front_size)]
 
     pool = [r for r in search.records if r.measured and r.number not in without]
-    return search.gauge.settle(pool, choose)
+    return search.corrections.settle(pool, choose)
 
 
-def last_word(
+def final_evaluation(
     search: Search, engine: Engine, report: Callable[[TrialRecord, int, int], None]
 ) -> Final:
     """Evaluate finalists, control and reference on `plan.final` images.
@@ -94,8 +67,8 @@ def last_word(
     """
     chosen, outside = finalists(search)
     word = _LastWord(search, engine, report, len(chosen))
-    reference = _as_record(REFERENCE, search.drafts.uncompressed(), "reference")
-    reference = search.gauge.known(reference)
+    reference = _as_record(REFERENCE, search.builder.uncompressed(), "reference")
+    reference = search.corrections.known(reference)
     seen = search.tallies.get(REFERENCE)
     if seen is not None:
         reference = dataclasses.replace(reference, score=to_score(seen))
@@ -202,7 +175,9 @@ class _LastWord:
         tally, seconds = known, 0.0
         if outcome is not None:
             if outcome.tally is None:
-                _LOG.warning("last word on trial %d failed: %s", record.number, outcome.error)
+                _LOG.warning(
+                    "final evaluation on trial %d failed: %s", record.number, outcome.error
+                )
                 return dataclasses.replace(record, state="failed", reason=outcome.error)
             tally = outcome.tally if known is None else known + outcome.tally
             seconds = outcome.seconds
@@ -220,7 +195,7 @@ class _LastWord:
         Where images cost different amounts, that counter runs some of them: how far it is from
         what was counted on the same images is taken for all.
         """
-        problem, record = self._search.problem, self._search.gauge.known(record)
+        problem, record = self._search.problem, self._search.corrections.known(record)
         assert record.config is not None
         assert record.costs is not None
         if problem.count is None:
@@ -255,7 +230,7 @@ class _LastWord:
             seen.add(repaired.config.config_id)
             record = self.verified(_as_record(-2 - len(entries), repaired, "control"))
             if any(b.metric in METRICS for b in self._search.problem.budgets):
-                record = self._search.gauge.judged(record)
+                record = self._search.corrections.judged(record)
             if not record.feasible or not record.within_budget:
                 continue
             if not entries and best.tuned is not None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from autotok.config import CompressionConfig
 from autotok.searching.records.record import Costs, Score, TrialRecord
-from autotok.searching.space.budget import Budget, describe
+from autotok.searching.space.budget import Budget, limit_in_words
 from autotok.searching.space.problem import TallyLike, Tuned, to_score
 
 __all__ = ["after_finetune", "excess", "judged", "under"]
@@ -48,7 +48,8 @@ def judged(record: TrialRecord, tally: TallyLike, budgets: Sequence[Budget]) -> 
 def _reason(budget: Budget, score: Score) -> str:
     mean = score.macs_mean if budget.metric == "macs" else score.macs_noattn_mean
     return (
-        f"over the budget of {budget.text}: it costs {describe(budget.metric, float(mean or 0))},"
+        f"over the budget of {budget.text}: it costs"
+        f" {limit_in_words(budget.metric, float(mean or 0))},"
         f" mean over {score.num_images} images (standard deviation"
         f" {float(score.macs_std or 0):,.0f}), where {budget.limit:,.0f} are allowed"
     )

@@ -16,16 +16,16 @@ import numpy as np
 
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
-from autotok.searching.engines.jobs import Flight, Job
+from autotok.searching.engines.jobs import Job, OpenTrial
 from autotok.searching.proposing.proposals import Proposals
-from autotok.searching.proposing.trial_builder import Drafts
+from autotok.searching.proposing.trial_builder import TrialBuilder
 from autotok.searching.records.objective import Objective, losses, make_objectives
 from autotok.searching.records.pareto import front_mask
 from autotok.searching.records.record import Score, TrialRecord
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
-from autotok.searching.space.settings import Plan, SearchSettings
+from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
-from .device_corrections import Gauge
+from .device_corrections import DeviceCorrections
 from .judged import after_finetune, judged, under
 from .promotion import can_gain, can_reach_front, next_to_tune, recoveries
 
@@ -46,17 +46,17 @@ class Search:
         settings: SearchSettings,
         problem: Problem,
         proposals: Proposals,
-        plan: Plan,
-        gauge: Gauge | None = None,
+        plan: FidelityPlan,
+        corrections: DeviceCorrections | None = None,
     ) -> None:
         """`gauge` is the one whose `problem` this is."""
         self.settings, self.problem, self.plan = settings, problem, plan
-        self.proposals, self.gauge = proposals, gauge or Gauge(problem)
-        self.drafts = Drafts(settings, problem, proposals)
+        self.proposals, self.corrections = proposals, corrections or DeviceCorrections(problem)
+        self.builder = TrialBuilder(settings, problem, proposals)
         self.objectives: tuple[Objective, ...] = make_objectives(
             settings.objectives, problem.metric
         )
-        self._flights: dict[int, Flight] = {}
+        self._open: dict[int, OpenTrial] = {}
         self._front: list[TrialRecord] = []
         self._retrained: set[int] = set()
         """Trials whose configuration was promoted to a fine-tune."""
@@ -106,7 +106,7 @@ class Search:
     def _learn(self, record: TrialRecord) -> None:
         if record.config is not None and record.state != "duplicate":
             for name in {record.config.config_id, record.drafted} - {""}:
-                self.drafts.known[name] = record
+                self.builder.known[name] = record
 
     def _count(self, record: TrialRecord) -> None:
         """Take a finished trial into account; the front is kept up to date as trials come."""
@@ -129,7 +129,7 @@ class Search:
         """
         while not self.exhausted:
             number = self.proposals.next_number
-            step = self._begin(self.drafts.proposal(number, self.plan))
+            step = self._begin(self.builder.proposal(number, self.plan))
             if isinstance(step, Job):
                 return step
         return None
@@ -140,7 +140,7 @@ class Search:
         A new trial that retrains the configuration of an earlier one; how it trains is proposed.
         The first is the one that would be recommended without any, if it lost something.
         """
-        while self.drafts.promotes:
+        while self.builder.promotes:
             first = not self._retrained
             base = self._recommended() if first else None
             base = base or next_to_tune(
@@ -155,7 +155,7 @@ class Search:
                 return None
             self._retrained.add(base.number)
             number = self.proposals.next_number
-            record = self.drafts.promotion(number, base, self.plan, first=first)
+            record = self.builder.promotion(number, base, self.plan, first=first)
             step = self._begin(record)
             if isinstance(step, Job):
                 return step
@@ -170,7 +170,7 @@ class Search:
 
     def _retraining(self) -> list[int]:
         """Trials whose configuration is being fine-tuned right now."""
-        return [f.record.base for f in self._flights.values() if f.record.base is not None]
+        return [f.record.base for f in self._open.values() if f.record.base is not None]
 
     @property
     def recoveries(self) -> list[float]:
@@ -190,82 +190,82 @@ class Search:
         if record.state != "running":
             return self._finish(record)
         self._learn(record)
-        flight = self._flights[record.number] = Flight(record)
-        config = flight.config
+        trial = self._open[record.number] = OpenTrial(record)
+        config = trial.config
         if config.mode != "retrain":
             return Job(record.number, config, 0, self.plan.few)
         if get_method(config.method).training_need is Training.REQUIRED:
             return Job(record.number, config, task="finetune")  # plugged in, it says nothing
-        plain = self.drafts.known.get(config.plugged_in.config_id)
+        plain = self.builder.known.get(config.plugged_in.config_id)
         tally = None if plain is None else self.tally(plain)
         if tally is not None:
-            return self._judge_untuned(flight, tally)
+            return self._judge_untuned(trial, tally)
         return Job(record.number, config.plugged_in, 0, self.plan.few)
 
-    def _judge_untuned(self, flight: Flight, tally: TallyLike) -> Job | TrialRecord:
+    def _judge_untuned(self, trial: OpenTrial, tally: TallyLike) -> Job | TrialRecord:
         """Fine-tune what can still reach the front; else stop here."""
-        flight.untuned = tally
-        number, score = flight.record.number, to_score(tally)
-        front, scored = self._front, _scored(flight.record, score)
-        if flight.record.base is None and not can_reach_front(scored, front, self.objectives):
-            flight.tally = tally
-            flight.record = under(flight.record, flight.config.plugged_in)  # all that ran
-            flight.record = judged(flight.record, tally, self.problem.budgets)
+        trial.untuned = tally
+        number, score = trial.record.number, to_score(tally)
+        front, scored = self._front, _scored(trial.record, score)
+        if trial.record.base is None and not can_reach_front(scored, front, self.objectives):
+            trial.tally = tally
+            trial.record = under(trial.record, trial.config.plugged_in)  # all that ran
+            trial.record = judged(trial.record, tally, self.problem.budgets)
             why = "before its fine-tune: dominated even if that regained everything"
-            return self._complete(number, flight, why)
-        return Job(number, flight.config, task="finetune")
+            return self._complete(number, trial, why)
+        return Job(number, trial.config, task="finetune")
 
     # --- advance and tell
 
     def advance(self, number: int, tally: TallyLike, seconds: float) -> Job | TrialRecord:
         """Take in a tally: more images for a trial that nothing dominates, else its record."""
-        flight = self._flights[number]
-        flight.seconds += seconds
+        trial = self._open[number]
+        trial.seconds += seconds
         score = to_score(tally)
         if not math.isfinite(score.value):
             return self.fail(number, f"diverged: {score.metric} is {score.value}", 0.0)
-        if flight.needs_finetune:
-            return self._judge_untuned(flight, tally)
-        flight.tally = tally if flight.tally is None else flight.tally + tally
-        flight.record = judged(flight.record, flight.tally, self.problem.budgets)
-        first = flight.stop == 0
-        flight.stop = self.plan.few if first else self.plan.more
-        if not first or self.plan.more == self.plan.few or not flight.record.feasible:
-            return self._complete(number, flight, "")
-        if self._undominated(flight.record):
-            return Job(number, flight.config, self.plan.few, self.plan.more)
-        return self._complete(number, flight, f"after {self.plan.few} images: dominated")
+        if trial.needs_finetune:
+            return self._judge_untuned(trial, tally)
+        trial.tally = tally if trial.tally is None else trial.tally + tally
+        trial.record = judged(trial.record, trial.tally, self.problem.budgets)
+        first = trial.stop == 0
+        trial.stop = self.plan.few if first else self.plan.more
+        if not first or self.plan.more == self.plan.few or not trial.record.feasible:
+            return self._complete(number, trial, "")
+        if self._undominated(trial.record):
+            return Job(number, trial.config, self.plan.few, self.plan.more)
+        return self._complete(number, trial, f"after {self.plan.few} images: dominated")
 
     def tuned(self, number: int, tuned: Tuned, seconds: float) -> Job:
         """Take in a finished fine-tune: its weights are judged next."""
-        flight = self._flights[number]
-        flight.seconds += seconds
-        flight.tuned = tuned
-        flight.record = after_finetune(flight.record, tuned)
-        return Job(number, flight.config, 0, self.plan.few)
+        trial = self._open[number]
+        trial.seconds += seconds
+        trial.tuned = tuned
+        trial.record = after_finetune(trial.record, tuned)
+        return Job(number, trial.config, 0, self.plan.few)
 
-    def _complete(self, number: int, flight: Flight, stopped: str) -> TrialRecord:
-        del self._flights[number]
-        assert flight.tally is not None
-        self.tallies[number] = flight.tally
+    def _complete(self, number: int, trial: OpenTrial, stopped: str) -> TrialRecord:
+        del self._open[number]
+        assert trial.tally is not None
+        self.tallies[number] = trial.tally
         record = dataclasses.replace(
-            flight.record,
-            state="complete" if flight.record.feasible else "infeasible",
-            fidelity="more" if flight.stop > self.plan.few else "few",
-            seconds=flight.seconds,
-            tally=plain_tally(flight.tally),
-            untuned=plain_tally(flight.untuned),
-            tuned=plain_tally(flight.tuned),
+            trial.record,
+            state="complete" if trial.record.feasible else "infeasible",
+            fidelity="more" if trial.stop > self.plan.few else "few",
+            seconds=trial.seconds,
+            tally=plain_tally(trial.tally),
+            untuned=plain_tally(trial.untuned),
+            tuned=plain_tally(trial.tuned),
             stopped=stopped,
         )
         return self._finish(record)
 
     def fail(self, number: int, reason: str, seconds: float) -> TrialRecord:
         """Record a trial that raised, ran out of memory or diverged; the search goes on."""
-        flight = self._flights.pop(number)
-        spent = flight.seconds + seconds
+        trial = self._open.pop(number)
+        spent = trial.seconds + seconds
         return self._finish(
-            dataclasses.replace(flight.record, state="failed", reason=reason, seconds=spent)
+            dataclasses.replace(trial.record, state="failed", reason=reason, seconds=spent)
         )
 
     def _finish(self, record: TrialRecord) -> TrialRecord:
@@ -273,13 +273,13 @@ class Search:
             record = self._copy_known(record)
         self.proposals.tell(record)
         self._count(record)
-        _LOG.info("%s", describe(record))
+        _LOG.info("%s", trial_line(record))
         return record
 
     def _copy_known(self, record: TrialRecord) -> TrialRecord:
         """A duplicate is told with the values known; without any it teaches nothing."""
         assert record.config is not None
-        known = self.drafts.known[record.config.config_id]
+        known = self.builder.known[record.config.config_id]
         if known.score is None or not known.feasible:
             worst = max(0.01, record.violation, known.violation)
             return dataclasses.replace(record, state="infeasible", violation=worst)
@@ -322,7 +322,7 @@ def _by_cost(records: list[TrialRecord]) -> list[TrialRecord]:
     return sorted(records, key=lambda r: (r.costs.macs if r.costs else 0, r.number))
 
 
-def describe(record: TrialRecord) -> str:
+def trial_line(record: TrialRecord) -> str:
     """One log line per trial."""
     method = record.config.method if record.config is not None else record.params.get("method", "?")
     words = [f"trial {record.number}: {method} {record.state}"]

@@ -18,7 +18,7 @@ from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource
 from autotok.searching.space.problem import Tuned
 from autotok.training.distill import Teacher, default_losses
-from autotok.training.finetune import FineTuneProgress, finetune
+from autotok.training.finetune import FineTuneProgress, finetune_student
 from autotok.training.losses import LOSSES
 from autotok.training.student import retrained, save_weights, student_of
 
@@ -135,7 +135,7 @@ class ModelWorker:
         student, data = student_of(self.backbone_of(config.subnet), config), self._training_data()
         if needs_calibration(config):
             student = calibrated_on(student, data, self.evaluator.seed)
-        done = finetune(
+        done = finetune_student(
             student,
             data,
             config.finetune or FineTuneSpec(),

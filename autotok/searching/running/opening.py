@@ -14,7 +14,7 @@ from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import SearchSettings
 
-from .device_corrections import Gauge
+from .device_corrections import DeviceCorrections
 
 __all__ = ["check_free", "identity_of", "named_study", "open_proposals", "search_section"]
 
@@ -27,8 +27,12 @@ def named_study(settings: SearchSettings, run: RunDirectory, run_id: str) -> Sea
     return dataclasses.replace(settings, study=name)
 
 
-def identity_of(settings: SearchSettings, gauge: Gauge, run_id: str, access: str) -> StudyIdentity:
-    return StudyIdentity(settings.study or STUDY_NAME, run_id, gauge.original.fingerprint, access)
+def identity_of(
+    settings: SearchSettings, corrections: DeviceCorrections, run_id: str, access: str
+) -> StudyIdentity:
+    return StudyIdentity(
+        settings.study or STUDY_NAME, run_id, corrections.original.fingerprint, access
+    )
 
 
 def check_free(settings: SearchSettings, problem: Problem, identity: StudyIdentity) -> None:

@@ -26,6 +26,8 @@ from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive
 from autotok.counting.macs import uncompressed
+from autotok.devices.device import Device
+from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, DataError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
@@ -34,7 +36,7 @@ from autotok.methods.base import TokenReducer, Training
 from autotok.methods.registry import get_method
 from autotok.names import SUBNETS, known
 from autotok.plain_data import Place, typed
-from autotok.predicting.predict import predict
+from autotok.predicting.predict import predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
 from autotok.searching.space.budget import Budget, parse_budgets, resolve
@@ -45,7 +47,7 @@ from autotok.searching.space.subnets import Structure
 
 from .model_worker import ModelWorker
 
-__all__ = ["Question", "Session", "build_problem"]
+__all__ = ["measuring_on", "Question", "Session", "build_problem"]
 
 
 @dataclass(frozen=True)
@@ -130,19 +132,19 @@ def build_problem(
     reason = None if question.train_data is None else worker.why_not_trainable()
     if reason is not None:
         raise DataError(reason)
-    foretell = None if target is None else _Foreteller(worker.plugged_in, target)
+    predictor = None if target is None else _Predictor(worker.plugged_in, target)
     total = min(evaluator.num_images, question.max_images or evaluator.num_images)
     space, plug_in_only = _trainable(space, worker, finetunes)
     _require_networks(space, backbone.facts)
     problem = Problem(
         facts=backbone.facts,
         space=space,
-        budgets=_budgets(question, backbone, foretell),
+        budgets=_budgets(question, backbone, predictor),
         costs=ExactCosts(backbone.facts, structure),
         evaluate=worker.evaluate,
         total_images=total,
         metric=evaluator.metric,
-        predict=foretell,
+        predict=predictor,
         load_tally=lambda data: Tally(**data),
         count=worker.count,
         finetune=worker.finetune if weights is not None else None,
@@ -264,7 +266,7 @@ def _settings(method: type[TokenReducer], space: SearchSpace) -> list[dict[str, 
     ]
 
 
-class _Foreteller:
+class _Predictor:
     """Predicted latency and memory of a configuration on a target, remembered."""
 
     def __init__(self, build: Callable[[CompressionConfig], CompressedViT], target: Target) -> None:
@@ -275,7 +277,7 @@ class _Foreteller:
         config = config.plugged_in
         key = config.config_id
         if key not in self._known:
-            found = predict(
+            found = predict_trace(
                 trace(
                     self._build(config),
                     batch=self._target.default_batch,
@@ -294,7 +296,7 @@ class _Foreteller:
 
 
 def _budgets(
-    question: Question, backbone: Backbone, foretell: _Foreteller | None
+    question: Question, backbone: Backbone, predictor: _Predictor | None
 ) -> tuple[Budget, ...]:
     plain = uncompressed(backbone.facts)
     known: dict[str, float] = {
@@ -302,8 +304,23 @@ def _budgets(
         "macs_noattn": plain.macs_noattn,
         "params": plain.params,
     }
-    if foretell is not None:
-        predicted = foretell(CompressionConfig())
+    if predictor is not None:
+        predicted = predictor(CompressionConfig())
         known |= {name: predicted[name] for name in ("latency_ms", "peak_memory_mb")}
     requests = parse_budgets(question.budgets, convention=question.flops_convention)
     return tuple(resolve(request, known) for request in requests)
+
+
+def measuring_on(device: Device | None, session: Session) -> Problem:
+    """The session's problem, which measures on the device if there is one."""
+    if device is None:
+        return session.problem
+    batch = 1 if session.target is None else session.target.default_batch
+    data = session.evaluator.data
+    images, _ = data.batch(data.subset(min(batch, len(data)), session.evaluator.seed))
+    images = images[torch.arange(batch) % len(images)]
+
+    def measure(config: CompressionConfig) -> Measurement:
+        return device.measure(session.worker.compressed(config), images, session.backbone)
+
+    return dataclasses.replace(session.problem, measure=measure)

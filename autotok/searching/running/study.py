@@ -21,13 +21,14 @@ from autotok.searching.proposing.proposals import CRASH
 from autotok.searching.proposing.repair import check_budgets
 from autotok.searching.proposing.storage import check_storage, storage_errors
 from autotok.searching.records.comparison import compare_front
+from autotok.searching.records.final import Final
 from autotok.searching.records.notes import study_note
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.settings import Plan, SearchSettings, make_plan
+from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan
 
-from .device_corrections import Gauge
+from .device_corrections import DeviceCorrections
 from .events import (
     Done,
     FinalEvaluation,
@@ -39,16 +40,16 @@ from .events import (
     Working,
 )
 from .faults import crashed_before, faults_told
-from .final_evaluation import Final, finalists, last_word
+from .final_evaluation import final_evaluation, finalists
 from .loop import REFERENCE, Search, plain_tally
 from .opening import check_free, identity_of, named_study, open_proposals, search_section
-from .time_limit import Around, Clock
+from .time_limit import Around, TimeLimit
 
 __all__ = ["SearchResult", "open_search", "resume_search", "run_search"]
 
 _LOG = logging.getLogger(__name__)
 _TABLE_EVERY_S = 5.0
-_LAST_WORD_SHARE = 0.25
+_FINAL_SHARE = 0.25
 """Of the progress shown."""
 _DEADLY = 2 * CRASH
 """Deaths of the process in a trial after which it is not tried again."""
@@ -61,18 +62,18 @@ class SearchResult:
     directory: Path
     records: tuple[TrialRecord, ...]
     final: Final
-    plan: Plan
+    plan: FidelityPlan
     settings: SearchSettings
     stopped_by: str
     seconds: float
     measuring: Mapping[str, Any] = field(default_factory=dict)
-    """What was measured on a device and how predictions compare, `Gauge.summary()`."""
+    """What was measured on a device and how predictions compare, `DeviceCorrections.summary()`."""
     workers: str = ""
     """How many workers were started and what that took, in words; '' without any."""
 
     @property
     def front(self) -> tuple[TrialRecord, ...]:
-        """Non-dominated after the last word, cheapest first."""
+        """Non-dominated after the final evaluation, cheapest first."""
         return self.final.front
 
     @property
@@ -113,25 +114,27 @@ def run_search(
     """
     around = around or Around()
     run = directory if isinstance(directory, RunDirectory) else RunDirectory.create(directory)
-    gauge = Gauge(problem, _saying(on_event))
+    corrections = DeviceCorrections(problem, _saying(on_event))
     run_id = new_id()
     with run.held():
         try:
             check_storage(settings.storage)
-            gauge.learn_early()
-            check_budgets(gauge.problem)
+            corrections.learn_early()
+            check_budgets(corrections.problem)
             settings = named_study(settings, run, run_id)
-            identity = identity_of(settings, gauge, run_id, "join" if settings.join else "new")
+            identity = identity_of(
+                settings, corrections, run_id, "join" if settings.join else "new"
+            )
             check_free(settings, problem, identity)
             config = {
                 "run_id": run_id,
                 "search": search_section(settings),
-                "budgets": [b.echo for b in gauge.problem.budgets],
+                "budgets": [b.echo for b in corrections.problem.budgets],
                 "space": problem.space.name,
                 **(sections or {}),
             }
             run.write_config(config)
-            job = _Run(settings, gauge, run, on_event, engine, around, identity)
+            job = _Run(settings, corrections, run, on_event, engine, around, identity)
         except StudyTaken:
             run.discard(config=True)
             raise
@@ -174,18 +177,22 @@ def resume_search(
             run.write_config(config)
         said = {**config, **(sections or {})}
         said |= {"search": search_section(settings)} if given else {}
-        gauge = Gauge(problem)
+        corrections = DeviceCorrections(problem)
         access = "join" if settings.join or settings.storage is None else "own"
-        identity = identity_of(settings, gauge, str(config["run_id"]), access)
+        identity = identity_of(settings, corrections, str(config["run_id"]), access)
         identity = dataclasses.replace(identity, crashed=crashed_before(run.path))
-        job = _Run(settings, gauge, run, on_event, engine, around, identity)
+        job = _Run(settings, corrections, run, on_event, engine, around, identity)
         if said != config:
             run.write_config(said)
         return job.go(resumed=True, extended=bool(changes))
 
 
 def open_search(
-    settings: SearchSettings, problem: Problem, storage: str | Path, *, plan: Plan | None = None
+    settings: SearchSettings,
+    problem: Problem,
+    storage: str | Path,
+    *,
+    plan: FidelityPlan | None = None,
 ) -> Search:
     """A `Search` for one's own loop: `ask`, evaluate, `advance` or `fail`.
 
@@ -203,7 +210,7 @@ def open_search(
         ),
     )
     return Search(
-        settings, problem, proposals, plan or make_plan(settings, problem.total_images, 1e-6)
+        settings, problem, proposals, plan or fidelity_plan(settings, problem.total_images, 1e-6)
     )
 
 
@@ -222,27 +229,27 @@ class _Run:
     def __init__(
         self,
         settings: SearchSettings,
-        gauge: Gauge,
+        corrections: DeviceCorrections,
         run: RunDirectory,
         on_event: OnEvent | None,
         engine: Engine | None,
         around: Around,
         identity: StudyIdentity,
     ) -> None:
-        self.settings, self.gauge, self.run = settings, gauge, run
-        self.engine = engine or InProcessEngine(gauge.original)
+        self.settings, self.corrections, self.run = settings, corrections, run
+        self.engine = engine or InProcessEngine(corrections.original)
         self.on_event: OnEvent = on_event or (lambda event: None)
         self._table_written = 0.0
         self.started = ""
         self.interrupts = Interrupts(self._on_request)
-        gauge.on_measure = _saying(on_event, self._progress)
+        corrections.on_measure = _saying(on_event, self._progress)
         with run.guarded():
-            self.notes = open_proposals(settings, gauge.original, run.study_log, identity)
-            gauge.keep_in(self.notes)
+            self.notes = open_proposals(settings, corrections.original, run.study_log, identity)
+            corrections.keep_in(self.notes)
         self.notes.in_process = isinstance(self.engine, InProcessEngine)
-        self.problem = gauge.problem
-        self.search = Search(settings, self.problem, self.notes, Plan(1, 1, 1), gauge)
-        self.clock = Clock(settings, self.search, self.engine.capacity, around)
+        self.problem = corrections.problem
+        self.search = Search(settings, self.problem, self.notes, FidelityPlan(1, 1, 1), corrections)
+        self.clock = TimeLimit(settings, self.search, self.engine.capacity, around)
 
     def go(self, *, resumed: bool, extended: bool = False) -> SearchResult:
         try:
@@ -266,7 +273,7 @@ class _Run:
     def _go(self, *, resumed: bool, extended: bool) -> SearchResult:
         self.notes.describe(study_note(self.run.read_config(), self.search.objectives))
         self._start_workers()
-        self.clock.reserved_s = self.gauge.expected_s(self.settings.front_size)
+        self.clock.reserved_s = self.corrections.expected_s(self.settings.front_size)
         if extended:
             self.notes.note("closed", None)
             self.notes.note("promoted", None)
@@ -279,17 +286,17 @@ class _Run:
         stopped_by = self._trials()
         if not any(r.measured for r in self.search.records):
             raise self._nothing(stopped_by)
-        finalists(self.search)  # measured now, so that the last word knows the time left
+        finalists(self.search)  # measured now, so that the final evaluation knows the time left
         self._fix_final_images()
         with self.interrupts.patient():
-            final = last_word(self.search, self.engine, self._on_final)
+            final = final_evaluation(self.search, self.engine, self._on_final)
         self._write(final)
         seconds = self.clock.elapsed()
         self.on_event(Done(1.0, self.search.evaluated, len(final.front), stopped_by))
         records = tuple(self.search.records)
         return SearchResult(
             *(self.run.path, records, final, self.search.plan, self.settings, stopped_by, seconds),
-            measuring=self.gauge.summary(),
+            measuring=self.corrections.summary(),
             workers=self.started,
         )
 
@@ -323,17 +330,17 @@ class _Run:
 
     # --- time
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> FidelityPlan:
         """The study's plan; made once, from the speed measured, and kept."""
         noted = self.notes.noted("plan")
         if noted is not None:
-            return Plan(**noted)
+            return FidelityPlan(**noted)
         plan = self.clock.make_plan(self.problem)
         self.notes.note("plan", dataclasses.asdict(plan))
         return plan
 
     def _fix_final_images(self) -> None:
-        """Fit the last word to the time left, once, before it starts."""
+        """Fit the final evaluation to the time left, once, before it starts."""
         if self.notes.noted("final_images") is None:
             self.notes.note("final_images", self.clock.final_images(self.problem.total_images))
         final = int(self.notes.noted("final_images"))
@@ -447,14 +454,14 @@ class _Run:
         share = self.search.evaluated / expected
         if self.settings.timeout_s is not None:
             share = max(share, self.clock.elapsed() / self.settings.timeout_s)
-        return (1.0 - _LAST_WORD_SHARE) * min(1.0, share)
+        return (1.0 - _FINAL_SHARE) * min(1.0, share)
 
     def _on_request(self, signal_name: str) -> None:
         text = f"{signal_name}: stopping after the trial in hand; once more stops at once"
         self.on_event(Working(self._progress(), text))
 
     def _on_final(self, record: TrialRecord, done: int, total: int) -> None:
-        progress = 1.0 - _LAST_WORD_SHARE * (1.0 - done / max(1, total))
+        progress = 1.0 - _FINAL_SHARE * (1.0 - done / max(1, total))
         self.on_event(FinalEvaluation(min(1.0, progress), record, done, total))
         self.interrupts.check()
 
@@ -462,7 +469,7 @@ class _Run:
 
     def _write_trials(self, *, now: bool = False) -> None:
         if now or time.monotonic() - self._table_written > _TABLE_EVERY_S:
-            records = [self.gauge.known(record) for record in self.search.records]
+            records = [self.corrections.known(record) for record in self.search.records]
             self.run.write_records("trials.csv", records)
             self._table_written = time.monotonic()
 
@@ -491,6 +498,6 @@ class _Run:
             "plan": dataclasses.asdict(self.search.plan),
             **final.to_dict(),
             "comparisons": found.to_dict(),
-            "measuring": self.gauge.summary(),
+            "measuring": self.corrections.summary(),
         }
         self.run.write_json("pareto.json", data)

@@ -1,4 +1,4 @@
-"""`Clock`: what the time limit affords, from the speeds measured so far."""
+"""`TimeLimit`: what the time limit affords, from the speeds measured so far."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from autotok.config import CompressionConfig
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.settings import Plan, SearchSettings, make_plan, members
+from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan, members
 
 from .loop import Search
 
-__all__ = ["Around", "Clock"]
+__all__ = ["Around", "TimeLimit"]
 
 _SPEED_IMAGES = 8
 _MOST_ROOM = 4.0
@@ -32,7 +32,7 @@ class Around:
     """Set aside for what follows: the export and the report."""
 
 
-class Clock:
+class TimeLimit:
     """Time used and time needed; everything is unlimited without a time limit."""
 
     def __init__(
@@ -59,10 +59,10 @@ class Clock:
         said = f"{self.elapsed():.0f} s of the time limit of {limit:g} s went into loading"
         return f"{said}, and {given:.0f} s are set aside for export and report" if given else said
 
-    def make_plan(self, problem: Problem) -> Plan:
+    def make_plan(self, problem: Problem) -> FidelityPlan:
         """Images per fidelity and effort per fine-tune, from the speed of the uncompressed model
         scaled to the cost at the limit of the budget."""
-        seconds, promotes = 0.0, self._search.drafts.promotes
+        seconds, promotes = 0.0, self._search.builder.promotes
         settings = self._settings
         macs = problem.costs.cost(CompressionConfig()).macs
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
@@ -71,7 +71,7 @@ class Clock:
             seconds = self._expected_speed = _seconds_per_image(problem) * at_limit / macs
             left = self._limit_s - self.elapsed() - self.reserved_s
             settings = dataclasses.replace(settings, timeout_s=max(_LEAST_S, left))
-        return make_plan(
+        return fidelity_plan(
             settings,
             problem.total_images,
             seconds,
@@ -80,24 +80,26 @@ class Clock:
         )
 
     def closes_trials(self) -> bool:
-        """Whether no time is left for another trial: the rest is for fine-tunes and last word."""
+        """Whether no time is left for another trial, fine-tunes and final evaluation set aside."""
         if self._limit_s is None:
             return False
         plan, enough = self._search.plan, self._search.evaluated >= self._settings.min_trials
-        reserved = self._last_word_s() * (plan.final if enough else plan.more) + self.reserved_s
+        reserved = (
+            self._final_evaluation_s() * (plan.final if enough else plan.more) + self.reserved_s
+        )
         if not self._search.evaluated:  # a first trial that leaves no time to judge it is no use
             reserved += self._speed() * plan.few
-        if enough and self._search.drafts.promotes:
+        if enough and self._search.builder.promotes:
             reserved += plan.finetunes * self._finetune_s() / self._capacity
         return self.elapsed() + reserved > self._limit_s
 
     def closes_promotions(self) -> bool:
-        """Whether another fine-tune would eat the last word's time."""
+        """Whether another fine-tune would eat the final evaluation's time."""
         if self._limit_s is None:
             return False
         plan = self._search.plan
         needed = self._finetune_s() + self._speed() * plan.more + self.reserved_s
-        needed += self._last_word_s() * plan.final + self._control_s()
+        needed += self._final_evaluation_s() * plan.final + self._control_s()
         return self.elapsed() + needed > self._limit_s
 
     def finetune_room(self) -> float:
@@ -106,18 +108,18 @@ class Clock:
         plan, limit = self._search.plan, self._limit_s
         if limit is None or not plan.finetunes or not plan.finetune_s:
             return 1.0
-        left = limit - self.elapsed() - self._last_word_s() * plan.final - self.reserved_s
+        left = limit - self.elapsed() - self._final_evaluation_s() * plan.final - self.reserved_s
         left -= plan.finetunes * self._speed() * plan.more
         each = left / (plan.finetunes + 1)
         return min(_MOST_ROOM, max(1.0, each / (_SLACK * plan.finetune_s)))
 
     def final_images(self, total: int) -> int:
-        """Images of the last word that the time left affords."""
+        """Images of the final evaluation that the time left affords."""
         plan, limit = self._search.plan, self._limit_s
         if limit is None or self._settings.images_final is not None:
             return plan.final
         left = limit - self.elapsed() - self._control_s()
-        return max(plan.more, min(total, int(left / max(self._last_word_s(), 1e-9))))
+        return max(plan.more, min(total, int(left / max(self._final_evaluation_s(), 1e-9))))
 
     def _control_s(self) -> float:
         """A random control is fine-tuned as well where the best is."""
@@ -130,7 +132,7 @@ class Clock:
         seen = max(done, default=self._search.plan.finetune_s or 0.0)
         return _SLACK * float(seen)
 
-    def _last_word_s(self) -> float:
+    def _final_evaluation_s(self) -> float:
         """Per image."""
         count = members(self._settings, len(self._search.front()))
         return _SLACK * count * self._speed() / min(count, self._capacity)

@@ -92,10 +92,10 @@ class Budget:
     @property
     def echo(self) -> str:
         """The exact meaning, in words: printed first by every command that takes a budget."""
-        return f"{self.text} = {describe(self.metric, self.limit)}"
+        return f"{self.text} = {limit_in_words(self.metric, self.limit)}"
 
 
-def describe(metric: str, value: float) -> str:
+def limit_in_words(metric: str, value: float) -> str:
     """A value with its unit and convention in words."""
     if metric == "macs":
         return f"{math.floor(value):,} multiply-accumulates per image, attention included"

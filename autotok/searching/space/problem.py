@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotok.config import CompressionConfig, Primitive, SubnetSpec
-from autotok.devices.measurement import Reading
+from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.searching.records.record import Costs, Score
@@ -172,7 +172,7 @@ class Problem:
     predict: Callable[[CompressionConfig], Mapping[str, float]] | None = None
     """latency_ms and peak_memory_mb on the target, with latency_error_pct and memory_error_pct
     where the target's predictions were checked."""
-    measure: Callable[[CompressionConfig], Reading] | None = None
+    measure: Callable[[CompressionConfig], Measurement] | None = None
     """Measures on a device; None where none is at hand. `DeviceUnreachable` ends the search."""
     load_tally: Callable[[Mapping[str, Any]], TallyLike] | None = None
     """A tally from `dataclasses.asdict` of one, so that a resumed run need not repeat images."""

@@ -12,7 +12,14 @@ from autotok.errors import ConfigError, UnknownName
 from autotok.plain_data import Place, typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES
 
-__all__ = ["DEFAULT_TIMEOUT_S", "DEFAULT_TRIALS", "SAMPLERS", "Plan", "SearchSettings", "make_plan"]
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "DEFAULT_TRIALS",
+    "SAMPLERS",
+    "FidelityPlan",
+    "SearchSettings",
+    "fidelity_plan",
+]
 
 _LONGEST_NAME = 200
 DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 255.0
@@ -27,9 +34,9 @@ class SearchSettings:
     n_trials: int = 32
     """Different configurations to evaluate."""
     timeout_s: float | None = None
-    """Wall-clock limit of the whole search, last word included."""
+    """Wall-clock limit of the whole search, final evaluation included."""
     min_trials: int = 24
-    """Evaluated before the last word's share of the time is set aside in full."""
+    """Evaluated before the final evaluation's share of the time is set aside in full."""
     seed: int = 0
     sampler: str = "tpe"
     objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
@@ -44,7 +51,7 @@ class SearchSettings:
     images_final: int | None = None
     """None: the whole validation split, as far as the time limit allows."""
     front_size: int = 6
-    """Configurations of the front that get the last word."""
+    """Configurations of the front that get the final evaluation."""
     control_shapes: int = 3
     """Random prunings at the cost of the best; 0 leaves the control out."""
     retrain_trials: int | None = None
@@ -102,7 +109,7 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FidelityPlan:
     """Images per fidelity and effort per fine-tune, fixed when the search starts and kept."""
 
     few: int
@@ -128,14 +135,14 @@ _SHORTEST_FINETUNE_S = 30.0
 """A time limit that affords less per fine-tune affords fewer of them."""
 
 
-def make_plan(
+def fidelity_plan(
     settings: SearchSettings,
     total_images: int,
     seconds_per_image: float,
     *,
     promotes: bool = False,
     macs_per_image: float = 0.0,
-) -> Plan:
+) -> FidelityPlan:
     """Images per fidelity: as set, else what the time limit affords at the speed measured.
 
     About half of the trials are expected to be promoted. Without a time limit: 64, 256, all.
@@ -160,9 +167,9 @@ def make_plan(
     final = min(total_images, settings.images_final or max(32, final))
     more = min(final, settings.images_more or more)
     few = min(more, settings.images_few or few)
-    return Plan(few, more, final, finetunes, finetune_s, finetune_macs)
+    return FidelityPlan(few, more, final, finetunes, finetune_s, finetune_macs)
 
 
 def members(settings: SearchSettings, finalists: int) -> int:
-    """Configurations that the last word runs, the uncompressed reference counted twice."""
+    """Configurations that the final evaluation runs, the uncompressed reference counted twice."""
     return min(finalists, settings.front_size) + settings.control_shapes + 2

@@ -31,5 +31,5 @@ def find_space(name_or_path: str | Path) -> Path:
 
 
 def _folders() -> list[Path]:
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     return [package / "search_spaces", package.parent / "search_spaces"]

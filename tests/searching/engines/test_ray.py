@@ -17,7 +17,7 @@ from test_workers import alive, config, jobs, outcomes, until
 from autotok.errors import ConfigError, DeviceUnreachable, UnknownName
 from autotok.searching.engines.base import Job, WorkerFactory
 from autotok.searching.engines.in_process import InProcessEngine
-from autotok.searching.engines.job_queue import Exchange
+from autotok.searching.engines.job_queue import JobQueue
 from autotok.searching.engines.ray import LOSSES, RayEngine
 from autotok.searching.running.events import Event, TrialFinished
 from autotok.searching.running.study import run_search
@@ -49,18 +49,18 @@ def test_without_ray_the_engine_says_what_to_install(
 
 
 def test_a_scheduler_waits_for_the_driver_to_think_and_not_while_it_waits() -> None:
-    exchange = Exchange()
+    queue = JobQueue()
     first, second = jobs(2)
-    exchange.submit(first)
-    assert exchange.next("a") == first
-    exchange.submit(second)
-    assert exchange.next("b") == second
-    exchange.finish("a", None, "lost")
-    assert exchange.collect().error == "lost"
-    exchange.close()
-    assert exchange.next("c") is None
-    exchange.finish("unknown", None)
-    assert exchange.job("b") == second
+    queue.submit(first)
+    assert queue.next("a") == first
+    queue.submit(second)
+    assert queue.next("b") == second
+    queue.finish("a", None, "lost")
+    assert queue.collect().error == "lost"
+    queue.close()
+    assert queue.next("c") is None
+    queue.finish("unknown", None)
+    assert queue.job("b") == second
 
 
 # --- Ray started here
@@ -224,7 +224,7 @@ def cluster() -> Iterator[Any]:
     """Two nodes of one CPU each, on this machine."""
     from ray.cluster_utils import Cluster
 
-    from autotok.searching.engines.ray import load_ray
+    from autotok.devices.ray_cluster import load_ray
 
     ray = load_ray()
     quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}

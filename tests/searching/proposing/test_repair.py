@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 from problems import fake_problem, vit_facts
-from test_space import random_chooser
+from test_search_space import random_chooser
 
 from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig

@@ -1,4 +1,4 @@
-"""What of a last word is more than noise."""
+"""What of a final evaluation is more than noise."""
 
 import csv
 import dataclasses
@@ -10,6 +10,7 @@ from evidence import IMAGES, final, hits, record, tally
 from problems import fake_problem
 
 from autotok.searching.records.comparison import Comparisons, Standing, compare_front
+from autotok.searching.records.final import Final
 from autotok.searching.records.finetune_gain import (
     HELPED,
     HURT,
@@ -19,7 +20,6 @@ from autotok.searching.records.finetune_gain import (
     tuning_gains,
 )
 from autotok.searching.records.objective import make_objectives
-from autotok.searching.running.final_evaluation import Final
 from autotok.searching.running.study import run_search
 from autotok.searching.space.settings import SearchSettings
 

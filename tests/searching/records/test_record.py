@@ -6,7 +6,7 @@ import json
 import pytest
 
 from autotok.config import CompressionConfig, Reduction
-from autotok.devices.measurement import Reading
+from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, UnknownName
 from autotok.searching.records.objective import losses, make_objectives
 from autotok.searching.records.record import Costs, Score, TrialRecord
@@ -25,7 +25,7 @@ RECORD = TrialRecord(
     params={"method": "tome", "budget_fraction": 1.0},
     tally={"hits": 80},
 )
-READING = Reading(
+READING = Measurement(
     latency_ms=25.0, p90_ms=26.0, mad_ms=0.5, runs=15, verdict="steady",
     reference_latency_ms=50.0, speedup=2.0, peak_memory_mb=310.0, memory_source="a made-up counter",
     device="a board", runtime="none", dtype="float32", batch=1, image_shape=(3, 8, 8), threads=1,

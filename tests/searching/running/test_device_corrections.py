@@ -11,12 +11,12 @@ import pytest
 from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
-from autotok.devices.measurement import MeasurementFailed, Reading
+from autotok.devices.measurement import Measurement, MeasurementFailed
 from autotok.errors import AutotokError, DeviceUnreachable, InfeasibleBudget
-from autotok.searching.running.device_corrections import Gauge
+from autotok.searching.running.device_corrections import DeviceCorrections
 from autotok.searching.running.events import Event, Started, Working
 from autotok.searching.running.study import SearchResult, open_search, resume_search, run_search
-from autotok.searching.running.time_limit import Clock
+from autotok.searching.running.time_limit import TimeLimit
 from autotok.searching.space.problem import ExactCosts, Problem
 from autotok.searching.space.settings import SearchSettings
 
@@ -39,7 +39,7 @@ class Bench:
         self.asked: list[CompressionConfig] = []
         self.breaks_after: int | None = None
 
-    def __call__(self, config: CompressionConfig) -> Reading:
+    def __call__(self, config: CompressionConfig) -> Measurement:
         if self.breaks_after is not None and len(self.asked) >= self.breaks_after:
             raise DeviceUnreachable("device 'board' does not answer")
         self.asked.append(config)
@@ -48,7 +48,7 @@ class Bench:
             raise own
         expected = predict(config)
         latency = self.factor * own * expected["latency_ms"]
-        return Reading(
+        return Measurement(
             latency_ms=latency, p90_ms=latency, mad_ms=0.01 * latency, runs=15, verdict="steady",
             reference_latency_ms=None, speedup=None, memory_source="made up",
             peak_memory_mb=expected["peak_memory_mb"],
@@ -58,11 +58,11 @@ class Bench:
 
 
 def problem(bench: Bench | None, budgets: str = "25ms", *, stated: float | None = None) -> Problem:
-    def foretell(config: CompressionConfig) -> Mapping[str, float]:
+    def predictor(config: CompressionConfig) -> Mapping[str, float]:
         more = {} if stated is None else {"latency_error_pct": stated, "memory_error_pct": stated}
         return {**predict(config), **more}
 
-    found = fake_problem(budgets, facts=FACTS, predict=foretell)
+    found = fake_problem(budgets, facts=FACTS, predict=predictor)
     return dataclasses.replace(found, measure=bench)
 
 
@@ -118,10 +118,10 @@ def test_a_disagreement_within_the_stated_error_corrects_nothing(tmp_path: Path)
 
 
 def test_a_share_of_the_latency_is_one_of_the_measured_latency(tmp_path: Path) -> None:
-    gauge = Gauge(problem(Bench(factor=2.0), "50%latency"))
-    before = gauge.problem.budgets[0].limit
-    gauge.learn_early()
-    assert gauge.problem.budgets[0].limit == pytest.approx(2.0 * before)
+    corrections = DeviceCorrections(problem(Bench(factor=2.0), "50%latency"))
+    before = corrections.problem.budgets[0].limit
+    corrections.learn_early()
+    assert corrections.problem.budgets[0].limit == pytest.approx(2.0 * before)
 
 
 def test_a_budget_that_only_the_predictions_meet_is_refused_with_the_measured_figure(
@@ -264,17 +264,17 @@ def test_a_finished_run_that_is_resumed_measures_nothing(tmp_path: Path) -> None
 
 
 def test_measuring_is_counted_in_the_time_that_is_set_aside(tmp_path: Path) -> None:
-    gauge = Gauge(problem(Bench()))
-    assert gauge.expected_s(6) == 90.0  # a guess, until something was measured
-    gauge.learn_early()
-    assert gauge.expected_s(6) < 1.0
-    assert Gauge(problem(None)).expected_s(6) == 0.0
+    corrections = DeviceCorrections(problem(Bench()))
+    assert corrections.expected_s(6) == 90.0  # a guess, until something was measured
+    corrections.learn_early()
+    assert corrections.expected_s(6) < 1.0
+    assert DeviceCorrections(problem(None)).expected_s(6) == 0.0
 
 
 def test_a_search_ends_its_trials_in_time_to_measure(tmp_path: Path) -> None:
     settings = SearchSettings(n_trials=8, min_trials=1, timeout_s=1000.0)
     plain = fake_problem(facts=FACTS, evaluate=FakeEvaluator(FACTS))
-    clock = Clock(
+    clock = TimeLimit(
         settings, open_search(settings, plain, tmp_path / "study.log"), 1, time.monotonic()
     )
     assert not clock.closes_trials()

@@ -23,7 +23,7 @@ from autotok.searching.running.events import (
     TrialFinished,
 )
 from autotok.searching.running.study import SearchResult, resume_search, run_search
-from autotok.searching.space.settings import SAMPLERS, Plan, SearchSettings, make_plan
+from autotok.searching.space.settings import SAMPLERS, FidelityPlan, SearchSettings, fidelity_plan
 
 FACTS = vit_facts()
 
@@ -178,11 +178,11 @@ def test_the_time_limit_ends_the_trials_and_leaves_room_for_the_last_word(tmp_pa
 
 def test_the_plan_spends_the_time_limit_at_the_speed_measured() -> None:
     settings = SearchSettings(n_trials=32, timeout_s=270.0)
-    plan = make_plan(settings, 1000, 0.1)
+    plan = fidelity_plan(settings, 1000, 0.1)
     spent = 32 * plan.few + 16 * (plan.more - plan.few) + 11 * plan.final
     assert 0.7 * 2700 < spent < 1.1 * 2700
-    assert make_plan(SearchSettings(), 1000, 0.1) == Plan(64, 256, 1000)
-    assert make_plan(SearchSettings(), 40, 0.1) == Plan(40, 40, 40)
+    assert fidelity_plan(SearchSettings(), 1000, 0.1) == FidelityPlan(64, 256, 1000)
+    assert fidelity_plan(SearchSettings(), 40, 0.1) == FidelityPlan(40, 40, 40)
 
 
 def test_events_tell_the_story_in_order_with_rising_progress(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import FakeEvaluator, fake_problem
-from test_space import random_chooser
+from test_search_space import random_chooser
 
 from autotok.backbones.autoformer import subnet_facts
 from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET

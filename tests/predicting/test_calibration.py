@@ -16,18 +16,24 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.devices.footprint import Footprint
-from autotok.devices.measurement import MeasurementFailed, Reading
+from autotok.devices.measurement import Measurement, MeasurementFailed
 from autotok.errors import AutotokError, ConfigError, DeviceUnreachable
 from autotok.predicting import calibrate as module
 from autotok.predicting import memory_fit
-from autotok.predicting.calibrate import Calibrated, Plan, calibrate, draw_candidates, measure_all
+from autotok.predicting.calibrate import (
+    Calibrated,
+    CalibrationPlan,
+    calibrate_target,
+    draw_candidates,
+    measure_all,
+)
 from autotok.predicting.fitting import NAMES, row_of
 from autotok.predicting.latency_model import trace_features
-from autotok.predicting.measurers import ByReadings, Machine, Sample, this_machine
+from autotok.predicting.measurers import DeviceMeasurer, Machine, Sample, this_machine
 from autotok.predicting.memory_fit import MB, fit_memory
 from autotok.predicting.trace import Trace, trace
 
-TINY = Plan(backbones=("tiny",), measurements=15, seconds=1.0, memory=False)
+TINY = CalibrationPlan(backbones=("tiny",), measurements=15, seconds=1.0, memory=False)
 METHODS = ["evit", "ltp", "random", "tofu", "tome", "topk"]
 TERMS = np.array([8.0 if name.endswith("calls") else 1e-4 for name in NAMES])
 
@@ -67,8 +73,8 @@ def found() -> Calibrated:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "drawable_methods", lambda facts: METHODS)
         patch.setattr(module, "CANDIDATES", 2)
-        plan = Plan(("tiny",), measurements=20, memory=False)
-        return calibrate(plan, measurer=MadeUp())
+        plan = CalibrationPlan(("tiny",), measurements=20, memory=False)
+        return calibrate_target(plan, measurer=MadeUp())
 
 
 def test_a_machine_that_follows_the_terms_is_predicted_well(found: Calibrated) -> None:
@@ -86,7 +92,7 @@ def test_what_judges_was_not_fitted(found: Calibrated) -> None:
 
 def test_progress_rises_and_says_what_is_measured() -> None:
     heard: list[tuple[float, str]] = []
-    result = calibrate(TINY, on_step=lambda share, text: heard.append((share, text)))
+    result = calibrate_target(TINY, on_step=lambda share, text: heard.append((share, text)))
     shares = [share for share, _ in heard]
     assert shares == sorted(shares)
     assert heard[-1][1].startswith("measuring tiny")
@@ -137,7 +143,7 @@ def test_memory_is_a_base_and_a_share_of_what_lives(monkeypatch: pytest.MonkeyPa
 )
 def test_a_plan_that_cannot_work_is_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Plan(**wrong)  # type: ignore[arg-type]
+        CalibrationPlan(**wrong)  # type: ignore[arg-type]
 
 
 # --- on a device
@@ -150,13 +156,13 @@ class Board:
         self.refuses, self.asked = refuses, list[tuple[str, str]]()
         self.runtime = "onnxruntime 1.18"
 
-    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module) -> Reading:
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module) -> Measurement:
         assert isinstance(model, CompressedViT)
         self.asked.append((model.backbone.facts.name, model.config.method))
         self.refuses(*self.asked[-1])
         seen, own, usual = traced(model), made_up_ms(model), made_up_ms(reference)
         peak = 90 + (seen.weight_bytes + 1.5 * seen.peak_live_bytes) / MB
-        return Reading(
+        return Measurement(
             latency_ms=own, p90_ms=own, mad_ms=own / 50, runs=15, verdict="steady",
             reference_latency_ms=usual, speedup=usual / own, peak_memory_mb=peak,
             memory_source="made up", device="fake (a made-up board)", runtime=self.runtime,
@@ -164,8 +170,8 @@ class Board:
         )  # fmt: skip
 
     @property
-    def measurer(self) -> ByReadings:
-        return ByReadings(
+    def measurer(self) -> DeviceMeasurer:
+        return DeviceMeasurer(
             self.measure,
             lambda first: Machine(
                 first.device, "an account", first.runtime, first.threads, "wall", first.dtype
@@ -185,7 +191,7 @@ def refusing(words: str, kind: str, *methods: str) -> Callable[[str, str], None]
 
 
 def test_a_device_is_fitted_by_its_readings_memory_included() -> None:
-    found = calibrate(THERE, measurer=Board().measurer)
+    found = calibrate_target(THERE, measurer=Board().measurer)
     assert (len(found.fitted), len(found.held_out)) == (12, 3)
     assert found.check.within_10_pct == 100.0
     assert found.memory is not None
@@ -204,7 +210,7 @@ def test_what_a_device_refuses_is_passed_over_and_replaced(
 ) -> None:
     board = Board(refusing("no such operator", "load", "tome", "topk"))
     with caplog.at_level(logging.WARNING):
-        found = calibrate(THERE, measurer=board.measurer)
+        found = calibrate_target(THERE, measurer=board.measurer)
     assert (len(found.fitted), len(found.held_out)) == (12, 3)
     methods = [method for _, method in board.asked]
     assert methods.count("tome") <= 2
@@ -217,7 +223,7 @@ def test_what_a_device_refuses_is_passed_over_and_replaced(
 
 def test_a_method_that_is_short_of_memory_once_is_tried_again() -> None:
     board = Board(refusing("out of memory", "memory", "tome"))
-    calibrate(THERE, measurer=board.measurer)
+    calibrate_target(THERE, measurer=board.measurer)
     assert [method for _, method in board.asked].count("tome") > 2
 
 
@@ -228,7 +234,7 @@ def test_a_backbone_that_does_not_fit_on_the_device_is_left_out() -> None:
 
     board = Board(refuse)
     plan = dataclasses.replace(THERE, backbones=("tiny", "deit_tiny_patch16_224"), measurements=10)
-    found = calibrate(plan, measurer=board.measurer)
+    found = calibrate_target(plan, measurer=board.measurer)
     assert {row.candidate.backbone for row in found.fitted} == {"tiny"}
     assert [name for name, _ in board.asked].count("deit_tiny_patch16_224") == 1
 
@@ -236,7 +242,7 @@ def test_a_backbone_that_does_not_fit_on_the_device_is_left_out() -> None:
 def test_too_few_are_told_in_a_sentence_with_the_last_reason() -> None:
     board = Board(refusing("the board has no such operator", "load", "none", *METHODS))
     with pytest.raises(AutotokError, match=r"only 0 configurations .* needs 10 .*no such operator"):
-        calibrate(THERE, measurer=board.measurer)
+        calibrate_target(THERE, measurer=board.measurer)
     assert len(board.asked) <= 10
 
 
@@ -247,7 +253,7 @@ def test_a_device_that_is_gone_ends_it() -> None:
 
     board = Board(gone)
     with pytest.raises(DeviceUnreachable):
-        calibrate(THERE, measurer=board.measurer)
+        calibrate_target(THERE, measurer=board.measurer)
     assert len(board.asked) == 4
 
 
