@@ -85,8 +85,8 @@ class Run:
         return self._table("trials.csv")
 
     def records(self) -> dict[str, Any]:
-        """What the final evaluation found: `best`, `random_control`, `reference`, `front`, `controls`,
-        `budgets`, `comparisons`, `measuring`."""
+        """What the final evaluation found: `best`, `random_control`, `reference`, `front`,
+        `controls`, `budgets`, `comparisons`, `measuring`."""
         import json
 
         path = self._finished() / "pareto.json"

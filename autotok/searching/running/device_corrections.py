@@ -2,8 +2,8 @@
 
 The uncompressed model and a few published configurations are measured before the first trial, the
 finalists before the final evaluation. Where measurements and predictions disagree by more than the
-error that the target states, further predictions of the run are multiplied by the median ratio. Readings
-and factors are kept with the study, so a resumed run measures nothing twice and predicts alike.
+error that the target states, further predictions of the run are multiplied by the median ratio.
+Measurements and factors are kept with the study: a resumed run measures nothing twice.
 """
 
 from __future__ import annotations
