@@ -58,6 +58,7 @@ from autotok.devices.interleaved import CLOCKS, clock_for
 from autotok.errors import AutotokError
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Kind, Placement, TokenReducer
+from autotok.methods.image_scoring import image_network
 from autotok.methods.registry import get_method, list_methods
 from autotok.predicting.trace import trace
 from autotok.tokens import Tokens
@@ -289,7 +290,9 @@ def measured(
 @contextmanager
 def drawn_networks() -> Iterator[None]:
     """Random weights for the networks methods look at images with, unless there are real ones."""
-    names = {get_method(m).auxiliary(get_method(m).resolve_options({})) for m in list_methods()}
+    names = {
+        image_network(get_method(m), get_method(m).resolve_options({})) for m in list_methods()
+    }
     if FOLDER in os.environ:
         yield
         return

@@ -24,6 +24,8 @@ from autotok.errors import (
 from autotok.facts import BackboneFacts
 from autotok.methods import Count, Kind, Training, get_method, list_methods
 from autotok.methods.base import Option, Span
+from autotok.methods.observing import observed_needs
+from autotok.methods.official_weights import OfficialWeights
 from autotok.testing import example_config
 
 FACTS = tiny_backbone().facts  # 4 blocks, 16 patches
@@ -189,7 +191,7 @@ def test_class_attention_without_a_class_token_names_the_way_out(method: str) ->
 
     def ask() -> None:  # as while a model is put together
         cls.resolve_needs(no_class, options)
-        cls.listens(1, (2,), no_class, options)
+        observed_needs(cls, (2,), no_class, options)
 
     with pytest.raises(IncompatibleMethod) as error:
         ask()
@@ -245,11 +247,17 @@ OFFICIAL = {
 """A parameter of each method by its authors' name, the braces standing for stage or block."""
 
 
+def learned(method: str) -> type[OfficialWeights]:
+    found = get_method(method)
+    assert issubclass(found, OfficialWeights)
+    return found
+
+
 @pytest.mark.parametrize("method", OFFICIAL)
 def test_authors_weights_that_do_not_fit_are_refused(method: str) -> None:
     backbone = tiny_backbone()
     model = compress_backbone(backbone, example_config(get_method(method), backbone.facts))
-    first = 1 if get_method(method).official_by_block else 0  # blocks 1 and 2 reduce
+    first = 1 if learned(method).official_by_block else 0  # blocks 1 and 2 reduce
     key = OFFICIAL[method].format(first)
     with pytest.raises(CheckpointError) as error:
         load_official(model, {key: torch.zeros(7, 5)}, origin="wide.pth")
@@ -260,9 +268,9 @@ def test_authors_weights_that_do_not_fit_are_refused(method: str) -> None:
 def test_authors_weights_of_one_layer_only_are_refused(method: str) -> None:
     backbone = tiny_backbone()
     model = compress_backbone(backbone, example_config(get_method(method), backbone.facts))
-    first = 1 if get_method(method).official_by_block else 0
+    first = 1 if learned(method).official_by_block else 0
     key = OFFICIAL[method].format(first)
-    place = get_method(method).official_name(key)
+    place = learned(method).official_name(key)
     assert place is not None
     own = model.reducers["1"].get_parameter(place[1])
     with pytest.raises(CheckpointError) as error:
@@ -273,7 +281,7 @@ def test_authors_weights_of_one_layer_only_are_refused(method: str) -> None:
 @pytest.mark.parametrize("method", ["cropr", "dtem", "ltmp", "diffrate"])
 def test_weights_that_authors_number_by_block_go_to_the_layers_of_these_blocks(method: str) -> None:
     backbone = tiny_backbone()
-    cls = get_method(method)
+    cls = learned(method)
     model = compress_backbone(backbone, example_config(cls, backbone.facts))  # layers 1 and 2
     tensors = {}
     for name, own in model.reducers["1"].named_parameters():

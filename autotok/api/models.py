@@ -26,6 +26,7 @@ from autotok.export.exported import ExportResult, export_model
 from autotok.methods.author_units import from_num_removed
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
+from autotok.methods.thresholds import trains_thresholds
 from autotok.predicting.predict import Prediction
 from autotok.predicting.predict import predict_trace as predict_trace
 from autotok.predicting.target import Target, load_target
@@ -98,7 +99,7 @@ def compress(
     compressed = compress_backbone(backbone, chosen)
     if weights is not None:
         load_official(compressed, read_state_dict(Path(weights)), origin=str(weights))
-        if get_method(chosen.method).learns_thresholds:
+        if trains_thresholds(get_method(chosen.method)):
             compressed = emitted(compressed)  # theirs are not to be found again
     elif not untrained:
         _refuse_untrained(chosen)

@@ -20,6 +20,7 @@ from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle
 from autotok.methods.registry import get_method
+from autotok.methods.thresholds import Calibrated
 from autotok.searching.running.judging import Judged, judge
 
 from .models import export, predict
@@ -145,7 +146,8 @@ def _adaptive_costs(judged: Judged) -> dict[str, Any]:
     found, config = judged.quality, judged.model.config
     if found.macs_mean is None or found.macs_std is None:
         return {}
-    name = get_method(config.method).calibrates
+    method = get_method(config.method)
+    name = method.calibrates if issubclass(method, Calibrated) else ""
     thresholds = {r.layer: r.options[name] for r in config.reductions if name in r.options}
     report: dict[str, Any] = {
         "macs_mean": found.macs_mean,

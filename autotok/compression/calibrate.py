@@ -10,8 +10,8 @@ from torch import Tensor
 from autotok.backbones.base import evaluating
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
-from autotok.methods.base import TokenReducer
 from autotok.methods.registry import get_method
+from autotok.methods.thresholds import Calibrated, trains_thresholds, with_thresholds
 
 from .compress import reconfigured
 from .model import CompressedViT
@@ -35,8 +35,10 @@ def needs_calibration(config: CompressionConfig) -> bool:
     One for all layers that is the option's default counts as none: searches spell defaults out.
     """
     method = get_method(config.method)
+    if not issubclass(method, Calibrated):
+        return False
     found = method.calibrates
-    if not found or config.options.get(found) not in (None, method.resolve_options({})[found]):
+    if config.options.get(found) not in (None, method.resolve_options({})[found]):
         return False
     return any(
         found not in r.options and (r.keep_ratio is not None or r.num_keep is not None)
@@ -47,12 +49,12 @@ def needs_calibration(config: CompressionConfig) -> bool:
 def needs_recalibration(config: CompressionConfig) -> bool:
     """Whether thresholds that training started from mean nothing after it; False where it learned
     them itself."""
-    return needs_calibration(config) and not get_method(config.method).learns_thresholds
+    return needs_calibration(config) and not trains_thresholds(get_method(config.method))
 
 
 def unsettled(config: CompressionConfig) -> CompressionConfig:
     """The configuration without the thresholds that calibration or training found: its amounts."""
-    if not get_method(config.method).calibrates:
+    if not issubclass(get_method(config.method), Calibrated):
         return config
     amounts = tuple(
         r if r.num_keep is None and r.keep_ratio is None else dataclasses.replace(r, options={})
@@ -77,7 +79,12 @@ def calibrate_thresholds(model: CompressedViT, images: Tensor) -> CompressionCon
     Raises:
         ConfigError: the method has no thresholds.
     """
-    reducers = {int(k): r for k, r in model.reducers.items() if isinstance(r, TokenReducer)}
+    reducers = {int(k): r for k, r in model.reducers.items() if isinstance(r, Calibrated)}
+    if not reducers:
+        raise ConfigError(
+            f"method '{model.config.method}' has no thresholds to calibrate; it keeps the counts"
+            " that it is given"
+        )
     for reducer in reducers.values():
         reducer.calibrating = True
     try:
@@ -86,17 +93,5 @@ def calibrate_thresholds(model: CompressedViT, images: Tensor) -> CompressionCon
     finally:
         for reducer in reducers.values():
             reducer.calibrating = False
-    found = {layer: reducer.calibrated() for layer, reducer in reducers.items()}
-    if not any(found.values()):
-        raise ConfigError(
-            f"method '{model.config.method}' has no thresholds to calibrate; it keeps the counts"
-            " that it is given"
-        )
-    model.config = dataclasses.replace(
-        model.config,
-        reductions=tuple(
-            dataclasses.replace(r, options={**r.options, **found[r.layer]})
-            for r in model.config.reductions
-        ),
-    )
+    model.config = with_thresholds(model.config, reducers)
     return model.config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from autotok.backbones.base import Backbone
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
+from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
 
 from .model import CompressedViT
@@ -32,11 +33,10 @@ def compress_backbone(backbone: Backbone, config: CompressionConfig) -> Compress
         options = method.resolve_options({**config.options, **overrides[site.layer]})
         reducer = method(site, options)
         reducer.needs = method.resolve_needs(backbone.facts, options)
-        auxiliary = method.auxiliary(options)
-        if auxiliary is not None:
+        if isinstance(reducer, ImageScoring):
             from autotok.backbones.feature_net import FeatureNet
 
-            reducer.network = FeatureNet(auxiliary)  # `with_networks` loads it
+            reducer.network = FeatureNet(reducer.auxiliary(options))  # `with_networks` loads it
         reducers[site.layer] = reducer.train(backbone.training)
     return _in_mode(CompressedViT(backbone, config, schedule, reducers), backbone.training)
 
@@ -70,8 +70,9 @@ def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedV
     fresh.reducers.load_state_dict(fitting, strict=False)
     fresh.reducers.to(next(model.parameters()).device)
     for layer, reducer in fresh.reducers.items():
-        if layer in model.reducers:
-            reducer.network = model.reducers[layer].network  # loaded once
+        before = model.reducers[layer] if layer in model.reducers else None
+        if isinstance(reducer, ImageScoring) and isinstance(before, ImageScoring):
+            reducer.network = before.network  # loaded once
     return _in_mode(fresh, model.training)
 
 

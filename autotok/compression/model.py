@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from autotok.backbones.base import Backbone
 from autotok.config import CompressionConfig
 from autotok.methods.base import Count, Placement, Span, TokenReducer
+from autotok.methods.block_hooks import BlockHooks
+from autotok.methods.image_scoring import ImageScoring
+from autotok.methods.learning import Learning
+from autotok.methods.observing import Observing, observed_needs
 from autotok.tokens import Needs, Taps, Tokens, naive_coords
 
 from .schedule import Schedule
@@ -96,12 +100,9 @@ class CompressedViT(nn.Module):
         at = self._at()
         if not at:
             return {}
-        first, layers, facts = next(iter(at.values())), tuple(at), self.backbone.facts
+        first = next(iter(at.values()))
         options = first.resolve_options(self.config.options)
-        wanted = {
-            layer: first.listens(layer, layers, facts, options) for layer in range(facts.num_blocks)
-        }
-        return {layer: needs for layer, needs in wanted.items() if needs}
+        return observed_needs(type(first), tuple(at), self.backbone.facts, options)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, channels, height, width)."""
@@ -124,21 +125,22 @@ class CompressedViT(nn.Module):
         tokens, embedded = self.backbone.embed(images, needs, trace=trace)
         if image_scores is not None:
             embedded = embedded.having("sight", image_scores)
-        for reducer in reducers:
+        hooked = [reducer for reducer in reducers if isinstance(reducer, BlockHooks)]
+        for reducer in hooked:
             tokens = reducer.before_blocks(tokens, embedded)
         last = self.backbone.facts.num_blocks - 1
         for layer in range(last + 1):
             if layer == last:
-                for reducer in reducers:
+                for reducer in hooked:
                     tokens = reducer.before_last(tokens)
             tokens, taps = self._attended(layer, tokens, embedded, watch)
             embedded = Taps()  # only the first layer can ask for it
             tokens = self._fed(layer, tokens, taps, watch)
-            for reducer in reducers:
+            for reducer in hooked:
                 tokens = reducer.after_block(layer, tokens)
             if watch is not None and layer in watch.after:
                 watch.tokens[layer] = tokens
-        for reducer in reducers:
+        for reducer in hooked:
             tokens = reducer.finish(tokens)
         if watch is not None and watch.counting:
             watch.counts[last + 1] = BlockCounts(*[live_counts(tokens)] * 3)
@@ -161,7 +163,7 @@ class CompressedViT(nn.Module):
     def _look(self, images: Tensor) -> Tensor | None:
         """What the method takes from the images before they are embedded."""
         for reducer in self._at().values():
-            if reducer.placement is Placement.BEFORE_BLOCKS and not is_idle(reducer):
+            if isinstance(reducer, ImageScoring) and not is_idle(reducer):
                 return reducer.look(images)
         return None
 
@@ -196,7 +198,8 @@ class CompressedViT(nn.Module):
         tokens = tokens.with_x(tokens.x + branch)
         del branch
         if heard:
-            first = cast(TokenReducer, next(iter(self.reducers.values())))
+            first = next(iter(self.reducers.values()))
+            assert isinstance(first, Observing)
             tokens = first.observe(layer, tokens, taps)
         if reducer is not None and placement is Placement.MID:
             tokens = reduced(reducer, tokens, taps)
@@ -229,12 +232,14 @@ class CompressedViT(nn.Module):
     def emitted(self) -> CompressionConfig:
         """The configuration, with the amounts that training or calibration found."""
         at = self._at()
-        return next(iter(at.values())).emit(at, self.config) if at else self.config
+        first = next(iter(at.values()), None)
+        return first.emit(at, self.config) if isinstance(first, Learning) else self.config
 
     def deploy(self) -> CompressedViT:
         """This model without what only training needs."""
         for reducer in self._at().values():
-            reducer.deploy()
+            if isinstance(reducer, Learning):
+                reducer.deploy()
         return self
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from autotok.errors import CheckpointError
 from autotok.methods.base import TokenReducer
+from autotok.methods.learning import Learning
+from autotok.methods.official_weights import OfficialWeights
 
 from .model import CompressedViT
 
@@ -43,7 +45,7 @@ def load_official(
             own = dict(reducers[index].named_parameters()).get(place[1])
             if own is None or index < 0:
                 continue
-            given = reducers[index].from_official(place[1], part)
+            given = _ours(reducers[index], place[1], part)
             what = None
             if given.shape != own.shape:
                 what = f"has shape {tuple(values.shape)}, but method '{model.config.method}' needs"
@@ -65,6 +67,12 @@ def load_official(
     return list(dict.fromkeys(taken))
 
 
+def _ours(reducer: TokenReducer, name: str, values: Tensor) -> Tensor:
+    """An authors' parameter in our shape."""
+    assert isinstance(reducer, OfficialWeights)
+    return reducer.from_official(name, values)
+
+
 def _learns(reducers: list[TokenReducer]) -> bool:
     """Whether the method has parameters."""
     return any(True for reducer in reducers for _ in reducer.parameters())
@@ -72,11 +80,14 @@ def _learns(reducers: list[TokenReducer]) -> bool:
 
 def _place(reducers: list[TokenReducer], key: str) -> tuple[int, str] | None:
     """(number of the reduction layer, our name) of an authors' parameter; None if not ours."""
+    first = next(iter(reducers), None)
+    if not isinstance(first, OfficialWeights):
+        return None
     try:
-        place = reducers[0].official_name(key) if reducers else None
+        place = first.official_name(key)
     except ValueError:  # a word where its authors have a number
         return None
-    if place is None or not reducers[0].official_by_block:
+    if place is None or not first.official_by_block:
         return place
     at = {reducer.site.layer: number for number, reducer in enumerate(reducers)}
     return (at[place[0]], place[1]) if place[0] in at else None
@@ -106,5 +117,6 @@ def _check_complete(
 def _needed(reducer: TokenReducer) -> list[str]:
     """Names of the parameters that are there without training."""
     bare = copy.deepcopy(reducer)
-    bare.deploy()
+    if isinstance(bare, Learning):
+        bare.deploy()
     return [name for name, _ in bare.named_parameters()]

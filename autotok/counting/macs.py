@@ -29,6 +29,8 @@ from autotok.compression.schedule import Schedule, realise
 from autotok.config import CompressionConfig, Primitive
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Counts, Placement, Span, TokenReducer
+from autotok.methods.image_scoring import image_network
+from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import get_method
 from autotok.tokens import NEEDS_MAP, Needs
 
@@ -232,14 +234,13 @@ def _listening_macs(
 ) -> Counts:
     """(M,) of class rows that the method hears from blocks other than its reduction layers."""
     total = np.zeros(attention.shape[0], dtype=np.int64)
-    hears = any("listens" in vars(cls) for cls in method.__mro__ if cls is not TokenReducer)
-    if facts.explicit_attention or not hears:
+    if facts.explicit_attention or not issubclass(method, Observing):
         return total
     resolved = method.resolve_options(options)
     own = method.resolve_needs(facts, resolved)
     at_own = method.placement in (Placement.MID, Placement.AFTER)
-    for layer, block in enumerate(facts.blocks):
-        needs = method.listens(layer, tuple(layers), facts, resolved)
+    for layer, needs in observed_needs(method, tuple(layers), facts, resolved).items():
+        block = facts.blocks[layer]
         if at_own and layer in layers:
             needs = Needs.NONE if own & Needs.CLS_ATTENTION else needs
         if Needs.CLS_ATTENTION in needs and not needs & NEEDS_MAP:
@@ -286,7 +287,7 @@ def _auxiliary(
     facts: BackboneFacts, method: type[TokenReducer], options: Mapping[str, Primitive]
 ) -> tuple[int, int]:
     """(multiply-accumulates, parameters) of the network that the method looks at images with."""
-    name = method.auxiliary(options)
+    name = image_network(method, options)
     if name is None:
         return 0, 0
     from autotok.backbones.feature_net import feature_net_cost

@@ -26,25 +26,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.config import CompressionConfig, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens
 
-from .base import (
-    Count,
-    Kind,
-    LossContext,
-    Option,
-    Placement,
-    Site,
-    TokenReducer,
-    Training,
-    TrainingRecipe,
-)
+from .base import Count, Kind, Option, Placement, Site, TokenReducer, Training
+from .learning import Learning, LossContext, TrainingRecipe
 from .losses import straight_through_mask
+from .observing import Observing
+from .official_weights import OfficialWeights
 from .primitives import select, select_ragged
 from .registry import register
 from .scoring import SCORE, score_needs, score_note
+from .thresholds import Calibrated, with_thresholds
 
 __all__ = ["ASViT", "ASViTBatch"]
 
@@ -60,7 +54,7 @@ DECAY = 0.99
 LEAST = torch.finfo(torch.float32).tiny  # a threshold that was found: 0 means the published start
 
 
-class HeardScore(TokenReducer):
+class HeardScore(Observing):
     """What both forms share: the score, heard of the block before."""
 
     kind = Kind.PRUNE
@@ -111,7 +105,7 @@ class ASViTBatch(HeardScore):
 
 
 @register("asvit")
-class ASViT(HeardScore):
+class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
     """Keeps the tokens that score above a threshold."""
 
     title = "AS-ViT (IJCAI 2023)"
@@ -229,16 +223,7 @@ class ASViT(HeardScore):
         cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
     ) -> CompressionConfig:
         """The configuration with the learned thresholds."""
-        learned = tuple(
-            Reduction(
-                old.layer,
-                old.keep_ratio,
-                old.num_keep,
-                {**old.options, **reducers[old.layer].calibrated()},
-            )
-            for old in config.reductions
-        )
-        return dataclasses.replace(config, reductions=learned)
+        return with_thresholds(config, reducers)
 
 
 def _at_least_one(keep: Tensor, score: Tensor) -> Tensor:

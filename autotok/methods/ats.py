@@ -29,10 +29,11 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Count, Kind, Option, Site, TokenReducer, Training
+from .base import Count, Kind, Option, Site, Training
 from .primitives import select_ragged
 from .registry import register
 from .scoring import SCORE, score_needs, score_note
+from .thresholds import Calibrated
 
 __all__ = ["ATS"]
 
@@ -40,7 +41,7 @@ MOST_POINTS = 4096
 
 
 @register("ats")
-class ATS(TokenReducer):
+class ATS(Calibrated):
     """Keeps the tokens that evenly spaced points of the cumulated significance fall on."""
 
     title = "ATS (ECCV 2022)"

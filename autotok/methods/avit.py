@@ -33,21 +33,13 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Taps, Tokens, grid_coords
 
-from .base import (
-    Count,
-    Counts,
-    Kind,
-    LossContext,
-    Option,
-    Placement,
-    Site,
-    TokenReducer,
-    Training,
-    TrainingRecipe,
-)
+from .base import Count, Counts, Kind, Option, Placement, Site, Training
+from .block_hooks import BlockHooks
+from .learning import Learning, LossContext, TrainingRecipe
 from .occupancy import Occupancy
 from .primitives import select_ragged
 from .registry import register
+from .thresholds import Calibrated
 
 __all__ = ["AViT"]
 
@@ -85,7 +77,7 @@ _FIELDS = dataclasses.fields(Halting)
 
 
 @register("avit")
-class AViT(TokenReducer):
+class AViT(BlockHooks, Learning, Calibrated):
     """Halts tokens one by one; the class token reads out its mean over depth."""
 
     title = "A-ViT (CVPR 2022)"

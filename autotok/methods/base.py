@@ -9,32 +9,28 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import Primitive
 from autotok.errors import ConfigError, nearest
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .loss_context import LossContext, TrainingRecipe
 from .occupancy import Counts, Occupancy, Placement, Span, occupancy
 
 __all__ = [
     "Count",
     "Counts",
     "Kind",
-    "LossContext",
     "Option",
     "Placement",
     "Site",
     "Span",
     "TokenReducer",
     "Training",
-    "TrainingRecipe",
 ]
 
 
@@ -124,7 +120,11 @@ class Site:
 
 
 class TokenReducer(nn.Module):
-    """Base class of all methods; see `autotok.testing.check_method` for the contract."""
+    """Base class of all methods; see `autotok.testing.check_method` for the contract.
+
+    What few methods need is a class of its own to inherit from as well: `BlockHooks`, `Observing`,
+    `ImageScoring`, `Learning`, `Calibrated`, `OfficialWeights`.
+    """
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -146,109 +146,22 @@ class TokenReducer(nn.Module):
     """How long a reduction lasts; where tokens are parked, a later layer may keep more."""
     conserves_size: ClassVar[bool] = False
     """Sizes of patch tokens add up to N0 after every reduction."""
-    calibrates: ClassVar[str] = ""
-    """The option with which calibration makes an adaptive method meet its amounts, if one does."""
-    learns_thresholds: ClassVar[bool] = False
-    """Training finds them, and `emit` hands them over."""
-    official_by_block: ClassVar[bool] = False
-    """The authors number parameters by block, not by reduction layer."""
     exportable: ClassVar[bool] = True
-    recipe: ClassVar[TrainingRecipe] = TrainingRecipe()
-    """How it is trained, as published."""
-    when_chosen: ClassVar[Mapping[str, Primitive]] = MappingProxyType({})
-    """Options for a fine-tune of amounts that somebody else chose, such as a search."""
     needs: Needs = Needs.NONE
     """Taps wanted from the backbone; an instance may narrow or change it for its backbone."""
     proportional_attention: bool = False
     """Later blocks add log size to their keys' logits."""
-    calibrating: bool = False
-    """The next `reduce` finds the threshold that keeps `num_keep` on average."""
 
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__()
         self.site = site
         self.values = dict(options)
-        # what `auxiliary` names, frozen; not a class attribute, which would hide a sub-module
-        self.network: nn.Module | None = None
 
     # --- the mathematics
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         """Tokens with `num_keep` patch tokens; prefix tokens stay first and untouched."""
         raise NotImplementedError
-
-    # --- what only some methods fill in
-
-    def look(self, images: Tensor) -> Tensor | None:
-        """`Taps.sight` of a BEFORE_BLOCKS method, asked for before anything is embedded."""
-        return None
-
-    def before_blocks(self, tokens: Tokens, taps: Taps) -> Tokens:
-        """Called once after the embedding, whatever the placement."""
-        return tokens
-
-    def observe(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
-        """Called behind the attention of every block that `listens` wants; the first site only."""
-        return tokens
-
-    def after_block(self, layer: int, tokens: Tokens) -> Tokens:
-        """Called after every block."""
-        return tokens
-
-    def before_last(self, tokens: Tokens) -> Tokens:
-        """Called before the last block (Cropr puts its tokens back there)."""
-        return tokens
-
-    def finish(self, tokens: Tokens) -> Tokens:
-        """Called before the read-out."""
-        return tokens
-
-    # --- training and calibration
-
-    def begin_step(self, progress: float) -> None:
-        """Called before a training step, `progress` in 0 to 1 (schedules)."""
-
-    def end_step(self) -> None:
-        """Called after a training step (ranges of learned scalars)."""
-
-    def teacher_layers(self) -> frozenset[int]:
-        """Blocks whose outgoing tokens `extra_loss` wants of the uncompressed model."""
-        return frozenset()
-
-    def extra_loss(self, context: LossContext) -> Tensor | None:
-        """This site's own loss terms of the last forward in training mode, weighted; a scalar."""
-        return None
-
-    def deploy(self) -> None:
-        """Remove what only training needs."""
-
-    def calibrated(self) -> dict[str, Primitive]:
-        """Options of this reduction layer that hold what calibration found."""
-        return {}
-
-    @classmethod
-    def emit(
-        cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
-    ) -> CompressionConfig:
-        """What training made of the configuration: methods that learn amounts say them here."""
-        return config
-
-    @classmethod
-    def recipe_for(cls, options: Mapping[str, Primitive]) -> TrainingRecipe:
-        """How it is trained with these options."""
-        return cls.recipe
-
-    # --- authors' weights
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        """(number of the reduction layer, our name) of an authors' name; -1: a row for each."""
-        return None
-
-    @classmethod
-    def from_official(cls, name: str, values: Tensor) -> Tensor:
-        """An authors' parameter in our shape; `name` is ours."""
-        return values
 
     # --- what can be said without running it
 
@@ -276,22 +189,6 @@ class TokenReducer(nn.Module):
     def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
         """Taps wanted on this backbone with these options; `needs` unless that depends."""
         return cls.needs
-
-    @classmethod
-    def listens(
-        cls,
-        layer: int,
-        layers: Sequence[int],
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
-    ) -> Needs:
-        """Taps wanted of block `layer`'s attention for `hear`, given all reduction layers."""
-        return Needs.NONE
-
-    @classmethod
-    def auxiliary(cls, options: Mapping[str, Primitive]) -> str | None:
-        """Name of a timm CNN that the method looks at images with; None where it needs none."""
-        return None
 
     @classmethod
     def occupancy(

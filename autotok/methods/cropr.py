@@ -30,18 +30,11 @@ from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import (
-    Counts,
-    Kind,
-    LossContext,
-    Option,
-    Placement,
-    Site,
-    TokenReducer,
-    Training,
-    TrainingRecipe,
-)
+from .base import Counts, Kind, Option, Placement, Site, Training
+from .block_hooks import BlockHooks
+from .learning import Learning, LossContext, TrainingRecipe
 from .occupancy import Occupancy
+from .official_weights import OfficialWeights
 from .primitives import park, recall, select
 from .registry import register
 
@@ -106,7 +99,7 @@ class Head(nn.Module):
 
 
 @register("cropr")
-class Cropr(TokenReducer):
+class Cropr(BlockHooks, OfficialWeights, Learning):
     """Keeps the tokens that learned queries ask for."""
 
     title = "Cropr (CVPR 2025)"

@@ -35,8 +35,10 @@ from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Taps, Tokens
 
-from .base import Counts, Kind, LossContext, Option, Site, TokenReducer, Training, TrainingRecipe
+from .base import Counts, Kind, Option, Site, TokenReducer, Training
+from .learning import Learning, LossContext, TrainingRecipe
 from .merging import merge_ordered
+from .official_weights import OfficialWeights
 from .primitives import gather_rows, select
 from .registry import register
 from .scoring import SCORE, attention_scores, score_needs, score_note
@@ -47,7 +49,7 @@ KEPT = "diffrate.kept"
 
 
 @register("diffrate")
-class DiffRate(TokenReducer):
+class DiffRate(OfficialWeights, Learning):
     """Prunes some and merges some, in numbers that can be learned."""
 
     title = "DiffRate (ICCV 2023)"

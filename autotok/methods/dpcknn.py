@@ -25,9 +25,11 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
-from .base import Counts, Kind, Option, Placement, Site, TokenReducer, Training, TrainingRecipe
+from .base import Counts, Kind, Option, Placement, Site, Training
 from .clustering import TRACK_SIZE, distances, left_over, official_stage
+from .learning import Learning, TrainingRecipe
 from .merging import merge
+from .official_weights import OfficialWeights
 from .primitives import gather_rows
 from .registry import register
 
@@ -38,7 +40,7 @@ EPSILON = 1e-6
 
 
 @register("dpcknn")
-class DPCKNN(TokenReducer):
+class DPCKNN(OfficialWeights, Learning):
     """Merges clusters around tokens that are dense and far from denser ones."""
 
     title = "DPC-KNN (TCFormer, CVPR 2022)"

@@ -26,9 +26,11 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, Site, TokenReducer, Training, TrainingRecipe
+from .base import Counts, Kind, Option, Site, Training
+from .learning import Learning, TrainingRecipe
 from .matching import bipartite
 from .merging import merge_pairs
+from .official_weights import OfficialWeights
 from .primitives import select
 from .registry import register
 
@@ -36,7 +38,7 @@ __all__ = ["DTEM", "soft_pairs"]
 
 
 @register("dtem")
-class DTEM(TokenReducer):
+class DTEM(OfficialWeights, Learning):
     """Merges tokens that a learned metric finds similar."""
 
     title = "DTEM (NeurIPS 2024)"

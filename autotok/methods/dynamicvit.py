@@ -21,7 +21,8 @@ import dataclasses
 
 from autotok.tokens import Taps, Tokens
 
-from .base import Kind, TrainingRecipe
+from .base import Kind
+from .learning import TrainingRecipe
 from .predictors import PredictedKeep
 from .primitives import select
 from .registry import register

@@ -29,7 +29,8 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, Site, TokenReducer, Training
+from .base import Counts, Kind, Option, Site, Training
+from .learning import Learning
 from .losses import keep_rate_at
 from .primitives import fuse, select
 from .registry import register
@@ -39,7 +40,7 @@ __all__ = ["EViT"]
 
 
 @register("evit")
-class EViT(TokenReducer):
+class EViT(Learning):
     """Keeps the tokens that are attended to most, and one token for the rest."""
 
     title = "EViT (ICLR 2022)"

@@ -26,7 +26,9 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, Placement, Span, TokenReducer, Training
+from .base import Counts, Kind, Option, Placement, Span, Training
+from .block_hooks import BlockHooks
+from .observing import Observing
 from .occupancy import Occupancy
 from .primitives import park, recall
 from .registry import register
@@ -38,7 +40,7 @@ SCORES = "evovit.score"
 
 
 @register("evovit")
-class EvoViT(TokenReducer):
+class EvoViT(BlockHooks, Observing):
     """Parks all but the tokens that were attended to most so far."""
 
     title = "Evo-ViT (AAAI 2022)"

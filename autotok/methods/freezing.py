@@ -18,18 +18,10 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Tokens
 
 from . import stochastic
-from .base import (
-    Counts,
-    Kind,
-    LossContext,
-    Placement,
-    Site,
-    Span,
-    TokenReducer,
-    Training,
-    TrainingRecipe,
-)
+from .base import Counts, Kind, Placement, Site, Span, TokenReducer, Training
+from .learning import Learning, LossContext, TrainingRecipe
 from .losses import tofe_approximation, tofe_flops
+from .official_weights import OfficialWeights
 from .predictors import keep_one
 
 __all__ = ["Approximator", "Freezing", "FreezingSelector"]
@@ -66,7 +58,7 @@ class Approximator(nn.Module):
         return x + self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
-class Freezing(TokenReducer):
+class Freezing(OfficialWeights, Learning):
     """What both variants share: the modules, the masked training form, its losses."""
 
     kind = Kind.PRUNE

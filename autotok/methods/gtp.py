@@ -30,7 +30,8 @@ from autotok.errors import IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
-from .base import Counts, Kind, Option, Site, TokenReducer, Training
+from .base import Counts, Kind, Option, Site, Training
+from .block_hooks import BlockHooks
 from .primitives import gather_rows, select
 from .registry import register
 
@@ -43,7 +44,7 @@ SELECTIONS = tuple(
 
 
 @register("gtp")
-class GTP(TokenReducer):
+class GTP(BlockHooks):
     """Hands the features of dropped tokens on along a graph."""
 
     title = "GTP-ViT (WACV 2024)"

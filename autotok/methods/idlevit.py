@@ -27,18 +27,9 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import (
-    Counts,
-    Kind,
-    LossContext,
-    Option,
-    Placement,
-    Site,
-    Span,
-    TokenReducer,
-    Training,
-    TrainingRecipe,
-)
+from .base import Counts, Kind, Option, Placement, Site, Span, Training
+from .block_hooks import BlockHooks
+from .learning import Learning, LossContext, TrainingRecipe
 from .losses import idlevit_cut, idlevit_features
 from .primitives import park, recall
 from .registry import register
@@ -48,7 +39,7 @@ __all__ = ["IdleViT"]
 
 
 @register("idlevit")
-class IdleViT(TokenReducer):
+class IdleViT(BlockHooks, Learning):
     """Runs each block on the tokens that its class query points at."""
 
     title = "IdleViT (AJCAI 2023)"

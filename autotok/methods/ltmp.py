@@ -27,23 +27,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.config import CompressionConfig, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Taps, Tokens
 
-from .base import (
-    Count,
-    Counts,
-    Kind,
-    LossContext,
-    Option,
-    Site,
-    TokenReducer,
-    Training,
-    TrainingRecipe,
-)
+from .base import Count, Counts, Kind, Option, Site, TokenReducer, Training
+from .learning import Learning, LossContext, TrainingRecipe
+from .official_weights import OfficialWeights
 from .primitives import select, select_ragged
 from .registry import register
+from .thresholds import Calibrated, with_thresholds
 
 __all__ = ["LTMP"]
 
@@ -52,7 +45,7 @@ THOUSANDTHS = 1000.0
 
 
 @register("ltmp")
-class LTMP(TokenReducer):
+class LTMP(OfficialWeights, Learning, Calibrated):
     """Merges and prunes by thresholds, as many as the image allows."""
 
     title = "LTMP (TMLR 2023)"
@@ -233,16 +226,7 @@ class LTMP(TokenReducer):
         cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
     ) -> CompressionConfig:
         """The configuration with the learned thresholds."""
-        reductions = tuple(
-            Reduction(
-                old.layer,
-                old.keep_ratio,
-                old.num_keep,
-                {**old.options, **reducers[old.layer].calibrated()},
-            )
-            for old in config.reductions
-        )
-        return dataclasses.replace(config, reductions=reductions)
+        return with_thresholds(config, reducers)
 
     @classmethod
     def official_name(cls, name: str) -> tuple[int, str] | None:

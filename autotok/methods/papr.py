@@ -24,7 +24,8 @@ from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Kind, Option, Placement, TokenReducer
+from .base import Kind, Option, Placement
+from .image_scoring import ImageScoring
 from .primitives import select
 from .registry import register
 
@@ -43,7 +44,7 @@ CHANNELS = (1, 3)
 
 
 @register("papr")
-class PaPr(TokenReducer):
+class PaPr(ImageScoring):
     """Keeps the patches that a small network finds most active."""
 
     title = "PaPr (ECCV 2024)"
@@ -66,7 +67,7 @@ class PaPr(TokenReducer):
         return cls.needs
 
     @classmethod
-    def auxiliary(cls, options: Mapping[str, Primitive]) -> str | None:
+    def auxiliary(cls, options: Mapping[str, Primitive]) -> str:
         return str(options["proxy"])
 
     def look(self, images: Tensor) -> Tensor:

@@ -22,8 +22,10 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
-from .base import Counts, Kind, Option, Placement, Site, TokenReducer, Training, TrainingRecipe
+from .base import Counts, Kind, Option, Placement, Site, Training
 from .clustering import TRACK_SIZE, official_stage
+from .learning import Learning, TrainingRecipe
+from .official_weights import OfficialWeights
 from .primitives import pool
 from .registry import register
 
@@ -31,7 +33,7 @@ __all__ = ["PatchMerger"]
 
 
 @register("patchmerger")
-class PatchMerger(TokenReducer):
+class PatchMerger(OfficialWeights, Learning):
     """Pools normalised tokens by their products with learned queries."""
 
     title = "PatchMerger (2022)"

@@ -27,7 +27,8 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, Site, TokenReducer, Training, TrainingRecipe
+from .base import Counts, Kind, Option, Site, Training
+from .learning import Learning, TrainingRecipe
 from .matching import bipartite
 from .merging import merge
 from .registry import register
@@ -37,7 +38,7 @@ __all__ = ["PPT"]
 
 
 @register("ppt")
-class PPT(TokenReducer):
+class PPT(Learning):
     """Drops or merges, whichever suits the image."""
 
     title = "PPT (arXiv 2310.01812)"

@@ -17,8 +17,10 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Tokens
 
 from . import stochastic
-from .base import Counts, LossContext, Placement, Site, TokenReducer, Training, TrainingRecipe
+from .base import Counts, Placement, Site, Training
+from .learning import Learning, LossContext, TrainingRecipe
 from .losses import dynamicvit_ratio
+from .official_weights import OfficialWeights
 
 __all__ = [
     "LocalGlobal",
@@ -111,7 +113,7 @@ def threshold_for(scores: Tensor, live: Tensor | None, mean_count: float) -> flo
     return float((values[count - 1] + values[count]) / 2.0)
 
 
-class PredictedKeep(TokenReducer):
+class PredictedKeep(OfficialWeights, Learning):
     """Base of DynamicViT and dTPS: a predictor per stage, a hard mask in training, and its loss."""
 
     placement = Placement.BEFORE

@@ -25,8 +25,10 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
-from .base import Counts, Kind, Option, Placement, Site, TokenReducer, Training, TrainingRecipe
+from .base import Counts, Kind, Option, Placement, Site, Training
 from .clustering import TRACK_SIZE, official_stage
+from .learning import Learning, TrainingRecipe
+from .official_weights import OfficialWeights
 from .primitives import pool
 from .registry import register
 
@@ -34,7 +36,7 @@ __all__ = ["Sinkhorn", "transport_plan"]
 
 
 @register("sinkhorn")
-class Sinkhorn(TokenReducer):
+class Sinkhorn(OfficialWeights, Learning):
     """Pools unit-length tokens by a transport plan towards learned centres."""
 
     title = "Sinkhorn tokenizer (Automation in Construction 2022)"

@@ -24,18 +24,11 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
-from .base import (
-    Counts,
-    Kind,
-    LossContext,
-    Option,
-    Placement,
-    Site,
-    TokenReducer,
-    Training,
-    TrainingRecipe,
-)
+from .base import Counts, Kind, Option, Placement, Site, Training
+from .block_hooks import BlockHooks
 from .clustering import TRACK_SIZE, official_stage
+from .learning import Learning, LossContext, TrainingRecipe
+from .official_weights import OfficialWeights
 from .primitives import pool
 from .registry import register
 
@@ -43,7 +36,7 @@ __all__ = ["SiT"]
 
 
 @register("sit")
-class SiT(TokenReducer):
+class SiT(BlockHooks, OfficialWeights, Learning):
     """Pools tokens with weights that an MLP reads off each of them."""
 
     title = "SiT (ECCV 2022)"

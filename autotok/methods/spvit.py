@@ -32,21 +32,13 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Taps, Tokens
 
 from . import stochastic
-from .base import (
-    Count,
-    Counts,
-    Kind,
-    LossContext,
-    Option,
-    Placement,
-    Site,
-    TokenReducer,
-    Training,
-    TrainingRecipe,
-)
+from .base import Count, Counts, Kind, Option, Placement, Site, Training
+from .learning import Learning, LossContext, TrainingRecipe
+from .official_weights import OfficialWeights
 from .predictors import LocalGlobal, local_global_macs, local_global_params, threshold_for
 from .primitives import gather_rows, select_ragged
 from .registry import register
+from .thresholds import Calibrated
 
 __all__ = ["SPViT", "PackagingSelector"]
 
@@ -85,7 +77,7 @@ class PackagingSelector(nn.Module):
 
 
 @register("spvit")
-class SPViT(TokenReducer):
+class SPViT(OfficialWeights, Learning, Calibrated):
     """Keeps the tokens that a predictor per head would rather keep, and a package of the rest."""
 
     title = "SPViT (ECCV 2022)"

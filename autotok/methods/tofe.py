@@ -36,6 +36,7 @@ from .freezing import Freezing
 from .predictors import keep_one, threshold_for
 from .primitives import park, recall, select, select_ragged
 from .registry import register
+from .thresholds import Calibrated
 
 __all__ = ["ToFe", "ToFeInstance"]
 
@@ -64,7 +65,7 @@ class ToFe(Freezing):
 
 
 @register("tofe-instance")
-class ToFeInstance(Freezing):
+class ToFeInstance(Calibrated, Freezing):
     """Keeps, for a stage, whatever tokens the image's selector wants; the others come back."""
 
     title = "ToFe, instance-adaptive (2025)"

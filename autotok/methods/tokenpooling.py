@@ -32,10 +32,11 @@ from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, Placement, Site, TokenReducer, Training
+from .base import Counts, Kind, Option, Placement, Site, Training
 from .clustering import TRACK_SIZE, distances, farthest_points, left_over
 from .lloyd import filled, reference_step, textbook_step, to_means
 from .merging import merge
+from .observing import Observing
 from .primitives import gather_rows, select
 from .registry import register
 
@@ -53,7 +54,7 @@ SHARED = (
 )
 
 
-class TokenPooling(TokenReducer):
+class TokenPooling(Observing):
     """What both forms share: weights, and where clustering starts."""
 
     placement = Placement.BEFORE

@@ -27,7 +27,8 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, TokenReducer, Training, TrainingRecipe
+from .base import Counts, Kind, Option, TokenReducer, Training
+from .learning import TrainingRecipe
 from .merging import merge
 from .predictors import PredictedKeep, local_global_macs
 from .primitives import gather_rows

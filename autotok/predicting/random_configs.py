@@ -10,6 +10,7 @@ import numpy as np
 from autotok.config import CompressionConfig, Reduction
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Kind, Placement, Span, TokenReducer
+from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
 __all__ = ["draw", "draw_counts", "drawable_methods"]
@@ -27,9 +28,7 @@ def drawable_methods(facts: BackboneFacts, *, without: Iterable[str] = ()) -> li
     found = []
     for name in list_methods():
         method = get_method(name)
-        plain = (
-            method.kind is not Kind.NONE and method.auxiliary(method.resolve_options({})) is None
-        )
+        plain = method.kind is not Kind.NONE and not issubclass(method, ImageScoring)
         if plain and name not in without and not unmet_need(method, facts):
             found.append(name)
     return found

@@ -14,6 +14,8 @@ from autotok.facts import BackboneFacts
 from autotok.methods import get_method, list_methods, unmet_need
 from autotok.methods.base import Option, Placement, TokenReducer
 from autotok.methods.evidence import held_to, not_built, published_results
+from autotok.methods.learning import recipe_of
+from autotok.methods.observing import observed_needs
 from autotok.methods.published import published_schedules
 from autotok.methods.registry import requirements
 from autotok.tokens import Needs
@@ -111,7 +113,7 @@ def _prose(method: type[TokenReducer]) -> dict[str, str]:
 
 
 def _recipe(method: type[TokenReducer]) -> dict[str, Any]:
-    recipe = method.recipe
+    recipe = recipe_of(method, method.resolve_options({}))
     return {**dataclasses.asdict(recipe), "losses": dict(recipe.losses)}
 
 
@@ -152,8 +154,8 @@ def _on_backbone(method: type[TokenReducer], facts: BackboneFacts) -> dict[str, 
     options = method.resolve_options({})
     low, high = method.feasible(facts.num_patches, options)
     layers = (0,) if method.placement is Placement.BEFORE_BLOCKS else (facts.num_blocks // 2,)
-    heard = {signal for b in range(facts.num_blocks)
-             for signal in signals(method.listens(b, layers, facts, options))}  # fmt: skip
+    observed = observed_needs(method, layers, facts, options)
+    heard = {signal for needs in observed.values() for signal in signals(needs)}
     schedules = published_schedules(method.name, facts.num_blocks, facts.num_patches)
     return {
         **page,

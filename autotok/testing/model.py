@@ -20,6 +20,7 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Kind, Placement, TokenReducer
+from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import unmet_need
 
 from .reduction_case import require, stand_in
@@ -167,7 +168,7 @@ def _compressed(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
     """The model, with a stand-in for an auxiliary network."""
     model = compress_backbone(backbone, config)
     for reducer in model.reducers.children():
-        if isinstance(reducer, TokenReducer) and reducer.network is not None:
+        if isinstance(reducer, ImageScoring):
             reducer.network = stand_in()
     return model
 

@@ -13,10 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.methods.base import Count, Kind, Option, TokenReducer
+from autotok.methods.block_hooks import BlockHooks
+from autotok.methods.learning import Learning
 from autotok.methods.registry import get_method
 from autotok.tokens import Needs, Taps, Tokens
 
-from .reduction_case import ReductionCase, context, keeps, layers, reduction_case, require
+from .reduction_case import ReductionCase, keeps, layers, loss_context, reduction_case, require
 
 __all__ = ["REDUCTION_CHECKS"]
 
@@ -181,7 +183,7 @@ def check_gradients(method: Method) -> None:
         for part in (out.mask, out.size):
             if part is not None and part.requires_grad:
                 loss = loss + (part * torch.linspace(0.5, 1.5, part.shape[-1])).sum()
-        own = moment.reducer.extra_loss(context(moment.reducer, _to_the_end(moment.reducer, out)))
+        own = _own_loss(moment.reducer, out)
         loss = loss if own is None else loss + own
         if loss.requires_grad:
             loss.backward()
@@ -274,8 +276,17 @@ def reduction_cases(
                     continue
 
 
+def _own_loss(reducer: TokenReducer, left: Tokens) -> Tensor | None:
+    """The method's own loss terms after a reduction that left these tokens."""
+    if not isinstance(reducer, Learning):
+        return None
+    return reducer.extra_loss(loss_context(reducer, _to_the_end(reducer, left)))
+
+
 def _to_the_end(reducer: TokenReducer, tokens: Tokens) -> Tokens:
     """Tokens that passed the blocks after the reduction, as far as the method watches them."""
+    if not isinstance(reducer, BlockHooks):
+        return tokens
     for block in range(reducer.site.layer, reducer.site.facts.num_blocks):
         tokens = reducer.after_block(block, tokens)
     return reducer.finish(tokens)

@@ -13,7 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from autotok.backbones.attention import attention
 from autotok.config import Primitive
 from autotok.facts import BackboneFacts, BlockFacts
-from autotok.methods.base import LossContext, Placement, Site, TokenReducer
+from autotok.methods.base import Placement, Site, TokenReducer
+from autotok.methods.block_hooks import BlockHooks
+from autotok.methods.image_scoring import ImageScoring
+from autotok.methods.learning import Learning, LossContext
+from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import check_compatible
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
@@ -22,7 +26,7 @@ __all__ = [
     "require",
     "keeps",
     "layers",
-    "context",
+    "loss_context",
     "reduction_case",
     "synthetic_facts",
 ]
@@ -118,14 +122,16 @@ def reduction_case(
         torch.manual_seed(seed)
         reducer = method(Site(place, facts.num_patches, keep, facts, 0, (place,)), given)
     reducer.needs = needs
-    if method.auxiliary(given) is not None:
+    if isinstance(reducer, ImageScoring):
         reducer.network = stand_in()
     reducer.to(device, dtype).eval()
     with FlopCounterMode(display=False) as counter:
-        start = reducer.before_blocks(tokens.value, _embedding(tokens, needs))
-    for block in range(place):
-        heard = method.listens(block, (place,), facts, given)
-        if heard:
+        start = tokens.value
+        if isinstance(reducer, BlockHooks):
+            start = reducer.before_blocks(start, _embedding(tokens, needs))
+    for block, heard in observed_needs(method, (place,), facts, given).items():
+        if block < place:
+            assert isinstance(reducer, Observing)
             start = reducer.observe(block, start, _attended(tokens, heard))
     taps = _taps(method, tokens, needs)
     return ReductionCase(reducer, start, taps, keep, counter.get_total_flops() // 2)
@@ -136,7 +142,7 @@ def stand_in() -> nn.Module:
     return nn.AvgPool2d(4)
 
 
-def context(reducer: TokenReducer, tokens: Tokens, *, seed: int = 0) -> LossContext:
+def loss_context(reducer: Learning, tokens: Tokens, *, seed: int = 0) -> LossContext:
     """What a method's own loss may look at, after a reduction that left `tokens`; random logits."""
     generator = torch.Generator().manual_seed(seed)
     facts, batch = reducer.site.facts, tokens.x.shape[0]

@@ -21,7 +21,8 @@ from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Count, LossContext, TokenReducer
+from autotok.methods.base import Count
+from autotok.methods.learning import Learning, LossContext, recipe_of
 from autotok.methods.registry import get_method
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -253,9 +254,9 @@ def _tokens(mine: Observed, theirs: Observed) -> Tensor:
     return losses.token_mse(pair[0], pair[1], own.mask)
 
 
-def reducers_of(student: CompressedViT) -> list[TokenReducer]:
-    """The method's parts, one per reduction layer."""
-    return [r for r in student.reducers.values() if isinstance(r, TokenReducer)]
+def reducers_of(student: CompressedViT) -> list[Learning]:
+    """The parts of a method with a training of its own, one per reduction layer."""
+    return [r for r in student.reducers.values() if isinstance(r, Learning)]
 
 
 def default_losses(
@@ -268,7 +269,7 @@ def default_losses(
     """
     config, usable = config or CompressionConfig(), {}
     method = get_method(config.method)
-    recipe = method.recipe_for(method.resolve_options(config.options))
+    recipe = recipe_of(method, method.resolve_options(config.options))
     for name, weight in recipe.losses.items():
         loss = get_loss(name)
         if (labelled or not loss.labels) and (facts.num_classes or not loss.classes):

@@ -21,7 +21,7 @@ from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
 from autotok.evaluation.augment import augmented, check_augment
 from autotok.evaluation.data import DataSource
-from autotok.methods.loss_context import TrainingRecipe
+from autotok.methods.learning import TrainingRecipe, recipe_of
 from autotok.methods.registry import get_method
 
 from .batches import BatchOrder, augmentation_draws, data_identity
@@ -210,7 +210,7 @@ def _start(
 
 def _recipe(student: CompressedViT) -> TrainingRecipe:
     method = get_method(student.config.method)
-    return method.recipe_for(method.resolve_options(student.config.options))
+    return recipe_of(method, method.resolve_options(student.config.options))
 
 
 def _train(

@@ -4,30 +4,30 @@ import pytest
 
 from autotok.compression.calibrate import needs_calibration, needs_recalibration
 from autotok.config import CompressionConfig, Reduction
-from autotok.methods import TokenReducer, get_method, list_methods
+from autotok.methods import get_method, list_methods
 from autotok.methods.base import Count
+from autotok.methods.thresholds import Calibrated
 from autotok.testing import reduction_case as reduction_case
 
-CALIBRATED = [name for name in list_methods() if get_method(name).calibrates]
+CALIBRATED = [name for name in list_methods() if issubclass(get_method(name), Calibrated)]
 
 
-def overrides(method: type[TokenReducer]) -> bool:
-    return method.calibrated is not TokenReducer.calibrated
-
-
-@pytest.mark.parametrize("name", list_methods())
+@pytest.mark.parametrize("name", CALIBRATED)
 def test_methods_declare_the_option_that_calibration_stores(name: str) -> None:
     method = get_method(name)
-    assert bool(method.calibrates) == overrides(method)
-    if method.calibrates:
-        assert method.count is Count.ADAPTIVE
-        assert method.calibrates in {option.name for option in method.options}
-        assert method.calibrates in reduction_case(method, num_keep=8).reducer.calibrated()
+    assert issubclass(method, Calibrated)
+    assert method.count is Count.ADAPTIVE
+    assert method.calibrates in {option.name for option in method.options}
+    reducer = reduction_case(method, num_keep=8).reducer
+    assert isinstance(reducer, Calibrated)
+    assert method.calibrates in reducer.calibrated()
 
 
 @pytest.mark.parametrize("name", CALIBRATED)
 def test_amounts_without_thresholds_need_calibration(name: str) -> None:
-    option = get_method(name).calibrates
+    method = get_method(name)
+    assert issubclass(method, Calibrated)
+    option = method.calibrates
     assert needs_calibration(CompressionConfig(name, (Reduction(1, keep_ratio=0.5),)))
     assert needs_calibration(CompressionConfig(name, (Reduction(1, num_keep=8),)))
     assert not needs_calibration(CompressionConfig(name, (Reduction(1),)))

@@ -13,6 +13,7 @@ from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.errors import ConfigError
 from autotok.methods import registry
 from autotok.methods.base import Kind, Placement, TokenReducer
+from autotok.methods.block_hooks import BlockHooks
 from autotok.methods.primitives import select
 from autotok.methods.registry import register
 from autotok.tokens import Needs, Taps, Tokens
@@ -26,7 +27,7 @@ def toy_methods() -> Iterator[None]:
     CALLS.clear()
 
     @register("first_ones")
-    class FirstOnes(TokenReducer):
+    class FirstOnes(BlockHooks):
         """Keeps the first patches; records every call."""
 
         title, kind, needs = "toy", Kind.PRUNE, Needs.KEYS

@@ -11,7 +11,8 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
-from autotok.methods.base import Count, TokenReducer
+from autotok.methods.base import Count
+from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method, list_methods, unmet_need
 from autotok.testing.model import default_backbones, example_config
 from autotok.testing.reduction_case import stand_in
@@ -24,7 +25,7 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 def example(name: str, backbone: Backbone) -> CompressedViT:
     model = compress_backbone(backbone, example_config(get_method(name), backbone.facts))
     for reducer in model.reducers.children():
-        if isinstance(reducer, TokenReducer) and reducer.network is not None:
+        if isinstance(reducer, ImageScoring):
             reducer.network = stand_in()
     return model.eval()
 

@@ -12,10 +12,10 @@ from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import author_units as knobs
-from autotok.methods.base import LossContext
 from autotok.methods.diffrate import DiffRate
 from autotok.methods.dtem import soft_pairs
 from autotok.methods.gtp import GTP
+from autotok.methods.learning import Learning, LossContext
 from autotok.methods.ltmp import LTMP
 from autotok.tokens import AttentionRule
 
@@ -112,7 +112,7 @@ def task_loss(found: Outcome, config: Config) -> Tensor:
     loss = F.cross_entropy(found.logits, labels) * config.get("cls_scale", 1.0)
     context = LossContext(found.tokens, found.logits, labels)
     for reducer in found.model.reducers.values():
-        own = reducer.extra_loss(context)  # type: ignore[operator]
+        own = reducer.extra_loss(context) if isinstance(reducer, Learning) else None
         loss = loss if own is None else loss + own
     return loss
 

@@ -12,7 +12,7 @@ from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.errors import ConfigError
 from autotok.methods.asvit import HEARD, ASViT
-from autotok.methods.loss_context import LossContext
+from autotok.methods.learning import LossContext
 from autotok.tokens import Extra, Taps, Tokens
 
 PATCHES = torch.arange(4.0).unsqueeze(1)

@@ -11,7 +11,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.methods.avit import AViT
-from autotok.methods.loss_context import LossContext
+from autotok.methods.learning import LossContext
 
 
 def logit(score: float) -> float:

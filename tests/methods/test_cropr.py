@@ -13,8 +13,8 @@ from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.methods import get_method
-from autotok.methods.base import LossContext
 from autotok.methods.cropr import Cropr
+from autotok.methods.learning import LossContext
 from autotok.testing import synthetic_facts
 from autotok.tokens import Taps
 

@@ -10,8 +10,8 @@ from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError
 from autotok.methods import get_method
-from autotok.methods.base import LossContext
 from autotok.methods.diffrate import DiffRate
+from autotok.methods.learning import LossContext
 from autotok.testing import synthetic_facts
 
 PATCHES = torch.tensor([[9.0, 9], [1, 0], [0, 1], [0, 3]])

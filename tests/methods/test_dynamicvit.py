@@ -8,7 +8,7 @@ from hand import reducer, tokens
 from learned import Said, decided, kept_by_stage, model, photos, some_masks, taught
 
 from autotok.methods import Site, get_method
-from autotok.methods.base import LossContext
+from autotok.methods.learning import LossContext
 from autotok.methods.predictors import PredictedKeep
 from autotok.testing import synthetic_facts
 from autotok.tokens import Taps

@@ -9,7 +9,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.idlevit import IdleViT
-from autotok.methods.loss_context import LossContext
+from autotok.methods.learning import LossContext
 from autotok.methods.losses import idlevit_cut, idlevit_features
 from autotok.tokens import Taps, Tokens, grid_coords
 

@@ -9,7 +9,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.methods import get_method
-from autotok.methods.base import LossContext
+from autotok.methods.learning import LossContext
 from autotok.methods.ltmp import LTMP
 from autotok.tokens import AttentionRule, Taps
 

@@ -10,7 +10,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import Site, get_method
-from autotok.methods.base import LossContext
+from autotok.methods.learning import LossContext
 from autotok.methods.sit import SiT
 from autotok.testing import synthetic_facts
 from autotok.tokens import Taps

@@ -10,7 +10,7 @@ from autotok.compression.calibrate import calibrate_thresholds
 from autotok.compression.model import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import get_method
-from autotok.methods.base import LossContext
+from autotok.methods.learning import LossContext
 from autotok.methods.spvit import SPViT, num_groups
 from autotok.tokens import Taps, Tokens
 

@@ -12,8 +12,8 @@ from autotok.compression.model import CompressedViT, TapRequest
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
 from autotok.methods import Site, get_method
-from autotok.methods.base import LossContext
 from autotok.methods.freezing import Freezing
+from autotok.methods.learning import LossContext
 from autotok.testing import synthetic_facts
 from autotok.tokens import AttentionRule, Taps, Tokens, grid_coords
 

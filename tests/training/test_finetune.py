@@ -14,7 +14,7 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
 from autotok.errors import Diverged, UnknownName
 from autotok.evaluation.augment import augmented
-from autotok.methods.loss_context import TrainingRecipe
+from autotok.methods.learning import TrainingRecipe
 from autotok.training import finetune as room
 from autotok.training.batches import BatchOrder, augmentation_draws
 from autotok.training.distill import Teacher

@@ -9,6 +9,7 @@ from functools import cached_property
 from autotok.compression.calibrate import unsettled
 from autotok.config import MODES, CompressionConfig, Primitive
 from autotok.errors import AutotokError
+from autotok.methods.learning import options_when_chosen
 from autotok.methods.registry import get_method
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.finetuning import auto_steps
@@ -166,4 +167,4 @@ class TrialBuilder:
 
 
 def _when_chosen(config: CompressionConfig) -> Mapping[str, Primitive]:
-    return get_method(config.method).when_chosen
+    return options_when_chosen(get_method(config.method))

@@ -24,6 +24,7 @@ from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Quality, Tally
 from autotok.evaluation.data import DataSource, load_data
 from autotok.methods.registry import get_method
+from autotok.methods.thresholds import trains_thresholds
 from autotok.searching.space.problem import COUNTED_IMAGES
 from autotok.training.student import emitted
 
@@ -81,7 +82,7 @@ def calibrated_on(model: CompressedViT, data: DataSource, seed: int) -> Compress
 def tuned(student: CompressedViT, training: DataSource, seed: int) -> CompressedViT:
     """A fine-tuned model under the thresholds that decide from now on: those that it learned, else
     found on training images for the amounts of its configuration."""
-    if get_method(student.config.method).learns_thresholds:
+    if trains_thresholds(get_method(student.config.method)):
         return emitted(student).deploy()
     found = needs_recalibration(unsettled(student.config))
     return (calibrated_on(student, training, seed) if found else student).deploy()

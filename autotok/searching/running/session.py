@@ -33,6 +33,7 @@ from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer, Training
+from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
 from autotok.names import SUBNETS, known
 from autotok.plain_data import Place, typed
@@ -243,7 +244,7 @@ def _require_networks(space: SearchSpace, facts: BackboneFacts) -> None:
     """Raise `CheckpointError` where a method of the space looks at images with a network whose
     weights cannot be had: before the search, not in each of its trials."""
     for method in map(get_method, space.candidates(facts)):
-        if method.auxiliary(method.resolve_options({})) is None:
+        if not issubclass(method, ImageScoring):
             continue
         from autotok.backbones.feature_net import load_feature_net
 

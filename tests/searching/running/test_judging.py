@@ -35,13 +35,14 @@ from autotok.export.bundle import (
 )
 from autotok.methods import TokenReducer, get_method, list_methods, unmet_need
 from autotok.methods.base import Count, Placement, Training
+from autotok.methods.image_scoring import ImageScoring, image_network
 from autotok.searching.running.judging import calibrated_on, judged_tally
 from autotok.searching.running.model_worker import ModelWorker
 
 NUM_IMAGES = 40
 FACTS = load_backbone("tiny").facts
 METHODS = [m for m in list_methods() if m != "none" and unmet_need(get_method(m), FACTS) is None]
-NEEDS_NETWORK = [m for m in METHODS if get_method(m).auxiliary(get_method(m).resolve_options({}))]
+NEEDS_NETWORK = [m for m in METHODS if issubclass(get_method(m), ImageScoring)]
 ADAPTIVE = [m for m in METHODS if get_method(m).count is Count.ADAPTIVE]
 TRAINED = FineTuneSpec(length="2 steps", batch_size=4, losses={"ce": 1.0})
 
@@ -136,7 +137,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from autotok.backbones.feature_net import timm  # with the shim around a broken torchvision
 
     for name in NEEDS_NETWORK:
-        network = str(get_method(name).auxiliary(get_method(name).resolve_options({})))
+        network = str(image_network(get_method(name), get_method(name).resolve_options({})))
         weights = timm.create_model(network, pretrained=False).state_dict()
         save_file(weights, tmp_path / f"{network}.safetensors")
     monkeypatch.setenv("AUTOTOK_WEIGHTS", str(tmp_path))

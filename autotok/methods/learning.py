@@ -1,0 +1,101 @@
+"""`Learning`: for methods with a training of their own; their recipes and loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar
+
+from torch import Tensor
+
+from autotok.config import CompressionConfig, Primitive
+from autotok.tokens import Tokens
+
+from .base import TokenReducer
+
+__all__ = ["Learning", "LossContext", "TrainingRecipe", "options_when_chosen", "recipe_of"]
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How a method is trained, as published; a fine-tune scales it to the steps it has."""
+
+    reducer_lr: float = 1.0
+    """Learning rate of the method's own parameters over the fine-tune's."""
+    backbone_lr: float = 1.0
+    """Learning rate of the backbone over the fine-tune's; 0 leaves it as it is."""
+    frozen_share: float = 0.0
+    """First share of the steps in which the backbone does not move."""
+    reducer_decay: float | None = None
+    """Weight decay of the method's own parameters; None is the fine-tune's."""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Weights by loss name where the fine-tune names none; terms of `extra_loss` come on top."""
+    source: str = ""
+    """Where it was published."""
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What a method's own loss terms may look at after a training forward."""
+
+    tokens: Tokens
+    """As they reached the student's read-out."""
+    logits: Tensor
+    """(B, classes) of the student."""
+    labels: Tensor | None = None
+    """(B,)."""
+    teacher_logits: Tensor | None = None
+    """(B, classes) of the uncompressed model."""
+    teacher: Mapping[int, Tensor] = field(default_factory=dict)
+    """Per block asked for by `teacher_layers`: its outgoing tokens (B, P + N0, C) there."""
+    progress: float = 0.0
+    """0 to 1 through the fine-tune."""
+
+
+class Learning(TokenReducer):
+    """A reducer with a training of its own; each step of it does nothing here."""
+
+    recipe: ClassVar[TrainingRecipe] = TrainingRecipe()
+    """How it is trained, as published."""
+    when_chosen: ClassVar[Mapping[str, Primitive]] = MappingProxyType({})
+    """Options for a fine-tune of amounts that somebody else chose, such as a search."""
+
+    @classmethod
+    def recipe_for(cls, options: Mapping[str, Primitive]) -> TrainingRecipe:
+        """How it is trained with these options."""
+        return cls.recipe
+
+    def begin_step(self, progress: float) -> None:
+        """Called before a training step, `progress` in 0 to 1 (schedules)."""
+
+    def end_step(self) -> None:
+        """Called after a training step (ranges of learned scalars)."""
+
+    def teacher_layers(self) -> frozenset[int]:
+        """Blocks whose outgoing tokens `extra_loss` wants of the uncompressed model."""
+        return frozenset()
+
+    def extra_loss(self, context: LossContext) -> Tensor | None:
+        """This site's own loss terms of the last forward in training mode, weighted; a scalar."""
+        return None
+
+    def deploy(self) -> None:
+        """Remove what only training needs."""
+
+    @classmethod
+    def emit(
+        cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
+    ) -> CompressionConfig:
+        """What training made of the configuration: methods that learn amounts say them here."""
+        return config
+
+
+def recipe_of(method: type[TokenReducer], options: Mapping[str, Primitive]) -> TrainingRecipe:
+    """How a method is trained with these options; the plain recipe for those that say nothing."""
+    return method.recipe_for(options) if issubclass(method, Learning) else TrainingRecipe()
+
+
+def options_when_chosen(method: type[TokenReducer]) -> Mapping[str, Primitive]:
+    """Options for a fine-tune of amounts that somebody else chose, such as a search."""
+    return method.when_chosen if issubclass(method, Learning) else {}
