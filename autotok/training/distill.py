@@ -7,7 +7,7 @@ are averaged over them (for pruning: gathered).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -222,8 +222,11 @@ class TrainingObjective(nn.Module):
             return function(mine.logits, theirs.logits, temperature=spec.temperature)
         if name in ("hard", "cosine"):
             return getattr(losses, name)(mine.logits, theirs.logits)  # type: ignore[no-any-return]
-        inside = {"mimic": self._mimic, "relations": _relations, "tokens": _tokens}
-        return inside[name](mine, theirs)
+        if name in ("tokens", "tokens_kl"):
+            return _tokens(
+                mine, theirs, losses.token_kl if name == "tokens_kl" else losses.token_mse
+            )
+        return (self._mimic if name == "mimic" else _relations)(mine, theirs)
 
     def _mimic(self, mine: Observed, theirs: Observed) -> Tensor:
         pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -246,12 +249,14 @@ def _qkv(taps: Taps) -> tuple[Tensor, Tensor, Tensor]:
     return taps.queries.float(), taps.keys.float(), taps.values.float()
 
 
-def _tokens(mine: Observed, theirs: Observed) -> Tensor:
+def _tokens(
+    mine: Observed, theirs: Observed, term: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+) -> Tensor:
     """DynamicViT's token term; normalised without the affine part, which backbones keep private."""
     own = mine.tokens
     kept = align(theirs.tokens.x.float(), own.source, own.num_prefix)[:, own.num_prefix :]
     pair = [F.layer_norm(x, x.shape[-1:]) for x in (own.patches.float(), kept)]
-    return losses.token_mse(pair[0], pair[1], own.mask)
+    return term(pair[0], pair[1], own.mask)
 
 
 def reducers_of(student: CompressedViT) -> list[Learning]:

@@ -168,7 +168,8 @@ def token_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> T
 
 
 def token_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over live tokens of KL between softmaxes over channels; DynamicViT's form for LV-ViT.
+    """Mean over live tokens of KL between softmaxes over channels: `tokens_kl`, DynamicViT's form for
+    LV-ViT.
 
     Features (B, n, D), mask (B, n).
     """
@@ -229,7 +230,8 @@ LOSSES: dict[str, Loss] = {
         Loss("cosine", "cosine distance between the models' outputs", classes=False),
         Loss("mimic", "features of the first two blocks (ViTKD)", classes=False, inside=True),
         Loss("relations", "attention relations (TinyMIM)", classes=False, inside=True),
-        Loss("tokens", "final tokens (DynamicViT)", classes=False, inside=True),
+        Loss("tokens", "final tokens (DynamicViT, DeiT)", classes=False, inside=True),
+        Loss("tokens_kl", "the same by KL (DynamicViT, LV-ViT)", classes=False, inside=True),
     )
 }
 

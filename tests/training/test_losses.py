@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autotok.errors import UnknownName
-from autotok.training import losses, method_losses
+from autotok.methods import losses as method_losses
+from autotok.methods.dynamicvit import DynamicViT
+from autotok.training import losses
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RTOL = 2e-5
@@ -56,28 +58,39 @@ def close(got: Tensor | float, expected: Any) -> None:
 # --- distillation
 
 
+def criterion(terms: dict[str, Tensor], ratio_sum: Tensor, stages: int) -> Tensor:
+    """DynamicViT's loss as a fine-tune puts it together, from what the method declares."""
+    weights = DynamicViT.recipe.losses
+    assert terms.keys() == weights.keys()
+    own = DynamicViT.ratio_weight / stages * ratio_sum
+    return own + torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
 def dynamicvit(a: Arrays, mse: bool) -> dict[str, Tensor]:
     knobs = a.config["dynvit"]
-    found = method_losses.dynamicvit_criterion(
-        a["in.logits_s"],
-        a["in.target"],
-        a["in.logits_t"],
-        a["in.token_s"],
-        a["in.token_t"],
-        a.every("in.dyn_score."),
-        knobs["keep_ratio"],
-        ratio_weight=knobs["ratio_weight"],
-        distill_weight=knobs["distill_weight"],
-        clf_weight=knobs["clf_weight"],
-        mse_token=mse,
-        token_mask=a["in.mask"].squeeze(-1),
-    )
-    return {
-        "total": found.total,
-        "ratio_sum": found.ratio_sum,
-        "cls_kl": found.logits,
-        "token": found.tokens,
+    token = losses.token_mse if mse else losses.token_kl
+    terms = {
+        "ce": losses.cross_entropy(a["in.logits_s"], a["in.target"]),
+        "soft": losses.soft(a["in.logits_s"], a["in.logits_t"]),
+        "tokens": token(a["in.token_s"], a["in.token_t"], a["in.mask"].squeeze(-1)),
     }
+    ratio = method_losses.dynamicvit_ratio(a.every("in.dyn_score."), knobs["keep_ratio"])
+    assert DynamicViT.ratio_weight == knobs["ratio_weight"]
+    return {
+        "total": criterion(terms, ratio, len(knobs["keep_ratio"])),
+        "ratio_sum": ratio,
+        "cls_kl": terms["soft"],
+        "token": terms["tokens"],
+    }
+
+
+def frd(a: Arrays) -> tuple[Tensor, Tensor]:
+    """SiT's logit and dense token terms (arXiv 2111.11962), weights included."""
+    weight, temperature = a.config["lambda_token"], a.config["T"]
+    pairs = zip(a.every("in.frd_tokens_s."), a.every("in.frd_tokens_t."), strict=True)
+    dense = torch.stack([F.mse_loss(mine, theirs) for mine, theirs in pairs]).mean()
+    kl = losses.soft(a["in.logits_s"], a["in.logits_t"], temperature=temperature)
+    return a.config["lambda_logits"] * kl, weight * dense
 
 
 def every_kd_loss(a: Arrays) -> dict[str, Tensor]:
@@ -86,15 +99,7 @@ def every_kd_loss(a: Arrays) -> dict[str, Tensor]:
     tckd, nckd = losses.dkd_parts(s, t, labels, temperature=temperature)
     student, teacher = (tuple(a[f"in.{n}_{who}"] for n in "qkv") for who in "st")
     qk, vv = losses.relation_parts(student, teacher)  # type: ignore[arg-type]
-    logits, tokens = method_losses.frd(
-        s,
-        t,
-        a.every("in.frd_tokens_s."),
-        a.every("in.frd_tokens_t."),
-        lambda_token=knobs["lambda_token"],
-        lambda_logits=knobs["lambda_logits"],
-        temperature=temperature,
-    )
+    logits, tokens = frd(a)
     ce = losses.cross_entropy(s, labels)
     found = {
         "frd_total": ce + logits + tokens,
@@ -137,18 +142,17 @@ def test_every_distillation_loss_equals_the_authors(path: Path) -> None:
 @pytest.mark.parametrize("path", files("prunelosses"))
 def test_dynamicvits_criterion_equals_the_authors(path: Path, mse: bool) -> None:
     a = Arrays(path)
-    found = method_losses.dynamicvit_criterion(
-        a["pred"],
-        a["labels"],
-        a["teacher_logits"],
-        a["token_pred"],
-        a["teacher_tokens"],
-        a.every("mask"),
-        a.config["keep"],
-        mse_token=mse,
-    )
-    terms = [found.total, found.classification, found.ratio_sum, found.logits, found.tokens]
-    close(torch.stack(terms), a.arrays[f"dynamicvit.mse_token={mse}"])
+    masks = a.every("mask")
+    token = losses.token_mse if mse else losses.token_kl
+    terms = {
+        "ce": losses.cross_entropy(a["pred"], a["labels"]),
+        "soft": losses.soft(a["pred"], a["teacher_logits"]),
+        "tokens": token(a["token_pred"], a["teacher_tokens"], masks[-1]),
+    }
+    ratio = method_losses.dynamicvit_ratio(masks, a.config["keep"])
+    total = criterion(terms, ratio, len(a.config["keep"]))
+    found = [total, terms["ce"], ratio, terms["soft"], terms["tokens"]]
+    close(torch.stack(found), a.arrays[f"dynamicvit.mse_token={mse}"])
 
 
 @pytest.mark.parametrize("kind", ["both", "intra", "inter"])
