@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 CACHE_BYTES = 256 * 2**20
+_TOKENS = ("tokens", "tokens_kl")
 _RELATIONS = Needs.QUERIES | Needs.KEYS | Needs.VALUES
 
 
@@ -222,7 +223,7 @@ class TrainingObjective(nn.Module):
             return function(mine.logits, theirs.logits, temperature=spec.temperature)
         if name in ("hard", "cosine"):
             return getattr(losses, name)(mine.logits, theirs.logits)  # type: ignore[no-any-return]
-        if name in ("tokens", "tokens_kl"):
+        if name in _TOKENS:
             return _tokens(
                 mine, theirs, losses.token_kl if name == "tokens_kl" else losses.token_mse
             )
@@ -332,7 +333,7 @@ def _misfit(name: str, student: CompressedViT, teacher: Teacher) -> str | None:
         return None
     if (mine.grid, mine.num_prefix) != (theirs.grid, theirs.num_prefix):
         return "the teacher's tokens stand for other patches"
-    if get_method(student.config.method).count is Count.ADAPTIVE and name != "tokens":
+    if get_method(student.config.method).count is Count.ADAPTIVE and name not in _TOKENS:
         return "it keeps another number of tokens in each image"
     if name == "mimic" and min(mine.num_blocks, theirs.num_blocks) <= max(MIMIC_LAYERS):
         return "it compares the first two blocks, and there are fewer"
@@ -341,6 +342,6 @@ def _misfit(name: str, student: CompressedViT, teacher: Teacher) -> str | None:
             f"it compares the last blocks head by head, and they have {mine.blocks[-1].heads} and"
             f" {theirs.blocks[-1].heads} heads"
         )
-    if name == "tokens" and mine.blocks[-1].width != theirs.blocks[-1].width:
+    if name in _TOKENS and mine.blocks[-1].width != theirs.blocks[-1].width:
         return "it compares final tokens, and their widths differ"
     return None
