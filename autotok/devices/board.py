@@ -165,9 +165,9 @@ class Board:
         return {
             "python": platform.python_version(),
             "system": platform.platform(),
-            "device": _board_name(),
+            "device": machine_name(),
             "cores": os.cpu_count() or 1,
-            "memory_mb": _memory_mb(),
+            "memory_mb": installed_mb(),
             "runtimes": runtimes,
             "missing": trouble,
         }
@@ -232,7 +232,8 @@ def _result(code: int, out: bytes, complaints: str) -> "dict[str, Any]":
     raise Trouble("crash", f"the process ended with status {code} ({last})")
 
 
-def _board_name() -> str:
+def machine_name() -> str:
+    """What the board or processor calls itself."""
     for path, mark in (("/proc/device-tree/model", ""), ("/proc/cpuinfo", "model name")):
         try:
             with open(path) as file:
@@ -244,10 +245,11 @@ def _board_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory_mb() -> "float | None":
+def installed_mb() -> "float | None":
+    """Megabytes of memory as the operating system reports it; None where it does not."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MB
-    except (ValueError, OSError):
+    except (AttributeError, ValueError, OSError):
         return None
 
 
@@ -593,7 +595,7 @@ class Meter:
 def _energy(slot: "Any", left_s: float) -> "dict[str, Any]":
     """Millijoules of a run and what counted them; nothing without a counter, or the time for it."""
     try:
-        meter = _meter(slot.gpu)
+        meter = find_meter(slot.gpu)
         if meter is not None and 2 * slot.energy_s < left_s:
             joules, runs = slot.energy(meter)
             if joules > 0.0 and runs > 0:
@@ -603,15 +605,19 @@ def _energy(slot: "Any", left_s: float) -> "dict[str, Any]":
     return {}
 
 
-def _meter(gpu: "str | None") -> "Meter | None":
-    """The counter of what computes there; None where there is none that may be read."""
-    return (_rapl() if gpu is None else _nvml(gpu)) or _sensors()
+def find_meter(gpu: "str | None", sysfs: "Path | None" = None) -> "Meter | None":
+    """The counter of what computes there; None where there is none that may be read.
+
+    `gpu` is None for the processor, a GPU's UUID, or empty for the only GPU there is.
+    """
+    sysfs = SYSFS if sysfs is None else sysfs
+    return (_rapl(sysfs) if gpu is None else _nvml(gpu)) or _sensors(sysfs)
 
 
-def _rapl() -> "Meter | None":
+def _rapl(sysfs: "Path") -> "Meter | None":
     """Intel's and AMD's processor packages."""
     files, ranges = [], []  # type: list[Path], list[float]
-    for zone in sorted(SYSFS.glob("class/powercap/intel-rapl:*")):
+    for zone in sorted(sysfs.glob("class/powercap/intel-rapl:*")):
         if zone.name.count(":") == 1 and (_read(zone / "name", str) or "").startswith("package"):
             files.append(zone / "energy_uj")
             ranges.append(_read(zone / "max_energy_range_uj") or 0.0)
@@ -643,16 +649,16 @@ def _nvml(gpu: str) -> "Meter | None":
     return None
 
 
-def _sensors() -> "Meter | None":
+def _sensors(sysfs: "Path") -> "Meter | None":
     """The INA3221 of Jetson modules: the rail that feeds the board, else all that are named."""
     rails = {}  # type: dict[str, tuple[list[Path], float]]
-    for label in sorted(SYSFS.glob("class/hwmon/hwmon*/in*_label")):  # JetPack 5 and later
+    for label in sorted(sysfs.glob("class/hwmon/hwmon*/in*_label")):  # JetPack 5 and later
         channel = label.name[2:-6]
         if _read(label.with_name("name"), str) in INA:
             files = [label.with_name(f"{what}{channel}_input") for what in ("in", "curr")]
             rails[_read(label, str) or ""] = (files, 1e-6)
     old = "bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*"  # JetPack 4
-    for label in sorted(SYSFS.glob(old)):
+    for label in sorted(sysfs.glob(old)):
         power = label.with_name("in_power" + label.name[len("rail_name_") :] + "_input")
         rails[_read(label, str) or ""] = ([power], 1e-3)
     live = [n for n in sorted(rails) if n and None not in [_read(f) for f in rails[n][0]]]

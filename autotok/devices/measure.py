@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .energy import energy_mj, find_meter
+from .board import installed_mb, machine_name
+from .energy import energy_mj, meter_of
 from .measurement import Measurement
 from .timer import Timer, synchronise
 
@@ -168,7 +167,7 @@ def _turns(slots: list[_Slot], rounds: int, timeout_s: float) -> _Turns:
 
 def _energy(slot: _Slot) -> tuple[float | None, str]:
     """Millijoules of a run and what counted them; none where nothing does."""
-    meter = find_meter(slot.images.device)
+    meter = meter_of(slot.images.device)
     if meter is None:
         return None, ""
 
@@ -249,15 +248,8 @@ def high_water_mb() -> float:
 
 
 def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    """The GPU's name, or the processor's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else machine_name()
 
 
 @contextmanager
@@ -269,11 +261,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def installed_mb() -> float | None:
-    """Megabytes of memory as the operating system reports it; None where it does not."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MB
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -8,11 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from sensors import jetson, old_jetson, package, write
 
 from autotok.devices import board
-from autotok.devices.energy import find_meter
 
 
 def packages(sysfs: Path) -> None:
@@ -60,23 +58,9 @@ class Model:
         self.beside(self.runs)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize(
-    "machine",
-    [packages, jetson, old_jetson, kept_from_this_user, without_power, lambda sysfs: None],
-)
-def test_a_board_reads_the_counter_that_is_read_here(
-    sysfs: Path, machine: Callable[[Path], None], device: str
-) -> None:
-    machine(sysfs)
-    here = find_meter(torch.device(device), sysfs=sysfs)
-    there = board._meter(None if device == "cpu" else "")
-    assert (there and there.source) == (here and here.source)
-
-
 def test_packages_are_added_up_and_may_begin_anew(sysfs: Path) -> None:
     first, second = package(sysfs, 0, 900_000), package(sysfs, 1, 200)
-    meter = board._meter(None)
+    meter = board.find_meter(None)
     assert meter is not None
     meter.start()
     write(first, energy_uj=100_000)
@@ -89,7 +73,7 @@ def test_watts_become_joules(
     sysfs: Path, clock: list[float], machine: Callable[[Path], None], watts: float
 ) -> None:
     machine(sysfs)
-    meter = board._meter("")
+    meter = board.find_meter("")
     assert meter is not None
     meter.start()
     clock[0] += 2.0
@@ -171,12 +155,12 @@ def test_a_gpu_counts_for_itself_if_it_is_told_or_the_only_one(
     sysfs: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml(2))
-    assert board._meter("") is None
-    counted = board._meter("ab-cd")
+    assert board.find_meter("") is None
+    counted = board.find_meter("ab-cd")
     assert counted is not None
     assert (counted.source, counted.read()) == ("NVML, energy", [1e6])
     monkeypatch.setitem(sys.modules, "pynvml", nvml(1, joules=False))
-    sampled = board._meter("")
+    sampled = board.find_meter("")
     assert sampled is not None
     assert sampled.source == "NVML, power sampled"
     sampled.start()

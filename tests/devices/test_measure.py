@@ -40,7 +40,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, log: list[str]) -> Maker:
     clock = [0.0]
     for name in ("perf_counter", "thread_time"):
         monkeypatch.setattr(measuring.time, name, lambda: clock[0])
-    monkeypatch.setattr(measuring, "find_meter", lambda device: None)
+    monkeypatch.setattr(measuring, "meter_of", lambda device: None)
     return lambda name, durations: Timed(clock, log, name, durations)
 
 
@@ -151,7 +151,7 @@ def test_energy_is_given_where_the_machine_counts_it(
             return 1.0
 
     assert measure(timed("M", [50.0]), IMAGES, rounds=5).energy_mj is None
-    monkeypatch.setattr(measuring, "find_meter", lambda device: Meter())
+    monkeypatch.setattr(measuring, "meter_of", lambda device: Meter())
     found = measure(timed("M", [50.0]), IMAGES, rounds=5)
     assert found.energy_source == "a made-up counter"
     assert found.energy_mj == pytest.approx(1000.0 / 20, rel=0.1)  # as many as fill a second
