@@ -90,6 +90,31 @@ def test_a_room_imports_only_from_lower_floors(path: Path) -> None:
         assert (mine, theirs) not in NEVER_MEET, f"{mine} imports {name}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_floors_hold_inside_a_room_too(path: Path) -> None:
+    floors = INNER.get(room(path))
+    parts = path.relative_to(PACKAGE).parts
+    if floors is None or len(parts) < 3:
+        return
+    for name in imports(path):
+        theirs = name.split(".")[2:3]
+        if name.startswith(f"autotok.{parts[0]}.") and theirs != [parts[1]]:
+            assert floors[theirs[0]] < floors[parts[1]], f"{path} imports {name}"
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    names = {
+        ".".join(["autotok", *path.relative_to(PACKAGE).with_suffix("").parts]): path
+        for path in FILES
+        if path.name != "__init__.py"
+    }
+    arrows = {name: imports(path) & names.keys() for name, path in names.items()}
+    while free := [name for name, theirs in arrows.items() if not theirs & arrows.keys()]:
+        for name in free:
+            del arrows[name]
+    assert not arrows, f"these import each other: {sorted(arrows)}"
+
+
 @pytest.mark.parametrize("guest", GUESTS)
 def test_a_guest_library_is_imported_in_its_own_file_only(guest: str) -> None:
     users = {

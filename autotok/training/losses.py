@@ -168,8 +168,9 @@ def token_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> T
 
 
 def token_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over live tokens of KL between softmaxes over channels: `tokens_kl`, DynamicViT's form for
-    LV-ViT.
+    """Mean over live tokens of KL between softmaxes over channels: `tokens_kl`.
+
+    DynamicViT's form for LV-ViT.
 
     Features (B, n, D), mask (B, n).
     """
