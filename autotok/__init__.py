@@ -15,20 +15,78 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "autotok.api.models": ("compress", "evaluate", "export", "macs", "predict", "profile"),
-    "autotok.searching.running.asktell": ("AskTell",),
-    "autotok.api.finetune": ("FineTuneResult", "finetune"),
-    "autotok.api.runs": ("Run", "resume", "search"),
-    "autotok.backbones.loading": ("as_backbone", "load_backbone"),
-    "autotok.config": ("CompressionConfig", "FineTuneSpec", "Reduction", "SubnetSpec"),
-    "autotok.errors": ("AutotokError",),
-    "autotok.methods": (
-        "Kind", "Option", "Placement", "Site", "TokenReducer", "Training",
-        "get_method", "list_methods", "register",
+    "autotok.api.arguments": ("parse_keep", "parse_options", "parse_resources"),
+    "autotok.api.models": ("compress", "evaluate", "export", "macs", "profile"),
+    "autotok.api.runs": ("resume", "search"),
+    "autotok.api.supernet": (
+        "SubnetQuestion",
+        "cut_subnet",
+        "evaluate_subnets",
+        "search_subnets",
+        "train_supernet",
     ),
+    "autotok.backbones.loading": ("as_backbone", "known_backbones", "load_backbone"),
+    "autotok.compression.compress": ("with_networks",),
+    "autotok.compression.model": ("CompressedViT",),
+    "autotok.config": ("CompressionConfig", "FineTuneSpec", "Reduction", "SubnetSpec"),
+    "autotok.devices.device": ("open_device",),
+    "autotok.diagnosis": ("HealthCheck", "diagnose"),
+    "autotok.errors": (
+        "AutotokError",
+        "ConfigError",
+        "DeviceUnreachable",
+        "UnknownName",
+        "printable",
+    ),
+    "autotok.evaluation.allocator": ("reuse_large_blocks",),
+    "autotok.evaluation.data": ("check_data",),
+    "autotok.export.bundle": ("load_bundle", "load_uncompressed"),
+    "autotok.interrupts": ("Interrupts",),
+    "autotok.methods": (
+        "Kind",
+        "Option",
+        "Placement",
+        "Site",
+        "TokenReducer",
+        "Training",
+        "get_method",
+        "list_methods",
+        "register",
+    ),
+    "autotok.methods.evidence": ("not_built",),
+    "autotok.names": ("check_quality",),
+    "autotok.predicting.calibration": ("calibrate", "plan_of"),
+    "autotok.predicting.predict": ("predict",),
     "autotok.predicting.target": ("list_targets", "load_target"),
+    "autotok.report.catalog": ("describe_methods", "describe_target", "methods_markdown"),
+    "autotok.report.closing": ("budget_lines", "closing_data", "closing_parts"),
+    "autotok.report.dashboard": ("serve_dashboard",),
+    "autotok.report.finetune_run": (
+        "FineTuneResult",
+        "finetune",
+        "fresh_finetune_folder",
+        "read_question",
+    ),
+    "autotok.report.method_page": ("describe_method", "method_text"),
+    "autotok.report.method_pages": ("write_method_pages",),
+    "autotok.report.model_report": (
+        "export_report",
+        "profile_report",
+        "quality_report",
+        "write_bundle",
+    ),
+    "autotok.report.run": ("Run", "fresh_run_folder"),
+    "autotok.searching.engines.base": ("Workers",),
+    "autotok.searching.records.rundir": ("RunDirectory",),
+    "autotok.searching.running.asktell": ("AskTell",),
+    "autotok.searching.running.events": ("Event", "event_text"),
+    "autotok.searching.running.preflight": ("Asked", "check_export", "check_names"),
+    "autotok.searching.space.settings": ("SearchSettings",),
+    "autotok.supernet.evolution": ("EvolutionSettings",),
+    "autotok.supernet.train": ("Progress",),
     "autotok.tokens": ("Needs", "Taps", "Tokens"),
-}  # fmt: skip
+}
+"""Where every public name is; also all that the command line is made of."""
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 # `autotok.export` is a verb and a room. The import system writes a room's name into its parent when
@@ -39,48 +97,117 @@ globals().pop("export")
 
 __all__ = [
     "AskTell",
+    "Asked",
     "AutotokError",
+    "CompressedViT",
     "CompressionConfig",
+    "ConfigError",
+    "DeviceUnreachable",
+    "Event",
+    "EvolutionSettings",
     "FineTuneResult",
     "FineTuneSpec",
+    "HealthCheck",
+    "Interrupts",
     "Kind",
     "Needs",
     "Option",
     "Placement",
+    "Progress",
     "Reduction",
     "Run",
+    "RunDirectory",
+    "SearchSettings",
     "Site",
+    "SubnetQuestion",
     "SubnetSpec",
     "Taps",
     "TokenReducer",
     "Tokens",
     "Training",
+    "UnknownName",
+    "Workers",
     "__version__",
     "as_backbone",
+    "budget_lines",
+    "calibrate",
+    "check_data",
+    "check_export",
+    "check_names",
+    "check_quality",
+    "closing_data",
+    "closing_parts",
     "compress",
+    "cut_subnet",
+    "describe_method",
+    "describe_methods",
+    "describe_target",
+    "diagnose",
     "evaluate",
+    "evaluate_subnets",
+    "event_text",
     "export",
+    "export_report",
     "finetune",
+    "fresh_finetune_folder",
+    "fresh_run_folder",
     "get_method",
+    "known_backbones",
     "list_methods",
     "list_targets",
     "load_backbone",
+    "load_bundle",
     "load_target",
+    "load_uncompressed",
     "macs",
+    "method_text",
+    "methods_markdown",
+    "not_built",
+    "open_device",
+    "parse_keep",
+    "parse_options",
+    "parse_resources",
+    "plan_of",
     "predict",
+    "printable",
     "profile",
+    "profile_report",
+    "quality_report",
+    "read_question",
     "register",
     "resume",
+    "reuse_large_blocks",
     "search",
+    "search_subnets",
+    "serve_dashboard",
+    "train_supernet",
+    "with_networks",
+    "write_bundle",
+    "write_method_pages",
 ]
 
 if TYPE_CHECKING:
-    from autotok.api.finetune import FineTuneResult, finetune
-    from autotok.api.models import compress, evaluate, export, macs, predict, profile
-    from autotok.api.runs import Run, resume, search
-    from autotok.backbones.loading import as_backbone, load_backbone
+    from autotok.api.arguments import parse_keep, parse_options, parse_resources
+    from autotok.api.models import compress, evaluate, export, macs, profile
+    from autotok.api.runs import resume, search
+    from autotok.api.supernet import (
+        SubnetQuestion,
+        cut_subnet,
+        evaluate_subnets,
+        search_subnets,
+        train_supernet,
+    )
+    from autotok.backbones.loading import as_backbone, known_backbones, load_backbone
+    from autotok.compression.compress import with_networks
+    from autotok.compression.model import CompressedViT
     from autotok.config import CompressionConfig, FineTuneSpec, Reduction, SubnetSpec
-    from autotok.errors import AutotokError
+    from autotok.devices.device import open_device
+    from autotok.diagnosis import HealthCheck, diagnose
+    from autotok.errors import AutotokError, ConfigError, DeviceUnreachable, UnknownName, printable
+    from autotok.evaluation.allocator import reuse_large_blocks
+    from autotok.evaluation.data import check_data
+    from autotok.export.bundle import load_bundle, load_uncompressed
+    from autotok.interrupts import Interrupts
     from autotok.methods import (
         Kind,
         Option,
@@ -92,8 +219,37 @@ if TYPE_CHECKING:
         list_methods,
         register,
     )
+    from autotok.methods.evidence import not_built
+    from autotok.names import check_quality
+    from autotok.predicting.calibration import calibrate, plan_of
+    from autotok.predicting.predict import predict
     from autotok.predicting.target import list_targets, load_target
+    from autotok.report.catalog import describe_methods, describe_target, methods_markdown
+    from autotok.report.closing import budget_lines, closing_data, closing_parts
+    from autotok.report.dashboard import serve_dashboard
+    from autotok.report.finetune_run import (
+        FineTuneResult,
+        finetune,
+        fresh_finetune_folder,
+        read_question,
+    )
+    from autotok.report.method_page import describe_method, method_text
+    from autotok.report.method_pages import write_method_pages
+    from autotok.report.model_report import (
+        export_report,
+        profile_report,
+        quality_report,
+        write_bundle,
+    )
+    from autotok.report.run import Run, fresh_run_folder
+    from autotok.searching.engines.base import Workers
+    from autotok.searching.records.rundir import RunDirectory
     from autotok.searching.running.asktell import AskTell
+    from autotok.searching.running.events import Event, event_text
+    from autotok.searching.running.preflight import Asked, check_export, check_names
+    from autotok.searching.space.settings import SearchSettings
+    from autotok.supernet.evolution import EvolutionSettings
+    from autotok.supernet.train import Progress
     from autotok.tokens import Needs, Taps, Tokens
 
 

@@ -23,8 +23,13 @@ class HealthCheck:
     detail: str
 
 
-def diagnose() -> list[HealthCheck]:
-    """All findings, in the order they are worth reading."""
+def diagnose(device: str | None = None) -> list[HealthCheck]:
+    """All findings, in the order they are worth reading; `device` is asked too, and first.
+
+    Raises:
+        DeviceUnreachable: the device is silent.
+    """
+    answer = None if device is None else _answer(device)  # before the rest, which takes seconds
     checks = [HealthCheck("python", True, f"{platform.python_version()} on {platform.platform()}")]
     checks += [_package(name) for name in REQUIRED]
     checks += [_package(name, optional=hint) for name, hint in OPTIONAL.items()]
@@ -35,7 +40,18 @@ def diagnose() -> list[HealthCheck]:
         _guarded("demo weights", _demo_weights),
         _guarded("methods", _methods),
     ]
+    if answer is not None:
+        checks.append(HealthCheck(f"device {device}", True, answer))
     return checks
+
+
+def _answer(text: str) -> str:
+    """What a device says of itself."""
+    from autotok.devices.device import leaving, open_device
+
+    device = open_device(text)
+    with leaving(device):
+        return device.check()
 
 
 def _package(name: str, *, optional: str | None = None) -> HealthCheck:

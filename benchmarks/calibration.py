@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 import autotok.methods  # noqa: F401
-from autotok.api.calibration import calibrate, plan_of
 from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.devices.footprint import footprint
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.predicting.calibrate import CalibrationPlan, Measured, draw_candidates, measure_all
+from autotok.predicting.calibration import calibrate, plan_of
 from autotok.predicting.fitting import FitCheck, check
 from autotok.predicting.predict import Prediction, predict_trace
 from autotok.predicting.target import Target, load_target

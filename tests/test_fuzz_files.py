@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from autotok.api.runs import Run
 from autotok.errors import AutotokError
 from autotok.export.bundle import read_best
 from autotok.predicting.target import load_target
+from autotok.report.run import Run
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.session import Question
 from autotok.searching.space.budget import parse_budgets, resolve

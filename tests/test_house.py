@@ -125,6 +125,17 @@ def test_a_guest_library_is_imported_in_its_own_file_only(guest: str) -> None:
     assert users <= GUESTS[guest]
 
 
+def test_the_command_line_imports_autotok_and_nothing_behind_it() -> None:
+    for path in (PACKAGE / "cli").glob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))  # what only types are imported for too
+        names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        names |= {
+            n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level
+        }
+        assert all(n.split(".")[0] != "autotok" or n == "autotok" for n in names), path
+        assert not any(n.level > 1 for n in froms), path
+
+
 def test_importing_autotok_and_the_command_line_stays_light() -> None:
     code = (
         "import sys, autotok, autotok.cli.app, autotok.cli.catalog, autotok.cli.models,"

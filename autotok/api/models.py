@@ -27,10 +27,7 @@ from autotok.methods.author_units import from_num_removed
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
-from autotok.predicting.predict import Prediction
-from autotok.predicting.predict import predict_trace as predict_trace
-from autotok.predicting.target import Target, load_target
-from autotok.predicting.trace import trace
+from autotok.report.model_report import random_images
 from autotok.searching.running.judging import judge
 from autotok.training.student import emitted
 
@@ -41,7 +38,6 @@ __all__ = [
     "evaluate",
     "export",
     "macs",
-    "predict",
     "profile",
     "read_config",
 ]
@@ -162,21 +158,6 @@ def count(model: nn.Module) -> int:
     return count_macs(model if isinstance(model, CompressedViT) else as_backbone(model))
 
 
-def predict(
-    model: nn.Module, target: str | Target, *, batch: int | None = None, dtype: str | None = None
-) -> Prediction:
-    """Predicted latency and peak memory of a model on a target."""
-    chosen = target if isinstance(target, Target) else load_target(target)
-    runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
-    traced = trace(
-        runnable,
-        batch=batch or chosen.default_batch,
-        dtype=getattr(torch, dtype or chosen.default_dtype),
-        fused_attention=chosen.setting().fused_attention,
-    )
-    return predict_trace(traced, chosen)
-
-
 def profile(
     model: nn.Module,
     *,
@@ -256,7 +237,5 @@ def export(
     `images` (n, C, H, W), normalised, are what the check runs on; random ones by default.
     """
     runnable = model if isinstance(model, CompressedViT) else compress(model, CompressionConfig())
-    if images is None:
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(4, *runnable.backbone.facts.image_shape, generator=generator)
+    images = random_images(runnable, 4) if images is None else images
     return export_model(runnable, Path(path), images, format=format)

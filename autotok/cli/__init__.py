@@ -14,16 +14,15 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line and exit."""
-    from autotok.errors import AutotokError
-    from autotok.interrupts import Interrupts
+    import autotok
 
     from . import calibrate, catalog, dashboard, doctor, finetune, models, runs, supernet  # noqa: F401
     from .app import app
 
     try:
-        with Interrupts():
+        with autotok.Interrupts():
             app()
-    except AutotokError as error:
+    except autotok.AutotokError as error:
         sys.stderr.write(f"autotok: {error}\n")
         sys.exit(error.exit_code)
     except SystemExit as ended:  # typer makes one of a KeyboardInterrupt, and says nothing

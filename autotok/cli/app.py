@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotok.errors import printable
+import autotok
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,9 +48,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        from autotok import __version__
-
-        typer.echo(__version__)
+        typer.echo(autotok.__version__)
         raise typer.Exit
 
 
@@ -65,7 +63,7 @@ def configure_logging(*, verbose: bool, quiet: bool) -> None:
 
 def _escaped(text: str) -> str:
     """The text with control characters, which names of files may hold, as escapes; line by line."""
-    return "\n".join(map(printable, text.split("\n")))
+    return "\n".join(map(autotok.printable, text.split("\n")))
 
 
 def _escape(record: logging.LogRecord) -> bool:

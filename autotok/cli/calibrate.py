@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+import autotok
+
 from .app import JsonFlag, QuietFlag, app, configure_logging, print_json
 
 
-@app.command()
-def calibrate(
+@app.command("calibrate")
+def calibrate_command(
     target: Annotated[
         str,
         typer.Option(
@@ -43,22 +45,18 @@ def calibrate(
 ) -> None:
     """Make a target file of a machine: measure it, fit its latency and memory model, check that."""
     configure_logging(verbose=False, quiet=quiet)
-    from autotok.api.calibration import calibrate as calibrate_target
-    from autotok.api.calibration import plan_of
-    from autotok.predicting.calibrate import BACKBONES
-
     from .progress import StepProgress
 
-    plan = plan_of(
+    plan = autotok.plan_of(
         target=target,
         measurements=measurements,
         minutes=minutes,
         batch=batch,
-        backbones=backbone or BACKBONES,
+        backbones=backbone,
         seed=seed,
     )
     with StepProgress("calibrating", quiet=quiet or json) as bar:
-        found = calibrate_target(target, output=output, base=base, plan=plan, on_step=bar.update)
+        found = autotok.calibrate(target, output=output, base=base, plan=plan, on_step=bar.update)
     if json:
         print_json(found.to_dict())
         return

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+import autotok
+
 from .app import JsonFlag, app, print_json, print_table
 
 methods_app = typer.Typer(help="Token-compression methods: list them, or show one.")
@@ -16,7 +18,7 @@ app.add_typer(targets_app, name="targets")
 
 
 @methods_app.callback(invoke_without_command=True)
-def methods(
+def methods_command(
     ctx: typer.Context,
     backbone: Annotated[
         str | None, typer.Option("--backbone", "-b", help="Show which methods fit this model.")
@@ -30,18 +32,14 @@ def methods(
     """List the token-compression methods, and whether they fit a backbone."""
     if ctx.invoked_subcommand is not None:
         return
-    from autotok.report.catalog import describe_methods, methods_markdown
-
     if markdown:
-        typer.echo(methods_markdown(), nl=False)
+        typer.echo(autotok.methods_markdown(), nl=False)
         return
 
     if write is not None:
-        from autotok.report.method_pages import write_method_pages
-
-        typer.echo(f"{len(write_method_pages(write))} pages written to {write}")
+        typer.echo(f"{len(autotok.write_method_pages(write))} pages written to {write}")
         return
-    rows = describe_methods(backbone)
+    rows = autotok.describe_methods(backbone)
     if json:
         print_json(rows)
         return
@@ -55,9 +53,7 @@ def methods(
         table,
         caption="`autotok methods show NAME` prints everything known about one",
     )
-    from autotok.methods.evidence import not_built
-
-    missing = [[entry.name, entry.title, entry.reason] for entry in not_built()]
+    missing = [[entry.name, entry.title, entry.reason] for entry in autotok.not_built()]
     if missing and backbone is None:
         print_table("not built", ["method", "paper", "why not"], missing)
 
@@ -71,27 +67,24 @@ def methods_show(
     json: JsonFlag = False,
 ) -> None:
     """Show one method: idea, paper, departures, options, training, published numbers."""
-    from autotok.report.method_page import EXAMPLE, describe_method, method_text
-
-    page = describe_method(name, backbone or EXAMPLE)
+    page = autotok.describe_method(name, backbone)
     if json:
         print_json(page)
         return
-    typer.echo(method_text(page), nl=False)
+    typer.echo(autotok.method_text(page), nl=False)
 
 
-@app.command()
-def backbones(
+@app.command("backbones")
+def backbones_command(
     pattern: Annotated[str, typer.Argument(help="Shell pattern, e.g. 'deit*'.")] = "*",
     json: JsonFlag = False,
 ) -> None:
     """List the models that can be named with --backbone."""
-    from autotok.backbones.loading import known_backbones
-    from autotok.errors import UnknownName
-
-    names = known_backbones(pattern)
+    names = autotok.known_backbones(pattern)
     if not names:
-        raise UnknownName("backbone pattern", pattern, ["*", "deit*", "vit_small*", "autoformer*"])
+        raise autotok.UnknownName(
+            "backbone pattern", pattern, ["*", "deit*", "vit_small*", "autoformer*"]
+        )
     if json:
         print_json(names)
         return
@@ -100,15 +93,13 @@ def backbones(
 
 
 @targets_app.callback(invoke_without_command=True)
-def targets(ctx: typer.Context, json: JsonFlag = False) -> None:
+def targets_command(ctx: typer.Context, json: JsonFlag = False) -> None:
     """List the devices that can be named with --target."""
     if ctx.invoked_subcommand is not None:
         return
-    from autotok.predicting.target import list_targets, load_target
-
     rows = []
-    for name in list_targets():
-        target = load_target(name)
+    for name in autotok.list_targets():
+        target = autotok.load_target(name)
         points = len(target.checked_against)
         checked = f"{points} published or measured points" if points else "never checked"
         rows.append({"target": name, "title": target.title, "checked": checked})
@@ -128,9 +119,7 @@ def targets_show(
     name: Annotated[str, typer.Argument(help="Target name or YAML file.")], json: JsonFlag = False
 ) -> None:
     """Show a target's numbers with their sources, and predictions against published points."""
-    from autotok.report.catalog import describe_target
-
-    report = describe_target(name)
+    report = autotok.describe_target(name)
     if json:
         print_json(report)
         return
@@ -156,7 +145,5 @@ def targets_show(
 @targets_app.command("validate")
 def targets_validate(file: Annotated[Path, typer.Argument(help="A target YAML file.")]) -> None:
     """Check a user's target file; says what is wrong with it in one sentence."""
-    from autotok.predicting.target import load_target
-
-    target = load_target(str(file))
+    target = autotok.load_target(str(file))
     typer.echo(f"{file}: a valid target named '{target.name}'")

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+import autotok
+
 from .app import QuietFlag, app, configure_logging
 
 
-@app.command()
-def dashboard(
+@app.command("dashboard")
+def dashboard_command(
     run: Annotated[Path, typer.Argument(help="Run directory, of a live or a finished search.")],
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
@@ -24,7 +26,6 @@ def dashboard(
     It only reads: a search that is going on is not disturbed. Ctrl-C ends it.
     """
     configure_logging(verbose=False, quiet=quiet)
-    from autotok.report.dashboard import serve_dashboard
 
     def ready(url: str) -> None:
         typer.echo(f"{url}  (read-only, this machine only; Ctrl-C ends it)")
@@ -33,4 +34,4 @@ def dashboard(
 
             webbrowser.open(url)
 
-    serve_dashboard(run, port=port, on_ready=ready)
+    autotok.serve_dashboard(run, port=port, on_ready=ready)

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+import autotok
+
 from .app import JsonFlag, app, print_json
 
 
-@app.command()
-def doctor(
+@app.command("doctor")
+def doctor_command(
     device: Annotated[
         str | None,
         typer.Option(help="Ask a device too: 'local', ssh://user@host[:port] or ray:RESOURCE."),
@@ -18,12 +20,7 @@ def doctor(
     json: JsonFlag = False,
 ) -> None:
     """Check versions, optional packages, torchvision's library, the demo's weights, a device."""
-    from autotok.diagnosis import HealthCheck, diagnose
-
-    found = None if device is None else _answer(device)  # before the rest, which takes seconds
-    checks = diagnose()
-    if device is not None and found is not None:
-        checks.append(HealthCheck(f"device {device}", True, found))
+    checks = autotok.diagnose(device)
     if json:
         print_json([check.__dict__ for check in checks])
     else:
@@ -31,12 +28,3 @@ def doctor(
             typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<22} {check.detail}")
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
-
-
-def _answer(text: str) -> str:
-    """What the device says of itself; `DeviceUnreachable` where it is silent."""
-    from autotok.devices.device import leaving, open_device
-
-    device = open_device(text)
-    with leaving(device):
-        return device.check()

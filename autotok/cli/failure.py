@@ -8,6 +8,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import autotok
+
 __all__ = ["explain"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -36,9 +38,7 @@ def _where(error: OSError) -> str:
 
 
 def _one_line(text: str) -> str:
-    from autotok.errors import AutotokError
-
-    return str(AutotokError(" ".join(text.split())[:600]))
+    return str(autotok.AutotokError(" ".join(text.split())[:600]))
 
 
 def _details(error: Exception) -> str:

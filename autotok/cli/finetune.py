@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+
+import autotok
 
 from .app import (
     BackboneOption,
@@ -21,14 +23,11 @@ from .app import (
 )
 from .models import KeepOption, MethodOption, OptionOption
 
-if TYPE_CHECKING:
-    from autotok.config import CompressionConfig
-
 INTERRUPTED = 130
 
 
-@app.command()
-def finetune(
+@app.command("finetune")
+def finetune_command(
     config: Annotated[
         Path | None,
         typer.Argument(help="A best.yaml, or the folder of a bundle; or use --method and --keep."),
@@ -97,7 +96,7 @@ def finetune(
     changes = {key: value for key, value in changes.items() if value is not None}
     others = {key: value for key, value in others.items() if value is not None}
     chosen = _chosen(config, method, keep, option or [])
-    folder = output or _usual_folder(chosen, backbone)
+    folder = output or autotok.fresh_finetune_folder(chosen, backbone)
     if resume:
         others = _stored(folder, [*changes, *others])
     else:
@@ -107,26 +106,23 @@ def finetune(
 
 def _chosen(
     config: Path | None, method: str | None, keep: str | None, option: list[str]
-) -> Path | CompressionConfig:
+) -> Path | autotok.CompressionConfig:
     """The bundle to train, or a configuration made of the options."""
-    from autotok.api.arguments import parse_keep, parse_options
-    from autotok.config import CompressionConfig, Reduction
-    from autotok.errors import ConfigError
-    from autotok.methods.registry import get_method
-
     if config is not None:
         if method is not None or keep is not None or option:
-            raise ConfigError("give either a best.yaml or --method with --keep, not both")
+            raise autotok.ConfigError("give either a best.yaml or --method with --keep, not both")
         return config
     if method is None or keep is None:
-        raise ConfigError("say what to train: give a best.yaml, or --method with --keep")
-    options = get_method(method).resolve_options(parse_options(option))
-    reductions = tuple(Reduction(layer, ratio) for layer, ratio in parse_keep(keep).items())
-    return CompressionConfig(method, reductions, options)
+        raise autotok.ConfigError("say what to train: give a best.yaml, or --method with --keep")
+    options = autotok.get_method(method).resolve_options(autotok.parse_options(option))
+    reductions = tuple(
+        autotok.Reduction(layer, ratio) for layer, ratio in autotok.parse_keep(keep).items()
+    )
+    return autotok.CompressionConfig(method, reductions, options)
 
 
 def _run(
-    config: Path | CompressionConfig,
+    config: Path | autotok.CompressionConfig,
     folder: Path,
     arguments: dict[str, Any],
     *,
@@ -134,15 +130,12 @@ def _run(
     json: bool,
     quiet: bool,
 ) -> None:
-    from autotok.api.finetune import finetune as run
-    from autotok.evaluation.allocator import reuse_large_blocks
-
     from .progress import StepProgress
 
-    reuse_large_blocks()
+    autotok.reuse_large_blocks()
     with StepProgress("fine-tuning", quiet=quiet) as bar:
         try:
-            result = run(
+            result = autotok.finetune(
                 config, output=folder, resume=resume, on_progress=bar.update, **arguments
             ).to_dict()
         except KeyboardInterrupt as error:
@@ -156,7 +149,7 @@ def _run(
         print_facts(result)
 
 
-def _words(config: Path | CompressionConfig) -> str:
+def _words(config: Path | autotok.CompressionConfig) -> str:
     """The arguments that name what is trained."""
     if isinstance(config, Path):
         return shlex.quote(str(config))
@@ -165,34 +158,18 @@ def _words(config: Path | CompressionConfig) -> str:
     return f"--method {config.method} --keep '{keep}'{given}"
 
 
-def _usual_folder(config: Path | CompressionConfig, backbone: str | None) -> Path:
-    """A folder that the same best.yaml, or the same options, always mean."""
-    from autotok.config import CompressionConfig
-    from autotok.export.bundle import read_best
-
-    if isinstance(config, CompressionConfig):
-        return Path("runs") / f"finetune-{backbone or 'autoformer_demo'}-{config.config_id}"
-    found = read_best(config)
-    return Path("runs") / f"finetune-{found.backbone.name}-{found.config.config_id}"
-
-
 def _stored(folder: Path, given: list[str]) -> dict[str, Any]:
     """The arguments that an interrupted fine-tune was started with."""
-    from autotok.api.finetune import read_question
-    from autotok.errors import ConfigError
-
     if given:
         name = given[0].replace("_", "-")
-        raise ConfigError(
+        raise autotok.ConfigError(
             f"--resume goes on as it was started, so '{name}' cannot be given; leave it out"
         )
-    return read_question(folder)
+    return autotok.read_question(folder)
 
 
 def _losses(given: list[str] | None) -> dict[str, float] | None:
     """`NAME=WEIGHT` terms as weights by name."""
-    from autotok.errors import ConfigError
-
     if not given:
         return None
     found = {}
@@ -201,7 +178,7 @@ def _losses(given: list[str] | None) -> dict[str, float] | None:
         try:
             found[name.strip()] = float(weight or 1.0)
         except ValueError:
-            raise ConfigError(
+            raise autotok.ConfigError(
                 f"loss '{text}' is not understood; write NAME=WEIGHT, such as soft=1.0"
             ) from None
     return found

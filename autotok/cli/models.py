@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+
+import autotok
 
 from .app import (
     BackboneOption,
@@ -18,9 +20,6 @@ from .app import (
     print_facts,
     print_json,
 )
-
-if TYPE_CHECKING:
-    from autotok.compression.model import CompressedViT
 
 ConfigArgument = Annotated[
     Path | None, typer.Argument(help="A best.yaml; leave out to use --method.")
@@ -48,31 +47,25 @@ def build(
     option: list[str] | None,
     *,
     shapes_alone: bool = False,
-) -> CompressedViT:
+) -> autotok.CompressedViT:
     """The compressed model that the shared arguments name; `shapes_alone` accepts one whose method
     has no weights."""
-    from autotok.api.arguments import parse_keep, parse_options
-    from autotok.api.models import compress
-    from autotok.backbones.loading import load_backbone
-    from autotok.compression.compress import with_networks
-    from autotok.errors import ConfigError
-    from autotok.evaluation.allocator import reuse_large_blocks
-    from autotok.export.bundle import load_bundle
-    from autotok.methods.registry import get_method
 
-    reuse_large_blocks()
+    autotok.reuse_large_blocks()
     if config is None and method is None and not (keep is None and r is None and not option):
-        raise ConfigError("--keep, -r and --option belong to a method; name it with --method")
+        raise autotok.ConfigError(
+            "--keep, -r and --option belong to a method; name it with --method"
+        )
     if config is not None:
-        bundled = load_bundle(config, backbone=backbone, checkpoint=checkpoint)
-        return bundled if shapes_alone else with_networks(bundled)
-    ratios = None if keep is None else parse_keep(keep)
-    options = parse_options(option or [])
-    get_method(method or "none").resolve_options(options)  # names before weights
-    model = load_backbone(
+        bundled = autotok.load_bundle(config, backbone=backbone, checkpoint=checkpoint)
+        return bundled if shapes_alone else autotok.with_networks(bundled)
+    ratios = None if keep is None else autotok.parse_keep(keep)
+    options = autotok.parse_options(option or [])
+    autotok.get_method(method or "none").resolve_options(options)  # names before weights
+    model = autotok.load_backbone(
         backbone or "autoformer_demo", checkpoint=checkpoint, image_size=image_size
     )
-    return compress(
+    return autotok.compress(
         model,
         method=method or "none",
         keep=ratios,
@@ -82,8 +75,8 @@ def build(
     )
 
 
-@app.command()
-def profile(
+@app.command("profile")
+def profile_command(
     config: ConfigArgument = None,
     backbone: BackboneOption | None = None,
     checkpoint: CheckpointOption = None,
@@ -110,17 +103,13 @@ def profile(
 ) -> None:
     """Say what a model costs: exact count, prediction for a target, measurement on a device."""
     if target is not None:
-        from autotok.predicting.target import load_target
-
-        load_target(target)
-    from autotok.api.profiles import profile_report
-    from autotok.devices.device import open_device
+        autotok.load_target(target)
 
     from .progress import StepProgress
 
     where = _where(device, runtime) if measure else None
     if where is not None:
-        open_device(where).close()  # a name that is none is told before a model is loaded
+        autotok.open_device(where).close()  # a name that is none is told before a model is loaded
     model = build(
         config, backbone, checkpoint, image_size, method, keep, r, option, shapes_alone=not measure
     )
@@ -128,7 +117,9 @@ def profile(
         if where is not None:
             doing = f"timing on {where} against the uncompressed model"
             bar.update(0.0, doing, important=True)
-        report = profile_report(model, target=target, check=check, device=where, batch=batch)
+        report = autotok.profile_report(
+            model, target=target, check=check, device=where, batch=batch
+        )
     _show(report, json)
     if check and report.get("check") != "equal":
         raise typer.Exit(1)
@@ -136,18 +127,17 @@ def profile(
 
 def _where(device: str, runtime: str) -> str:
     """Device and runtime as one name; the other devices' runtimes stand in their own names."""
-    from autotok.errors import ConfigError
 
     if runtime == "eager" or device == "local":
         return device if runtime == "eager" else f"local?runtime={runtime}"
-    raise ConfigError(
+    raise autotok.ConfigError(
         f"--runtime {runtime} is for the local device; device '{device}' chooses its own, or write"
         " ssh://user@host?runtime=onnxruntime"
     )
 
 
-@app.command()
-def compress(
+@app.command("compress")
+def compress_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the bundle to.")],
     config: ConfigArgument = None,
     backbone: BackboneOption | None = None,
@@ -160,22 +150,20 @@ def compress(
     json: JsonFlag = False,
 ) -> None:
     """Compress a model one way and write it as a bundle: configuration, weights, README."""
-    from autotok.searching.running.preflight import check_export
 
-    check_export("onnx")
-    from autotok.api.profiles import write_bundle
+    autotok.check_export("onnx")
 
     from .progress import StepProgress
 
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
     with StepProgress("compressing", quiet=json) as bar:
         bar.update(0.0, "writing weights, exporting ONNX and checking it", important=True)
-        report = write_bundle(model, output, checkpoint=checkpoint, image_size=image_size)
+        report = autotok.write_bundle(model, output, checkpoint=checkpoint, image_size=image_size)
     _show(report, json)
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def evaluate_command(
     config: ConfigArgument = None,
     backbone: BackboneOption | None = None,
     checkpoint: CheckpointOption = None,
@@ -193,20 +181,16 @@ def evaluate(
     quiet: QuietFlag = False,
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
-    from autotok.names import METRICS, known
 
-    known("quality", quality, METRICS)
-    from autotok.api.profiles import quality_report
-    from autotok.evaluation.data import check_data
-    from autotok.export.bundle import load_uncompressed
+    autotok.check_quality(quality)
 
     from .progress import StepProgress
 
-    check_data(data, class_names=class_names)
+    autotok.check_data(data, class_names=class_names)
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
     tuned = config is not None and model.config.mode == "retrain"
     with StepProgress("evaluating", quiet=quiet) as bar:
-        report = quality_report(
+        report = autotok.quality_report(
             model,
             data,
             metric=quality,
@@ -214,13 +198,15 @@ def evaluate(
             seed=seed,
             class_names=class_names,
             on_progress=bar.update,
-            uncompressed=load_uncompressed(config) if tuned and config is not None else None,
+            uncompressed=autotok.load_uncompressed(config)
+            if tuned and config is not None
+            else None,
         )
     _show(report, json)
 
 
-@app.command()
-def export(
+@app.command("export")
+def export_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     config: ConfigArgument = None,
     backbone: BackboneOption | None = None,
@@ -235,17 +221,15 @@ def export(
     json: JsonFlag = False,
 ) -> None:
     """Write a model for a device and check the file against torch."""
-    from autotok.searching.running.preflight import check_export
 
-    check_export(format)
-    from autotok.api.profiles import export_report
+    autotok.check_export(format)
 
     from .progress import StepProgress
 
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
     with StepProgress("exporting", quiet=json) as bar:
         bar.update(0.0, f"writing {format} and running it against torch", important=True)
-        report = export_report(model, output, format=format, data=data)
+        report = autotok.export_report(model, output, format=format, data=data)
     _show(report, json)
 
 

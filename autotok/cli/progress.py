@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from autotok.errors import printable
-
-if TYPE_CHECKING:
-    from autotok.searching.running.events import Event
+import autotok
 
 __all__ = ["SearchProgress", "StepProgress"]
 
@@ -54,7 +51,7 @@ class StepProgress:
         """
         if self._quiet:
             return
-        detail = printable(detail)
+        detail = autotok.printable(detail)
         if self._bar is not None and progress == 0.0:
             self._bar.console.print(f"{self._title}: {detail}", markup=False)
         if self._bar is not None:
@@ -74,51 +71,7 @@ class SearchProgress(StepProgress):
         super().__enter__()
         return self
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: autotok.Event) -> None:
         """Show one event."""
-        from autotok.searching.running.events import (
-            Done,
-            FinalEvaluation,
-            FineTuneStep,
-            FineTuning,
-            Promoted,
-            Started,
-            TrialFinished,
-            Working,
-        )
-
-        important, detail = False, ""
-        if isinstance(event, Working):
-            important, detail = True, event.text
-        elif isinstance(event, Started):
-            again = f", {event.finished} trials are there already" if event.resumed else ""
-            important, detail = True, f"up to {event.n_trials} configurations{again}"
-        elif isinstance(event, TrialFinished):
-            detail = (
-                f"{event.evaluated} configurations evaluated, {event.front} on the front;"
-                f" last: {event_line(event.record)}"
-            )
-        elif isinstance(event, Promoted):
-            detail = f"trial {event.number} is undominated: on to {event.num_images} images"
-        elif isinstance(event, FineTuneStep):
-            detail = event.text
-        elif isinstance(event, FineTuning):
-            important = True
-            detail = f"fine-tuning {event.config.method} for {event.length} (trial {event.number})"
-        elif isinstance(event, FinalEvaluation):
-            important = True
-            detail = f"final evaluation {event.done} of {event.total}: {event_line(event.record)}"
-        elif isinstance(event, Done):
-            important = True
-            detail = f"{event.evaluated} configurations evaluated, {event.front} on the front"
+        detail, important = autotok.event_text(event)
         self.update(event.progress, detail, important=important)
-
-
-def event_line(record: Any) -> str:
-    """A trial in a few words."""
-    method = record.config.method if record.config is not None else "?"
-    if record.score is None:
-        return f"{method} {record.state} {record.reason}".strip()
-    score, unit = record.score, "" if record.score.metric == "kl" else " %"
-    macs = f", {record.costs.macs / 1e9:.2f} GFLOPs" if record.costs is not None else ""
-    return f"{method} {score.metric} {score.value:.1f}{unit} on {score.num_images} images{macs}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+
+import autotok
 
 from .app import (
     BackboneOption,
@@ -19,11 +21,9 @@ from .app import (
     VerboseFlag,
     app,
     configure_logging,
+    console,
     print_json,
 )
-
-if TYPE_CHECKING:
-    from autotok.api.runs import Run, Workers
 
 INTERRUPTED = 130
 
@@ -67,8 +67,8 @@ TrialTimeoutOption = Annotated[
 ]
 
 
-@app.command()
-def search(
+@app.command("search")
+def search_command(
     target: Annotated[str | None, typer.Option(help="Device; see `autotok targets`.")] = None,
     budget: BudgetOption = None,
     backbone: BackboneOption = "autoformer_demo",
@@ -125,16 +125,12 @@ def search(
     """
     began = time.monotonic()  # nothing heavy was imported before
     configure_logging(verbose=verbose, quiet=quiet)
-    from autotok.searching.records.rundir import RunDirectory
-    from autotok.searching.running.preflight import Asked, check_names
-    from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 
-    from .closing import announce
     from .progress import SearchProgress
 
-    settings = SearchSettings(
-        n_trials=trials or DEFAULT_TRIALS,
-        timeout_s=_limit(timeout, DEFAULT_TIMEOUT_S),
+    settings = autotok.SearchSettings(
+        n_trials=trials or 32,
+        timeout_s=_limit(timeout, 255.0),
         seed=seed,
         sampler=sampler,
         storage=storage,
@@ -144,8 +140,8 @@ def search(
         trial_timeout_s=trial_timeout or None,
     )
     budgets = budget or ["2.3GFLOPs"]
-    check_names(
-        Asked(
+    autotok.check_names(
+        autotok.Asked(
             budgets=budgets,
             flops_convention=flops_convention,
             target=target,
@@ -157,16 +153,16 @@ def search(
         )
     )
     if output is not None:
-        RunDirectory.check_new(output)
+        autotok.RunDirectory.check_new(output)
     if not quiet and not json:
-        announce(budgets, flops_convention)
-    from autotok.api import runs
+        for line in autotok.budget_lines(budgets, flops_convention):
+            typer.echo(line)
 
-    folder = output or runs.fresh_run_folder(backbone)
+    folder = output or autotok.fresh_run_folder(backbone)
     with SearchProgress("search", quiet=quiet) as bar:
         run = _resumable(
             folder,
-            lambda: runs.search(
+            lambda: autotok.search(
                 backbone,
                 data=data,
                 budget=budgets,
@@ -192,8 +188,8 @@ def search(
     _insist_on_a_best(run)
 
 
-@app.command()
-def resume(
+@app.command("resume")
+def resume_command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     trials: TrialsOption = None,
     timeout: TimeoutOption = None,
@@ -215,14 +211,13 @@ def resume(
     """Go on with an interrupted search; nothing finished is run again."""
     began = time.monotonic()  # nothing heavy was imported before
     configure_logging(verbose=verbose, quiet=quiet)
-    from autotok.api import runs
 
     from .progress import SearchProgress
 
     with SearchProgress("resume", quiet=quiet) as bar:
         finished = _resumable(
             run,
-            lambda: runs.resume(
+            lambda: autotok.resume(
                 run,
                 n_trials=trials,
                 timeout_s=timeout or None,
@@ -237,36 +232,32 @@ def resume(
     _insist_on_a_best(finished)
 
 
-@app.command()
-def pareto(
+@app.command("pareto")
+def pareto_command(
     run: Annotated[Path, typer.Argument(help="Run directory.")], json: JsonFlag = False
 ) -> None:
     """Show the Pareto front, the best and the random control of a finished run."""
-    from autotok.api.runs import Run
 
-    _close(Run(run), json)
+    _close(autotok.Run(run), json)
 
 
 def _workers(
     count: int | None, engine: str, ray_address: str | None, resource: list[str] | None
-) -> Workers:
+) -> autotok.Workers:
     """The flags about who evaluates, as one value."""
-    from autotok.api.arguments import parse_resources
-    from autotok.api.runs import Workers
 
-    return Workers(count, engine, ray_address, parse_resources(resource or []))
+    return autotok.Workers(count, engine, ray_address, autotok.parse_resources(resource or []))
 
 
 def _limit(given: float | None, default: float) -> float | None:
     return default if given is None else given or None
 
 
-def _resumable(folder: Path, work: Any) -> Run:
+def _resumable(folder: Path, work: Any) -> autotok.Run:
     """Run the work; an interruption, or a device that is gone, says how to go on."""
-    from autotok.errors import DeviceUnreachable
 
     try:
-        run: Run = work()
+        run: autotok.Run = work()
     except KeyboardInterrupt as error:
         how = str(error) or "interrupted"
         go_on = "nothing had begun"
@@ -274,26 +265,26 @@ def _resumable(folder: Path, work: Any) -> Run:
             go_on = f"everything finished is kept: go on with `autotok resume {folder}`"
         sys.stderr.write(f"autotok: {how}; {go_on}\n")
         raise typer.Exit(INTERRUPTED) from None
-    except DeviceUnreachable as error:
+    except autotok.DeviceUnreachable as error:
         if not (folder / "config.yaml").is_file():
             raise
-        raise DeviceUnreachable(
+        raise autotok.DeviceUnreachable(
             f"{error}; nothing finished is lost: go on with `autotok resume {folder}`, without the"
             f" device by `autotok resume {folder} --device none`"
         ) from error
     return run
 
 
-def _insist_on_a_best(run: Run) -> None:
+def _insist_on_a_best(run: autotok.Run) -> None:
     """A search that can recommend nothing has not done what it was asked: exit code 1."""
     if run.records()["best"] is None:
         raise typer.Exit(1)
 
 
-def _close(run: Run, json: bool) -> None:
-    from .closing import closing_data, print_closing
-
+def _close(run: autotok.Run, json: bool) -> None:
     if json:
-        print_json(closing_data(run))
-    else:
-        print_closing(run)
+        print_json(autotok.closing_data(run))
+        return
+    screen = console()
+    for part in autotok.closing_parts(run):
+        screen.print(part, markup=False)

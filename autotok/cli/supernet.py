@@ -9,6 +9,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+import autotok
+
 from .app import (
     BackboneOption,
     CheckpointOption,
@@ -41,20 +43,18 @@ def supernet_train(
     quiet: QuietFlag = False,
 ) -> None:
     """Train a supernet by a recipe, then judge its subnets on held-out images."""
-    from autotok.api.supernet import train_supernet
-    from autotok.supernet.train import Progress
 
     from .progress import StepProgress
 
     with StepProgress("training", quiet=quiet) as bar:
 
-        def show(p: Progress) -> None:
+        def show(p: autotok.Progress) -> None:
             detail = f"{p.stage} step {p.step} of {p.steps}, loss {p.loss:.3f},"
             detail += f" train top-1 {p.train_top1_pct:.1f} %, {p.images_per_s:.0f} images/s"
             bar.update(p.step / p.steps, detail)
 
         try:
-            results = train_supernet(
+            results = autotok.train_supernet(
                 recipe,
                 output,
                 resume=resume,
@@ -81,14 +81,12 @@ def supernet_eval(
     quiet: QuietFlag = False,
 ) -> None:
     """Measure the accuracy of any subnets on the shared weights, with 95 % intervals."""
-    from autotok.api.supernet import evaluate_subnets
-    from autotok.evaluation.allocator import reuse_large_blocks
 
     from .progress import StepProgress
 
-    reuse_large_blocks()
+    autotok.reuse_large_blocks()
     with StepProgress("evaluating", quiet=quiet) as bar:
-        scores = evaluate_subnets(
+        scores = autotok.evaluate_subnets(
             backbone,
             subnets=subnet or ("default", "largest", "smallest"),
             checkpoint=checkpoint,
@@ -115,11 +113,9 @@ def supernet_cut(
     json: JsonFlag = False,
 ) -> None:
     """Write one subnet as a stand-alone model and check it against the supernet."""
-    from autotok.api.supernet import cut_subnet
-    from autotok.evaluation.allocator import reuse_large_blocks
 
-    reuse_large_blocks()
-    report = cut_subnet(
+    autotok.reuse_large_blocks()
+    report = autotok.cut_subnet(
         subnet, output, backbone=backbone, checkpoint=checkpoint, data=data, num_images=images
     )
     if json:
@@ -167,15 +163,12 @@ def supernet_search(
     quiet: QuietFlag = False,
 ) -> None:
     """Search the best subnet within a budget by AutoFormer's evolution, without any reduction."""
-    from autotok.api.supernet import SubnetQuestion, search_subnets
-    from autotok.evaluation.allocator import reuse_large_blocks
-    from autotok.supernet.evolution import EvolutionSettings
 
     from .progress import StepProgress
 
-    reuse_large_blocks()
+    autotok.reuse_large_blocks()
     half = population // 2
-    question = SubnetQuestion(
+    question = autotok.SubnetQuestion(
         budgets=tuple(budget),
         at_least=tuple(at_least or ()),
         backbone=backbone,
@@ -185,7 +178,7 @@ def supernet_search(
         final_images=final_images,
         finalists=finalists,
         flops_convention=flops_convention,
-        settings=EvolutionSettings(
+        settings=autotok.EvolutionSettings(
             population=population,
             generations=generations,
             parents=parents,
@@ -197,7 +190,7 @@ def supernet_search(
     )
     with StepProgress("evolution", quiet=quiet) as bar:
         try:
-            result = search_subnets(question, output, resume=resume, on_progress=bar.update)
+            result = autotok.search_subnets(question, output, resume=resume, on_progress=bar.update)
         except KeyboardInterrupt as error:
             _interrupted(error, "the same command and --resume")
     if json:

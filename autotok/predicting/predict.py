@@ -19,17 +19,19 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import nn
 
 from autotok.backbones.base import Backbone
-from autotok.backbones.loading import load_structure
+from autotok.backbones.loading import as_backbone, load_structure
 from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 
 from .as_published import as_published
 from .latency_model import device_ms as device_ms_of
 from .latency_model import fused, kernels_of
 from .regressors import Amount
-from .target import CalibrationRecord, PublishedPoint, Setting, Target
+from .target import CalibrationRecord, PublishedPoint, Setting, Target, load_target
 from .trace import Trace, trace
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Prediction",
     "checked_error_pct",
     "check_points",
+    "predict",
     "latency_of",
     "memory_of",
     "predict_trace",
@@ -244,3 +247,18 @@ def _trace_point(point: PublishedPoint, method: str, *, fused: bool) -> Trace:
 @lru_cache(maxsize=8)
 def _structure(name: str) -> Backbone:
     return load_structure(name)
+
+
+def predict(
+    model: nn.Module, target: str | Target, *, batch: int | None = None, dtype: str | None = None
+) -> Prediction:
+    """Predicted latency and peak memory of a model on a target."""
+    chosen = target if isinstance(target, Target) else load_target(target)
+    runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
+    traced = trace(
+        runnable,
+        batch=batch or chosen.default_batch,
+        dtype=getattr(torch, dtype or chosen.default_dtype),
+        fused_attention=chosen.setting().fused_attention,
+    )
+    return predict_trace(traced, chosen)

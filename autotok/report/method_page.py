@@ -49,12 +49,12 @@ UNITS = (
 """Columns of the published numbers beside the accuracy."""
 
 
-def describe_method(name: str, backbone: str = EXAMPLE) -> dict[str, Any]:
+def describe_method(name: str, backbone: str | None = None) -> dict[str, Any]:
     """Everything a page about a method says, as plain data.
 
     Args:
         name: A registered method, or one that autotok is known not to have.
-        backbone: The model that ranges and schedules are given for.
+        backbone: The model that ranges and schedules are given for; `EXAMPLE` by default.
 
     Raises:
         UnknownName: neither is known.
@@ -65,6 +65,7 @@ def describe_method(name: str, backbone: str = EXAMPLE) -> dict[str, Any]:
         return {**dataclasses.asdict(missing[name]), "built": False, "published_results": results}
     if name not in list_methods():
         raise UnknownName("method", name, [*list_methods(), *missing])
+    backbone = backbone or EXAMPLE
     method, facts = get_method(name), load_structure(backbone).facts
     return {
         "name": name,

@@ -12,12 +12,12 @@ import yaml
 from torch import Tensor, nn
 
 from autotok import cli
-from autotok.api import calibration as module
-from autotok.api.calibration import calibrate, plan_of
 from autotok.devices import device as devices
 from autotok.devices.measurement import Measurement
 from autotok.errors import DeviceUnreachable, ExportError
 from autotok.predicting import calibrate as calibrating
+from autotok.predicting import calibration as module
+from autotok.predicting.calibration import calibrate, plan_of
 from autotok.predicting.predict import predict_trace
 from autotok.predicting.target import load_target
 from autotok.predicting.trace import trace

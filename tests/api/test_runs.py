@@ -8,11 +8,11 @@ import torch
 import yaml
 
 import autotok
-from autotok.api.runs import Workers
 from autotok.backbones.tiny import tiny_vit
 from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
 from autotok.errors import CheckpointError, ConfigError, UnknownName
 from autotok.export.bundle import load_bundle
+from autotok.searching.engines.base import Workers
 from autotok.searching.running.session import Question, build_problem
 from autotok.searching.space.settings import SearchSettings
 

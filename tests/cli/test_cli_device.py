@@ -11,10 +11,10 @@ import pytest
 import yaml
 from torch import Tensor, nn
 
-from autotok.api import profiles
 from autotok.devices import device as devices
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, DeviceUnreachable
+from autotok.report import model_report as profiles
 from autotok.searching.engines.workers import ProcessEngine
 from autotok.searching.running.engine_choice import make_engine
 

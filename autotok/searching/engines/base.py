@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from autotok.errors import failure
@@ -12,10 +12,24 @@ from autotok.searching.space.problem import TallyLike, Tuned, Worker
 
 from .jobs import Job
 
-__all__ = ["Engine", "Job", "Outcome", "WorkerFactory", "run_job"]
+__all__ = ["Engine", "Job", "Outcome", "WorkerFactory", "Workers", "run_job"]
 
 WorkerFactory = Callable[[], Worker]
 """Makes a worker in another process: must pickle, and builds everything from plain data."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who evaluates and fine-tunes: this process, N processes, or a Ray cluster."""
+
+    count: int | None = None
+    """Jobs at a time; 1, or what the cluster's CPUs allow."""
+    engine: str = "local"
+    """'local' or 'ray'."""
+    ray_address: str | None = None
+    """Of a running cluster, or 'auto'; None starts Ray here, on the loopback address only."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Per job on Ray: CPU, GPU (fractions allowed), or a resource that nodes carry."""
 
 
 @dataclass(frozen=True)

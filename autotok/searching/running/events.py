@@ -19,6 +19,7 @@ __all__ = [
     "Started",
     "TrialFinished",
     "Working",
+    "event_text",
 ]
 
 
@@ -98,3 +99,38 @@ class Done(Event):
 
 
 OnEvent = Callable[[Event], None]
+
+
+def event_text(event: Event) -> tuple[str, bool]:
+    """(what to say of an event, whether it must not be passed over)."""
+    if isinstance(event, Working):
+        return event.text, True
+    if isinstance(event, Started):
+        again = f", {event.finished} trials are there already" if event.resumed else ""
+        return f"up to {event.n_trials} configurations{again}", True
+    if isinstance(event, TrialFinished):
+        so_far = f"{event.evaluated} configurations evaluated, {event.front} on the front"
+        return f"{so_far}; last: {_trial_text(event.record)}", False
+    if isinstance(event, Promoted):
+        return f"trial {event.number} is undominated: on to {event.num_images} images", False
+    if isinstance(event, FineTuneStep):
+        return event.text, False
+    if isinstance(event, FineTuning):
+        method = event.config.method
+        return f"fine-tuning {method} for {event.length} (trial {event.number})", True
+    if isinstance(event, FinalEvaluation):
+        done = f"final evaluation {event.done} of {event.total}"
+        return f"{done}: {_trial_text(event.record)}", True
+    if isinstance(event, Done):
+        return f"{event.evaluated} configurations evaluated, {event.front} on the front", True
+    return "", False
+
+
+def _trial_text(record: TrialRecord) -> str:
+    """A trial in a few words."""
+    method = record.config.method if record.config is not None else "?"
+    if record.score is None:
+        return f"{method} {record.state} {record.reason}".strip()
+    score, unit = record.score, "" if record.score.metric == "kl" else " %"
+    macs = f", {record.costs.macs / 1e9:.2f} GFLOPs" if record.costs is not None else ""
+    return f"{method} {score.metric} {score.value:.1f}{unit} on {score.num_images} images{macs}"

@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import autotok
-from autotok.api.profiles import quality_report
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import load_backbone
 from autotok.cli import main
@@ -36,6 +35,7 @@ from autotok.export.bundle import (
 from autotok.methods import TokenReducer, get_method, list_methods, unmet_need
 from autotok.methods.base import Count, Placement, Training
 from autotok.methods.image_scoring import ImageScoring, image_network
+from autotok.report.model_report import quality_report
 from autotok.searching.running.judging import calibrated_on, judged_tally
 from autotok.searching.running.model_worker import ModelWorker
 

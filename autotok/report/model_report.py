@@ -19,13 +19,13 @@ from autotok.devices.measurement import PROLONGED
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle
+from autotok.export.exported import export_model
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import Calibrated
+from autotok.predicting.predict import predict
 from autotok.searching.running.judging import Judged, judge
 
-from .models import export, predict
-
-__all__ = ["export_report", "profile_report", "quality_report", "write_bundle"]
+__all__ = ["export_report", "profile_report", "quality_report", "random_images", "write_bundle"]
 
 OnProgress = Callable[[float, str], None]
 
@@ -165,14 +165,20 @@ def export_report(
     model: CompressedViT, output: Path, *, format: str, data: str | None
 ) -> dict[str, Any]:
     """What was written and how it compares with torch."""
-    images = None if data is None else sample_images(model, data)
-    return export(model, output, images=images, format=format).to_dict()
+    images = random_images(model, 4) if data is None else sample_images(model, data)
+    return export_model(model, output, images, format=format).to_dict()
 
 
-def sample_images(model: CompressedViT, data: str, count_operators: int = 4) -> torch.Tensor:
-    """(count, C, H, W) images of a data set, normalised."""
+def random_images(model: CompressedViT, number: int, seed: int = 0) -> torch.Tensor:
+    """(number, C, H, W) of noise, enough where only shapes or differences matter."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(number, *model.backbone.facts.image_shape, generator=generator)
+
+
+def sample_images(model: CompressedViT, data: str, number: int = 4) -> torch.Tensor:
+    """(number, C, H, W) images of a data set, normalised."""
     source = load_data(data, model.backbone)
-    return source.batch(source.subset(count_operators, 0))[0]
+    return source.batch(source.subset(number, 0))[0]
 
 
 def write_bundle(
@@ -187,9 +193,7 @@ def write_bundle(
         preprocessing=preprocessing_of(model.backbone).to_dict(),
         evidence={"macs": exact.macs, "params": exact.params},
     )
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, *facts.image_shape, generator=generator)
-    results = save_bundle(output, model, bundle, images)
+    results = save_bundle(output, model, bundle, random_images(model, 2))
     onnx = results["exports"].get("onnx", {})
     return {
         "folder": str(output),

@@ -38,7 +38,7 @@ from autotok.training.finetune import FineTuned, FineTuneProgress, check_spec
 from autotok.training.precision import resolve_precision
 from autotok.training.student import emitted, student_of
 
-__all__ = ["FineTuneResult", "finetune", "read_question"]
+__all__ = ["FineTuneResult", "finetune", "fresh_finetune_folder", "read_question"]
 
 NUM_IMAGES = 500
 CHECK_IMAGES = 4
@@ -182,6 +182,16 @@ def read_question(folder: Path) -> dict[str, Any]:
             f"folder '{folder}' holds no fine-tune to go on with; start one without --resume"
         ) from error
     return data
+
+
+def fresh_finetune_folder(model: CompressionConfig | Path, backbone: str | None = None) -> Path:
+    """A folder under runs/ that the same best.yaml, or the same configuration, always mean."""
+    if isinstance(model, CompressionConfig):
+        name, config = backbone or "autoformer_demo", model
+    else:
+        found = read_best(model)
+        name, config = found.backbone.name, found.config
+    return Path("runs") / f"finetune-{name}-{config.config_id}"
 
 
 def finetune_line(at: FineTuneProgress) -> str:

@@ -17,11 +17,12 @@ from autotok.devices.ssh_address import SshAddress
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.methods.registry import get_method, list_methods
-from autotok.predicting.calibrate import BACKBONES, Calibrated, CalibrationPlan, OnStep
-from autotok.predicting.calibrate import calibrate_target as calibrate_with
-from autotok.predicting.measurers import DeviceMeasurer, Machine
-from autotok.predicting.target import Target, load_target
-from autotok.predicting.target_file import calibrated_target, save_target
+
+from .calibrate import BACKBONES, Calibrated, CalibrationPlan, OnStep
+from .calibrate import calibrate_target as calibrate_with
+from .measurers import DeviceMeasurer, Machine
+from .target import Target, load_target
+from .target_file import calibrated_target, save_target
 
 __all__ = ["Calibration", "calibrate", "plan_of"]
 
@@ -140,7 +141,7 @@ def plan_of(
     measurements: int = MOST_MEASUREMENTS,
     minutes: float | None = None,
     batch: int = 1,
-    backbones: Sequence[str] = BACKBONES,
+    backbones: Sequence[str] | None = None,
     seed: int = 0,
 ) -> CalibrationPlan:
     """What to measure, of all that is done within `minutes`: by default 5, of a device 15.
@@ -160,7 +161,8 @@ def plan_of(
             f"minutes is {minutes:g}; give {LEAST_MINUTES:g} to {MOST_MINUTES[kind]:g} for {what}"
         )
     seconds = 60 * minutes - STARTING_S
-    return CalibrationPlan(tuple(dict.fromkeys(backbones)), measurements, seconds, batch, seed)
+    names = tuple(dict.fromkeys(backbones or BACKBONES))
+    return CalibrationPlan(names, measurements, seconds, batch, seed)
 
 
 def _device_of(target: str) -> Device | None:

@@ -6,26 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+from autotok.searching.space.budget import parse_budgets, resolve
 
-from .app import console
+from .handover import device_notes, points_of, sources_of
+from .points import metric_of
+from .run import Run
+from .sentences import control_sentence, standing_sentences, tuning_sentence
+from .tables import closing_table
 
 if TYPE_CHECKING:
-    from autotok.api.runs import Run
+    from rich.table import Table
 
-__all__ = ["announce", "closing_data", "print_closing"]
+__all__ = ["budget_lines", "closing_data", "closing_parts"]
 
 
-def announce(budgets: Sequence[str], convention: str) -> None:
-    """The budget as understood, before anything is loaded."""
-    from autotok.searching.space.budget import parse_budgets, resolve
-
+def budget_lines(budgets: Sequence[str], convention: str) -> list[str]:
+    """The budgets as understood, before anything is loaded."""
+    lines = []
     for request in parse_budgets(budgets, convention=convention):
         if request.relative:
             share = f"{100 * request.amount:g} % of the uncompressed model's {request.metric}"
-            typer.echo(f"budget: {request.text} = {share}")
+            lines.append(f"budget: {request.text} = {share}")
         else:
-            typer.echo(f"budget: {resolve(request, {}).echo}")
+            lines.append(f"budget: {resolve(request, {}).echo}")
+    return lines
 
 
 def closing_data(run: Run) -> dict[str, Any]:
@@ -40,33 +44,24 @@ def closing_data(run: Run) -> dict[str, Any]:
     return data
 
 
-def print_closing(run: Run) -> None:
-    """The closing table, the control, and where everything lies."""
-    from autotok.report.handover import device_notes, points_of, sources_of
-    from autotok.report.points import metric_of
-    from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
-    from autotok.report.tables import closing_table
-
+def closing_parts(run: Run) -> list[str | Table]:
+    """What is printed at the end: budgets, the closing table, the control, where everything is."""
     found = run.records()
     points = points_of(found)
     scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
     metric = metric_of(scored[0].metric if scored else "top1")
     target = run.config["question"].get("target")
     sources = sources_of(target, found["front"], found["measuring"])
-    screen = console()
-    for budget in found["budgets"]:
-        screen.print(f"budget: {budget.echo}", markup=False)
-    screen.print(closing_table(points, metric, sources=sources))
+    parts: list[str | Table] = [f"budget: {budget.echo}" for budget in found["budgets"]]
+    parts.append(closing_table(points, metric, sources=sources))
     lines = [control_sentence(points, metric), *standing_sentences(found["comparisons"], metric)]
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
     lines += device_notes(target, found["measuring"])
-    for line in lines:
-        if line:
-            screen.print(line, markup=False)
+    parts += filter(None, lines)
     if found["best"] is None:
-        screen.print("nothing inside the budget could be evaluated; see trials.csv for the reasons")
-    screen.print(f"run directory: {run.directory}", markup=False)
-    screen.print(f"  {', '.join(_what_there_is(run.directory))}", markup=False)
+        parts.append("nothing inside the budget could be evaluated; see trials.csv for the reasons")
+    parts += [f"run directory: {run.directory}", f"  {', '.join(_what_there_is(run.directory))}"]
+    return parts
 
 
 def _what_there_is(folder: Path) -> list[str]:

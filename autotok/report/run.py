@@ -1,0 +1,139 @@
+"""A run directory as a program sees it: what it was asked, what it found, its models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from autotok.backbones.loading import as_backbone, load_backbone
+from autotok.compression.compress import compress_backbone, with_networks
+from autotok.compression.model import CompressedViT
+from autotok.errors import RunDirectoryError
+from autotok.searching.records.comparison import Comparisons
+from autotok.searching.records.record import TrialRecord
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.running.model_worker import WEIGHTS_FOLDER
+from autotok.searching.running.session import Question
+from autotok.searching.space.budget import Budget
+from autotok.training.student import retrained
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Run", "fresh_run_folder"]
+
+
+class Run:
+    """A finished or unfinished run directory."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = RunDirectory.open(directory).path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The effective configuration, config.yaml."""
+        return RunDirectory.open(self.directory).read_config()
+
+    def front(self) -> pd.DataFrame:
+        """The Pareto front, cheapest first: pareto.csv."""
+        return self._table("pareto.csv")
+
+    def trials(self) -> pd.DataFrame:
+        """Every trial: trials.csv."""
+        return self._table("trials.csv")
+
+    def records(self) -> dict[str, Any]:
+        """What the final evaluation found: `best`, `random_control`, `reference`, `front`,
+        `controls`, `budgets`, `comparisons`, `measuring`."""
+        import json
+
+        path = self._finished() / "pareto.json"
+        try:
+            return _records(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as why:
+            raise self._damaged(path, why) from why
+
+    def _damaged(self, path: Path, error: Exception) -> RunDirectoryError:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        return RunDirectoryError(
+            f"run file {path} is damaged ({reason}); write it again with"
+            f" `autotok resume {self.directory}`"
+        )
+
+    def best(self) -> TrialRecord:
+        """The recommended configuration with its evidence."""
+        record = self.records()["best"]
+        if record is None:
+            raise RunDirectoryError(f"run '{self.directory}' found nothing inside its budget")
+        assert isinstance(record, TrialRecord)
+        return record
+
+    def load_best(self, model: nn.Module | None = None) -> CompressedViT:
+        """The recommended model, rebuilt; `model` replaces the backbone that the run names."""
+        return self.load(self.best(), model)
+
+    def load(self, record: TrialRecord, model: nn.Module | None = None) -> CompressedViT:
+        """The model of one configuration of the front, with its fine-tuned weights if it has some.
+
+        Raises:
+            CheckpointError: its weights are not in the run directory.
+        """
+        question, config = RunDirectory(self.directory).section("question", Question), record.config
+        assert config is not None
+        if model is None:
+            model = load_backbone(
+                question.backbone,
+                checkpoint=None if question.checkpoint is None else Path(question.checkpoint),
+                image_size=question.image_size,
+                subnet=config.subnet,
+            )
+        if config.mode == "plug-in":
+            return with_networks(compress_backbone(as_backbone(model), config))
+        path = self.directory / WEIGHTS_FOLDER / f"{config.config_id}.safetensors"
+        return retrained(as_backbone(model), config, path)
+
+    def _finished(self) -> Path:
+        if not (self.directory / "pareto.json").is_file():
+            raise RunDirectoryError(
+                f"run '{self.directory}' is not finished; go on with"
+                f" `autotok resume {self.directory}`"
+            )
+        return self.directory
+
+    def _table(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        if not (self.directory / name).is_file():
+            raise RunDirectoryError(
+                f"run '{self.directory}' has no {name} yet; go on with"
+                f" `autotok resume {self.directory}`"
+            )
+        try:
+            return pd.read_csv(self.directory / name)
+        except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+            raise self._damaged(self.directory / name, error) from error
+
+
+def _records(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What pareto.json holds, as `Run.records` gives it."""
+    found: dict[str, Any] = {
+        key: None if data[key] is None else TrialRecord.from_dict(data[key])
+        for key in ("best", "random_control", "reference")
+    }
+    for key in ("front", "controls"):
+        found[key] = [TrialRecord.from_dict(item) for item in data[key]]
+    found["budgets"] = [Budget(**item) for item in data["budgets"]]
+    found["comparisons"] = Comparisons.from_dict(data.get("comparisons"))
+    found["measuring"] = data.get("measuring") or {}
+    return found
+
+
+def fresh_run_folder(backbone: str) -> Path:
+    """A new folder name under runs/, such as runs/autoformer_demo-20260131-120000."""
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in backbone.split(".")[0])
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
