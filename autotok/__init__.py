@@ -23,6 +23,7 @@ _HOMES = {
         "cut_subnet",
         "evaluate_subnets",
         "search_subnets",
+        "torch_device",
         "train_supernet",
     ),
     "autotok.backbones.loading": ("as_backbone", "known_backbones", "load_backbone"),
@@ -30,6 +31,7 @@ _HOMES = {
     "autotok.compression.model": ("CompressedViT",),
     "autotok.config": ("CompressionConfig", "FineTuneSpec", "Reduction", "SubnetSpec"),
     "autotok.devices.device": ("open_device",),
+    "autotok.devices.placing": ("check_device", "torch_device"),
     "autotok.diagnosis": ("HealthCheck", "diagnose"),
     "autotok.errors": (
         "AutotokError",
@@ -132,6 +134,7 @@ __all__ = [
     "budget_lines",
     "calibrate",
     "check_data",
+    "check_device",
     "check_export",
     "check_names",
     "check_quality",
@@ -180,6 +183,7 @@ __all__ = [
     "search",
     "search_subnets",
     "serve_dashboard",
+    "torch_device",
     "train_supernet",
     "with_networks",
     "write_bundle",
@@ -202,6 +206,7 @@ if TYPE_CHECKING:
     from autotok.compression.model import CompressedViT
     from autotok.config import CompressionConfig, FineTuneSpec, Reduction, SubnetSpec
     from autotok.devices.device import open_device
+    from autotok.devices.placing import check_device, torch_device
     from autotok.diagnosis import HealthCheck, diagnose
     from autotok.errors import AutotokError, ConfigError, DeviceUnreachable, UnknownName, printable
     from autotok.evaluation.allocator import reuse_large_blocks

@@ -56,7 +56,7 @@ def search(
     subnet: str = "fixed",
     settings: SearchSettings | None = None,
     workers: Workers | None = None,
-    device: str | None = None,
+    measure_on: str | None = None,
     output: str | Path | None = None,
     on_event: OnEvent | None = None,
     began: float | None = None,
@@ -81,7 +81,7 @@ def search(
         subnet: 'fixed', or 'search' to look for the subnet of a supernet together with its tokens.
         settings: Search effort; 32 configurations and 4 minutes by default.
         workers: Processes or machines that evaluate; this process by default.
-        device: Where finalists are measured: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE'.
+        measure_on: Where finalists are timed: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE'.
         output: Run directory, new; under runs/ by default.
         on_event: Called with progress.
         began: `time.monotonic()` from which the time limit counts; this call by default.
@@ -107,7 +107,7 @@ def search(
             quality=quality,
             subnet=subnet,
             engine=workers.engine,
-            device=device,
+            device=measure_on,
             space=space,
         )
     )
@@ -128,7 +128,7 @@ def search(
         class_names=None if class_names is None else str(Path(class_names).absolute()),
         subnet=subnet,
         max_images=max_images,
-        device=device,
+        device=measure_on,
     )
     settings = settings or SearchSettings(n_trials=DEFAULT_TRIALS, timeout_s=DEFAULT_TIMEOUT_S)
     check_storage(settings.storage)
@@ -137,7 +137,7 @@ def search(
     folder = Path(output or fresh_run_folder(named))
     RunDirectory.check_new(folder)
     check_hand_over(folder)
-    measurer = ready_device(device, ray_address=workers.ray_address)
+    measurer = ready_device(measure_on, ray_address=workers.ray_address)
     _say(on_event, 0.0, f"loading {named} and {question.data}")
     session = build_problem(
         question,
@@ -172,15 +172,15 @@ def resume(
     timeout_s: float | None = None,
     storage: str | None = None,
     workers: Workers | None = None,
-    device: str | None = None,
+    measure_on: str | None = None,
     on_event: OnEvent | None = None,
     began: float | None = None,
 ) -> Run:
     """Go on with an interrupted run, or extend a finished one; returns the finished run.
 
     Finished trials stay, those that were in flight run again. `model` is needed where the run was
-    started with one; `device` replaces the run's from now on, 'none' goes on without; `storage` is
-    the URL of its study where that has moved, or where its password is not in the environment.
+    started with one; `measure_on` replaces the run's from now on, 'none' goes on without; `storage`
+    is the URL of its study where that has moved, or where its password is not in the environment.
     """
     leave_if_reimported()
     watch = Stopwatch() if began is None else Stopwatch(began)
@@ -196,8 +196,9 @@ def resume(
     check_storage(storage or settings.storage)
     check_hand_over(directory.path)
     reuse_large_blocks()
-    if device is not None:
-        question = dataclasses.replace(question, device=None if device == "none" else device)
+    if measure_on is not None:
+        chosen = None if measure_on == "none" else measure_on
+        question = dataclasses.replace(question, device=chosen)
     address = workers.ray_address if workers else None
     measurer = ready_device(question.device, ray_address=address)
     _say(on_event, 0.0, f"loading {question.backbone} and {question.data}")
@@ -220,7 +221,7 @@ def resume(
             n_trials=n_trials,
             timeout_s=timeout_s,
             storage=storage,
-            sections=None if device is None else {"question": question.to_dict()},
+            sections=None if measure_on is None else {"question": question.to_dict()},
             engine=engine,
             around=watch.around(settings.timeout_s if timeout_s is None else timeout_s),
         )

@@ -38,6 +38,23 @@ ClassNamesOption = Annotated[
     Path | None,
     typer.Option(help="The model's class names in order, one a line or JSON; for class folders."),
 ]
+MeasureOnOption = Annotated[
+    str | None,
+    typer.Option(help="Time on 'local', ssh://user@host[:port] or ray:RESOURCE[@HOST:PORT]."),
+]
+
+
+def _spelt(name: str) -> str:
+    autotok.check_device(name)
+    return name
+
+
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="Where models run: auto, cpu, cuda[:N] or mps.", callback=_spelt),
+]
+FormerDevice = Annotated[str, typer.Option("--device", hidden=True, callback=_spelt)]
+"""What --measure-on was called; answered with that."""
 ImageSizeOption = Annotated[
     int | None, typer.Option(min=16, max=4096, help="Input side in pixels (timm models).")
 ]

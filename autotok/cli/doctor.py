@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 import autotok
 
-from .app import JsonFlag, app, print_json
+from .app import FormerDevice, JsonFlag, MeasureOnOption, app, print_json
 
 
 @app.command("doctor")
 def doctor_command(
-    device: Annotated[
-        str | None,
-        typer.Option(help="Ask a device too: 'local', ssh://user@host[:port] or ray:RESOURCE."),
-    ] = None,
+    measure_on: MeasureOnOption = None,
+    device: FormerDevice = "auto",
     json: JsonFlag = False,
 ) -> None:
-    """Check versions, optional packages, torchvision's library, the demo's weights, a device."""
-    checks = autotok.diagnose(device)
+    """Check versions, optional packages, torchvision's library, the demo's weights.
+
+    With --measure-on, ask a device whether it answers too.
+    """
+    checks = autotok.diagnose(measure_on)
     if json:
         print_json([check.__dict__ for check in checks])
     else:

@@ -15,6 +15,7 @@ from .app import (
     BackboneOption,
     CheckpointOption,
     ClassNamesOption,
+    DeviceOption,
     JsonFlag,
     QuietFlag,
     app,
@@ -68,6 +69,7 @@ def finetune_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted one in --output.")
     ] = False,
+    device: DeviceOption = "auto",
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -97,11 +99,12 @@ def finetune_command(
     others = {key: value for key, value in others.items() if value is not None}
     chosen = _chosen(config, method, keep, option or [])
     folder = output or autotok.fresh_finetune_folder(chosen, backbone)
+    autotok.torch_device(device)
     if resume:
         others = _stored(folder, [*changes, *others])
     else:
         others["changes"] = changes
-    _run(chosen, folder, others, resume=resume, json=json, quiet=quiet)
+    _run(chosen, folder, {**others, "device": device}, resume=resume, json=json, quiet=quiet)
 
 
 def _chosen(

@@ -13,8 +13,11 @@ from .app import (
     BackboneOption,
     CheckpointOption,
     ClassNamesOption,
+    DeviceOption,
+    FormerDevice,
     ImageSizeOption,
     JsonFlag,
+    MeasureOnOption,
     QuietFlag,
     app,
     print_facts,
@@ -92,9 +95,8 @@ def profile_command(
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Time it on the device.")
     ] = True,
-    device: Annotated[
-        str, typer.Option(help="'local', ssh://user@host[:port] or ray:RESOURCE[@HOST:PORT].")
-    ] = "local",
+    measure_on: MeasureOnOption = "local",
+    device: FormerDevice = "auto",
     runtime: Annotated[
         str, typer.Option(help="On the local device: eager, compile or onnxruntime.")
     ] = "eager",
@@ -107,7 +109,7 @@ def profile_command(
 
     from .progress import StepProgress
 
-    where = _where(device, runtime) if measure else None
+    where = _where(measure_on or "local", runtime) if measure else None
     if where is not None:
         autotok.open_device(where).close()  # a name that is none is told before a model is loaded
     model = build(
@@ -177,6 +179,7 @@ def evaluate_command(
     quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
     images: Annotated[int | None, typer.Option(min=1, help="Number of images; all.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images come first.")] = 0,
+    device: DeviceOption = "auto",
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -187,8 +190,11 @@ def evaluate_command(
     from .progress import StepProgress
 
     autotok.check_data(data, class_names=class_names)
-    model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
-    tuned = config is not None and model.config.mode == "retrain"
+    placed = autotok.torch_device(device)
+    model = build(config, backbone, checkpoint, image_size, method, keep, r, option).to(placed)
+    original = None
+    if config is not None and model.config.mode == "retrain":
+        original = autotok.load_uncompressed(config).to(placed)
     with StepProgress("evaluating", quiet=quiet) as bar:
         report = autotok.quality_report(
             model,
@@ -198,9 +204,7 @@ def evaluate_command(
             seed=seed,
             class_names=class_names,
             on_progress=bar.update,
-            uncompressed=autotok.load_uncompressed(config)
-            if tuned and config is not None
-            else None,
+            uncompressed=original,
         )
     _show(report, json)
 

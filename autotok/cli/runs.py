@@ -15,8 +15,11 @@ from .app import (
     BackboneOption,
     CheckpointOption,
     ClassNamesOption,
+    DeviceOption,
+    FormerDevice,
     ImageSizeOption,
     JsonFlag,
+    MeasureOnOption,
     QuietFlag,
     VerboseFlag,
     app,
@@ -52,10 +55,6 @@ RayAddressOption = Annotated[
 ResourceOption = Annotated[
     list[str] | None,
     typer.Option(help="What a job needs on Ray: CPU=1, GPU=0.5, jetson=1; may be repeated."),
-]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(help="Measure finalists on 'local', ssh://user@host[:port] or ray:RESOURCE."),
 ]
 TrialTimeoutOption = Annotated[
     float | None,
@@ -111,7 +110,8 @@ def search_command(
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     resource: ResourceOption = None,
-    device: DeviceOption = None,
+    measure_on: MeasureOnOption = None,
+    device: DeviceOption = "auto",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run directory; under runs/.")
     ] = None,
@@ -140,6 +140,11 @@ def search_command(
         trial_timeout_s=trial_timeout or None,
     )
     budgets = budget or ["2.3GFLOPs"]
+    if device not in ("auto", "cpu"):
+        raise autotok.ConfigError(
+            f"device '{device}' cannot be searched on: a search runs its models on the CPU so far;"
+            " leave --device at auto, and time finalists elsewhere with --measure-on"
+        )
     autotok.check_names(
         autotok.Asked(
             budgets=budgets,
@@ -148,7 +153,7 @@ def search_command(
             quality=quality,
             subnet=subnet,
             engine=engine,
-            device=device,
+            device=measure_on,
             space=space,
         )
     )
@@ -177,7 +182,7 @@ def search_command(
                 subnet=subnet,
                 max_images=max_images,
                 workers=_workers(workers, engine, ray_address, resource),
-                device=device,
+                measure_on=measure_on,
                 settings=settings,
                 output=folder,
                 on_event=bar,
@@ -200,10 +205,11 @@ def resume_command(
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     resource: ResourceOption = None,
-    device: Annotated[
+    measure_on: Annotated[
         str | None,
-        typer.Option(help="Another device than the run's from now on; 'none': without one."),
+        typer.Option(help="Another device to time on from now on; 'none': without one."),
     ] = None,
+    device: FormerDevice = "auto",
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
@@ -223,7 +229,7 @@ def resume_command(
                 timeout_s=timeout or None,
                 storage=storage,
                 workers=_workers(workers, engine, ray_address, resource),
-                device=device,
+                measure_on=measure_on,
                 on_event=bar,
                 began=began,
             ),
@@ -270,7 +276,7 @@ def _resumable(folder: Path, work: Any) -> autotok.Run:
             raise
         raise autotok.DeviceUnreachable(
             f"{error}; nothing finished is lost: go on with `autotok resume {folder}`, without the"
-            f" device by `autotok resume {folder} --device none`"
+            f" device by `autotok resume {folder} --measure-on none`"
         ) from error
     return run
 

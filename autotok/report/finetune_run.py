@@ -18,6 +18,7 @@ from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.counting.macs import cost
+from autotok.devices.placing import torch_device
 from autotok.errors import ConfigError, Diverged, RunDirectoryError
 from autotok.evaluation.accuracy import Evaluator, Quality, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
@@ -103,6 +104,7 @@ def finetune(
     num_images: int = NUM_IMAGES,
     precision: str = "auto",
     resume: bool = False,
+    device: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> FineTuneResult:
     """A copy of a compressed model, fine-tuned by distillation from the uncompressed one.
@@ -121,6 +123,7 @@ def finetune(
         class_names: File of the model's class names in order, for class folders that need one.
         num_images: Validation images, at most.
         resume: Go on with an interrupted fine-tune in `output`.
+        device: 'auto', 'cpu', 'cuda[:N]' or 'mps'; where the model is by default.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunDirectoryError, Diverged
@@ -129,6 +132,8 @@ def finetune(
     tell = on_progress or (lambda *_: None)
     check_data(data, class_names=class_names)
     job = _job(model, backbone, checkpoint)
+    if device is not None:
+        job.backbone.to(torch_device(device))
     train, evaluator = _sources(data, job.backbone, class_names)
     tell(0.0, evaluator.data.labelling)
     job = _with_spec(job, spec, changes or {}, train)

@@ -169,7 +169,8 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
                 "class_names", "subnet", "device"):  # fmt: skip
         value = question.get(key)
         if value is not None and value != plain.get(key):
-            parts.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
+            option = "measure-on" if key == "device" else key.replace("_", "-")
+            parts.append(f"--{option} {shlex.quote(str(value))}")
     parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
     settings = result.settings
     parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]

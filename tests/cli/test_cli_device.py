@@ -1,4 +1,4 @@
-"""`--device`: finalists measured on it, what the run says of them, and a device that is gone."""
+"""`--measure-on`: finalists timed there, what the run says of them, and a device that is gone."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ ASKED = (
     "60%",
     "--target",
     "jetson-nx",
-    "--device",
+    "--measure-on",
     "ssh://fake",
 )
 
@@ -93,7 +93,7 @@ def test_finalists_are_measured_and_every_figure_says_what_it_is(
     page = (folder / "report.html").read_text()
     assert "; or measured on fake)" in page
     assert "PREDICTIONS WERE OFF" in page
-    assert "--device fake" in page
+    assert "--measure-on fake" in page
     readme = (folder / "best" / "README.md").read_text()
     assert "ms, measured on fake (a made-up board) (onnxruntime 1.18, float32" in readme
     code, out, _ = run("pareto", folder, "--json")
@@ -134,8 +134,8 @@ def test_a_name_that_is_no_device_is_one_clear_sentence(
 ) -> None:
     arguments: Sequence[Sequence[object]] = (
         (*ASKED[:-1], device, "-o", tmp_path / "run"),
-        ("profile", "--backbone", "tiny", "--device", device),
-        ("doctor", "--device", device),
+        ("profile", "--backbone", "tiny", "--measure-on", device),
+        ("doctor", "--measure-on", device),
     )
     for given in arguments:
         code, _, err = run(*given)
@@ -154,7 +154,7 @@ def test_a_device_that_does_not_answer_ends_a_search_before_it_begins(
     assert err.count("autotok: device 'fake' does not answer") == 1
     assert "resume" not in err
     assert not (tmp_path / "run").exists()
-    assert run("doctor", "--device", "ssh://fake")[0] == 4
+    assert run("doctor", "--measure-on", "ssh://fake")[0] == 4
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_a_resume_may_do_without_the_device(fake: FakeDevice, run: Run, tmp_path
     fake.left = 3
     assert run(*ASKED, "-o", folder)[0] == 4
     fake.answers = False
-    code, out, err = run("resume", folder, "--device", "none")
+    code, out, err = run("resume", folder, "--measure-on", "none")
     assert code == 0, err
     assert "3 configurations were measured" in " ".join(out.split())
     assert yaml.safe_load((folder / "config.yaml").read_text())["question"]["device"] is None
@@ -198,11 +198,11 @@ def test_a_device_named_at_a_resume_is_the_run_s_from_then_on(
     folder = tmp_path / "run"
     assert run(*ASKED[:-2], "-o", folder)[0] == 0
     fake.answers = False
-    assert run("resume", folder, "--device", "ssh://fake", "--trials", "5")[0] == 4
+    assert run("resume", folder, "--measure-on", "ssh://fake", "--trials", "5")[0] == 4
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["question"]["device"] is None  # it never answered
     fake.answers, fake.left = True, 0
-    assert run("resume", folder, "--device", "ssh://fake", "--trials", "5")[0] == 4
+    assert run("resume", folder, "--measure-on", "ssh://fake", "--trials", "5")[0] == 4
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["question"]["device"], config["search"]["n_trials"]) == ("fake", 5)
     fake.left = 10**6
@@ -217,20 +217,20 @@ def test_a_device_named_at_a_resume_is_the_run_s_from_then_on(
 
 def test_a_profile_prints_the_reading_of_the_device(fake: FakeDevice, run: Run) -> None:
     model = ("--backbone", "tiny", "--method", "tome", "-r", "2")
-    code, out, _ = run("profile", *model, "--device", "ssh://fake", "--json")
+    code, out, _ = run("profile", *model, "--measure-on", "ssh://fake", "--json")
     report = json.loads(out)
     assert code == 0
     assert report["measured_latency_ms"] == 31.0
     assert report["measured_energy_mj"] == 90.0
     assert "measured_host_ms" not in report
     assert report["measurement"].startswith("measured (fake (a made-up board), onnxruntime 1.18")
-    code, _, err = run("profile", *model, "--device", "ssh://fake", "--runtime", "compile")
+    code, _, err = run("profile", *model, "--measure-on", "ssh://fake", "--runtime", "compile")
     assert code == 2
     assert "is for the local device" in err
 
 
 def test_doctor_asks_the_device(fake: FakeDevice, run: Run) -> None:
-    code, out, _ = run("doctor", "--device", "ssh://fake")
+    code, out, _ = run("doctor", "--measure-on", "ssh://fake")
     assert code == 0
     assert "a made-up board" in out
 
@@ -268,3 +268,25 @@ def test_a_reading_of_an_older_board_file_is_read(fake: FakeDevice) -> None:
     del data["energy_mj"], data["prolonged"]
     found = Measurement.from_dict(data)
     assert dataclasses.asdict(found)["energy_mj"] is None
+
+
+@pytest.mark.parametrize(
+    "command", ["search", "profile", "doctor", "evaluate", "finetune", "resume x"]
+)
+@pytest.mark.parametrize("former", ["local", "ssh://me@board", "ray:jetson"])
+def test_the_old_spelling_of_measure_on_is_answered_with_the_new_one(
+    run: Run, command: str, former: str
+) -> None:
+    code, _, err = run(*command.split(), "--device", former)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"write --measure-on {former}" in err
+
+
+def test_a_device_that_is_not_here_is_named_with_those_that_are(run: Run) -> None:
+    code, _, err = run("evaluate", "--backbone", "tiny", "--data", "digits", "--device", "cuda:99")
+    assert code == 2
+    assert "device 'cuda:99' is not here; there is cpu" in err
+    code, _, err = run("evaluate", "--device", "gpu")
+    assert code == 2
+    assert "device 'gpu' is unknown" in err
