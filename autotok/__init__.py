@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "autotok.api.arguments": ("parse_keep", "parse_options", "parse_resources"),
+    "autotok.api.arguments": ("parse_keep", "parse_options", "parse_resources", "read_options"),
     "autotok.api.models": ("compress", "evaluate", "export", "macs", "profile"),
     "autotok.api.runs": ("resume", "search"),
     "autotok.api.supernet": (
@@ -77,7 +77,9 @@ _HOMES = {
         "quality_report",
         "write_bundle",
     ),
+    "autotok.report.loading": ("load",),
     "autotok.report.run": ("Run", "fresh_run_folder"),
+    "autotok.report.run_reports": ("compare_runs", "draw_again", "status_report"),
     "autotok.searching.engines.base": ("Workers",),
     "autotok.searching.records.rundir": ("RunDirectory",),
     "autotok.searching.running.asktell": ("AskTell",),
@@ -140,12 +142,14 @@ __all__ = [
     "check_quality",
     "closing_data",
     "closing_parts",
+    "compare_runs",
     "compress",
     "cut_subnet",
     "describe_method",
     "describe_methods",
     "describe_target",
     "diagnose",
+    "draw_again",
     "evaluate",
     "evaluate_subnets",
     "event_text",
@@ -158,6 +162,7 @@ __all__ = [
     "known_backbones",
     "list_methods",
     "list_targets",
+    "load",
     "load_backbone",
     "load_bundle",
     "load_target",
@@ -176,6 +181,7 @@ __all__ = [
     "profile",
     "profile_report",
     "quality_report",
+    "read_options",
     "read_question",
     "register",
     "resume",
@@ -183,6 +189,7 @@ __all__ = [
     "search",
     "search_subnets",
     "serve_dashboard",
+    "status_report",
     "torch_device",
     "train_supernet",
     "with_networks",
@@ -191,7 +198,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from autotok.api.arguments import parse_keep, parse_options, parse_resources
+    from autotok.api.arguments import parse_keep, parse_options, parse_resources, read_options
     from autotok.api.models import compress, evaluate, export, macs, profile
     from autotok.api.runs import resume, search
     from autotok.api.supernet import (
@@ -238,6 +245,7 @@ if TYPE_CHECKING:
         fresh_finetune_folder,
         read_question,
     )
+    from autotok.report.loading import load
     from autotok.report.method_page import describe_method, method_text
     from autotok.report.method_pages import write_method_pages
     from autotok.report.model_report import (
@@ -247,6 +255,7 @@ if TYPE_CHECKING:
         write_bundle,
     )
     from autotok.report.run import Run, fresh_run_folder
+    from autotok.report.run_reports import compare_runs, draw_again, status_report
     from autotok.searching.engines.base import Workers
     from autotok.searching.records.rundir import RunDirectory
     from autotok.searching.running.asktell import AskTell

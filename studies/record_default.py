@@ -39,7 +39,7 @@ def page(run: Run) -> str:
     points = points_of(found)
     metric = metric_of(found["best"].score.metric)
     target = run.config["question"]["target"]
-    trials = run.trials()
+    trials = run.trials
     evaluated = int((trials["state"] == "complete").sum())
     lines = [
         "# The default command, as run",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from autotok.config import Primitive
 from autotok.errors import ConfigError
-from autotok.plain_data import parse_yaml
+from autotok.names import known
+from autotok.plain_data import parse_yaml, read_yaml
 
-__all__ = ["parse_keep", "parse_options"]
+__all__ = ["parse_keep", "parse_options", "parse_resources", "read_options"]
 
 
 def parse_keep(text: str) -> dict[int, float]:
@@ -51,4 +54,21 @@ def parse_resources(texts: Sequence[str]) -> dict[str, float]:
             found[name.strip()] = -1.0
         if not name.strip() or not found[name.strip()] >= 0.0:
             raise ConfigError(f"resource '{text}' is not understood; give NAME=AMOUNT, as GPU=0.5")
+    return found
+
+
+def read_options(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """{option: value} of a YAML file; one without a value is as if it were not there.
+
+    Raises:
+        ConfigError, UnknownName: it is no such file, or names an option that is none.
+    """
+    data, place = read_yaml(path, like="a file of options, which `autotok init` writes")
+    if not isinstance(data or {}, dict):
+        raise ConfigError(f"{place}: give OPTION: VALUE lines; `autotok init` writes them")
+    found, names = {}, list(names)
+    for key, value in (data or {}).items():
+        known(f"option in {path}", name := str(key).replace("-", "_"), names)
+        if value is not None:
+            found[name] = value
     return found

@@ -48,12 +48,29 @@ def search(
     checkpoint: str | Path | None = None,
     image_size: int | None = None,
     space: str = "default",
+    methods: Sequence[str] = (),
     quality: str = "auto",
     flops_convention: str = "macs",
     max_images: int | None = None,
     train_data: str | None = None,
     class_names: str | Path | None = None,
     subnet: str = "fixed",
+    n_trials: int = DEFAULT_TRIALS,
+    timeout_s: float | None = DEFAULT_TIMEOUT_S,
+    min_trials: int = SearchSettings.min_trials,
+    seed: int = SearchSettings.seed,
+    sampler: str = SearchSettings.sampler,
+    objectives: Sequence[str] = SearchSettings.objectives,
+    storage: str | None = None,
+    study: str | None = None,
+    join: bool = False,
+    images_few: int | None = None,
+    images_more: int | None = None,
+    images_final: int | None = None,
+    front_size: int = SearchSettings.front_size,
+    control_shapes: int = SearchSettings.control_shapes,
+    retrain_trials: int | None = None,
+    trial_timeout_s: float | None = None,
     settings: SearchSettings | None = None,
     workers: Workers | None = None,
     measure_on: str | None = None,
@@ -79,7 +96,10 @@ def search(
         class_names: File of the model's class names in order, one a line or JSON, by which class
             folders (or a `labels.csv` of file,class) get their labels.
         subnet: 'fixed', or 'search' to look for the subnet of a supernet together with its tokens.
-        settings: Search effort; 32 configurations and 4 minutes by default.
+        methods: Names of the only methods to try; those of the space by default.
+        n_trials: Different configurations to evaluate; this and what follows, down to
+            `trial_timeout_s`, are the fields of `SearchSettings`.
+        settings: All of those as one value, instead of them.
         workers: Processes or machines that evaluate; this process by default.
         measure_on: Where finalists are timed: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE'.
         output: Run directory, new; under runs/ by default.
@@ -109,6 +129,7 @@ def search(
             engine=workers.engine,
             device=measure_on,
             space=space,
+            methods=methods,
         )
     )
     if data is None and named != "autoformer_demo":
@@ -123,6 +144,7 @@ def search(
         flops_convention=flops_convention,
         target=target,
         space=space,
+        methods=tuple(methods),
         quality=quality,
         train_data=None if train_data is None else absolute(train_data),
         class_names=None if class_names is None else str(Path(class_names).absolute()),
@@ -130,7 +152,27 @@ def search(
         max_images=max_images,
         device=measure_on,
     )
-    settings = settings or SearchSettings(n_trials=DEFAULT_TRIALS, timeout_s=DEFAULT_TIMEOUT_S)
+    settings = _one_of(
+        settings,
+        SearchSettings(
+            n_trials=n_trials,
+            timeout_s=timeout_s,
+            min_trials=min_trials,
+            seed=seed,
+            sampler=sampler,
+            objectives=tuple(objectives),
+            storage=storage,
+            study=study,
+            join=join,
+            images_few=images_few,
+            images_more=images_more,
+            images_final=images_final,
+            front_size=front_size,
+            control_shapes=control_shapes,
+            retrain_trials=retrain_trials,
+            trial_timeout_s=trial_timeout_s,
+        ),
+    )
     check_storage(settings.storage)
     model = None if isinstance(backbone, str) else backbone
     reuse_large_blocks()
@@ -161,6 +203,14 @@ def search(
             around=watch.around(settings.timeout_s),
         )
     return _finish(session, result, watch, on_event)
+
+
+def _one_of(settings: SearchSettings | None, keywords: SearchSettings) -> SearchSettings:
+    """What was given: one value, or single keywords; both is an error."""
+    usual = SearchSettings(n_trials=DEFAULT_TRIALS, timeout_s=DEFAULT_TIMEOUT_S)
+    if settings is not None and keywords != usual:
+        raise ConfigError("give either settings or single keywords of them, not both")
+    return settings or keywords
 
 
 @left_alone

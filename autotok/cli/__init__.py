@@ -16,7 +16,18 @@ def main() -> None:
     """Run the command line and exit."""
     import autotok
 
-    from . import calibrate, catalog, dashboard, doctor, finetune, models, runs, supernet  # noqa: F401
+    from . import (  # noqa: F401
+        calibrate,
+        catalog,
+        dashboard,
+        doctor,
+        finetune,
+        init,
+        models,
+        run_reports,
+        runs,
+        supernet,
+    )
     from .app import app
 
     try:

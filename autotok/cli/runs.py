@@ -32,7 +32,10 @@ INTERRUPTED = 130
 
 BudgetOption = Annotated[
     list[str] | None,
-    typer.Option(help="'2.3GFLOPs', '50%', '26ms', '600MB', '12Mparams'; may be repeated."),
+    typer.Option(
+        show_default="2.3GFLOPs",
+        help="'2.3GFLOPs', '50%', '26ms', '600MB', '12Mparams'; may be repeated.",
+    ),
 ]
 TrialsOption = Annotated[
     int | None, typer.Option("--trials", min=1, help="Different configurations to evaluate.")
@@ -66,8 +69,24 @@ TrialTimeoutOption = Annotated[
 ]
 
 
+def _from_file(context: typer.Context, file: Path | None) -> Path | None:
+    """Options of a file become the defaults: flags override them."""
+    if file is not None:
+        names = [str(p.name) for p in context.command.params if p.name != "config"]
+        context.default_map = autotok.read_options(file, names)
+    return file
+
+
 @app.command("search")
 def search_command(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            callback=_from_file,
+            help="YAML file of these options; flags override it. `autotok init` writes one.",
+        ),
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Device; see `autotok targets`.")] = None,
     budget: BudgetOption = None,
     backbone: BackboneOption = "autoformer_demo",
@@ -77,6 +96,9 @@ def search_command(
         str | None, typer.Option(help="'demo', 'digits', 'cifar10' or an image folder.")
     ] = None,
     space: Annotated[str, typer.Option(help="Search space name or YAML file.")] = "default",
+    methods: Annotated[
+        str | None, typer.Option(help="Only these, as 'tome,evit'; all of the space.")
+    ] = None,
     subnet: Annotated[
         str, typer.Option(help="'fixed', or 'search' subnets of a supernet together with tokens.")
     ] = "fixed",
@@ -85,8 +107,8 @@ def search_command(
     ] = None,
     class_names: ClassNamesOption = None,
     quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
-    trials: TrialsOption = None,
-    timeout: TimeoutOption = None,
+    trials: TrialsOption = 32,
+    timeout: TimeoutOption = 255.0,
     trial_timeout: TrialTimeoutOption = None,
     max_images: Annotated[
         int | None, typer.Option(min=8, help="Use at most this many images in all.")
@@ -129,8 +151,8 @@ def search_command(
     from .progress import SearchProgress
 
     settings = autotok.SearchSettings(
-        n_trials=trials or 32,
-        timeout_s=_limit(timeout, 255.0),
+        n_trials=trials or autotok.SearchSettings.n_trials,
+        timeout_s=timeout or None,
         seed=seed,
         sampler=sampler,
         storage=storage,
@@ -140,6 +162,7 @@ def search_command(
         trial_timeout_s=trial_timeout or None,
     )
     budgets = budget or ["2.3GFLOPs"]
+    only = tuple(name.strip() for name in (methods or "").split(",") if name.strip())
     if device not in ("auto", "cpu"):
         raise autotok.ConfigError(
             f"device '{device}' cannot be searched on: a search runs its models on the CPU so far;"
@@ -155,6 +178,7 @@ def search_command(
             engine=engine,
             device=measure_on,
             space=space,
+            methods=only,
         )
     )
     if output is not None:
@@ -175,6 +199,7 @@ def search_command(
                 checkpoint=checkpoint,
                 image_size=image_size,
                 space=space,
+                methods=only,
                 quality=quality,
                 flops_convention=flops_convention,
                 train_data=train_data,
@@ -253,10 +278,6 @@ def _workers(
     """The flags about who evaluates, as one value."""
 
     return autotok.Workers(count, engine, ray_address, autotok.parse_resources(resource or []))
-
-
-def _limit(given: float | None, default: float) -> float | None:
-    return default if given is None else given or None
 
 
 def _resumable(folder: Path, work: Any) -> autotok.Run:

@@ -171,6 +171,8 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
         if value is not None and value != plain.get(key):
             option = "measure-on" if key == "device" else key.replace("_", "-")
             parts.append(f"--{option} {shlex.quote(str(value))}")
+    if question.get("methods"):
+        parts.append(f"--methods {','.join(question['methods'])}")
     parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
     settings = result.settings
     parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]

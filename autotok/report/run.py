@@ -17,6 +17,7 @@ from autotok.errors import RunDirectoryError
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.running.events import trial_text
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
 from autotok.searching.running.session import Question
 from autotok.searching.space.budget import Budget
@@ -34,15 +35,31 @@ class Run:
     def __init__(self, directory: str | Path) -> None:
         self.directory = RunDirectory.open(directory).path
 
+    def __repr__(self) -> str:
+        text = f"Run('{self.directory}', {self.state}"
+        if self.state == "finished" and (best := self.records()["best"]) is not None:
+            text += f", best {trial_text(best)}"
+        return text + ")"
+
+    @property
+    def state(self) -> str:
+        """'running', 'finished', or 'interrupted' where `resume` has to go on."""
+        if RunDirectory(self.directory).in_use:
+            return "running"
+        done = (self.directory / "pareto.json").is_file()
+        return "finished" if done else "interrupted"
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The effective configuration, config.yaml."""
         return RunDirectory.open(self.directory).read_config()
 
+    @property
     def front(self) -> pd.DataFrame:
         """The Pareto front, cheapest first: pareto.csv."""
         return self._table("pareto.csv")
 
+    @property
     def trials(self) -> pd.DataFrame:
         """Every trial: trials.csv."""
         return self._table("trials.csv")
@@ -65,6 +82,7 @@ class Run:
             f" `autotok resume {self.directory}`"
         )
 
+    @property
     def best(self) -> TrialRecord:
         """The recommended configuration with its evidence."""
         record = self.records()["best"]
@@ -75,7 +93,7 @@ class Run:
 
     def load_best(self, model: nn.Module | None = None) -> CompressedViT:
         """The recommended model, rebuilt; `model` replaces the backbone that the run names."""
-        return self.load(self.best(), model)
+        return self.load(self.best, model)
 
     def load(self, record: TrialRecord, model: nn.Module | None = None) -> CompressedViT:
         """The model of one configuration of the front, with its fine-tuned weights if it has some.

@@ -102,7 +102,7 @@ def report(run: autotok.Run) -> None:
 
 def draw(run: autotok.Run, found: dict[str, Any]) -> None:
     """The run's picture, without the name of the folder its images were in."""
-    trials = [Point.from_row(row, METRIC) for row in run.trials().to_dict("records")]
+    trials = [Point.from_row(row, METRIC) for row in run.trials.to_dict("records")]
     points = [*points_of(found), *(p for p in trials if p.quality is not None)]
     budget = min(b.limit for b in found["budgets"]) / 1e9
     title = f"{run.config['question']['backbone']} on CIFAR-10, budget 50 %"

@@ -68,7 +68,7 @@ def search(arm: str, seed: int, options: argparse.Namespace) -> list[dict[str, s
         run = autotok.search(
             budget=BUDGET, space=str(file), subnet=subnet, settings=settings, output=f"{folder}/run"
         )
-        front = run.front()
+        front = run.front
     found = []
     for row in front.to_dict("records"):
         found.append({"arm": arm, "seed": str(seed), **{k: str(row[k]) for k in COLUMNS[2:]}})

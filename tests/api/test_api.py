@@ -67,16 +67,16 @@ def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -
     run = autotok.search(
         model, data="digits", budget="60%", settings=SETTINGS, output=tmp_path / "run"
     )
-    front = run.front()
+    front = run.front
     limit = 0.6 * autotok.macs(model).macs
     assert len(front) >= 1
     assert (front["macs"] <= limit).all()
-    assert run.best().score is not None
+    assert run.best.score is not None
     assert run.load_best(model)(torch.randn(1, 3, 32, 32)).shape == (1, 10)
     with pytest.raises(ConfigError, match="give the same one again"):
         autotok.resume(run.directory)
     again = autotok.resume(run.directory, model=model, n_trials=6)
-    assert (again.trials()["state"] == "complete").sum() >= 5
+    assert (again.trials["state"] == "complete").sum() >= 5
 
 
 def test_the_same_seed_gives_the_same_front(tmp_path: Path) -> None:

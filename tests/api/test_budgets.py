@@ -63,8 +63,8 @@ def test_every_row_inside_the_budget_is_inside_by_what_images_cost(
         assert measured.quality().value == record.score.value
         assert record.within_budget
     best = judged_tally(evaluator, load_bundle(run.directory / "best.yaml"), 0, 60)
-    assert best.quality().macs_mean == run.best().row().get("macs_mean")
-    trials = run.trials()
+    assert best.quality().macs_mean == run.best.row().get("macs_mean")
+    trials = run.trials
     done = trials[trials["state"].isin(["complete", "infeasible"]) & trials["macs_mean"].notna()]
     assert len(done) >= 3
     assert ((done["macs"] <= limit) == done["feasible"]).all()

@@ -58,7 +58,7 @@ def test_the_weights_of_every_retrained_configuration_on_the_front_are_kept(
 
 
 def test_the_best_carries_its_own_weights_and_loads_elsewhere(run: autotok.Run) -> None:
-    best = run.best()
+    best = run.best
     assert best.config is not None
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
@@ -69,7 +69,7 @@ def test_the_best_carries_its_own_weights_and_loads_elsewhere(run: autotok.Run) 
 
 
 def test_lost_weights_are_said_in_one_sentence(run: autotok.Run, tmp_path: Path) -> None:
-    record = run.best()
+    record = run.best
     assert record.config is not None
     other = dataclasses.replace(
         record,
@@ -91,8 +91,8 @@ def test_worker_processes_finish_a_search_of_a_real_model(
         workers=Workers(2),
         output=tmp_path / "two",
     )
-    assert len(again.trials()) >= 4
-    assert set(again.front()["state"]) == {"complete"}
+    assert len(again.trials) >= 4
+    assert set(again.front["state"]) == {"complete"}
 
 
 def test_subnets_are_searched_of_named_supernets_only() -> None:

@@ -205,6 +205,6 @@ def test_a_damaged_table_of_trials_is_named(full_then_resumed: tuple[Path, str])
         path.write_bytes(content)
         try:
             with pytest.raises(RunDirectoryError, match=r"trials\.csv is damaged"):
-                autotok.Run(folder).trials()
+                len(autotok.Run(folder).trials)
         finally:
             path.write_bytes(good)

@@ -120,6 +120,18 @@ class RunDirectory:
             self.release()
             raise self.trouble(error) from error
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a process holds the run now."""
+        if fcntl is None or not (self.path / ".lock").is_file():
+            return False
+        with open(self.path / ".lock", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def release(self) -> None:
         """Give the run back."""
         if self._lock is not None:

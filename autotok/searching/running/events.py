@@ -20,6 +20,7 @@ __all__ = [
     "TrialFinished",
     "Working",
     "event_text",
+    "trial_text",
 ]
 
 
@@ -110,7 +111,7 @@ def event_text(event: Event) -> tuple[str, bool]:
         return f"up to {event.n_trials} configurations{again}", True
     if isinstance(event, TrialFinished):
         so_far = f"{event.evaluated} configurations evaluated, {event.front} on the front"
-        return f"{so_far}; last: {_trial_text(event.record)}", False
+        return f"{so_far}; last: {trial_text(event.record)}", False
     if isinstance(event, Promoted):
         return f"trial {event.number} is undominated: on to {event.num_images} images", False
     if isinstance(event, FineTuneStep):
@@ -120,13 +121,13 @@ def event_text(event: Event) -> tuple[str, bool]:
         return f"fine-tuning {method} for {event.length} (trial {event.number})", True
     if isinstance(event, FinalEvaluation):
         done = f"final evaluation {event.done} of {event.total}"
-        return f"{done}: {_trial_text(event.record)}", True
+        return f"{done}: {trial_text(event.record)}", True
     if isinstance(event, Done):
         return f"{event.evaluated} configurations evaluated, {event.front} on the front", True
     return "", False
 
 
-def _trial_text(record: TrialRecord) -> str:
+def trial_text(record: TrialRecord) -> str:
     """A trial in a few words."""
     method = record.config.method if record.config is not None else "?"
     if record.score is None:

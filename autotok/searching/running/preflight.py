@@ -32,6 +32,7 @@ class Asked:
     engine: str = "local"
     device: str | None = None
     space: str = "default"
+    methods: Sequence[str] = ()
 
 
 def check_names(asked: Asked) -> None:
@@ -45,6 +46,11 @@ def check_names(asked: Asked) -> None:
     elif device.partition("?")[0] not in ("local", "none") and not device.startswith("ray:"):
         known("device", device, ("local", "ssh://user@host", "ray:RESOURCE"))
     read_yaml(find_space(asked.space), like="a search space")
+    if asked.methods:
+        from autotok.methods.registry import list_methods
+
+        for name in asked.methods:
+            known("method", name, ["plug-in", *list_methods()])
     requests = parse_budgets(asked.budgets, convention=asked.flops_convention)
     if asked.target is not None:
         from autotok.predicting.target import load_target

@@ -67,6 +67,8 @@ class Question:
     flops_convention: str = "macs"
     target: str | None = None
     space: str = "default"
+    methods: tuple[str, ...] = ()
+    """Of these alone; none: those of the space."""
     quality: str = "auto"
     subnet: str = "fixed"
     """'search' looks for the subnet of a supernet together with its tokens."""
@@ -80,7 +82,11 @@ class Question:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {**dataclasses.asdict(self), "budgets": list(self.budgets)}
+        return {
+            **dataclasses.asdict(self),
+            "budgets": list(self.budgets),
+            "methods": list(self.methods),
+        }
 
     @classmethod
     def from_dict(cls, data: object, where: Place | str = "question") -> Question:
@@ -119,6 +125,8 @@ def build_problem(
     """
     _check_files(question)
     space = load_space(question.space)
+    if question.methods:
+        space = dataclasses.replace(space, methods=question.methods)
     requests = parse_budgets(question.budgets, convention=question.flops_convention)
     target = None if question.target is None else load_target(question.target)
     backbone, supernet, structure = _load_model(question, model, loaded)

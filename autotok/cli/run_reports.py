@@ -1,0 +1,60 @@
+"""`autotok status | compare | report`: runs, while they go on and afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import autotok
+
+from .app import JsonFlag, app, print_facts, print_json, print_table
+
+RunArgument = Annotated[Path, typer.Argument(help="Run directory.")]
+
+
+@app.command("status")
+def status_command(run: RunArgument, json: JsonFlag = False) -> None:
+    """Say how far a run is, its best so far, and how to go on; it is not disturbed."""
+    report = autotok.status_report(autotok.Run(run))
+    if json:
+        print_json(report)
+        return
+    print_facts({**report, "best": _words(report["best"])})
+
+
+@app.command("compare")
+def compare_command(first: RunArgument, second: RunArgument, json: JsonFlag = False) -> None:
+    """Compare two finished runs: fronts, hypervolumes, and the settings that differ."""
+    found = autotok.compare_runs(autotok.Run(first), autotok.Run(second))
+    if json:
+        print_json(found)
+        return
+    fronts = [run["front"] for run in found["runs"]]
+    rows = [
+        [_words(front[line]) if line < len(front) else "" for front in fronts]
+        for line in range(max(map(len, fronts)))
+    ]
+    print_table("fronts, cheapest first", [run["run"] for run in found["runs"]], rows)
+    print_facts({f"hypervolume of {run['run']}": run["hypervolume"] for run in found["runs"]})
+    differ = [[key, *values] for key, values in found["differ"].items()]
+    if differ:
+        print_table("settings that differ", ["setting", str(first), str(second)], differ)
+
+
+@app.command("report")
+def report_command(run: RunArgument) -> None:
+    """Draw the picture of a finished run again, from its records."""
+    typer.echo(f"{autotok.draw_again(autotok.Run(run))} written")
+
+
+def _words(row: dict[str, Any] | None) -> str:
+    """A configuration in a few words."""
+    if row is None:
+        return "none yet"
+    return " ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in row.items()
+        if key != "number"
+    )
