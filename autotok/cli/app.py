@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+WideFlag = Annotated[bool, typer.Option("--wide", help="Show all columns, beyond 80.")]
 QuietFlag = Annotated[bool, typer.Option("-q", "--quiet", help="Print results only.")]
 VerboseFlag = Annotated[bool, typer.Option("-v", "--verbose", help="Log one line per step.")]
 BackboneOption = Annotated[
@@ -89,13 +90,12 @@ def _escape(record: logging.LogRecord) -> bool:
     return True
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A rich console; plain text when not on a terminal."""
+def console(*, wide: bool = False) -> Console:
+    """A rich console on stdout, 80 columns unless `wide` or a terminal has more."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 160
-    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=width)
+    width = 160 if wide else None if sys.stdout.isatty() else 80
+    return Console(highlight=False, soft_wrap=False, width=width)
 
 
 def print_json(data: object) -> None:
@@ -104,7 +104,12 @@ def print_json(data: object) -> None:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = ""
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    caption: str = "",
+    wide: bool = False,
 ) -> None:
     """A titled table on stdout; columns whose header ends in a unit are right-aligned."""
     from rich.box import SIMPLE_HEAD
@@ -117,7 +122,7 @@ def print_table(
         table.add_column(column, justify="left", overflow="fold")
     for row in rows:
         table.add_row(*(Text("" if cell is None else _escaped(str(cell))) for cell in row))
-    console().print(table)
+    console(wide=wide).print(table)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import typer
 
 import autotok
 
-from .app import JsonFlag, app, print_json, print_table
+from .app import JsonFlag, WideFlag, app, print_json, print_table
 
 methods_app = typer.Typer(help="Token-compression methods: list them, or show one.")
 app.add_typer(methods_app, name="methods")
@@ -24,6 +24,7 @@ def methods_command(
         str | None, typer.Option("--backbone", "-b", help="Show which methods fit this model.")
     ] = None,
     json: JsonFlag = False,
+    wide: WideFlag = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
     write: Annotated[
         Path | None, typer.Option("--write", help="Write a page for each method to this folder.")
@@ -51,11 +52,12 @@ def methods_command(
         f"methods on {backbone}" if backbone else "methods",
         columns,
         table,
+        wide=wide,
         caption="`autotok methods show NAME` prints everything known about one",
     )
     missing = [[entry.name, entry.title, entry.reason] for entry in autotok.not_built()]
     if missing and backbone is None:
-        print_table("not built", ["method", "paper", "why not"], missing)
+        print_table("not built", ["method", "paper", "why not"], missing, wide=wide)
 
 
 @methods_app.command("show")

@@ -37,7 +37,8 @@ def compare_command(first: RunArgument, second: RunArgument, json: JsonFlag = Fa
         for line in range(max(map(len, fronts)))
     ]
     print_table("fronts, cheapest first", [run["run"] for run in found["runs"]], rows)
-    print_facts({f"hypervolume of {run['run']}": run["hypervolume"] for run in found["runs"]})
+    for one in found["runs"]:
+        print_facts({f"hypervolume of {one['run']}": one["hypervolume"]})
     differ = [[key, *values] for key, values in found["differ"].items()]
     if differ:
         print_table("settings that differ", ["setting", str(first), str(second)], differ)

@@ -22,6 +22,7 @@ from .app import (
     MeasureOnOption,
     QuietFlag,
     VerboseFlag,
+    WideFlag,
     app,
     configure_logging,
     console,
@@ -140,6 +141,7 @@ def search_command(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
+    wide: WideFlag = False,
 ) -> None:
     """Find the best ways to compress a model within a budget.
 
@@ -214,7 +216,7 @@ def search_command(
                 began=began,
             ),
         )
-    _close(run, json)
+    _close(run, json, wide)
     _insist_on_a_best(run)
 
 
@@ -238,6 +240,7 @@ def resume_command(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
+    wide: WideFlag = False,
 ) -> None:
     """Go on with an interrupted search; nothing finished is run again."""
     began = time.monotonic()  # nothing heavy was imported before
@@ -259,17 +262,19 @@ def resume_command(
                 began=began,
             ),
         )
-    _close(finished, json)
+    _close(finished, json, wide)
     _insist_on_a_best(finished)
 
 
 @app.command("pareto")
 def pareto_command(
-    run: Annotated[Path, typer.Argument(help="Run directory.")], json: JsonFlag = False
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    json: JsonFlag = False,
+    wide: WideFlag = False,
 ) -> None:
     """Show the Pareto front, the best and the random control of a finished run."""
 
-    _close(autotok.Run(run), json)
+    _close(autotok.Run(run), json, wide)
 
 
 def _workers(
@@ -308,10 +313,10 @@ def _insist_on_a_best(run: autotok.Run) -> None:
         raise typer.Exit(1)
 
 
-def _close(run: autotok.Run, json: bool) -> None:
+def _close(run: autotok.Run, json: bool, wide: bool) -> None:
     if json:
         print_json(autotok.closing_data(run))
         return
-    screen = console()
-    for part in autotok.closing_parts(run):
-        screen.print(part, markup=False)
+    screen = console(wide=wide)
+    for part in autotok.closing_parts(run, wide=wide):
+        screen.print(part, markup=False, soft_wrap=isinstance(part, str))

@@ -44,7 +44,7 @@ def closing_data(run: Run) -> dict[str, Any]:
     return data
 
 
-def closing_parts(run: Run) -> list[str | Table]:
+def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     """What is printed at the end: budgets, the closing table, the control, where everything is."""
     found = run.records()
     points = points_of(found)
@@ -53,7 +53,7 @@ def closing_parts(run: Run) -> list[str | Table]:
     target = run.config["question"].get("target")
     sources = sources_of(target, found["front"], found["measuring"])
     parts: list[str | Table] = [f"budget: {budget.echo}" for budget in found["budgets"]]
-    parts.append(closing_table(points, metric, sources=sources))
+    parts.append(closing_table(points, metric, sources=sources, wide=wide))
     lines = [control_sentence(points, metric), *standing_sentences(found["comparisons"], metric)]
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
     lines += device_notes(target, found["measuring"])

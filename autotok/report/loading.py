@@ -7,7 +7,7 @@ from pathlib import Path
 from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
 from autotok.export.bundle import load_bundle
-from autotok.searching.records.rundir import RunDirectory
+from autotok.plain_data import read_yaml
 
 from .run import Run
 
@@ -20,6 +20,7 @@ def load(path: str | Path) -> Run | CompressedViT:
     Raises:
         UsageError: it is neither; the message says what is wrong with it.
     """
-    if RunDirectory(path).is_run:
+    config = Path(path) / "config.yaml"  # of a run, or of a bundle
+    if config.is_file() and "search" in dict(read_yaml(config)[0] or {}):
         return Run(path)
     return with_networks(load_bundle(Path(path)))

@@ -107,7 +107,7 @@ def _volumes(fronts: list[list[dict[str, Any]]], metric: str) -> list[float]:
         return [0.0, 0.0]
     spread = np.ptp(everything, axis=0)
     reference = everything.max(axis=0) + 0.1 * np.where(spread > 0, spread, 1.0)
-    return [round(hypervolume(p, reference), 4) for p in points]
+    return [float(f"{hypervolume(p, reference):.4g}") for p in points]
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -117,7 +117,7 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any
         one, other = a.get(key), b.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             found |= {f"{key}.{inner}": pair for inner, pair in _differing(one, other).items()}
-        elif one != other and key != "identity":
+        elif one != other and key != "run_id":
             found[str(key)] = [one, other]
     return found
 

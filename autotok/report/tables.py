@@ -18,6 +18,8 @@ __all__ = ["closing_table", "plain_table", "tuning_table"]
 
 ORDER = ("uncompressed", "best", "front", "random control", "trial")
 _TEXT = ("", "method", "mode", "subnet", "layer:tokens kept", "feasible")
+_WIDE = ("mode", "subnet", "of uncompressed", "against the best", "images", "feasible")
+"""Beginnings of the headings that a table of 80 columns has no room for."""
 _STYLES = {"best": "bold green", "uncompressed": "cyan", "random control": "yellow"}
 
 
@@ -66,13 +68,19 @@ def _device_column(
 
 
 def closing_table(
-    points: Sequence[Point], metric: Metric, *, sources: Sources | None = None
+    points: Sequence[Point],
+    metric: Metric,
+    *,
+    sources: Sources | None = None,
+    wide: bool = True,
 ) -> Table:
-    """The same table for a terminal."""
+    """The same table for a terminal; unless `wide`, of the columns that fit 80 characters."""
     from rich.table import Table
     from rich.text import Text
 
     heads, rows = plain_table(points, metric, sources=sources)
+    shown = [i for i, head in enumerate(heads) if wide or not head.startswith(_WIDE)]
+    heads, rows = [heads[i] for i in shown], [[row[i] for i in shown] for row in rows]
     table = Table(show_lines=False, pad_edge=False)
     for head in heads:
         numeric = head not in _TEXT
