@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets, resolve
 
 from .handover import device_notes, points_of, sources_of
@@ -37,8 +38,8 @@ def closing_data(run: Run) -> dict[str, Any]:
     found = run.records()
     data: dict[str, Any] = {"directory": str(run.directory)}
     for key in ("best", "random_control", "reference"):
-        data[key] = None if found[key] is None else found[key].row()
-    data["front"] = [record.row() for record in found["front"]]
+        data[key] = None if found[key] is None else _nested(found[key])
+    data["front"] = [_nested(record) for record in found["front"]]
     data["comparisons"] = found["comparisons"].to_dict()
     data["measuring"] = found["measuring"]
     return data
@@ -62,6 +63,12 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
         parts.append("nothing inside the budget could be evaluated; see trials.csv for the reasons")
     parts += [f"run directory: {run.directory}", f"  {', '.join(_what_there_is(run.directory))}"]
     return parts
+
+
+def _nested(record: TrialRecord) -> dict[str, Any]:
+    """A record's row with its configuration as data, not as text."""
+    config = None if record.config is None else record.config.to_dict()
+    return {**record.row(), "config": config}
 
 
 def _what_there_is(folder: Path) -> list[str]:

@@ -131,6 +131,22 @@ def test_report_draws_the_picture_again(run: Cli, finished: autotok.Run) -> None
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_json_nests_and_holds_no_string_of_json(run: Cli, finished: autotok.Run) -> None:
+    def look(value: object) -> None:
+        if isinstance(value, dict):
+            for inner in value.values():
+                look(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                look(inner)
+        elif isinstance(value, str):
+            assert not value.startswith(("{", "[")), value
+
+    found = json.loads(run("pareto", finished.directory, "--json")[1])
+    look(found)
+    assert autotok.CompressionConfig.from_dict(found["best"]["config"]) == finished.best.config
+
+
 def test_tables_fit_80_columns_and_wide_ones_show_all(run: Cli, finished: autotok.Run) -> None:
     narrow = run("pareto", finished.directory)[1]
     wide = run("pareto", finished.directory, "--wide")[1]
