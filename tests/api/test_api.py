@@ -82,7 +82,7 @@ def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -
 def test_the_same_seed_gives_the_same_front(tmp_path: Path) -> None:
     fronts = [
         autotok.search("tiny", data="digits", budget="60%", settings=SETTINGS, output=tmp_path / n)
-        .front()["config_id"]
+        .front["config_id"]
         .tolist()
         for n in ("a", "b")
     ]
@@ -109,7 +109,7 @@ def test_ask_and_tell_never_repeats_and_stays_inside_the_budget() -> None:
         else:
             study.tell(candidate, 50.0 + number)
     assert len(seen) == 8
-    front = study.front()
+    front = study.front
     assert front
     assert all(record.score is not None for record in front)
 
