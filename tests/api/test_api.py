@@ -109,7 +109,7 @@ def test_ask_and_tell_never_repeats_and_stays_inside_the_budget() -> None:
         else:
             study.tell(candidate, 50.0 + number)
     assert len(seen) == 8
-    front = study.front
+    front = study.front()
     assert front
     assert all(record.score is not None for record in front)
 
