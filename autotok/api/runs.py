@@ -439,7 +439,6 @@ def _finish(
             session.question.to_dict(),
             session.backbone,
             session.evaluator,
-            session.problem.budgets,
             result,
             compressed=session.worker.compressed,
             plug_in_only=session.plug_in_only,

@@ -181,7 +181,13 @@ def check_timm_name(name: str, others: Sequence[str] = ()) -> None:
     if not is_timm_name(name):
         raise UnknownName("backbone", name, [*others, *supported_timm_names()], show=0)
     base = name.split(".")[0].removeprefix("timm/")
-    _refuse_module(base, timm.model_entrypoint(base).__module__.rsplit(".", 1)[-1])
+    entry = timm.model_entrypoint(base).__module__
+    _refuse_module(base, entry.rsplit(".", 1)[-1])
+    if entry.startswith("timm.") and base not in supported_timm_names():
+        raise UnsupportedBackbone(
+            f"backbone '{name}' is not supported: it is no plain Vision Transformer (timm's module"
+            f" {entry.rsplit('.', 1)[-1]}); choose one that `autotok backbones` lists"
+        )
 
 
 def create_timm(
@@ -202,6 +208,8 @@ def create_timm(
         model = model_from_tensors(name, state_dict, image_size=image_size, origin=origin)
         return TimmViT(model, name=name)
     kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    with torch.device("meta"):  # what cannot be run is told before anything is fetched
+        _check(timm.create_model(name.split(".")[0], pretrained=False), name)
     try:
         with hub_or_cache():
             model = timm.create_model(name, pretrained=True, **kwargs)

@@ -6,6 +6,7 @@ resumable. Nothing heavy is imported until a command runs, so that `--help` answ
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -20,6 +21,9 @@ def main() -> None:
     from . import calibrate, catalog, dashboard, doctor, finetune, models, runs, supernet  # noqa: F401
     from .app import app
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer characters than names
+            stream.reconfigure(errors="backslashreplace")
     try:
         with Interrupts():
             app()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .app import (
-    BackboneOption,
+    AnyBackboneOption,
     CheckpointOption,
     ClassNamesOption,
     JsonFlag,
@@ -62,7 +62,7 @@ def finetune(
     ] = None,
     augment: Annotated[str | None, typer.Option(help="none or crop-flip.")] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the images and the like.")] = None,
-    backbone: BackboneOption | None = None,
+    backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     images: Annotated[int | None, typer.Option(min=1, help="Validation images; 500.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, bf16 or float32.")] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .app import (
-    BackboneOption,
+    AnyBackboneOption,
     CheckpointOption,
     ClassNamesOption,
     ImageSizeOption,
@@ -49,28 +49,35 @@ def build(
     *,
     shapes_alone: bool = False,
 ) -> CompressedViT:
-    """The compressed model that the shared arguments name; `shapes_alone` accepts one whose method
-    has no weights."""
+    """The compressed model that the shared arguments name.
+
+    With `shapes_alone` nothing is downloaded: it is for counts and predictions."""
     from autotok.api.arguments import parse_keep, parse_options
     from autotok.api.models import compress
-    from autotok.backbones.loading import load_backbone
+    from autotok.backbones.loading import load_backbone, load_structure
     from autotok.compression.compress import with_networks
     from autotok.errors import ConfigError
     from autotok.evaluation.allocator import reuse_large_blocks
-    from autotok.export.bundle import load_bundle
+    from autotok.export.bundle import bundle_structure, load_bundle
     from autotok.methods.registry import get_method
 
     reuse_large_blocks()
     if config is None and method is None and not (keep is None and r is None and not option):
         raise ConfigError("--keep, -r and --option belong to a method; name it with --method")
+    bare = shapes_alone and checkpoint is None
     if config is not None:
+        if bare:
+            return bundle_structure(config, backbone=backbone)
         bundled = load_bundle(config, backbone=backbone, checkpoint=checkpoint)
         return bundled if shapes_alone else with_networks(bundled)
     ratios = None if keep is None else parse_keep(keep)
     options = parse_options(option or [])
     get_method(method or "none").resolve_options(options)  # names before weights
-    model = load_backbone(
-        backbone or "autoformer_demo", checkpoint=checkpoint, image_size=image_size
+    name = backbone or "autoformer_demo"
+    model = (
+        load_structure(name, image_size=image_size)
+        if bare
+        else load_backbone(name, checkpoint=checkpoint, image_size=image_size)
     )
     return compress(
         model,
@@ -85,7 +92,7 @@ def build(
 @app.command()
 def profile(
     config: ConfigArgument = None,
-    backbone: BackboneOption | None = None,
+    backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
     method: MethodOption = None,
@@ -150,7 +157,7 @@ def _where(device: str, runtime: str) -> str:
 def compress(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the bundle to.")],
     config: ConfigArgument = None,
-    backbone: BackboneOption | None = None,
+    backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
     method: MethodOption = None,
@@ -177,7 +184,7 @@ def compress(
 @app.command()
 def evaluate(
     config: ConfigArgument = None,
-    backbone: BackboneOption | None = None,
+    backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
     method: MethodOption = None,
@@ -223,7 +230,7 @@ def evaluate(
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     config: ConfigArgument = None,
-    backbone: BackboneOption | None = None,
+    backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
     method: MethodOption = None,

@@ -77,6 +77,7 @@ class SearchProgress(StepProgress):
     def __call__(self, event: Event) -> None:
         """Show one event."""
         from autotok.searching.running.events import (
+            BudgetsResolved,
             Done,
             FinalEvaluation,
             FineTuneStep,
@@ -93,6 +94,8 @@ class SearchProgress(StepProgress):
         elif isinstance(event, Started):
             again = f", {event.finished} trials are there already" if event.resumed else ""
             important, detail = True, f"up to {event.n_trials} configurations{again}"
+        elif isinstance(event, BudgetsResolved):
+            important, detail = True, f"budget: {'; '.join(b.echo for b in event.budgets)}"
         elif isinstance(event, TrialFinished):
             detail = (
                 f"{event.evaluated} configurations evaluated, {event.front} on the front;"

@@ -123,7 +123,9 @@ class _OnnxSession(nn.Module):
         wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
         able = onnxruntime.get_available_providers()
         providers = [name for name in (*wanted, "CPUExecutionProvider") if name in able]
-        self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        self._session: Any = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=providers
+        )
         self._input = self._session.get_inputs()[0].name
         self.provider = str(self._session.get_providers()[0])
 

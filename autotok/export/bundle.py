@@ -21,7 +21,7 @@ from torch import Tensor
 import autotok
 from autotok.backbones.base import Backbone
 from autotok.backbones.checkpoint import read_state_dict
-from autotok.backbones.loading import load_backbone
+from autotok.backbones.loading import load_backbone, load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
@@ -48,6 +48,7 @@ from .weights import (
 __all__ = [
     "BackboneRef",
     "Bundle",
+    "bundle_structure",
     "load_bundle",
     "load_uncompressed",
     "read_best",
@@ -248,6 +249,25 @@ def load_bundle(
     return model.eval()
 
 
+def bundle_structure(path: Path, *, backbone: str | None = None) -> CompressedViT:
+    """What `load_bundle` gives, for counts and traces: shapes alone where no file is needed.
+
+    Raises:
+        ConfigError, CheckpointError: see `load_bundle`.
+    """
+    bundle = read_best(path)
+    ref, own = bundle.backbone, backbone in (None, bundle.backbone.name)
+    if own and ref.checkpoint is not None:  # whose shapes may be its own
+        return load_bundle(path, backbone=backbone)
+    loaded = load_structure(
+        backbone or ref.name,
+        image_size=ref.image_shape[1] if own and _sized(ref) else None,
+        subnet=bundle.config.subnet,
+    )
+    bundle.check_fits(loaded.facts)
+    return compress_backbone(loaded, bundle.config).eval()
+
+
 def load_uncompressed(
     path: Path, *, backbone: str | None = None, checkpoint: Path | None = None
 ) -> Backbone:
@@ -279,13 +299,17 @@ def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None
                 f"checkpoint '{weights}', which '{path}' names, is not here; give its place with"
                 " --checkpoint, or keep the folder 'best' beside best.yaml"
             )
-    sized = own and ref.family in ("timm_vit", "lvvit") and ref.name != "tiny"
     return load_backbone(
         name or ref.name,
         checkpoint=weights,
-        image_size=ref.image_shape[1] if sized else None,
+        image_size=ref.image_shape[1] if own and _sized(ref) else None,
         subnet=bundle.config.subnet,
     )
+
+
+def _sized(ref: BackboneRef) -> bool:
+    """Whether the backbone takes an image size."""
+    return ref.family in ("timm_vit", "lvvit") and ref.name != "tiny"
 
 
 def _yaml_of(path: Path) -> Path:

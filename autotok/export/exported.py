@@ -21,7 +21,7 @@ from autotok.files import replacing
 from autotok.methods.registry import get_method
 from autotok.names import FORMATS, known
 
-from .onnx import OLDER, OPSET, onnx_operators, run_onnx, write_onnx
+from .onnx import OLDER, OPSET, onnx_operators, output_name, run_onnx, write_onnx
 from .program import run_pt2, run_torchscript, write_pt2, write_torchscript
 
 __all__ = ["FORMATS", "ExportResult", "check_exportable", "export_model"]
@@ -169,7 +169,9 @@ def _write_one(
     model: nn.Module, example: Tensor, path: Path, format: str, dynamic: bool
 ) -> tuple[str, dict[str, int]]:
     if format == "onnx":
-        exporter = write_onnx(model, example, path, dynamic_batch=dynamic)
+        facts = getattr(getattr(model, "backbone", model), "facts", None)
+        output = output_name(1 if facts is None else facts.num_classes)
+        exporter = write_onnx(model, example, path, output=output, dynamic_batch=dynamic)
         return exporter, onnx_operators(path)
     if format == "pt2":
         return "torch.export", write_pt2(model, example, path, dynamic_batch=dynamic)

@@ -12,28 +12,37 @@ from torch import Tensor, nn
 
 from autotok.errors import ExportError
 
-__all__ = ["OLDER", "OPSET", "onnx_operators", "run_onnx", "write_onnx"]
+__all__ = ["OLDER", "OPSET", "onnx_operators", "output_name", "run_onnx", "write_onnx"]
 
 logger = logging.getLogger(__name__)
 OPSET = 18
 OLDER = "torchscript"
 """What steps in where torch's default exporter fails."""
-INPUT, OUTPUT = "images", "logits"
+INPUT = "images"
 
 
-def write_onnx(model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool) -> str:
+def output_name(num_classes: int) -> str:
+    """What a file calls its output: a model without a head gives features."""
+    return "logits" if num_classes else "features"
+
+
+def write_onnx(
+    model: nn.Module, images: Tensor, path: Path, *, output: str, dynamic_batch: bool
+) -> str:
     """The exporter that wrote `path`: 'dynamo', or 'torchscript' where that one failed.
+
+    `output` is what the file calls its output.
 
     Raises:
         ExportError: both failed; the message holds the first exporter's reason.
     """
     try:
-        _write_dynamo(model, images, path, dynamic_batch)
+        _write_dynamo(model, images, path, output, dynamic_batch)
         return "dynamo"
     except Exception as error:  # the exporter raises many types, some of them private
         reason = _first_line(error)
         logger.warning("torch's default ONNX exporter failed (%s); trying the older one", reason)
-    axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic_batch else None
+    axes = {INPUT: {0: "batch"}, output: {0: "batch"}} if dynamic_batch else None
     try:
         torch.onnx.export(
             model,
@@ -42,7 +51,7 @@ def write_onnx(model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: b
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[output],
             dynamic_axes=axes,
         )
     except Exception as error:
@@ -53,7 +62,9 @@ def write_onnx(model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: b
     return OLDER
 
 
-def _write_dynamo(model: nn.Module, images: Tensor, path: Path, dynamic_batch: bool) -> None:
+def _write_dynamo(
+    model: nn.Module, images: Tensor, path: Path, output: str, dynamic_batch: bool
+) -> None:
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     program = torch.onnx.export(
         model,
@@ -62,7 +73,7 @@ def _write_dynamo(model: nn.Module, images: Tensor, path: Path, dynamic_batch: b
         verbose=False,
         opset_version=OPSET,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=[output],
         dynamic_shapes=shapes,
     )
     assert program is not None
@@ -99,7 +110,8 @@ def _session(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    content = path.read_bytes()  # which takes any name that Python can open
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _first_line(error: Exception) -> str:

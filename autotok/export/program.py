@@ -22,7 +22,8 @@ def write_pt2(model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bo
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     try:
         program = torch.export.export(model, (images,), dynamic_shapes=shapes)
-        torch.export.save(program, path)
+        with path.open("wb") as file:
+            torch.export.save(program, file)
     except Exception as error:  # torch raises many types, some of them private
         raise _failed("pt2", error) from error
     calls = (str(node.target) for node in program.graph.nodes if node.op == "call_function")
@@ -36,7 +37,8 @@ def write_torchscript(
     try:
         traced: Any = torch.jit.trace(model, images, check_trace=False)
         traced = torch.jit.freeze(traced.eval())
-        torch.jit.save(traced, str(path))
+        with path.open("wb") as file:
+            torch.jit.save(traced, file)
     except Exception as error:
         raise _failed("TorchScript", error) from error
     kinds = (node.kind() for node in traced.inlined_graph.nodes())
@@ -45,12 +47,14 @@ def write_torchscript(
 
 def run_pt2(path: Path, images: Tensor, batch: int) -> Tensor:
     """(n, classes) of images (n, C, H, W), `batch` at a time."""
-    return _run(torch.export.load(path).module(), images, batch)
+    with path.open("rb") as file:
+        return _run(torch.export.load(file).module(), images, batch)
 
 
 def run_torchscript(path: Path, images: Tensor, batch: int) -> Tensor:
     """(n, classes) of images (n, C, H, W), `batch` at a time."""
-    return _run(torch.jit.load(str(path)), images, batch)
+    with path.open("rb") as file:
+        return _run(torch.jit.load(file), images, batch)
 
 
 def _run(module: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .onnx import output_name
 from .weights import REDUCERS, WEIGHTS
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
     """Text on how to use a bundle folder."""
     ref, config = bundle.backbone, bundle.config
     channels, height, width = ref.image_shape
-    tuned = config.mode == "retrain"
+    tuned, output = config.mode == "retrain", output_name(ref.num_classes)
     lines = [
         f"# {ref.name}, compressed by {config.method}" + (" and fine-tuned" if tuned else ""),
         "",
@@ -42,7 +43,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         "",
         "    from autotok.export.bundle import load_bundle",
         "    from pathlib import Path",
-        '    model = load_bundle(Path("."))      # images in, logits out',
+        f'    model = load_bundle(Path("."))      # images in, {output} out',
         "",
         "The weights were fine-tuned for this configuration; the original ones do not fit it."
         if tuned
@@ -51,7 +52,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         *_figures(bundle.evidence),
         f"Input: `images`, float32 (batch, {channels}, {height}, {width}), prepared as"
         " `preprocessing`",
-        "in `config.yaml` says. Output: `logits`.",
+        f"in `config.yaml` says. Output: `{output}`.",
         "",
     ]
     return "\n".join(lines)

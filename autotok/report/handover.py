@@ -32,7 +32,6 @@ from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.study import SearchResult
-from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import COUNTED_IMAGES
 
 from .html import Report, write_report
@@ -57,7 +56,6 @@ def hand_over(
     question: Mapping[str, Any],
     backbone: Backbone,
     evaluator: Evaluator,
-    budgets: Sequence[Budget],
     result: SearchResult,
     *,
     compressed: Callable[[CompressionConfig], CompressedViT] | None = None,
@@ -90,7 +88,7 @@ def hand_over(
         trials=result.records,
         comparisons=comparisons,
     )
-    limits = [b.limit for b in budgets if b.metric == "macs"]
+    limits = [b.limit for b in result.budgets if b.metric == "macs"]
     title = printable(
         f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
     )
@@ -106,7 +104,7 @@ def hand_over(
         command=_command(question, result),
         points=points,
         metric=metric,
-        budget="; ".join(b.echo for b in budgets),
+        budget="; ".join(b.echo for b in result.budgets),
         sources=sources_of(question.get("target"), final.front, result.measuring),
         environment={key: str(value) for key, value in environment().items()},
         checks=_checks(result, exports),

@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor, nn
 
 from autotok.api import profiles
+from autotok.api.models import macs
 from autotok.devices import device as devices
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, DeviceUnreachable
@@ -21,17 +22,7 @@ from autotok.searching.running.engine_choice import make_engine
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--backbone", "tiny", "--data", "digits")
 QUICK = ("--trials", "4", "--max-images", "40", "--timeout", "0", "--finetunes", "0")
-ASKED = (
-    "search",
-    *TINY,
-    *QUICK,
-    "--budget",
-    "60%",
-    "--target",
-    "jetson-nx",
-    "--device",
-    "ssh://fake",
-)
+ASKED = ("search", *TINY, *QUICK, "--budget", "60%", "--target", "jetson-nx", "--device", "local")
 
 
 class FakeDevice:
@@ -101,6 +92,30 @@ def test_finalists_are_measured_and_every_figure_says_what_it_is(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_terminal_config_table_and_report_state_one_limit(
+    fake: FakeDevice, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = fake.measure
+
+    def by_cost(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
+        latency = 1e4 * macs(model).macs_g  # far from any prediction
+        return dataclasses.replace(measure(model, images, reference), latency_ms=latency)
+
+    monkeypatch.setattr(fake, "measure", by_cost)
+    folder, asked = tmp_path / "run", [*ASKED, "--budget", "95%latency"]
+    code, out, err = run(*asked, "-o", folder)
+    assert code in (0, 1), err
+    share, limit = yaml.safe_load((folder / "config.yaml").read_text())["budgets"]
+    assert re.fullmatch(r"95%latency = [\d.]+ ms per batch on the target", limit)
+    assert f"budget: {share}; {limit}" in err
+    assert f"budget: {limit}" in " ".join(out.split())
+    assert f"{share}; {limit}" in (folder / "report.html").read_text()
+    assert len(set(re.findall(r"95%latency = [\d.]+ ms", out + err))) == 1
+    code, again, err = run("resume", folder, "--timeout", "0")
+    assert len(set(re.findall(r"95%latency = [\d.]+ ms", out + again + err))) == 1
+
+
 def test_without_a_device_everything_is_labelled_a_prediction(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code, out, _ = run(*ASKED[:-2], "-o", folder)
@@ -154,7 +169,7 @@ def test_a_device_that_does_not_answer_ends_a_search_before_it_begins(
     assert err.count("autotok: device 'fake' does not answer") == 1
     assert "resume" not in err
     assert not (tmp_path / "run").exists()
-    assert run("doctor", "--device", "ssh://fake")[0] == 4
+    assert run("doctor", "--device", "local")[0] == 4
 
 
 @pytest.mark.slow
@@ -198,11 +213,11 @@ def test_a_device_named_at_a_resume_is_the_run_s_from_then_on(
     folder = tmp_path / "run"
     assert run(*ASKED[:-2], "-o", folder)[0] == 0
     fake.answers = False
-    assert run("resume", folder, "--device", "ssh://fake", "--trials", "5")[0] == 4
+    assert run("resume", folder, "--device", "local", "--trials", "5")[0] == 4
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["question"]["device"] is None  # it never answered
     fake.answers, fake.left = True, 0
-    assert run("resume", folder, "--device", "ssh://fake", "--trials", "5")[0] == 4
+    assert run("resume", folder, "--device", "local", "--trials", "5")[0] == 4
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["question"]["device"], config["search"]["n_trials"]) == ("fake", 5)
     fake.left = 10**6
@@ -217,20 +232,20 @@ def test_a_device_named_at_a_resume_is_the_run_s_from_then_on(
 
 def test_a_profile_prints_the_reading_of_the_device(fake: FakeDevice, run: Run) -> None:
     model = ("--backbone", "tiny", "--method", "tome", "-r", "2")
-    code, out, _ = run("profile", *model, "--device", "ssh://fake", "--json")
+    code, out, _ = run("profile", *model, "--device", "local", "--json")
     report = json.loads(out)
     assert code == 0
     assert report["measured_latency_ms"] == 31.0
     assert report["measured_energy_mj"] == 90.0
     assert "measured_host_ms" not in report
     assert report["measurement"].startswith("measured (fake (a made-up board), onnxruntime 1.18")
-    code, _, err = run("profile", *model, "--device", "ssh://fake", "--runtime", "compile")
+    code, _, err = run("profile", *model, "--device", "local", "--runtime", "compile")
     assert code == 2
     assert "is for the local device" in err
 
 
 def test_doctor_asks_the_device(fake: FakeDevice, run: Run) -> None:
-    code, out, _ = run("doctor", "--device", "ssh://fake")
+    code, out, _ = run("doctor", "--device", "local")
     assert code == 0
     assert "a made-up board" in out
 

@@ -7,13 +7,14 @@ Counts are integers throughout, so what is solved is what will run.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from autotok.config import Primitive
+from autotok.config import CompressionConfig, Primitive
 from autotok.errors import InfeasibleBudget
 from autotok.searching.space.budget import Budget, limit_in_words
 from autotok.searching.space.problem import Problem
@@ -23,7 +24,7 @@ from autotok.searching.space.shape import Shape
 from .fit_subnet import with_fitting_subnet
 from .strengths import Repaired, Strengths, verdict
 
-__all__ = ["Repaired", "cheapest", "check_budgets", "match_cost", "repair"]
+__all__ = ["Repaired", "cheapest", "check_budgets", "idle_budgets", "match_cost", "repair"]
 
 _PREDICTIONS = 7
 
@@ -179,6 +180,25 @@ def check_budgets(problem: Problem) -> None:
         method = min(predicted, key=lambda m: predicted[m])
         if not budget.holds(predicted[method]):
             raise InfeasibleBudget(_sorry(budget, predicted[method], method))
+
+
+def idle_budgets(problem: Problem) -> tuple[str, ...]:
+    """A sentence on every budget that the uncompressed model keeps: it limits nothing.
+
+    Where subnets are searched too, the largest of them may cost more: nothing is said.
+    """
+    if problem.space.structure is not None:
+        return ()
+    whole = CompressionConfig()
+    known = dataclasses.asdict(problem.costs.cost(whole))
+    if problem.predict is not None and not all(b.exact for b in problem.budgets):
+        known |= problem.predict(whole)
+    return tuple(
+        f"budget {b.text} limits nothing: the uncompressed model costs"
+        f" {limit_in_words(b.metric, known[b.metric])}; give a smaller one to have it compressed"
+        for b in problem.budgets
+        if b.metric in known and b.holds(known[b.metric])
+    )
 
 
 def _sorry(budget: Budget, lowest: float, method: str) -> str:

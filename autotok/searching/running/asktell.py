@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import weakref
@@ -17,6 +18,7 @@ from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.counting.macs import cost, uncompressed
+from autotok.searching.proposing.repair import idle_budgets
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets, resolve
 from autotok.searching.space.problem import ExactCosts, Problem
@@ -26,6 +28,8 @@ from autotok.searching.space.space_file import load_space
 from .study import open_search
 
 __all__ = ["AskTell", "Candidate"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class AskTell:
             total_images=1,
             metric=metric,
         )
+        for sentence in idle_budgets(self._problem):
+            _LOG.warning("%s", sentence)
         if storage is None:
             folder = tempfile.mkdtemp(prefix="autotok-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)

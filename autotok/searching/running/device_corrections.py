@@ -57,8 +57,16 @@ class Notebook(Protocol):
 class DeviceCorrections:
     """Readings of a run's configurations; without a device, it leaves everything as it is."""
 
-    def __init__(self, problem: Problem, on_measure: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        on_measure: Callable[[str], None] | None = None,
+        *,
+        limits: tuple[Budget, ...] | None = None,
+    ) -> None:
+        """`limits` are the budgets as the run stated them when it began."""
         self._original, self.on_measure = problem, on_measure
+        self._limits = limits
         self._notebook: Notebook | None = None
         self._readings: dict[str, Measurement] = {}
         self._failures: dict[str, dict[str, str]] = {}
@@ -82,11 +90,13 @@ class DeviceCorrections:
 
     @property
     def problem(self) -> Problem:
-        """The problem with predictions corrected; shares of a predicted cost follow them."""
-        if not self.active or self._original.predict is None:
-            return self._original
-        budgets = tuple(map(self._rescaled, self._original.budgets))
-        return dataclasses.replace(self._original, predict=self._predict, budgets=budgets)
+        """The problem with predictions corrected; shares of a predicted cost follow what was
+        measured before the first trial, and then stay."""
+        budgets = self._limits or tuple(map(self._rescaled, self._original.budgets))
+        problem = dataclasses.replace(self._original, budgets=budgets)
+        if self._original.predict is None:
+            return problem
+        return dataclasses.replace(problem, predict=self._predict)
 
     def expected_s(self, count: int) -> float:
         """Seconds that so many measurements take."""
@@ -214,8 +224,8 @@ class DeviceCorrections:
             self._readings.setdefault(key, Measurement.from_dict(item["reading"]))
             self._raw.setdefault(key, item["predicted"])
         self._failures = {**(data.get("failures") or {}), **self._failures}
-        self._early = data.get("early") or self._early
-        self._factors = data.get("factors") or self._factors
+        self._early = data.get("early") or self._early or self._early_as_stated()
+        self._factors = data.get("factors") or self._factors or dict(self._early)
         self._write()
 
     def _write(self) -> None:
@@ -315,6 +325,12 @@ class DeviceCorrections:
         """Error in per cent that the target states."""
         some: Mapping[str, float] = next(iter(self._raw.values()), {})
         return {metric: some.get(f"{word}_error_pct") for metric, word in METRICS.items()}
+
+    def _early_as_stated(self) -> dict[str, float]:
+        """What the first measurements must have said, of a run killed before it noted them."""
+        both = zip(self._limits or (), self._original.budgets, strict=False)
+        pairs = [(a, b) for a, b in both if b.relative and b.metric in METRICS]
+        return {b.metric: a.limit / b.limit for a, b in pairs if a.limit != b.limit}
 
     def _rescaled(self, budget: Budget) -> Budget:
         factor = self._early.get(budget.metric, 1.0) if budget.relative else 1.0

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from autotok.config import CompressionConfig
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.budget import Budget
 
 __all__ = [
+    "BudgetsResolved",
     "Done",
     "Event",
     "FinalEvaluation",
@@ -43,6 +45,13 @@ class Started(Event):
     n_trials: int
     finished: int
     resumed: bool
+
+
+@dataclass(frozen=True)
+class BudgetsResolved(Event):
+    """The limits that hold for the whole run, shares resolved against what was measured."""
+
+    budgets: tuple[Budget, ...]
 
 
 @dataclass(frozen=True)

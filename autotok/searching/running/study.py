@@ -18,18 +18,20 @@ from autotok.searching.engines.in_process import InProcessEngine
 from autotok.searching.engines.jobs import Job
 from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, new_id
 from autotok.searching.proposing.proposals import CRASH
-from autotok.searching.proposing.repair import check_budgets
+from autotok.searching.proposing.repair import check_budgets, idle_budgets
 from autotok.searching.proposing.storage import check_storage, storage_errors
 from autotok.searching.records.comparison import compare_front
 from autotok.searching.records.final import Final
 from autotok.searching.records.notes import study_note
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.space.budget import Budget, stated
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan
 
 from .device_corrections import DeviceCorrections
 from .events import (
+    BudgetsResolved,
     Done,
     FinalEvaluation,
     FineTuning,
@@ -42,7 +44,14 @@ from .events import (
 from .faults import crashed_before, faults_told
 from .final_evaluation import final_evaluation, finalists
 from .loop import REFERENCE, Search, plain_tally
-from .opening import check_free, identity_of, named_study, open_proposals, search_section
+from .opening import (
+    check_free,
+    identity_of,
+    named_study,
+    open_proposals,
+    search_section,
+    stated_limits,
+)
 from .time_limit import Around, TimeLimit
 
 __all__ = ["SearchResult", "open_search", "resume_search", "run_search"]
@@ -68,6 +77,8 @@ class SearchResult:
     seconds: float
     measuring: Mapping[str, Any] = field(default_factory=dict)
     """What was measured on a device and how predictions compare, `DeviceCorrections.summary()`."""
+    budgets: tuple[Budget, ...] = ()
+    """The limits that held, as config.yaml and pareto.json state them."""
     workers: str = ""
     """How many workers were started and what that took, in words; '' without any."""
 
@@ -129,12 +140,15 @@ def run_search(
             config = {
                 "run_id": run_id,
                 "search": search_section(settings),
-                "budgets": [b.echo for b in corrections.problem.budgets],
+                **stated(corrections.problem.budgets),
                 "space": problem.space.name,
                 **(sections or {}),
             }
             run.write_config(config)
             job = _Run(settings, corrections, run, on_event, engine, around, identity)
+            joined = stated(job.problem.budgets)  # what the study measured counts, not what we did
+            if any(config[key] != value for key, value in joined.items()):
+                run.write_config({**config, **joined})
         except StudyTaken:
             run.discard(config=True)
             raise
@@ -177,7 +191,7 @@ def resume_search(
             run.write_config(config)
         said = {**config, **(sections or {})}
         said |= {"search": search_section(settings)} if given else {}
-        corrections = DeviceCorrections(problem)
+        corrections = DeviceCorrections(problem, limits=stated_limits(run, problem))
         access = "join" if settings.join or settings.storage is None else "own"
         identity = identity_of(settings, corrections, str(config["run_id"]), access)
         identity = dataclasses.replace(identity, crashed=crashed_before(run.path))
@@ -283,6 +297,10 @@ class _Run:
         self.search.plan = self._plan()
         finished = len(self.search.records)
         self.on_event(Started(self._progress(), self.settings.n_trials, finished, resumed))
+        self.on_event(BudgetsResolved(self._progress(), self.problem.budgets))
+        for sentence in idle_budgets(self.problem):
+            _LOG.warning("%s", sentence)
+            self.on_event(Working(self._progress(), sentence))
         stopped_by = self._trials()
         if not any(r.measured for r in self.search.records):
             raise self._nothing(stopped_by)
@@ -298,6 +316,7 @@ class _Run:
             *(self.run.path, records, final, self.search.plan, self.settings, stopped_by, seconds),
             measuring=self.corrections.summary(),
             workers=self.started,
+            budgets=self.problem.budgets,
         )
 
     def _start_workers(self) -> None:

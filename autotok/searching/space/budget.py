@@ -8,14 +8,24 @@ multiply-accumulates with attention included.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from autotok.errors import ConfigError, UnknownName, nearest
 
-__all__ = ["CONVENTIONS", "Budget", "BudgetRequest", "parse_budget", "parse_budgets", "resolve"]
+__all__ = [
+    "CONVENTIONS",
+    "Budget",
+    "BudgetRequest",
+    "parse_budget",
+    "parse_budgets",
+    "resolve",
+    "stated",
+]
 
 CONVENTIONS = ("macs", "macs-noattn", "flops2x")
 METRICS = ("macs", "macs_noattn", "params", "latency_ms", "peak_memory_mb")
@@ -93,6 +103,13 @@ class Budget:
     def echo(self) -> str:
         """The exact meaning, in words: printed first by every command that takes a budget."""
         return f"{self.text} = {limit_in_words(self.metric, self.limit)}"
+
+
+def stated(budgets: Iterable[Budget]) -> dict[str, Any]:
+    """Sections of config.yaml: the limits that hold in a run, in words and as numbers."""
+    budgets = tuple(budgets)
+    limits = [dataclasses.asdict(b) for b in budgets]
+    return {"budgets": [b.echo for b in budgets], "limits": limits}
 
 
 def limit_in_words(metric: str, value: float) -> str:
