@@ -22,7 +22,9 @@ def methods(
         str | None, typer.Option("--backbone", "-b", help="Show which methods fit this model.")
     ] = None,
     json: JsonFlag = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table in Markdown.")
+    ] = False,
     write: Annotated[
         Path | None, typer.Option("--write", help="Write a page for each method to this folder.")
     ] = None,

@@ -38,7 +38,7 @@ def describe_methods(
 
 
 def methods_markdown() -> str:
-    """The table of methods for the README, from the registry alone."""
+    """The table of methods in Markdown, from the registry alone."""
     lines = ["| method | paper | kind | acts | training | count |", "|---|---|---|---|---|---|"]
     for row in describe_methods():
         if get_method(row["method"]).__module__.startswith("autotok."):
