@@ -263,7 +263,7 @@ def _check(model: nn.Module, name: str) -> None:
             refuse(f"block {index} is a {type(block).__name__}, expected timm's plain Block")
         if type(block.attn) is not Attention:
             refuse(f"attention {index} is a {type(block.attn).__name__}, expected timm's Attention")
-        if block.attn.gate is not None:
+        if getattr(block.attn, "gate", None) is not None:  # older timm has none
             refuse("its attention is gated")
         if type(block.mlp) not in (Mlp, GluMlp, SwiGLU):
             refuse(f"MLP {index} is a {type(block.mlp).__name__}")
