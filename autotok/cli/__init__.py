@@ -17,10 +17,12 @@ def main() -> None:
     """Run the command line and exit."""
     from autotok.errors import AutotokError
     from autotok.interrupts import Interrupts
+    from autotok.threads import wait_asleep
 
     from . import calibrate, catalog, dashboard, doctor, finetune, models, runs, supernet  # noqa: F401
     from .app import app
 
+    wait_asleep()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer characters than names
             stream.reconfigure(errors="backslashreplace")

@@ -22,7 +22,17 @@ from autotok.searching.running.engine_choice import make_engine
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--backbone", "tiny", "--data", "digits")
 QUICK = ("--trials", "4", "--max-images", "40", "--timeout", "0", "--finetunes", "0")
-ASKED = ("search", *TINY, *QUICK, "--budget", "60%", "--target", "jetson-nx", "--device", "ssh://fake")
+ASKED = (
+    "search",
+    *TINY,
+    *QUICK,
+    "--budget",
+    "60%",
+    "--target",
+    "jetson-nx",
+    "--device",
+    "ssh://fake",
+)
 
 
 class FakeDevice:

@@ -26,7 +26,7 @@ from autotok.searching.records.notes import study_note
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.space.budget import Budget, stated
-from autotok.searching.space.problem import Problem
+from autotok.searching.space.problem import Problem, TallyLike, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan
 
 from .device_corrections import DeviceCorrections
@@ -354,7 +354,8 @@ class _Run:
         noted = self.notes.noted("plan")
         if noted is not None:
             return FidelityPlan(**noted)
-        plan = self.clock.make_plan(self.problem)
+        plan = self.clock.make_plan(self.problem, self.engine)
+        self._note_reference()
         self.notes.note("plan", dataclasses.asdict(plan))
         return plan
 
@@ -391,15 +392,25 @@ class _Run:
 
     def _know_reference(self) -> None:
         """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""
+        known = self._reference()
+        seen = 0 if known is None else to_score(known).num_images
+        if seen < self.search.plan.more:
+            self.engine.submit(Job(REFERENCE, CompressionConfig(), seen, self.search.plan.more))
+            more = self.engine.collect().tally
+            if more is not None:
+                self.search.tallies[REFERENCE] = more if known is None else known + more
+                self._note_reference()
+
+    def _reference(self) -> TallyLike | None:
+        """The uncompressed model's tally so far, from the study's notes if need be."""
         noted, load = self.notes.noted("uncompressed"), self.problem.load_tally
-        if noted is not None and load is not None:
+        if REFERENCE not in self.search.tallies and noted is not None and load is not None:
             self.search.tallies[REFERENCE] = load(noted)
-            return
-        self.engine.submit(Job(REFERENCE, CompressionConfig(), 0, self.search.plan.more))
-        tally = self.engine.collect().tally
-        if tally is not None:
-            self.search.tallies[REFERENCE] = tally
-            self.notes.note("uncompressed", plain_tally(tally))
+        return self.search.tallies.get(REFERENCE)
+
+    def _note_reference(self) -> None:
+        if REFERENCE in self.search.tallies:
+            self.notes.note("uncompressed", plain_tally(self.search.tallies[REFERENCE]))
 
     def _fill(self, ask: Callable[[], Job | None], closes: Callable[[int], str]) -> str:
         """Keep the engine busy until `closes(open jobs)` gives a reason or nothing is left."""

@@ -142,11 +142,13 @@ def fidelity_plan(
     *,
     promotes: bool = False,
     macs_per_image: float = 0.0,
+    capacity: int = 1,
 ) -> FidelityPlan:
     """Images per fidelity: as set, else what the time limit affords at the speed measured.
 
     About half of the trials are expected to be promoted. Without a time limit: 64, 256, all.
-    `promotes` sets time aside for fine-tunes; `macs_per_image` is what took `seconds_per_image`.
+    `promotes` sets time aside for fine-tunes; `macs_per_image` is what took `seconds_per_image`,
+    on each of `capacity` workers at the same time.
     """
     few, more, final = _FEW, _MORE, total_images
     promotes = promotes and settings.finetunes > 0
@@ -155,14 +157,14 @@ def fidelity_plan(
     finetune_s, finetune_macs = None, None
     if settings.timeout_s is not None:
         speed = max(seconds_per_image, 1e-6)
-        affordable = settings.timeout_s / speed
+        affordable = capacity * settings.timeout_s / speed
         few = max(16, int(shares["few"] * affordable / settings.n_trials))
         more = few + int(shares["more"] * affordable / max(1, settings.n_trials // 2))
         final = int(shares["final"] * affordable / members(settings, settings.front_size))
         if promotes:
             seconds = _FINETUNE_SHARE * settings.timeout_s
             finetunes = max(1, min(finetunes, int(seconds / _SHORTEST_FINETUNE_S)))
-            finetune_s = seconds / finetunes
+            finetune_s = seconds / -(-finetunes // capacity)
             finetune_macs = finetune_s / speed * macs_per_image
     final = min(total_images, settings.images_final or max(32, final))
     more = min(final, settings.images_more or more)
