@@ -153,8 +153,19 @@ def _mode(record: TrialRecord, config: CompressionConfig) -> str:
     tuned, base = record.tuned, record.base
     return (
         f"fine-tuned for {tuned['steps']} steps on {tuned['images']} images in"
-        f" {tuned['seconds']:.0f} s, loss at the end {tuned['loss']:.4g}"
+        f" {tuned['seconds']:.0f} s, loss at the end {tuned['loss']:.4g}{_rate(tuned)}"
         f"{'' if base is None else f'; retrains trial {base}'}"
+    )
+
+
+def _rate(tuned: Mapping[str, Any]) -> str:
+    """The learning rate and the state that was kept; records of before have neither."""
+    found = tuned.get("evidence") or {}
+    if not found:
+        return ""
+    return (
+        f", lr {found['lr']:g} ({found['lr_reason']}), state of step {found['kept_step']} kept"
+        f" ({found['kept_reason']})"
     )
 
 

@@ -191,6 +191,9 @@ class TrialRecord:
         if self.tuned is not None:
             row["finetune_steps"] = self.tuned["steps"]
             row["finetune_s"] = round(self.tuned["seconds"], 1)
+            found = self.tuned.get("evidence") or {}
+            row["finetune_lr"] = found.get("lr", "")
+            row["finetune_kept_step"] = found.get("kept_step", "")
         row["config_id"] = "" if self.config is None else self.config.config_id
         row["config"] = "" if self.config is None else json.dumps(self.config.to_dict())
         if self.macs_counted is not None:

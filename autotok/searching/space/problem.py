@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,6 +79,8 @@ class Tuned:
     config: str = ""
     """The configuration that came out, `CompressionConfig.canonical`, where training or calibration
     found thresholds; its weights are kept under its id. '' where it is the one that went in."""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """The rate and why, what was tried, which state was kept (`FineTuned.evidence`)."""
 
 
 class Worker(Protocol):
