@@ -6,7 +6,8 @@ import math
 import pandas as pd
 import pytest
 
-from autotok.report.points import Point, metric_of
+from autotok.metrics import metric_of
+from autotok.report.points import Point
 
 ROW = {
     "number": 7, "method": "tome", "layers": "3 6", "counts": "420 210", "macs_g": 2.25,

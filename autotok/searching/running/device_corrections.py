@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 from autotok.config import CompressionConfig
 from autotok.devices.measurement import Measurement
-from autotok.errors import AutotokError, DeviceUnreachable
+from autotok.errors import AutotokError, ConfigError, DeviceUnreachable
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
+from autotok.metrics import METRICS, ON_DEVICE, PREDICTED
 from autotok.searching.proposing.repair import match_cost
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import Budget
@@ -28,10 +29,14 @@ from autotok.searching.space.warm_starts import warm_starts
 
 from .judged import excess
 
-__all__ = ["METRICS", "DeviceCorrections", "Notebook"]
+__all__ = ["CORRECTED", "DeviceCorrections", "Notebook"]
 
 _LOG = logging.getLogger(__name__)
-METRICS = {"latency_ms": "latency", "peak_memory_mb": "memory"}
+CORRECTED = {m: METRICS[m].aspect for m in PREDICTED if not METRICS[m].follows}
+"""What is predicted by itself and measured; other metrics follow from these."""
+_MOVED = {m: {n for n in ON_DEVICE if m in (n, METRICS[n].follows)} for m in CORRECTED}
+_POWER = "power_w"
+"""Watts, or mJ a ms: what makes energy of a time, once a device with a counter was measured."""
 UNCHECKED_PCT = 10.0
 """Allowed disagreement with a target that states no error."""
 EARLY_KINDS = 2
@@ -108,6 +113,22 @@ class DeviceCorrections:
         self._early = dict(self._factors)
         self._write()
 
+    def insist_on(self, names: Iterable[str]) -> None:
+        """Raise `ConfigError` where one of these metrics of budgets and objectives is not known."""
+        found = set(ON_DEVICE) & set(names)
+        missing = found - (set() if self.problem.predict is None else {*PREDICTED})
+        if "energy_mj" in missing and self.problem.predict is not None and _POWER in self._factors:
+            missing -= {"energy_mj"}
+        if "energy_mj" in missing:
+            raise ConfigError(
+                "energy is known where a device counts it and a target predicts its times: give"
+                " --target, and a --device with a counter (`autotok profile` shows its energy)"
+            )
+        if missing:
+            raise ConfigError(
+                f"{METRICS[min(missing)].label} needs to know the device: give --target"
+            )
+
     def learn(self) -> None:
         """Take everything measured so far into the correction of further predictions."""
         self._learn()
@@ -142,11 +163,12 @@ class DeviceCorrections:
             return dataclasses.replace(record, violation=worst)
         reason = record.reason
         for budget in self.problem.budgets:
-            if budget.metric in METRICS and over[budget.metric] > 0.0:
-                value, unit = getattr(reading, budget.metric), budget.metric.rsplit("_", 1)[1]
+            if budget.metric in ON_DEVICE and over[budget.metric] > 0.0:
+                metric, value = METRICS[budget.metric], record.values[budget.metric]
+                side = "below" if metric.higher_is_better else "over"
                 reason = (
-                    f"measured {value:.4g} {unit.upper() if unit == 'mb' else unit} on"
-                    f" {reading.device}, over the limit of {budget.limit:.4g}"
+                    f"measured {value:.4g} {metric.unit} on {reading.device}, {side} the limit of"
+                    f" {budget.limit:.4g}"
                 )
         return dataclasses.replace(record, feasible=False, violation=worst, reason=reason)
 
@@ -156,7 +178,7 @@ class DeviceCorrections:
         if not record.feasible or record.reading is not None:
             return record.feasible
         for budget in self.problem.budgets:
-            if budget.metric in METRICS and budget.metric in record.predicted:
+            if budget.metric in ON_DEVICE and budget.metric in record.predicted:
                 if not budget.holds(self._now(record, budget.metric)):
                     return False
         return True
@@ -198,9 +220,9 @@ class DeviceCorrections:
             "runtime": "" if first is None else first.runtime,
             "dtype": "" if first is None else first.dtype,
             "num_measured": len(self._readings),
-            "ratios": {m: self._ratios(m) for m in METRICS if self._ratios(m)},
-            "stated_error_pct": {m: stated.get(m) for m in METRICS if self._ratios(m)},
-            "corrections": {m: f for m, f in self._factors.items() if f != 1.0},
+            "ratios": {m: self._ratios(m) for m in CORRECTED if self._ratios(m)},
+            "stated_error_pct": {m: stated.get(m) for m in CORRECTED if self._ratios(m)},
+            "corrections": {m: f for m, f in self._factors.items() if m in CORRECTED and f != 1.0},
             "failures": [failure["reason"] for failure in self._failures.values()],
         }
 
@@ -283,25 +305,33 @@ class DeviceCorrections:
     def _predict(self, config: CompressionConfig) -> Mapping[str, float]:
         assert self._original.predict is not None
         found = dict(self._original.predict(config))
-        for metric, factor in self._factors.items():
+        if _POWER in self._factors and "latency_ms" in found:
+            found["energy_mj"] = found["latency_ms"] * self._factors[_POWER]
+        for metric, aspect in CORRECTED.items():
+            factor = self._factors.get(metric, 1.0)
             if factor != 1.0 and metric in found:
-                found[metric] *= factor
-                found[f"{METRICS[metric]}_correction"] = factor
+                found[f"{aspect}_correction"] = factor
+                for name in found.keys() & _MOVED[metric]:
+                    found[name] *= _power_of(name, factor)
         return found
 
-    def _now(self, record: TrialRecord, metric: str) -> float:
+    def _now(self, record: TrialRecord, name: str) -> float:
         """A record's prediction under today's correction."""
-        past = record.predicted.get(f"{METRICS[metric]}_correction", 1.0)
-        return record.predicted[metric] / past * self._factors.get(metric, 1.0)
+        source = METRICS[name].follows or name
+        past = record.predicted.get(f"{CORRECTED[source]}_correction", 1.0)
+        return record.predicted[name] * _power_of(name, self._factors.get(source, 1.0) / past)
 
     def _learn(self) -> None:
         stated = self._stated()
-        for metric in METRICS:
+        for metric in CORRECTED:
             ratios = self._ratios(metric)
             if ratios:
                 factor, allowed = median(ratios), stated.get(metric)
                 beyond = abs(factor - 1.0) * 100 > (UNCHECKED_PCT if allowed is None else allowed)
                 self._factors[metric] = factor if beyond else 1.0
+        powers = [r.energy_mj / r.latency_ms for r in self._readings.values() if r.energy_mj]
+        if powers:
+            self._factors[_POWER] = median(powers)
 
     def _ratios(self, metric: str) -> list[float]:
         """Measured over predicted."""
@@ -314,8 +344,14 @@ class DeviceCorrections:
     def _stated(self) -> dict[str, float | None]:
         """Error in per cent that the target states."""
         some: Mapping[str, float] = next(iter(self._raw.values()), {})
-        return {metric: some.get(f"{word}_error_pct") for metric, word in METRICS.items()}
+        return {metric: some.get(f"{word}_error_pct") for metric, word in CORRECTED.items()}
 
     def _rescaled(self, budget: Budget) -> Budget:
-        factor = self._early.get(budget.metric, 1.0) if budget.relative else 1.0
-        return dataclasses.replace(budget, limit=budget.limit * factor)
+        name = METRICS[budget.metric].follows or budget.metric
+        factor = self._early.get(name, 1.0) if budget.relative else 1.0
+        return dataclasses.replace(budget, limit=budget.limit * _power_of(budget.metric, factor))
+
+
+def _power_of(name: str, factor: float) -> float:
+    """What a factor on the metric that one follows makes of it: throughputs fall as times rise."""
+    return 1.0 / factor if METRICS[name].higher_is_better else factor

@@ -170,8 +170,8 @@ class Problem:
     metric: str
     """'top1', 'agreement' or 'kl': what `evaluate` scores."""
     predict: Callable[[CompressionConfig], Mapping[str, float]] | None = None
-    """latency_ms and peak_memory_mb on the target, with latency_error_pct and memory_error_pct
-    where the target's predictions were checked."""
+    """Metrics on the target by name (latency_ms, peak_memory_mb ...), with latency_error_pct and
+    memory_error_pct where the target's predictions were checked."""
     measure: Callable[[CompressionConfig], Measurement] | None = None
     """Measures on a device; None where none is at hand. `DeviceUnreachable` ends the search."""
     load_tally: Callable[[Mapping[str, Any]], TallyLike] | None = None
@@ -181,6 +181,8 @@ class Problem:
     amounts, the mean over the first `COUNTED_IMAGES`, of what really ran."""
     finetune: Callable[[CompressionConfig], Tuned] | None = None
     """See `Worker.finetune`; without it the space is plug-in only."""
+    batch: int | None = None
+    """Images at a time that the metrics on the target mean; None: the target's own."""
 
     def __post_init__(self) -> None:
         if self.finetune is None and "retrain" in self.space.mode:
@@ -199,6 +201,7 @@ class Problem:
             [self.facts.name, self.facts.grid, self.facts.num_blocks, self.facts.params],
             [repr(self.space), self.metric, self.total_images],
             [[b.metric, b.limit] for b in self.budgets],
+            *([] if self.batch is None else [self.batch]),
         ]
         return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]
 
