@@ -157,7 +157,7 @@ TABLE: tuple[Metric, ...] = (
         ("throughput", "img/s"), higher_is_better=True, digits=1,
         spellings=_same(1.0, *(f"{i}/{s}" for i in ("img", "imgs", "image", "images")
                                for s in ("s", "sec", "second")), "imagespersecond"),
-        shown=("img/s",), limit="at least {:.4g} images per second on the target",
+        shown=("img/s",), limit="at least {:,.1f} images per second on the target",
         aspect="latency", follows="latency_ms",
     ),
     Metric(

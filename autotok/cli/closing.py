@@ -64,7 +64,7 @@ def print_closing(run: Run) -> None:
     screen.print(closing_table(points, metric, sources=sources, on_device=on_device))
     lines = [control_sentence(points, metric), *standing_sentences(found["comparisons"], metric)]
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
-    lines += device_notes(target, found["measuring"])
+    lines += device_notes(target, found["measuring"], run.config["question"].get("batch"))
     for line in lines:
         if line:
             screen.print(line, markup=False)
@@ -96,15 +96,18 @@ def front_data(run: Run, x: str, y: str) -> dict[str, Any]:
 def print_front(run: Run, x: str, y: str) -> None:
     """The front over two metrics: a table, its hypervolume, and where the picture lies."""
     from rich.table import Table
+    from rich.text import Text
 
     found, screen = run.front_over(x, y), console()
     table = Table(pad_edge=False)
     heads = ["trial", "method", *(m.axis for m in found.metrics), "images"]
     for head in heads:
-        table.add_column(head, justify="left" if head == "method" else "right", overflow="fold")
+        table.add_column(
+            Text(head), justify="left" if head == "method" else "right", overflow="fold"
+        )
     for p in found.points:
         values = [m.number(p.value(m)) for m in found.metrics]
-        table.add_row(str(p.number), p.method, *values, str(p.num_images or "-"))
+        table.add_row(str(p.number), Text(p.method), *values, str(p.num_images or "-"))
     screen.print(table)
     screen.print(found.sentence, markup=False)
     screen.print(f"picture: {run.picture_over(x, y)}", markup=False)

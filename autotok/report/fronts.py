@@ -65,7 +65,7 @@ def front_over(points: Sequence[Point], metrics: Sequence[Metric]) -> FrontOver:
     ends = np.array([_end(m, plain, float(w)) for m, w in zip(metrics, worst, strict=True)])
     volume = hypervolume(_losses(front, metrics), ends) if front else 0.0
     order = sorted(front, key=lambda p: tuple(_losses([p], metrics)[0]))
-    reference = tuple(float(e) for e in ends * _signs(metrics))
+    reference = tuple(float(e) + 0.0 for e in ends * _signs(metrics))  # no -0
     return FrontOver(tuple(metrics), tuple(order), volume, reference)
 
 

@@ -121,7 +121,7 @@ def hand_over(
             *_notes(result, plug_in_only),
             *([f"{front_over(points, asked).sentence.capitalize()}."] if final.front else []),
             f"{evaluator.data.name}: {evaluator.data.labelling}.",
-            *device_notes(question.get("target"), result.measuring),
+            *device_notes(question.get("target"), result.measuring, question.get("batch")),
         ],
         config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
         comparisons=comparisons,
@@ -218,10 +218,15 @@ def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
     return checks
 
 
-def device_notes(target: str | None, measuring: Mapping[str, Any]) -> list[str]:
+def device_notes(
+    target: str | None, measuring: Mapping[str, Any], batch: int | None = None
+) -> list[str]:
     """What latency and memory figures of a run rest on; nothing without a target or device."""
     behind = None if target is None else provenance(load_target(target))
-    return device_sentences(behind, measuring)
+    lines = device_sentences(behind, measuring)
+    if lines and batch is not None:
+        lines.append(f"They are those of {batch} images at a time.")
+    return lines
 
 
 def sources_of(

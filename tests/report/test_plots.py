@@ -45,3 +45,21 @@ def test_fine_tuned_points_carry_their_own_mark(tmp_path: Path) -> None:
     marked = pareto_png(tmp_path / "b.png", [*POINTS, tuned], metric_of("top1"))
     assert TUNED not in colours(plain)
     assert TUNED in colours(marked)
+
+
+def test_any_two_metrics_can_be_the_axes(tmp_path: Path) -> None:
+    points = [
+        Point("topk", 2.0, 90.0, latency_ms=4.0, throughput_img_s=250.0, kind="best"),
+        Point("tome", 1.0, 80.0, latency_ms=5.0, throughput_img_s=200.0, kind="front"),
+        Point("evit", 1.0, 80.0),  # its time is not known: left out
+    ]
+    limits = {"latency_ms": 4.5, "throughput_img_s": 180.0}
+    x, y = metric_of("latency"), metric_of("throughput")
+    path = pareto_png(tmp_path / "p.png", points, y, x=x, limits=limits)
+    assert {FRONT, BEST} <= colours(path)
+    for name in limits:  # each is a line of its own
+        fewer = {k: v for k, v in limits.items() if k != name}
+        other = pareto_png(tmp_path / f"{name}.png", points, y, x=x, limits=fewer)
+        assert other.read_bytes() != path.read_bytes()
+    nothing = colours(pareto_png(tmp_path / "q.png", points, y, x=metric_of("memory")))
+    assert not {FRONT, BEST} & nothing
