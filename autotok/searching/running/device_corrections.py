@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from autotok.config import CompressionConfig
 from autotok.devices.measurement import Measurement
-from autotok.errors import AutotokError, ConfigError, DeviceUnreachable
+from autotok.errors import AutotokError, DeviceUnreachable
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
 from autotok.metrics import METRICS, ON_DEVICE, PREDICTED
@@ -28,6 +28,7 @@ from autotok.searching.space.problem import Problem
 from autotok.searching.space.warm_starts import warm_starts
 
 from .judged import excess
+from .preflight import device_needed
 
 __all__ = ["CORRECTED", "DeviceCorrections", "Notebook"]
 
@@ -115,19 +116,10 @@ class DeviceCorrections:
 
     def insist_on(self, names: Iterable[str]) -> None:
         """Raise `ConfigError` where one of these metrics of budgets and objectives is not known."""
-        found = set(ON_DEVICE) & set(names)
-        missing = found - (set() if self.problem.predict is None else {*PREDICTED})
-        if "energy_mj" in missing and self.problem.predict is not None and _POWER in self._factors:
-            missing -= {"energy_mj"}
-        if "energy_mj" in missing:
-            raise ConfigError(
-                "energy is known where a device counts it and a target predicts its times: give"
-                " --target, and a --device with a counter (`autotok profile` shows its energy)"
-            )
-        if missing:
-            raise ConfigError(
-                f"{METRICS[min(missing)].label} needs to know the device: give --target"
-            )
+        for metric in (METRICS[name] for name in names if name in ON_DEVICE):
+            predict = self.problem.predict
+            if predict is None or metric.name not in predict(CompressionConfig()):
+                raise device_needed(metric)
 
     def learn(self) -> None:
         """Take everything measured so far into the correction of further predictions."""

@@ -9,14 +9,21 @@ from pathlib import Path
 
 from autotok.devices.ssh_address import SshAddress
 from autotok.errors import ConfigError, ExportError, RunDirectoryError
-from autotok.metrics import METRICS, ON_DEVICE, QUALITIES
+from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric
 from autotok.names import ENGINES, FORMATS, SUBNETS, known
 from autotok.plain_data import read_yaml
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 from autotok.searching.space.budget import parse_budgets
 from autotok.searching.space.space_names import find_space
 
-__all__ = ["Asked", "check_export", "check_hand_over", "check_names", "require_device"]
+__all__ = [
+    "Asked",
+    "check_export",
+    "check_hand_over",
+    "check_names",
+    "device_needed",
+    "require_device",
+]
 
 LEAST_MB = 100
 """Free disk a hand-over may need: weights, an ONNX file, pictures."""
@@ -54,19 +61,23 @@ def check_names(asked: Asked) -> None:
 
         load_target(asked.target)
     wanted = [m.name for m in asked_metrics(asked.objectives)]
-    require_device([r.metric for r in requests] + wanted, asked.target, asked.device)
+    require_device([r.metric for r in requests] + wanted, asked.target, device)
 
 
-def require_device(names: Iterable[str], target: str | None, device: str | None) -> None:
+def require_device(names: Iterable[str], target: str | None, device: str = "any") -> None:
     """Raise `ConfigError` where metrics of budgets and objectives cannot be known."""
-    asked = [METRICS[name] for name in names if name in ON_DEVICE]
-    for metric in asked:
-        if target is None:
-            raise ConfigError(f"{metric.label} needs to know the device: give --target")
-        if metric.kind == "measured" and device in (None, "none"):
-            raise ConfigError(
-                f"{metric.label} is known where a device counts it: give --device beside --target"
-            )
+    for metric in (METRICS[name] for name in names if name in ON_DEVICE):
+        if target is None or (metric.kind == "measured" and device == "none"):
+            raise device_needed(metric)
+
+
+def device_needed(metric: Metric) -> ConfigError:
+    """What to say of a metric that cannot be known."""
+    if metric.kind == "measured":
+        how = "is known where a device counts it: give a --device with a counter beside --target"
+    else:
+        how = "needs to know the device: give --target"
+    return ConfigError(f"{metric.label} {how}")
 
 
 def check_hand_over(folder: Path) -> None:

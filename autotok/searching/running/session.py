@@ -129,7 +129,7 @@ def build_problem(
     target = None if question.target is None else load_target(question.target)
     backbone, supernet, structure = _load_model(question, model, loaded)
     space = dataclasses.replace(space, structure=structure)
-    require_device([r.metric for r in requests], question.target, question.device)
+    require_device([r.metric for r in requests], question.target)
     images = _images(question, backbone, "val")
     evaluator = Evaluator(backbone, images, metric=question.quality, seed=seed)
     training = partial(_images, question, backbone, "train")

@@ -19,6 +19,7 @@ from autotok.config import CompressionConfig, Primitive, SubnetSpec
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
+from autotok.metrics import TABLE
 from autotok.searching.records.record import Costs, Score
 
 from .budget import Budget
@@ -209,7 +210,8 @@ class Problem:
 def to_score(tally: TallyLike) -> Score:
     """The quality of a tally as plain numbers."""
     found = tally.quality()
-    names = ("top1_pct", "agreement_pct", "kl", "macs_mean", "macs_std", "macs_noattn_mean")
+    judged = [m.column for m in TABLE if m.kind == "judged"]
+    names = (*judged, "macs_mean", "macs_std", "macs_noattn_mean")
     extra = {name: getattr(found, name, None) for name in names}
     return Score(
         metric=found.metric,
