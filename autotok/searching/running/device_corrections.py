@@ -35,9 +35,9 @@ __all__ = ["CORRECTED", "DeviceCorrections", "Notebook"]
 _LOG = logging.getLogger(__name__)
 CORRECTED = {m: METRICS[m].aspect for m in PREDICTED if not METRICS[m].follows}
 """What is predicted by itself and measured; other metrics follow from these."""
-_MOVED = {m: {n for n in ON_DEVICE if m in (n, METRICS[n].follows)} for m in CORRECTED}
 _POWER = "power_w"
 """Watts, or mJ a ms: what makes energy of a time, once a device with a counter was measured."""
+_NOTED = {_POWER, *(f"{aspect}_correction" for aspect in CORRECTED.values())}
 UNCHECKED_PCT = 10.0
 """Allowed disagreement with a target that states no error."""
 EARLY_KINDS = 2
@@ -171,7 +171,7 @@ class DeviceCorrections:
             return record.feasible
         for budget in self.problem.budgets:
             if budget.metric in ON_DEVICE and budget.metric in record.predicted:
-                if not budget.holds(self._now(record, budget.metric)):
+                if not budget.holds(self._today(record).predicted[budget.metric]):
                     return False
         return True
 
@@ -191,7 +191,7 @@ class DeviceCorrections:
         pool, outside = list(records), dict[int, TrialRecord]()
         chosen: list[TrialRecord] = []
         for _ in range(_ROUNDS):
-            chosen = [self.judged(record) for record in choose(pool)]
+            chosen = [self.judged(record) for record in choose([self._today(r) for r in pool])]
             wrong = {r.number: r for r in chosen if not r.feasible}
             outside |= wrong
             if self.active:
@@ -296,22 +296,31 @@ class DeviceCorrections:
 
     def _predict(self, config: CompressionConfig) -> Mapping[str, float]:
         assert self._original.predict is not None
-        found = dict(self._original.predict(config))
-        if _POWER in self._factors and "latency_ms" in found:
-            found["energy_mj"] = found["latency_ms"] * self._factors[_POWER]
+        return self._corrected(self._original.predict(config))
+
+    def _corrected(self, raw: Mapping[str, float]) -> dict[str, float]:
+        found = {**raw, **self._corrections()}
         for metric, aspect in CORRECTED.items():
-            factor = self._factors.get(metric, 1.0)
-            if factor != 1.0 and metric in found:
-                found[f"{aspect}_correction"] = factor
-                for name in found.keys() & _MOVED[metric]:
-                    found[name] *= _power_of(name, factor)
+            _scale(found, metric, found.get(f"{aspect}_correction", 1.0))
+        if _POWER in found and "latency_ms" in found:
+            found["energy_mj"] = found["latency_ms"] * found[_POWER]
         return found
 
-    def _now(self, record: TrialRecord, name: str) -> float:
-        """A record's prediction under today's correction."""
-        source = METRICS[name].follows or name
-        past = record.predicted.get(f"{CORRECTED[source]}_correction", 1.0)
-        return record.predicted[name] * _power_of(name, self._factors.get(source, 1.0) / past)
+    def _corrections(self) -> dict[str, float]:
+        """As predictions carry them, so that they can be undone."""
+        found = {f"{a}_correction": self._factors.get(m, 1.0) for m, a in CORRECTED.items()}
+        found = {key: factor for key, factor in found.items() if factor != 1.0}
+        return found | {k: f for k, f in self._factors.items() if k == _POWER}
+
+    def _today(self, record: TrialRecord) -> TrialRecord:
+        """A record with its predictions under today's correction, whenever it was told."""
+        past = {k: v for k, v in record.predicted.items() if k in _NOTED}
+        if not record.predicted or past == self._corrections():
+            return record
+        raw = {k: v for k, v in record.predicted.items() if k not in _NOTED}
+        for metric, aspect in CORRECTED.items():
+            _scale(raw, metric, 1.0 / past.get(f"{aspect}_correction", 1.0))
+        return dataclasses.replace(record, predicted=self._corrected(raw))
 
     def _learn(self) -> None:
         stated = self._stated()
@@ -342,6 +351,13 @@ class DeviceCorrections:
         name = METRICS[budget.metric].follows or budget.metric
         factor = self._early.get(name, 1.0) if budget.relative else 1.0
         return dataclasses.replace(budget, limit=budget.limit * _power_of(budget.metric, factor))
+
+
+def _scale(values: dict[str, float], metric: str, factor: float) -> None:
+    """Multiply a prediction, and what follows from it."""
+    for name in values.keys() & set(PREDICTED):
+        if metric in (name, METRICS[name].follows):
+            values[name] *= _power_of(name, factor)
 
 
 def _power_of(name: str, factor: float) -> float:

@@ -12,11 +12,12 @@ import pytest
 from problems import fake_problem, vit_facts
 from test_device_corrections import Bench
 
-from autotok.config import CompressionConfig
+from autotok.config import CompressionConfig, Reduction
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, InfeasibleBudget, UnknownName
 from autotok.metrics import metric_of
 from autotok.searching.records.objective import judged_by, losses, make_objectives
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.device_corrections import DeviceCorrections
 from autotok.searching.running.preflight import Asked, check_names
 from autotok.searching.running.study import SearchResult, resume_search, run_search
@@ -227,6 +228,38 @@ def test_throughput_follows_a_corrected_latency_and_energy_the_power_measured() 
     assert found["energy_mj"] == pytest.approx(12.0 * 2.0 * plain)
     assert found["peak_memory_mb"] == predict(CompressionConfig())["peak_memory_mb"]
     assert corrections.problem.budgets[1].limit == pytest.approx(before / 2.0)
+
+
+def test_finalists_are_chosen_by_predictions_under_one_correction() -> None:
+    """An extended run has trials told under the correction of then, and others under today's."""
+    bench = Counting(2.0)
+    corrections = DeviceCorrections(dataclasses.replace(problem(), measure=bench))
+    config = CompressionConfig()
+    early = TrialRecord(0, "complete", config, predicted=predict(config))
+    corrections.learn_early()
+    assert corrections.problem.predict is not None
+    late = TrialRecord(1, "complete", config, predicted=corrections.problem.predict(config))
+    seen: list[Mapping[str, float]] = []
+
+    def choose(records: list[TrialRecord]) -> list[TrialRecord]:
+        seen.extend(record.predicted for record in records)
+        return []
+
+    corrections.settle([early, late], choose)
+    assert dict(seen[0]) == pytest.approx(dict(seen[1]))
+    bench.factor = 1.0  # it was warm then: the next measurements bring the median down
+    for layer in range(8):
+        corrections.judged(TrialRecord(2 + layer, "complete", topk(layer)))
+    corrections.learn()
+    seen.clear()
+    corrections.settle([late], choose)
+    assert seen[0]["latency_ms"] == pytest.approx(predict(config)["latency_ms"])
+    assert seen[0]["throughput_img_s"] == pytest.approx(predict(config)["throughput_img_s"])
+    assert "latency_correction" not in seen[0]
+
+
+def topk(layer: int) -> CompressionConfig:
+    return CompressionConfig("topk", (Reduction(layer, num_keep=98),))
 
 
 def test_energy_is_a_budget_and_an_objective_where_the_device_counts_it(tmp_path: Path) -> None:
