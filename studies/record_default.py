@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from autotok.api.runs import Run
+from autotok.metrics import metric_of
 from autotok.report.handover import points_of, sources_of
-from autotok.report.points import metric_of
 from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
 from autotok.report.tables import plain_table
 

@@ -23,12 +23,17 @@ from autotok.devices.device import leaving, ready_device
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import absolute
+from autotok.metrics import Metric, metric_of
 from autotok.names import ENGINES, known
-from autotok.report.handover import hand_over
+from autotok.report.fronts import FrontOver, front_over
+from autotok.report.handover import hand_over, limits_of, points_of
+from autotok.report.plots import pareto_png
+from autotok.report.points import Point
 from autotok.searching.engines.base import Engine
 from autotok.searching.engines.workers import leave_if_reimported
 from autotok.searching.proposing.storage import check_storage
 from autotok.searching.records.comparison import Comparisons
+from autotok.searching.records.objective import judged_by
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
@@ -134,6 +139,52 @@ class Run:
         path = self.directory / WEIGHTS_FOLDER / f"{config.config_id}.safetensors"
         return retrained(as_backbone(model), config, path)
 
+    def front_over(self, *metrics: str) -> FrontOver:
+        """The front over any metrics, such as 'latency' and 'top1', of all that was evaluated.
+
+        Raises:
+            UnknownName: no such metric.
+            RunDirectoryError: the run knows no values of one, or is not finished.
+        """
+        return front_over(self._points(), self._metrics(metrics))
+
+    def picture_over(self, x: str, y: str) -> Path:
+        """pareto-X-Y.png of the run directory, drawn: two metrics against each other."""
+        across, up = self._metrics((x, y))
+        found, points = self.front_over(x, y), self._points()
+        numbers = {p.number for p in found.points}
+        kept = ("uncompressed", "random control")
+        drawn = [
+            p if p.kind in kept else _shown_as(p, "front" if p.number in numbers else "trial")
+            for p in points
+        ]
+        path = self.directory / f"pareto-{across.column}-{up.column}.png"
+        limits = limits_of(self.records()["budgets"])
+        return pareto_png(path, drawn, up, x=across, limits=limits, title=self.directory.name)
+
+    def _metrics(self, names: Sequence[str]) -> list[Metric]:
+        """Rows of the table by name; 'quality', or another name of it, is what the run judged."""
+        scores = [r.score for r in self.records()["front"] if r.score is not None]
+        judged = scores[0].metric if scores else "top1"
+        found = [metric_of(judged if n == "quality" else n, beside=["quality"]) for n in names]
+        for metric in found:
+            if metric.kind == "judged" and metric.name != judged:
+                raise RunDirectoryError(
+                    f"run '{self.directory}' judged {judged}, not {metric.name}; ask for {judged}"
+                )
+        if len(set(found)) != len(found):
+            raise ConfigError(f"metrics {list(names)} must be different ones")
+        return found
+
+    def _points(self) -> list[Point]:
+        """Everything that was evaluated; what the final evaluation judged, as it found it."""
+        found = points_of(self.records())
+        known = {p.number for p in found}
+        metric = self._metrics(["quality"])[0]
+        rows = [{str(k): v for k, v in r.items()} for r in self.trials().to_dict("records")]
+        trials = [Point.from_row(r, metric) for r in rows if r["state"] == "complete"]
+        return found + [p for p in trials if p.number not in known]
+
     def _finished(self) -> Path:
         if not (self.directory / "pareto.json").is_file():
             raise RunDirectoryError(
@@ -154,6 +205,10 @@ class Run:
             return pd.read_csv(self.directory / name)
         except (OSError, ValueError) as error:  # pandas' own are ValueErrors
             raise self._damaged(self.directory / name, error) from error
+
+
+def _shown_as(point: Point, kind: str) -> Point:
+    return dataclasses.replace(point, kind=kind)
 
 
 def _records(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,6 +243,7 @@ def search(
     space: str = "default",
     quality: str = "auto",
     flops_convention: str = "macs",
+    batch: int | None = None,
     max_images: int | None = None,
     train_data: str | None = None,
     class_names: str | Path | None = None,
@@ -204,20 +260,22 @@ def search(
     Args:
         backbone: A name (see `autotok backbones`), or a model (then `resume` needs it again).
         data: 'demo', 'digits', 'cifar10' or an image folder; 'demo' by default for the demo.
-        budget: One or more of '2.3GFLOPs', '50%', '26ms', '600MB', '12Mparams'.
-        target: Device name or YAML file; needed by latency and memory budgets.
+        budget: One or more of '2.3GFLOPs', '50%', '26ms', '1500img/s', '600MB', '12Mparams'.
+        target: Device name or YAML file; needed by budgets and objectives on the device.
         checkpoint: Weight file of the backbone.
         image_size: Input side in pixels, timm models only.
         space: Search space name or YAML file.
         quality: 'auto', 'top1', 'agreement' or 'kl'.
         flops_convention: What FLOPs in a budget mean: 'macs', 'macs-noattn' or 'flops2x'.
+        batch: Images at a time that latency, throughput, memory and energy mean; the target's own
+            by default.
         max_images: At most this many images count as the validation split.
         train_data: Images that fine-tunes train on; the training split of `data` by default.
             Without any, configurations are plugged in only.
         class_names: File of the model's class names in order, one a line or JSON, by which class
             folders (or a `labels.csv` of file,class) get their labels.
         subnet: 'fixed', or 'search' to look for the subnet of a supernet together with its tokens.
-        settings: Search effort; 32 configurations and 4 minutes by default.
+        settings: Search effort and objectives; 32 configurations and 4 minutes by default.
         workers: Processes or machines that evaluate; this process by default.
         device: Where finalists are measured: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE'.
         output: Run directory, new; under runs/ by default.
@@ -237,9 +295,12 @@ def search(
         check_name(backbone)
     workers = workers or Workers()
     budgets = (budget,) if isinstance(budget, str) else tuple(budget)
+    settings = settings or SearchSettings(n_trials=DEFAULT_TRIALS, timeout_s=DEFAULT_TIMEOUT_S)
+    quality = judged_by(settings.objectives, quality)
     check_names(
         Asked(
             budgets=budgets,
+            objectives=settings.objectives,
             flops_convention=flops_convention,
             target=target,
             quality=quality,
@@ -265,10 +326,10 @@ def search(
         train_data=None if train_data is None else absolute(train_data),
         class_names=None if class_names is None else str(Path(class_names).absolute()),
         subnet=subnet,
+        batch=batch,
         max_images=max_images,
         device=device,
     )
-    settings = settings or SearchSettings(n_trials=DEFAULT_TRIALS, timeout_s=DEFAULT_TIMEOUT_S)
     check_storage(settings.storage)
     model = None if isinstance(backbone, str) else backbone
     reuse_large_blocks()

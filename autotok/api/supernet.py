@@ -18,6 +18,7 @@ from autotok.errors import ConfigError, ExportError, nearest
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, write_best
+from autotok.metrics import EXACT
 from autotok.plain_data import Place, parse_yaml, read_yaml, typed
 from autotok.searching.space.budget import parse_budgets, resolve
 from autotok.supernet.cutting import cut_to_file
@@ -39,7 +40,6 @@ __all__ = [
 
 OnProgress = Callable[[float, str], None]
 WORDS = ("default", "largest", "smallest", "random:SEED")
-EXACT = ("macs", "macs_noattn", "params")
 
 
 def train_supernet(

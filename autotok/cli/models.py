@@ -200,9 +200,10 @@ def evaluate(
     quiet: QuietFlag = False,
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
-    from autotok.names import METRICS, known
+    from autotok.metrics import QUALITIES
+    from autotok.names import known
 
-    known("quality", quality, METRICS)
+    known("quality", quality, QUALITIES)
     from autotok.api.profiles import quality_report
     from autotok.evaluation.data import check_data
     from autotok.export.bundle import load_uncompressed

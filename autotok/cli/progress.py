@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from autotok.errors import printable
+from autotok.metrics import METRICS
 
 if TYPE_CHECKING:
     from autotok.searching.running.events import Event
@@ -122,6 +123,6 @@ def event_line(record: Any) -> str:
     method = record.config.method if record.config is not None else "?"
     if record.score is None:
         return f"{method} {record.state} {record.reason}".strip()
-    score, unit = record.score, "" if record.score.metric == "kl" else " %"
+    score, quality = record.score, METRICS[record.score.metric].text(record.score.value)
     macs = f", {record.costs.macs / 1e9:.2f} GFLOPs" if record.costs is not None else ""
-    return f"{method} {score.metric} {score.value:.1f}{unit} on {score.num_images} images{macs}"
+    return f"{method} {score.metric} {quality} on {score.num_images} images{macs}"

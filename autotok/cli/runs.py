@@ -29,7 +29,18 @@ INTERRUPTED = 130
 
 BudgetOption = Annotated[
     list[str] | None,
-    typer.Option(help="'2.3GFLOPs', '50%', '26ms', '600MB', '12Mparams'; may be repeated."),
+    typer.Option(help="'2.3GFLOPs', '50%', '26ms', '1500img/s', '600MB'; may be repeated."),
+]
+ObjectiveOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="quality (top1, agreement, kl), macs, params, latency, throughput, memory, energy; up"
+        " to four, the first decides what is best; quality and macs by default."
+    ),
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Images at a time that latency, throughput and memory mean."),
 ]
 TrialsOption = Annotated[
     int | None, typer.Option("--trials", min=1, help="Different configurations to evaluate.")
@@ -71,6 +82,8 @@ TrialTimeoutOption = Annotated[
 def search(
     target: Annotated[str | None, typer.Option(help="Device; see `autotok targets`.")] = None,
     budget: BudgetOption = None,
+    objective: ObjectiveOption = None,
+    batch: BatchOption = None,
     backbone: BackboneOption = "autoformer_demo",
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
@@ -125,6 +138,7 @@ def search(
     """
     began = time.monotonic()  # nothing heavy was imported before
     configure_logging(verbose=verbose, quiet=quiet)
+    from autotok.searching.records.objective import DEFAULT_OBJECTIVES
     from autotok.searching.records.rundir import RunDirectory
     from autotok.searching.running.preflight import Asked, check_names
     from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
@@ -137,6 +151,7 @@ def search(
         timeout_s=_limit(timeout, DEFAULT_TIMEOUT_S),
         seed=seed,
         sampler=sampler,
+        objectives=tuple(objective or DEFAULT_OBJECTIVES),
         storage=storage,
         study=study,
         join=join,
@@ -147,6 +162,7 @@ def search(
     check_names(
         Asked(
             budgets=budgets,
+            objectives=settings.objectives,
             flops_convention=flops_convention,
             target=target,
             quality=quality,
@@ -179,6 +195,7 @@ def search(
                 train_data=train_data,
                 class_names=class_names,
                 subnet=subnet,
+                batch=batch,
                 max_images=max_images,
                 workers=_workers(workers, engine, ray_address, resource),
                 device=device,
@@ -239,12 +256,23 @@ def resume(
 
 @app.command()
 def pareto(
-    run: Annotated[Path, typer.Argument(help="Run directory.")], json: JsonFlag = False
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    x: Annotated[str | None, typer.Option("--x", help="The front over this metric ...")] = None,
+    y: Annotated[str | None, typer.Option("--y", help="... and this one, drawn too.")] = None,
+    json: JsonFlag = False,
 ) -> None:
-    """Show the Pareto front, the best and the random control of a finished run."""
+    """Show the Pareto front, the best and the random control of a finished run.
+
+    With --x or --y, the front over any two metrics, such as --x latency --y top1.
+    """
     from autotok.api.runs import Run
 
-    _close(Run(run), json)
+    if x is None and y is None:
+        return _close(Run(run), json)
+    from .closing import front_data, print_front
+
+    axes = x or "macs", y or "quality"
+    return print_json(front_data(Run(run), *axes)) if json else print_front(Run(run), *axes)
 
 
 def _workers(

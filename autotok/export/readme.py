@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from autotok.metrics import METRICS, ON_DEVICE, Metric
+
 from .onnx import output_name
 from .weights import REDUCERS, WEIGHTS
 
@@ -63,23 +65,21 @@ def _figures(evidence: Mapping[str, Any]) -> list[str]:
     measured, predicted = evidence.get("measured"), evidence.get("predicted") or {}
     figures = measured or predicted
     lines = []
-    for metric, word, unit in (
-        ("latency_ms", "Latency", "ms"), ("peak_memory_mb", "Peak memory", "MB")
-    ):  # fmt: skip
-        if figures.get(metric) is None:
-            continue
-        lines.append(f"{word}: {figures[metric]:.4g} {unit}, {_source(evidence, metric)}.")
+    for metric in map(METRICS.__getitem__, ON_DEVICE):
+        value = figures.get(metric.name)
+        if value is not None:
+            told = f"{metric.label.capitalize()}: {value:.4g} {metric.unit}"
+            lines.append(f"{told}, {_source(evidence, metric)}.")
     return [*lines, ""] if lines else []
 
 
-def _source(evidence: Mapping[str, Any], metric: str) -> str:
+def _source(evidence: Mapping[str, Any], metric: Metric) -> str:
     reading = evidence.get("measured")
     if reading is not None:
         how = f"{reading['runtime']}, {reading['dtype']}, batch {reading['batch']}"
         return f"measured on {reading['device']} ({how}, {reading['verdict']}, {reading['when']})"
     target = (evidence.get("question") or {}).get("target")
-    kind = "latency" if metric == "latency_ms" else "memory"
-    error = evidence["predicted"].get(f"{kind}_error_pct")
+    error = evidence["predicted"].get(f"{metric.aspect}_error_pct")
     checked = "never checked" if error is None else f"checked to {error:.1f} %"
     return f"predicted for {target or 'a target'} ({checked}), not measured"
 

@@ -18,6 +18,7 @@ from autotok.methods.learning import recipe_of
 from autotok.methods.observing import observed_needs
 from autotok.methods.published import published_schedules
 from autotok.methods.registry import requirements
+from autotok.metrics import METRICS
 from autotok.tokens import Needs
 
 __all__ = ["describe_method", "method_text", "signals"]
@@ -41,10 +42,9 @@ SIGNALS = {
 DEPARTURES = re.compile(r"\bDepartures\b[^:.]*:")
 UNITS = (
     ("gflops", "GFLOPs"),
-    ("throughput_img_s", "img/s"),
-    ("latency_ms", "ms"),
-    ("memory_mb", "MB"),
-    ("params_m", "M parameters"),
+    *((m, METRICS[m].unit) for m in ("throughput_img_s", "latency_ms")),
+    ("memory_mb", METRICS["peak_memory_mb"].unit),
+    ("params_m", METRICS["params"].unit),
 )
 """Columns of the published numbers beside the accuracy."""
 

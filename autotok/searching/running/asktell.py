@@ -18,6 +18,8 @@ from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.counting.macs import cost, uncompressed
+from autotok.metrics import EXACT, QUALITIES
+from autotok.names import known
 from autotok.searching.proposing.repair import idle_budgets
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets, resolve
@@ -93,11 +95,12 @@ class AskTell:
     ) -> None:
         self._backbone = as_backbone(model)
         facts, plain = self._backbone.facts, uncompressed(self._backbone.facts)
-        known = {"macs": plain.macs, "macs_noattn": plain.macs_noattn, "params": plain.params}
+        known("metric", metric, QUALITIES[1:])
+        whole = {name: float(getattr(plain, name)) for name in EXACT}
         self._problem = Problem(
             facts=facts,
             space=load_space(space),
-            budgets=tuple(resolve(request, known) for request in parse_budgets(budget)),
+            budgets=tuple(resolve(request, whole) for request in parse_budgets(budget)),
             costs=ExactCosts(facts),
             evaluate=_nobody,
             total_images=1,

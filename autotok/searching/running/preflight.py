@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotok.devices.ssh_address import SshAddress
 from autotok.errors import ConfigError, ExportError, RunDirectoryError
-from autotok.names import ENGINES, FORMATS, METRICS, SUBNETS, known
+from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric
+from autotok.names import ENGINES, FORMATS, SUBNETS, known
 from autotok.plain_data import read_yaml
+from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 from autotok.searching.space.budget import parse_budgets
 from autotok.searching.space.space_names import find_space
 
-__all__ = ["Asked", "check_export", "check_hand_over", "check_names"]
+__all__ = [
+    "Asked",
+    "check_export",
+    "check_hand_over",
+    "check_names",
+    "device_needed",
+    "require_device",
+]
 
 LEAST_MB = 100
 """Free disk a hand-over may need: weights, an ONNX file, pictures."""
@@ -32,12 +41,13 @@ class Asked:
     engine: str = "local"
     device: str | None = None
     space: str = "default"
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES
 
 
 def check_names(asked: Asked) -> None:
     """Raise `UsageError` for a name that cannot be; torch is not imported for it."""
     known("engine", asked.engine, ENGINES)
-    known("quality", asked.quality, METRICS)
+    known("quality", asked.quality, QUALITIES)
     known("subnet", asked.subnet, SUBNETS)
     device = asked.device or "none"
     if device.startswith("ssh:"):
@@ -50,8 +60,24 @@ def check_names(asked: Asked) -> None:
         from autotok.predicting.target import load_target
 
         load_target(asked.target)
-    elif any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests):
-        raise ConfigError("a latency or memory budget needs to know the device: give --target")
+    wanted = [m.name for m in asked_metrics(asked.objectives)]
+    require_device([r.metric for r in requests] + wanted, asked.target, device)
+
+
+def require_device(names: Iterable[str], target: str | None, device: str = "any") -> None:
+    """Raise `ConfigError` where metrics of budgets and objectives cannot be known."""
+    for metric in (METRICS[name] for name in names if name in ON_DEVICE):
+        if target is None or (metric.kind == "measured" and device == "none"):
+            raise device_needed(metric)
+
+
+def device_needed(metric: Metric) -> ConfigError:
+    """What to say of a metric that cannot be known."""
+    if metric.kind == "measured":
+        how = "is known where a device counts it: give a --device with a counter beside --target"
+    else:
+        how = "needs to know the device: give --target"
+    return ConfigError(f"{metric.label} {how}")
 
 
 def check_hand_over(folder: Path) -> None:

@@ -23,6 +23,7 @@ from autotok.searching.proposing.storage import check_storage, storage_errors
 from autotok.searching.records.comparison import compare_front
 from autotok.searching.records.final import Final
 from autotok.searching.records.notes import study_note
+from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.space.budget import Budget, stated
@@ -131,6 +132,7 @@ def run_search(
         try:
             check_storage(settings.storage)
             corrections.learn_early()
+            corrections.insist_on(_wanted(settings, problem))
             check_budgets(corrections.problem)
             settings = named_study(settings, run, run_id)
             identity = identity_of(
@@ -226,6 +228,12 @@ def open_search(
     return Search(
         settings, problem, proposals, plan or fidelity_plan(settings, problem.total_images, 1e-6)
     )
+
+
+def _wanted(settings: SearchSettings, problem: Problem) -> list[str]:
+    """Names of the metrics that budgets and objectives speak of."""
+    asked = asked_metrics(settings.objectives, problem.metric)
+    return [m.name for m in asked] + [b.metric for b in problem.budgets]
 
 
 def _saying(

@@ -10,7 +10,7 @@ from typing import Any
 from autotok.config import MOST_SEED
 from autotok.errors import ConfigError, UnknownName
 from autotok.plain_data import Place, typed
-from autotok.searching.records.objective import DEFAULT_OBJECTIVES
+from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",
@@ -63,6 +63,7 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
+        asked_metrics(self.objectives)
         if self.sampler not in SAMPLERS:
             raise UnknownName("sampler", self.sampler, SAMPLERS)
         for name in (
