@@ -195,7 +195,8 @@ def idle_budgets(problem: Problem) -> tuple[str, ...]:
         known |= problem.predict(whole)
     return tuple(
         f"budget {b.text} limits nothing: the uncompressed model costs"
-        f" {METRICS[b.metric].limit_in_words(known[b.metric])}; give a smaller one to have it compressed"
+        f" {METRICS[b.metric].limit_in_words(known[b.metric])}; give a smaller one to have it"
+        " compressed"
         for b in problem.budgets
         if b.metric in known and b.holds(known[b.metric])
     )
