@@ -36,7 +36,6 @@ from .weights import (
     REDUCERS,
     WEIGHTS,
     WeightFile,
-    backbone_module,
     checked_files,
     describe_weights,
     load_into,
@@ -239,8 +238,6 @@ def load_bundle(
         home = checked_files(_yaml_of(path), bundle.weights)
     weights = home / WEIGHTS if own and (home / WEIGHTS).is_file() else None
     loaded = _backbone(bundle, path, backbone, weights or checkpoint)
-    if weights is not None:
-        load_into(backbone_module(loaded), read_state_dict(weights), weights)
     bundle.check_fits(loaded.facts)
     model = compress_backbone(loaded, bundle.config).deploy()
     if (home / REDUCERS).is_file():
@@ -279,11 +276,10 @@ def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None
                 f"checkpoint '{weights}', which '{path}' names, is not here; give its place with"
                 " --checkpoint, or keep the folder 'best' beside best.yaml"
             )
-    sized = own and ref.family in ("timm_vit", "lvvit") and ref.name != "tiny"
     return load_backbone(
         name or ref.name,
         checkpoint=weights,
-        image_size=ref.image_shape[1] if sized else None,
+        image_size=ref.image_shape[1] if own else None,
         subnet=bundle.config.subnet,
     )
 
