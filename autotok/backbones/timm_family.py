@@ -14,14 +14,14 @@ from .checkpoint import read_state_dict
 from .family import Family, ModelRequest, register_family
 from .hub import hub_or_cache
 from .timm_checkpoint import model_from_tensors
-from .timm_vit import (
-    TimmViT,
-    VisionTransformer,
-    VisionTransformerDistilled,
-    model_name,
-    refuse_module,
-    timm,
-)
+from .timm_vit import TimmViT, model_name, refuse_module
+from .torchvision_shim import ensure_torchvision
+
+ensure_torchvision()
+
+import timm  # noqa: E402
+from timm.models.deit import VisionTransformerDistilled  # noqa: E402
+from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 __all__ = ["TimmViTFamily", "create_timm", "is_timm_name", "supported_timm_names"]
 
@@ -40,14 +40,14 @@ class TimmViTFamily(Family):
 
     def matches(self, asked: str | nn.Module) -> bool:
         if isinstance(asked, str):
-            return is_timm_name(asked) and _module_of(asked) in MODULES
+            return is_timm_name(asked) and _module_of(asked) in (*MODULES, None)
         return type(asked) in (VisionTransformer, VisionTransformerDistilled)
 
     def refuse(self, asked: str | nn.Module) -> None:
         if not isinstance(asked, str):
             refuse_module(model_name(asked), type(asked).__module__.rsplit(".", 1)[-1])
         elif is_timm_name(asked):
-            refuse_module(asked, _module_of(asked))
+            refuse_module(asked, _module_of(asked) or "")
             raise UnsupportedBackbone(
                 f"backbone '{asked}' is not supported: it is no vision transformer that autotok"
                 " has an adapter for; use a plain ViT or DeiT from timm"
@@ -80,9 +80,10 @@ def _base_name(name: str) -> str:
     return name.split(".")[0].removeprefix("timm/")
 
 
-def _module_of(name: str) -> str:
-    """The last part of the name of the module that timm defines a model in."""
-    return str(timm.model_entrypoint(_base_name(name)).__module__.rsplit(".", 1)[-1])
+def _module_of(name: str) -> str | None:
+    """The module in which timm defines a model; None for one that somebody else registered."""
+    package, _, module = timm.model_entrypoint(_base_name(name)).__module__.rpartition(".")
+    return module if package == "timm.models" else None
 
 
 def supported_timm_names() -> list[str]:
