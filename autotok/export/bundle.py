@@ -30,7 +30,8 @@ from autotok.facts import BackboneFacts
 from autotok.files import replacing_folder, write_text
 from autotok.plain_data import checked_keys, read_yaml, typed
 
-from .exported import FORMATS, export_model
+from .exported import export_model
+from .formats import FORMATS
 from .readme import readme
 from .weights import (
     REDUCERS,
@@ -197,7 +198,7 @@ def save_bundle(
         write_best(fresh / "config.yaml", bundle)
         exports: dict[str, Any] = {}
         for name in formats:
-            path = fresh / f"model{FORMATS.get(name, '')}"
+            path = fresh / f"model{FORMATS.get(name).suffix}"
             try:
                 found = export_model(model, path, images, format=name, batch=batch, strict=False)
                 exports[name] = {**found.to_dict(), "path": path.name}
