@@ -38,7 +38,10 @@ GUESTS = {
         "backbones/feature_net.py",
         "training/schedule.py",
     },
-    "optuna": {f"searching/proposing/{name}.py" for name in ("proposals", "identity", "storage")},
+    "optuna": {
+        f"searching/proposing/{name}.py"
+        for name in ("proposals", "identity", "storage", "samplers")
+    },
     "ray": {"searching/engines/ray.py", "devices/ray_cluster.py"},
     "optuna_dashboard": {"report/dashboard.py"},
     "typer": {f"cli/{p.name}" for p in (PACKAGE / "cli").glob("*.py")},

@@ -34,6 +34,7 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.study import SearchResult
 from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import COUNTED_IMAGES
+from autotok.searching.space.settings import sampler_text
 
 from .html import Report, write_report
 from .plots import pareto_png
@@ -175,7 +176,7 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
     parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
     if settings.retrain_trials is not None:
         parts.append(f"--finetunes {settings.retrain_trials}")
-    parts += [f"--seed {settings.seed}", f"--sampler {settings.sampler}"]
+    parts += [f"--seed {settings.seed}", f"--sampler {shlex.quote(sampler_text(settings.sampler))}"]
     return printable(" ".join(parts))
 
 

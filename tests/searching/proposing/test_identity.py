@@ -77,7 +77,7 @@ def test_a_study_whose_process_is_gone_may_be_joined(tmp_path: Path) -> None:
         "search.ask(); os.kill(os.getpid(), 9)\n"
     )
     here = Path(__file__).parent
-    command = [sys.executable, "-c", code, str(here), str(here.parents[1]), str(tmp_path)]
+    command = [sys.executable, "-c", code, str(here), str(here.parent), str(tmp_path)]
     assert subprocess.run(command, check=False).returncode == -9
     joining = dataclasses.replace(settings(tmp_path, "mine"), join=True)
     assert run_search(joining, fake_problem(), tmp_path / "run").evaluated == 3
