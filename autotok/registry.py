@@ -47,6 +47,10 @@ class Registry(Generic[_T]):
             raise ConfigError(f"{self._kind} '{name}' is registered twice; pick another name")
         self._items[name] = item
 
+    def look_again(self) -> None:
+        """Read the entry points anew at the next question: packages were installed or removed."""
+        self._broken = None
+
     def discard(self, name: str) -> None:
         """Forget what was added under a name."""
         self._items.pop(name, None)
