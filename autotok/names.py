@@ -6,11 +6,9 @@ from collections.abc import Iterable
 
 from autotok.errors import UnknownName
 
-__all__ = ["ENGINES", "FORMATS", "SUBNETS", "known"]
+__all__ = ["ENGINES", "SUBNETS", "known"]
 
 ENGINES = ("local", "ray")
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".pt"}
-"""Export formats with the endings of their files."""
 SUBNETS = ("fixed", "search")
 
 

@@ -31,6 +31,7 @@ from autotok.report.plots import pareto_png
 from autotok.report.points import Point
 from autotok.searching.engines.base import Engine
 from autotok.searching.engines.workers import leave_if_reimported
+from autotok.searching.proposing.samplers import check_sampler
 from autotok.searching.proposing.storage import check_storage
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.records.objective import judged_by
@@ -331,6 +332,7 @@ def search(
         device=device,
     )
     check_storage(settings.storage)
+    check_sampler(settings.sampler, objectives=len(settings.objectives))
     model = None if isinstance(backbone, str) else backbone
     reuse_large_blocks()
     folder = Path(output or fresh_run_folder(named))
@@ -370,6 +372,7 @@ def resume(
     n_trials: int | None = None,
     timeout_s: float | None = None,
     storage: str | None = None,
+    sampler: object = None,
     workers: Workers | None = None,
     device: str | None = None,
     on_event: OnEvent | None = None,
@@ -379,7 +382,8 @@ def resume(
 
     Finished trials stay, those that were in flight run again. `model` is needed where the run was
     started with one; `device` replaces the run's from now on, 'none' goes on without; `storage` is
-    the URL of its study where that has moved, or where its password is not in the environment.
+    the URL of its study where that has moved, or where its password is not in the environment;
+    `sampler` is needed where the run was started with a Python object that no name means.
     """
     leave_if_reimported()
     watch = Stopwatch() if began is None else Stopwatch(began)
@@ -393,6 +397,9 @@ def resume(
             dataclasses.replace(settings, **{name: given})  # type: ignore[arg-type]
     known("engine", (workers or Workers()).engine, ENGINES)
     check_storage(storage or settings.storage)
+    check_sampler(
+        settings.sampler if sampler is None else sampler, objectives=len(settings.objectives)
+    )
     check_hand_over(directory.path)
     reuse_large_blocks()
     if device is not None:
@@ -419,6 +426,7 @@ def resume(
             n_trials=n_trials,
             timeout_s=timeout_s,
             storage=storage,
+            sampler=sampler,
             sections=None if device is None else {"question": question.to_dict()},
             engine=engine,
             around=watch.around(settings.timeout_s if timeout_s is None else timeout_s),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autotok.backbones.autoformer import SupernetSpec
-from autotok.backbones.loading import load_supernet, supernet_structure
+from autotok.backbones.autoformer_family import load_supernet, supernet_structure
 from autotok.backbones.supernet import SupernetView
 from autotok.config import CompressionConfig, SubnetSpec
 from autotok.counting.macs import uncompressed

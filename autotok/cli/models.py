@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotok.export.formats import FORMATS, check_format
+
 from .app import (
     AnyBackboneOption,
     CheckpointOption,
@@ -167,9 +169,7 @@ def compress(
     json: JsonFlag = False,
 ) -> None:
     """Compress a model one way and write it as a bundle: configuration, weights, README."""
-    from autotok.searching.running.preflight import check_export
-
-    check_export("onnx")
+    check_format("onnx")
     from autotok.api.profiles import write_bundle
 
     from .progress import StepProgress
@@ -238,14 +238,12 @@ def export(
     keep: KeepOption = None,
     r: RemoveOption = None,
     option: OptionOption = None,
-    format: Annotated[str, typer.Option(help="onnx, pt2 or torchscript.")] = "onnx",
+    format: Annotated[str, typer.Option(help=f"One of: {', '.join(FORMATS.own)}.")] = "onnx",
     data: Annotated[str | None, typer.Option(help="Images to check the file on.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Write a model for a device and check the file against torch."""
-    from autotok.searching.running.preflight import check_export
-
-    check_export(format)
+    check_format(format)
     from autotok.api.profiles import export_report
 
     from .progress import StepProgress

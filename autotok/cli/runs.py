@@ -106,7 +106,9 @@ def search(
         int | None, typer.Option(min=8, help="Use at most this many images in all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same proposals.")] = 0,
-    sampler: Annotated[str, typer.Option(help="tpe, nsgaii, gp, random or grid.")] = "tpe",
+    sampler: Annotated[
+        str, typer.Option(help="tpe, nsgaii, gp, random, grid or MODULE:FACTORY.")
+    ] = "tpe",
     flops_convention: Annotated[
         str, typer.Option(help="What FLOPs in a budget mean: macs, macs-noattn, flops2x.")
     ] = "macs",

@@ -30,13 +30,13 @@ from autotok.facts import BackboneFacts
 from autotok.files import replacing_folder, write_text
 from autotok.plain_data import checked_keys, read_yaml, typed
 
-from .exported import FORMATS, export_model
+from .exported import export_model
+from .formats import FORMATS
 from .readme import readme
 from .weights import (
     REDUCERS,
     WEIGHTS,
     WeightFile,
-    backbone_module,
     checked_files,
     describe_weights,
     load_into,
@@ -199,7 +199,7 @@ def save_bundle(
         write_best(fresh / "config.yaml", bundle)
         exports: dict[str, Any] = {}
         for name in formats:
-            path = fresh / f"model{FORMATS.get(name, '')}"
+            path = fresh / f"model{FORMATS.get(name).suffix}"
             try:
                 found = export_model(model, path, images, format=name, batch=batch, strict=False)
                 exports[name] = {**found.to_dict(), "path": path.name}
@@ -240,8 +240,6 @@ def load_bundle(
         home = checked_files(_yaml_of(path), bundle.weights)
     weights = home / WEIGHTS if own and (home / WEIGHTS).is_file() else None
     loaded = _backbone(bundle, path, backbone, weights or checkpoint)
-    if weights is not None:
-        load_into(backbone_module(loaded), read_state_dict(weights), weights)
     bundle.check_fits(loaded.facts)
     model = compress_backbone(loaded, bundle.config).deploy()
     if (home / REDUCERS).is_file():
@@ -302,7 +300,7 @@ def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None
     return load_backbone(
         name or ref.name,
         checkpoint=weights,
-        image_size=ref.image_shape[1] if own and _sized(ref) else None,
+        image_size=ref.image_shape[1] if own else None,
         subnet=bundle.config.subnet,
     )
 

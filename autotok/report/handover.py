@@ -35,6 +35,7 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.study import SearchResult
 from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import COUNTED_IMAGES
+from autotok.searching.space.settings import sampler_text
 
 from .fronts import axes_of, front_over
 from .html import Report, write_report
@@ -189,7 +190,7 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
     parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
     if settings.retrain_trials is not None:
         parts.append(f"--finetunes {settings.retrain_trials}")
-    parts += [f"--seed {settings.seed}", f"--sampler {settings.sampler}"]
+    parts += [f"--seed {settings.seed}", f"--sampler {shlex.quote(sampler_text(settings.sampler))}"]
     return printable(" ".join(parts))
 
 

@@ -8,7 +8,7 @@ import re
 import textwrap
 from typing import Any
 
-from autotok.backbones.loading import load_structure
+from autotok.backbones.loading import backbone_facts
 from autotok.errors import UnknownName
 from autotok.facts import BackboneFacts
 from autotok.methods import get_method, list_methods, unmet_need
@@ -65,7 +65,7 @@ def describe_method(name: str, backbone: str = EXAMPLE) -> dict[str, Any]:
         return {**dataclasses.asdict(missing[name]), "built": False, "published_results": results}
     if name not in list_methods():
         raise UnknownName("method", name, [*list_methods(), *missing])
-    method, facts = get_method(name), load_structure(backbone).facts
+    method, facts = get_method(name), backbone_facts(backbone)
     return {
         "name": name,
         "title": method.title,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autotok.backbones.loading import load_supernet
+from autotok.backbones.autoformer_family import load_supernet
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
 from autotok.counting.macs import uncompressed

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autotok.backbones.loading import as_backbone, known_backbones, load_backbone
-from autotok.backbones.timm_vit import TimmViT, VisionTransformer, create_timm, timm
+from autotok.backbones.timm_family import create_timm
+from autotok.backbones.timm_vit import TimmViT, VisionTransformer, timm
 from autotok.backbones.tiny import tiny_vit
 from autotok.errors import CheckpointError, UnknownName, UnsupportedBackbone
 
@@ -80,7 +81,7 @@ def test_models_the_engine_cannot_run_are_refused_by_name_with_the_reason(
     name: str, reason: str
 ) -> None:
     with pytest.raises(UnsupportedBackbone, match=reason) as caught:
-        create_timm(name)
+        load_backbone(name)
     assert name in str(caught.value)
 
 

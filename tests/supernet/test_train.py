@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from tiny_supernet import SPEC, tiny_recipe
 from tiny_supernet import STAGE as TINY_STAGE
 
+from autotok.backbones.autoformer_family import load_supernet, supernet_structure
 from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET, load_demo_supernet
-from autotok.backbones.loading import load_backbone, load_supernet, supernet_structure
+from autotok.backbones.loading import load_backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.supernet_file import save_supernet
 from autotok.errors import CheckpointError, ConfigError, DataError, RunDirectoryError

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotok.devices.ssh_address import SshAddress
-from autotok.errors import ConfigError, ExportError, RunDirectoryError
+from autotok.errors import ConfigError, RunDirectoryError
+from autotok.export.formats import check_format
 from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric
-from autotok.names import ENGINES, FORMATS, SUBNETS, known
+from autotok.names import ENGINES, SUBNETS, known
 from autotok.plain_data import read_yaml
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 from autotok.searching.space.budget import parse_budgets
@@ -18,7 +19,6 @@ from autotok.searching.space.space_names import find_space
 
 __all__ = [
     "Asked",
-    "check_export",
     "check_hand_over",
     "check_names",
     "device_needed",
@@ -87,7 +87,7 @@ def check_hand_over(folder: Path) -> None:
         ExportError: ONNX files cannot be written or run here.
         RunDirectoryError: the disk has too little room for what is handed over.
     """
-    check_export("onnx")
+    check_format("onnx")
     parent = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
     free_mb = shutil.disk_usage(parent).free / 1e6
     if free_mb < LEAST_MB:
@@ -95,33 +95,3 @@ def check_hand_over(folder: Path) -> None:
             f"output folder '{folder}' is on a disk with {free_mb:.0f} MB left, and what a search"
             f" hands over may take {LEAST_MB} MB; make room, or choose another --output"
         )
-
-
-def check_export(format: str) -> None:
-    """Raise unless a format is known and the packages that write and run it work here.
-
-    Raises:
-        UnknownName: no such format.
-        ExportError: a package is missing or broken.
-    """
-    if known("export format", format, FORMATS) != "onnx":
-        return
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-
-        value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-        node = onnx.helper.make_node("Identity", ["x"], ["y"])
-        result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-        graph = onnx.helper.make_graph([node], "trivial", [value], [result])
-        model = onnx.helper.make_model(
-            graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8
-        )
-        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    except Exception as error:  # a broken build raises anything, ImportError to OSError
-        reason = f"{type(error).__name__}: {error}"[:160]
-        raise ExportError(
-            f"ONNX files cannot be made here ({reason}); mend it with"
-            " `pip install --force-reinstall onnx onnxruntime onnxscript`, and see `autotok doctor`"
-        ) from error

@@ -14,14 +14,9 @@ import torch
 from torch import nn
 
 from autotok.backbones.autoformer import subnet_facts
+from autotok.backbones.autoformer_family import load_supernet, supernet_structure
 from autotok.backbones.base import Backbone
-from autotok.backbones.loading import (
-    as_backbone,
-    check_file,
-    load_backbone,
-    load_supernet,
-    supernet_structure,
-)
+from autotok.backbones.loading import as_backbone, check_file, load_backbone
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive

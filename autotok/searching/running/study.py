@@ -168,6 +168,7 @@ def resume_search(
     n_trials: int | None = None,
     timeout_s: float | None = None,
     storage: str | None = None,
+    sampler: object = None,
     sections: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     around: Around | None = None,
@@ -176,6 +177,7 @@ def resume_search(
 
     `n_trials` and `timeout_s` replace the run's own, to extend it; the time spent so far counts.
     `storage` says where the study is now, or gives the password of its URL, which no file keeps.
+    `sampler` is the one that the run began with, where that was a Python object.
     `sections` replace parts of its config.yaml, for the resumes to come.
     """
     around = around or Around()
@@ -187,6 +189,7 @@ def resume_search(
         changes = {"n_trials": n_trials, "timeout_s": timeout_s}
         changes = {key: value for key, value in changes.items() if value is not None}
         given: dict[str, Any] = {**changes, **({} if storage is None else {"storage": storage})}
+        given |= {} if sampler is None else {"sampler": sampler}
         settings = dataclasses.replace(settings, **given)
         if "run_id" not in config:  # of an earlier version
             config["run_id"] = new_id()
