@@ -146,6 +146,16 @@ def test_all_equals_the_public_names() -> None:
     assert set(autotok.__all__) == set(dir(autotok))
 
 
+def test_no_public_class_or_function_is_named_twice() -> None:
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        if room(path) != "cli":  # the verbs of the command line are those of Python
+            for node in ast.parse(path.read_text("utf-8")).body:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_":
+                    found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert not {name: paths for name, paths in found.items() if len(paths) > 1}
+
+
 def test_nothing_is_called_utils_and_nothing_prints() -> None:
     for path in FILES:
         assert path.stem not in {"utils", "helpers", "common"}

@@ -17,7 +17,7 @@ from autotok.devices.ssh_address import SshAddress
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.methods.registry import get_method, list_methods
-from autotok.predicting.calibrate import BACKBONES, Calibrated, CalibrationPlan, OnStep
+from autotok.predicting.calibrate import BACKBONES, CalibrationFound, CalibrationPlan, OnStep
 from autotok.predicting.calibrate import calibrate_target as calibrate_with
 from autotok.predicting.measurers import DeviceMeasurer, Machine
 from autotok.predicting.target import Target, load_target
@@ -42,7 +42,7 @@ class Calibration:
     """What a calibration found, and where its target file lies."""
 
     path: Path
-    found: Calibrated
+    found: CalibrationFound
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, by name with their units."""
@@ -187,7 +187,9 @@ def _lender(base: str, target: str) -> Target:
     return lender
 
 
-def _on_device(device: Device, target: str, plan: CalibrationPlan, on_step: OnStep) -> Calibrated:
+def _on_device(
+    device: Device, target: str, plan: CalibrationPlan, on_step: OnStep
+) -> CalibrationFound:
     """What was found on a device.
 
     Raises:
