@@ -23,10 +23,14 @@ _HOMES = {
         "cut_subnet",
         "evaluate_subnets",
         "search_subnets",
-        "torch_device",
         "train_supernet",
     ),
-    "autotok.backbones.loading": ("as_backbone", "known_backbones", "load_backbone"),
+    "autotok.backbones.loading": (
+        "as_backbone",
+        "known_backbones",
+        "load_backbone",
+        "load_structure",
+    ),
     "autotok.compression.compress": ("with_networks",),
     "autotok.compression.model": ("CompressedViT",),
     "autotok.config": ("CompressionConfig", "FineTuneSpec", "Reduction", "SubnetSpec"),
@@ -42,7 +46,8 @@ _HOMES = {
     ),
     "autotok.evaluation.allocator": ("reuse_large_blocks",),
     "autotok.evaluation.data": ("check_data",),
-    "autotok.export.bundle": ("load_bundle", "load_uncompressed"),
+    "autotok.export.bundle": ("bundle_structure", "load_bundle", "load_uncompressed"),
+    "autotok.export.formats": ("FORMATS", "check_format"),
     "autotok.interrupts": ("Interrupts",),
     "autotok.methods": (
         "Kind",
@@ -56,12 +61,18 @@ _HOMES = {
         "register",
     ),
     "autotok.methods.evidence": ("not_built",),
-    "autotok.names": ("check_quality",),
+    "autotok.metrics": ("check_quality",),
     "autotok.predicting.calibration": ("calibrate", "plan_of"),
     "autotok.predicting.predict": ("predict",),
     "autotok.predicting.target": ("list_targets", "load_target"),
     "autotok.report.catalog": ("describe_methods", "describe_target", "methods_markdown"),
-    "autotok.report.closing": ("budget_lines", "closing_data", "closing_parts"),
+    "autotok.report.closing": (
+        "budget_lines",
+        "closing_data",
+        "closing_parts",
+        "front_data",
+        "front_parts",
+    ),
     "autotok.report.dashboard": ("serve_dashboard",),
     "autotok.report.finetune_run": (
         "FineTuneResult",
@@ -84,10 +95,11 @@ _HOMES = {
     "autotok.searching.records.rundir": ("RunDirectory",),
     "autotok.searching.running.asktell": ("AskTell",),
     "autotok.searching.running.events": ("Event", "event_text"),
-    "autotok.searching.running.preflight": ("Asked", "check_export", "check_names"),
+    "autotok.searching.running.preflight": ("Asked", "check_names"),
     "autotok.searching.space.settings": ("SearchSettings",),
     "autotok.supernet.evolution": ("EvolutionSettings",),
     "autotok.supernet.train": ("Progress",),
+    "autotok.threads": ("wait_asleep",),
     "autotok.tokens": ("Needs", "Taps", "Tokens"),
 }
 """Where every public name is; also all that the command line is made of."""
@@ -109,6 +121,7 @@ __all__ = [
     "DeviceUnreachable",
     "Event",
     "EvolutionSettings",
+    "FORMATS",
     "FineTuneResult",
     "FineTuneSpec",
     "HealthCheck",
@@ -134,10 +147,11 @@ __all__ = [
     "__version__",
     "as_backbone",
     "budget_lines",
+    "bundle_structure",
     "calibrate",
     "check_data",
     "check_device",
-    "check_export",
+    "check_format",
     "check_names",
     "check_quality",
     "closing_data",
@@ -158,6 +172,8 @@ __all__ = [
     "finetune",
     "fresh_finetune_folder",
     "fresh_run_folder",
+    "front_data",
+    "front_parts",
     "get_method",
     "known_backbones",
     "list_methods",
@@ -165,6 +181,7 @@ __all__ = [
     "load",
     "load_backbone",
     "load_bundle",
+    "load_structure",
     "load_target",
     "load_uncompressed",
     "macs",
@@ -192,6 +209,7 @@ __all__ = [
     "status_report",
     "torch_device",
     "train_supernet",
+    "wait_asleep",
     "with_networks",
     "write_bundle",
     "write_method_pages",
@@ -208,7 +226,12 @@ if TYPE_CHECKING:
         search_subnets,
         train_supernet,
     )
-    from autotok.backbones.loading import as_backbone, known_backbones, load_backbone
+    from autotok.backbones.loading import (
+        as_backbone,
+        known_backbones,
+        load_backbone,
+        load_structure,
+    )
     from autotok.compression.compress import with_networks
     from autotok.compression.model import CompressedViT
     from autotok.config import CompressionConfig, FineTuneSpec, Reduction, SubnetSpec
@@ -218,7 +241,8 @@ if TYPE_CHECKING:
     from autotok.errors import AutotokError, ConfigError, DeviceUnreachable, UnknownName, printable
     from autotok.evaluation.allocator import reuse_large_blocks
     from autotok.evaluation.data import check_data
-    from autotok.export.bundle import load_bundle, load_uncompressed
+    from autotok.export.bundle import bundle_structure, load_bundle, load_uncompressed
+    from autotok.export.formats import FORMATS, check_format
     from autotok.interrupts import Interrupts
     from autotok.methods import (
         Kind,
@@ -232,12 +256,18 @@ if TYPE_CHECKING:
         register,
     )
     from autotok.methods.evidence import not_built
-    from autotok.names import check_quality
+    from autotok.metrics import check_quality
     from autotok.predicting.calibration import calibrate, plan_of
     from autotok.predicting.predict import predict
     from autotok.predicting.target import list_targets, load_target
     from autotok.report.catalog import describe_methods, describe_target, methods_markdown
-    from autotok.report.closing import budget_lines, closing_data, closing_parts
+    from autotok.report.closing import (
+        budget_lines,
+        closing_data,
+        closing_parts,
+        front_data,
+        front_parts,
+    )
     from autotok.report.dashboard import serve_dashboard
     from autotok.report.finetune_run import (
         FineTuneResult,
@@ -260,10 +290,11 @@ if TYPE_CHECKING:
     from autotok.searching.records.rundir import RunDirectory
     from autotok.searching.running.asktell import AskTell
     from autotok.searching.running.events import Event, event_text
-    from autotok.searching.running.preflight import Asked, check_export, check_names
+    from autotok.searching.running.preflight import Asked, check_names
     from autotok.searching.space.settings import SearchSettings
     from autotok.supernet.evolution import EvolutionSettings
     from autotok.supernet.train import Progress
+    from autotok.threads import wait_asleep
     from autotok.tokens import Needs, Taps, Tokens
 
 

@@ -149,7 +149,8 @@ class FineTuneSpec:
     """Weight per loss name; see `autotok.training.losses`."""
     temperature: float = 1.0
     """Of the soft-logit losses."""
-    lr: float = 1e-4
+    lr: float | None = None
+    """Highest learning rate; None, or 'auto', leaves it to a probe (`autotok.training.probe`)."""
     batch_size: int = 16
     accumulate: int = 1
     """Batches per optimiser step."""
@@ -173,10 +174,17 @@ class FineTuneSpec:
                 raise ConfigError(
                     f"weight of fine-tune loss '{name}' is {weight}; give more than 0"
                 )
+        if str(self.lr) == "auto":
+            object.__setattr__(self, "lr", None)
         for name, low, high in _FINETUNE_RANGES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not low <= value <= high:
-                raise ConfigError(f"fine-tune {name} is {value}; it must be within {low} to {high}")
+            value, auto = getattr(self, name), " or 'auto'" if name == "lr" else ""
+            if auto and value is None:
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                raise ConfigError(
+                    f"fine-tune {name} is {value}; it must be within {low} to {high}{auto}"
+                )
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.to_dict(), sort_keys=True))
@@ -199,6 +207,8 @@ class FineTuneSpec:
     @classmethod
     def from_dict(cls, data: object, *, where: Place | str = "finetune") -> FineTuneSpec:
         """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
+        if isinstance(data, Mapping) and data.get("lr") == "auto":
+            data = {**data, "lr": None}
         return typed(cls, data, where)
 
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = folder / path.name
         yield temporary
         if temporary.exists():
+            _sync(temporary)
             os.replace(temporary, path)
+            _sync(path.parent)
 
 
 @contextmanager
@@ -45,15 +47,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         fresh, old = scratch / "new", scratch / "old"
         fresh.mkdir()
         yield fresh
+        for item in [*fresh.rglob("*"), fresh]:
+            _sync(item)
         if path.exists():
             os.replace(path, old)
         os.replace(fresh, path)
+        _sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> Path:
     """`path`, now holding `text` as UTF-8."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8"))  # line ends stay as they are
     return path
 
 
@@ -65,14 +70,10 @@ def write_state(path: Path, state: Mapping[str, Any]) -> Path:
     """
     import torch
 
-    partial = path.with_name(f"{path.name}.partial")  # one name: a killed writer leaves one at most
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(dict(state), file)
-        os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch wraps what the file raises
-        partial.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__ or error
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0][:100]
         raise RunDirectoryError(
@@ -80,6 +81,23 @@ def write_state(path: Path, state: Mapping[str, Any]) -> Path:
             " folder, and start again"
         ) from error
     return path
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or a folder's list of names, on the disk: a rename may otherwise get there
+    before the contents do, and a power cut then leaves an empty file under the right name."""
+    if path.is_dir():
+        with suppress(OSError):  # some file systems, and Windows, do not sync folders
+            _sync_handle(os.open(path, os.O_RDONLY))
+    else:
+        _sync_handle(os.open(path, os.O_RDWR))
+
+
+def _sync_handle(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

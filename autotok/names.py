@@ -6,19 +6,10 @@ from collections.abc import Iterable
 
 from autotok.errors import UnknownName
 
-__all__ = ["ENGINES", "FORMATS", "METRICS", "SUBNETS", "check_quality", "known"]
+__all__ = ["ENGINES", "SUBNETS", "known"]
 
 ENGINES = ("local", "ray")
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".pt"}
-"""Export formats with the endings of their files."""
-METRICS = ("auto", "top1", "agreement", "kl")
-"""What quality may be."""
 SUBNETS = ("fixed", "search")
-
-
-def check_quality(name: str) -> None:
-    """Raise `UnknownName` unless quality may be that."""
-    known("quality", name, METRICS)
 
 
 def known(kind: str, name: str, names: Iterable[str]) -> str:

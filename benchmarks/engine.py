@@ -59,6 +59,7 @@ from autotok.errors import AutotokError
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Kind, Placement, TokenReducer
 from autotok.methods.image_scoring import image_network
+from autotok.methods.observing import Observing
 from autotok.methods.registry import get_method, list_methods
 from autotok.predicting.trace import trace
 from autotok.tokens import Tokens
@@ -120,7 +121,9 @@ class Probe:
         """Every step is noted while this is open."""
         backbone = self.model.backbone
         spots: list[tuple[Any, str]] = [(backbone, n) for n in ("attend", "feed", "readout")]
-        spots += [(r, n) for r in self.model.reducers.values() for n in ("reduce", "hear")]
+        reducers = list(self.model.reducers.values())
+        spots += [(reducer, "reduce") for reducer in reducers]
+        spots += [(r, "observe") for r in reducers if isinstance(r, Observing)]
         for owner, name in spots:
             setattr(owner, name, self._noting(name, getattr(owner, name)))
         try:

@@ -1,16 +1,22 @@
 """Throughput of the engines: workers that take one second per evaluation, in a whole search.
 
     python benchmarks/workers.py [--workers 8] [--evaluations 64] [--seconds 1.0] [local ray]
+    python benchmarks/workers.py --workers 2 --demo 150
 
-Prints ideal and measured evaluations per second and the share reached, for the trials of one search
-over a problem with fixed answers: proposals, repair, the study's log and the scheduler all count.
-The start of the workers does not; it is printed beside it.
+The first prints ideal and measured evaluations per second and the share reached, for the trials of
+one search over a problem with fixed answers: proposals, repair, the study's log and the scheduler
+all count. The start of the workers does not; it is printed beside it. The second runs the default
+command within that many seconds by one process and by workers, and prints the ratio of
+configurations evaluated.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -78,13 +84,60 @@ def measure(engine: Engine, evaluations: int, seconds: float, folder: Path) -> t
     return moments[-1] - begin, evaluations
 
 
+@dataclass(frozen=True)
+class Demo:
+    """What the default command got done."""
+
+    configurations: int
+    images: int
+    wall_s: float
+    workers: str
+
+    def __str__(self) -> str:
+        start = f" ({self.workers})" if self.workers else ""
+        return (
+            f"{self.configurations} configurations, {self.images} images in trials,"
+            f" {self.wall_s:.0f} s in all{start}"
+        )
+
+
+def run_demo(workers: int, timeout_s: float, folder: Path) -> Demo:
+    """The default command by so many workers; 1 is this process."""
+    command = [sys.executable, "-m", "autotok.cli", "search", "--target", "jetson-nx"]
+    command += ["--timeout", str(timeout_s), "--workers", str(workers), "-o", str(folder)]
+    begin = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    wall_s = time.perf_counter() - begin
+    with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["num_images"]]
+    said = re.search(r"\d+ workers? started in [\d.]+ s", done.stderr + done.stdout)
+    images = sum(int(float(row["num_images"])) for row in rows)
+    return Demo(len(rows), images, wall_s, said[0] if said else "")
+
+
+def compare_demo(workers: int, timeout_s: float) -> None:
+    """Prints one process beside workers, within the same time."""
+    with tempfile.TemporaryDirectory() as folder:
+        alone, several = (run_demo(n, timeout_s, Path(folder) / str(n)) for n in (1, workers))
+    print(f"1 process: {alone}\n{workers} workers: {several}")
+    print(
+        f"ratio of configurations {several.configurations / max(1, alone.configurations):.2f},"
+        f" of images {several.images / max(1, alone.images):.2f}; load"
+        f" {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engines", nargs="*", default=["local", "ray"])
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--evaluations", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--demo", type=float, metavar="SECONDS")
     args = parser.parse_args()
+    if args.demo is not None:
+        compare_demo(args.workers, args.demo)
+        return
     factory = Sleepers(args.seconds)
     ideal = args.workers / args.seconds
     for name in args.engines:

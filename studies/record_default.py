@@ -8,8 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from autotok.metrics import metric_of
 from autotok.report.handover import points_of, sources_of
-from autotok.report.points import metric_of
 from autotok.report.run import Run
 from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
 from autotok.report.tables import plain_table

@@ -1,19 +1,61 @@
 """Writing: whole or not at all."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autotok.errors import RunDirectoryError
-from autotok.files import replacing, replacing_folder, write_text
+from autotok.files import replacing, replacing_folder, write_state, write_text
+from autotok.searching.records.rundir import RunDirectory
 
 
 def test_text_replaces_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "deep" / "a.txt", "one")
     assert write_text(tmp_path / "deep" / "a.txt", "two").read_text() == "two"
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.txt"]
+
+
+def _folder(path: Path) -> None:
+    with replacing_folder(path) as fresh:
+        (fresh / "deep").mkdir()
+        (fresh / "deep" / "a").write_text("contents")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_text(path, "contents"),
+        lambda path: write_state(path, {"step": 1}),
+        lambda path: RunDirectory(path.parent).write_text(path.name, "contents"),
+        _folder,
+    ],
+    ids=["text", "state", "run", "folder"],
+)
+def test_contents_are_on_the_disk_before_the_name_is(
+    write: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        done.append(("synced", os.fstat(handle).st_ino))
+        fsync(handle)
+
+    def named(source: Path, target: Path) -> None:
+        done.append(("named", 0))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", named)
+    write(tmp_path / "a")
+    files = [p for p in (tmp_path / "a", *(tmp_path / "a").rglob("*")) if p.is_file()]
+    assert files
+    for file in files:
+        assert ("synced", file.stat().st_ino) in done[: done.index(("named", 0))]
 
 
 def test_a_failure_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import autotok
 PACKAGE = Path(autotok.__file__).parent
 FLOORS = {
     "errors": 0, "tokens": 0, "config": 0, "facts": 0, "files": 0, "metrics": 0,
-    "names": 0, "plain_data": 0, "interrupts": 0,
+    "names": 0, "registry": 0, "plain_data": 0, "interrupts": 0, "threads": 0,
     "methods": 1, "backbones": 1,
     "compression": 2,
     "counting": 3, "evaluation": 3, "export": 3,
@@ -33,11 +33,15 @@ NEVER_MEET = {("methods", "backbones"), ("backbones", "methods")}
 GUESTS = {
     "timm": {
         "backbones/timm_vit.py",
+        "backbones/timm_family.py",
         "backbones/timm_checkpoint.py",
         "backbones/feature_net.py",
         "training/schedule.py",
     },
-    "optuna": {f"searching/proposing/{name}.py" for name in ("proposals", "identity", "storage")},
+    "optuna": {
+        f"searching/proposing/{name}.py"
+        for name in ("proposals", "identity", "storage", "samplers")
+    },
     "ray": {"searching/engines/ray.py", "devices/ray_cluster.py"},
     "optuna_dashboard": {"report/dashboard.py"},
     "typer": {f"cli/{p.name}" for p in (PACKAGE / "cli").glob("*.py")},
@@ -150,6 +154,15 @@ def test_all_equals_the_public_names() -> None:
     for name in autotok.__all__:
         assert getattr(autotok, name) is not None
     assert set(autotok.__all__) == set(dir(autotok))
+
+
+def test_no_public_class_or_function_is_named_twice() -> None:
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_":
+                found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert not {name: paths for name, paths in found.items() if len(paths) > 1}
 
 
 def test_nothing_is_called_utils_and_nothing_prints() -> None:

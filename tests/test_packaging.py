@@ -1,8 +1,9 @@
-"""The wheel by itself: spaces, targets and demo weights travel inside it."""
+"""The wheel and the sdist by themselves: what they need travels inside them."""
 
 import os
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -54,3 +55,27 @@ def test_the_installed_wheel_runs_a_two_trial_search(wheel: Path, tmp_path: Path
         [str(home / "bin" / "python"), "-c", "import autotok; print(autotok.__file__)"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_tests_of_the_sdist_find_all_they_need_in_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "-o", str(tmp_path)]
+    subprocess.run([*command, str(ROOT)], check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path / "out", filter="data")
+    home = next((tmp_path / "out").iterdir())
+    environment = {**os.environ, "PYTHONPATH": str(home)}
+
+    def tests(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments],
+            cwd=home, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    assert "error" not in tests("--collect-only", "-m", "slow or not slow").splitlines()[-1]
+    reading = ("tests/test_readme.py", "tests/test_house.py", "tests/api/test_pages.py")
+    assert "passed" in tests(
+        "-v", "-k", "not torch", *reading, "tests/supernet/test_recipe_file.py"
+    )

@@ -62,7 +62,7 @@ if first == "verb": autotok.export
 import autotok.export.onnx as file
 import autotok.export
 from autotok.export import bundle
-from autotok.export.program import write_pt2
+from autotok.export.pt2 import Pt2
 assert callable(autotok.export) and not isinstance(autotok.export, type(autotok))
 assert autotok.export.onnx is file and autotok.export.bundle is bundle
 """

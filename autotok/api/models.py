@@ -67,8 +67,8 @@ def compress(
         config: A `CompressionConfig`, or the path of a `best.yaml`.
         method: Instead of `config`: a method's name, with one of
         keep: keep ratio per layer, {3: 0.7, 6: 0.5, 9: 0.35}, of the initial patch tokens, or
-        r: patch tokens removed in every layer; of a matching method at most half of those that
-            enter, as in the authors' code (`CompressedViT.schedule` says what that came to).
+        r: patch tokens removed in every layer; at most half of those that enter where the authors'
+            code takes it so (`CompressedViT.schedule` says what that came to).
         options: The method's own options.
         weights: The method's own parameters, a file as its authors published it.
         untrained: Accept a method whose parameters nobody trained, and one whose network's weights
@@ -130,9 +130,8 @@ def build_config(
         reductions = tuple(Reduction(layer, keep_ratio=ratio) for layer, ratio in keep.items())
     elif r is not None:
         facts = backbone.facts
-        lowest, _ = chosen.feasible(facts.num_patches, chosen.resolve_options(options or {}))
         reductions = from_num_removed(
-            r, facts.num_patches, num_blocks=facts.num_blocks, at_most_half=lowest > 1
+            r, facts.num_patches, num_blocks=facts.num_blocks, at_most_half=chosen.halves_r
         )
     elif method != "none":
         raise ConfigError(

@@ -23,7 +23,9 @@ from autotok.report.handover import hand_over
 from autotok.report.run import Run, fresh_run_folder
 from autotok.searching.engines.base import Engine, Workers
 from autotok.searching.engines.workers import leave_if_reimported
+from autotok.searching.proposing.samplers import check_sampler
 from autotok.searching.proposing.storage import check_storage
+from autotok.searching.records.objective import judged_by
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
@@ -51,6 +53,7 @@ def search(
     methods: Sequence[str] = (),
     quality: str = "auto",
     flops_convention: str = "macs",
+    batch: int | None = None,
     max_images: int | None = None,
     train_data: str | None = None,
     class_names: str | Path | None = None,
@@ -83,13 +86,15 @@ def search(
     Args:
         backbone: A name (see `autotok backbones`), or a model (then `resume` needs it again).
         data: 'demo', 'digits', 'cifar10' or an image folder; 'demo' by default for the demo.
-        budget: One or more of '2.3GFLOPs', '50%', '26ms', '600MB', '12Mparams'.
-        target: Device name or YAML file; needed by latency and memory budgets.
+        budget: One or more of '2.3GFLOPs', '50%', '26ms', '1500img/s', '600MB', '12Mparams'.
+        target: Device name or YAML file; needed by budgets and objectives on the device.
         checkpoint: Weight file of the backbone.
         image_size: Input side in pixels, timm models only.
         space: Search space name or YAML file.
         quality: 'auto', 'top1', 'agreement' or 'kl'.
         flops_convention: What FLOPs in a budget mean: 'macs', 'macs-noattn' or 'flops2x'.
+        batch: Images at a time that latency, throughput, memory and energy mean; the target's own
+            by default.
         max_images: At most this many images count as the validation split.
         train_data: Images that fine-tunes train on; the training split of `data` by default.
             Without any, configurations are plugged in only.
@@ -119,9 +124,32 @@ def search(
         check_name(backbone)
     workers = workers or Workers()
     budgets = (budget,) if isinstance(budget, str) else tuple(budget)
+    settings = _one_of(
+        settings,
+        SearchSettings(
+            n_trials=n_trials,
+            timeout_s=timeout_s,
+            min_trials=min_trials,
+            seed=seed,
+            sampler=sampler,
+            objectives=tuple(objectives),
+            storage=storage,
+            study=study,
+            join=join,
+            images_few=images_few,
+            images_more=images_more,
+            images_final=images_final,
+            front_size=front_size,
+            control_shapes=control_shapes,
+            retrain_trials=retrain_trials,
+            trial_timeout_s=trial_timeout_s,
+        ),
+    )
+    quality = judged_by(settings.objectives, quality)
     check_names(
         Asked(
             budgets=budgets,
+            objectives=settings.objectives,
             flops_convention=flops_convention,
             target=target,
             quality=quality,
@@ -149,31 +177,12 @@ def search(
         train_data=None if train_data is None else absolute(train_data),
         class_names=None if class_names is None else str(Path(class_names).absolute()),
         subnet=subnet,
+        batch=batch,
         max_images=max_images,
         device=measure_on,
     )
-    settings = _one_of(
-        settings,
-        SearchSettings(
-            n_trials=n_trials,
-            timeout_s=timeout_s,
-            min_trials=min_trials,
-            seed=seed,
-            sampler=sampler,
-            objectives=tuple(objectives),
-            storage=storage,
-            study=study,
-            join=join,
-            images_few=images_few,
-            images_more=images_more,
-            images_final=images_final,
-            front_size=front_size,
-            control_shapes=control_shapes,
-            retrain_trials=retrain_trials,
-            trial_timeout_s=trial_timeout_s,
-        ),
-    )
     check_storage(settings.storage)
+    check_sampler(settings.sampler, objectives=len(settings.objectives))
     model = None if isinstance(backbone, str) else backbone
     reuse_large_blocks()
     folder = Path(output or fresh_run_folder(named))
@@ -221,6 +230,7 @@ def resume(
     n_trials: int | None = None,
     timeout_s: float | None = None,
     storage: str | None = None,
+    sampler: object = None,
     workers: Workers | None = None,
     measure_on: str | None = None,
     on_event: OnEvent | None = None,
@@ -230,7 +240,8 @@ def resume(
 
     Finished trials stay, those that were in flight run again. `model` is needed where the run was
     started with one; `measure_on` replaces the run's from now on, 'none' goes on without; `storage`
-    is the URL of its study where that has moved, or where its password is not in the environment.
+    is the URL of its study where that has moved, or where its password is not in the environment;
+    `sampler` is needed where the run was started with a Python object that no name means.
     """
     leave_if_reimported()
     watch = Stopwatch() if began is None else Stopwatch(began)
@@ -244,6 +255,9 @@ def resume(
             dataclasses.replace(settings, **{name: given})  # type: ignore[arg-type]
     known("engine", (workers or Workers()).engine, ENGINES)
     check_storage(storage or settings.storage)
+    check_sampler(
+        settings.sampler if sampler is None else sampler, objectives=len(settings.objectives)
+    )
     check_hand_over(directory.path)
     reuse_large_blocks()
     if measure_on is not None:
@@ -271,6 +285,7 @@ def resume(
             n_trials=n_trials,
             timeout_s=timeout_s,
             storage=storage,
+            sampler=sampler,
             sections=None if measure_on is None else {"question": question.to_dict()},
             engine=engine,
             around=watch.around(settings.timeout_s if timeout_s is None else timeout_s),
@@ -352,7 +367,6 @@ def _finish(
             session.question.to_dict(),
             session.backbone,
             session.evaluator,
-            session.problem.budgets,
             result,
             compressed=session.worker.compressed,
             plug_in_only=session.plug_in_only,

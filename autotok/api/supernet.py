@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autotok.backbones.autoformer import SupernetSpec
-from autotok.backbones.loading import load_supernet, supernet_structure
+from autotok.backbones.autoformer_family import load_supernet, supernet_structure
 from autotok.backbones.supernet import SupernetView
 from autotok.config import CompressionConfig, SubnetSpec
 from autotok.counting.macs import uncompressed
@@ -18,11 +18,12 @@ from autotok.errors import ConfigError, ExportError, nearest
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, write_best
+from autotok.metrics import EXACT
 from autotok.plain_data import Place, parse_yaml, read_yaml, typed
 from autotok.searching.space.budget import parse_budgets, resolve
 from autotok.supernet.cutting import cut_to_file
 from autotok.supernet.evolution import EvolutionSettings
-from autotok.supernet.judge import SubnetScore, judge, score_subnets
+from autotok.supernet.judge import SubnetScore, judge_supernet, score_subnets
 from autotok.supernet.sampling import sample_uniform
 from autotok.supernet.search import SearchPlan, SubnetSearch
 from autotok.supernet.search import evolve_subnets as run_search
@@ -39,7 +40,6 @@ __all__ = [
 
 OnProgress = Callable[[float, str], None]
 WORDS = ("default", "largest", "smallest", "random:SEED")
-EXACT = ("macs", "macs_noattn", "params")
 
 
 def train_supernet(
@@ -53,7 +53,7 @@ def train_supernet(
 ) -> dict[str, Any]:
     """What a training by a recipe gave: accuracy of several subnets on held-out images."""
     weights = train_from_recipe(recipe, output, resume=resume, device=device, progress=on_training)
-    return {"weights": str(weights), **judge(recipe, weights, on_progress=on_judging)}
+    return {"weights": str(weights), **judge_supernet(recipe, weights, on_progress=on_judging)}
 
 
 def parse_subnet(text: str, spec: SupernetSpec, default: SubnetSpec) -> SubnetSpec:

@@ -78,6 +78,15 @@ class Backbone(nn.Module):
         parts, or read their weights, so hooks on them stay silent."""
         return iter(())
 
+    @property
+    def weights(self) -> nn.Module:
+        """The module whose weight names others know: the wrapped model, where there is one."""
+        return self
+
+    def alone(self) -> Backbone:
+        """The backbone itself, or a copy with its own weights where it runs on shared ones."""
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         """The uncompressed model, run through the same four steps."""
         return self.readout(self.run_blocks(self.embed(images)[0]))

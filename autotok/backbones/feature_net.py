@@ -7,6 +7,7 @@ traces, which look at shapes alone, need none.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -54,6 +55,8 @@ class FeatureNet(nn.Module):
         super().__init__()
         self.name = name
         self._inside: tuple[nn.Module, ...] = ()
+        self._elsewhere: dict[torch.device, nn.Module] = {}
+        """Copies on other devices; one dictionary for all replicas, which live for one batch."""
         if model is not None:
             self._inside = (model.eval().requires_grad_(False),)
 
@@ -76,8 +79,16 @@ class FeatureNet(nn.Module):
     def inside(self, like: Tensor | None = None) -> Any:
         """The timm network, loaded if need be; with shapes alone for images on the meta device."""
         if like is None or not like.is_meta:
-            return self.load(like)._inside[0]
+            return self._there(self.load(like)._inside[0], like)
         return self._inside[0] if self._has_shapes_alone() else _structure(self.name, like.dtype)
+
+    def _there(self, model: nn.Module, like: Tensor | None) -> nn.Module:
+        """The network on the device of `like`: a replica of this module still holds the first's."""
+        if like is None or next(model.parameters()).device == like.device:
+            return model
+        if like.device not in self._elsewhere:
+            self._elsewhere[like.device] = copy.deepcopy(model).to(like.device)
+        return self._elsewhere[like.device]
 
     def _has_shapes_alone(self) -> bool:
         return bool(self._inside) and next(self._inside[0].parameters()).is_meta
@@ -90,6 +101,7 @@ class FeatureNet(nn.Module):
         return _features(self.inside(images), images)
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> FeatureNet:
+        self._elsewhere.clear()
         if not self._has_shapes_alone():  # those are shared
             for model in self._inside:
                 model._apply(fn, recurse)

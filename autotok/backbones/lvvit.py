@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,11 +24,14 @@ from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
 from .attention import attention, scouted
 from .base import Backbone
+from .checkpoint import read_state_dict
+from .family import Family, ModelRequest, no_download, register_family
 from .fitting import checked_fit, load_fitting
 
 __all__ = [
     "LVVIT",
     "LVViT",
+    "LVViTFamily",
     "LVViTSpec",
     "is_lvvit_checkpoint",
     "lvvit_from_state_dict",
@@ -276,6 +279,30 @@ def _resampled(table: Tensor, grid: tuple[int, int]) -> Tensor:
     patches = table[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
     patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+@register_family("lvvit")
+class LVViTFamily(Family):
+    """The published LV-ViTs by name."""
+
+    def names(self) -> Sequence[str]:
+        return tuple(LVVIT)
+
+    def matches(self, asked: str | nn.Module) -> bool:
+        return asked in self.names()
+
+    def load(self, asked: ModelRequest) -> LVViT:
+        sized(LVVIT[asked.name], asked.image_size)  # told before any file is read
+        if asked.checkpoint is None:
+            raise no_download(asked.name, "checkpoint (TokenLabeling release)")
+        tensors = read_state_dict(asked.checkpoint)
+        spec = spec_for(tensors, LVVIT[asked.name], asked.image_size)
+        origin = str(asked.checkpoint)
+        return lvvit_from_state_dict(tensors, spec, name=asked.name, origin=origin)
+
+    def structure(self, asked: ModelRequest, *, device: str = "meta") -> LVViT:
+        with torch.device(device):
+            return LVViT(sized(LVVIT[asked.name], asked.image_size), name=asked.name).eval()
 
 
 def _facts(model: LVViT, name: str) -> BackboneFacts:

@@ -114,6 +114,10 @@ class SupernetView(AutoFormerBase):
     def unused(self) -> Iterator[tuple[str, nn.Module]]:
         yield from ((f"blocks.{i}", block) for i, block in enumerate(self.supernet.blocks))
 
+    def alone(self) -> AutoFormer:
+        cut = self.supernet.cut(self.subnet, name=self.facts.name)
+        return cut.to(next(self.parameters()).device).train(self.training)
+
     def _stem(self) -> StemWeights:
         net, width = self.supernet, self.subnet.embed_dim
         conv = net.patch_embed_super.proj

@@ -7,20 +7,18 @@ reason; what the checks miss, the self-test at wrap time catches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autotok.errors import CheckpointError, UnknownName, UnsupportedBackbone
+from autotok.errors import UnsupportedBackbone
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
 from .attention import attention, scouted
 from .base import Backbone, pool_mean, prove
-from .hub import hub_or_cache
-from .timm_checkpoint import model_from_tensors
 from .torchvision_shim import ensure_torchvision
 
 ensure_torchvision()
@@ -33,11 +31,10 @@ from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E40
 __all__ = [
     "TimmViT",
     "VisionTransformer",
-    "create_timm",
     "imagenet_synsets",
-    "is_timm_name",
-    "supported_timm_names",
-    "timm_structure",
+    "model_name",
+    "check_timm_model",
+    "refuse_module",
 ]
 
 REFUSED = {
@@ -67,8 +64,8 @@ class TimmViT(Backbone):
         super().__init__()
         self.model: Any = model
         self.training = model.training
-        label = name or _model_name(model)
-        _check(model, label)
+        label = name or model_name(model)
+        check_timm_model(model, label)
         self.facts = _facts(self.model, label)
         prove(self, model)
 
@@ -140,6 +137,11 @@ class TimmViT(Backbone):
             yield f"blocks.{index}", block
             yield f"blocks.{index}.attn", block.attn
 
+    @property
+    def weights(self) -> nn.Module:
+        model: nn.Module = self.model
+        return model
+
     def _position_table(self) -> Tensor:
         table: Tensor | None = self.model.pos_embed
         assert table is not None, "methods that read it require 'position_table'"
@@ -165,73 +167,14 @@ def imagenet_synsets(num_classes: int) -> tuple[str, ...]:
     return () if subset is None else tuple(timm.data.ImageNetInfo(subset).label_names())
 
 
-def is_timm_name(name: str) -> bool:
-    """Whether timm knows a model of this name (a pretrained tag after a dot is allowed)."""
-    return bool(timm.is_model(name.split(".")[0].removeprefix("timm/")))
-
-
-def supported_timm_names() -> list[str]:
-    """Names of timm models whose module an adapter exists for, without tags."""
-    names = timm.list_models(module="vision_transformer") + timm.list_models(module="deit")
-    return sorted(names)
-
-
-def check_timm_name(name: str, others: Sequence[str] = ()) -> None:
-    """Raise unless timm knows the name and an adapter exists; `others` are suggested as well."""
-    if not is_timm_name(name):
-        raise UnknownName("backbone", name, [*others, *supported_timm_names()], show=0)
-    base = name.split(".")[0].removeprefix("timm/")
-    _refuse_module(base, timm.model_entrypoint(base).__module__.rsplit(".", 1)[-1])
-
-
-def create_timm(
-    name: str,
-    *,
-    state_dict: Mapping[str, Tensor] | None = None,
-    image_size: int | None = None,
-    origin: str = "checkpoint",
-) -> TimmViT:
-    """A wrapped timm model with pretrained weights, or with the given ones.
-
-    Given weights decide the architecture as far as it shows in them, the image size too unless one
-    is asked for; position embeddings are then resampled as timm does. Weights that cannot be had or
-    do not fit raise `CheckpointError`; a model is never left randomly initialised.
-    """
-    check_timm_name(name)
-    if state_dict is not None:
-        model = model_from_tensors(name, state_dict, image_size=image_size, origin=origin)
-        return TimmViT(model, name=name)
-    kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    try:
-        with hub_or_cache():
-            model = timm.create_model(name, pretrained=True, **kwargs)
-    except Exception as error:  # the hub raises many types: offline, not found, no such tag
-        raise CheckpointError(
-            f"pretrained weights of '{name}' could not be fetched ({_first_line(error)});"
-            " give a local file with --checkpoint"
-        ) from error
-    return TimmViT(model.eval(), name=name)
-
-
-def timm_structure(name: str, *, image_size: int | None = None, device: str = "meta") -> TimmViT:
-    """A wrapped timm model without its weights: shapes for counts and traces, random to time it."""
-    kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    with torch.device(device):
-        model = timm.create_model(name.split(".")[0], pretrained=False, **kwargs)
-        return TimmViT(model.eval(), name=name)
-
-
-def _model_name(model: nn.Module) -> str:
+def model_name(model: nn.Module) -> str:
+    """What timm calls the architecture of a model, else its class."""
     config = getattr(model, "pretrained_cfg", None) or {}
     return str(config.get("architecture") or type(model).__name__)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:100]}" if lines else type(error).__name__
-
-
-def _refuse_module(name: str, module: str) -> None:
+def refuse_module(name: str, module: str) -> None:
+    """Raise `UnsupportedBackbone` with the reason where one is known for a module of timm."""
     for prefix, reason in REFUSED.items():
         if module == prefix or (module.startswith(prefix) and not module.startswith("vision_")):
             raise UnsupportedBackbone(
@@ -240,9 +183,9 @@ def _refuse_module(name: str, module: str) -> None:
             )
 
 
-def _check(model: nn.Module, name: str) -> None:
+def check_timm_model(model: nn.Module, name: str) -> None:
     """Raise `UnsupportedBackbone` naming the first thing the adapter cannot run."""
-    _refuse_module(name, type(model).__module__.rsplit(".", 1)[-1])
+    refuse_module(name, type(model).__module__.rsplit(".", 1)[-1])
 
     def refuse(what: str) -> None:
         raise UnsupportedBackbone(f"backbone '{name}' is not supported: {what}")
@@ -255,7 +198,7 @@ def _check(model: nn.Module, name: str) -> None:
             refuse(f"block {index} is a {type(block).__name__}, expected timm's plain Block")
         if type(block.attn) is not Attention:
             refuse(f"attention {index} is a {type(block.attn).__name__}, expected timm's Attention")
-        if block.attn.gate is not None:
+        if getattr(block.attn, "gate", None) is not None:  # older timm has none
             refuse("its attention is gated")
         if type(block.mlp) not in (Mlp, GluMlp, SwiGLU):
             refuse(f"MLP {index} is a {type(block.mlp).__name__}")

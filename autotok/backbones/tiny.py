@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
+import torch
+from torch import nn
+
+from .checkpoint import read_state_dict
+from .family import Family, ModelRequest, register_family
+from .fitting import checked_fit, load_fitting
 from .timm_vit import TimmViT, VisionTransformer
 
-__all__ = ["tiny_backbone", "tiny_vit"]
+__all__ = ["TinyFamily", "tiny_backbone", "tiny_vit"]
 
 
 def tiny_vit(
@@ -38,3 +44,25 @@ def tiny_vit(
 def tiny_backbone(num_blocks: int = 4, *, seed: int = 0) -> TimmViT:
     """`tiny_vit` wrapped, ready to compress."""
     return TimmViT(tiny_vit(num_blocks, seed=seed), name="tiny")
+
+
+@register_family("tiny")
+class TinyFamily(Family):
+    """`tiny` by name: random weights without a checkpoint, which is what it is for."""
+
+    def names(self) -> Sequence[str]:
+        return ("tiny",)
+
+    def matches(self, asked: str | nn.Module) -> bool:
+        return asked == "tiny"
+
+    def load(self, asked: ModelRequest) -> TimmViT:
+        backbone = tiny_backbone()
+        if asked.checkpoint is not None:
+            tensors, origin = read_state_dict(asked.checkpoint), str(asked.checkpoint)
+            own = backbone.weights.state_dict()
+            load_fitting(backbone.weights, checked_fit(own, tensors, origin=origin, name="tiny"))
+        return backbone
+
+    def structure(self, asked: ModelRequest, *, device: str = "meta") -> TimmViT:
+        return tiny_backbone()  # cheaper than it would be to make it without weights

@@ -6,6 +6,7 @@ resumable. Nothing heavy is imported until a command runs, so that `--help` answ
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -30,6 +31,10 @@ def main() -> None:
     )
     from .app import app
 
+    autotok.wait_asleep()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer characters than names
+            stream.reconfigure(errors="backslashreplace")
     try:
         with autotok.Interrupts():
             app()

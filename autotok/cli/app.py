@@ -29,9 +29,10 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of ta
 WideFlag = Annotated[bool, typer.Option("--wide", help="Show all columns, beyond 80.")]
 QuietFlag = Annotated[bool, typer.Option("-q", "--quiet", help="Print results only.")]
 VerboseFlag = Annotated[bool, typer.Option("-v", "--verbose", help="Log one line per step.")]
-BackboneOption = Annotated[
-    str, typer.Option("--backbone", "-b", help="Model name; see `autotok backbones`.")
-]
+_BACKBONE = typer.Option("--backbone", "-b", help="Model name; see `autotok backbones`.")
+BackboneOption = Annotated[str, _BACKBONE]
+AnyBackboneOption = Annotated[str | None, _BACKBONE]
+"""Where a configuration file may name it; around `Annotated`, `| None` would hide the option."""
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="Weight file to read instead of downloading.")
 ]
@@ -126,7 +127,9 @@ def print_table(
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Aligned `name  value` lines on stdout."""
+    """Aligned `name  value` lines on stdout; mappings as 'key: value, ...'."""
     width = max(map(len, facts), default=0)
     for key, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name}: {each}" for name, each in value.items())
         typer.echo(_escaped(f"{key:<{width}}  {value}"))

@@ -25,7 +25,9 @@ def methods_command(
     ] = None,
     json: JsonFlag = False,
     wide: WideFlag = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table in Markdown.")
+    ] = False,
     write: Annotated[
         Path | None, typer.Option("--write", help="Write a page for each method to this folder.")
     ] = None,

@@ -12,7 +12,7 @@ import typer
 import autotok
 
 from .app import (
-    BackboneOption,
+    AnyBackboneOption,
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
@@ -54,7 +54,10 @@ def finetune_command(
             " cosine, mimic, relations, tokens."
         ),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    lr: Annotated[
+        str | None,
+        typer.Option(help="Highest learning rate; auto: a short probe finds it. Default: auto."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per batch.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches per step.")] = None,
     ema: Annotated[
@@ -62,7 +65,7 @@ def finetune_command(
     ] = None,
     augment: Annotated[str | None, typer.Option(help="none or crop-flip.")] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the images and the like.")] = None,
-    backbone: BackboneOption | None = None,
+    backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     images: Annotated[int | None, typer.Option(min=1, help="Validation images; 500.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, bf16 or float32.")] = None,
@@ -80,7 +83,7 @@ def finetune_command(
     changes = {
         "length": length,
         "losses": _losses(loss),
-        "lr": lr,
+        "lr": _rate(lr),
         "batch_size": batch_size,
         "accumulate": accumulate,
         "ema_decay": ema,
@@ -149,7 +152,40 @@ def _run(
     if json:
         print_json(result)
     else:
-        print_facts(result)
+        print_facts(_in_words(result))
+
+
+def _in_words(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures with each list of them as one line, and without what did not happen."""
+    words: dict[str, Any] = {key: value for key, value in result.items() if value not in (None, [])}
+    for key in ("before", "after"):
+        words[f"held_out_{key}"] = _loss(result[f"held_out_{key}"])
+    if result["probe"]:
+        words["probe_start"] = f"{result['probe_start']:.4g}"
+        words["probe"] = ", ".join(
+            f"{one['lr']:g}: {_loss(one['loss'])}" for one in result["probe"]
+        )
+    if result["back_offs"]:
+        words["back_offs"] = "; ".join(
+            f"{one['lr']:g} from step {one['step']} ({one['why']})" for one in result["back_offs"]
+        )
+    return words
+
+
+def _loss(value: float | None) -> str:
+    return "no number" if value is None else f"{value:.4g}"
+
+
+def _rate(text: str | None) -> float | str | None:
+    """`--lr` as a fine-tune's settings take it."""
+    if text in (None, "auto"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise autotok.ConfigError(
+            f"learning rate '{text}' is not understood; give a number or auto"
+        ) from None
 
 
 def _words(config: Path | autotok.CompressionConfig) -> str:

@@ -10,7 +10,7 @@ import typer
 import autotok
 
 from .app import (
-    BackboneOption,
+    AnyBackboneOption,
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
@@ -51,22 +51,29 @@ def build(
     *,
     shapes_alone: bool = False,
 ) -> autotok.CompressedViT:
-    """The compressed model that the shared arguments name; `shapes_alone` accepts one whose method
-    has no weights."""
+    """The compressed model that the shared arguments name.
+
+    With `shapes_alone` nothing is downloaded: it is for counts and predictions."""
 
     autotok.reuse_large_blocks()
     if config is None and method is None and not (keep is None and r is None and not option):
         raise autotok.ConfigError(
             "--keep, -r and --option belong to a method; name it with --method"
         )
+    bare = shapes_alone and checkpoint is None
     if config is not None:
+        if bare:
+            return autotok.bundle_structure(config, backbone=backbone)
         bundled = autotok.load_bundle(config, backbone=backbone, checkpoint=checkpoint)
         return bundled if shapes_alone else autotok.with_networks(bundled)
     ratios = None if keep is None else autotok.parse_keep(keep)
     options = autotok.parse_options(option or [])
     autotok.get_method(method or "none").resolve_options(options)  # names before weights
-    model = autotok.load_backbone(
-        backbone or "autoformer_demo", checkpoint=checkpoint, image_size=image_size
+    name = backbone or "autoformer_demo"
+    model = (
+        autotok.load_structure(name, image_size=image_size)
+        if bare
+        else autotok.load_backbone(name, checkpoint=checkpoint, image_size=image_size)
     )
     return autotok.compress(
         model,
@@ -81,7 +88,7 @@ def build(
 @app.command("profile")
 def profile_command(
     config: ConfigArgument = None,
-    backbone: BackboneOption | None = None,
+    backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
     method: MethodOption = None,
@@ -142,7 +149,7 @@ def _where(device: str, runtime: str) -> str:
 def compress_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the bundle to.")],
     config: ConfigArgument = None,
-    backbone: BackboneOption | None = None,
+    backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
     method: MethodOption = None,
@@ -152,8 +159,7 @@ def compress_command(
     json: JsonFlag = False,
 ) -> None:
     """Compress a model one way and write it as a bundle: configuration, weights, README."""
-
-    autotok.check_export("onnx")
+    autotok.check_format("onnx")
 
     from .progress import StepProgress
 
@@ -167,7 +173,7 @@ def compress_command(
 @app.command("evaluate")
 def evaluate_command(
     config: ConfigArgument = None,
-    backbone: BackboneOption | None = None,
+    backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
     method: MethodOption = None,
@@ -184,7 +190,6 @@ def evaluate_command(
     quiet: QuietFlag = False,
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
-
     autotok.check_quality(quality)
 
     from .progress import StepProgress
@@ -213,20 +218,21 @@ def evaluate_command(
 def export_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     config: ConfigArgument = None,
-    backbone: BackboneOption | None = None,
+    backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
     method: MethodOption = None,
     keep: KeepOption = None,
     r: RemoveOption = None,
     option: OptionOption = None,
-    format: Annotated[str, typer.Option(help="onnx, pt2 or torchscript.")] = "onnx",
+    format: Annotated[
+        str, typer.Option(help=f"One of: {', '.join(autotok.FORMATS.own)}.")
+    ] = "onnx",
     data: Annotated[str | None, typer.Option(help="Images to check the file on.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Write a model for a device and check the file against torch."""
-
-    autotok.check_export(format)
+    autotok.check_format(format)
 
     from .progress import StepProgress
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,14 +30,28 @@ from .app import (
     print_json,
 )
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 INTERRUPTED = 130
 
 BudgetOption = Annotated[
     list[str] | None,
     typer.Option(
         show_default="2.3GFLOPs",
-        help="'2.3GFLOPs', '50%', '26ms', '600MB', '12Mparams'; may be repeated.",
+        help="'2.3GFLOPs', '50%', '26ms', '1500img/s', '600MB'; may be repeated.",
     ),
+]
+ObjectiveOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="quality (top1, agreement, kl), macs, params, latency, throughput, memory, energy; up"
+        " to four, the first decides what is best; quality and macs by default."
+    ),
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Images at a time that latency, throughput and memory mean."),
 ]
 TrialsOption = Annotated[
     int | None, typer.Option("--trials", min=1, help="Different configurations to evaluate.")
@@ -90,6 +105,8 @@ def search_command(
     ] = None,
     target: Annotated[str | None, typer.Option(help="Device; see `autotok targets`.")] = None,
     budget: BudgetOption = None,
+    objective: ObjectiveOption = None,
+    batch: BatchOption = None,
     backbone: BackboneOption = "autoformer_demo",
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
@@ -115,7 +132,9 @@ def search_command(
         int | None, typer.Option(min=8, help="Use at most this many images in all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same proposals.")] = 0,
-    sampler: Annotated[str, typer.Option(help="tpe, nsgaii, gp, random or grid.")] = "tpe",
+    sampler: Annotated[
+        str, typer.Option(help="tpe, nsgaii, gp, random, grid or MODULE:FACTORY.")
+    ] = "tpe",
     flops_convention: Annotated[
         str, typer.Option(help="What FLOPs in a budget mean: macs, macs-noattn, flops2x.")
     ] = "macs",
@@ -157,6 +176,7 @@ def search_command(
         timeout_s=timeout or None,
         seed=seed,
         sampler=sampler,
+        objectives=tuple(objective or autotok.SearchSettings.objectives),
         storage=storage,
         study=study,
         join=join,
@@ -173,6 +193,7 @@ def search_command(
     autotok.check_names(
         autotok.Asked(
             budgets=budgets,
+            objectives=settings.objectives,
             flops_convention=flops_convention,
             target=target,
             quality=quality,
@@ -207,6 +228,7 @@ def search_command(
                 train_data=train_data,
                 class_names=class_names,
                 subnet=subnet,
+                batch=batch,
                 max_images=max_images,
                 workers=_workers(workers, engine, ray_address, resource),
                 measure_on=measure_on,
@@ -269,12 +291,22 @@ def resume_command(
 @app.command("pareto")
 def pareto_command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
+    x: Annotated[str | None, typer.Option("--x", help="The front over this metric ...")] = None,
+    y: Annotated[str | None, typer.Option("--y", help="... and this one, drawn too.")] = None,
     json: JsonFlag = False,
     wide: WideFlag = False,
 ) -> None:
-    """Show the Pareto front, the best and the random control of a finished run."""
+    """Show the Pareto front, the best and the random control of a finished run.
 
-    _close(autotok.Run(run), json, wide)
+    With --x or --y, the front over any two metrics, such as --x latency --y top1.
+    """
+    found = autotok.Run(run)
+    if x is None and y is None:
+        return _close(found, json, wide)
+    axes = x or "macs", y or "quality"
+    if json:
+        return print_json(autotok.front_data(found, *axes))
+    return _print_parts(autotok.front_parts(found, *axes), wide)
 
 
 def _workers(
@@ -317,6 +349,10 @@ def _close(run: autotok.Run, json: bool, wide: bool) -> None:
     if json:
         print_json(autotok.closing_data(run))
         return
+    _print_parts(autotok.closing_parts(run, wide=wide), wide)
+
+
+def _print_parts(parts: Sequence[str | Table], wide: bool) -> None:
     screen = console(wide=wide)
-    for part in autotok.closing_parts(run, wide=wide):
+    for part in parts:
         screen.print(part, markup=False, soft_wrap=isinstance(part, str))

@@ -32,6 +32,11 @@ class Schedule:
         """Patch tokens leaving each reduction layer."""
         return tuple(site.num_keep for site in self.sites)
 
+    @property
+    def by_layer(self) -> dict[int, int]:
+        """Patch tokens leaving each layer that reduces."""
+        return {site.layer: site.num_keep for site in self.sites}
+
 
 def realise(config: CompressionConfig, facts: BackboneFacts) -> Schedule:
     """The token counts a configuration means on a backbone.

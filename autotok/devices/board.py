@@ -24,6 +24,7 @@ import os
 import platform
 import queue
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -36,7 +37,7 @@ from typing import Any
 STEADY, NOISY = 0.03, 0.10
 WARM_UP_RUNS = 12
 SLOT_MS, MOST_REPEATS = 20.0, 50
-HEARTBEAT_S = 2.0
+HEARTBEAT_S, FAREWELL_S = 2.0, 10.0
 IDLE_S = 1800.0
 PROBE_S = 180.0
 ENGINE_S = 1.0
@@ -72,6 +73,7 @@ class Board:
         self.folder = folder
         self.inbox = queue.Queue()  # type: queue.Queue[dict[str, Any]]
         self.child = None  # type: subprocess.Popen[bytes] | None
+        self.lock = threading.Lock()
 
     def serve(self) -> None:
         """Answer one request after the other; never returns."""
@@ -94,9 +96,7 @@ class Board:
 
     def leave(self) -> None:
         """Kill what runs, remove the folder, end the process."""
-        child = self.child
-        if child is not None:
-            _kill(child)
+        self._end_child()
         shutil.rmtree(self.folder, ignore_errors=True)
         os._exit(0)
 
@@ -179,7 +179,7 @@ class Board:
         begin = time.time()
         command = [sys.executable, os.path.abspath(__file__), task, json.dumps(what)]
         complaints = os.path.join(self.folder, "stderr.txt")
-        with open(complaints, "wb") as errors:
+        with open(complaints, "wb") as errors, self.lock:
             self.child = child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -188,31 +188,50 @@ class Board:
                 start_new_session=True,
                 cwd=self.folder,
             )
+        assert child.stdout is not None
+        out, patience_s = b"", 0.0
+        try:
             while True:
-                try:
-                    out = child.communicate(timeout=HEARTBEAT_S)[0]
-                    break
-                except subprocess.TimeoutExpired:
-                    pass
+                if select.select([child.stdout], [], [], HEARTBEAT_S)[0]:
+                    said = os.read(child.stdout.fileno(), 1 << 16)
+                    if not said:
+                        break
+                    out += said
+                    continue
                 if time.time() - begin > limit_s:
-                    _kill(child)
                     raise Trouble("timeout", f"it was not done after {limit_s:.0f} s")
                 self._say(request, {"event": "working", "seconds": time.time() - begin})
-        self.child = None
+            patience_s = FAREWELL_S
+        finally:
+            self._end_child(patience_s)
+            child.stdout.close()
         return _result(child.returncode, out, complaints)
+
+    def _end_child(self, patience_s: float = 0.0) -> None:
+        """Have no child: one that does not end by itself in time is killed.
+
+        It is reaped here only, and forgotten with that: its number may then be a stranger's.
+        """
+        with self.lock:
+            child, self.child = self.child, None
+            if child is None:
+                return
+            try:
+                if patience_s:
+                    child.wait(patience_s)
+                    return
+            except subprocess.TimeoutExpired:
+                pass
+            try:
+                os.killpg(child.pid, signal.SIGKILL)
+            except OSError:
+                pass
+            child.wait()
 
     def _say(self, request: "dict[str, Any]", what: "dict[str, Any]") -> None:
         line = json.dumps(dict(what, autotok=1, id=request.get("id")))
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
-
-
-def _kill(child: "subprocess.Popen[bytes]") -> None:
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except OSError:
-        pass
-    child.wait()
 
 
 def _result(code: int, out: bytes, complaints: str) -> "dict[str, Any]":

@@ -19,13 +19,13 @@ from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.devices.measure import installed_mb
 from autotok.errors import AutotokError, ConfigError, UnknownName
-from autotok.export.exported import FORMATS as SUFFIXES
 from autotok.export.exported import export_model
+from autotok.export.formats import FORMATS
 
 from .footprint import SOURCE, footprint_of
 from .measurement import Measurement, MeasurementFailed
 from .runtimes import check_runtime, measure_in
-from .ssh_board import FORMATS, RemoteDevice
+from .ssh_board import RemoteDevice
 
 if TYPE_CHECKING:
     from .ray_tasks import RayTasks
@@ -136,7 +136,7 @@ class LocalDevice:
     """This process, and the device its models are on."""
 
     def __init__(self, runtime: str = "eager") -> None:
-        """`runtime` is one of `runtimes.RUNTIMES`."""
+        """`runtime` is torch's 'eager' or 'compile', or that of an export format."""
         check_runtime(runtime)
         self.name = "local" if runtime == "eager" else f"local?runtime={runtime}"
         self._runtime = runtime
@@ -202,20 +202,20 @@ class SshDevice:
     def _measure(
         self, model: nn.Module, images: Tensor, reference: nn.Module | None, runtime: str
     ) -> Measurement:
-        format = FORMATS[runtime]
+        format = next(format for format in FORMATS if runtime in format.board_runtimes)
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="autotok-export-")
         folder = Path(self._folder.name)
-        path = folder / f"model{SUFFIXES[format]}"
+        path = folder / f"model{format.suffix}"
         beside = None
         if reference is not None:
-            key = id(reference), format, tuple(images.shape)
+            key = id(reference), format.name, tuple(images.shape)
             beside = self._references.get(key)
             if beside is None:
-                beside = folder / f"reference{len(self._references)}{SUFFIXES[format]}"
-                _export(reference, beside, images, format)
+                beside = folder / f"reference{len(self._references)}{format.suffix}"
+                _export(reference, beside, images, format.name)
                 self._references[key] = beside
-        _export(model, path, images, format)
+        _export(model, path, images, format.name)
         return self._remote.measure(
             path,
             tuple(images.shape),

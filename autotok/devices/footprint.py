@@ -68,17 +68,17 @@ def footprint_of(model: nn.Module, images: Tensor, *, threads: int) -> Footprint
 
 
 def _alone(model: nn.Module) -> nn.Module:
-    """The model without the supernet that its backbone is a view of."""
-    from autotok.backbones.supernet import SupernetView
+    """The model without weights that its backbone shares with others."""
+    from autotok.backbones.base import Backbone
 
-    view: Any = getattr(model, "backbone", model)
-    if not isinstance(view, SupernetView):
+    inner = getattr(model, "backbone", model)
+    alone = inner.alone() if isinstance(inner, Backbone) else inner
+    if alone is inner:
         return model
-    cut = view.supernet.cut(view.subnet, name=view.facts.name).eval()
-    if view is model:
-        return cut
+    if inner is model:
+        return alone
     twin = copy.copy(model)
-    twin._modules = {**model._modules, "backbone": cut}
+    twin._modules = {**model._modules, "backbone": alone}
     return twin
 
 

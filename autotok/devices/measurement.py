@@ -87,8 +87,9 @@ class Measurement:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**dataclasses.asdict(self), "image_shape": list(self.image_shape)}
+        """Plain data, the throughput included."""
+        data = {**dataclasses.asdict(self), "image_shape": list(self.image_shape)}
+        return data | {"throughput_img_s": self.throughput_img_s}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Measurement:

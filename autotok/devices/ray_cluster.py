@@ -18,7 +18,7 @@ __all__ = [
     "load_ray",
     "TUNE_SETTINGS",
     "capacity",
-    "check_storage",
+    "check_shared_folder",
     "join",
     "plain",
     "room",
@@ -153,7 +153,7 @@ def capacity(places: int, workers: int | None, needs: Mapping[str, float]) -> in
     return workers or places
 
 
-def check_storage(ray: Any, storage: Path) -> None:
+def check_shared_folder(ray: Any, storage: Path) -> None:
     """Refuse a run directory that another node does not see."""
     on_node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     token = Path(storage).absolute() / f".seen-{uuid.uuid4().hex[:8]}"

@@ -7,19 +7,21 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autotok.errors import AutotokError, UnknownName
+from autotok.errors import AutotokError
 from autotok.export.exported import export_model
+from autotok.export.formats import FORMATS, ExportFormat
+from autotok.names import known
 
 from .measure import measure
 from .measurement import Measurement, MeasurementFailed
 
-__all__ = ["RUNTIMES", "check_runtime", "measure_in"]
+__all__ = ["check_runtime", "measure_in"]
 
 
 def measure_in(
@@ -32,8 +34,9 @@ def measure_in(
         MeasurementFailed: the runtime refuses the model.
     """
     check_runtime(runtime)
+    prepare = _runtimes()[runtime]
     models = [model] if reference is None else [model, reference]
-    with _RUNTIMES[runtime](models, images) as found:
+    with prepare(models, images) as found:
         run, *others = found.models
         result = measure(run, images, reference=others[0] if others else None)
     dtype = str(next(model.parameters(), images).dtype).removeprefix("torch.")
@@ -43,8 +46,7 @@ def measure_in(
 
 def check_runtime(name: str) -> None:
     """Raise `UnknownName` where there is no such runtime."""
-    if name not in _RUNTIMES:
-        raise UnknownName("runtime", name, _RUNTIMES)
+    known("runtime", name, _runtimes())
 
 
 @dataclass(frozen=True)
@@ -85,52 +87,32 @@ def _compiled(models: list[nn.Module], images: Tensor) -> Iterator[_Prepared]:
 
 
 @contextlib.contextmanager
-def _onnx(models: list[nn.Module], images: Tensor) -> Iterator[_Prepared]:
-    import onnxruntime
-
+def _exported(format: ExportFormat, models: list[nn.Module], images: Tensor) -> Iterator[_Prepared]:
     with tempfile.TemporaryDirectory(prefix="autotok-export-") as folder:
-        sessions: list[nn.Module] = []
+        opened: list[nn.Module] = []
         for index, model in enumerate(models):
-            path = Path(folder) / f"{index}.onnx"
+            path = Path(folder) / f"{index}{format.suffix}"
             try:
-                export_model(model, path, images, batch=len(images), strict=False)
-                sessions.append(_OnnxSession(path, images.device))
+                export_model(
+                    model, path, images, format=format.name, batch=len(images), strict=False
+                )
+                opened.append(format.open(path, images.device))
             except AutotokError:
                 raise
-            except Exception as error:  # onnxruntime's own types are private
-                raise _refusal("ONNX Runtime", error) from error
-        provider = sessions[0].provider
-        name = f"onnxruntime {onnxruntime.__version__} {provider}"
-        yield _Prepared(sessions, name, "torch and its copy of the model included")
+            except Exception as error:  # a runtime's own types are private
+                raise _refusal(str(format.runtime), error) from error
+        yield _Prepared(
+            opened, format.version(opened[0]), "torch and its copy of the model included"
+        )
 
 
-_RUNTIMES: dict[
-    str, Callable[[list[nn.Module], Tensor], contextlib.AbstractContextManager[_Prepared]]
-] = {"eager": _eager, "compile": _compiled, "onnxruntime": _onnx}
-RUNTIMES = tuple(_RUNTIMES)
+Prepare = Callable[[list[nn.Module], Tensor], contextlib.AbstractContextManager[_Prepared]]
 
 
-class _OnnxSession(nn.Module):
-    """An ONNX file in onnxruntime, with as many threads as torch has."""
-
-    def __init__(self, path: Path, device: torch.device) -> None:
-        super().__init__()
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
-        wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-        able = onnxruntime.get_available_providers()
-        providers = [name for name in (*wanted, "CPUExecutionProvider") if name in able]
-        self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        self._input = self._session.get_inputs()[0].name
-        self.provider = str(self._session.get_providers()[0])
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, classes), on the host."""
-        found = self._session.run(None, {self._input: images.float().cpu().numpy()})
-        return torch.from_numpy(found[0])
+def _runtimes() -> dict[str, Prepare]:
+    """torch's own, then those of the export formats."""
+    exported = {f.runtime: partial(_exported, f) for f in FORMATS if f.runtime is not None}
+    return {"eager": _eager, "compile": _compiled, **exported}
 
 
 def _refusal(runtime: str, error: Exception) -> MeasurementFailed:

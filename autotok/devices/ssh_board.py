@@ -16,11 +16,9 @@ from .measurement import Measurement, MeasurementFailed
 from .ssh_address import RUNTIMES, SshAddress
 from .ssh_link import BoardTrouble, ConnectionDropped, Link
 
-__all__ = ["FORMATS", "BoardFacts", "RemoteDevice"]
+__all__ = ["BoardFacts", "RemoteDevice"]
 
 _LOG = logging.getLogger(__name__)
-FORMATS = {"torch": "torchscript", "onnxruntime": "onnx", "trtexec": "onnx"}
-"""The file each runtime takes, by its name in `autotok.export`."""
 PAUSES_S = (1.0, 3.0)
 """Between attempts to reach the device."""
 _ON_CUDA, _ON_CPU = ("torch", "onnxruntime", "trtexec"), ("onnxruntime", "torch")
@@ -101,7 +99,7 @@ class RemoteDevice:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """What to measure with, in order of preference; see `FORMATS`."""
+        """What to measure with, in order of preference: runtimes of `board.py`."""
         facts = self.hello()
         return facts.preferred if self.address.runtime is None else (self.address.runtime,)
 

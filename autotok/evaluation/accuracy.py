@@ -25,7 +25,8 @@ from autotok.backbones.base import Backbone, evaluating
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, DataError, NonFiniteOutput
 from autotok.facts import BackboneFacts
-from autotok.names import METRICS, known
+from autotok.metrics import QUALITIES
+from autotok.names import known
 
 from .data import DataSource
 from .intervals import mean_interval, wilson
@@ -348,7 +349,7 @@ def default_batch_size(facts: BackboneFacts) -> int:
 
 
 def _resolve_metric(metric: str, data: DataSource) -> str:
-    known("metric", metric, METRICS)
+    known("metric", metric, QUALITIES)
     if metric == "auto":
         return "top1" if data.labelled else "agreement"
     if metric == "top1" and not data.labelled:

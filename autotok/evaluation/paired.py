@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotok.metrics import METRICS
+
 from .intervals import Interval, wilson
 
 __all__ = ["Paired", "compare", "mcnemar", "paired_hits", "paired_kls"]
@@ -63,7 +65,7 @@ class Paired:
 
         As many digits as it takes to show on which side of zero a decided interval lies.
         """
-        digits, values = 4 if self.metric == "kl" else 1, (self.difference, self.low, self.high)
+        digits, values = METRICS[self.metric].digits, (self.difference, self.low, self.high)
         if self.verdict != "tie":
             while digits < _MOST_DIGITS and any(round(x, digits) == 0.0 for x in values):
                 digits += 1

@@ -21,7 +21,7 @@ from torch import Tensor
 import autotok
 from autotok.backbones.base import Backbone
 from autotok.backbones.checkpoint import read_state_dict
-from autotok.backbones.loading import load_backbone
+from autotok.backbones.loading import load_backbone, load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
@@ -30,13 +30,13 @@ from autotok.facts import BackboneFacts
 from autotok.files import replacing_folder, write_text
 from autotok.plain_data import checked_keys, read_yaml, typed
 
-from .exported import FORMATS, export_model
+from .exported import export_model
+from .formats import FORMATS
 from .readme import readme
 from .weights import (
     REDUCERS,
     WEIGHTS,
     WeightFile,
-    backbone_module,
     checked_files,
     describe_weights,
     load_into,
@@ -48,6 +48,7 @@ from .weights import (
 __all__ = [
     "BackboneRef",
     "Bundle",
+    "bundle_structure",
     "load_bundle",
     "load_uncompressed",
     "read_best",
@@ -198,7 +199,7 @@ def save_bundle(
         write_best(fresh / "config.yaml", bundle)
         exports: dict[str, Any] = {}
         for name in formats:
-            path = fresh / f"model{FORMATS.get(name, '')}"
+            path = fresh / f"model{FORMATS.get(name).suffix}"
             try:
                 found = export_model(model, path, images, format=name, batch=batch, strict=False)
                 exports[name] = {**found.to_dict(), "path": path.name}
@@ -239,13 +240,30 @@ def load_bundle(
         home = checked_files(_yaml_of(path), bundle.weights)
     weights = home / WEIGHTS if own and (home / WEIGHTS).is_file() else None
     loaded = _backbone(bundle, path, backbone, weights or checkpoint)
-    if weights is not None:
-        load_into(backbone_module(loaded), read_state_dict(weights), weights)
     bundle.check_fits(loaded.facts)
     model = compress_backbone(loaded, bundle.config).deploy()
     if (home / REDUCERS).is_file():
         load_into(model.reducers, read_state_dict(home / REDUCERS), home / REDUCERS)
     return model.eval()
+
+
+def bundle_structure(path: Path, *, backbone: str | None = None) -> CompressedViT:
+    """What `load_bundle` gives, for counts and traces: shapes alone where no file is needed.
+
+    Raises:
+        ConfigError, CheckpointError: see `load_bundle`.
+    """
+    bundle = read_best(path)
+    ref, own = bundle.backbone, backbone in (None, bundle.backbone.name)
+    if own and ref.checkpoint is not None:  # whose shapes may be its own
+        return load_bundle(path, backbone=backbone)
+    loaded = load_structure(
+        backbone or ref.name,
+        image_size=ref.image_shape[1] if own and _sized(ref) else None,
+        subnet=bundle.config.subnet,
+    )
+    bundle.check_fits(loaded.facts)
+    return compress_backbone(loaded, bundle.config).eval()
 
 
 def load_uncompressed(
@@ -279,13 +297,17 @@ def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None
                 f"checkpoint '{weights}', which '{path}' names, is not here; give its place with"
                 " --checkpoint, or keep the folder 'best' beside best.yaml"
             )
-    sized = own and ref.family in ("timm_vit", "lvvit") and ref.name != "tiny"
     return load_backbone(
         name or ref.name,
         checkpoint=weights,
-        image_size=ref.image_shape[1] if sized else None,
+        image_size=ref.image_shape[1] if own else None,
         subnet=bundle.config.subnet,
     )
+
+
+def _sized(ref: BackboneRef) -> bool:
+    """Whether the backbone takes an image size."""
+    return ref.family in ("timm_vit", "lvvit") and ref.name != "tiny"
 
 
 def _yaml_of(path: Path) -> Path:

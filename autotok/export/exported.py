@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,14 @@ from autotok.backbones.torchvision_shim import ensure_torchvision
 from autotok.errors import ExportError
 from autotok.files import replacing
 from autotok.methods.registry import get_method
-from autotok.names import FORMATS, known
+from autotok.names import known
 
-from .onnx import OLDER, OPSET, onnx_operators, run_onnx, write_onnx
-from .program import run_pt2, run_torchscript, write_pt2, write_torchscript
+from .formats import FORMATS, ExportFormat, Written
 
-__all__ = ["FORMATS", "ExportResult", "check_exportable", "export_model"]
+__all__ = ["ExportResult", "check_exportable", "export_model"]
 
 logger = logging.getLogger(__name__)
 TOLERANCE = 1e-3
-RISKY = frozenset({"NonZero", "Loop", "If", "Scan", "Unique", "NonMaxSuppression", "Compress"})
-"""ONNX operators whose output shape depends on data, or control flow: engines often refuse them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class ExportResult:
     path: str
     format: str
     exporter: str
-    """'dynamo' or 'torchscript' for ONNX, 'torch.export', 'torch.jit.trace'."""
+    """What wrote it: 'dynamo' or 'torchscript' for ONNX, 'torch.export', 'torch.jit.trace' ..."""
     runtime: str
     """What ran the file for the check."""
     batch: int | str
@@ -80,7 +77,7 @@ def check_exportable(method: str, format: str = "onnx") -> None:
         UnknownName: no such format.
         ExportError: the method declares that it cannot be exported.
     """
-    known("export format", format, FORMATS)
+    known("export format", format, FORMATS.names())
     if not get_method(method).exportable:
         able = "autotok methods says which can"
         raise ExportError(f"method '{method}' cannot be exported to a static graph; {able}")
@@ -101,7 +98,7 @@ def export_model(
     Args:
         model: A `CompressedViT` or backbone; it is copied to the CPU in float32, never changed.
         images: (n, C, H, W) normalised, preferably real; every image takes part in the check.
-        format: 'onnx', 'pt2' or 'torchscript'.
+        format: A registered name: 'onnx', 'pt2', 'torchscript' or a plug-in's.
         batch: Images per run of the file.
         dynamic_batch: Let the file take any batch; where the exporter cannot, a fixed one is
             written and a note says so.
@@ -115,6 +112,7 @@ def export_model(
     check_exportable("none" if config is None else config.method, format)
     if len(images) == 0 or batch < 1:
         raise ExportError("exporting needs a batch of at least 1 and at least 1 image to check on")
+    chosen = FORMATS.get(format)
     plain = copy.deepcopy(model).cpu().float().eval()
     images = images.detach().cpu().float()
     images = images[torch.arange(-(-len(images) // batch) * batch) % len(images)]  # full batches
@@ -122,16 +120,17 @@ def export_model(
     if len(example) < 2 and dynamic_batch:
         example = torch.cat([example, example])
     with replacing(path) as temporary, _quiet(), torch.no_grad():
-        exporter, operators, dynamic, notes = _write(
-            plain, example, temporary, format, dynamic_batch, batch
+        written, dynamic, notes = _write(
+            chosen, plain, example, temporary, dynamic=dynamic_batch, batch=batch
         )
         expected = torch.cat([plain(chunk) for chunk in images.split(batch)])
-        got = _RUNNERS[format](temporary, images, batch)
+        got = chosen.run(temporary, images, batch)
         size_mb = temporary.stat().st_size / 1e6
-        result = _compared(expected, got, str(path), format, notes, operators)
+        result = _compared(chosen, expected, got, written)
         result = dataclasses.replace(
             result,
-            exporter=exporter,
+            path=str(path),
+            notes=notes,
             batch="dynamic" if dynamic else batch,
             input_shape=(batch, *images.shape[1:]),
             size_mb=round(size_mb, 3),
@@ -144,45 +143,28 @@ def export_model(
     return result
 
 
-_RUNNERS: dict[str, Callable[[Path, Tensor, int], Tensor]] = {
-    "onnx": run_onnx,
-    "pt2": run_pt2,
-    "torchscript": run_torchscript,
-}
-
-
 def _write(
-    model: nn.Module, example: Tensor, path: Path, format: str, dynamic: bool, batch: int
-) -> tuple[str, dict[str, int], bool, tuple[str, ...]]:
-    """(exporter, operators, whether the batch is dynamic, notes) of the file just written."""
-    if dynamic and format != "torchscript":
+    format: ExportFormat,
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    dynamic: bool,
+    batch: int,
+) -> tuple[Written, bool, tuple[str, ...]]:
+    """(the file just written, whether its batch is open, notes)."""
+    if dynamic and format.open_batch:
         try:
-            return *_write_one(model, example, path, format, True), True, ()
+            return format.write(model, example, path, dynamic_batch=True), True, ()
         except ExportError as error:
             logger.warning("a dynamic batch failed, writing a fixed one: %s", error)
             path.unlink(missing_ok=True)
     notes = (f"a dynamic batch could not be exported; it is fixed at {batch}",) if dynamic else ()
-    return *_write_one(model, example[:batch], path, format, False), False, notes
-
-
-def _write_one(
-    model: nn.Module, example: Tensor, path: Path, format: str, dynamic: bool
-) -> tuple[str, dict[str, int]]:
-    if format == "onnx":
-        exporter = write_onnx(model, example, path, dynamic_batch=dynamic)
-        return exporter, onnx_operators(path)
-    if format == "pt2":
-        return "torch.export", write_pt2(model, example, path, dynamic_batch=dynamic)
-    return "torch.jit.trace", write_torchscript(model, example, path, dynamic_batch=dynamic)
+    return format.write(model, example[:batch], path, dynamic_batch=False), False, notes
 
 
 def _compared(
-    expected: Tensor,
-    got: Tensor,
-    path: str,
-    format: str,
-    notes: tuple[str, ...],
-    operators: dict[str, int],
+    format: ExportFormat, expected: Tensor, got: Tensor, written: Written
 ) -> ExportResult:
     """The numerical comparison; what is about the file is filled in by the caller."""
     fits = expected.shape == got.shape and bool(torch.isfinite(got).all())
@@ -190,10 +172,10 @@ def _compared(
     relative = diff / max(1e-6, float(expected.abs().max()))
     same = fits and bool((expected.argmax(dim=-1) == got.argmax(dim=-1)).all())
     return ExportResult(
-        path=path,
-        format=format,
-        exporter="",
-        runtime=_runtime(format),
+        path="",
+        format=format.name,
+        exporter=written.exporter,
+        runtime=format.version(),
         batch=1,
         input_shape=(),
         size_mb=0.0,
@@ -202,19 +184,10 @@ def _compared(
         same_argmax=same,
         num_images=len(expected),
         ok=same and relative <= TOLERANCE,
-        operators=operators,
-        risky_operators=tuple(sorted(RISKY & operators.keys())),
-        opset=OPSET if format == "onnx" else None,
-        notes=notes,
+        operators=written.operators,
+        risky_operators=tuple(sorted(op for op in written.operators if not format.takes(op))),
+        opset=format.opset,
     )
-
-
-def _runtime(format: str) -> str:
-    if format != "onnx":
-        return f"torch {torch.__version__}"
-    import onnxruntime
-
-    return f"onnxruntime {onnxruntime.__version__}"
 
 
 def _moved_output(model: nn.Module, images: Tensor, batch: int) -> Tensor:
@@ -227,8 +200,8 @@ def _moved_output(model: nn.Module, images: Tensor, batch: int) -> Tensor:
 def _judge(result: ExportResult, strict: bool) -> None:
     if result.ok:
         return
-    older = ", written by torch's older exporter after the default one failed,"
-    by = older if result.exporter == OLDER else ""
+    stand_in = result.exporter == FORMATS.get(result.format).stand_in
+    by = f", written by '{result.exporter}' after the usual exporter failed," if stand_in else ""
     message = (
         f"the exported {result.format} file{by} disagrees with torch: largest difference"
         f" {result.max_abs_diff:.2g} ({result.max_rel_diff:.1e} of the largest output, allowed"
@@ -244,7 +217,7 @@ def _judge(result: ExportResult, strict: bool) -> None:
         )
     else:
         message += "try another --format or report it"
-    if strict or result.exporter == OLDER:
+    if strict or stand_in:
         raise ExportError(message)
     logger.warning("%s", message)
 

@@ -10,50 +10,129 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autotok.errors import ExportError
+from autotok.errors import ExportError, failure
 
-__all__ = ["OLDER", "OPSET", "onnx_operators", "run_onnx", "write_onnx"]
+from .formats import ExportFormat, Written, not_exported, register_format
+
+__all__ = ["Onnx", "OnnxSession", "output_name"]
 
 logger = logging.getLogger(__name__)
 OPSET = 18
-OLDER = "torchscript"
-"""What steps in where torch's default exporter fails."""
-INPUT, OUTPUT = "images", "logits"
+INPUT = "images"
+RISKY = frozenset({"NonZero", "Loop", "If", "Scan", "Unique", "NonMaxSuppression", "Compress"})
+"""Operators whose output shape depends on data, or control flow: engines often refuse them."""
 
 
-def write_onnx(model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool) -> str:
-    """The exporter that wrote `path`: 'dynamo', or 'torchscript' where that one failed.
+def output_name(num_classes: int) -> str:
+    """What a file calls its output: a model without a head gives features."""
+    return "logits" if num_classes else "features"
 
-    Raises:
-        ExportError: both failed; the message holds the first exporter's reason.
-    """
-    try:
-        _write_dynamo(model, images, path, dynamic_batch)
-        return "dynamo"
-    except Exception as error:  # the exporter raises many types, some of them private
-        reason = _first_line(error)
-        logger.warning("torch's default ONNX exporter failed (%s); trying the older one", reason)
-    axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic_batch else None
-    try:
-        torch.onnx.export(
-            model,
-            (images,),
-            str(path),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes=axes,
+
+@register_format("onnx")
+class Onnx(ExportFormat):
+    """For onnxruntime, TensorRT and whatever else reads it."""
+
+    suffix = ".onnx"
+    opset = OPSET
+    stand_in = "torchscript"
+    runtime = "onnxruntime"
+    board_runtimes = ("onnxruntime", "trtexec")
+
+    def check(self) -> None:
+        try:
+            import onnx
+            import onnxruntime
+            import onnxscript  # noqa: F401
+
+            value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+            node = onnx.helper.make_node("Identity", ["x"], ["y"])
+            result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+            graph = onnx.helper.make_graph([node], "trivial", [value], [result])
+            opsets = [onnx.helper.make_opsetid("", OPSET)]
+            model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+            cpu = ["CPUExecutionProvider"]
+            onnxruntime.InferenceSession(model.SerializeToString(), providers=cpu)
+        except Exception as error:  # a broken build raises anything, ImportError to OSError
+            raise ExportError(
+                f"ONNX files cannot be made here ({failure(error)[:160]}); mend it with"
+                " `pip install --force-reinstall onnx onnxruntime onnxscript`, and see"
+                " `autotok doctor`"
+            ) from error
+
+    def takes(self, operator: str) -> bool:
+        return operator not in RISKY
+
+    def write(
+        self, model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool
+    ) -> Written:
+        """By the default exporter 'dynamo', or by 'torchscript' where that one failed."""
+        facts = getattr(getattr(model, "backbone", model), "facts", None)
+        output = output_name(1 if facts is None else facts.num_classes)
+        try:
+            _write_dynamo(model, images, path, output, dynamic_batch)
+        except Exception as error:  # the exporter raises many types, some of them private
+            reason = _innermost(error)
+            logger.warning(
+                "torch's default ONNX exporter failed (%s); trying the older one", reason
+            )
+        else:
+            return Written("dynamo", _operators(path))
+        axes = {INPUT: {0: "batch"}, output: {0: "batch"}} if dynamic_batch else None
+        try:
+            torch.onnx.export(
+                model,
+                (images,),
+                str(path),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[output],
+                dynamic_axes=axes,
+            )
+        except Exception as error:
+            both = f"{reason}; the older exporter failed too ({_innermost(error)})"
+            raise not_exported(self.name, both) from error
+        return Written(self.stand_in, _operators(path))
+
+    def open(self, path: Path, device: torch.device) -> nn.Module:
+        return OnnxSession(path, device)
+
+    def version(self, opened: nn.Module | None = None) -> str:
+        import onnxruntime
+
+        provider = f" {opened.provider}" if isinstance(opened, OnnxSession) else ""
+        return f"onnxruntime {onnxruntime.__version__}{provider}"
+
+
+class OnnxSession(nn.Module):
+    """An ONNX file in onnxruntime, with as many threads as torch has."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+        able = onnxruntime.get_available_providers()
+        providers = [name for name in (*wanted, "CPUExecutionProvider") if name in able]
+        self._session: Any = onnxruntime.InferenceSession(
+            path.read_bytes(),  # which takes any name that Python can open
+            options,
+            providers=providers,
         )
-    except Exception as error:
-        raise ExportError(
-            f"the model cannot be exported to ONNX: {reason}; the older exporter failed too"
-            f" ({_first_line(error)}); try --format pt2 or torchscript"
-        ) from error
-    return OLDER
+        self.provider = str(self._session.get_providers()[0])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, classes), on the host."""
+        found = self._session.run(None, {INPUT: images.float().cpu().numpy()})
+        return torch.from_numpy(found[0])
 
 
-def _write_dynamo(model: nn.Module, images: Tensor, path: Path, dynamic_batch: bool) -> None:
+def _write_dynamo(
+    model: nn.Module, images: Tensor, path: Path, output: str, dynamic_batch: bool
+) -> None:
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     program = torch.onnx.export(
         model,
@@ -62,24 +141,14 @@ def _write_dynamo(model: nn.Module, images: Tensor, path: Path, dynamic_batch: b
         verbose=False,
         opset_version=OPSET,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=[output],
         dynamic_shapes=shapes,
     )
     assert program is not None
     program.save(str(path), external_data=False)
 
 
-def run_onnx(path: Path, images: Tensor, batch: int) -> Tensor:
-    """(n, classes) of images (n, C, H, W), in onnxruntime on the CPU, `batch` at a time."""
-    session = _session(path)
-    chunks = [
-        torch.from_numpy(session.run(None, {INPUT: chunk.numpy()})[0])
-        for chunk in images.split(batch)
-    ]
-    return torch.cat(chunks)
-
-
-def onnx_operators(path: Path) -> dict[str, int]:
+def _operators(path: Path) -> dict[str, int]:
     """How often each operator occurs, most frequent first; sub-graphs and functions included."""
     import onnx
 
@@ -94,17 +163,8 @@ def onnx_operators(path: Path) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _first_line(error: Exception) -> str:
+def _innermost(error: Exception) -> str:
     """The innermost cause in one line: exporters wrap the reason several times."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+    while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+    return failure(error)[:200]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from autotok.metrics import METRICS, ON_DEVICE, Metric
+
+from .onnx import output_name
 from .weights import REDUCERS, WEIGHTS
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
     """Text on how to use a bundle folder."""
     ref, config = bundle.backbone, bundle.config
     channels, height, width = ref.image_shape
-    tuned = config.mode == "retrain"
+    tuned, output = config.mode == "retrain", output_name(ref.num_classes)
     lines = [
         f"# {ref.name}, compressed by {config.method}" + (" and fine-tuned" if tuned else ""),
         "",
@@ -42,7 +45,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         "",
         "    from autotok.export.bundle import load_bundle",
         "    from pathlib import Path",
-        '    model = load_bundle(Path("."))      # images in, logits out',
+        f'    model = load_bundle(Path("."))      # images in, {output} out',
         "",
         "The weights were fine-tuned for this configuration; the original ones do not fit it."
         if tuned
@@ -51,7 +54,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         *_figures(bundle.evidence),
         f"Input: `images`, float32 (batch, {channels}, {height}, {width}), prepared as"
         " `preprocessing`",
-        "in `config.yaml` says. Output: `logits`.",
+        f"in `config.yaml` says. Output: `{output}`.",
         "",
     ]
     return "\n".join(lines)
@@ -62,23 +65,21 @@ def _figures(evidence: Mapping[str, Any]) -> list[str]:
     measured, predicted = evidence.get("measured"), evidence.get("predicted") or {}
     figures = measured or predicted
     lines = []
-    for metric, word, unit in (
-        ("latency_ms", "Latency", "ms"), ("peak_memory_mb", "Peak memory", "MB")
-    ):  # fmt: skip
-        if figures.get(metric) is None:
-            continue
-        lines.append(f"{word}: {figures[metric]:.4g} {unit}, {_source(evidence, metric)}.")
+    for metric in map(METRICS.__getitem__, ON_DEVICE):
+        value = figures.get(metric.name)
+        if value is not None:
+            told = f"{metric.label.capitalize()}: {value:.4g} {metric.unit}"
+            lines.append(f"{told}, {_source(evidence, metric)}.")
     return [*lines, ""] if lines else []
 
 
-def _source(evidence: Mapping[str, Any], metric: str) -> str:
+def _source(evidence: Mapping[str, Any], metric: Metric) -> str:
     reading = evidence.get("measured")
     if reading is not None:
         how = f"{reading['runtime']}, {reading['dtype']}, batch {reading['batch']}"
         return f"measured on {reading['device']} ({how}, {reading['verdict']}, {reading['when']})"
     target = (evidence.get("question") or {}).get("target")
-    kind = "latency" if metric == "latency_ms" else "memory"
-    error = evidence["predicted"].get(f"{kind}_error_pct")
+    error = evidence["predicted"].get(f"{metric.aspect}_error_pct")
     checked = "never checked" if error is None else f"checked to {error:.1f} %"
     return f"predicted for {target or 'a target'} ({checked}), not measured"
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from autotok.backbones.autoformer import AutoFormer
-from autotok.backbones.base import Backbone
-from autotok.backbones.supernet import SupernetView
-from autotok.backbones.supernet_file import save_cut
+from autotok.backbones.family import tensors_of
+from autotok.backbones.loading import save_backbone
 from autotok.compression.model import CompressedViT
 from autotok.errors import CheckpointError, ConfigError
 
@@ -21,7 +19,6 @@ __all__ = [
     "REDUCERS",
     "WEIGHTS",
     "WeightFile",
-    "backbone_module",
     "checked_files",
     "describe_weights",
     "load_into",
@@ -47,12 +44,8 @@ def write_weights(folder: Path, model: CompressedViT, name: str) -> bool:
 
     `name` is what `load_backbone` calls the backbone.
     """
-    module = backbone_module(model.backbone)
-    if isinstance(module, AutoFormer):
-        save_cut(module, folder / WEIGHTS, name=name)
-    else:
-        save_file(_tensors(module), folder / WEIGHTS)
-    reducers = _tensors(model.reducers)
+    save_backbone(model.backbone, folder / WEIGHTS, name=name)
+    reducers = tensors_of(model.reducers)
     if reducers:
         save_file(reducers, folder / REDUCERS)
     return bool(reducers)
@@ -104,14 +97,6 @@ def checked_files(path: Path, files: Sequence[WeightFile]) -> Path:
     return (path.parent / files[0].file).parent
 
 
-def backbone_module(backbone: Backbone) -> nn.Module:
-    """The module whose weight names others know: timm's own, or a stand-alone AutoFormer."""
-    if isinstance(backbone, SupernetView):
-        return backbone.supernet.cut(backbone.subnet)
-    inner = getattr(backbone, "model", None)
-    return inner if isinstance(inner, nn.Module) else backbone
-
-
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
     """Fill a module from a file of its bundle.
 
@@ -135,8 +120,3 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """State as independent contiguous tensors, which safetensors asks for."""
-    return {k: v.detach().cpu().clone().contiguous() for k, v in module.state_dict().items()}

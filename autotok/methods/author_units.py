@@ -1,9 +1,9 @@
 """The authors' own knobs, converted at the edge: r per layer, stage and cumulative ratios, lists.
 
 `from_*` give reductions with integer counts, layer by layer, and leave out layers where nothing
-goes; what a method cannot reach is refused by `realise`, never clamped here. `to_*` are their
-inverses: from what comes back, `from_*` makes the same reductions again. Ratios that come back are
-exact shares of counts, so they are written out in full.
+goes. A knob means what its authors' code does with it, limits included; what that cannot reach is
+refused by `realise`. `to_*` are their inverses: from what comes back, `from_*` makes the same
+reductions again. Ratios that come back are exact shares of counts, so they are written in full.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = [
     "from_entering_ratios",
     "from_num_removed",
     "from_num_removed_at",
+    "from_num_sampled",
     "from_stage_ratios",
     "from_thresholds",
     "gtp_selection",
@@ -201,6 +202,20 @@ def from_num_removed_at(
     counts, left = {}, num_patches
     for layer, r in zip(sorted(layers), num_removed, strict=True):
         left -= min(r, left // 2)
+        counts[layer] = left
+    return from_counts(counts, num_patches)
+
+
+def from_num_sampled(num_tokens: Mapping[int, float], num_patches: int) -> tuple[Reduction, ...]:
+    """Reductions of ATS's K per layer, which counts the class token: the most that can stay.
+
+    As in the authors' code, a K of at most 1 is a ratio of the tokens entering, one below 8 is 8,
+    and one above what enters is that.
+    """
+    counts, left = {}, num_patches
+    for layer, tokens in sorted(num_tokens.items()):
+        sampled = tokens * (left + 1) if tokens <= 1.0 else tokens
+        left = min(left, round(max(8.0, sampled)) - 1)
         counts[layer] = left
     return from_counts(counts, num_patches)
 

@@ -146,6 +146,8 @@ class TokenReducer(nn.Module):
     """How long a reduction lasts; where tokens are parked, a later layer may keep more."""
     conserves_size: ClassVar[bool] = False
     """Sizes of patch tokens add up to N0 after every reduction."""
+    halves_r: ClassVar[bool] = False
+    """The authors' code takes an r beyond half of the patch tokens as half of them."""
     exportable: ClassVar[bool] = True
     needs: Needs = Needs.NONE
     """Taps wanted from the backbone; an instance may narrow or change it for its backbone."""

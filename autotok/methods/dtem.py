@@ -43,6 +43,7 @@ class DTEM(OfficialWeights, Learning):
 
     title = "DTEM (NeurIPS 2024)"
     kind = Kind.MERGE
+    halves_r = True
     training_need = Training.REQUIRED
     options = (
         Option(

@@ -43,6 +43,7 @@ class PPT(Learning):
 
     title = "PPT (arXiv 2310.01812)"
     kind = Kind.HYBRID
+    halves_r = True
     training_need = Training.OPTIONAL
     options = (
         Option(

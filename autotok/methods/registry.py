@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from functools import cache
-from importlib.metadata import entry_points
 from typing import TypeVar
 
-from autotok.errors import ConfigError, IncompatibleMethod, UnknownName
+from autotok.errors import IncompatibleMethod
 from autotok.facts import BackboneFacts
+from autotok.registry import Registry
 
 from .base import TokenReducer
 
-__all__ = ["get_method", "list_methods", "register", "requirements", "unmet_need"]
+__all__ = ["METHODS", "get_method", "list_methods", "register", "requirements", "unmet_need"]
 
-_LOG = logging.getLogger(__name__)
-_METHODS: dict[str, type[TokenReducer]] = {}
+METHODS: Registry[type[TokenReducer]] = Registry("method", group="autotok.methods")
 _T = TypeVar("_T", bound=type[TokenReducer])
 
 
@@ -24,27 +21,11 @@ def register(name: str) -> Callable[[_T], _T]:
     """Class decorator: make a `TokenReducer` known under a lower-case name."""
 
     def add(cls: _T) -> _T:
-        if _METHODS.get(name, cls).__qualname__ != cls.__qualname__:
-            raise ConfigError(f"method '{name}' is registered twice; pick another name")
+        METHODS.add(name, cls)
         cls.name = name
-        _METHODS[name] = cls
         return cls
 
     return add
-
-
-@cache
-def _load_entry_points() -> dict[str, str]:
-    """Why entry points could not be loaded, by name: a broken package must not break the rest."""
-    broken: dict[str, str] = {}
-    for point in entry_points(group="autotok.methods"):
-        try:
-            point.load()
-        except (Exception, SystemExit) as error:  # foreign code may raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-            broken[point.name] = f"{point.value} cannot be loaded ({reason})"
-            _LOG.warning("methods of plug-in '%s' are missing: %s", point.name, broken[point.name])
-    return broken
 
 
 def get_method(name: str) -> type[TokenReducer]:
@@ -52,22 +33,14 @@ def get_method(name: str) -> type[TokenReducer]:
 
     Raises:
         UnknownName: no such method; the nearest one is named.
-        IncompatibleMethod: its package cannot be imported; the message says why.
+        ConfigError: its package cannot be imported; the message says why.
     """
-    broken = _load_entry_points()
-    if name in _METHODS:
-        return _METHODS[name]
-    if name in broken:
-        raise IncompatibleMethod(
-            f"method '{name}' cannot be used: {broken[name]}; mend or remove its package"
-        )
-    raise UnknownName("method", name, _METHODS)
+    return METHODS.get(name)
 
 
 def list_methods() -> list[str]:
     """All registered names, sorted."""
-    _load_entry_points()
-    return sorted(_METHODS)
+    return METHODS.names()
 
 
 _REQUIREMENTS: dict[str, tuple[Callable[[BackboneFacts], bool], str]] = {

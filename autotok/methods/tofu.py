@@ -39,6 +39,7 @@ class ToFu(TokenReducer):
 
     title = "ToFu (WACV 2024)"
     kind = Kind.HYBRID
+    halves_r = True
     training_need = Training.OPTIONAL
     options = (
         Option(

@@ -34,6 +34,7 @@ class ToMe(TokenReducer):
 
     title = "ToMe (ICLR 2023)"
     kind = Kind.MERGE
+    halves_r = True
     training_need = Training.OPTIONAL
     options = (
         Option("proportional", True, "add log size to the attention logits of merged tokens"),

@@ -40,7 +40,7 @@ from .trace import trace
 
 __all__ = [
     "BACKBONES",
-    "Calibrated",
+    "CalibrationFound",
     "Measured",
     "MemoryFit",
     "OnStep",
@@ -97,7 +97,7 @@ class CalibrationPlan:
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibrationFound:
     """Everything a target file is written from."""
 
     terms_us: Array
@@ -116,7 +116,7 @@ def calibrate_target(
     *,
     measurer: Measurer | None = None,
     on_step: OnStep = lambda share, text: None,
-) -> Calibrated:
+) -> CalibrationFound:
     """What was measured, the terms fitted to it, and how well they do on what they had not seen.
 
     Args:
@@ -148,7 +148,7 @@ def calibrate_target(
     if len(found) < LEAST or not held_out:
         raise _too_few(len(found), calibration_run.last_refusal)
     amounts, latencies = table_of(held_out)
-    return Calibrated(
+    return CalibrationFound(
         terms_us=fit_terms(*table_of(found)),
         check=check(amounts @ fit_terms(*table_of(fitted)), latencies),
         fitted=fitted,

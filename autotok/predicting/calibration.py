@@ -18,7 +18,7 @@ from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.methods.registry import get_method, list_methods
 
-from .calibrate import BACKBONES, Calibrated, CalibrationPlan, OnStep
+from .calibrate import BACKBONES, CalibrationFound, CalibrationPlan, OnStep
 from .calibrate import calibrate_target as calibrate_with
 from .measurers import DeviceMeasurer, Machine
 from .target import Target, load_target
@@ -43,7 +43,7 @@ class Calibration:
     """What a calibration found, and where its target file lies."""
 
     path: Path
-    found: Calibrated
+    found: CalibrationFound
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, by name with their units."""
@@ -189,7 +189,9 @@ def _lender(base: str, target: str) -> Target:
     return lender
 
 
-def _on_device(device: Device, target: str, plan: CalibrationPlan, on_step: OnStep) -> Calibrated:
+def _on_device(
+    device: Device, target: str, plan: CalibrationPlan, on_step: OnStep
+) -> CalibrationFound:
     """What was found on a device.
 
     Raises:

@@ -26,6 +26,7 @@ from autotok.backbones.loading import as_backbone, load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
+from autotok.metrics import METRICS
 
 from .as_published import as_published
 from .latency_model import device_ms as device_ms_of
@@ -198,7 +199,7 @@ def checked_error_pct(
 
 
 def _concerns(point: PublishedPoint) -> str:
-    return "memory" if point.metric == "peak_memory_mb" else "latency"
+    return METRICS[point.metric].aspect
 
 
 def check_points(target: Target, *, setting: str = "eager") -> list[CheckedPoint]:

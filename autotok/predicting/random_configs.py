@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from autotok.config import CompressionConfig, Reduction
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Kind, Placement, Span, TokenReducer
+from autotok.methods.base import Kind, Placement, TokenReducer
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
@@ -45,16 +45,9 @@ def draw(facts: BackboneFacts, name: str, rng: np.random.Generator) -> Compressi
 
 
 def draw_counts(
-    facts: BackboneFacts,
-    config: CompressionConfig,
-    rng: np.random.Generator,
-    *,
-    how: Sequence[str] = (),
+    facts: BackboneFacts, config: CompressionConfig, rng: np.random.Generator
 ) -> CompressionConfig:
-    """The configuration with other counts at the same layers, drawn at random.
-
-    `how` may say of each layer that 'all' stay, or as few as the method can leave ('fewest').
-    """
+    """The configuration with other counts at the same layers, drawn at random."""
     method, number = get_method(config.method), len(config.reductions)
     final = rng.uniform(LEAST_KEPT, 0.95)
     shares = np.sort(rng.uniform(final, 1.0, number))[::-1]
@@ -62,14 +55,10 @@ def draw_counts(
     if number > MOST_SITES:
         shares = np.linspace(1.0, final, number + 1)[1:]
     reductions, entering = [], facts.num_patches
-    for index, (old, share) in enumerate(zip(config.reductions, shares, strict=True)):
+    for old, share in zip(config.reductions, shares, strict=True):
         options = method.resolve_options({**config.options, **old.options})
         low, high = method.feasible(entering, options)
         keep = int(min(max(round(share * facts.num_patches), low), high, entering))
-        if how and how[index] == "all":
-            keep = facts.num_patches if method.span is not Span.REST else entering
-        elif how and how[index] == "fewest":
-            keep = low
         reductions.append(dataclasses.replace(old, num_keep=keep, keep_ratio=None))
         entering = keep
     return dataclasses.replace(config, reductions=tuple(reductions))

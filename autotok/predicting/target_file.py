@@ -12,7 +12,7 @@ import yaml
 
 from autotok.files import write_text
 
-from .calibrate import Calibrated, CalibrationPlan, Measured
+from .calibrate import CalibrationFound, CalibrationPlan, Measured
 from .fitting import NAMES
 from .measurers import Machine
 from .target import Number, Target, load_target
@@ -21,7 +21,7 @@ from .target_parts import CalibrationRecord, PublishedPoint, Setting, Terms
 __all__ = ["calibrated_target", "save_target", "target_dict"]
 
 
-def calibrated_target(found: Calibrated, *, name: str, base: Target | None = None) -> Target:
+def calibrated_target(found: CalibrationFound, *, name: str, base: Target | None = None) -> Target:
     """A target of the machine measured, with the terms found, and the held-out ones as its points.
 
     `base` gives what calibration does not measure (peaks, bandwidth); 'local' by default.
@@ -55,7 +55,7 @@ def calibrated_target(found: Calibrated, *, name: str, base: Target | None = Non
     )
 
 
-def _record(found: Calibrated, when: str) -> CalibrationRecord:
+def _record(found: CalibrationFound, when: str) -> CalibrationRecord:
     from autotok import __version__
 
     machine, memory = found.machine, found.memory
@@ -94,7 +94,7 @@ def _notes_of(base: Target) -> tuple[str, ...]:
     return (f"{unmeasured}.", *(f"Of that target: {note}" for note in base.notes))
 
 
-def _setting(base: Setting, found: Calibrated, source: str) -> Setting:
+def _setting(base: Setting, found: CalibrationFound, source: str) -> Setting:
     times = {
         name: float(f"{value:.4g}")
         for name, value in zip(NAMES, found.terms_us, strict=True)
@@ -125,7 +125,7 @@ def _memory(base: Target, machine: Machine) -> Number:
     return Number(round(machine.memory_mb), machine.memory_source)
 
 
-def _point(row: Measured, found: Calibrated, when: str) -> PublishedPoint:
+def _point(row: Measured, found: CalibrationFound, when: str) -> PublishedPoint:
     config = row.candidate.config
     return PublishedPoint(
         source=f"autotok calibrate, {when[:10]}",

@@ -8,12 +8,12 @@ from types import MappingProxyType
 
 from autotok.config import Primitive
 from autotok.errors import ConfigError, nearest
+from autotok.metrics import PREDICTED
 
 from .regressors import FEATURES
 
 __all__ = ["CalibrationRecord", "Number", "PublishedPoint", "Reference", "Setting", "Terms"]
 
-METRICS = ("latency_ms", "throughput_img_s", "peak_memory_mb")
 ROLES = ("fitted", "held out")
 EFFICIENCIES = ("matmul", "conv", "attention", "bandwidth")
 FUSIONS = ("none", "pointwise", "epilogue")
@@ -183,7 +183,10 @@ class PublishedPoint:
         object.__setattr__(self, "layers", layers)
         if len(layers) != len(self.num_keep):
             raise ConfigError(f"layers has {len(layers)} entries, num_keep {len(self.num_keep)}")
-        for word, value, allowed in (("metric", self.metric, METRICS), ("role", self.role, ROLES)):
+        for word, value, allowed in (
+            ("metric", self.metric, PREDICTED),
+            ("role", self.role, ROLES),
+        ):
             if value not in allowed:
                 raise ConfigError(
                     f"{word} '{value}' is unknown; choose one of: {', '.join(allowed)}"

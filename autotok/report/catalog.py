@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autotok.backbones.loading import load_structure
+from autotok.backbones.loading import backbone_facts
 from autotok.methods import get_method, list_methods, unmet_need
 from autotok.predicting.predict import check_points
 from autotok.predicting.target import load_target
@@ -16,7 +16,7 @@ def describe_methods(
     backbone: str | None = None,
 ) -> list[dict[str, str]]:
     """One row per registered method, from its declarations; with a backbone, whether it fits."""
-    facts = None if backbone is None else load_structure(backbone).facts
+    facts = None if backbone is None else backbone_facts(backbone)
     rows = []
     for name in list_methods():
         method = get_method(name)
@@ -38,7 +38,7 @@ def describe_methods(
 
 
 def methods_markdown() -> str:
-    """The table of methods for the README, from the registry alone."""
+    """The table of methods in Markdown, from the registry alone."""
     lines = ["| method | paper | kind | acts | training | count |", "|---|---|---|---|---|---|"]
     for row in describe_methods():
         if get_method(row["method"]).__module__.startswith("autotok."):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from autotok.metrics import METRICS
+from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets, resolve
 
 from .handover import device_notes, points_of, sources_of
-from .points import metric_of
 from .run import Run
 from .sentences import control_sentence, standing_sentences, tuning_sentence
-from .tables import closing_table
+from .tables import closing_table, on_device_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["budget_lines", "closing_data", "closing_parts"]
+__all__ = ["budget_lines", "closing_data", "closing_parts", "front_data", "front_parts"]
 
 
 def budget_lines(budgets: Sequence[str], convention: str) -> list[str]:
@@ -50,14 +51,17 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     found = run.records()
     points = points_of(found)
     scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
-    metric = metric_of(scored[0].metric if scored else "top1")
+    metric = METRICS[scored[0].metric if scored else "top1"]
     target = run.config["question"].get("target")
     sources = sources_of(target, found["front"], found["measuring"])
+    objectives = asked_metrics(run.config["search"]["objectives"], metric.name)
+    names = [m.name for m in objectives] + [b.metric for b in found["budgets"]]
+    on_device = on_device_of(names)
     parts: list[str | Table] = [f"budget: {budget.echo}" for budget in found["budgets"]]
-    parts.append(closing_table(points, metric, sources=sources, wide=wide))
+    parts.append(closing_table(points, metric, sources=sources, on_device=on_device, wide=wide))
     lines = [control_sentence(points, metric), *standing_sentences(found["comparisons"], metric)]
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
-    lines += device_notes(target, found["measuring"])
+    lines += device_notes(target, found["measuring"], run.config["question"].get("batch"))
     parts += filter(None, lines)
     if found["best"] is None:
         parts.append("nothing inside the budget could be evaluated; see trials.csv for the reasons")
@@ -69,6 +73,41 @@ def _nested(record: TrialRecord) -> dict[str, Any]:
     """A record's row with its configuration as data, not as text."""
     config = None if record.config is None else record.config.to_dict()
     return {**record.row(), "config": config}
+
+
+def front_data(run: Run, x: str, y: str) -> dict[str, Any]:
+    """The front over two metrics as plain data, and the picture of it."""
+    found = run.front_over(x, y)
+    names = [m.column for m in found.metrics]
+    return {
+        "directory": str(run.directory),
+        "metrics": names,
+        "front": [
+            {"number": p.number, "method": p.method, "config_id": p.config_id, "kind": p.kind}
+            | {"num_images": p.num_images, "origin": p.origin}
+            | {m.column: p.value(m) for m in found.metrics}
+            for p in found.points
+        ],
+        "hypervolume": found.volume,
+        "reference": dict(zip(names, found.reference, strict=True)),
+        "picture": str(run.picture_over(x, y)),
+    }
+
+
+def front_parts(run: Run, x: str, y: str) -> list[str | Table]:
+    """What is printed of the front over two metrics: a table, its hypervolume, the picture."""
+    from rich.table import Table
+    from rich.text import Text
+
+    found = run.front_over(x, y)
+    table = Table(pad_edge=False)
+    for head in ("trial", "method", *(m.axis for m in found.metrics), "images"):
+        side: Literal["left", "right"] = "left" if head == "method" else "right"
+        table.add_column(Text(head), justify=side, overflow="fold")
+    for p in found.points:
+        values = [m.number(p.value(m)) for m in found.metrics]
+        table.add_row(str(p.number), Text(p.method), *values, str(p.num_images or "-"))
+    return [table, found.sentence, f"picture: {run.picture_over(x, y)}"]
 
 
 def _what_there_is(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autotok.errors import RunDirectoryError, UsageError
-from autotok.searching.proposing.storage import filled, is_url
+from autotok.searching.proposing.storage import filled_url, is_url
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.space.settings import SearchSettings
 
@@ -82,7 +82,7 @@ def _storage(run: str | Path) -> str:
     directory = RunDirectory.open(run)
     url = directory.section("search", SearchSettings).storage
     if url:
-        return filled(url) if is_url(url) else url
+        return filled_url(url) if is_url(url) else url
     if not directory.study_log.is_file():
         raise RunDirectoryError(
             f"run '{run}' has no study.log yet; wait until its first trial has started, or start"

@@ -79,6 +79,7 @@ class FineTuneResult:
             "images_per_s": round(self.done.images_per_s, 2),
             "loss": round(self.done.loss, 6),
             "precision": self.done.precision,
+            **self.done.evidence(),
         }
 
 
@@ -110,13 +111,14 @@ def finetune(
     """A copy of a compressed model, fine-tuned by distillation from the uncompressed one.
 
     Trains on the training split of `data`, judges on the validation split; of a folder that has
-    `train` alone, a fifth is held out to judge on.
+    `train` alone, a fifth is held out to judge on. What is handed over is never worse than what it
+    started from, on training images that are held out of the training.
 
     Args:
         model: A model from `compress`, the path of a `best.yaml`, or a configuration.
         output: Folder for checkpoint, `best.yaml` and `best/`; nothing is written without.
         spec: How to train; by default what the configuration says, else 200 steps with the losses
-            that its method was published with.
+            that its method was published with. A rate that it does not give is found by a probe.
         changes: Fields of the spec to set otherwise.
         backbone: For a path or a configuration: another backbone, by name.
         checkpoint: Its weights.

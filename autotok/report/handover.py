@@ -26,24 +26,29 @@ from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle, write_best
 from autotok.files import write_text
+from autotok.metrics import METRICS, Metric
 from autotok.predicting.predict import provenance
 from autotok.predicting.target import load_target
 from autotok.searching.records.comparison import Comparisons, compare_front
-from autotok.searching.records.objective import make_objectives
+from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics, make_objectives
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.study import SearchResult
 from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import COUNTED_IMAGES
+from autotok.searching.space.settings import sampler_text
 
+from .fronts import axes_of, front_over
 from .html import Report, write_report
 from .plots import pareto_png
-from .points import Metric, Point, metric_of
+from .points import Point
 from .sources import Sources, device_sentences
+from .tables import on_device_of
 
 __all__ = [
     "device_notes",
     "environment",
     "hand_over",
+    "limits_of",
     "points_of",
     "run_points",
     "sources_of",
@@ -57,7 +62,6 @@ def hand_over(
     question: Mapping[str, Any],
     backbone: Backbone,
     evaluator: Evaluator,
-    budgets: Sequence[Budget],
     result: SearchResult,
     *,
     compressed: Callable[[CompressionConfig], CompressedViT] | None = None,
@@ -81,7 +85,8 @@ def hand_over(
         formats = () if no_export else ("onnx",)
         exports = _write_best(folder, backbone, evaluator, final.best, evidence, build, formats)
         exports = exports or {"onnx": {"error": no_export}}
-    metric = metric_of(evaluator.metric)
+    metric = METRICS[evaluator.metric]
+    asked = asked_metrics(result.settings.objectives, evaluator.metric)
     points = run_points(
         front=final.front,
         best=final.best,
@@ -90,15 +95,16 @@ def hand_over(
         trials=result.records,
         comparisons=comparisons,
     )
-    limits = [b.limit for b in budgets if b.metric == "macs"]
+    x, y = axes_of(asked)
     title = printable(
         f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
     )
     pareto_png(
         folder / "pareto.png",
         points,
-        metric,
-        budget_macs_g=min(limits) / 1e9 if limits else None,
+        y,
+        x=x,
+        limits=limits_of(result.budgets),
         title=title,
     )
     report = Report(
@@ -106,19 +112,26 @@ def hand_over(
         command=_command(question, result),
         points=points,
         metric=metric,
-        budget="; ".join(b.echo for b in budgets),
+        budget="; ".join(b.echo for b in result.budgets),
         sources=sources_of(question.get("target"), final.front, result.measuring),
+        on_device=on_device_of([m.name for m in asked] + [b.metric for b in result.budgets]),
         environment={key: str(value) for key, value in environment().items()},
         checks=_checks(result, exports),
         notes=[
             *_notes(result, plug_in_only),
+            *([f"{front_over(points, asked).sentence.capitalize()}."] if final.front else []),
             f"{evaluator.data.name}: {evaluator.data.labelling}.",
-            *device_notes(question.get("target"), result.measuring),
+            *device_notes(question.get("target"), result.measuring, question.get("batch")),
         ],
         config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
         comparisons=comparisons,
     )
     write_report(folder / "report.html", report, picture=folder / "pareto.png")
+
+
+def limits_of(budgets: Sequence[Budget]) -> dict[str, float]:
+    """By metric's name, in its column's unit."""
+    return {b.metric: b.limit / METRICS[b.metric].scale for b in budgets}
 
 
 def points_of(found: Mapping[str, Any]) -> list[Point]:
@@ -156,7 +169,7 @@ def run_points(
 
 
 def _metric_of_records(records: Sequence[TrialRecord]) -> Metric:
-    return metric_of(next((r.score.metric for r in records if r.score is not None), "top1"))
+    return METRICS[next((r.score.metric for r in records if r.score is not None), "top1")]
 
 
 def _command(question: Mapping[str, Any], result: SearchResult) -> str:
@@ -166,7 +179,7 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
     parts = ["autotok search"]
     for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
                 "flops_convention", "max_images", "train_data",
-                "class_names", "subnet", "device"):  # fmt: skip
+                "class_names", "subnet", "device", "batch"):  # fmt: skip
         value = question.get(key)
         if value is not None and value != plain.get(key):
             option = "measure-on" if key == "device" else key.replace("_", "-")
@@ -175,10 +188,12 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
         parts.append(f"--methods {','.join(question['methods'])}")
     parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
     settings = result.settings
+    if settings.objectives != DEFAULT_OBJECTIVES:
+        parts += [f"--objective {name}" for name in settings.objectives]
     parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
     if settings.retrain_trials is not None:
         parts.append(f"--finetunes {settings.retrain_trials}")
-    parts += [f"--seed {settings.seed}", f"--sampler {settings.sampler}"]
+    parts += [f"--seed {settings.seed}", f"--sampler {shlex.quote(sampler_text(settings.sampler))}"]
     return printable(" ".join(parts))
 
 
@@ -206,10 +221,15 @@ def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
     return checks
 
 
-def device_notes(target: str | None, measuring: Mapping[str, Any]) -> list[str]:
+def device_notes(
+    target: str | None, measuring: Mapping[str, Any], batch: int | None = None
+) -> list[str]:
     """What latency and memory figures of a run rest on; nothing without a target or device."""
     behind = None if target is None else provenance(load_target(target))
-    return device_sentences(behind, measuring)
+    lines = device_sentences(behind, measuring)
+    if lines and batch is not None:
+        lines.append(f"They are those of {batch} images at a time.")
+    return lines
 
 
 def sources_of(

@@ -9,12 +9,13 @@ from html import escape
 from pathlib import Path
 
 from autotok.files import write_text
+from autotok.metrics import Metric
 from autotok.searching.records.comparison import Comparisons
 
-from .points import Metric, Point
+from .points import Point
 from .sentences import CAUTION, control_sentence, standing_sentences, tuning_sentence
 from .sources import Sources
-from .tables import plain_table, tuning_table
+from .tables import SHOWN, plain_table, tuning_table
 
 __all__ = ["Report", "write_report"]
 
@@ -45,6 +46,8 @@ class Report:
     budget: str = ""
     """The budget as echoed to the user."""
     sources: Sources = field(default_factory=Sources)
+    on_device: Sequence[Metric] = SHOWN
+    """Metrics on the device that the table has."""
     environment: Mapping[str, str] = field(default_factory=dict)
     checks: Mapping[str, str] = field(default_factory=dict)
     """What was verified and what came out, such as exports and the independent count."""
@@ -86,7 +89,9 @@ def _table(report: Report) -> str:
     others = len(report.points) - len(shown)
     if not shown:
         return "<p>Nothing was evaluated.</p>"
-    heads, rows = plain_table(shown, report.metric, sources=report.sources)
+    heads, rows = plain_table(
+        shown, report.metric, sources=report.sources, on_device=report.on_device
+    )
     more = f"<p>{others} more evaluated configurations are in trials.csv.</p>" if others else ""
     classes = [row[0].replace(" ", "-") for row in rows]
     return f"<h2>Configurations</h2>{_drawn(heads, rows, classes)}{more}"

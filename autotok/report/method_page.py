@@ -8,7 +8,7 @@ import re
 import textwrap
 from typing import Any
 
-from autotok.backbones.loading import load_structure
+from autotok.backbones.loading import backbone_facts
 from autotok.errors import UnknownName
 from autotok.facts import BackboneFacts
 from autotok.methods import get_method, list_methods, unmet_need
@@ -18,6 +18,7 @@ from autotok.methods.learning import recipe_of
 from autotok.methods.observing import observed_needs
 from autotok.methods.published import published_schedules
 from autotok.methods.registry import requirements
+from autotok.metrics import METRICS
 from autotok.tokens import Needs
 
 __all__ = ["describe_method", "method_text", "signals"]
@@ -41,10 +42,9 @@ SIGNALS = {
 DEPARTURES = re.compile(r"\bDepartures\b[^:.]*:")
 UNITS = (
     ("gflops", "GFLOPs"),
-    ("throughput_img_s", "img/s"),
-    ("latency_ms", "ms"),
-    ("memory_mb", "MB"),
-    ("params_m", "M parameters"),
+    *((m, METRICS[m].unit) for m in ("throughput_img_s", "latency_ms")),
+    ("memory_mb", METRICS["peak_memory_mb"].unit),
+    ("params_m", METRICS["params"].unit),
 )
 """Columns of the published numbers beside the accuracy."""
 
@@ -65,8 +65,7 @@ def describe_method(name: str, backbone: str | None = None) -> dict[str, Any]:
         return {**dataclasses.asdict(missing[name]), "built": False, "published_results": results}
     if name not in list_methods():
         raise UnknownName("method", name, [*list_methods(), *missing])
-    backbone = backbone or EXAMPLE
-    method, facts = get_method(name), load_structure(backbone).facts
+    method, facts = get_method(name), backbone_facts(backbone or EXAMPLE)
     return {
         "name": name,
         "title": method.title,

@@ -42,7 +42,9 @@ def profile_report(
     report: dict[str, Any] = {
         "backbone": facts.name,
         "method": model.config.method,
+        "patch_tokens": facts.num_patches,
         "patch_tokens_kept": list(model.schedule.kept),
+        "patch_tokens_by_layer": model.schedule.by_layer,
         "macs": exact.macs,
         "macs_g": round(exact.macs_g, 4),
         "macs_noattn_g": round(exact.macs_noattn_g, 4),
@@ -137,6 +139,8 @@ def quality_report(
         "num_images": found.num_images,
         "finetuned": found.finetuned,
         "uncompressed": round(judged.reference.value, 4),
+        "patch_tokens": judged.model.backbone.facts.num_patches,
+        "patch_tokens_by_layer": judged.model.schedule.by_layer,
     }
     return report | _adaptive_costs(judged)
 
@@ -198,7 +202,9 @@ def write_bundle(
     return {
         "folder": str(output),
         "method": model.config.method,
+        "patch_tokens": facts.num_patches,
         "patch_tokens_kept": list(model.schedule.kept),
+        "patch_tokens_by_layer": model.schedule.by_layer,
         "macs_g": round(exact.macs_g, 4),
         "onnx_ok": onnx.get("ok"),
         "onnx_max_abs_diff": onnx.get("max_abs_diff"),

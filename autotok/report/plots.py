@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from autotok.files import replacing
+from autotok.metrics import METRICS, Metric
 
-from .points import Metric, Point
+from .fronts import non_dominated
+from .points import Point
 
 __all__ = ["pareto_png"]
 
@@ -22,126 +26,155 @@ def pareto_png(
     points: Sequence[Point],
     metric: Metric,
     *,
-    budget_macs_g: float | None = None,
+    x: Metric = METRICS["macs"],
+    limits: Mapping[str, float] = MappingProxyType({}),
     title: str = "",
 ) -> Path:
-    """`path`, now a picture of quality against GFLOPs.
+    """`path`, now a picture of a metric, upwards, against another, GFLOPs by default.
 
-    Evaluated trials are grey; the front, the random control and the uncompressed model carry their
-    95 % intervals; the budget is a dashed line. Fine-tuned configurations are triangles, with an
-    arrow from where they were as plug-ins. Points without a quality are left out.
+    Evaluated trials are grey; the front, the random control and the uncompressed model carry the
+    95 % intervals of a quality; `limits`, by metric's name and in its column's unit, are dashed
+    lines. Fine-tuned configurations are triangles, with an arrow from where they were as plug-ins.
+    Points without one of the two values are left out; where further objectives keep points on the
+    front, the line runs through those that these two alone would.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    points = [p for p in points if p.quality is not None]
+    plane = _Plane(x, metric)
+    points = [p for p in points if None not in (p.value(x), p.value(metric))]
     figure = Figure(figsize=(8.0, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    of_kind = {kind: _sorted(points, kind) for kind in ("trial", "uncompressed", "random control")}
-    front = sorted((p for p in points if p.kind in ("front", "best")), key=lambda p: p.macs_g)
+    of_kind = {kind: plane.of(points, kind) for kind in ("trial", "uncompressed", "random control")}
+    front = plane.of(points, "front", "best")
+    leading = non_dominated(front, (x, metric))
     if of_kind["trial"]:
-        axes.scatter(*_xy(of_kind["trial"]), s=22, color=GREY, label="evaluated", zorder=2)
-    _draw(axes, of_kind["random control"], CONTROL, "s", "random pruning (control)", line=True)
-    _draw(axes, front, FRONT, "o", "Pareto front", line=True)
-    _draw_tuned(axes, [*front, *of_kind["trial"]])
-    _draw(axes, of_kind["uncompressed"], BASE, "D", "uncompressed")
+        axes.scatter(*plane.xy(of_kind["trial"]), s=22, color=GREY, label="evaluated", zorder=2)
+    plane.draw(axes, of_kind["random control"], CONTROL, "s", "random pruning (control)", line=True)
+    plane.draw(axes, leading, FRONT, "o", "Pareto front", line=True)
+    others = [p for p in front if p not in leading]
+    plane.draw(axes, others, FRONT, "P", "on the front by its other objectives")
+    if metric.kind == "judged":
+        plane.draw_tuned(axes, [*front, *of_kind["trial"]])
+    plane.draw(axes, of_kind["uncompressed"], BASE, "D", "uncompressed")
     best = [p for p in front if p.kind == "best"]
     if best:
-        axes.scatter(*_xy(best), s=190, marker="*", color=BEST, label="best", zorder=6)
-    if budget_macs_g is not None:
-        axes.axvline(budget_macs_g, color=LIMIT, linestyle="--", linewidth=1.2, zorder=1)
-        axes.annotate(
-            f"budget {budget_macs_g:g} GFLOPs", (budget_macs_g, 0.02), xytext=(4, 0), color=LIMIT,
-            fontsize=9, rotation=90, va="bottom", ha="left", textcoords="offset points",
-            xycoords=axes.get_xaxis_transform(),
-        )  # fmt: skip
-    _name(axes, front, metric)
-    _frame(axes, metric, points, budget_macs_g, title)
+        axes.scatter(*plane.xy(best), s=190, marker="*", color=BEST, label="best", zorder=6)
+    _draw_limits(axes, plane, limits)
+    plane.name(axes, front)
+    _frame(axes, plane, points, limits.get(x.name), title)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png", metadata={"Software": "autotok"})
     return path
 
 
-def _draw(
-    axes: Any, points: Sequence[Point], colour: str, marker: str, label: str, *, line: bool = False
-) -> None:
-    """One series with its intervals."""
-    if not points:
-        return
-    x, y = _xy(points)
-    below = [
-        max(0.0, q - (p.low if p.low is not None else q)) for p, q in zip(points, y, strict=True)
-    ]
-    above = [
-        max(0.0, (p.high if p.high is not None else q) - q) for p, q in zip(points, y, strict=True)
-    ]
-    axes.errorbar(
-        x, y, yerr=[below, above], color=colour, marker=marker, markersize=6, capsize=3,
-        elinewidth=1, linewidth=1.4 if line else 0, label=label, zorder=4,
-    )  # fmt: skip
+def _draw_limits(axes: Any, plane: _Plane, limits: Mapping[str, float]) -> None:
+    """Dashed lines for the budgets on either axis."""
+    style = {"color": LIMIT, "linestyle": "--", "linewidth": 1.2, "zorder": 1}
+    text = {"color": LIMIT, "fontsize": 9, "va": "bottom", "ha": "left"}
+    text |= {"textcoords": "offset points"}
+    for metric, across in ((plane.x, True), (plane.y, False)):
+        limit = limits.get(metric.name)
+        if limit is None:
+            continue
+        unit = "GFLOPs" if metric.name == "macs" else metric.unit
+        told = f"budget {limit:g} {unit}"
+        if across:
+            axes.axvline(limit, **style)
+            at = {"xycoords": axes.get_xaxis_transform(), "xytext": (4, 0), "rotation": 90}
+            axes.annotate(told, (limit, 0.02), **text, **at)
+        else:
+            axes.axhline(limit, **style)
+            at = {"xycoords": axes.get_yaxis_transform(), "xytext": (0, 3)}
+            axes.annotate(told, (0.02, limit), **text, **at)
 
 
-def _draw_tuned(axes: Any, points: Sequence[Point]) -> None:
-    """Triangles over what was fine-tuned, and an arrow from its quality as a plug-in."""
-    tuned = [p for p in points if p.retrained]
-    if not tuned:
-        return
-    before = [p for p in tuned if p.untuned is not None]
-    label = "before fine-tuning (plug-in)" if before else None
-    plugged = [p.macs_g for p in before], [p.untuned for p in before]
-    for point in before:
-        axes.annotate(
-            "", xy=(point.macs_g, point.quality), xytext=(point.macs_g, point.untuned), zorder=4.5,
-            arrowprops={"arrowstyle": "-|>", "color": TUNED, "linewidth": 1.1, "shrinkB": 5},
+@dataclass(frozen=True)
+class _Plane:
+    """The two metrics of a picture, and how points are drawn in them."""
+
+    x: Metric
+    y: Metric
+
+    def of(self, points: Sequence[Point], *kinds: str) -> list[Point]:
+        return sorted((p for p in points if p.kind in kinds), key=lambda p: p.value(self.x) or 0.0)
+
+    def xy(self, points: Sequence[Point]) -> tuple[list[float], list[float]]:
+        return [p.value(self.x) or 0.0 for p in points], [p.value(self.y) or 0.0 for p in points]
+
+    def draw(
+        self,
+        axes: Any,
+        points: Sequence[Point],
+        colour: str,
+        marker: str,
+        label: str,
+        *,
+        line: bool = False,
+    ) -> None:
+        """One series, with the intervals of a quality."""
+        if not points:
+            return
+        x, y = self.xy(points)
+        ends = [(p.low, p.high) if self.y.kind == "judged" else (None, None) for p in points]
+        below = [max(0.0, q - (q if e[0] is None else e[0])) for q, e in zip(y, ends, strict=True)]
+        above = [max(0.0, (q if e[1] is None else e[1]) - q) for q, e in zip(y, ends, strict=True)]
+        axes.errorbar(
+            x, y, yerr=[below, above], color=colour, marker=marker, markersize=6, capsize=3,
+            elinewidth=1, linewidth=1.4 if line else 0, label=label, zorder=4,
         )  # fmt: skip
-    axes.scatter(
-        *plugged, s=34, marker="^", facecolor="white", edgecolor=TUNED, linewidth=1.1, zorder=4.6,
-        label=label,
-    )  # fmt: skip
-    axes.scatter(
-        *_xy(tuned), s=75, marker="^", color=TUNED, edgecolor="white", linewidth=0.8, zorder=5,
-        label="fine-tuned",
-    )  # fmt: skip
 
-
-def _name(axes: Any, front: Sequence[Point], metric: Metric) -> None:
-    """Write methods beside the front, best first, as many as stay readable."""
-    from matplotlib.patheffects import withStroke
-
-    sign = 1 if metric.higher_is_better else -1
-    by_worth = sorted(front, key=lambda p: (p.kind != "best", -sign * (p.quality or 0.0)))
-    for point in by_worth[:: max(1, len(by_worth) // MAX_LABELS)]:
-        axes.annotate(
-            point.method, (point.macs_g, point.quality), xytext=(7, -12 * sign), fontsize=8.5,
-            textcoords="offset points", color=INK, zorder=7,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+    def draw_tuned(self, axes: Any, points: Sequence[Point]) -> None:
+        """Triangles over what was fine-tuned, and an arrow from its quality as a plug-in."""
+        tuned = [p for p in points if p.retrained]
+        if not tuned:
+            return
+        before = [p for p in tuned if p.untuned is not None]
+        label = "before fine-tuning (plug-in)" if before else None
+        plugged = self.xy(before)[0], [p.untuned for p in before]
+        for x, point in zip(plugged[0], before, strict=True):
+            axes.annotate(
+                "", xy=(x, point.quality), xytext=(x, point.untuned), zorder=4.5,
+                arrowprops={"arrowstyle": "-|>", "color": TUNED, "linewidth": 1.1, "shrinkB": 5},
+            )  # fmt: skip
+        axes.scatter(
+            *plugged, s=34, marker="^", facecolor="white", edgecolor=TUNED, linewidth=1.1,
+            zorder=4.6, label=label,
         )  # fmt: skip
+        axes.scatter(
+            *self.xy(tuned), s=75, marker="^", color=TUNED, edgecolor="white", linewidth=0.8,
+            zorder=5, label="fine-tuned",
+        )  # fmt: skip
+
+    def name(self, axes: Any, front: Sequence[Point]) -> None:
+        """Write methods beside the front, best first, as many as stay readable."""
+        from matplotlib.patheffects import withStroke
+
+        sign = 1 if self.y.higher_is_better else -1
+        by_worth = sorted(front, key=lambda p: (p.kind != "best", -sign * (p.value(self.y) or 0.0)))
+        for point in by_worth[:: max(1, len(by_worth) // MAX_LABELS)]:
+            axes.annotate(
+                point.method, (point.value(self.x), point.value(self.y)), xytext=(7, -12 * sign),
+                fontsize=8.5, textcoords="offset points", color=INK, zorder=7,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            )  # fmt: skip
 
 
 def _frame(
-    axes: Any, metric: Metric, points: Sequence[Point], budget: float | None, title: str
+    axes: Any, plane: _Plane, points: Sequence[Point], limit: float | None, title: str
 ) -> None:
-    unit = f" [{metric.unit}]" if metric.unit else ""
-    better = "" if metric.higher_is_better else " (less is better)"
-    axes.set_xlabel("cost [GFLOPs = 1e9 multiply-accumulates, attention included]")
-    axes.set_ylabel(f"{metric.label}{unit}{better}")
+    axes.set_xlabel(plane.x.axis)
+    axes.set_ylabel(plane.y.axis)
     if title:
         axes.set_title(title, fontsize=11, loc="left")
-    costs = [p.macs_g for p in points] + ([] if budget is None else [budget])
+    costs = [*plane.xy(points)[0], *([] if limit is None else [limit])]
     if costs:
         margin = 0.05 * (max(costs) - min(costs) or max(costs) or 1.0)
         axes.set_xlim(max(0.0, min(costs) - margin), max(costs) + 2 * margin)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if points:
-        corner = "lower right" if metric.higher_is_better else "upper right"
-        axes.legend(loc=corner, frameon=True, framealpha=0.9, fontsize=9)
-
-
-def _sorted(points: Sequence[Point], kind: str) -> list[Point]:
-    return sorted((p for p in points if p.kind == kind), key=lambda p: p.macs_g)
-
-
-def _xy(points: Sequence[Point]) -> tuple[list[float], list[float]]:
-    return [p.macs_g for p in points], [p.quality or 0.0 for p in points]
+    if points:  # the corner that is worst in both
+        corner = "lower" if plane.y.higher_is_better else "upper"
+        side = "left" if plane.x.higher_is_better else "right"
+        axes.legend(loc=f"{corner} {side}", frameon=True, framealpha=0.9, fontsize=9)

@@ -8,43 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotok.evaluation.paired import Paired
+from autotok.metrics import METRICS, TABLE, Metric
 
-__all__ = ["KINDS", "Metric", "Point", "gflops", "metric_of"]
+__all__ = ["KINDS", "Point", "gflops"]
 
 KINDS = ("best", "front", "uncompressed", "random control", "trial")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a quality metric is read and written."""
-
-    column: str
-    label: str
-    unit: str
-    higher_is_better: bool = True
-
-    def text(self, value: float | None) -> str:
-        """The value with its unit."""
-        if value is None or math.isnan(value):
-            return "-"
-        return f"{value:.1f} %" if self.unit == "%" else f"{value:.4f}"
-
-    @property
-    def gain_unit(self) -> str:
-        """Of a difference of two values, positive where the first is better."""
-        return "points" if self.unit == "%" else f"less {self.label.split(' from ')[0]}"
-
-
-_METRICS = {
-    "top1": Metric("top1_pct", "top-1 accuracy", "%"),
-    "agreement": Metric("agreement_pct", "agreement with the uncompressed model", "%"),
-    "kl": Metric("kl", "KL divergence from the uncompressed model", "", higher_is_better=False),
-}
-
-
-def metric_of(name: str) -> Metric:
-    """The metric called 'top1', 'agreement' or 'kl'; any other name is shown as it is."""
-    return _METRICS.get(name, Metric(name, name, ""))
 
 
 @dataclass(frozen=True)
@@ -61,11 +29,14 @@ class Point:
     counts: tuple[int, ...] = ()
     subnet: str = ""
     """Shape of a subnet other than the default one."""
+    macs_noattn_g: float | None = None
     params_m: float | None = None
     latency_ms: float | None = None
+    throughput_img_s: float | None = None
     peak_memory_mb: float | None = None
+    energy_mj: float | None = None
     origin: str = "predicted"
-    """Of latency and memory: 'predicted' or 'measured'."""
+    """Of what a device tells: 'predicted' or 'measured'."""
     mode: str = "plug-in"
     finetuned: bool = False
     feasible: bool = True
@@ -85,6 +56,8 @@ class Point:
     def from_row(cls, row: Mapping[str, Any], metric: Metric, *, kind: str = "trial") -> Point:
         """A point from a row of `trials.csv` or `TrialRecord.row()`; blanks are None."""
         column = metric.column
+        others = [m.column for m in TABLE if m.kind != "judged" and m.name != "macs"]
+        figures: dict[str, Any] = {name: _number(row.get(name)) for name in others}
         return cls(
             method=str(row.get("method") or "-"),
             macs_g=_number(row.get("macs_g")) or 0.0,
@@ -95,9 +68,6 @@ class Point:
             layers=_integers(row.get("layers")),
             counts=_integers(row.get("counts")),
             subnet=str(row.get("subnet") or ""),
-            params_m=_number(row.get("params_m")),
-            latency_ms=_number(row.get("latency_ms")),
-            peak_memory_mb=_number(row.get("peak_memory_mb")),
             origin=_origin(row.get("latency_is")),
             mode=str(row.get("mode") or "plug-in"),
             finetuned=_truth(row.get("finetuned")) is True,
@@ -108,7 +78,13 @@ class Point:
             config_id=str(row.get("config_id") or ""),
             kind=kind,
             untuned=_number(row.get("plugged")),
+            **figures,
         )
+
+    def value(self, metric: Metric) -> float | None:
+        """Of a metric, by its column; the quality for the one that was judged."""
+        found = self.quality if metric.kind == "judged" else getattr(self, metric.column)
+        return None if found is None else float(found)
 
     @property
     def retrained(self) -> bool:
@@ -136,7 +112,7 @@ class Point:
 
 def gflops(macs_g: float) -> str:
     """Three decimals; more where a small model needs them."""
-    return f"{macs_g:.3f}" if macs_g >= 0.1 else f"{macs_g:.3g}"
+    return METRICS["macs"].number(macs_g)
 
 
 def _origin(value: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from torch import nn
 from autotok.backbones.loading import as_backbone, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
-from autotok.errors import RunDirectoryError
+from autotok.errors import ConfigError, RunDirectoryError
+from autotok.metrics import Metric, metric_of
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
@@ -22,6 +24,11 @@ from autotok.searching.running.model_worker import WEIGHTS_FOLDER
 from autotok.searching.running.session import Question
 from autotok.searching.space.budget import Budget
 from autotok.training.student import retrained
+
+from .fronts import FrontOver, front_over
+from .handover import limits_of, points_of
+from .plots import pareto_png
+from .points import Point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +122,52 @@ class Run:
         path = self.directory / WEIGHTS_FOLDER / f"{config.config_id}.safetensors"
         return retrained(as_backbone(model), config, path)
 
+    def front_over(self, *metrics: str) -> FrontOver:
+        """The front over any metrics, such as 'latency' and 'top1', of all that was evaluated.
+
+        Raises:
+            UnknownName: no such metric.
+            RunDirectoryError: the run knows no values of one, or is not finished.
+        """
+        return front_over(self._points(), self._metrics(metrics))
+
+    def picture_over(self, x: str, y: str) -> Path:
+        """pareto-X-Y.png of the run directory, drawn: two metrics against each other."""
+        across, up = self._metrics((x, y))
+        found, points = self.front_over(x, y), self._points()
+        numbers = {p.number for p in found.points}
+        kept = ("uncompressed", "random control")
+        drawn = [
+            p if p.kind in kept else _shown_as(p, "front" if p.number in numbers else "trial")
+            for p in points
+        ]
+        path = self.directory / f"pareto-{across.column}-{up.column}.png"
+        limits = limits_of(self.records()["budgets"])
+        return pareto_png(path, drawn, up, x=across, limits=limits, title=self.directory.name)
+
+    def _metrics(self, names: Sequence[str]) -> list[Metric]:
+        """Rows of the table by name; 'quality', or another name of it, is what the run judged."""
+        scores = [r.score for r in self.records()["front"] if r.score is not None]
+        judged = scores[0].metric if scores else "top1"
+        found = [metric_of(judged if n == "quality" else n, beside=["quality"]) for n in names]
+        for metric in found:
+            if metric.kind == "judged" and metric.name != judged:
+                raise RunDirectoryError(
+                    f"run '{self.directory}' judged {judged}, not {metric.name}; ask for {judged}"
+                )
+        if len(set(found)) != len(found):
+            raise ConfigError(f"metrics {list(names)} must be different ones")
+        return found
+
+    def _points(self) -> list[Point]:
+        """Everything that was evaluated; what the final evaluation judged, as it found it."""
+        found = points_of(self.records())
+        known = {p.number for p in found}
+        metric = self._metrics(["quality"])[0]
+        rows = [{str(k): v for k, v in r.items()} for r in self.trials.to_dict("records")]
+        trials = [Point.from_row(r, metric) for r in rows if r["state"] == "complete"]
+        return found + [p for p in trials if p.number not in known]
+
     def _finished(self) -> Path:
         if not (self.directory / "pareto.json").is_file():
             raise RunDirectoryError(
@@ -135,6 +188,10 @@ class Run:
             return pd.read_csv(self.directory / name)
         except (OSError, ValueError) as error:  # pandas' own are ValueErrors
             raise self._damaged(self.directory / name, error) from error
+
+
+def _shown_as(point: Point, kind: str) -> Point:
+    return dataclasses.replace(point, kind=kind)
 
 
 def _records(data: Mapping[str, Any]) -> dict[str, Any]:

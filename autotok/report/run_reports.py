@@ -11,15 +11,20 @@ import numpy as np
 import pandas as pd
 
 from autotok.errors import ConfigError, printable
+from autotok.metrics import METRICS, QUALITIES, metric_of
+from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.pareto import hypervolume
 from autotok.searching.records.record import TrialRecord
 
-from .handover import run_points
+from .fronts import axes_of
+from .handover import limits_of, points_of
 from .plots import pareto_png
-from .points import Point, metric_of
+from .points import Point
 from .run import Run
 
 __all__ = ["compare_runs", "draw_again", "status_report"]
+
+_JUDGED = tuple(metric.column for name, metric in METRICS.items() if name in QUALITIES)
 
 
 def status_report(run: Run) -> dict[str, Any]:
@@ -51,18 +56,20 @@ def _best_so_far(run: Run, trials: pd.DataFrame) -> dict[str, Any] | None:
         return None
     if "feasible" in trials:
         trials = trials[trials["feasible"].astype(str) == "True"]
-    ranked = trials.sort_values(column, ascending=column == "kl").dropna(subset=[column])
+    ranked = trials.sort_values(column, ascending=not metric_of(column).higher_is_better).dropna(
+        subset=[column]
+    )
     keys = [key for key in ("number", "method", column, "macs_g") if key in ranked]
     return None if ranked.empty else ranked.iloc[0][keys].to_dict()
 
 
 def _quality_column(trials: pd.DataFrame) -> str | None:
-    return next((c for c in ("top1_pct", "agreement_pct", "kl") if c in trials), None)
+    return next((c for c in _JUDGED if c in trials), None)
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
     row = record.row()
-    keys = ("number", "method", "top1_pct", "agreement_pct", "kl", "macs_g")
+    keys = ("number", "method", *_JUDGED, "macs_g")
     return {key: row[key] for key in keys if row.get(key) is not None}
 
 
@@ -73,11 +80,7 @@ def compare_runs(first: Run, second: Run) -> dict[str, Any]:
         ConfigError: they were judged by different metrics.
     """
     fronts = [[_row(record) for record in run.records()["front"]] for run in (first, second)]
-    metrics = {key for front in fronts for row in front for key in row} & {
-        "top1_pct",
-        "agreement_pct",
-        "kl",
-    }
+    metrics = {key for front in fronts for row in front for key in row} & set(_JUDGED)
     if len(metrics) > 1:
         raise ConfigError(
             f"runs '{first.directory}' and '{second.directory}' were judged by"
@@ -96,7 +99,7 @@ def compare_runs(first: Run, second: Run) -> dict[str, Any]:
 
 def _volumes(fronts: list[list[dict[str, Any]]], metric: str) -> list[float]:
     """Hypervolumes of quality and cost, up to the worst of both in either run."""
-    sign = 1.0 if metric == "kl" else -1.0
+    sign = -1.0 if metric_of(metric).higher_is_better else 1.0
     points = [
         np.array([[sign * row[metric], row["macs_g"]] for row in front if metric in row])
         for front in fronts
@@ -125,19 +128,19 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any
 def draw_again(run: Run) -> Path:
     """pareto.png of a finished run, written again from its records."""
     found, question = run.records(), run.config["question"]
-    roles = ("front", "best", "controls", "reference", "comparisons")
-    points = run_points(**{role: found[role] for role in roles})
     scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
-    metric = metric_of(scored[0].metric if scored else "top1")
+    metric = METRICS[scored[0].metric if scored else "top1"]
+    points = points_of(found)
     shown = {record.number for record in [*found["front"], *found["controls"]]}
     rows = run.trials.astype(object).to_dict("records")
     points += [Point.from_row(row, metric) for row in rows if row["number"] not in shown]
-    limits = [budget.limit for budget in found["budgets"] if budget.metric == "macs"]
+    x, y = axes_of(asked_metrics(run.config["search"]["objectives"], metric.name))
     budgets = ", ".join(question["budgets"])
     return pareto_png(
         run.directory / "pareto.png",
         points,
-        metric,
-        budget_macs_g=min(limits) / 1e9 if limits else None,
+        y,
+        x=x,
+        limits=limits_of(found["budgets"]),
         title=printable(f"{question['backbone']} on {question['data']}, budget {budgets}"),
     )

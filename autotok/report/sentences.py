@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotok.evaluation.paired import Paired
+from autotok.metrics import Metric
 from autotok.searching.records.comparison import Comparisons, Standing
 from autotok.searching.records.finetune_gain import HELPED, HURT, SUFFICES, TuningGain
 
-from .points import Metric, Point, gflops
+from .points import Point, gflops
 
 __all__ = ["CAUTION", "control_sentence", "standing_sentences", "tuning_sentence"]
 
@@ -32,7 +33,7 @@ def control_sentence(points: Sequence[Point], metric: Metric) -> str:
     assert control.quality is not None
     gain = sign * (best.quality - control.quality)
     paired = None if control.against_best is None else control.against_best.reversed
-    difference = f"{gain:+.{1 if metric.unit else 4}f}" if paired is None else paired.text
+    difference = f"{gain:+.{metric.digits}f}" if paired is None else paired.text
     tie = paired is not None and paired.verdict == "tie"
     warning = "; NO BETTER THAN RANDOM PRUNING" if gain <= 0 else ""
     warning = "; A TIE WITH RANDOM PRUNING" if tie and gain > 0 else warning

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotok.metrics import METRICS, PREDICTED, Metric
 from autotok.searching.records.record import MEASURED, foretold
 
 __all__ = ["MEASURED", "Sources", "device_sentences"]
 
 ALLOWED_PCT = 10.0
 """Disagreement that a target which states no error is allowed."""
-_WORDS = {"latency_ms": "latency", "peak_memory_mb": "peak memory"}
-_ERRORS = {"latency_ms": "latency_error_pct", "peak_memory_mb": "memory_error_pct"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Sources:
     memory: str = "predicted"
     measured: str = MEASURED
     """Of the others: 'measured on ssh://me@board'."""
+    energy: str = "predicted from the power measured"
 
     @classmethod
     def of(
@@ -41,16 +41,18 @@ class Sources:
             measuring: `DeviceCorrections.summary()`.
         """
         some = next((p for p in predictions if p), {})
-        words = dict.fromkeys(_ERRORS, "predicted")
+        words = dict.fromkeys((METRICS[m].aspect for m in PREDICTED), "predicted")
         if target is not None:
-            for metric, error in _ERRORS.items():
-                words[metric] = foretold(some.get(error)).replace(",", f" for {target},", 1)
+            for aspect in words:
+                told = foretold(some.get(f"{aspect}_error_pct"))
+                words[aspect] = told.replace(",", f" for {target},", 1)
         device = str(measuring.get("device") or "").split(" (")[0]
         told = f"{MEASURED} on {device}" if device else MEASURED
-        return cls(words["latency_ms"], words["peak_memory_mb"], told)
+        return cls(words["latency"], words["memory"], told)
 
-    def heading(self, name: str, predicted: str, origins: Sequence[str]) -> str:
+    def heading(self, metric: Metric, origins: Sequence[str]) -> str:
         """A column's heading: the one source of its figures, or both where rows differ."""
+        name, predicted = f"{metric.label} {metric.unit}", getattr(self, metric.aspect)
         kinds = {origin for origin in origins if origin}
         if kinds == {MEASURED}:
             return f"{name} ({self.measured})"
@@ -93,7 +95,7 @@ def device_sentences(
 def _agreement(metric: str, measuring: Mapping[str, Any]) -> str:
     """Measured against predicted, and what the run made of it, in one sentence."""
     ratios = sorted(measuring["ratios"][metric])
-    middle, word = ratios[len(ratios) // 2], _WORDS.get(metric, metric)
+    middle, word = ratios[len(ratios) // 2], METRICS[metric].label
     factor = (measuring.get("corrections") or {}).get(metric)
     stated = (measuring.get("stated_error_pct") or {}).get(metric)
     allowed = (

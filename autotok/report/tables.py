@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from autotok.metrics import METRICS, ON_DEVICE, Metric
 from autotok.searching.records.finetune_gain import TuningGain
 from autotok.searching.records.record import MEASURED
 
-from .points import Metric, Point, gflops
+from .points import Point, gflops
 from .sources import Sources
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["closing_table", "plain_table", "tuning_table"]
+__all__ = ["SHOWN", "closing_table", "on_device_of", "plain_table", "tuning_table"]
 
+SHOWN = (METRICS["latency_ms"], METRICS["peak_memory_mb"])
+"""Metrics on the device that tables have in any case, where they are known."""
 ORDER = ("uncompressed", "best", "front", "random control", "trial")
 _TEXT = ("", "method", "mode", "subnet", "layer:tokens kept", "feasible")
 _WIDE = ("mode", "subnet", "of uncompressed", "against the best", "images", "feasible")
@@ -24,11 +27,15 @@ _STYLES = {"best": "bold green", "uncompressed": "cyan", "random control": "yell
 
 
 def plain_table(
-    points: Sequence[Point], metric: Metric, *, sources: Sources | None = None
+    points: Sequence[Point],
+    metric: Metric,
+    *,
+    sources: Sources | None = None,
+    on_device: Sequence[Metric] = SHOWN,
 ) -> tuple[list[str], list[list[str]]]:
     """(headings with units, rows of cells), costliest first; columns nobody fills are left out.
 
-    `sources` says what latency and memory figures are; it goes into the headings.
+    `sources` says what the figures of `on_device` metrics are; it goes into the headings.
     """
     sources = sources or Sources()
     base = next((p.quality for p in points if p.kind == "uncompressed"), None)
@@ -45,8 +52,7 @@ def plain_table(
         ("of uncompressed", [_share(p, base, metric) for p in points]),
         (f"against the best ({metric.gain_unit})", [_against_best(p) for p in points]),
         ("images", [_plain(p.num_images) for p in points]),
-        _device_column("latency ms", sources.latency, sources, points),
-        _device_column("peak memory MB", sources.memory, sources, points),
+        *(_device_column(m, sources, points) for m in on_device),
         ("feasible", [_feasible(p) for p in points]),
     ]
     used = [(head, cells) for head, cells in columns if any(cell != "-" for cell in cells)]
@@ -54,17 +60,23 @@ def plain_table(
     return [head for head, _ in used], rows
 
 
+def on_device_of(names: Iterable[str]) -> tuple[Metric, ...]:
+    """Metrics on the device for a run's tables: those of every table, and what its objectives and
+    budgets speak of beside them."""
+    further = [METRICS[n] for n in ON_DEVICE if n in set(names)]
+    return (*SHOWN, *(m for m in further if m not in SHOWN))
+
+
 def _device_column(
-    name: str, predicted: str, sources: Sources, points: Sequence[Point]
+    metric: Metric, sources: Sources, points: Sequence[Point]
 ) -> tuple[str, list[str]]:
-    """(heading, cells) of latency or memory; where sources differ, cells name theirs."""
-    latency = name.startswith("latency")
-    values = [p.latency_ms if latency else p.peak_memory_mb for p in points]
+    """(heading, cells) of a metric on the device; where sources differ, cells name theirs."""
+    values = [p.value(metric) for p in points]
     origins = ["" if v is None else p.origin for v, p in zip(values, points, strict=True)]
-    cells = [_plain(value, 2 if latency else 1) for value in values]
+    cells = [metric.number(value) for value in values]
     if MEASURED in origins and set(origins) - {MEASURED, ""}:
         cells = [f"{cell} {origin}".strip() for cell, origin in zip(cells, origins, strict=True)]
-    return sources.heading(name, predicted, origins), cells
+    return sources.heading(metric, origins), cells
 
 
 def closing_table(
@@ -72,13 +84,14 @@ def closing_table(
     metric: Metric,
     *,
     sources: Sources | None = None,
+    on_device: Sequence[Metric] = SHOWN,
     wide: bool = True,
 ) -> Table:
     """The same table for a terminal; unless `wide`, of the columns that fit 80 characters."""
     from rich.table import Table
     from rich.text import Text
 
-    heads, rows = plain_table(points, metric, sources=sources)
+    heads, rows = plain_table(points, metric, sources=sources, on_device=on_device)
     shown = [i for i, head in enumerate(heads) if wide or not head.startswith(_WIDE)]
     heads, rows = [heads[i] for i in shown], [[row[i] for i in shown] for row in rows]
     table = Table(show_lines=False, pad_edge=False)
@@ -107,7 +120,7 @@ def tuning_table(gains: Sequence[TuningGain], metric: Metric) -> tuple[list[str]
             "-" if gain.gain is None else gain.gain.text,
             "-" if gain.gain is None else str(gain.gain.num_images),
             f"{gain.minutes:.2f}",
-            "-" if gain.per_minute is None else f"{gain.per_minute:+.{1 if metric.unit else 4}f}",
+            "-" if gain.per_minute is None else f"{gain.per_minute:+.{metric.digits}f}",
             gain.verdict,
         ]
         for gain in gains
@@ -124,11 +137,11 @@ def _against_best(point: Point) -> str:
 def _quality(point: Point, metric: Metric) -> str:
     if point.quality is None:
         return "-"
-    digits = 1 if metric.unit == "%" else 4
-    value = f"{point.quality:.{digits}f}"
     if point.low is None or point.high is None:
-        return f"{value} {metric.unit}".strip()
-    return f"{value} [{point.low:.{digits}f}, {point.high:.{digits}f}] {metric.unit}".strip()
+        return metric.text(point.quality)
+    number = metric.number
+    interval = f"[{number(point.low)}, {number(point.high)}]"
+    return f"{number(point.quality)} {interval} {metric.unit}".strip()
 
 
 def _share(point: Point, base: float | None, metric: Metric) -> str:
@@ -147,5 +160,5 @@ def _feasible(point: Point) -> str:
     return "yes" if point.feasible else "no"
 
 
-def _plain(value: float | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autotok.backbones.loading import load_supernet
+from autotok.backbones.autoformer_family import load_supernet
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
 from autotok.counting.macs import uncompressed
@@ -24,7 +24,7 @@ from .batches import held_out
 from .recipe_file import load_recipe
 from .sampling import sample_uniform
 
-__all__ = ["SubnetScore", "judge", "score_subnet", "score_subnets"]
+__all__ = ["SubnetScore", "judge_supernet", "score_subnet", "score_subnets"]
 
 JUDGE_SEED = 2
 OTHERS_SHARE = 0.2
@@ -115,7 +115,7 @@ def score_subnets(
     return scores
 
 
-def judge(
+def judge_supernet(
     recipe: Path, weights: Path, *, on_progress: Callable[[float, str], None] | None = None
 ) -> dict[str, Any]:
     """Accuracy with 95 % intervals of the default, largest, smallest and two random subnets.

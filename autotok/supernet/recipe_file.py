@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autotok.backbones.autoformer import SupernetSpec
-from autotok.backbones.loading import CUSTOM, SUPERNETS, supernet_structure
+from autotok.backbones.autoformer_family import CUSTOM, SUPERNETS, supernet_structure
 from autotok.backbones.supernet_file import spec_from_dict
 from autotok.config import MOST_SEED, SubnetSpec
 from autotok.errors import ConfigError, nearest

@@ -21,13 +21,15 @@ class BatchOrder:
 
     The first epoch takes the data's own seeded order as it comes, so that a fine-tune shorter than
     an epoch touches its own images only. What does not fill a batch at the end of an epoch is left
-    out of it.
+    out of it. The first `skip` images of that order are never among them.
     """
 
-    def __init__(self, data: DataSource, seed: int, batch_size: int, num_images: int) -> None:
+    def __init__(
+        self, data: DataSource, seed: int, batch_size: int, num_images: int, *, skip: int = 0
+    ) -> None:
         self.batch_size = min(batch_size, num_images)
         self.per_epoch = num_images // self.batch_size
-        self._data, self._seed = data, seed
+        self._data, self._seed, self.skip = data, seed, skip
         self.num_images = num_images
         self._shuffled: tuple[int, NDArray[np.int64]] = (0, np.arange(num_images))
 
@@ -38,7 +40,8 @@ class BatchOrder:
             self._shuffled = (epoch, self._shuffle(epoch))
         first = local * self.batch_size
         positions = self._shuffled[1][first : first + self.batch_size]
-        known = self._data.subset(int(positions.max()) + 1, self._seed)
+        known = self._data.subset(self.skip + int(positions.max()) + 1, self._seed)
+        known = known[self.skip :] or known
         # an unreadable image shortens the order; its place is taken by an earlier one
         return [known[int(p) % len(known)] for p in positions]
 

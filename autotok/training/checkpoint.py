@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,15 @@ import torch
 from autotok.errors import CheckpointError
 from autotok.files import write_state
 
-__all__ = ["read_checkpoint", "write_checkpoint"]
+from .heldout import Best
+from .probe import RateChoice, Tried
+from .schedule import TrainingPlan
+from .steps import BackOff, TrainingRun
 
-FORMAT = 1
+__all__ = ["read_checkpoint", "restore", "state_of", "write_checkpoint"]
+
+FORMAT = 2
+PAST = ("step", "images", "seconds", "losses", "marks", "gave_up")
 _WORDS = {
     "config": "its configuration differs",
     "spec": "its fine-tune settings differ",
@@ -61,3 +68,42 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
                 " another path, or delete it to start over"
             )
     return dict(data)
+
+
+def state_of(run: TrainingRun) -> dict[str, Any]:
+    """All that a run needs to go on: plain data and tensors."""
+    return {
+        "student": run.student.state_dict(),
+        "objective": run.objective.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "ema": run.ema,
+        "lr": run.spec.lr,
+        "plan": dataclasses.asdict(run.plan),
+        "choice": dataclasses.asdict(run.choice),
+        "best": {"step": run.best.step, "loss": run.best.loss, "state": run.best.state},
+        "back_offs": [dataclasses.asdict(one) for one in run.back_offs],
+        "checks": run.checks,
+        "held_out": run.held_out.indices,
+        "num_images": run.order.num_images,
+        "spared": run.order.skip,
+        **{name: getattr(run, name) for name in PAST},
+    }
+
+
+def restore(run: TrainingRun, found: Mapping[str, Any]) -> None:
+    """Give a run without a past that of a checkpoint."""
+    run.set_rate(found["lr"])
+    run.student.load_state_dict(found["student"])
+    run.objective.load_state_dict(found["objective"])
+    run.optimizer.load_state_dict(found["optimizer"])
+    run.plan = TrainingPlan(**found["plan"])
+    tried = tuple(Tried(**one) for one in found["choice"]["tried"])
+    run.choice = RateChoice(**{**found["choice"], "tried": tried})
+    run.best = Best(**found["best"])
+    run.back_offs = [BackOff(**one) for one in found["back_offs"]]
+    run.checks = [(step, loss) for step, loss in found["checks"]]
+    for name in PAST:
+        setattr(run, name, found[name])
+    if found["ema"] is not None:
+        device = next(run.student.parameters()).device
+        run.ema = [value.detach().clone().to(device) for value in found["ema"]]

@@ -7,7 +7,8 @@ are averaged over them (for pruning: gathered).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -135,7 +136,8 @@ class TrainingObjective(nn.Module):
         precision: str,
     ) -> None:
         super().__init__()
-        self.spec, self._teacher, self._data, self._precision = spec, teacher, data, precision
+        self.spec, self._teacher, self._data = spec, teacher, data
+        self.precision, self.own_terms = precision, True
         chosen = [get_loss(name) for name in spec.losses]
         self.progress = 0.0
         """0 to 1 through the fine-tune; methods' own terms may follow it."""
@@ -169,7 +171,7 @@ class TrainingObjective(nn.Module):
         `indices` are the data's, or None where the images were varied and the teacher's logits
         cannot be remembered.
         """
-        with autocast(images.device, self._precision):
+        with autocast(images.device, self.precision):
             mine = observe(student, images, self._watch(self._last), trace=self._inside)
         theirs = self._taught(images, indices)
         total = mine.logits.new_zeros(())
@@ -184,10 +186,21 @@ class TrainingObjective(nn.Module):
             teacher=taught,
             progress=self.progress,
         )
-        for reducer in reducers_of(student):
+        for reducer in reducers_of(student) if self.own_terms else ():
             extra = reducer.extra_loss(context)
             total = total if extra is None else total + extra
         return total
+
+    @contextmanager
+    def judging(self, *, own_terms: bool) -> Iterator[None]:
+        """While it lasts, losses are those of a fine-tune's end, in float32: bfloat16 alone moves
+        them by more than a step does."""
+        before = self.precision, self.progress
+        self.precision, self.progress, self.own_terms = "float32", 1.0, own_terms
+        try:
+            yield
+        finally:
+            (self.precision, self.progress), self.own_terms = before, True
 
     def _watch(self, last: int, further: frozenset[int] = frozenset()) -> TapRequest:
         after = frozenset(MIMIC_LAYERS) if "mimic" in self.spec.losses else frozenset()
@@ -200,10 +213,10 @@ class TrainingObjective(nn.Module):
         assert self._teacher is not None
         if self._inside:
             watch = self._watch(self._teacher.facts.num_blocks - 1, self._layers)
-            return self._teacher.observe(images, watch, self._precision)
+            return self._teacher.observe(images, watch, self.precision)
         if indices is None:
-            return self._teacher.observe(images, TapRequest(), self._precision)
-        logits = self._teacher.cached_logits(self._data, indices, images, self._precision)
+            return self._teacher.observe(images, TapRequest(), self.precision)
+        logits = self._teacher.cached_logits(self._data, indices, images, self.precision)
         return Observed(logits, Tokens(images, 0, (0, 0)), TapRequest())
 
     def _term(

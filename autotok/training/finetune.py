@@ -1,4 +1,4 @@
-"""Fine-tuning one compressed model: steps, checkpoints, what stops it.
+"""Fine-tuning one compressed model: its rate, its steps, its checkpoints, what is handed over.
 
 Everything random is a function of (seed, step): which images, how they are varied, dropout. So a
 fine-tune that was killed and started again with its checkpoint ends, on CPU, with the same bits.
@@ -6,36 +6,54 @@ fine-tune that was killed and started again with its checkpoint ends, on CPU, wi
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from autotok.compression.model import CompressedViT
 from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
-from autotok.evaluation.augment import augmented, check_augment
+from autotok.evaluation.augment import check_augment
 from autotok.evaluation.data import DataSource
-from autotok.methods.learning import TrainingRecipe, recipe_of
+from autotok.methods.base import Training
+from autotok.methods.learning import TrainingRecipe
 from autotok.methods.registry import get_method
 
-from .batches import BatchOrder, augmentation_draws, data_identity
-from .checkpoint import read_checkpoint, write_checkpoint
-from .distill import Teacher, TrainingObjective, check_losses, reducers_of
+from .batches import BatchOrder, data_identity
+from .checkpoint import read_checkpoint, restore, state_of, write_checkpoint
+from .distill import Teacher, TrainingObjective, check_losses
+from .heldout import Best, HeldOut, held_out_indices, own_randomness, snapshot
 from .precision import chunk_size, resolve_precision
-from .schedule import TrainingPlan, make_optimizer, make_schedule, set_lr, training_plan
+from .probe import CAREFUL, USUAL, RateChoice, plain
+from .probing import find_rate
+from .schedule import make_optimizer, training_plan
+from .steps import (
+    WINDOW,
+    BackOff,
+    TrainingRun,
+    apply_step,
+    check_divergence,
+    check_worse,
+    mean,
+    prepare_step,
+    training_recipe,
+)
 from .student import weights_identity
 
 __all__ = ["FineTuneProgress", "FineTuned", "check_spec", "finetune_student"]
 
 CHECKPOINT_EVERY_S = 30.0
-WINDOW = 10
-"""Steps whose mean loss is compared with the first ones' to notice divergence."""
+MOST_CHECKS = 10
+CHECKS_SHARE = 0.1
+"""Of a fine-tune's effort, about what its checks on held-out images may cost."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +67,49 @@ class FineTuned:
     """Mean over the last tenth of the steps."""
     images_per_s: float
     precision: str
+    rate: RateChoice
+    """The learning rate, what was tried, and why it was chosen."""
+    warmup_steps: int
+    kept_step: int
+    """The step whose state was handed over; 0 is the start."""
+    held_out_images: int
+    held_out: tuple[tuple[int, float | None], ...]
+    """(step, loss on held-out training images), the start first; None is no number."""
+    back_offs: tuple[BackOff, ...] = ()
+    """Where the rate was lowered on the way."""
+
+    @property
+    def held_out_before(self) -> float | None:
+        """Loss on held-out images of the start."""
+        return self.held_out[0][1]
+
+    @property
+    def held_out_after(self) -> float | None:
+        """The same of what was handed over: the lowest, so never above the start's."""
+        return dict(self.held_out)[self.kept_step]
+
+    def evidence(self) -> dict[str, Any]:
+        """The rate, what was tried, which state was kept and why: plain data for records."""
+        return {
+            "lr": self.rate.lr,
+            "lr_reason": self.rate.why,
+            "probe_start": self.rate.start,
+            "probe": [dataclasses.asdict(one) for one in self.rate.tried],
+            "probe_steps": self.rate.spent,
+            "warmup_steps": self.warmup_steps,
+            "back_offs": [dataclasses.asdict(one) for one in self.back_offs],
+            "held_out_images": self.held_out_images,
+            "held_out_before": self.held_out_before,
+            "held_out_after": self.held_out_after,
+            "kept_step": self.kept_step,
+            "kept_reason": self._kept(),
+        }
+
+    def _kept(self) -> str:
+        if self.kept_step == 0:
+            return "the start: no step lowered the loss on held-out images"
+        lowest = f"the lowest loss on held-out images of {len(self.held_out)} states"
+        return lowest if self.kept_step < self.steps else f"the end: {lowest}"
 
 
 @dataclass(frozen=True)
@@ -66,34 +127,6 @@ class FineTuneProgress:
     images_per_s: float
     """Since this process started it."""
     seconds_left: float
-
-
-@dataclass
-class _Run:
-    """Everything a fine-tune works on; `step`, `images`, `seconds` and `losses` are its past."""
-
-    student: CompressedViT
-    objective: TrainingObjective
-    optimizer: torch.optim.AdamW
-    data: DataSource
-    spec: FineTuneSpec
-    plan: TrainingPlan
-    order: BatchOrder
-    chunk: int
-    ema: list[Tensor] | None
-    step: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-
-    @property
-    def finished(self) -> bool:
-        return self.plan.finished(self.step, self.seconds)
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """What is trained: the student's weights, then the objective's."""
-        return [*self.student.parameters(), *self.objective.parameters()]
 
 
 def finetune_student(
@@ -116,12 +149,16 @@ def finetune_student(
         checkpoint: File to go on from if it exists, and to write every so often and at the end.
         precision: 'auto', 'bf16' or 'float32'; a resumed fine-tune keeps its own under 'auto'.
 
+    Of all states that are judged on held-out training images, the start among them, the best is
+    left in the student. A rate that a probe found is lowered, and the fine-tune goes on from its
+    best state, where the loss diverges.
+
     Raises:
         ConfigError, UnknownName: the spec cannot be used here; said before anything is trained.
         CheckpointError: the checkpoint is damaged or belongs to another fine-tune.
         RunDirectoryError: the checkpoint cannot be written.
-        Diverged: the loss is no number, or its mean over 10 steps is more than twice its mean over
-            the first 10 plus 1 per unit of loss weight.
+        Diverged: at the rate that was given, the loss is no number, or its mean over 10 steps is
+            more than twice that of the first 10, or of the first, plus 1 per unit of loss weight.
     """
     check_spec(student, spec, teacher, data)
     device = next(student.parameters()).device
@@ -136,18 +173,15 @@ def finetune_student(
     identity["teacher"] = None if teacher is None else teacher.identity()
     found = None if checkpoint is None else read_checkpoint(checkpoint, identity)
     identity["precision"] = resolved if found is None else found["identity"]["precision"]
-    run = _start(student, data, spec, teacher, identity["precision"], found)
-    with torch.inference_mode(False), torch.enable_grad(), _own_randomness(device):
-        _train(run, checkpoint, identity, checkpoint_every_s, on_progress)
+    began = time.perf_counter()
+    with torch.inference_mode(False), torch.enable_grad(), own_randomness(device):
+        if found is None:
+            run = _fresh(student, data, spec, teacher, identity["precision"])
+        else:
+            run = _resumed(student, data, spec, teacher, found)
+        _train(run, checkpoint, identity, checkpoint_every_s, on_progress, began - run.seconds)
     _finish(run)
-    return FineTuned(
-        steps=run.step,
-        images=run.images,
-        seconds=run.seconds,
-        loss=_mean(run.losses[-max(1, math.ceil(len(run.losses) / 10)) :]),
-        images_per_s=run.images / max(run.seconds, 1e-9),
-        precision=identity["precision"],
-    )
+    return _done(run, identity["precision"])
 
 
 def check_spec(
@@ -165,203 +199,171 @@ def check_spec(
     check_losses(student, spec, teacher, data)
 
 
-def _own_randomness(device: torch.device) -> Any:
-    """A context that leaves the caller's random state as it was."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def _start(
+def _fresh(
     student: CompressedViT,
     data: DataSource,
     spec: FineTuneSpec,
     teacher: Teacher | None,
     precision: str,
-    found: dict[str, Any] | None,
-) -> _Run:
-    """A fresh run, or the one that a checkpoint holds."""
-    device = next(student.parameters()).device
-    if _recipe(student).backbone_lr == 0:
-        student.backbone.requires_grad_(False)
-    objective = TrainingObjective(student, spec, teacher, data, precision).to(device)
-    num_images = len(data) if found is None else int(found["num_images"])
-    order = BatchOrder(data, spec.seed, spec.batch_size, num_images)
-    run = _Run(
-        student=student,
-        objective=objective,
-        optimizer=make_optimizer(spec, _recipe(student), student, objective),
-        data=data,
-        spec=spec,
-        plan=training_plan(spec, order.per_epoch),
-        order=order,
-        chunk=chunk_size(student.backbone.facts, precision, device),
-        ema=None,
-    )
-    if found is not None:
-        student.load_state_dict(found["student"])
-        objective.load_state_dict(found["objective"])
-        run.optimizer.load_state_dict(found["optimizer"])
-        run.step, run.images = int(found["step"]), int(found["images"])
-        run.seconds, run.losses = float(found["seconds"]), list(found["losses"])
-    if spec.ema_decay > 0:
-        past = student.parameters() if found is None else found["ema"]
-        run.ema = [value.detach().clone().to(device) for value in past]
+) -> TrainingRun:
+    """A run before its first step, with its rate."""
+    began = time.perf_counter()
+    indices, spared = held_out_indices(data, spec.seed)
+    run = _built(student, data, spec, teacher, precision, indices, (spared, len(data) - spared))
+    run.best = Best(0, run.held_out.loss(student), snapshot(student))
+    run.checks.append((0, run.best.loss))
+    if spec.lr is None:
+        find_rate(run, began)
+    run.start_averaging()
     return run
 
 
-def _recipe(student: CompressedViT) -> TrainingRecipe:
-    method = get_method(student.config.method)
-    return recipe_of(method, method.resolve_options(student.config.options))
+def _built(
+    student: CompressedViT,
+    data: DataSource,
+    spec: FineTuneSpec,
+    teacher: Teacher | None,
+    precision: str,
+    held_out: list[int],
+    spared_and_trained: tuple[int, int],
+) -> TrainingRun:
+    """A run without a past."""
+    device, recipe = next(student.parameters()).device, training_recipe(student)
+    if recipe.backbone_lr == 0:
+        student.backbone.requires_grad_(False)
+    objective = TrainingObjective(student, spec, teacher, data, precision).to(device)
+    spared, trained = spared_and_trained
+    order = BatchOrder(data, spec.seed, spec.batch_size, trained, skip=spared)
+    lr = spec.lr or (USUAL if _starts_meaningless(student, recipe) else CAREFUL)
+    known = dataclasses.replace(spec, lr=lr)
+    return TrainingRun(
+        student=student,
+        objective=objective,
+        data=data,
+        spec=known,
+        plan=training_plan(spec, order.per_epoch),
+        order=order,
+        chunk=chunk_size(student.backbone.facts, precision, device),
+        held_out=HeldOut(data, held_out, objective),
+        optimizer=make_optimizer(known, recipe, student, objective),
+        choice=RateChoice(lr, "given"),
+        best=Best(0, math.inf, {}),
+        probed=spec.lr is None,
+    )
+
+
+def _starts_meaningless(student: CompressedViT, recipe: TrainingRecipe) -> bool:
+    """Whether there is more to learn than to lose."""
+    required = get_method(student.config.method).training_need is Training.REQUIRED
+    return required or recipe.backbone_lr < 1
+
+
+def _resumed(
+    student: CompressedViT,
+    data: DataSource,
+    spec: FineTuneSpec,
+    teacher: Teacher | None,
+    found: dict[str, Any],
+) -> TrainingRun:
+    """The run that a checkpoint holds."""
+    precision, sizes = found["identity"]["precision"], (found["spared"], found["num_images"])
+    run = _built(student, data, spec, teacher, precision, found["held_out"], sizes)
+    restore(run, found)
+    return run
+
+
+def _save(run: TrainingRun, path: Path | None, identity: dict[str, Any]) -> None:
+    if path is not None:
+        write_checkpoint(path, identity, state_of(run))
 
 
 def _train(
-    run: _Run,
+    run: TrainingRun,
     checkpoint: Path | None,
     identity: dict[str, Any],
     every_s: float,
     on_progress: Callable[[FineTuneProgress], None] | None,
+    began: float,
 ) -> None:
     """Steps until the plan is fulfilled; the checkpoint always holds whole steps."""
-    schedule = make_schedule(run.spec, run.optimizer)
-    run.student.train()
-    before = run.seconds, run.images
-    reducers, frozen = reducers_of(run.student), _recipe(run.student).frozen_share
     if run.step == 0:
         _save(run, checkpoint, identity)  # a folder that cannot be written is found out at once
-    began = saved = time.perf_counter()
+    here = saved = time.perf_counter()
+    images, lr = run.images, run.choice.lr
     while not run.finished:
-        progress = run.plan.middle(run.step, run.seconds)
-        lr = set_lr(schedule, run.optimizer, progress, frozen_share=frozen)
-        run.objective.progress = progress
-        for reducer in reducers:
-            reducer.begin_step(progress)
         try:
-            loss = _gradients(run)
-        except KeyboardInterrupt:
-            _save(run, checkpoint, identity)  # no weight was touched since the last step
-            raise
-        _check_finite(run, loss)
-        _update(run)
-        for reducer in reducers:
-            reducer.end_step()
-        run.losses.append(loss)
-        run.step += 1
+            try:
+                lr, loss = prepare_step(run)
+            except KeyboardInterrupt:
+                _save(run, checkpoint, identity)  # no weight was touched since the last step
+                raise
+            apply_step(run, loss)
+            run.seconds = time.perf_counter() - began
+            check_divergence(run)
+            _check_if_due(run)
+        except Diverged as error:
+            if not run.probed or run.step == 0 or not math.isfinite(run.checks[0][1]):
+                raise
+            run.back_off(str(error))
+            _LOG.info("learning rate %g from step %d: %s", run.spec.lr, run.step, error)
         now = time.perf_counter()
-        run.seconds = before[0] + now - began
-        _check_divergence(run)
         if now - saved >= every_s or run.finished:
             _save(run, checkpoint, identity)
             saved = time.perf_counter()
         if on_progress is not None:
-            rate = (run.images - before[1]) / max(now - began, 1e-9)
-            on_progress(_report(run, lr, rate))
+            on_progress(_report(run, lr, (run.images - images) / max(now - here, 1e-9)))
 
 
-def _gradients(run: _Run) -> float:
-    """The loss of the next step; gradients are accumulated over its batches, chunk by chunk."""
-    spec = run.spec
-    run.optimizer.zero_grad(set_to_none=True)
-    total, images_done = 0.0, 0
-    for part in range(spec.accumulate):
-        number = run.step * spec.accumulate + part
-        torch.manual_seed(_stream(spec.seed, number))  # dropout
-        indices = run.order.indices(number)
-        images, labels = run.data.batch(indices)
-        images = augmented(images, spec.augment, augmentation_draws(spec.seed, number))
-        for first in range(0, len(indices), run.chunk):
-            chosen = slice(first, first + run.chunk)
-            share = len(indices[chosen]) / (len(indices) * spec.accumulate)
-            loss = share * _loss(run, images[chosen], labels, indices, chosen)
-            loss.backward()
-            total += loss.item()
-        images_done += len(indices)
-    run.images += images_done
-    return total
+def _check_if_due(run: TrainingRun) -> None:
+    """Judge on held-out images every so often and at the end.
+
+    Raises:
+        Diverged: a probed rate made them worse.
+    """
+    number = _checks(run)
+    marks = int(run.plan.progress(run.step, run.seconds) * number + 1e-9)
+    if marks > run.marks or run.finished:
+        run.marks = marks
+        run.judge()
+        check_worse(run)
 
 
-def _loss(
-    run: _Run, images: Tensor, labels: Tensor | None, indices: list[int], chosen: slice
-) -> Tensor:
-    device = next(run.student.parameters()).device
-    own_labels = None if labels is None else labels[chosen].to(device)
-    remembered = indices[chosen] if run.spec.augment == "none" else None
-    loss: Tensor = run.objective(run.student, images.to(device), own_labels, remembered)
-    return loss
+def _checks(run: TrainingRun) -> int:
+    """How many checks a fine-tune affords, by forwards: three a trained image."""
+    if run.plan.steps is None:
+        return MOST_CHECKS
+    trained = 3.0 * run.plan.steps * run.order.batch_size * run.spec.accumulate
+    return min(MOST_CHECKS, max(1, int(CHECKS_SHARE * trained / len(run.held_out.indices))))
 
 
-def _stream(seed: int, number: int) -> int:
-    """A 63-bit seed for one batch."""
-    return (seed * 1_000_003 + number * 7_919 + 17) % 2**63
-
-
-def _update(run: _Run) -> None:
-    """One optimiser step on the gradients at hand, and the running average."""
-    run.optimizer.step()
-    if run.ema is None:
-        return
-    decay = min(run.spec.ema_decay, (1 + run.step) / (10 + run.step))
-    with torch.no_grad():
-        for mean, value in zip(run.ema, run.student.parameters(), strict=True):
-            mean.lerp_(value, 1.0 - decay)
-
-
-def _check_finite(run: _Run, loss: float) -> None:
-    """Clip the gradients; raise `Diverged` where loss or gradients are not numbers."""
-    limit = run.spec.clip_norm or math.inf
-    norm = nn.utils.clip_grad_norm_(run.parameters, limit)
-    if not math.isfinite(loss) or not bool(torch.isfinite(norm)):
-        what = f"loss {loss:g}" if not math.isfinite(loss) else "its gradient is no number"
-        raise Diverged(
-            f"fine-tuning diverged at step {run.step + 1} ({what}); try a lower lr than"
-            f" {run.spec.lr:g}, or a longer warm-up"
-        )
-
-
-def _check_divergence(run: _Run) -> None:
-    """Raise `Diverged` where the last steps' mean loss is far above that of the first ones."""
-    if len(run.losses) < 2 * WINDOW:
-        return
-    start, now = _mean(run.losses[:WINDOW]), _mean(run.losses[-WINDOW:])
-    if now > 2.0 * start + sum(run.spec.losses.values()):
-        raise Diverged(
-            f"fine-tuning diverged at step {run.step} (loss {now:.3g}, at the start {start:.3g});"
-            f" try a lower lr than {run.spec.lr:g}, or a longer warm-up"
-        )
-
-
-def _save(run: _Run, path: Path | None, identity: dict[str, Any]) -> None:
-    if path is None:
-        return
-    state = {
-        "student": run.student.state_dict(),
-        "objective": run.objective.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "ema": run.ema,
-        "step": run.step,
-        "images": run.images,
-        "seconds": run.seconds,
-        "losses": run.losses,
-        "num_images": run.order.num_images,
-    }
-    write_checkpoint(path, identity, state)
-
-
-def _report(run: _Run, lr: float, rate: float) -> FineTuneProgress:
+def _report(run: TrainingRun, lr: float, rate: float) -> FineTuneProgress:
     progress = run.plan.progress(run.step, run.seconds)
     left = run.seconds * (1.0 - progress) / max(progress, 1e-9)
-    loss = _mean(run.losses[-WINDOW:])
+    loss = mean(run.losses[-WINDOW:])
     return FineTuneProgress(run.step, run.plan.steps, progress, loss, lr, rate, left)
 
 
-@torch.no_grad()
-def _finish(run: _Run) -> None:
-    """Evaluation mode, averaged weights, no gradients left behind."""
+def _finish(run: TrainingRun) -> None:
+    """Evaluation mode, the best state, no gradients left behind."""
     run.optimizer.zero_grad(set_to_none=True)
-    if run.ema is not None:
-        for mean, value in zip(run.ema, run.student.parameters(), strict=True):
-            value.copy_(mean)
+    run.student.load_state_dict(run.best.state)
     run.student.eval()
     run.student.deploy()
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _done(run: TrainingRun, precision: str) -> FineTuned:
+    last = run.losses[-max(1, math.ceil(len(run.losses) / 10)) :]
+    return FineTuned(
+        steps=run.step,
+        images=run.images,
+        seconds=run.seconds,
+        loss=mean(last),
+        images_per_s=run.images / max(run.seconds, 1e-9),
+        precision=precision,
+        rate=run.choice,
+        warmup_steps=math.ceil(run.spec.warmup * run.step),
+        kept_step=run.best.step,
+        held_out_images=len(run.held_out.indices),
+        held_out=tuple((step, plain(loss)) for step, loss in run.checks),
+        back_offs=tuple(run.back_offs),
+    )

@@ -73,6 +73,7 @@ def make_optimizer(
 
     The method's own parameters and the backbone learn at the recipe's multiples of the rate.
     """
+    assert spec.lr is not None  # given, or found by a probe
     own = spec.weight_decay if recipe.reducer_decay is None else recipe.reducer_decay
     parts = [
         (student.backbone, spec.weight_decay, recipe.backbone_lr, BACKBONE),
@@ -90,6 +91,7 @@ def make_optimizer(
 
 def make_schedule(spec: FineTuneSpec, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
     """Linear warm-up from 0 and a cosine, over `TICKS` whatever the length."""
+    assert spec.lr is not None
     warm = round(spec.warmup * TICKS)
     return CosineLRScheduler(
         optimizer,

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
-from autotok.backbones.supernet import SupernetView
 from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
@@ -48,9 +47,9 @@ def student_of(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
 
 
 def _copy(backbone: Backbone) -> Backbone:
-    if isinstance(backbone, SupernetView):
-        cut = backbone.supernet.cut(backbone.subnet, name=backbone.facts.name)
-        return cut.to(next(backbone.parameters()).device)
+    alone = backbone.alone()
+    if alone is not backbone:
+        return alone
     try:
         return copy.deepcopy(backbone, _without_hooks(backbone))
     except Exception as error:  # a module may hold anything

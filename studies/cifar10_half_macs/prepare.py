@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
 from autotok.backbones.loading import load_backbone
-from autotok.backbones.timm_vit import TimmViT, create_timm
+from autotok.backbones.timm_family import create_timm
+from autotok.backbones.timm_vit import TimmViT
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource, load_data

@@ -14,9 +14,10 @@ from typing import Any
 
 import autotok
 from autotok.evaluation.paired import compare
+from autotok.metrics import metric_of
 from autotok.report.handover import points_of
 from autotok.report.plots import pareto_png
-from autotok.report.points import Point, metric_of
+from autotok.report.points import Point
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.settings import SearchSettings
 
@@ -106,7 +107,7 @@ def draw(run: autotok.Run, found: dict[str, Any]) -> None:
     points = [*points_of(found), *(p for p in trials if p.quality is not None)]
     budget = min(b.limit for b in found["budgets"]) / 1e9
     title = f"{run.config['question']['backbone']} on CIFAR-10, budget 50 %"
-    pareto_png(HERE / "pareto.png", points, METRIC, budget_macs_g=budget, title=title)
+    pareto_png(HERE / "pareto.png", points, METRIC, limits={"macs": budget}, title=title)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,15 @@ def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path) -> None:
         autotok.Run(tmp_path)
 
 
+@pytest.mark.parametrize(("budget", "idle"), [("60%", 0), ("9GMACs", 1)])
+def test_ask_and_tell_names_a_budget_that_limits_nothing(
+    caplog: pytest.LogCaptureFixture, budget: str, idle: int
+) -> None:
+    autotok.AskTell(tiny_backbone(), budget=budget)
+    found = [text for text in caplog.messages if "limits nothing: the uncompressed model" in text]
+    assert len(found) == idle
+
+
 def test_ask_and_tell_never_repeats_and_stays_inside_the_budget() -> None:
     model = tiny_backbone()
     limit = 0.6 * autotok.macs(model).macs_g

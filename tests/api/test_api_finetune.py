@@ -10,7 +10,7 @@ from autotok import CompressionConfig, FineTuneSpec, Reduction
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import ConfigError
 
-SPEC = FineTuneSpec(length="2 steps", batch_size=4, lr=1e-3)
+SPEC = FineTuneSpec(length="2 steps", batch_size=4, lr=1e-5)
 CONFIG = CompressionConfig("topk", (Reduction(1, num_keep=6),))
 
 

@@ -15,8 +15,9 @@ from safetensors import safe_open
 from small_vits import LAYOUTS, PLAIN, layout
 
 from autotok.backbones.autoformer import SupernetSpec
+from autotok.backbones.autoformer_family import CUSTOM, load_supernet
 from autotok.backbones.checkpoint import read_state_dict
-from autotok.backbones.loading import CUSTOM, load_backbone, load_supernet
+from autotok.backbones.loading import load_backbone
 from autotok.backbones.lvvit import LVVIT, LVViT, LVViTSpec
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.backbones.supernet_file import save_cut, save_supernet

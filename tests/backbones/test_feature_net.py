@@ -1,6 +1,7 @@
 """Proxy networks: features, cost, and weights that are given or asked for, never made up."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,3 +132,23 @@ def test_a_folder_of_weights_that_is_not_there_is_named(
     monkeypatch.setenv("AUTOTOK_WEIGHTS", str(tmp_path / "mistyped"))
     with pytest.raises(CheckpointError, match="mistyped', which AUTOTOK_WEIGHTS names"):
         load_feature_net("mobileone_s0")
+
+
+def test_a_replica_on_another_device_uses_a_network_that_is_there(tmp_path: Path) -> None:
+    net = load_feature_net("mobileone_s0", checkpoint=saved(tmp_path))
+    here, there = torch.zeros(1), SimpleNamespace(device=torch.device("meta"), is_meta=False)
+    replica = net._replicate_for_data_parallel()
+    moved = replica.inside(there)
+    assert {p.device for p in moved.parameters()} == {there.device}
+    assert net._replicate_for_data_parallel().inside(there) is moved  # copied once, not each batch
+    assert replica.inside(here) is net.inside(here) is net.inside()
+    net.double()
+    assert next(net.inside(there).parameters()).dtype == torch.float64
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_replica_on_a_gpu_gives_the_features_of_the_processor(tmp_path: Path) -> None:
+    net = load_feature_net("mobileone_s0", checkpoint=saved(tmp_path))
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = net._replicate_for_data_parallel()(images.cuda()).cpu()
+    torch.testing.assert_close(found, net(images), atol=1e-3, rtol=1e-2)

@@ -15,8 +15,9 @@ from small_vits import DISTILLED, LAYOUTS, PLAIN, SMALL, drawn, layout
 from torch import Tensor, nn
 
 from autotok.backbones.loading import load_backbone
+from autotok.backbones.timm_family import supported_timm_names
 from autotok.backbones.timm_layout import inferred_arguments
-from autotok.backbones.timm_vit import TimmViT, VisionTransformer, supported_timm_names, timm
+from autotok.backbones.timm_vit import TimmViT, VisionTransformer, timm
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import CheckpointError

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autotok.backbones.loading import as_backbone, known_backbones, load_backbone
-from autotok.backbones.timm_vit import TimmViT, VisionTransformer, create_timm, timm
+from autotok.backbones.timm_family import create_timm
+from autotok.backbones.timm_vit import TimmViT, VisionTransformer, timm
 from autotok.backbones.tiny import tiny_vit
 from autotok.errors import CheckpointError, UnknownName, UnsupportedBackbone
 
@@ -70,13 +71,17 @@ def test_the_distilled_model_keeps_two_prefix_tokens_and_both_heads() -> None:
         ("naflexvit_base_patch16_gap", "variable-length"),
         ("levit_128", "convolutional"),
         ("volo_d1_224", "outlook"),
+        ("resnet50", "no plain Vision Transformer .*resnet"),
+        ("resnet50.a1_in1k", "no plain Vision Transformer .*resnet"),
+        ("convnext_tiny", "no plain Vision Transformer"),
+        ("vit_small_patch16_18x2_224", "ParallelThingsBlock"),
     ],
 )
 def test_models_the_engine_cannot_run_are_refused_by_name_with_the_reason(
     name: str, reason: str
 ) -> None:
     with pytest.raises(UnsupportedBackbone, match=reason) as caught:
-        create_timm(name)
+        load_backbone(name)
     assert name in str(caught.value)
 
 
@@ -156,8 +161,12 @@ def test_broken_checkpoints_are_one_sentence_each(tmp_path: Any) -> None:
 def test_weights_that_cannot_be_fetched_are_an_error_not_random_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def offline(*args: object, **kwargs: object) -> None:
-        raise OSError("no route to host")
+    create = timm.create_model
+
+    def offline(*args: Any, **kwargs: Any) -> nn.Module:
+        if kwargs.get("pretrained"):
+            raise OSError("no route to host")
+        return create(*args, **kwargs)
 
     monkeypatch.setattr(timm, "create_model", offline)
     monkeypatch.setattr("autotok.backbones.hub.hub_answers", lambda: False)

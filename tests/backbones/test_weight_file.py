@@ -173,7 +173,8 @@ def test_a_plain_pickle_is_no_weight_file(tmp_path: Path) -> None:
 def test_nested_or_broken_metadata_of_a_supernet_is_damage(text: str, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from autotok.backbones.loading import CUSTOM, load_backbone
+    from autotok.backbones.autoformer_family import CUSTOM
+    from autotok.backbones.loading import load_backbone
 
     path = tmp_path / "supernet.safetensors"
     save_file({"w": torch.zeros(1)}, path, metadata={"autotok_autoformer": text})

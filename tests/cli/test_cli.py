@@ -70,6 +70,47 @@ def test_the_best_is_rebuilt_evaluated_profiled_and_exported(finished: Path, run
     assert (finished / "bundle" / "weights.safetensors").is_file()
 
 
+def test_pareto_shows_the_front_over_any_two_metrics_and_draws_it(finished: Path, run: Run) -> None:
+    code, out, _ = run("pareto", finished, "--x", "latency", "--y", "top1")
+    assert code == 0
+    assert "latency [ms]" in out
+    assert "hypervolume of the front over latency and top-1 accuracy" in out
+    with Image.open(finished / "pareto-latency_ms-top1_pct.png") as picture:
+        assert picture.width >= 1000
+    code, out, _ = run("pareto", finished, "--x", "throughput", "--json")
+    found = json.loads(out)
+    assert (code, found["metrics"]) == (0, ["throughput_img_s", "top1_pct"])
+    trials = pd.read_csv(finished / "trials.csv").query("state == 'complete'")
+    shown = [point["throughput_img_s"] for point in found["front"]]
+    assert max(shown) == pytest.approx(trials["throughput_img_s"].max())
+    assert shown == sorted(shown, reverse=True)
+    code, _, err = run("pareto", finished, "--x", "latencey")
+    assert (code, "did you mean 'latency'" in err) == (2, True)
+    code, _, err = run("pareto", finished, "--x", "kl")
+    assert (code, "judged top1, not kl" in err) == (2, True)
+    code, _, err = run("pareto", finished, "--x", "energy")
+    assert (code, "--objective energy" in err) == (2, True)
+
+
+def test_a_search_over_three_objectives_at_a_batch_answers_in_them(
+    tmp_path: Path, run: Run
+) -> None:
+    folder = tmp_path / "rates"
+    asked = ("--objective", "top1", "--objective", "latency", "--objective", "throughput")
+    budget = ("--budget", "110%throughput", "--target", "x86-desktop", "--batch", 64)
+    code, out, _ = run("search", *TINY, *QUICK, *budget, *asked, "--finetunes", 0, "-o", folder)
+    assert code == 0
+    assert "images per second on the target" in out
+    assert "those of 64 images at a time" in " ".join(out.split())
+    front = pd.read_csv(folder / "pareto.csv")
+    assert (front["throughput_img_s"] - 64e3 / front["latency_ms"]).abs().max() < 1e-6
+    report = (folder / "report.html").read_text()
+    assert "--objective top1 --objective latency --objective throughput" in report
+    assert "--batch 64" in report
+    assert "throughput img/s (predicted for x86-desktop" in report
+    assert "Hypervolume of the front over top-1 accuracy and latency and throughput" in report
+
+
 def test_pareto_shows_front_and_control_again(finished: Path, run: Run) -> None:
     code, out, _ = run("pareto", finished)
     assert code == 0

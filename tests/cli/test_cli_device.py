@@ -11,6 +11,7 @@ import pytest
 import yaml
 from torch import Tensor, nn
 
+from autotok.api.models import macs
 from autotok.devices import device as devices
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, DeviceUnreachable
@@ -93,7 +94,7 @@ def test_finalists_are_measured_and_every_figure_says_what_it_is(
     page = (folder / "report.html").read_text()
     assert "; or measured on fake)" in page
     assert "PREDICTIONS WERE OFF" in page
-    assert "--measure-on fake" in page
+    assert "--measure-on ssh://fake" in page
     readme = (folder / "best" / "README.md").read_text()
     assert "ms, measured on fake (a made-up board) (onnxruntime 1.18, float32" in readme
     code, out, _ = run("pareto", folder, "--json")
@@ -101,6 +102,30 @@ def test_finalists_are_measured_and_every_figure_says_what_it_is(
 
 
 @pytest.mark.slow
+def test_terminal_config_table_and_report_state_one_limit(
+    fake: FakeDevice, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = fake.measure
+
+    def by_cost(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
+        latency = 100 * macs(model).macs_g  # far from any prediction
+        return dataclasses.replace(measure(model, images, reference), latency_ms=latency)
+
+    monkeypatch.setattr(fake, "measure", by_cost)
+    folder, few = tmp_path / "run", ("--trials", "3", "--max-images", "8", "--timeout", "0")
+    asked = ("search", *few, "--finetunes", "0", *ASKED[-6:], "--budget", "95%latency")  # the demo
+    code, out, err = run(*asked, "-o", folder)
+    assert code == 0, err
+    share, limit = yaml.safe_load((folder / "config.yaml").read_text())["budgets"]
+    assert re.fullmatch(r"95%latency = [\d.]+ ms per batch on the target", limit)
+    assert f"budget: {share}; {limit}" in err
+    assert f"budget: {limit}" in " ".join(out.split())
+    assert f"{share}; {limit}" in (folder / "report.html").read_text()
+    assert len(set(re.findall(r"95%latency = [\d.]+ ms", out + err))) == 1
+    code, again, err = run("resume", folder, "--timeout", "0")
+    assert len(set(re.findall(r"95%latency = [\d.]+ ms", out + again + err))) == 1
+
+
 def test_without_a_device_everything_is_labelled_a_prediction(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code, out, _ = run(*ASKED[:-2], "-o", folder)
@@ -204,7 +229,7 @@ def test_a_device_named_at_a_resume_is_the_run_s_from_then_on(
     fake.answers, fake.left = True, 0
     assert run("resume", folder, "--measure-on", "ssh://fake", "--trials", "5")[0] == 4
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["question"]["device"], config["search"]["n_trials"]) == ("fake", 5)
+    assert (config["question"]["device"], config["search"]["n_trials"]) == ("ssh://fake", 5)
     fake.left = 10**6
     code, _, err = run("resume", folder)
     assert code == 0, err

@@ -64,6 +64,22 @@ def test_a_best_yaml_becomes_a_retrained_bundle_judged_before_and_after(
     assert sorted(p.name for p in out_folder.iterdir()) == ["best", "best.yaml", "finetune.json"]
 
 
+def test_a_probed_rate_is_printed_with_its_losses_and_reasons(
+    run: Run, best: Path, tmp_path: Path
+) -> None:
+    common = ("--data", "digits", "--images", "10", "--batch-size", "4", "--length", "60 steps")
+    code, out, _ = run("finetune", best, *common, "--lr", "auto", "-o", tmp_path / "o", "-q")
+    assert code == 0
+    evidence = read_best(tmp_path / "o" / "best.yaml").evidence["finetune"]
+    words = {line.split()[0]: line.split(maxsplit=1)[1] for line in out.splitlines()}
+    assert float(words["lr"]) == evidence["rate"]["lr"]
+    tried = evidence["rate"]["tried"]
+    assert words["probe"].count(":") == len(tried) >= 1
+    assert {f"{one['lr']:g}" for one in tried} <= set(words["probe"].replace(":", "").split())
+    assert int(words["kept_step"]) == evidence["kept_step"]
+    assert {"lr_reason", "kept_reason", "held_out_before", "held_out_after"} <= words.keys()
+
+
 def test_the_result_is_evaluated_against_the_original_model(
     run: Run, best: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +112,7 @@ def test_a_retrained_best_yaml_is_fine_tuned_from_the_original_weights_again(
         (["--loss", "soft=much"], "write NAME=WEIGHT"),
         (["--length", "3 weeks"], "give '200 steps'"),
         (["--lr", "-1"], "fine-tune lr is -1.0"),
+        (["--lr", "fast"], "learning rate 'fast' is not understood; give a number or auto"),
         (["--precision", "bf8"], "did you mean 'bf16'"),
         (["--augment", "flip"], "augmentation 'flip' is unknown"),
     ],

@@ -23,7 +23,7 @@ CALLS: list[str] = []
 
 @pytest.fixture(autouse=True)
 def toy_methods() -> Iterator[None]:
-    before = dict(registry._METHODS)
+    before = registry.METHODS.names()
     CALLS.clear()
 
     @register("first_ones")
@@ -70,8 +70,8 @@ def toy_methods() -> Iterator[None]:
         )
         register(f"first_{placement.name.lower()}")(cls)
     yield
-    registry._METHODS.clear()
-    registry._METHODS.update(before)
+    for name in set(registry.METHODS.names()) - set(before):
+        registry.METHODS.discard(name)
 
 
 def first(method: str, **keep: int) -> CompressionConfig:

@@ -20,7 +20,7 @@ FACTS = tiny_backbone().facts  # 4 blocks, 16 patches
 
 @pytest.fixture(autouse=True)
 def toy_methods() -> Iterator[None]:
-    before = dict(registry._METHODS)
+    before = registry.METHODS.names()
 
     class Toy(TokenReducer):
         title, kind = "toy", Kind.PRUNE
@@ -34,8 +34,8 @@ def toy_methods() -> Iterator[None]:
             type(f"Toy{placement.name}", (Toy,), {"placement": placement})
         )
     yield
-    registry._METHODS.clear()
-    registry._METHODS.update(before)
+    for name in set(registry.METHODS.names()) - set(before):
+        registry.METHODS.discard(name)
 
 
 def config(method: str, **keep: int | float) -> CompressionConfig:

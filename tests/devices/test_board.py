@@ -1,5 +1,6 @@
 """The board's file on its own: energy counters from made-up system folders, with a fake clock."""
 
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -166,3 +167,71 @@ def test_a_gpu_counts_for_itself_if_it_is_told_or_the_only_one(
     sampled.start()
     clock[0] += 0.5
     assert sampled.stop() == pytest.approx(15.0)
+
+
+# --- the process of a request
+
+
+@pytest.fixture
+def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> board.Board:
+    """A board whose children run a script of the test's own: `task` is its text."""
+    monkeypatch.setattr(board, "HEARTBEAT_S", 0.05)
+    script = tmp_path / "script.py"
+    script.write_text("import sys; exec(sys.argv[1])\n")
+    monkeypatch.setattr(board, "__file__", str(script))
+    return board.Board(str(tmp_path))
+
+
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Process groups that are killed from now on; they really are."""
+    groups: list[int] = []
+    really = os.killpg
+
+    def killpg(group: int, number: int) -> None:
+        groups.append(group)
+        really(group, number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    return groups
+
+
+def test_a_child_that_takes_too_long_is_killed_once_and_forgotten(
+    one: board.Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = killed(monkeypatch)
+    with pytest.raises(board.Trouble) as caught:
+        one._child({}, "import time; time.sleep(600)", {}, 0.1)
+    assert caught.value.kind == "timeout"
+    assert one.child is None
+    assert len(groups) == 1
+    one._end_child()
+    assert len(groups) == 1  # by now its number may be a stranger's
+
+
+def test_a_child_is_not_kept_where_nobody_listens_any_more(
+    one: board.Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = killed(monkeypatch)
+
+    def gone(request: dict[str, Any], what: dict[str, Any]) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(one, "_say", gone)
+    with pytest.raises(BrokenPipeError):
+        one._child({}, "import time; time.sleep(600)", {}, 60.0)
+    assert one.child is None
+    with pytest.raises(ProcessLookupError):
+        os.killpg(groups[0], 0)
+
+
+def test_a_child_that_has_ended_is_never_signalled(
+    one: board.Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = killed(monkeypatch)
+    code = "print(); print('{\"autotok\": 1, \"words\": \"' + 100_000 * 'a' + '\"}')"
+    assert one._child({}, code, {}, 60.0) == {"words": 100_000 * "a"}
+    one._end_child()
+    with pytest.raises(board.Trouble, match="ended with status 3"):
+        one._child({}, "sys.exit(3)", {}, 60.0)
+    one._end_child()
+    assert not groups

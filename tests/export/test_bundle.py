@@ -5,14 +5,16 @@ import hashlib
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
 from autotok.backbones.autoformer import SupernetSpec
+from autotok.backbones.loading import as_backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
-from autotok.backbones.tiny import tiny_backbone
+from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
@@ -196,7 +198,7 @@ def test_weights_that_were_exchanged_are_refused(tmp_path: Path) -> None:
     model, bundle = made()
     save_bundle(tmp_path / "best", model, bundle, images(), formats=())
     save_file({"head.weight": torch.zeros(2, 2)}, tmp_path / "best" / "weights.safetensors")
-    with pytest.raises(CheckpointError, match="do not fit the model of their bundle"):
+    with pytest.raises(CheckpointError, match="does not fit backbone 'tiny'"):
         load_bundle(tmp_path / "best")
 
 
@@ -317,3 +319,19 @@ def test_the_weights_of_a_subnet_say_which_supernet_they_are_of(tmp_path: Path) 
     save_bundle(tmp_path / "best", model, bundle, images(), formats=())
     with torch.inference_mode():
         torch.testing.assert_close(load_bundle(tmp_path / "best")(images()), model(images()))
+
+
+@pytest.mark.parametrize(("num_classes", "output"), [(0, "features"), (10, "logits")])
+def test_the_output_of_a_bundle_is_called_what_it_is(
+    tmp_path: Path, num_classes: int, output: str
+) -> None:
+    model = tiny_vit()
+    model.reset_classifier(num_classes)
+    backbone = as_backbone(model.eval())
+    bundle = Bundle(BackboneRef.of(backbone.facts), CONFIG, preprocessing_of(backbone).to_dict())
+    save_bundle(tmp_path / "b", compress_backbone(backbone, CONFIG).eval(), bundle, images())
+    graph = onnx.load(str(tmp_path / "b" / "model.onnx")).graph
+    assert [found.name for found in graph.output] == [output]
+    text = (tmp_path / "b" / "README.md").read_text()
+    assert f"Output: `{output}`." in text
+    assert f"images in, {output} out" in text

@@ -18,9 +18,9 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ExportError, UnknownName
-from autotok.export import exported as export_room
 from autotok.export import onnx as onnx_room
 from autotok.export.exported import ExportResult, _judge, check_exportable, export_model
+from autotok.export.formats import FORMATS
 from autotok.methods.base import Placement
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method, list_methods
@@ -101,7 +101,9 @@ def test_every_exportable_method_can_leave_the_batch_open(
     assert (result.exporter, result.batch, result.notes) == ("dynamo", "dynamic", ())
     with torch.inference_mode():
         expected = model(photos(3))
-    torch.testing.assert_close(onnx_room.run_onnx(path, photos(3), 3), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        FORMATS.get("onnx").run(path, photos(3), 3), expected, atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.slow
@@ -136,7 +138,7 @@ def test_a_file_of_dynamic_batch_takes_any_batch(tmp_path: Path) -> None:
     assert result.batch == "dynamic"
     with torch.inference_mode():
         expected = model(photos(3))
-    assert torch.allclose(onnx_room.run_onnx(path, photos(3), 3), expected, atol=1e-4)
+    assert torch.allclose(FORMATS.get("onnx").run(path, photos(3), 3), expected, atol=1e-4)
 
 
 def test_a_fixed_batch_is_written_in_the_file(tmp_path: Path) -> None:
@@ -169,9 +171,9 @@ def test_a_file_of_the_older_exporter_that_disagrees_is_refused_even_if_not_stri
         return torch.arange(10.0).repeat(len(images), 1)
 
     monkeypatch.setattr(onnx_room, "_write_dynamo", fail)
-    monkeypatch.setitem(export_room._RUNNERS, "onnx", wrong)
+    monkeypatch.setattr(FORMATS.get("onnx"), "run", wrong)
     path = tmp_path / "m.onnx"
-    with pytest.raises(ExportError, match=r"file, written by torch's older exporter .* disagrees"):
+    with pytest.raises(ExportError, match=r"file, written by 'torchscript' after .* disagrees"):
         export_model(compressed("none", tiny_backbone()), path, photos(), strict=False)
     assert not path.exists()
 
@@ -182,7 +184,7 @@ def test_a_file_that_disagrees_is_refused_and_not_left_behind(
     def wrong(path: Path, images: Tensor, batch: int) -> Tensor:
         return torch.arange(10.0).repeat(len(images), 1)
 
-    monkeypatch.setitem(export_room._RUNNERS, "torchscript", wrong)
+    monkeypatch.setattr(FORMATS.get("torchscript"), "run", wrong)
     model, path = compressed("none", tiny_backbone()), tmp_path / "model.pt"
     with pytest.raises(ExportError, match="disagrees with torch: largest difference"):
         export_model(model, path, photos(), format="torchscript")

@@ -18,7 +18,7 @@ from autotok.methods import author_units as knobs
 from autotok.methods import stochastic
 from autotok.methods.losses import dynamicvit_ratio
 from autotok.methods.tps import squeeze, squeeze_masked
-from autotok.tokens import AttentionRule, Tokens
+from autotok.tokens import AttentionRule, Taps, Tokens
 
 
 def likeliest(log_probs: Tensor) -> Tensor:
@@ -243,14 +243,14 @@ def spvit(config: Config, arrays: Arrays) -> Case:
 
 def spvit_masked(model: CompressedViT) -> Tensor:
     """Logits of the training form without noise, with the exact softmax over what is left."""
-    first = next(iter(model.reducers.values()))
-    exact = AttentionRule(epsilon=0.0)
+    embed, exact = model.backbone.embed, AttentionRule(epsilon=0.0)
 
-    def ruled(tokens: Tokens, taps: Any) -> Tokens:
-        return Tokens(tokens.x, tokens.num_prefix, tokens.grid, rule=exact)
+    def ruled(*args: Any, **kwargs: Any) -> tuple[Tokens, Taps]:
+        tokens, taps = embed(*args, **kwargs)
+        return Tokens(tokens.x, tokens.num_prefix, tokens.grid, rule=exact), taps
 
     with pytest.MonkeyPatch.context() as patch, deciding(likeliest):
-        patch.setattr(first, "before_blocks", ruled)
+        patch.setattr(model.backbone, "embed", ruled)
         logits: Tensor = model.train()(images())
     model.eval()
     return logits

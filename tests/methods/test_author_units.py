@@ -4,9 +4,12 @@ import random
 
 import pytest
 
-from autotok.config import Reduction
+from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.schedule import realise
+from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError
 from autotok.methods import author_units as knobs
+from autotok.methods import get_method
 
 
 def counts(reductions: tuple[Reduction, ...]) -> dict[int, int | None]:
@@ -176,3 +179,39 @@ def test_ltmps_thresholds_come_back() -> None:
 def test_counts_cannot_come_from_a_ratio() -> None:
     with pytest.raises(ConfigError, match="layer 2 gives no num_keep"):
         knobs.to_counts([Reduction(2, keep_ratio=0.5)], 64, num_blocks=4)
+
+
+def test_the_k_of_ats_counts_the_class_token_and_is_at_least_eight() -> None:
+    """Limits of `AdaptiveTokenSampler`: a K of at most 1 is a ratio, 8 at least, all at most."""
+    assert counts(knobs.from_num_sampled({3: 108, 6: 60}, 196)) == {3: 107, 6: 59}
+    assert counts(knobs.from_num_sampled({3: 0.5}, 196)) == {3: 97}  # half of 197 is 98.5
+    assert counts(knobs.from_num_sampled({3: 3, 5: 0.01}, 196)) == {3: 7}
+    assert knobs.from_num_sampled({3: 197, 4: 500}, 196) == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "kept"),
+    [("tome", 8), ("tofu", 8), ("dtem", 8), ("ppt", 8), ("gtp", 4), ("evit", 4), ("topk", 4)],
+)
+def test_an_r_beyond_half_is_half_only_where_the_authors_code_says_so(
+    method: str, kept: int
+) -> None:
+    """12 of 16 patches: matching takes `min(r, (N - prefix) // 2)`, ranking takes 12."""
+    chosen = get_method(method)
+    removed = knobs.from_num_removed(12, 16, num_blocks=1, at_most_half=chosen.halves_r)
+    assert counts(removed) == {0: kept}
+    low, high = chosen.feasible(16, chosen.resolve_options({}))
+    assert low <= kept <= high
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.43])
+def test_pitomes_ratio_reaches_half_and_is_refused_beyond(ratio: float) -> None:
+    """Plain merging needs 2r tokens of P; a smaller ratio is beyond what its code can run."""
+    backbone = tiny_backbone()
+    reductions = knobs.from_entering_ratios({2: ratio}, backbone.facts.num_patches)
+    config = CompressionConfig("pitome", reductions, {"variant": "plain"})
+    if ratio == 0.5:
+        assert realise(config, backbone.facts).kept == (8,)
+        return
+    with pytest.raises(ConfigError, match="feasible: 8 to 16"):
+        realise(config, backbone.facts)

@@ -7,7 +7,6 @@ import autotok.methods  # noqa: F401
 from autotok.backbones.loading import load_structure
 from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig, Reduction
-from autotok.methods.registry import get_method
 from autotok.predicting.random_configs import draw, draw_counts, drawable_methods
 
 FACTS = load_structure("vit_small_patch16_224").facts
@@ -42,13 +41,6 @@ def test_only_the_counts_of_a_configuration_are_drawn_anew() -> None:
     assert [r.layer for r in drawn.reductions] == [3, 6, 9]
     assert (drawn.method, drawn.mode) == ("evit", "retrain")
     assert drawn != config
-
-
-def test_a_layer_may_be_told_to_keep_all_or_the_fewest_it_can() -> None:
-    config = CompressionConfig("tome", tuple(Reduction(layer, num_keep=98) for layer in (3, 6)))
-    drawn = draw_counts(FACTS, config, np.random.default_rng(0), how=("all", "fewest"))
-    low, _ = get_method("tome").feasible(FACTS.num_patches, {})
-    assert [r.num_keep for r in drawn.reductions] == [FACTS.num_patches, low]
 
 
 def test_a_shallow_model_is_given_no_more_layers_than_it_has() -> None:

@@ -17,7 +17,7 @@ CHECKED = {"rtx3090", "jetson-nx", "a6000"}
 def shipped(name: str) -> str:
     import autotok.predicting
 
-    folder = Path(autotok.profiling.__file__).parent / "targets"
+    folder = Path(autotok.predicting.__file__).parent / "targets"
     return (folder / f"{name}.yaml").read_text("utf-8")
 
 

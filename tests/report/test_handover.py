@@ -35,7 +35,6 @@ def handed(session: Session, result: SearchResult, asked: list[str]) -> Path:
         session.question.to_dict(),
         session.backbone,
         session.evaluator,
-        session.problem.budgets,
         result,
         compressed=compressed,
     )

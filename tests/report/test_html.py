@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 from autotok.evaluation.paired import paired_hits
+from autotok.metrics import metric_of
 from autotok.report.html import Report, write_report
 from autotok.report.plots import pareto_png
-from autotok.report.points import Point, metric_of
+from autotok.report.points import Point
 from autotok.report.sentences import control_sentence
 from autotok.searching.records.comparison import Comparisons, Standing
 from autotok.searching.records.finetune_gain import TuningGain

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from autotok.metrics import metric_of
 from autotok.report.plots import BASE, BEST, CONTROL, FRONT, TUNED, pareto_png
-from autotok.report.points import Point, metric_of
+from autotok.report.points import Point
 
 POINTS = [
     Point("tome", 1.8, 85.0, 81.0, 88.0, kind="front"),
@@ -25,7 +26,7 @@ def colours(path: Path) -> set[str]:
 
 
 def test_the_picture_shows_front_best_control_and_uncompressed(tmp_path: Path) -> None:
-    path = pareto_png(tmp_path / "p.png", POINTS, metric_of("top1"), budget_macs_g=2.3)
+    path = pareto_png(tmp_path / "p.png", POINTS, metric_of("top1"), limits={"macs": 2.3})
     with Image.open(path) as image:
         assert image.width >= 1000
     assert {FRONT, BEST, CONTROL, BASE} <= colours(path)
@@ -33,7 +34,7 @@ def test_the_picture_shows_front_best_control_and_uncompressed(tmp_path: Path) -
 
 @pytest.mark.parametrize("points", [[], [Point("topk", 2.0, 50.0, kind="front")]])
 def test_few_points_still_make_a_picture(tmp_path: Path, points: list[Point]) -> None:
-    path = pareto_png(tmp_path / "p.png", points, metric_of("kl"), budget_macs_g=2.3)
+    path = pareto_png(tmp_path / "p.png", points, metric_of("kl"), limits={"macs": 2.3})
     assert path.stat().st_size > 5_000
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
 
@@ -44,3 +45,21 @@ def test_fine_tuned_points_carry_their_own_mark(tmp_path: Path) -> None:
     marked = pareto_png(tmp_path / "b.png", [*POINTS, tuned], metric_of("top1"))
     assert TUNED not in colours(plain)
     assert TUNED in colours(marked)
+
+
+def test_any_two_metrics_can_be_the_axes(tmp_path: Path) -> None:
+    points = [
+        Point("topk", 2.0, 90.0, latency_ms=4.0, throughput_img_s=250.0, kind="best"),
+        Point("tome", 1.0, 80.0, latency_ms=5.0, throughput_img_s=200.0, kind="front"),
+        Point("evit", 1.0, 80.0),  # its time is not known: left out
+    ]
+    limits = {"latency_ms": 4.5, "throughput_img_s": 180.0}
+    x, y = metric_of("latency"), metric_of("throughput")
+    path = pareto_png(tmp_path / "p.png", points, y, x=x, limits=limits)
+    assert {FRONT, BEST} <= colours(path)
+    for name in limits:  # each is a line of its own
+        fewer = {k: v for k, v in limits.items() if k != name}
+        other = pareto_png(tmp_path / f"{name}.png", points, y, x=x, limits=fewer)
+        assert other.read_bytes() != path.read_bytes()
+    nothing = colours(pareto_png(tmp_path / "q.png", points, y, x=metric_of("memory")))
+    assert not {FRONT, BEST} & nothing

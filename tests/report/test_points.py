@@ -6,7 +6,8 @@ import math
 import pandas as pd
 import pytest
 
-from autotok.report.points import Point, metric_of
+from autotok.metrics import TABLE, metric_of
+from autotok.report.points import Point
 
 ROW = {
     "number": 7, "method": "tome", "layers": "3 6", "counts": "420 210", "macs_g": 2.25,
@@ -65,3 +66,11 @@ def test_a_retrained_row_knows_its_mode_and_its_quality_as_a_plug_in() -> None:
     assert (point.mode_text, point.untuned) == ("fine-tuned", 80.0)
     assert Point.from_row(ROW, metric_of("top1")).mode_text == "plug-in"
     assert Point("none", 4.8, kind="uncompressed").mode_text == "-"
+
+
+def test_a_point_knows_its_value_of_every_metric_of_the_table() -> None:
+    figures = {m.column: float(i) for i, m in enumerate(TABLE, 1)}
+    point = Point.from_row({"method": "topk", **figures}, metric_of("top1"))
+    others = [m for m in TABLE if m.kind != "judged"]
+    assert [point.value(m) for m in others] == [figures[m.column] for m in others]
+    assert point.value(metric_of("top1")) == figures["top1_pct"]

@@ -6,7 +6,8 @@ import io
 from rich.console import Console
 
 from autotok.evaluation.paired import paired_hits, paired_kls
-from autotok.report.points import Point, metric_of
+from autotok.metrics import metric_of
+from autotok.report.points import Point
 from autotok.report.sources import Sources
 from autotok.report.tables import closing_table, plain_table, tuning_table
 from autotok.searching.records.finetune_gain import TuningGain

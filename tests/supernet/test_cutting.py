@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from tiny_supernet import SPEC
 
 from autotok.backbones.autoformer import AutoFormer
+from autotok.backbones.autoformer_family import load_supernet
 from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET, load_demo_supernet
-from autotok.backbones.loading import load_backbone, load_supernet
+from autotok.backbones.loading import load_backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.supernet_file import read_origin, save_cut, save_supernet
 from autotok.compression.compress import compress_backbone

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from tiny_supernet import SPEC, tiny_recipe
 from tiny_supernet import STAGE as TINY_STAGE
 
+from autotok.backbones.autoformer_family import load_supernet, supernet_structure
 from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET, load_demo_supernet
-from autotok.backbones.loading import load_backbone, load_supernet, supernet_structure
+from autotok.backbones.loading import load_backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.supernet_file import save_supernet
 from autotok.errors import CheckpointError, ConfigError, DataError, RunDirectoryError
@@ -26,7 +27,7 @@ from autotok.evaluation.augment import augmented
 from autotok.evaluation.demo import DemoDigits
 from autotok.supernet.batches import training_batches
 from autotok.supernet.checkpoint import fresh_state
-from autotok.supernet.judge import judge
+from autotok.supernet.judge import judge_supernet
 from autotok.supernet.live_tokens import choose_live, forward_live
 from autotok.supernet.recipe_file import load_recipe
 from autotok.supernet.sampling import draw_subnet, draw_subnets, sample_uniform
@@ -284,7 +285,7 @@ def test_trained_weights_load_by_name_under_the_official_keys(tmp_path: Path) ->
     loaded = load_backbone("autoformer_custom", checkpoint=weights, subnet=SPEC.smallest())
     assert loaded.facts.num_blocks == 1
     assert load_supernet("autoformer_custom", weights).spec == SPEC
-    results = judge(path, weights)
+    results = judge_supernet(path, weights)
     assert [row["subnet"] for row in results["subnets"]][:3] == ["default", "largest", "smallest"]
     assert results["subnets"][0]["num_images"] == 10
     with pytest.raises(CheckpointError, match="written for backbone 'autoformer_custom'"):

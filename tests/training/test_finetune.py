@@ -1,6 +1,7 @@
 """Fine-tuning changes the student as asked, and nothing else."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -19,10 +20,12 @@ from autotok.training import finetune as room
 from autotok.training.batches import BatchOrder, augmentation_draws
 from autotok.training.distill import Teacher
 from autotok.training.finetune import FineTuneProgress, finetune_student
+from autotok.training.probe import CAREFUL, RATES, USUAL, RateChoice, lower
 from autotok.training.schedule import make_optimizer, make_schedule, set_lr, training_plan
+from autotok.training.steps import MOST_BACK_OFFS, TrainingRun
 from autotok.training.student import student_of
 
-SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-3)
+SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
 
 
 def tuned(
@@ -114,7 +117,7 @@ def test_averaged_weights_lie_between_the_first_and_the_last_ones() -> None:
 def test_what_is_not_a_matrix_does_not_decay() -> None:
     net = AutoFormerSupernet(tiny_supernet())
     model = student_of(SupernetView(net, net.spec.largest()), CompressionConfig())
-    optimizer = make_optimizer(FineTuneSpec(weight_decay=0.3), TrainingRecipe(), model)
+    optimizer = make_optimizer(FineTuneSpec(lr=1e-4, weight_decay=0.3), TrainingRecipe(), model)
     names = {id(p): name for name, p in model.named_parameters()}
     decaying = {
         names[id(p)] for g in optimizer.param_groups for p in g["params"] if g["weight_decay"] > 0
@@ -200,7 +203,7 @@ def test_every_epoch_is_another_order_of_the_same_images() -> None:
 def test_a_short_fine_tune_draws_its_own_images_only() -> None:
     data = Noise(50_000)
     finetune_student(student(), data, SPEC, teacher=Teacher(tiny_backbone()))
-    assert len(data.drawn) == 4 * 8 + 1  # and one for the data's identity
+    assert len(data.drawn) == 4 * 8 + 32 + 1  # those held out, and one for the data's identity
 
 
 def test_crops_and_flips_depend_on_seed_and_batch_alone() -> None:
@@ -283,3 +286,67 @@ def test_a_configurations_own_extra_loss_is_added(monkeypatch: pytest.MonkeyPatc
     done = finetune_student(model, Noise(), SPEC, teacher=Teacher(tiny_backbone()))
     assert done.loss > 100.0
     assert pruned().config_id == model.config.config_id
+
+
+def probing_nothing(monkeypatch: pytest.MonkeyPatch, lr: float) -> None:
+    """A probe that errs."""
+
+    def find(run: TrainingRun, _: float) -> None:
+        run.choice = RateChoice(lr, "guessed")
+        run.set_rate(lr)
+
+    monkeypatch.setattr(room, "find_rate", find)
+
+
+def test_a_probed_rate_that_diverges_is_lowered_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probing_nothing(monkeypatch, 1.0)
+    spec = FineTuneSpec(length="200 steps", batch_size=8, warmup=0.0, clip_norm=0.0)
+    done = finetune_student(student(), Noise(), spec, teacher=Teacher(tiny_backbone()))
+    rates = [one.lr for one in done.back_offs]
+    assert 1 <= len(rates) <= MOST_BACK_OFFS
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] < 1.0
+    assert done.steps <= 200
+    assert done.held_out_before is not None
+    assert done.held_out_after is not None
+    assert done.held_out_after <= done.held_out_before
+    assert "diverged" in done.evidence()["back_offs"][0]["why"]
+
+
+def test_a_rate_that_only_harms_hands_the_start_over_to_the_bit() -> None:
+    spec = FineTuneSpec(length="4 steps", batch_size=8, lr=0.3, warmup=0.0)
+    model, start = student(), student()
+    done = finetune_student(model, Noise(), spec, teacher=Teacher(tiny_backbone()))
+    assert done.kept_step == 0
+    assert done.evidence()["kept_reason"].startswith("the start")
+    assert same(weights(start), weights(model))
+
+
+def test_a_given_rate_is_taken_and_not_probed() -> None:
+    done = finetune_student(student(), Noise(), SPEC, teacher=Teacher(tiny_backbone()))
+    assert (done.rate.lr, done.rate.why, done.rate.tried) == (1e-5, "given", ())
+    assert done.steps == 4
+
+
+def test_a_probe_counts_within_the_length_and_its_losses_are_recorded() -> None:
+    spec = FineTuneSpec.from_dict({"length": "100 steps", "batch_size": 8, "lr": "auto"})
+    assert spec.lr is None
+    done = finetune_student(student(), Noise(), spec, teacher=Teacher(tiny_backbone()))
+    assert 80 <= done.steps < 100
+    assert done.steps + done.rate.spent == 100
+    found = done.evidence()
+    assert found["lr"] in (*RATES, lower(RATES[-1]))
+    assert len(found["probe"]) >= 1
+    assert [one["lr"] for one in found["probe"]] == [one.lr for one in done.rate.tried]
+    assert json.dumps(found)
+
+
+@pytest.mark.parametrize(("method", "lr"), [("evit", CAREFUL), ("dynamicvit", USUAL)])
+def test_too_short_for_a_probe_pretrained_weights_are_spared_and_new_ones_are_not(
+    method: str, lr: float
+) -> None:
+    spec = dataclasses.replace(SPEC, lr=None)
+    done = finetune_student(student(method), Noise(), spec, teacher=Teacher(tiny_backbone()))
+    assert (done.rate.lr, done.rate.why) == (lr, "4 steps are too few for a probe")

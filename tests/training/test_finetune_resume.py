@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from autotok.errors import CheckpointError, RunDirectoryError
 from autotok.training.distill import Teacher
 from autotok.training.finetune import FineTuneProgress, finetune_student
 
-SPEC = FineTuneSpec(length="6 steps", batch_size=4, lr=1e-3, ema_decay=0.5)
+SPEC = FineTuneSpec(length="6 steps", batch_size=4, lr=1e-5, ema_decay=0.5)
 SCRIPT = Path(__file__).with_name("killable_finetune.py")
 
 
@@ -108,7 +109,7 @@ def test_interrupting_keeps_the_last_whole_step(
     def interrupted(indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
         nonlocal count
         count += 1
-        if count == 5:  # one for the data's identity, one a step
+        if count == 6:  # one for the data's identity, one of those held out, one a step
             raise KeyboardInterrupt
         return draw(indices)
 
@@ -182,3 +183,44 @@ def test_a_full_disk_gives_one_sentence_and_leaves_the_last_checkpoint(
         )
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+AUTO = FineTuneSpec(length="60 steps", batch_size=4)
+
+
+class Killed(Noise):
+    """Images that end the process, so to speak, at one of its draws."""
+
+    def __init__(self, draw: int) -> None:
+        super().__init__()
+        self.draw, self.draws = draw, 0
+
+    def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self.draws += 1
+        if self.draws == self.draw:
+            raise Stop
+        return super().batch(indices)
+
+
+@pytest.mark.parametrize("method", ["evit", "spvit", "ltmp", "diffrate"])
+def test_stopped_in_the_probe_or_after_it_a_probed_one_ends_with_the_same_bits(
+    method: str, tmp_path: Path
+) -> None:
+    teacher, whole, data = Teacher(tiny_backbone()), student(method), Killed(0)
+    expected = finetune_student(whole, data, AUTO, teacher=teacher)
+    in_training = data.draws - expected.steps + 3
+    in_probe = data.draws - expected.steps - 2
+    assert len(expected.rate.tried) >= 1
+    for draw in (4, in_probe, in_training):
+        path = tmp_path / f"{draw}.pt"
+        with pytest.raises(Stop):
+            finetune_student(
+                student(method), Killed(draw), AUTO, teacher=teacher, checkpoint=path,
+                checkpoint_every_s=0.0,
+            )  # fmt: skip
+        assert path.exists() == (draw == in_training)
+        resumed = student(method)
+        done = finetune_student(resumed, Noise(), AUTO, teacher=teacher, checkpoint=path)
+        assert done.evidence() == expected.evidence()
+        assert (done.steps, done.loss) == (expected.steps, expected.loss)
+        assert same(weights(whole), weights(resumed))

@@ -27,7 +27,7 @@ from typing import Any
 from autotok.config import CompressionConfig
 from autotok.devices.ray_cluster import (
     capacity,
-    check_storage,
+    check_shared_folder,
     join,
     load_ray,
     plain,
@@ -108,7 +108,7 @@ class RayEngine:
                     join(self._ray, address)
             self.capacity = capacity(room(self._ray, needs), workers, needs)
             if address is not None:
-                check_storage(self._ray, storage)
+                check_shared_folder(self._ray, storage)
             threads = max(1, int(needs["cpu"]))
             if address is None:
                 threads = threads_per_worker(self.capacity)

@@ -26,7 +26,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -37,11 +37,11 @@ from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import dominates
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.search_space import Parameter, Params, SearchSpace
-from autotok.searching.space.settings import SAMPLERS
 
 from .grid import grid_point
 from .identity import StudyIdentity, claim, directions, name_metrics, open_study, release
 from .journal import hold_journal
+from .samplers import check_sampler, faults_of, make_sampler
 from .storage import damaged_journal, is_url, open_storage, storage_errors
 
 __all__ = ["CRASH", "Proposals"]
@@ -95,7 +95,7 @@ class Proposals:
         objectives: Sequence[Objective],
         *,
         storage: str | Path,
-        sampler: str = "tpe",
+        sampler: object = "tpe",
         seed: int = 0,
         identity: StudyIdentity | None = None,
     ) -> None:
@@ -106,7 +106,7 @@ class Proposals:
             StorageUnreachable: its database does not answer.
             RunDirectoryError: its journal is damaged.
         """
-        assert sampler in SAMPLERS
+        check_sampler(sampler, objectives=len(objectives))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._facts, self._objectives = space, facts, tuple(objectives)
         self._sampler, self._seed = sampler, seed
@@ -191,28 +191,18 @@ class Proposals:
         rng_seed = int(np.random.SeedSequence([self._seed, number, attempt]).generate_state(1)[0])
         if self._sampler == "grid" and fixed is None:
             return grid_point(self._space, self._facts, number, seed=self._seed, attempt=attempt)
-        study = self._shadow(self._make_sampler(rng_seed, attempt))
-        trial = study.ask()
+        study = self._shadow(make_sampler("random" if attempt >= 2 else self._sampler, rng_seed))
 
         def choose(parameter: Parameter) -> Primitive:
             if fixed is not None and parameter.name in fixed:
                 return parameter.cast(fixed[parameter.name])
             return _suggest(trial, parameter)
 
-        params = self._space.walk(choose, self._facts)
+        with faults_of(self._sampler):
+            trial = study.ask()
+            params = self._space.walk(choose, self._facts)
         self._pending[number] = study.get_trials(deepcopy=False)[-1]
         return params
-
-    def _make_sampler(self, seed: int, attempt: int) -> BaseSampler:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            if self._sampler == "random" or attempt >= 2:
-                return RandomSampler(seed)
-            if self._sampler == "nsgaii":
-                return NSGAIISampler(population_size=20, seed=seed)
-            if self._sampler == "gp":
-                return GPSampler(seed=seed, deterministic_objective=False)
-            return TPESampler(seed=seed, n_startup_trials=10, multivariate=False)
 
     def _shadow(self, sampler: BaseSampler) -> optuna.Study:
         """An in-memory study holding what the sampler may know, in logical order."""
@@ -226,17 +216,18 @@ class Proposals:
                 study_name="shadow",
             )
         if not isinstance(sampler, RandomSampler):
-            for trial in self._visible():
+            bounded = isinstance(sampler, (TPESampler, GPSampler))
+            for trial in self._visible(_HISTORY if bounded else None):
                 storage.create_new_trial(study._study_id, template_trial=trial)
         return study
 
-    def _visible(self) -> list[FrozenTrial]:
-        """The front and the latest trials, in logical order."""
+    def _visible(self, most: int | None) -> list[FrozenTrial]:
+        """The trials in logical order; of more than `most`, the front and the latest."""
         pairs = [pair for pair in self._shadow_trials if pair[1].state != TrialState.FAIL]
-        if self._sampler != "nsgaii" and len(pairs) > _HISTORY:
+        if most is not None and len(pairs) > most:
             elite = set(sorted(self._front)[-_ELITE:])
             rest = [pair for pair in pairs if pair[0] not in elite]
-            keep = elite | {number for number, _ in rest[len(elite) - _HISTORY :]}
+            keep = elite | {number for number, _ in rest[len(elite) - most :]}
             pairs = [pair for pair in pairs if pair[0] in keep]
         return [trial for _, trial in pairs]
 

@@ -7,15 +7,16 @@ Counts are integers throughout, so what is solved is what will run.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from autotok.config import Primitive
+from autotok.config import CompressionConfig, Primitive
 from autotok.errors import InfeasibleBudget
-from autotok.searching.space.budget import Budget, limit_in_words
+from autotok.metrics import METRICS
+from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Chooser, Parameter
 from autotok.searching.space.shape import Shape
@@ -23,7 +24,7 @@ from autotok.searching.space.shape import Shape
 from .fit_subnet import with_fitting_subnet
 from .strengths import Repaired, Strengths, verdict
 
-__all__ = ["Repaired", "cheapest", "check_budgets", "match_cost", "repair"]
+__all__ = ["Repaired", "cheapest", "check_budgets", "idle_budgets", "match_cost", "repair"]
 
 _PREDICTIONS = 7
 
@@ -98,7 +99,7 @@ def _result(line: Strengths, strength: float, predictions: _Predictions) -> Repa
 
 def _excess(budget: Budget, result: Repaired) -> float:
     values = {**(result.costs.__dict__ if result.costs else {}), **result.predicted}
-    return float(values[budget.metric]) / budget.limit - 1.0
+    return budget.excess(float(values[budget.metric]))
 
 
 class _Predictions:
@@ -127,14 +128,14 @@ class _Predictions:
             middle = self._between(budget, low, high)
             value = self.at(middle)[budget.metric]
             low, high = (low, middle) if budget.holds(value) else (middle, high)
-            if 0.0 <= 1.0 - self.at(high)[budget.metric] / budget.limit < 0.005:
+            if -0.005 < budget.excess(self.at(high)[budget.metric]) <= 0.0:
                 break
         return high
 
     def _between(self, budget: Budget, low: float, high: float) -> float:
         """Where the metric would meet the limit if it were a straight line over the MACs."""
-        above, below = self.at(low)[budget.metric], self.at(high)[budget.metric]
-        share = (above - budget.limit) / (above - below) if above > below else 0.5
+        above, below = (budget.excess(self.at(s)[budget.metric]) for s in (low, high))
+        share = above / (above - below) if above > below else 0.5
         most, least = self._line.metric("macs", np.array([low, high]))
         target = most - min(0.95, max(0.05, share)) * (most - least)
         strength = self._line.weakest("macs", float(target))
@@ -176,30 +177,39 @@ def check_budgets(problem: Problem) -> None:
             m: _predict_cheapest(problem, m, budget.metric)
             for m in problem.space.candidates(problem.facts)
         }
-        method = min(predicted, key=lambda m: predicted[m])
+        method = min(predicted, key=lambda m: budget.excess(predicted[m]))
         if not budget.holds(predicted[method]):
             raise InfeasibleBudget(_sorry(budget, predicted[method], method))
 
 
-def _sorry(budget: Budget, lowest: float, method: str) -> str:
-    words = limit_in_words(budget.metric, lowest)
-    short = {
-        "macs": f"{_round_up(lowest / 1e9)}GMACs",
-        "macs_noattn": f"{_round_up(lowest / 1e9)}GFLOPs",
-        "params": f"{_round_up(lowest / 1e6)}Mparams",
-        "latency_ms": f"{_round_up(lowest)}ms",
-        "peak_memory_mb": f"{_round_up(lowest)}MB",
-    }[budget.metric]
-    return (
-        f"budget {budget.echo}, cannot be met: the cheapest configuration of the space ({method})"
-        f" needs {words}; ask for {short} or more, or widen the space"
+def idle_budgets(problem: Problem) -> tuple[str, ...]:
+    """A sentence on every budget that the uncompressed model keeps: it limits nothing.
+
+    Where subnets are searched too, the largest of them may cost more: nothing is said.
+    """
+    if problem.space.structure is not None:
+        return ()
+    whole = CompressionConfig()
+    known = dataclasses.asdict(problem.costs.cost(whole))
+    if problem.predict is not None and not all(b.exact for b in problem.budgets):
+        known |= problem.predict(whole)
+    return tuple(
+        f"budget {b.text} limits nothing: the uncompressed model costs"
+        f" {METRICS[b.metric].limit_in_words(known[b.metric])}; give a smaller one to have it"
+        " compressed"
+        for b in problem.budgets
+        if b.metric in known and b.holds(known[b.metric])
     )
 
 
-def _round_up(value: float) -> str:
-    """Four significant digits, never below the value: what is suggested must be feasible."""
-    digits = 3 - math.floor(math.log10(value))
-    return f"{math.ceil(value * 10.0**digits - 1e-9) / 10.0**digits:.10g}"
+def _sorry(budget: Budget, lowest: float, method: str) -> str:
+    metric = METRICS[budget.metric]
+    words, short = metric.limit_in_words(lowest), metric.nearest_budget(lowest)
+    least = "less" if metric.higher_is_better else "more"
+    return (
+        f"budget {budget.echo}, cannot be met: the cheapest configuration of the space ({method})"
+        f" needs {words}; ask for {short} or {least}, or widen the space"
+    )
 
 
 def _lowest(problem: Problem, budget: Budget) -> tuple[float, str]:

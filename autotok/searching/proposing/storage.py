@@ -26,7 +26,7 @@ __all__ = [
     "check_storage",
     "check_url",
     "damaged_journal",
-    "filled",
+    "filled_url",
     "is_url",
     "masked",
     "open_storage",
@@ -63,7 +63,7 @@ def open_storage(storage: str | Path) -> BaseStorage:
 
 
 def _database(url: str) -> BaseStorage:
-    url = filled(url)
+    url = filled_url(url)
     check_url(url)
     for attempt in range(_ATTEMPTS):
         try:
@@ -124,7 +124,7 @@ def check_url(url: str) -> None:
 def check_storage(storage: str | None) -> None:
     """Refuse a storage that cannot be, see `check_url`, or whose password is not known."""
     if storage is not None and is_url(storage):
-        check_url(filled(storage))
+        check_url(filled_url(storage))
 
 
 def _parsed(url: str) -> URL:
@@ -158,7 +158,7 @@ def masked(storage: str) -> str:
     return text.replace("%2A%2A%2A", _HIDDEN)
 
 
-def filled(url: str) -> str:
+def filled_url(url: str) -> str:
     """A URL that `masked` gave, with its password again: from the environment.
 
     Raises:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from autotok.config import CompressionConfig
 from autotok.facts import BackboneFacts
+from autotok.metrics import METRICS
 from autotok.searching.records.record import Costs
-from autotok.searching.space.budget import Budget, limit_in_words
+from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import CostModel
 from autotok.searching.space.shape import Shape
 
@@ -94,7 +95,7 @@ def verdict(
         lowest = float((predicted or {})[budget.metric])
     reason = (
         f"{line.shape.method} at layers {list(line.shape.layers)} reaches"
-        f" {limit_in_words(budget.metric, lowest)} at its cheapest:"
+        f" {METRICS[budget.metric].limit_in_words(lowest)} at its cheapest:"
         f" {line.shape.blocked_at(line.facts)}"
     )
-    return Repaired(None, line.shape.layers, violation=lowest / budget.limit - 1.0, reason=reason)
+    return Repaired(None, line.shape.layers, violation=budget.excess(lowest), reason=reason)

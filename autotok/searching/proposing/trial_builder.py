@@ -162,7 +162,7 @@ class TrialBuilder:
         costs = self._problem.costs.cost(config)
         predicted = dict(self._problem.predict(config)) if self._problem.predict else {}
         values: dict[str, float] = {**dataclasses.asdict(costs), **predicted}
-        worst = max((values[b.metric] / b.limit - 1.0 for b in self._problem.budgets), default=0.0)
+        worst = max((b.excess(values[b.metric]) for b in self._problem.budgets), default=0.0)
         return Repaired(config, costs=costs, predicted=predicted, violation=worst)
 
 

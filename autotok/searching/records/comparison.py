@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotok.evaluation.paired import Paired, compare
+from autotok.metrics import METRICS
 from autotok.searching.records.final import Final
 
 from .finetune_gain import TuningGain, tuning_gains
@@ -216,8 +217,8 @@ def _runner_up(
     if objectives:
         points = losses([r.values for r in rivals], objectives)
         return min(zip(points.tolist(), rivals, strict=True), key=lambda pair: pair[0])[1]
-    less_is_better = best.score is not None and best.score.metric == "kl"
-    return min(rivals, key=lambda r: _quality(r) if less_is_better else -_quality(r))
+    more = best.score is None or METRICS[best.score.metric].higher_is_better
+    return min(rivals, key=lambda r: -_quality(r) if more else _quality(r))
 
 
 def _next_cheaper(record: TrialRecord, front: Sequence[TrialRecord]) -> TrialRecord | None:

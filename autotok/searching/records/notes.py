@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autotok.config import CompressionConfig, SubnetSpec
+from autotok.metrics import METRICS, ON_DEVICE
 
 from .objective import Objective
 from .record import Score, TrialRecord
@@ -106,10 +107,7 @@ def _facts(record: TrialRecord) -> Iterator[tuple[str, str]]:
         yield "subnet", "" if config.subnet is None else _subnet(config.subnet)
         yield "mode", _mode(record, config)
     yield "cost", "" if record.costs is None else _cost(record)
-    predicted = {"latency_ms": "{:.2f} ms", "peak_memory_mb": "{:.1f} MB"}
-    texts = [
-        form.format(record.predicted[k]) for k, form in predicted.items() if k in record.predicted
-    ]
+    texts = [METRICS[m].text(record.predicted[m]) for m in ON_DEVICE if m in record.predicted]
     yield "predicted on the target", ", ".join(texts)
     yield "budget", _budget(record)
     yield "stopped", _plain(record.stopped)
@@ -119,10 +117,10 @@ def _facts(record: TrialRecord) -> Iterator[tuple[str, str]]:
 
 
 def _quality(score: Score, fidelity: str) -> str:
-    unit, digits = ("", 4) if score.metric == "kl" else (" %", 1)
+    metric = METRICS[score.metric]
     return (
-        f"{score.metric} {score.value:.{digits}f}{unit}, 95 % interval"
-        f" {score.low:.{digits}f} to {score.high:.{digits}f}, on {score.num_images} images"
+        f"{metric.name} {metric.text(score.value)}, 95 % interval"
+        f" {metric.number(score.low)} to {metric.number(score.high)}, on {score.num_images} images"
         f"{f' ({fidelity})' if fidelity else ''}"
     )
 
@@ -153,8 +151,19 @@ def _mode(record: TrialRecord, config: CompressionConfig) -> str:
     tuned, base = record.tuned, record.base
     return (
         f"fine-tuned for {tuned['steps']} steps on {tuned['images']} images in"
-        f" {tuned['seconds']:.0f} s, loss at the end {tuned['loss']:.4g}"
+        f" {tuned['seconds']:.0f} s, loss at the end {tuned['loss']:.4g}{_rate(tuned)}"
         f"{'' if base is None else f'; retrains trial {base}'}"
+    )
+
+
+def _rate(tuned: Mapping[str, Any]) -> str:
+    """The learning rate and the state that was kept; records of before have neither."""
+    found = tuned.get("evidence") or {}
+    if not found:
+        return ""
+    return (
+        f", lr {found['lr']:g} ({found['lr_reason']}), state of step {found['kept_step']} kept"
+        f" ({found['kept_reason']})"
     )
 
 

@@ -8,18 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.errors import ConfigError, UnknownName
+from autotok.errors import ConfigError
+from autotok.metrics import METRICS, Metric, metric_of
 
-__all__ = ["DEFAULT_OBJECTIVES", "Objective", "losses", "make_objectives"]
+__all__ = [
+    "DEFAULT_OBJECTIVES",
+    "Objective",
+    "asked_metrics",
+    "judged_by",
+    "losses",
+    "make_objectives",
+]
 
 DEFAULT_OBJECTIVES = ("quality", "macs_g")
-_UNITS = {
-    "macs_g": "G multiply-accumulates",
-    "params_m": "M parameters",
-    "latency_ms": "ms",
-    "peak_memory_mb": "MB",
-}
-_LOWER_IS_BETTER = frozenset({"kl"})
+MOST = 4
+"""Objectives at a time: beyond it nearly every configuration is on the front."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,50 @@ class Objective:
         return f"{self.name} [{self.unit}]" if self.unit else self.name
 
 
+def asked_metrics(names: Sequence[str], metric: str | None = None) -> tuple[Metric, ...]:
+    """The rows of the table that objectives name, in their order.
+
+    'quality' is the `metric` of the evaluation, and left out where that is not known yet.
+
+    Raises:
+        ConfigError: none, too many or the same twice, or a quality that is not what is judged.
+        UnknownName: no such metric.
+    """
+    own = None if metric is None else METRICS[metric]
+    found = tuple(
+        own if name == "quality" else metric_of(name, kind="objective", beside=["quality"])
+        for name in names
+    )
+    judged = [m.name for m in found if m is not None and m.kind == "judged"]
+    judged += ["quality"] * (found.count(None))
+    if not 0 < len(found) <= MOST or len(set(found)) != len(found):
+        raise ConfigError(f"objectives {list(names)} must be one to {MOST} different names")
+    if len(judged) > 1:
+        raise ConfigError(
+            f"objectives {list(names)} hold {' and '.join(judged)}, and a search judges one"
+            " quality; leave the others out"
+        )
+    if own is not None and judged and judged[0] != own.name:
+        raise ConfigError(
+            f"objective '{judged[0]}' is not what this search judges; give --quality {judged[0]}"
+            " (it judges"
+            f" {own.name}), or the objective 'quality'"
+        )
+    return tuple(m for m in found if m is not None)
+
+
+def judged_by(names: Sequence[str], quality: str) -> str:
+    """What is to be judged: the quality asked for, or where that is open, the one that an objective
+    names."""
+    judged = [m.name for m in asked_metrics(names) if m.kind == "judged"]
+    return judged[0] if judged and quality == "auto" else quality
+
+
 def make_objectives(names: Sequence[str], metric: str) -> tuple[Objective, ...]:
     """Objectives by name; 'quality' becomes the metric of the evaluation ('top1_pct', 'kl' ...)."""
-    if len(set(names)) != len(names) or not names:
-        raise ConfigError(f"objectives {list(names)} must be one or more different names")
-    return tuple(_one(name, metric) for name in names)
-
-
-def _one(name: str, metric: str) -> Objective:
-    if name == "quality":
-        unit = "%" if metric in ("top1", "agreement") else ""
-        column = f"{metric}_pct" if unit else metric
-        return Objective(column, unit, metric not in _LOWER_IS_BETTER)
-    if name not in _UNITS:
-        raise UnknownName("objective", name, ["quality", *_UNITS])
-    return Objective(name, _UNITS[name], False)
+    return tuple(
+        Objective(m.column, m.unit, m.higher_is_better) for m in asked_metrics(names, metric)
+    )
 
 
 def losses(

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotok.config import CompressionConfig, Primitive
+from autotok.metrics import METRICS, ON_DEVICE, Metric
 
-__all__ = ["FINISHED", "MEASURED", "Costs", "Score", "TrialRecord", "foretold", "quality_column"]
+__all__ = ["FINISHED", "MEASURED", "Costs", "Score", "TrialRecord", "foretold"]
 
 FINISHED = ("complete", "infeasible", "failed", "duplicate")
 VERSION = 1
 MEASURED = "measured"
-ON_DEVICE = ("latency_ms", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class TrialRecord:
     costs: Costs | None = None
     """Once judged, the mean over the images where token counts differ between them."""
     predicted: Mapping[str, float] = field(default_factory=dict)
-    """latency_ms and peak_memory_mb on the target, when asked for."""
+    """Metrics on the target by name, when asked for, and the errors that it states."""
     score: Score | None = None
     fidelity: str = ""
     """'few', 'more' or 'final'."""
@@ -115,12 +115,32 @@ class TrialRecord:
         """Every number an objective can be read from."""
         found: dict[str, float] = dict(self.predicted)
         if self.reading is not None:
-            found.update({name: float(self.reading[name]) for name in ON_DEVICE})
+            found |= self._read()
         if self.costs is not None:
             found.update(self.costs.columns)
         if self.score is not None:
-            found[quality_column(self.score.metric)] = self.score.value
+            found[METRICS[self.score.metric].column] = self.score.value
         return found
+
+    def source(self, metric: Metric) -> str:
+        """Where its value of a metric comes from, in words; '' where it has none."""
+        if metric.column not in self.values:
+            return ""
+        if metric.kind == "judged":
+            return "" if self.score is None else f"judged on {self.score.num_images} images"
+        if metric.kind == "exact":
+            return "exact" if self.macs_nominal is None else "mean over the images judged"
+        if metric.name in self._read():
+            return MEASURED
+        nominal = "" if self.macs_nominal is None else ", for nominal counts"
+        if metric.kind == "measured":
+            return f"predicted from the power measured{nominal}"
+        return foretold(self.predicted.get(f"{metric.aspect}_error_pct")) + nominal
+
+    def _read(self) -> dict[str, float]:
+        """What its measurement says of the table's metrics."""
+        reading = self.reading or {}
+        return {m: float(reading[m]) for m in ON_DEVICE if reading.get(m) is not None}
 
     @property
     def measured(self) -> bool:
@@ -191,6 +211,9 @@ class TrialRecord:
         if self.tuned is not None:
             row["finetune_steps"] = self.tuned["steps"]
             row["finetune_s"] = round(self.tuned["seconds"], 1)
+            found = self.tuned.get("evidence") or {}
+            row["finetune_lr"] = found.get("lr", "")
+            row["finetune_kept_step"] = found.get("kept_step", "")
         row["config_id"] = "" if self.config is None else self.config.config_id
         row["config"] = "" if self.config is None else json.dumps(self.config.to_dict())
         if self.macs_counted is not None:
@@ -200,30 +223,27 @@ class TrialRecord:
         return row
 
     def _device_columns(self) -> dict[str, Any]:
-        """Latency and memory, and whether they are measured or predicted, and how well checked."""
+        """Metrics on the device, whether they are measured or predicted, and how well checked."""
         columns: dict[str, Any] = dict(self.predicted)
         reading = self.reading
         if reading is not None:
             columns |= {f"predicted_{k}": v for k, v in self.predicted.items() if k in ON_DEVICE}
-            columns |= {name: reading[name] for name in ON_DEVICE}
+            columns |= self._read()
             columns["latency_spread_pct"] = 100.0 * reading["mad_ms"] / reading["latency_ms"]
             columns |= {f"measured_{k}": reading[k] for k in ("device", "runtime", "dtype")}
             columns["measured_verdict"] = reading["verdict"]
-            for name in ("speedup", "host_ms", "device_ms", "energy_mj"):
+            for name in ("speedup", "host_ms", "device_ms"):
                 if reading.get(name) is not None:
                     columns[f"measured_{name}"] = reading[name]
-        for word, metric in (("latency", "latency_ms"), ("memory", "peak_memory_mb")):
-            if metric in columns:
-                error = self.predicted.get(f"{word}_error_pct")
-                nominal = "" if self.macs_nominal is None else ", for nominal counts"
-                predicted = foretold(error) + nominal
-                columns[f"{word}_is"] = MEASURED if reading is not None else predicted
+        for metric in map(METRICS.__getitem__, ON_DEVICE):
+            if metric.name in columns:
+                columns[f"{metric.aspect}_is"] = self.source(metric)
         return columns | ({"not_measured": self.unmeasured} if self.unmeasured else {})
 
     def _score_columns(self) -> dict[str, Any]:
         if self.score is None:
             return {}
-        name = quality_column(self.score.metric)
+        name = METRICS[self.score.metric].column
         columns = {
             name: self.score.value,
             f"{name}_low": self.score.low,
@@ -232,16 +252,11 @@ class TrialRecord:
             "fidelity": self.fidelity,
             "finetuned": self.score.finetuned,
         }
-        for other in ("top1_pct", "agreement_pct", "kl"):
+        for other in (m.column for m in METRICS.values() if m.kind == "judged"):
             value = getattr(self.score, other)
             if value is not None and other not in columns:
                 columns[other] = value
         return columns
-
-
-def quality_column(metric: str) -> str:
-    """Column of a metric: percentages say so."""
-    return f"{metric}_pct" if metric in ("top1", "agreement") else metric
 
 
 def foretold(error_pct: float | None) -> str:

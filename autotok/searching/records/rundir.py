@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from autotok.errors import ConfigError, RunDirectoryError
+from autotok.files import write_text
 from autotok.plain_data import Place, read_yaml, typed
 
 from .record import TrialRecord
@@ -34,7 +35,8 @@ __all__ = ["RunDirectory"]
 T = TypeVar("T", bound="DataclassInstance")
 
 VERSION = 1
-_LEFTOVER = re.compile(r"\..+\.part|\.seen-[0-9a-f]{8}")
+_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}|\.seen-[0-9a-f]{8}")
+"""What a killed writer of a file leaves, and a killed look at whether a folder is shared."""
 
 
 class RunDirectory:
@@ -152,8 +154,7 @@ class RunDirectory:
             return True
         if self.is_run or not (self.path / ".lock").is_file():
             return False
-        left = _LEFTOVER.fullmatch(item.name) is not None and item.is_file()
-        return left or (item.name == "ray" and item.is_dir())
+        return _LEFTOVER.fullmatch(item.name) is not None or (item.name == "ray" and item.is_dir())
 
     def _sweep(self) -> None:
         """Remove what such a start left behind."""
@@ -180,19 +181,14 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> Path:
         """Replace a file as a whole: readers see the old one or the new one, never half of it."""
-        path = self.path / name
-        partial = path.with_name(f".{path.name}.part")
         try:
-            with open(partial, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            return write_text(self.path / name, text)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise self.trouble(error) from error
-        return path
+        except RunDirectoryError as error:
+            if isinstance(error.__cause__, OSError):
+                raise self.trouble(error.__cause__) from error
+            raise
 
     def write_config(self, sections: Mapping[str, Any]) -> Path:
         """config.yaml: the effective settings, everything that `resume` needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import weakref
@@ -17,6 +18,9 @@ from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.counting.macs import cost, uncompressed
+from autotok.metrics import EXACT, QUALITIES
+from autotok.names import known
+from autotok.searching.proposing.repair import idle_budgets
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets, resolve
 from autotok.searching.space.problem import ExactCosts, Problem
@@ -26,6 +30,8 @@ from autotok.searching.space.space_file import load_space
 from .study import open_search
 
 __all__ = ["AskTell", "Candidate"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,16 +95,19 @@ class AskTell:
     ) -> None:
         self._backbone = as_backbone(model)
         facts, plain = self._backbone.facts, uncompressed(self._backbone.facts)
-        known = {"macs": plain.macs, "macs_noattn": plain.macs_noattn, "params": plain.params}
+        known("metric", metric, QUALITIES[1:])
+        whole = {name: float(getattr(plain, name)) for name in EXACT}
         self._problem = Problem(
             facts=facts,
             space=load_space(space),
-            budgets=tuple(resolve(request, known) for request in parse_budgets(budget)),
+            budgets=tuple(resolve(request, whole) for request in parse_budgets(budget)),
             costs=ExactCosts(facts),
             evaluate=_nobody,
             total_images=1,
             metric=metric,
         )
+        for sentence in idle_budgets(self._problem):
+            _LOG.warning("%s", sentence)
         if storage is None:
             folder = tempfile.mkdtemp(prefix="autotok-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)

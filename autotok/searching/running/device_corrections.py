@@ -20,6 +20,7 @@ from autotok.devices.measurement import Measurement
 from autotok.errors import AutotokError, DeviceUnreachable
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
+from autotok.metrics import METRICS, ON_DEVICE, PREDICTED
 from autotok.searching.proposing.repair import match_cost
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import Budget
@@ -27,11 +28,16 @@ from autotok.searching.space.problem import Problem
 from autotok.searching.space.warm_starts import warm_starts
 
 from .judged import excess
+from .preflight import device_needed
 
-__all__ = ["METRICS", "DeviceCorrections", "Notebook"]
+__all__ = ["CORRECTED", "DeviceCorrections", "Notebook"]
 
 _LOG = logging.getLogger(__name__)
-METRICS = {"latency_ms": "latency", "peak_memory_mb": "memory"}
+CORRECTED = {m: METRICS[m].aspect for m in PREDICTED if not METRICS[m].follows}
+"""What is predicted by itself and measured; other metrics follow from these."""
+_POWER = "power_w"
+"""Watts, or mJ a ms: what makes energy of a time, once a device with a counter was measured."""
+_NOTED = {_POWER, *(f"{aspect}_correction" for aspect in CORRECTED.values())}
 UNCHECKED_PCT = 10.0
 """Allowed disagreement with a target that states no error."""
 EARLY_KINDS = 2
@@ -57,8 +63,16 @@ class Notebook(Protocol):
 class DeviceCorrections:
     """Readings of a run's configurations; without a device, it leaves everything as it is."""
 
-    def __init__(self, problem: Problem, on_measure: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        on_measure: Callable[[str], None] | None = None,
+        *,
+        limits: tuple[Budget, ...] | None = None,
+    ) -> None:
+        """`limits` are the budgets as the run stated them when it began."""
         self._original, self.on_measure = problem, on_measure
+        self._limits = limits
         self._notebook: Notebook | None = None
         self._readings: dict[str, Measurement] = {}
         self._failures: dict[str, dict[str, str]] = {}
@@ -82,11 +96,13 @@ class DeviceCorrections:
 
     @property
     def problem(self) -> Problem:
-        """The problem with predictions corrected; shares of a predicted cost follow them."""
-        if not self.active or self._original.predict is None:
-            return self._original
-        budgets = tuple(map(self._rescaled, self._original.budgets))
-        return dataclasses.replace(self._original, predict=self._predict, budgets=budgets)
+        """The problem with predictions corrected; shares of a predicted cost follow what was
+        measured before the first trial, and then stay."""
+        budgets = self._limits or tuple(map(self._rescaled, self._original.budgets))
+        problem = dataclasses.replace(self._original, budgets=budgets)
+        if self._original.predict is None:
+            return problem
+        return dataclasses.replace(problem, predict=self._predict)
 
     def expected_s(self, count: int) -> float:
         """Seconds that so many measurements take."""
@@ -107,6 +123,13 @@ class DeviceCorrections:
         self._learn()
         self._early = dict(self._factors)
         self._write()
+
+    def insist_on(self, names: Iterable[str]) -> None:
+        """Raise `ConfigError` where one of these metrics of budgets and objectives is not known."""
+        for metric in (METRICS[name] for name in names if name in ON_DEVICE):
+            predict = self.problem.predict
+            if predict is None or metric.name not in predict(CompressionConfig()):
+                raise device_needed(metric)
 
     def learn(self) -> None:
         """Take everything measured so far into the correction of further predictions."""
@@ -142,11 +165,12 @@ class DeviceCorrections:
             return dataclasses.replace(record, violation=worst)
         reason = record.reason
         for budget in self.problem.budgets:
-            if budget.metric in METRICS and over[budget.metric] > 0.0:
-                value, unit = getattr(reading, budget.metric), budget.metric.rsplit("_", 1)[1]
+            if budget.metric in ON_DEVICE and over[budget.metric] > 0.0:
+                metric, value = METRICS[budget.metric], record.values[budget.metric]
+                side = "below" if metric.higher_is_better else "over"
                 reason = (
-                    f"measured {value:.4g} {unit.upper() if unit == 'mb' else unit} on"
-                    f" {reading.device}, over the limit of {budget.limit:.4g}"
+                    f"measured {value:.4g} {metric.unit} on {reading.device}, {side} the limit of"
+                    f" {budget.limit:.4g}"
                 )
         return dataclasses.replace(record, feasible=False, violation=worst, reason=reason)
 
@@ -156,8 +180,8 @@ class DeviceCorrections:
         if not record.feasible or record.reading is not None:
             return record.feasible
         for budget in self.problem.budgets:
-            if budget.metric in METRICS and budget.metric in record.predicted:
-                if not budget.holds(self._now(record, budget.metric)):
+            if budget.metric in ON_DEVICE and budget.metric in record.predicted:
+                if not budget.holds(self._today(record).predicted[budget.metric]):
                     return False
         return True
 
@@ -177,7 +201,7 @@ class DeviceCorrections:
         pool, outside = list(records), dict[int, TrialRecord]()
         chosen: list[TrialRecord] = []
         for _ in range(_ROUNDS):
-            chosen = [self.judged(record) for record in choose(pool)]
+            chosen = [self.judged(record) for record in choose([self._today(r) for r in pool])]
             wrong = {r.number: r for r in chosen if not r.feasible}
             outside |= wrong
             if self.active:
@@ -198,9 +222,9 @@ class DeviceCorrections:
             "runtime": "" if first is None else first.runtime,
             "dtype": "" if first is None else first.dtype,
             "num_measured": len(self._readings),
-            "ratios": {m: self._ratios(m) for m in METRICS if self._ratios(m)},
-            "stated_error_pct": {m: stated.get(m) for m in METRICS if self._ratios(m)},
-            "corrections": {m: f for m, f in self._factors.items() if f != 1.0},
+            "ratios": {m: self._ratios(m) for m in CORRECTED if self._ratios(m)},
+            "stated_error_pct": {m: stated.get(m) for m in CORRECTED if self._ratios(m)},
+            "corrections": {m: f for m, f in self._factors.items() if m in CORRECTED and f != 1.0},
             "failures": [failure["reason"] for failure in self._failures.values()],
         }
 
@@ -214,8 +238,8 @@ class DeviceCorrections:
             self._readings.setdefault(key, Measurement.from_dict(item["reading"]))
             self._raw.setdefault(key, item["predicted"])
         self._failures = {**(data.get("failures") or {}), **self._failures}
-        self._early = data.get("early") or self._early
-        self._factors = data.get("factors") or self._factors
+        self._early = data.get("early") or self._early or self._early_as_stated()
+        self._factors = data.get("factors") or self._factors or dict(self._early)
         self._write()
 
     def _write(self) -> None:
@@ -282,26 +306,43 @@ class DeviceCorrections:
 
     def _predict(self, config: CompressionConfig) -> Mapping[str, float]:
         assert self._original.predict is not None
-        found = dict(self._original.predict(config))
-        for metric, factor in self._factors.items():
-            if factor != 1.0 and metric in found:
-                found[metric] *= factor
-                found[f"{METRICS[metric]}_correction"] = factor
+        return self._corrected(self._original.predict(config))
+
+    def _corrected(self, raw: Mapping[str, float]) -> dict[str, float]:
+        found = {**raw, **self._corrections()}
+        for metric, aspect in CORRECTED.items():
+            _scale(found, metric, found.get(f"{aspect}_correction", 1.0))
+        if _POWER in found and "latency_ms" in found:
+            found["energy_mj"] = found["latency_ms"] * found[_POWER]
         return found
 
-    def _now(self, record: TrialRecord, metric: str) -> float:
-        """A record's prediction under today's correction."""
-        past = record.predicted.get(f"{METRICS[metric]}_correction", 1.0)
-        return record.predicted[metric] / past * self._factors.get(metric, 1.0)
+    def _corrections(self) -> dict[str, float]:
+        """As predictions carry them, so that they can be undone."""
+        found = {f"{a}_correction": self._factors.get(m, 1.0) for m, a in CORRECTED.items()}
+        found = {key: factor for key, factor in found.items() if factor != 1.0}
+        return found | {k: f for k, f in self._factors.items() if k == _POWER}
+
+    def _today(self, record: TrialRecord) -> TrialRecord:
+        """A record with its predictions under today's correction, whenever it was told."""
+        past = {k: v for k, v in record.predicted.items() if k in _NOTED}
+        if not record.predicted or past == self._corrections():
+            return record
+        raw = {k: v for k, v in record.predicted.items() if k not in _NOTED}
+        for metric, aspect in CORRECTED.items():
+            _scale(raw, metric, 1.0 / past.get(f"{aspect}_correction", 1.0))
+        return dataclasses.replace(record, predicted=self._corrected(raw))
 
     def _learn(self) -> None:
         stated = self._stated()
-        for metric in METRICS:
+        for metric in CORRECTED:
             ratios = self._ratios(metric)
             if ratios:
                 factor, allowed = median(ratios), stated.get(metric)
                 beyond = abs(factor - 1.0) * 100 > (UNCHECKED_PCT if allowed is None else allowed)
                 self._factors[metric] = factor if beyond else 1.0
+        powers = [r.energy_mj / r.latency_ms for r in self._readings.values() if r.energy_mj]
+        if powers:
+            self._factors[_POWER] = median(powers)
 
     def _ratios(self, metric: str) -> list[float]:
         """Measured over predicted."""
@@ -314,8 +355,27 @@ class DeviceCorrections:
     def _stated(self) -> dict[str, float | None]:
         """Error in per cent that the target states."""
         some: Mapping[str, float] = next(iter(self._raw.values()), {})
-        return {metric: some.get(f"{word}_error_pct") for metric, word in METRICS.items()}
+        return {metric: some.get(f"{word}_error_pct") for metric, word in CORRECTED.items()}
+
+    def _early_as_stated(self) -> dict[str, float]:
+        """What the first measurements must have said, of a run killed before it noted them."""
+        both = zip(self._limits or (), self._original.budgets, strict=False)
+        pairs = [(a, b) for a, b in both if b.relative and b.metric in METRICS]
+        return {b.metric: a.limit / b.limit for a, b in pairs if a.limit != b.limit}
 
     def _rescaled(self, budget: Budget) -> Budget:
-        factor = self._early.get(budget.metric, 1.0) if budget.relative else 1.0
-        return dataclasses.replace(budget, limit=budget.limit * factor)
+        name = METRICS[budget.metric].follows or budget.metric
+        factor = self._early.get(name, 1.0) if budget.relative else 1.0
+        return dataclasses.replace(budget, limit=budget.limit * _power_of(budget.metric, factor))
+
+
+def _scale(values: dict[str, float], metric: str, factor: float) -> None:
+    """Multiply a prediction, and what follows from it."""
+    for name in values.keys() & set(PREDICTED):
+        if metric in (name, METRICS[name].follows):
+            values[name] *= _power_of(name, factor)
+
+
+def _power_of(name: str, factor: float) -> float:
+    """What a factor on the metric that one follows makes of it: throughputs fall as times rise."""
+    return 1.0 / factor if METRICS[name].higher_is_better else factor

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autotok.config import CompressionConfig
+from autotok.metrics import METRICS
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.budget import Budget
 
 __all__ = [
+    "BudgetsResolved",
     "Done",
     "Event",
     "FinalEvaluation",
@@ -45,6 +48,13 @@ class Started(Event):
     n_trials: int
     finished: int
     resumed: bool
+
+
+@dataclass(frozen=True)
+class BudgetsResolved(Event):
+    """The limits that hold for the whole run, shares resolved against what was measured."""
+
+    budgets: tuple[Budget, ...]
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,8 @@ def event_text(event: Event) -> tuple[str, bool]:
     if isinstance(event, Started):
         again = f", {event.finished} trials are there already" if event.resumed else ""
         return f"up to {event.n_trials} configurations{again}", True
+    if isinstance(event, BudgetsResolved):
+        return f"budget: {'; '.join(b.echo for b in event.budgets)}", True
     if isinstance(event, TrialFinished):
         so_far = f"{event.evaluated} configurations evaluated, {event.front} on the front"
         return f"{so_far}; last: {trial_text(event.record)}", False
@@ -132,6 +144,6 @@ def trial_text(record: TrialRecord) -> str:
     method = record.config.method if record.config is not None else "?"
     if record.score is None:
         return f"{method} {record.state} {record.reason}".strip()
-    score, unit = record.score, "" if record.score.metric == "kl" else " %"
+    score, quality = record.score, METRICS[record.score.metric].text(record.score.value)
     macs = f", {record.costs.macs / 1e9:.2f} GFLOPs" if record.costs is not None else ""
-    return f"{method} {score.metric} {score.value:.1f}{unit} on {score.num_images} images{macs}"
+    return f"{method} {score.metric} {quality} on {score.num_images} images{macs}"

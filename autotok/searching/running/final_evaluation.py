@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from autotok.methods.registry import list_methods
+from autotok.metrics import ON_DEVICE
 from autotok.searching.engines.base import Engine, Outcome
 from autotok.searching.engines.jobs import Job
 from autotok.searching.proposing.repair import Repaired, match_cost
@@ -23,7 +24,6 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import COUNTED_IMAGES, to_score
 from autotok.searching.space.shape import Shape
 
-from .device_corrections import METRICS
 from .judged import after_finetune, judged
 from .loop import REFERENCE, Search, best_of, front_of, plain_tally
 
@@ -229,7 +229,7 @@ class _LastWord:
                 continue
             seen.add(repaired.config.config_id)
             record = self.verified(_as_record(-2 - len(entries), repaired, "control"))
-            if any(b.metric in METRICS for b in self._search.problem.budgets):
+            if any(b.metric in ON_DEVICE for b in self._search.problem.budgets):
                 record = self._search.corrections.judged(record)
             if not record.feasible or not record.within_budget:
                 continue

@@ -11,8 +11,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from autotok.config import CompressionConfig
+from autotok.metrics import METRICS
 from autotok.searching.records.record import Costs, Score, TrialRecord
-from autotok.searching.space.budget import Budget, limit_in_words
+from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import TallyLike, Tuned, to_score
 
 __all__ = ["after_finetune", "excess", "judged", "under"]
@@ -49,7 +50,7 @@ def _reason(budget: Budget, score: Score) -> str:
     mean = score.macs_mean if budget.metric == "macs" else score.macs_noattn_mean
     return (
         f"over the budget of {budget.text}: it costs"
-        f" {limit_in_words(budget.metric, float(mean or 0))},"
+        f" {METRICS[budget.metric].limit_in_words(float(mean or 0))},"
         f" mean over {score.num_images} images (standard deviation"
         f" {float(score.macs_std or 0):,.0f}), where {budget.limit:,.0f} are allowed"
     )
@@ -72,4 +73,4 @@ def excess(budget: Budget, record: TrialRecord) -> float:
     """How far a record is outside a limit, as a share of it; 0 where the metric is not known."""
     exact = {} if record.costs is None else dataclasses.asdict(record.costs)
     values = {**exact, **record.values}
-    return float(values[budget.metric]) / budget.limit - 1.0 if budget.metric in values else 0.0
+    return budget.excess(float(values[budget.metric])) if budget.metric in values else 0.0

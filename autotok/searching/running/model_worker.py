@@ -147,7 +147,14 @@ class ModelWorker:
         save_weights(student, self._weights_file(student.config))
         checkpoint.unlink(missing_ok=True)
         self._last = None
-        return Tuned(done.steps, done.images, done.seconds, done.loss, student.config.canonical)
+        return Tuned(
+            done.steps,
+            done.images,
+            done.seconds,
+            done.loss,
+            config=student.config.canonical,
+            evidence=done.evidence(),
+        )
 
     def _weights_file(self, config: CompressionConfig) -> Path:
         if self._weights is None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotok.devices.ssh_address import SshAddress
-from autotok.errors import ConfigError, ExportError, RunDirectoryError
-from autotok.names import ENGINES, FORMATS, METRICS, SUBNETS, known
+from autotok.errors import ConfigError, RunDirectoryError
+from autotok.export.formats import check_format
+from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric
+from autotok.names import ENGINES, SUBNETS, known
 from autotok.plain_data import read_yaml
+from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 from autotok.searching.space.budget import parse_budgets
 from autotok.searching.space.space_names import find_space
 
-__all__ = ["Asked", "check_export", "check_hand_over", "check_names"]
+__all__ = [
+    "Asked",
+    "check_hand_over",
+    "check_names",
+    "device_needed",
+    "require_device",
+]
 
 LEAST_MB = 100
 """Free disk a hand-over may need: weights, an ONNX file, pictures."""
@@ -33,12 +42,13 @@ class Asked:
     device: str | None = None
     space: str = "default"
     methods: Sequence[str] = ()
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES
 
 
 def check_names(asked: Asked) -> None:
     """Raise `UsageError` for a name that cannot be; torch is not imported for it."""
     known("engine", asked.engine, ENGINES)
-    known("quality", asked.quality, METRICS)
+    known("quality", asked.quality, QUALITIES)
     known("subnet", asked.subnet, SUBNETS)
     device = asked.device or "none"
     if device.startswith("ssh:"):
@@ -56,8 +66,26 @@ def check_names(asked: Asked) -> None:
         from autotok.predicting.target import load_target
 
         load_target(asked.target)
-    elif any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests):
-        raise ConfigError("a latency or memory budget needs to know the device: give --target")
+    wanted = [m.name for m in asked_metrics(asked.objectives)]
+    require_device([r.metric for r in requests] + wanted, asked.target, device)
+
+
+def require_device(names: Iterable[str], target: str | None, device: str = "any") -> None:
+    """Raise `ConfigError` where metrics of budgets and objectives cannot be known."""
+    for metric in (METRICS[name] for name in names if name in ON_DEVICE):
+        if target is None or (metric.kind == "measured" and device == "none"):
+            raise device_needed(metric)
+
+
+def device_needed(metric: Metric) -> ConfigError:
+    """What to say of a metric that cannot be known."""
+    if metric.kind == "measured":
+        how = (
+            "is known where a device counts it: give a --measure-on with a counter beside --target"
+        )
+    else:
+        how = "needs to know the device: give --target"
+    return ConfigError(f"{metric.label} {how}")
 
 
 def check_hand_over(folder: Path) -> None:
@@ -67,7 +95,7 @@ def check_hand_over(folder: Path) -> None:
         ExportError: ONNX files cannot be written or run here.
         RunDirectoryError: the disk has too little room for what is handed over.
     """
-    check_export("onnx")
+    check_format("onnx")
     parent = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
     free_mb = shutil.disk_usage(parent).free / 1e6
     if free_mb < LEAST_MB:
@@ -75,33 +103,3 @@ def check_hand_over(folder: Path) -> None:
             f"output folder '{folder}' is on a disk with {free_mb:.0f} MB left, and what a search"
             f" hands over may take {LEAST_MB} MB; make room, or choose another --output"
         )
-
-
-def check_export(format: str) -> None:
-    """Raise unless a format is known and the packages that write and run it work here.
-
-    Raises:
-        UnknownName: no such format.
-        ExportError: a package is missing or broken.
-    """
-    if known("export format", format, FORMATS) != "onnx":
-        return
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-
-        value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-        node = onnx.helper.make_node("Identity", ["x"], ["y"])
-        result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-        graph = onnx.helper.make_graph([node], "trivial", [value], [result])
-        model = onnx.helper.make_model(
-            graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8
-        )
-        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    except Exception as error:  # a broken build raises anything, ImportError to OSError
-        reason = f"{type(error).__name__}: {error}"[:160]
-        raise ExportError(
-            f"ONNX files cannot be made here ({reason}); mend it with"
-            " `pip install --force-reinstall onnx onnxruntime onnxscript`, and see `autotok doctor`"
-        ) from error

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotok.metrics import METRICS
 from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import front_mask, hypervolume
-from autotok.searching.records.record import TrialRecord, quality_column
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import TallyLike, to_score
 
 __all__ = [
@@ -114,7 +115,7 @@ def can_gain(record: TrialRecord, ceiling: float | None) -> bool:
     if record.score is None or ceiling is None or not _reducible(record):
         return False
     lower = record.score.value < ceiling
-    return lower if record.score.metric != "kl" else record.score.value > ceiling
+    return lower if METRICS[record.score.metric].higher_is_better else record.score.value > ceiling
 
 
 def can_reach_front(
@@ -148,5 +149,5 @@ def _reducible(record: TrialRecord) -> bool:
 
 def _quality_index(objectives: Sequence[Objective], records: Sequence[TrialRecord]) -> int | None:
     """Which objective is the quality; None if none is."""
-    names = {quality_column(r.score.metric) for r in records if r.score is not None}
+    names = {METRICS[r.score.metric].column for r in records if r.score is not None}
     return next((i for i, o in enumerate(objectives) if o.name in names), None)

@@ -14,14 +14,9 @@ import torch
 from torch import nn
 
 from autotok.backbones.autoformer import subnet_facts
+from autotok.backbones.autoformer_family import load_supernet, supernet_structure
 from autotok.backbones.base import Backbone
-from autotok.backbones.loading import (
-    as_backbone,
-    check_file,
-    load_backbone,
-    load_supernet,
-    supernet_structure,
-)
+from autotok.backbones.loading import as_backbone, check_file, load_backbone
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive
@@ -35,6 +30,7 @@ from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer, Training
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
+from autotok.metrics import EXACT, PREDICTED
 from autotok.names import SUBNETS, known
 from autotok.plain_data import Place, typed
 from autotok.predicting.predict import predict_trace
@@ -47,6 +43,7 @@ from autotok.searching.space.space_file import load_space
 from autotok.searching.space.subnets import Structure
 
 from .model_worker import ModelWorker
+from .preflight import require_device
 
 __all__ = ["measuring_on", "Question", "Session", "build_problem"]
 
@@ -72,6 +69,8 @@ class Question:
     quality: str = "auto"
     subnet: str = "fixed"
     """'search' looks for the subnet of a supernet together with its tokens."""
+    batch: int | None = None
+    """Images at a time that latency, throughput, memory and energy mean; None: the target's."""
     max_images: int | None = None
     """At most this many images of the data count as its validation split."""
     device: str | None = None
@@ -79,6 +78,8 @@ class Question:
 
     def __post_init__(self) -> None:
         known("subnet", self.subnet, SUBNETS)
+        if self.batch is not None and self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}; it must be 1 or more")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -131,9 +132,7 @@ def build_problem(
     target = None if question.target is None else load_target(question.target)
     backbone, supernet, structure = _load_model(question, model, loaded)
     space = dataclasses.replace(space, structure=structure)
-    needs_target = any(r.metric in ("latency_ms", "peak_memory_mb") for r in requests)
-    if needs_target and target is None:
-        raise ConfigError("a latency or memory budget needs to know the device: give --target")
+    require_device([r.metric for r in requests], question.target)
     images = _images(question, backbone, "val")
     evaluator = Evaluator(backbone, images, metric=question.quality, seed=seed)
     training = partial(_images, question, backbone, "train")
@@ -141,7 +140,7 @@ def build_problem(
     reason = None if question.train_data is None else worker.why_not_trainable()
     if reason is not None:
         raise DataError(reason)
-    predictor = None if target is None else _Predictor(worker.plugged_in, target)
+    predictor = None if target is None else _Predictor(worker.plugged_in, target, question.batch)
     total = min(evaluator.num_images, question.max_images or evaluator.num_images)
     space, plug_in_only = _trainable(space, worker, finetunes)
     _require_networks(space, backbone.facts)
@@ -153,6 +152,7 @@ def build_problem(
         evaluate=worker.evaluate,
         total_images=total,
         metric=evaluator.metric,
+        batch=question.batch,
         predict=predictor,
         load_tally=lambda data: Tally(**data),
         count=worker.count,
@@ -278,8 +278,14 @@ def _settings(method: type[TokenReducer], space: SearchSpace) -> list[dict[str, 
 class _Predictor:
     """Predicted latency and memory of a configuration on a target, remembered."""
 
-    def __init__(self, build: Callable[[CompressionConfig], CompressedViT], target: Target) -> None:
+    def __init__(
+        self,
+        build: Callable[[CompressionConfig], CompressedViT],
+        target: Target,
+        batch: int | None = None,
+    ) -> None:
         self._build, self._target = build, target
+        self._batch = batch or target.default_batch
         self._known: dict[str, dict[str, float]] = {}
 
     def __call__(self, config: CompressionConfig) -> Mapping[str, float]:
@@ -289,16 +295,13 @@ class _Predictor:
             found = predict_trace(
                 trace(
                     self._build(config),
-                    batch=self._target.default_batch,
+                    batch=self._batch,
                     dtype=getattr(torch, self._target.default_dtype),
                     fused_attention=self._target.setting().fused_attention,
                 ),
                 self._target,
             )
-            self._known[key] = {
-                "latency_ms": found.latency_ms,
-                "peak_memory_mb": found.peak_memory_mb,
-            }
+            self._known[key] = {name: float(getattr(found, name)) for name in PREDICTED}
             errors = {"latency": found.error_pct, "memory": found.memory_error_pct}
             self._known[key] |= {f"{k}_error_pct": e for k, e in errors.items() if e is not None}
         return self._known[key]
@@ -308,14 +311,10 @@ def _budgets(
     question: Question, backbone: Backbone, predictor: _Predictor | None
 ) -> tuple[Budget, ...]:
     plain = uncompressed(backbone.facts)
-    known: dict[str, float] = {
-        "macs": plain.macs,
-        "macs_noattn": plain.macs_noattn,
-        "params": plain.params,
-    }
+    known: dict[str, float] = {name: getattr(plain, name) for name in EXACT}
     if predictor is not None:
         predicted = predictor(CompressionConfig())
-        known |= {name: predicted[name] for name in ("latency_ms", "peak_memory_mb")}
+        known |= {name: predicted[name] for name in PREDICTED}
     requests = parse_budgets(question.budgets, convention=question.flops_convention)
     return tuple(resolve(request, known) for request in requests)
 
@@ -324,7 +323,9 @@ def measuring_on(device: Device | None, session: Session) -> Problem:
     """The session's problem, which measures on the device if there is one."""
     if device is None:
         return session.problem
-    batch = 1 if session.target is None else session.target.default_batch
+    batch = session.question.batch
+    if batch is None:
+        batch = 1 if session.target is None else session.target.default_batch
     data = session.evaluator.data
     images, _ = data.batch(data.subset(min(batch, len(data)), session.evaluator.seed))
     images = images[torch.arange(batch) % len(images)]

@@ -50,11 +50,14 @@ def share(session: Session, folder: Path) -> Path:
 
 
 def load_shared(folder: Path | None) -> Loaded | None:
-    """The model that `share` left, its weights mapped from the file; None without one."""
+    """The model that `share` left, its weights mapped from the file; None where there is none."""
     if folder is None or not (folder / "model.pt").is_file():
         return None
     # the driver of this run wrote the file moments ago: unpickling it runs nobody else's code
-    loaded: Loaded = torch.load(folder / "model.pt", mmap=True, weights_only=False)
+    try:
+        loaded: Loaded = torch.load(folder / "model.pt", mmap=True, weights_only=False)
+    except UnicodeEncodeError:  # torch maps no file whose name the locale cannot say
+        return None
     return loaded
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .time_limit import Around
 
-__all__ = ["Stopwatch"]
+__all__ = ["Stopwatch", "busyness"]
 
-_EXPORT_PER_LOADING = 8.0
-"""Processor time of an export and its check over that of loading model and data: 122 s to 16 s for
-the demo, once, on a busy machine."""
+_EXPORT_PER_LOADING = 5.0
+"""Processor time of an export and its check over that of loading model and data: 17.4 to 3.7 s for
+the demo."""
 _LEAST_LOADING_S = 1.0
 _REPORT_SHARE = 0.12
 """Time of tables, picture and report over that of an export."""
-_SPIN_S = 0.05
+_SPIN_S = 0.2
 
 
 @dataclass
@@ -23,42 +24,45 @@ class Stopwatch:
     """Runs from the start of a command."""
 
     begin: float = field(default_factory=time.monotonic)
-    expected_export_s: float = 0.0
+    export_cpu_s: float = 0.0
+    """Processor time that an export is expected to take."""
+    stretch: Callable[[], float] = field(default=lambda: busyness())
+    """How many times slower than undisturbed this machine is at the moment."""
     _cpu: float = field(default_factory=time.process_time)
 
     def loaded(self) -> None:
         """Note that model and data are loaded: from that follows what an export will take.
 
-        In processor time, so that a download does not count, and stretched as far as this machine
-        is busy with other things.
+        In processor time, so that a download does not count.
         """
         spent = max(_LEAST_LOADING_S, time.process_time() - self._cpu)
-        self.expected_export_s = _EXPORT_PER_LOADING * spent * _stretch()
+        self.export_cpu_s = _EXPORT_PER_LOADING * spent
 
     def around(self, timeout_s: float | None) -> Around:
         """What the time limit covers besides the search: loading before it, hand-over after it.
 
         An export that would take more than half of the limit is not waited for.
         """
-        kept = _REPORT_SHARE * self.expected_export_s
-        if timeout_s is not None and self.expected_export_s <= timeout_s / 2:
-            kept += self.expected_export_s
+        expected = self.export_cpu_s * self.stretch()
+        kept = _REPORT_SHARE * expected
+        if timeout_s is not None and expected <= timeout_s / 2:
+            kept += expected
         return Around(self.begin, kept)
 
     def why_no_export(self, timeout_s: float | None, seconds: float) -> str:
         """Why there is no time for the export after so many seconds; '' where there is."""
         if timeout_s is None:
             return ""
-        left = timeout_s - seconds
-        if self.expected_export_s <= left + max(8.0, 0.08 * timeout_s):
+        left, expected = timeout_s - seconds, self.export_cpu_s * self.stretch()
+        if expected <= left + max(8.0, 0.08 * timeout_s):
             return ""
         return (
             f"the time limit of {timeout_s:g} s left {max(0.0, left):.0f} s for what takes about"
-            f" {self.expected_export_s:.0f} s; use `autotok export best.yaml -o model.onnx`"
+            f" {expected:.0f} s; use `autotok export best.yaml -o model.onnx`"
         )
 
 
-def _stretch() -> float:
+def busyness() -> float:
     """Wall-clock seconds that a second of one processor takes at the moment, 1 to 8."""
     wall, cpu = time.perf_counter(), time.process_time()
     while time.process_time() - cpu < _SPIN_S:

@@ -18,18 +18,21 @@ from autotok.searching.engines.in_process import InProcessEngine
 from autotok.searching.engines.jobs import Job
 from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, new_id
 from autotok.searching.proposing.proposals import CRASH
-from autotok.searching.proposing.repair import check_budgets
+from autotok.searching.proposing.repair import check_budgets, idle_budgets
 from autotok.searching.proposing.storage import check_storage, storage_errors
 from autotok.searching.records.comparison import compare_front
 from autotok.searching.records.final import Final
 from autotok.searching.records.notes import study_note
+from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.space.problem import Problem
+from autotok.searching.space.budget import Budget, stated
+from autotok.searching.space.problem import Problem, TallyLike, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan
 
 from .device_corrections import DeviceCorrections
 from .events import (
+    BudgetsResolved,
     Done,
     FinalEvaluation,
     FineTuning,
@@ -42,7 +45,14 @@ from .events import (
 from .faults import crashed_before, faults_told
 from .final_evaluation import final_evaluation, finalists
 from .loop import REFERENCE, Search, plain_tally
-from .opening import check_free, identity_of, named_study, open_proposals, search_section
+from .opening import (
+    check_free,
+    identity_of,
+    named_study,
+    open_proposals,
+    search_section,
+    stated_limits,
+)
 from .time_limit import Around, TimeLimit
 
 __all__ = ["SearchResult", "open_search", "resume_search", "run_search"]
@@ -68,6 +78,8 @@ class SearchResult:
     seconds: float
     measuring: Mapping[str, Any] = field(default_factory=dict)
     """What was measured on a device and how predictions compare, `DeviceCorrections.summary()`."""
+    budgets: tuple[Budget, ...] = ()
+    """The limits that held, as config.yaml and pareto.json state them."""
     workers: str = ""
     """How many workers were started and what that took, in words; '' without any."""
 
@@ -120,6 +132,7 @@ def run_search(
         try:
             check_storage(settings.storage)
             corrections.learn_early()
+            corrections.insist_on(_wanted(settings, problem))
             check_budgets(corrections.problem)
             settings = named_study(settings, run, run_id)
             identity = identity_of(
@@ -129,12 +142,15 @@ def run_search(
             config = {
                 "run_id": run_id,
                 "search": search_section(settings),
-                "budgets": [b.echo for b in corrections.problem.budgets],
+                **stated(corrections.problem.budgets),
                 "space": problem.space.name,
                 **(sections or {}),
             }
             run.write_config(config)
             job = _Run(settings, corrections, run, on_event, engine, around, identity)
+            joined = stated(job.problem.budgets)  # what the study measured counts, not what we did
+            if any(config[key] != value for key, value in joined.items()):
+                run.write_config({**config, **joined})
         except StudyTaken:
             run.discard(config=True)
             raise
@@ -152,6 +168,7 @@ def resume_search(
     n_trials: int | None = None,
     timeout_s: float | None = None,
     storage: str | None = None,
+    sampler: object = None,
     sections: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     around: Around | None = None,
@@ -160,6 +177,7 @@ def resume_search(
 
     `n_trials` and `timeout_s` replace the run's own, to extend it; the time spent so far counts.
     `storage` says where the study is now, or gives the password of its URL, which no file keeps.
+    `sampler` is the one that the run began with, where that was a Python object.
     `sections` replace parts of its config.yaml, for the resumes to come.
     """
     around = around or Around()
@@ -171,13 +189,14 @@ def resume_search(
         changes = {"n_trials": n_trials, "timeout_s": timeout_s}
         changes = {key: value for key, value in changes.items() if value is not None}
         given: dict[str, Any] = {**changes, **({} if storage is None else {"storage": storage})}
+        given |= {} if sampler is None else {"sampler": sampler}
         settings = dataclasses.replace(settings, **given)
         if "run_id" not in config:  # of an earlier version
             config["run_id"] = new_id()
             run.write_config(config)
         said = {**config, **(sections or {})}
         said |= {"search": search_section(settings)} if given else {}
-        corrections = DeviceCorrections(problem)
+        corrections = DeviceCorrections(problem, limits=stated_limits(run, problem))
         access = "join" if settings.join or settings.storage is None else "own"
         identity = identity_of(settings, corrections, str(config["run_id"]), access)
         identity = dataclasses.replace(identity, crashed=crashed_before(run.path))
@@ -212,6 +231,12 @@ def open_search(
     return Search(
         settings, problem, proposals, plan or fidelity_plan(settings, problem.total_images, 1e-6)
     )
+
+
+def _wanted(settings: SearchSettings, problem: Problem) -> list[str]:
+    """Names of the metrics that budgets and objectives speak of."""
+    asked = asked_metrics(settings.objectives, problem.metric)
+    return [m.name for m in asked] + [b.metric for b in problem.budgets]
 
 
 def _saying(
@@ -283,6 +308,10 @@ class _Run:
         self.search.plan = self._plan()
         finished = len(self.search.records)
         self.on_event(Started(self._progress(), self.settings.n_trials, finished, resumed))
+        self.on_event(BudgetsResolved(self._progress(), self.problem.budgets))
+        for sentence in idle_budgets(self.problem):
+            _LOG.warning("%s", sentence)
+            self.on_event(Working(self._progress(), sentence))
         stopped_by = self._trials()
         if not any(r.measured for r in self.search.records):
             raise self._nothing(stopped_by)
@@ -298,6 +327,7 @@ class _Run:
             *(self.run.path, records, final, self.search.plan, self.settings, stopped_by, seconds),
             measuring=self.corrections.summary(),
             workers=self.started,
+            budgets=self.problem.budgets,
         )
 
     def _start_workers(self) -> None:
@@ -335,7 +365,8 @@ class _Run:
         noted = self.notes.noted("plan")
         if noted is not None:
             return FidelityPlan(**noted)
-        plan = self.clock.make_plan(self.problem)
+        plan = self.clock.make_plan(self.problem, self.engine)
+        self._note_reference()
         self.notes.note("plan", dataclasses.asdict(plan))
         return plan
 
@@ -372,15 +403,25 @@ class _Run:
 
     def _know_reference(self) -> None:
         """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""
+        known = self._reference()
+        seen = 0 if known is None else to_score(known).num_images
+        if seen < self.search.plan.more:
+            self.engine.submit(Job(REFERENCE, CompressionConfig(), seen, self.search.plan.more))
+            more = self.engine.collect().tally
+            if more is not None:
+                self.search.tallies[REFERENCE] = more if known is None else known + more
+                self._note_reference()
+
+    def _reference(self) -> TallyLike | None:
+        """The uncompressed model's tally so far, from the study's notes if need be."""
         noted, load = self.notes.noted("uncompressed"), self.problem.load_tally
-        if noted is not None and load is not None:
+        if REFERENCE not in self.search.tallies and noted is not None and load is not None:
             self.search.tallies[REFERENCE] = load(noted)
-            return
-        self.engine.submit(Job(REFERENCE, CompressionConfig(), 0, self.search.plan.more))
-        tally = self.engine.collect().tally
-        if tally is not None:
-            self.search.tallies[REFERENCE] = tally
-            self.notes.note("uncompressed", plain_tally(tally))
+        return self.search.tallies.get(REFERENCE)
+
+    def _note_reference(self) -> None:
+        if REFERENCE in self.search.tallies:
+            self.notes.note("uncompressed", plain_tally(self.search.tallies[REFERENCE]))
 
     def _fill(self, ask: Callable[[], Job | None], closes: Callable[[int], str]) -> str:
         """Keep the engine busy until `closes(open jobs)` gives a reason or nothing is left."""

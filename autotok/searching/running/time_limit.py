@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from autotok.config import CompressionConfig
-from autotok.searching.space.problem import Problem
+from autotok.searching.engines.base import Engine, Job
+from autotok.searching.space.problem import Problem, TallyLike
 from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan, members
 
-from .loop import Search
+from .loop import REFERENCE, Search
 
 __all__ = ["Around", "TimeLimit"]
 
 _SPEED_IMAGES = 8
+"""Per worker, the first of which warms up."""
+_SPEED_SHARE = 0.05
+"""Of the time left; measuring the speed ends there, after one image at least."""
 _MOST_ROOM = 4.0
 _LEAST_S = 1.0
 """A plan is made for so much at least."""
@@ -59,16 +64,26 @@ class TimeLimit:
         said = f"{self.elapsed():.0f} s of the time limit of {limit:g} s went into loading"
         return f"{said}, and {given:.0f} s are set aside for export and report" if given else said
 
-    def make_plan(self, problem: Problem) -> FidelityPlan:
+    def make_plan(self, problem: Problem, engine: Engine) -> FidelityPlan:
         """Images per fidelity and effort per fine-tune, from the speed of the uncompressed model
-        scaled to the cost at the limit of the budget."""
+        scaled to the cost at the limit of the budget.
+
+        That speed is measured where trials will run, on as many images at a time; what came of
+        them is kept as the uncompressed model's tally."""
         seconds, promotes = 0.0, self._search.builder.promotes
         settings = self._settings
         macs = problem.costs.cost(CompressionConfig()).macs
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
         at_limit = min([macs, *limits])
         if self._limit_s is not None:
-            seconds = self._expected_speed = _seconds_per_image(problem) * at_limit / macs
+            left = self._limit_s - self.elapsed() - self.reserved_s
+            speed, tally = 0.0, None
+            if left > 0.0:
+                most_s = _SPEED_SHARE * left
+                speed, tally = _seconds_per_image(engine, problem.total_images, most_s)
+            seconds = self._expected_speed = speed * at_limit / macs
+            if tally is not None:
+                self._search.tallies[REFERENCE] = tally
             left = self._limit_s - self.elapsed() - self.reserved_s
             settings = dataclasses.replace(settings, timeout_s=max(_LEAST_S, left))
         return fidelity_plan(
@@ -77,6 +92,7 @@ class TimeLimit:
             seconds,
             promotes=promotes,
             macs_per_image=at_limit,
+            capacity=self._capacity,
         )
 
     def closes_trials(self) -> bool:
@@ -145,12 +161,22 @@ class TimeLimit:
         return sum(r.seconds for r in done) / images if images else self._expected_speed
 
 
-def _seconds_per_image(problem: Problem) -> float:
-    """Of the uncompressed model."""
-    config, images = CompressionConfig(), min(_SPEED_IMAGES, problem.total_images)
-    seconds = 0.0
-    for _ in range(2):  # the first run warms up
-        begin = time.perf_counter()
-        problem.evaluate(config, 0, images)
-        seconds = (time.perf_counter() - begin) / images
-    return seconds
+def _seconds_per_image(engine: Engine, total: int, most_s: float) -> tuple[float, TallyLike | None]:
+    """(seconds that a worker takes for an image of the uncompressed model while the others are as
+    busy, the tally of the images that took); images go one by one until `most_s` are spent."""
+    begin, tally, done = time.monotonic(), None, 0
+    spent: list[float] = []
+    for _ in range(_SPEED_IMAGES):
+        numbers = range(done, min(total, done + engine.capacity))
+        for number in numbers:
+            engine.submit(Job(REFERENCE, CompressionConfig(), number, number + 1))
+        outcomes = sorted((engine.collect() for _ in numbers), key=lambda o: o.job.start)
+        for outcome in outcomes:
+            if outcome.tally is None:  # its trials will say why
+                return max([outcome.seconds, *spent]), None
+            tally = outcome.tally if tally is None else tally + outcome.tally
+        done = numbers.stop
+        spent.append(fmean(o.seconds for o in outcomes))
+        if done == total or time.monotonic() - begin >= most_s:
+            break
+    return fmean(spent[1:] or spent), tally

@@ -1,62 +1,49 @@
 """What must hold: budgets parsed generously and echoed exactly.
 
-'2.3GFLOPs', '2.3 gmacs', '2300M', '50%', '50%latency', '26ms', '30fps', '600MB', '0.6GiB',
-'12Mparams'.
+'2.3GFLOPs', '2.3 gmacs', '2300M', '50%', '50%latency', '26ms', '30fps', '1500img/s', '600MB',
+'0.6GiB', '12Mparams', '90mJ'; the units are those of `autotok.metrics`.
 A share is of the uncompressed cost. "FLOPs" follow the convention asked for; 'macs' are always
 multiply-accumulates with attention included.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from autotok.errors import ConfigError, UnknownName, nearest
+from autotok.metrics import EXACT, METRICS, SCALES, TABLE, metric_of
 
-__all__ = ["CONVENTIONS", "Budget", "BudgetRequest", "parse_budget", "parse_budgets", "resolve"]
+__all__ = [
+    "CONVENTIONS",
+    "Budget",
+    "BudgetRequest",
+    "parse_budget",
+    "parse_budgets",
+    "resolve",
+    "stated",
+]
 
 CONVENTIONS = ("macs", "macs-noattn", "flops2x")
-METRICS = ("macs", "macs_noattn", "params", "latency_ms", "peak_memory_mb")
 _NUMBER = re.compile(
     r"^\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*(.*?)\s*$", re.I
 )
 _SPLIT = re.compile(r"(?<!\d),|,(?!\d{3}(?:\D|$))|;|\+| and ")
 _COMMA = re.compile(r"(?<![\d.,])\d+,(?:\d{1,2}|\d{4,})(?![\d,])")
-_SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
-_TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3}
-_BYTES = {
-    "kb": 1e-3,
-    "mb": 1.0,
-    "gb": 1e3,
-    "kib": 1024 / 1e6,
-    "mib": 1024**2 / 1e6,
-    "gib": 1024**3 / 1e6,
-    "kbytes": 1e-3,
-    "mbytes": 1.0,
-    "gbytes": 1e3,
+_UNITS = {
+    unit: (metric.name, factor) for metric in TABLE for unit, factor in metric.spellings.items()
 }
-_SHARES = {
-    **dict.fromkeys(("", "flops", "flop", "macs", "mac", "cost"), "macs"),
-    **dict.fromkeys(("latency", "time", "ms"), "latency_ms"),
-    **dict.fromkeys(("memory", "mem", "mb"), "peak_memory_mb"),
-    **dict.fromkeys(("params", "parameters"), "params"),
-}
+_FLOPS = {scale + end: factor for scale, factor in SCALES.items() for end in ("", "flop", "flops")}
+"""What these count follows the convention asked for."""
 _LEAST, _MOST = 1e-9, 1e24
 """In any metric's own unit; floats keep a limit within these finite and above 0."""
-_SHOWN = "GFLOPs, GMACs, M, G, %, %latency, %memory, %params, ms, s, fps, MB, GB, MiB, GiB, Mparams"
-_HINTS: tuple[str, ...] = (
-    "GFLOPs",
-    "MFLOPs",
-    "GMACs",
-    "MMACs",
-    "latency",
-    "memory",
-    "params",
-    "Mparams",
-)
-_HINTS += ("ms", "us", "fps", "MB", "GB", "MiB", "GiB", "KB")
+_HINTS = list(dict.fromkeys(["GFLOPs", "MFLOPs", *(u for m in TABLE for u in m.shown), "fps"]))
+_SHARED = ("latency", "throughput", "memory", "params")
+_SHOWN = ", ".join([*_HINTS, "M", "G", "%", *(f"%{word}" for word in _SHARED)])
 
 
 @dataclass(frozen=True)
@@ -71,7 +58,8 @@ class BudgetRequest:
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit that must hold: `macs`, `macs_noattn`, `params`, `latency_ms` or `peak_memory_mb`."""
+    """A limit that must hold, of a metric that is not judged: the most there may be of it, or of a
+    throughput the least."""
 
     metric: str
     limit: float
@@ -83,29 +71,27 @@ class Budget:
     @property
     def exact(self) -> bool:
         """Known from a formula, not from a prediction."""
-        return self.metric in ("macs", "macs_noattn", "params")
+        return self.metric in EXACT
+
+    def excess(self, value: float) -> float:
+        """How far a value is outside the limit, as a share; 0 or less is inside."""
+        return METRICS[self.metric].excess(value, self.limit)
 
     def holds(self, value: float) -> bool:
         """Whether a value is within the limit."""
-        return value <= self.limit
+        return METRICS[self.metric].holds(value, self.limit)
 
     @property
     def echo(self) -> str:
         """The exact meaning, in words: printed first by every command that takes a budget."""
-        return f"{self.text} = {limit_in_words(self.metric, self.limit)}"
+        return f"{self.text} = {METRICS[self.metric].limit_in_words(self.limit)}"
 
 
-def limit_in_words(metric: str, value: float) -> str:
-    """A value with its unit and convention in words."""
-    if metric == "macs":
-        return f"{math.floor(value):,} multiply-accumulates per image, attention included"
-    if metric == "macs_noattn":
-        return f"{math.floor(value):,} multiply-accumulates per image, attention products left out"
-    if metric == "params":
-        return f"{math.floor(value):,} parameters"
-    if metric == "latency_ms":
-        return f"{value:.4g} ms per batch on the target"
-    return f"{math.floor(value * 1e6):,} bytes of peak memory on the target"
+def stated(budgets: Iterable[Budget]) -> dict[str, Any]:
+    """Sections of config.yaml: the limits that hold in a run, in words and as numbers."""
+    budgets = tuple(budgets)
+    limits = [dataclasses.asdict(b) for b in budgets]
+    return {"budgets": [b.echo for b in budgets], "limits": limits}
 
 
 def parse_budgets(
@@ -173,29 +159,24 @@ def _refuse_comma(text: str) -> None:
 
 
 def _unit(unit: str, text: str, convention: str) -> tuple[str, float | None, bool]:
-    word = unit.lower().replace(" ", "").replace("/s", "").rstrip(".")
+    word = unit.lower().replace(" ", "").rstrip(".")
     if word.startswith("%"):
-        metric = _SHARES.get(word[1:].removeprefix("of"))
-        if metric is not None:
-            if metric == "macs" and convention == "macs-noattn" and "mac" not in word:
-                metric = "macs_noattn"
+        of = word[1:].removeprefix("of") or "macs"
+        try:
+            metric = metric_of(of).name
+        except UnknownName:
+            metric = ""
+        if metric == "macs" and convention == "macs-noattn" and "mac" not in word:
+            metric = "macs_noattn"
+        if metric and METRICS[metric].limit:
             return metric, 0.01, True
-    if word == "fps":
+    if word == "fps":  # batches a second
         return "latency_ms", None, False
-    if word in _TIMES:
-        return "latency_ms", _TIMES[word], False
-    if word in _BYTES:
-        return "peak_memory_mb", _BYTES[word], False
-    for ending in ("parameters", "params", "param"):
-        if word.endswith(ending) and word[: -len(ending)] in _SCALES:
-            return "params", _SCALES[word[: -len(ending)]], False
-    for ending in ("macs", "mac"):
-        if word.endswith(ending) and word[: -len(ending)] in _SCALES:
-            return "macs", _SCALES[word[: -len(ending)]], False
-    bare = word.removesuffix("s").removesuffix("flop") if "flop" in word else word
-    if bare in _SCALES and (word or text.strip()):
+    if word in _UNITS:
+        return *_UNITS[word], False
+    if word in _FLOPS and (word or text.strip()):
         metric = "macs_noattn" if convention == "macs-noattn" else "macs"
-        return metric, _SCALES[bare] * (0.5 if convention == "flops2x" else 1.0), False
+        return metric, _FLOPS[word] * (0.5 if convention == "flops2x" else 1.0), False
     raise ConfigError(
         f"budget '{text}' has the unknown unit '{unit}';{nearest(unit, _HINTS)} known: {_SHOWN}"
     )
@@ -214,12 +195,21 @@ def resolve(request: BudgetRequest, uncompressed: Mapping[str, float]) -> Budget
     text = request.text.replace(" %", "%")
     if not request.relative:
         return Budget(request.metric, request.amount, text)
+    if METRICS[request.metric].kind == "measured":
+        raise ConfigError(
+            f"budget '{text}' is a share of what only a measurement tells; give an amount"
+        )
     if request.metric not in uncompressed:
         raise ConfigError(
             f"budget '{text}' is a share of {request.metric}, which is not known without a target;"
             " give --target, or an amount"
         )
-    if request.amount > 1.0:
+    if METRICS[request.metric].higher_is_better:
+        if request.amount < 1.0:
+            raise ConfigError(
+                f"budget '{text}' is less than the uncompressed model gives; at least 100%"
+            )
+    elif request.amount > 1.0:
         raise ConfigError(
             f"budget '{text}' is more than the uncompressed model costs; at most 100%"
         )

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from autotok.config import CompressionConfig, Primitive, SubnetSpec
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
+from autotok.metrics import TABLE
 from autotok.searching.records.record import Costs, Score
 
 from .budget import Budget
@@ -79,6 +80,8 @@ class Tuned:
     config: str = ""
     """The configuration that came out, `CompressionConfig.canonical`, where training or calibration
     found thresholds; its weights are kept under its id. '' where it is the one that went in."""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """The rate and why, what was tried, which state was kept (`FineTuned.evidence`)."""
 
 
 class Worker(Protocol):
@@ -170,8 +173,8 @@ class Problem:
     metric: str
     """'top1', 'agreement' or 'kl': what `evaluate` scores."""
     predict: Callable[[CompressionConfig], Mapping[str, float]] | None = None
-    """latency_ms and peak_memory_mb on the target, with latency_error_pct and memory_error_pct
-    where the target's predictions were checked."""
+    """Metrics on the target by name (latency_ms, peak_memory_mb ...), with latency_error_pct and
+    memory_error_pct where the target's predictions were checked."""
     measure: Callable[[CompressionConfig], Measurement] | None = None
     """Measures on a device; None where none is at hand. `DeviceUnreachable` ends the search."""
     load_tally: Callable[[Mapping[str, Any]], TallyLike] | None = None
@@ -181,6 +184,8 @@ class Problem:
     amounts, the mean over the first `COUNTED_IMAGES`, of what really ran."""
     finetune: Callable[[CompressionConfig], Tuned] | None = None
     """See `Worker.finetune`; without it the space is plug-in only."""
+    batch: int | None = None
+    """Images at a time that the metrics on the target mean; None: the target's own."""
 
     def __post_init__(self) -> None:
         if self.finetune is None and "retrain" in self.space.mode:
@@ -199,6 +204,7 @@ class Problem:
             [self.facts.name, self.facts.grid, self.facts.num_blocks, self.facts.params],
             [repr(self.space), self.metric, self.total_images],
             [[b.metric, b.limit] for b in self.budgets],
+            *([] if self.batch is None else [self.batch]),
         ]
         return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]
 
@@ -206,7 +212,8 @@ class Problem:
 def to_score(tally: TallyLike) -> Score:
     """The quality of a tally as plain numbers."""
     found = tally.quality()
-    names = ("top1_pct", "agreement_pct", "kl", "macs_mean", "macs_std", "macs_noattn_mean")
+    judged = [m.column for m in TABLE if m.kind == "judged"]
+    names = (*judged, "macs_mean", "macs_std", "macs_noattn_mean")
     extra = {name: getattr(found, name, None) for name in names}
     return Score(
         metric=found.metric,

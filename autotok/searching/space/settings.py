@@ -10,7 +10,7 @@ from typing import Any
 from autotok.config import MOST_SEED
 from autotok.errors import ConfigError, UnknownName
 from autotok.plain_data import Place, typed
-from autotok.searching.records.objective import DEFAULT_OBJECTIVES
+from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",
@@ -19,12 +19,32 @@ __all__ = [
     "FidelityPlan",
     "SearchSettings",
     "fidelity_plan",
+    "sampler_text",
 ]
 
 _LONGEST_NAME = 200
 DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 255.0
 """What a search gets that is not told."""
-SAMPLERS = ("tpe", "nsgaii", "gp", "random", "grid")
+_OURS = "autotok.searching.proposing.samplers"
+SAMPLERS = {
+    "tpe": f"{_OURS}:tpe_sampler",
+    "nsgaii": f"{_OURS}:nsgaii_sampler",
+    "gp": f"{_OURS}:gp_sampler",
+    "random": "optuna.samplers:RandomSampler",
+    "grid": f"{_OURS}:tpe_sampler",
+}
+"""Names of samplers, each short for a `module:factory`. The grid is walked without one, but for
+trials of which a part is given, such as fine-tunes of an earlier one."""
+
+
+def sampler_text(sampler: object) -> str:
+    """A sampler as text: a name or `module:factory` that means it again, else <its type>."""
+    if isinstance(sampler, str):
+        return sampler
+    module, name = getattr(sampler, "__module__", ""), getattr(sampler, "__qualname__", "<")
+    if "<" in name or module == "__main__":  # nothing that another process could import
+        return f"<{type(sampler).__name__}>"
+    return f"{module}:{name}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +58,9 @@ class SearchSettings:
     min_trials: int = 24
     """Evaluated before the final evaluation's share of the time is set aside in full."""
     seed: int = 0
-    sampler: str = "tpe"
+    sampler: Any = "tpe"
+    """A name of `SAMPLERS`, a `module:factory`, or in Python such a factory, which makes an Optuna
+    sampler of a seed, or an Optuna sampler."""
     objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
     storage: str | None = None
     """Optuna storage URL; None is the journal file study.log in the run directory."""
@@ -63,8 +85,15 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
-        if self.sampler not in SAMPLERS:
-            raise UnknownName("sampler", self.sampler, SAMPLERS)
+        asked_metrics(self.objectives)
+        given = self.sampler
+        if isinstance(given, str):
+            if given not in SAMPLERS and ":" not in given and not given.startswith("<"):
+                raise UnknownName("sampler", given, (*SAMPLERS, "module:factory"))
+        elif not callable(given) and not hasattr(given, "sample_relative"):
+            raise ConfigError(
+                f"sampler is {given!r}; give a name, module:factory, a factory or an Optuna sampler"
+            )
         for name in (
             "n_trials",
             "min_trials",
@@ -100,7 +129,8 @@ class SearchSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {**dataclasses.asdict(self), "objectives": list(self.objectives)}
+        plain = dataclasses.replace(self, sampler=sampler_text(self.sampler))
+        return {**dataclasses.asdict(plain), "objectives": list(self.objectives)}
 
     @classmethod
     def from_dict(cls, data: object, where: Place | str = "search settings") -> SearchSettings:
@@ -142,11 +172,13 @@ def fidelity_plan(
     *,
     promotes: bool = False,
     macs_per_image: float = 0.0,
+    capacity: int = 1,
 ) -> FidelityPlan:
     """Images per fidelity: as set, else what the time limit affords at the speed measured.
 
     About half of the trials are expected to be promoted. Without a time limit: 64, 256, all.
-    `promotes` sets time aside for fine-tunes; `macs_per_image` is what took `seconds_per_image`.
+    `promotes` sets time aside for fine-tunes; `macs_per_image` is what took `seconds_per_image`,
+    on each of `capacity` workers at the same time.
     """
     few, more, final = _FEW, _MORE, total_images
     promotes = promotes and settings.finetunes > 0
@@ -155,14 +187,14 @@ def fidelity_plan(
     finetune_s, finetune_macs = None, None
     if settings.timeout_s is not None:
         speed = max(seconds_per_image, 1e-6)
-        affordable = settings.timeout_s / speed
+        affordable = capacity * settings.timeout_s / speed
         few = max(16, int(shares["few"] * affordable / settings.n_trials))
         more = few + int(shares["more"] * affordable / max(1, settings.n_trials // 2))
         final = int(shares["final"] * affordable / members(settings, settings.front_size))
         if promotes:
             seconds = _FINETUNE_SHARE * settings.timeout_s
             finetunes = max(1, min(finetunes, int(seconds / _SHORTEST_FINETUNE_S)))
-            finetune_s = seconds / finetunes
+            finetune_s = seconds / -(-finetunes // capacity)
             finetune_macs = finetune_s / speed * macs_per_image
     final = min(total_images, settings.images_final or max(32, final))
     more = min(final, settings.images_more or more)

@@ -77,7 +77,7 @@ def test_a_study_whose_process_is_gone_may_be_joined(tmp_path: Path) -> None:
         "search.ask(); os.kill(os.getpid(), 9)\n"
     )
     here = Path(__file__).parent
-    command = [sys.executable, "-c", code, str(here), str(here.parents[1]), str(tmp_path)]
+    command = [sys.executable, "-c", code, str(here), str(here.parent), str(tmp_path)]
     assert subprocess.run(command, check=False).returncode == -9
     joining = dataclasses.replace(settings(tmp_path, "mine"), join=True)
     assert run_search(joining, fake_problem(), tmp_path / "run").evaluated == 3
@@ -122,7 +122,8 @@ def test_an_interrupt_inside_tell_loses_nothing_and_finishes_what_was_told(
 def test_a_folder_of_a_start_that_was_killed_is_taken(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     RunDirectory.create(folder).release()
-    (folder / ".config.yaml.part").write_text("version: 1\nsea")
+    (folder / ".config.yaml.a0_b1c2d").mkdir()
+    (folder / ".config.yaml.a0_b1c2d" / "config.yaml").write_text("version: 1\nsea")
     (folder / "ray" / "job0").mkdir(parents=True)
     result: SearchResult = run_search(SearchSettings(n_trials=2), fake_problem(), folder)
     assert result.evaluated == 2

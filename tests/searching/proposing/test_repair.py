@@ -13,7 +13,9 @@ from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
 from autotok.errors import InfeasibleBudget
-from autotok.searching.proposing.repair import _round_up, check_budgets, match_cost, repair
+from autotok.metrics import METRICS
+from autotok.searching.proposing.repair import check_budgets, match_cost, repair
+from autotok.searching.space.budget import parse_budget
 from autotok.searching.space.shape import Shape
 
 FACTS = vit_facts()
@@ -159,8 +161,10 @@ def test_too_few_parameters_are_hopeless_whatever_the_tokens() -> None:
 
 @pytest.mark.parametrize("value", [3.82944e-4, 0.149, 1.0, 2.30001, 382944.0, 99.996])
 def test_a_suggested_budget_is_never_below_what_is_needed(value: float) -> None:
-    suggested = float(_round_up(value))
+    suggested = parse_budget(METRICS["latency_ms"].nearest_budget(value)).amount
     assert value <= suggested <= 1.001 * value
+    suggested = parse_budget(METRICS["throughput_img_s"].nearest_budget(value)).amount
+    assert 0.999 * value <= suggested <= value
 
 
 def test_a_control_is_inside_every_budget_not_only_as_cheap_as_the_best() -> None:

@@ -8,7 +8,7 @@ import pytest
 from problems import fake_problem
 
 from autotok.errors import ConfigError, RunDirectoryError, StorageUnreachable
-from autotok.searching.proposing.storage import filled, masked
+from autotok.searching.proposing.storage import filled_url, masked
 from autotok.searching.running.study import resume_search, run_search
 from autotok.searching.space.settings import SearchSettings
 
@@ -58,9 +58,9 @@ def test_a_password_is_masked_and_found_again(
         monkeypatch.delenv(name, raising=False)
     if url != written:
         with pytest.raises(ConfigError, match="is not kept in files: set AUTOTOK_STORAGE_PASSWORD"):
-            filled(masked(url))
+            filled_url(masked(url))
     monkeypatch.setenv("AUTOTOK_STORAGE_PASSWORD", "p@ss")
-    assert filled(masked(url)).replace("p@ss", "p%40ss") == url
+    assert filled_url(masked(url)).replace("p@ss", "p%40ss") == url
 
 
 def test_a_damaged_journal_is_one_sentence(tmp_path: Path) -> None:

@@ -3,20 +3,21 @@
 import csv
 import dataclasses
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.devices.measurement import Measurement, MeasurementFailed
 from autotok.errors import AutotokError, DeviceUnreachable, InfeasibleBudget
 from autotok.searching.running.device_corrections import DeviceCorrections
-from autotok.searching.running.events import Event, Started, Working
+from autotok.searching.running.events import BudgetsResolved, Event, Started, Working
 from autotok.searching.running.study import SearchResult, open_search, resume_search, run_search
-from autotok.searching.running.time_limit import TimeLimit
+from autotok.searching.running.time_limit import Around, TimeLimit
 from autotok.searching.space.problem import ExactCosts, Problem
 from autotok.searching.space.settings import SearchSettings
 
@@ -274,10 +275,77 @@ def test_measuring_is_counted_in_the_time_that_is_set_aside(tmp_path: Path) -> N
 def test_a_search_ends_its_trials_in_time_to_measure(tmp_path: Path) -> None:
     settings = SearchSettings(n_trials=8, min_trials=1, timeout_s=1000.0)
     plain = fake_problem(facts=FACTS, evaluate=FakeEvaluator(FACTS))
-    clock = TimeLimit(
-        settings, open_search(settings, plain, tmp_path / "study.log"), 1, time.monotonic()
-    )
+    clock = TimeLimit(settings, open_search(settings, plain, tmp_path / "study.log"), 1, Around())
     assert not clock.closes_trials()
     clock.reserved_s = 1001.0
     assert clock.closes_trials()
     assert clock.closes_promotions()
+
+
+# --- one run, one budget
+
+
+def budgets_of(folder: Path) -> tuple[list[str], list[float], list[float]]:
+    """What a run says its limits are: words and numbers in config.yaml, numbers in pareto.json."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    limits = [limit["limit"] for limit in config["limits"]]
+    found = json.loads((folder / "pareto.json").read_text())["budgets"]
+    return config["budgets"], limits, [b["limit"] for b in found]
+
+
+def test_a_run_states_the_same_limit_everywhere_and_after_a_resume(tmp_path: Path) -> None:
+    said: list[tuple[float, ...]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, BudgetsResolved):
+            said.append(tuple(b.limit for b in event.budgets))
+
+    folder, bench = tmp_path / "run", Bench(factor=2.35)
+    whole = 10.0 * COSTS.cost(CompressionConfig()).macs / 1e9
+    result = run_search(SETTINGS, problem(bench, "70%latency"), folder, listen)
+    limit = pytest.approx(0.7 * 2.35 * whole)
+    words, stated, found = budgets_of(folder)
+    assert said == [(limit,)]
+    assert [b.limit for b in result.budgets] == stated == found == [said[0][0]]
+    assert words == [b.echo for b in result.budgets]
+    other = dataclasses.replace(problem(Bench(factor=9.0), "70%latency"))
+    again = resume_search(other, folder, listen, n_trials=20)
+    assert said == [(stated[0],)] * 2
+    assert [b.limit for b in again.budgets] == stated
+    assert budgets_of(folder) == (words, stated, stated)
+
+
+def test_a_run_killed_before_it_noted_its_measurements_keeps_its_limit(tmp_path: Path) -> None:
+    asked, whole = problem(None, "70%latency"), 10.0 * COSTS.cost(CompressionConfig()).macs / 1e9
+    doubled = dataclasses.replace(asked.budgets[0], limit=2 * asked.budgets[0].limit)
+    corrections = DeviceCorrections(asked, limits=(doubled,))
+    corrections.keep_in(Notes())
+    assert corrections.problem.budgets == (doubled,)
+    assert corrections.problem.predict is not None
+    predicted = corrections.problem.predict(CompressionConfig())
+    assert predicted["latency_ms"] == pytest.approx(2 * whole)
+    assert corrections.original.fingerprint == asked.fingerprint
+
+
+class Notes:
+    """A study that knows nothing."""
+
+    def note(self, key: str, value: Any) -> None: ...
+
+    def noted(self, key: str) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(("budget", "idle"), [("60%", False), ("9e3ms", True), ("1e6GMACs", True)])
+def test_a_budget_above_the_uncompressed_cost_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, budget: str, idle: bool
+) -> None:
+    said: list[str] = []
+
+    def listen(event: Event) -> None:
+        said.extend([event.text] if isinstance(event, Working) else [])
+
+    run_search(SETTINGS, problem(None, budget), tmp_path / "run", listen)
+    for texts in (said, caplog.messages):
+        found = [text for text in texts if "limits nothing: the uncompressed model costs" in text]
+        assert len(found) == idle

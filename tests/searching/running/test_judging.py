@@ -35,6 +35,7 @@ from autotok.export.bundle import (
 from autotok.methods import TokenReducer, get_method, list_methods, unmet_need
 from autotok.methods.base import Count, Placement, Training
 from autotok.methods.image_scoring import ImageScoring, image_network
+from autotok.methods.learning import options_when_chosen
 from autotok.report.model_report import quality_report
 from autotok.searching.running.judging import calibrated_on, judged_tally
 from autotok.searching.running.model_worker import ModelWorker
@@ -70,7 +71,7 @@ def config_of(method: type[TokenReducer]) -> CompressionConfig:
 
 
 def retrained(config: CompressionConfig) -> CompressionConfig:
-    options = {**config.options, **get_method(config.method).when_chosen}
+    options = {**config.options, **options_when_chosen(get_method(config.method))}
     return CompressionConfig(
         config.method, config.reductions, options, mode="retrain", finetune=TRAINED
     )

@@ -15,6 +15,7 @@ from autotok.errors import InfeasibleBudget, RunDirectoryError, UnknownName
 from autotok.searching.records.objective import losses, make_objectives
 from autotok.searching.records.pareto import front_mask
 from autotok.searching.running.events import (
+    BudgetsResolved,
     Done,
     Event,
     FinalEvaluation,
@@ -191,7 +192,9 @@ def test_events_tell_the_story_in_order_with_rising_progress(tmp_path: Path) -> 
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Done)
     kinds = {type(event) for event in events}
-    assert kinds == {Started, TrialFinished, Promoted, FinalEvaluation, Done}
+    assert kinds == {
+        Started, BudgetsResolved, TrialFinished, Promoted, FinalEvaluation, Done
+    }  # fmt: skip
     progress = [event.progress for event in events]
     assert progress == sorted(progress)
     assert progress[-1] == 1.0

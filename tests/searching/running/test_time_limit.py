@@ -2,24 +2,32 @@
 
 import dataclasses
 import time
+from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from problems import FakeTally, fake_problem
+from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.errors import NothingEvaluated
-from autotok.searching.running.study import resume_search, run_search
-from autotok.searching.running.time_limit import Around
-from autotok.searching.space.settings import SearchSettings
+from autotok.searching.engines.base import Job, Outcome
+from autotok.searching.running.study import open_search, resume_search, run_search
+from autotok.searching.running.time_limit import Around, TimeLimit
+from autotok.searching.space.settings import SearchSettings, fidelity_plan
 
 LIMITED = SearchSettings(n_trials=6, timeout_s=60.0)
 
 
-def test_a_limit_that_loading_used_up_leaves_no_trial_and_says_so(tmp_path: Path) -> None:
-    late = Around(time.monotonic() - 70.0)
-    with pytest.raises(NothingEvaluated, match="70 s of the time limit of 60 s went into loading"):
-        run_search(LIMITED, fake_problem(), tmp_path / "run", around=late)
+def test_a_limit_that_loading_used_up_leaves_no_trial_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=lambda: 70.0)
+    why = "70 s of the time limit of 60 s went into loading"
+    with monkeypatch.context() as patched:
+        patched.setattr("autotok.searching.running.time_limit.time", clock)
+        with pytest.raises(NothingEvaluated, match=why):
+            run_search(LIMITED, fake_problem(), tmp_path / "run", around=Around(0.0))
     assert NothingEvaluated.exit_code == 1
     assert not (tmp_path / "run" / "pareto.json").exists()
     resumed = resume_search(fake_problem(), tmp_path / "run", timeout_s=300.0)
@@ -38,3 +46,125 @@ def test_trials_that_all_fail_are_named_with_the_first_reason(tmp_path: Path) ->
     settings = dataclasses.replace(LIMITED, timeout_s=None)
     with pytest.raises(NothingEvaluated, match=r"all 6 trials failed, .* no such image"):
         run_search(settings, fake_problem(evaluate=evaluate), tmp_path / "run")
+
+
+class Workers:
+    """Workers on a clock of their own: a second passes when the test says so."""
+
+    def __init__(self, capacity: int, *, image_s: float, start_s: float = 0.0) -> None:
+        self.capacity, self.now = capacity, 0.0
+        self.asked: list[Job] = []
+        self._image_s, self._start_s = image_s, start_s
+        self._open: deque[Job] = deque()
+        self._accuracy = FakeEvaluator(vit_facts())
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def start(self) -> float:
+        self.now += self._start_s
+        return self._start_s
+
+    def submit(self, job: Job) -> None:
+        assert len(self._open) < self.capacity
+        self._open.append(job)
+        self.asked.append(job)
+
+    def collect(self) -> Outcome:
+        job = self._open.popleft()
+        spent = self._image_s * (job.stop - job.start)
+        self.now += spent / self.capacity
+        return Outcome(job, self._accuracy(job.config, job.start, job.stop), spent)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def follow(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let time limits go by the workers' clock."""
+    clock = SimpleNamespace(monotonic=workers.monotonic)
+    monkeypatch.setattr("autotok.searching.running.time_limit.time", clock)
+
+
+def planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Workers, limit_s: float
+) -> tuple[TimeLimit, int]:
+    """A clock that made its plan, and the images per trial planned."""
+    follow(workers, monkeypatch)
+    settings, problem = SearchSettings(n_trials=32, timeout_s=limit_s), fake_problem("100%")
+    tmp_path.mkdir(exist_ok=True)
+    search = open_search(settings, problem, tmp_path / "study.log")
+    clock = TimeLimit(settings, search, workers.capacity, Around(0.0))
+    return clock, clock.make_plan(problem, workers).few
+
+
+def test_measuring_the_speed_ends_after_a_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, fast = Workers(1, image_s=10.0), Workers(1, image_s=0.01)
+    planned(tmp_path / "a", monkeypatch, slow, 100.0)
+    assert [(job.start, job.stop) for job in slow.asked] == [(0, 1)]
+    clock, few = planned(tmp_path / "b", monkeypatch, fast, 100.0)
+    assert len(fast.asked) == 8
+    left_s = 100.0 - 8 * 0.01
+    assert clock.elapsed() == pytest.approx(100.0 - left_s)
+    assert few == int(0.35 * left_s / 0.01 / 32)  # 35 % of the time, 32 trials
+
+
+def test_each_worker_is_measured_while_the_others_are_busy_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(2, image_s=0.02)
+    _, few = planned(tmp_path, monkeypatch, workers, 100.0)
+    assert [job.start for job in workers.asked] == list(range(16))
+    assert few == int(0.35 * (100.0 - 0.16) * 2 / 0.02 / 32)
+
+
+def test_two_workers_plan_for_as_many_images_as_one_that_is_twice_as_fast() -> None:
+    settings = SearchSettings(n_trials=32, timeout_s=100.0)
+    one = fidelity_plan(settings, 10_000, 0.05)
+    assert fidelity_plan(settings, 10_000, 0.1, capacity=2) == one
+
+
+def test_images_that_the_speed_was_measured_on_are_not_run_again(tmp_path: Path) -> None:
+    settings = SearchSettings(n_trials=4, timeout_s=1000.0, images_final=40, control_shapes=0)
+    workers = Workers(2, image_s=0.001)
+    result = run_search(settings, fake_problem(), tmp_path / "run", engine=workers)
+    plain = CompressionConfig().config_id
+    seen = [(j.start, j.stop) for j in workers.asked if j.config.config_id == plain]
+    images = [i for start, stop in seen for i in range(start, stop)]
+    assert sorted(images) == list(range(40))
+    assert result.final.reference.score is not None
+    assert result.final.reference.score.num_images == 40
+
+
+def test_the_start_of_workers_is_no_part_of_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(2, image_s=0.001, start_s=500.0)
+    follow(workers, monkeypatch)
+    run = run_search(LIMITED, fake_problem(), tmp_path / "run", engine=workers, around=Around(0.0))
+    assert run.evaluated == 6
+    assert workers.now > 500.0
+    assert run.seconds == pytest.approx(workers.now - 500.0)
+    assert run.workers == "2 workers started in 500.0 s, which the time limit leaves out"
+
+
+def test_a_speed_that_cannot_be_measured_leaves_it_to_the_trials_to_say_why(
+    tmp_path: Path,
+) -> None:
+    def evaluate(config: CompressionConfig, begin: int, stop: int) -> FakeTally:
+        raise ValueError("no such image")
+
+    with pytest.raises(NothingEvaluated, match=r"all 6 trials failed, .* no such image"):
+        run_search(LIMITED, fake_problem(evaluate=evaluate), tmp_path / "run")
+
+
+def test_no_image_is_run_where_no_time_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(1, image_s=1.0)
+    workers.now = 70.0
+    clock, _ = planned(tmp_path, monkeypatch, workers, 60.0)
+    assert workers.asked == []
+    assert clock.closes_trials()

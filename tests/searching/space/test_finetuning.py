@@ -6,7 +6,7 @@ import pytest
 
 from autotok.errors import ConfigError, UnknownName
 from autotok.searching.space.finetuning import AUTO_STEPS, FineTuneChoices, auto_steps, parse_losses
-from autotok.searching.space.space_file import space_from_dict
+from autotok.searching.space.space_file import load_space, space_from_dict
 
 
 def test_losses_are_sums_in_words() -> None:
@@ -33,6 +33,12 @@ def test_a_fraction_of_auto_is_that_share_of_the_steps() -> None:
     )
     spec = choices.spec({**choices.first(), "finetune.lr": 3e-4}, 80)
     assert (spec.length, spec.lr, dict(spec.losses)) == ("80 steps", 3e-4, {"soft": 1.0})
+
+
+@pytest.mark.parametrize("name", ["default", "all"])
+def test_the_shipped_spaces_leave_the_rate_to_a_probe(name: str) -> None:
+    choices = load_space(name).finetune
+    assert choices.spec(choices.first(), 80).lr is None
 
 
 def test_choices_survive_pickling_and_know_their_questions() -> None:

@@ -1,0 +1,119 @@
+"""`ExportFormat`: what a file format registers, and the registry that everything else asks.
+
+A format is one file: a sub-class of `ExportFormat` under `register_format("name")`. The command
+line's choices, what is checked before a search, bundles, runtimes and boards follow from it.
+Installed packages add theirs through the entry-point group `autotok.formats`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from autotok.errors import ExportError
+from autotok.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+__all__ = ["FORMATS", "ExportFormat", "Written", "check_format", "not_exported", "register_format"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a format says of a file that it wrote."""
+
+    exporter: str
+    operators: dict[str, int]
+    """How often each occurs, most frequent first."""
+
+
+class ExportFormat:
+    """One file format; `write`, `open` and `version` are to be filled in."""
+
+    name = ""
+    """Set by `register_format`."""
+    suffix = ""
+    """Of its files, with the dot."""
+    open_batch = True
+    """Whether `write` may leave the batch open; else a fixed one is written, and a note says so."""
+    opset: int | None = None
+    """Version of its operators, where it has one."""
+    stand_in = ""
+    """An exporter that steps in where the usual one fails; its files are never taken on trust."""
+    runtime: str | None = None
+    """What its files are timed as on this machine: a choice of --runtime; None is not at all."""
+    board_runtimes: tuple[str, ...] = ()
+    """Those of `devices/board.py` that run its files."""
+
+    def check(self) -> None:
+        """Raise `ExportError` unless the packages that write and run its files work here."""
+
+    def takes(self, operator: str) -> bool:
+        """Whether the runtimes of its files commonly run an operator."""
+        return True
+
+    def write(
+        self, model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool
+    ) -> Written:
+        """What was written to `path`; `images` (B, C, H, W) are the example, on the CPU.
+
+        Raises:
+            ExportError: the model cannot be written; see `not_exported`.
+        """
+        raise NotImplementedError
+
+    def open(self, path: Path, device: torch.device) -> nn.Module:
+        """A file ready to run: images (B, C, H, W) to logits (B, classes), which may be on the
+        host; where the runtime has no such device, on the CPU."""
+        raise NotImplementedError
+
+    def version(self, opened: nn.Module | None = None) -> str:
+        """What runs its files, in words, with the part of it that runs an opened one."""
+        raise NotImplementedError
+
+    def run(self, path: Path, images: Tensor, batch: int) -> Tensor:
+        """Logits (n, classes) of images (n, C, H, W), `batch` at a time on the CPU."""
+        import torch
+
+        opened = self.open(path, torch.device("cpu"))
+        with torch.no_grad():
+            return torch.cat([opened(chunk) for chunk in images.split(batch)])
+
+
+_E = TypeVar("_E", bound=type[ExportFormat])
+FORMATS: Registry[ExportFormat] = Registry(
+    "export format",
+    group="autotok.formats",
+    own={name: f"autotok.export.{name}" for name in ("onnx", "pt2", "torchscript")},
+)
+
+
+def register_format(name: str) -> Callable[[_E], _E]:
+    """Class decorator: make an `ExportFormat` known."""
+
+    def add(cls: _E) -> _E:
+        cls.name = name
+        FORMATS.add(name, cls())
+        return cls
+
+    return add
+
+
+def check_format(name: str) -> None:
+    """Raise unless a format is known and the packages that write and run it work here.
+
+    Raises:
+        UnknownName: no such format.
+        ExportError: a package is missing or broken.
+    """
+    FORMATS.get(name).check()
+
+
+def not_exported(name: str, reason: str) -> ExportError:
+    """The error of a format that cannot hold a model."""
+    others = ", ".join(known for known in FORMATS.names() if known != name)
+    return ExportError(f"the model cannot be exported to {name}: {reason}; try --format {others}")

@@ -1,0 +1,47 @@
+"""Traced TorchScript (.pt), which boards with torch run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autotok.errors import failure
+
+from .formats import ExportFormat, Written, not_exported, register_format
+
+__all__ = ["TorchScript"]
+
+
+@register_format("torchscript")
+class TorchScript(ExportFormat):
+    """Written and run by torch itself; a trace takes its batch from the example."""
+
+    suffix = ".pt"
+    open_batch = False
+    board_runtimes = ("torch",)
+
+    def write(
+        self, model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool
+    ) -> Written:
+        try:
+            traced: Any = torch.jit.trace(model, images, check_trace=False)
+            traced = torch.jit.freeze(traced.eval())
+            with path.open("wb") as file:
+                torch.jit.save(traced, file)
+        except Exception as error:  # torch raises many types, some of them private
+            raise not_exported(self.name, failure(error)[:200]) from error
+        kinds = (node.kind() for node in traced.inlined_graph.nodes())
+        calls = Counter(kind for kind in kinds if kind.startswith("aten::"))
+        return Written("torch.jit.trace", dict(calls.most_common()))
+
+    def open(self, path: Path, device: torch.device) -> nn.Module:
+        with path.open("rb") as file:
+            opened: nn.Module = torch.jit.load(file, map_location=device)
+        return opened
+
+    def version(self, opened: nn.Module | None = None) -> str:
+        return f"torch {torch.__version__}"

@@ -1,0 +1,127 @@
+"""What proposes: Optuna samplers by name, by `module:factory`, or as Python objects.
+
+A factory takes a seed and gives an Optuna `BaseSampler`. One is made anew for each proposal, with a
+seed that follows from (seed, trial), so that a proposal never depends on the process or on how
+often a run was resumed. A sampler object is copied instead, and every random state in it seeded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+
+from autotok.errors import AutotokError, ConfigError, failure
+from autotok.searching.space.settings import SAMPLERS, sampler_text
+
+__all__ = ["check_sampler", "faults_of", "make_sampler"]
+
+
+def tpe_sampler(seed: int) -> BaseSampler:
+    """Optuna's TPE, each parameter by itself."""
+    return TPESampler(seed=seed, n_startup_trials=10, multivariate=False)
+
+
+def nsgaii_sampler(seed: int) -> BaseSampler:
+    """Optuna's NSGA-II in generations of 20."""
+    return NSGAIISampler(population_size=20, seed=seed)
+
+
+def gp_sampler(seed: int) -> BaseSampler:
+    """Optuna's Gaussian process, which takes qualities for noisy."""
+    return GPSampler(seed=seed, deterministic_objective=False)
+
+
+def make_sampler(asked: object, seed: int) -> BaseSampler:
+    """The sampler that a name, a `module:factory`, a factory or a sampler object stands for.
+
+    Raises:
+        ConfigError: it stands for none.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        if isinstance(asked, BaseSampler):
+            twin = copy.deepcopy(asked)
+            _seed_all(twin, seed, set())
+            return twin
+        factory: Any = _imported(asked) if isinstance(asked, str) else asked
+        by_name = isinstance(factory, type) and issubclass(factory, BaseSampler)
+        try:
+            made = factory(seed=seed) if by_name else factory(seed)
+        except Exception as error:  # a factory may be anybody's
+            raise _unusable(asked, failure(error)) from error
+    if not isinstance(made, BaseSampler):
+        raise _unusable(asked, f"it gives a {type(made).__name__}, no optuna BaseSampler")
+    return made
+
+
+def check_sampler(asked: object, *, objectives: int = 2) -> None:
+    """Raise `ConfigError` where a sampler cannot be made, or propose for so many objectives."""
+    if isinstance(asked, str) and asked.startswith("<"):
+        raise _unusable(
+            asked, "it was a Python object; resume the run from Python with sampler=..."
+        )
+    sampler = make_sampler(asked, 0)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with faults_of(asked), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(sampler=sampler, directions=["minimize"] * objectives)
+        for _ in range(2):
+            trial = study.ask()
+            study.tell(trial, [trial.suggest_float("x", 0.0, 1.0)] * objectives)
+
+
+@contextlib.contextmanager
+def faults_of(asked: object) -> Iterator[None]:
+    """Inside, what a sampler raises that is none of the table's is told as its fault."""
+    try:
+        yield
+    except AutotokError:
+        raise
+    except Exception as error:  # a sampler may be anybody's
+        if isinstance(asked, str) and asked in SAMPLERS:
+            raise
+        raise _unusable(asked, failure(error)) from error
+
+
+def _imported(text: str) -> Callable[[int], object]:
+    """The factory that a name of the table, or a `module:factory`, means."""
+    module, _, path = SAMPLERS.get(text, text).partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # importing runs somebody's module
+        reason = f"{failure(error)}; is it installed, or in a folder of PYTHONPATH?"
+        raise _unusable(text, reason) from error
+    if not callable(found):
+        raise _unusable(text, "it is no factory: give a function of a seed, or a sampler class")
+    return found  # type: ignore[no-any-return]
+
+
+def _unusable(asked: object, reason: str) -> ConfigError:
+    return ConfigError(f"sampler '{sampler_text(asked)}' cannot be used: {reason}")
+
+
+def _seed_all(thing: object, seed: int, seen: set[int]) -> None:
+    """Seed every random state that a sampler holds, those of samplers inside it too."""
+    seen.add(id(thing))
+    for name, value in list(vars(thing).items()):
+        state = getattr(value, "rng", value)  # Optuna's are made at the first use
+        if isinstance(state, np.random.RandomState):
+            state.seed(seed)
+        elif isinstance(state, np.random.Generator):
+            setattr(thing, name, np.random.default_rng(seed))
+        elif name in ("seed", "_seed"):
+            setattr(thing, name, seed)
+        elif hasattr(value, "__dict__") and id(value) not in seen:
+            if isinstance(value, BaseSampler) or type(value).__module__.startswith("optuna."):
+                _seed_all(value, seed, seen)

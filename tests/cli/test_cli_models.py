@@ -1,0 +1,101 @@
+"""`profile`, `compress`, `evaluate`: what they ask for, and what they say."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from autotok.backbones import timm_vit
+from autotok.methods.registry import get_method, list_methods
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights are to be had, and asking for some is a failure of its own kind."""
+    create = timm_vit.timm.create_model
+
+    def without(*args: object, pretrained: bool = False, **kwargs: object) -> torch.nn.Module:
+        assert not pretrained, "the network was asked"
+        model: torch.nn.Module = create(*args, pretrained=False, **kwargs)
+        return model
+
+    monkeypatch.setattr(timm_vit.timm, "create_model", without)
+
+
+@pytest.mark.parametrize("command", ["profile", "evaluate", "compress"])
+@pytest.mark.parametrize(
+    "knob", [("--keep", "0.5@1"), ("-r", "4"), ("--option", "x=1")], ids=["keep", "r", "option"]
+)
+def test_a_knob_without_a_method_asks_for_the_method(
+    run: Run, tmp_path: Path, command: str, knob: tuple[str, str]
+) -> None:
+    more = ("-o", tmp_path / "out") if command == "compress" else ()
+    code, _, err = run(command, "-b", "tiny", *knob, *more)
+    assert code == 2
+    assert "name it with --method" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["profile", "evaluate", "compress", "export", "finetune"])
+def test_every_command_takes_b_for_the_backbone(run: Run, tmp_path: Path, command: str) -> None:
+    more = ("-o", tmp_path / "out") if command in ("compress", "export", "finetune") else ()
+    code, _, err = run(command, "-b", "nobody", "--method", "tome", "--keep", "0.5@1", *more)
+    assert code == 2
+    assert "backbone 'nobody' is unknown" in err
+
+
+@pytest.mark.parametrize("name", ["resnet50", "convnext_tiny.fb_in1k"])
+@pytest.mark.parametrize("command", ["profile", "evaluate"])
+def test_a_model_that_is_no_vit_is_told_from_a_missing_network(
+    run: Run, offline: None, command: str, name: str
+) -> None:
+    code, _, err = run(command, "--backbone", name)
+    assert code == 2
+    assert f"'{name}' is not supported: it is no plain Vision Transformer" in err
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_profiling_without_measuring_needs_no_weights(run: Run, offline: None, name: str) -> None:
+    method = get_method(name)
+    layer = 0 if method.placement.name == "BEFORE_BLOCKS" else 3
+    knobs = () if name == "none" else ("--method", name, "--keep", f"0.75@{layer}")
+    code, out, err = run(
+        "profile", "-b", "deit_tiny_distilled_patch16_224", *knobs, "--no-measure", "--json",
+        "--target", "jetson-nx",
+    )  # fmt: skip
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["patch_tokens"] == 196
+    assert report["predicted_latency_ms"] > 0
+    if name != "none":
+        assert report["patch_tokens_by_layer"][str(layer)] <= 196
+
+
+def test_the_independent_count_needs_no_weights_either(run: Run, offline: None) -> None:
+    code, out, _ = run(
+        "profile", "-b", "vit_small_patch16_224", "--method", "tome", "-r", "16", "--check",
+        "--no-measure", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["check"] == "equal"
+
+
+def test_the_realised_schedule_is_printed_layer_by_layer(run: Run, tmp_path: Path) -> None:
+    how = ("-b", "tiny", "--method", "tome", "-r", "5")
+    left, kept = 16, list[str]()
+    for layer in range(4):
+        left -= min(5, left // 2)  # ToMe's own rule
+        kept.append(f"{layer}: {left}")
+    for command in (
+        ("profile", *how, "--no-measure"),
+        ("evaluate", *how, "--data", "digits", "--images", "8"),
+        ("compress", *how, "-o", tmp_path / "out"),
+    ):
+        code, out, err = run(*command)
+        assert code == 0, err
+        assert re.search(rf"^patch_tokens_by_layer +{', '.join(kept)}$", out, re.M)
