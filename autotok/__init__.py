@@ -47,7 +47,7 @@ _HOMES = {
     "autotok.evaluation.allocator": ("reuse_large_blocks",),
     "autotok.evaluation.data": ("check_data",),
     "autotok.export.bundle": ("bundle_structure", "load_bundle", "load_uncompressed"),
-    "autotok.export.formats": ("FORMATS", "check_format"),
+    "autotok.export.formats": ("check_format", "list_formats"),
     "autotok.interrupts": ("Interrupts",),
     "autotok.methods": (
         "Kind",
@@ -121,7 +121,6 @@ __all__ = [
     "DeviceUnreachable",
     "Event",
     "EvolutionSettings",
-    "FORMATS",
     "FineTuneResult",
     "FineTuneSpec",
     "HealthCheck",
@@ -176,6 +175,7 @@ __all__ = [
     "front_parts",
     "get_method",
     "known_backbones",
+    "list_formats",
     "list_methods",
     "list_targets",
     "load",
@@ -242,7 +242,7 @@ if TYPE_CHECKING:
     from autotok.evaluation.allocator import reuse_large_blocks
     from autotok.evaluation.data import check_data
     from autotok.export.bundle import bundle_structure, load_bundle, load_uncompressed
-    from autotok.export.formats import FORMATS, check_format
+    from autotok.export.formats import check_format, list_formats
     from autotok.interrupts import Interrupts
     from autotok.methods import (
         Kind,

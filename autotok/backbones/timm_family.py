@@ -47,10 +47,11 @@ class TimmViTFamily(Family):
         if not isinstance(asked, str):
             refuse_module(model_name(asked), type(asked).__module__.rsplit(".", 1)[-1])
         elif is_timm_name(asked):
-            refuse_module(asked, _module_of(asked) or "")
+            module = _module_of(asked) or ""
+            refuse_module(asked, module)
             raise UnsupportedBackbone(
-                f"backbone '{asked}' is not supported: it is no vision transformer that autotok"
-                " has an adapter for; use a plain ViT or DeiT from timm"
+                f"backbone '{asked}' is not supported: it is no plain Vision Transformer (timm's"
+                f" module {module}); choose one that `autotok backbones` lists"
             )
 
     def load(self, asked: ModelRequest) -> TimmViT:

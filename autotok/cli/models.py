@@ -226,7 +226,7 @@ def export_command(
     r: RemoveOption = None,
     option: OptionOption = None,
     format: Annotated[
-        str, typer.Option(help=f"One of: {', '.join(autotok.FORMATS.own)}.")
+        str, typer.Option(help=f"One of: {', '.join(autotok.list_formats())}.")
     ] = "onnx",
     data: Annotated[str | None, typer.Option(help="Images to check the file on.")] = None,
     json: JsonFlag = False,

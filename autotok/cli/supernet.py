@@ -28,7 +28,8 @@ supernet_app = typer.Typer(
 )
 app.add_typer(supernet_app, name="supernet")
 INTERRUPTED = 130
-COLUMNS = ("subnet", "width", "depth", "GFLOPs", "Mparams", "top-1 % [95 % interval]", "images")
+COLUMNS = ("subnet", "width", "depth", "GFLOPs", "Mparams", "top-1 %", "images")
+CAPTION = "In brackets: the 95 % interval."
 
 DataOption = Annotated[str, typer.Option(help="'demo', 'digits', 'cifar10' or an image folder.")]
 SUBNET_HELP = "default, largest, smallest, random:SEED, a YAML file or JSON"
@@ -99,7 +100,7 @@ def supernet_eval(
     if json:
         print_json(rows)
     else:
-        print_table(f"Subnets of {backbone} on {data}", COLUMNS, _cells(rows))
+        print_table(f"Subnets of {backbone} on {data}", COLUMNS, _cells(rows), caption=CAPTION)
 
 
 @supernet_app.command("cut")
@@ -197,7 +198,7 @@ def supernet_search(
         print_json(result)
         return
     rows = [*result["finalists"], result["default"]]
-    print_table(f"{result['num_evaluated']} subnets tried", COLUMNS, _cells(rows))
+    print_table(f"{result['num_evaluated']} subnets tried", COLUMNS, _cells(rows), caption=CAPTION)
     typer.echo(f"best: {output / 'best.yaml'}")
 
 

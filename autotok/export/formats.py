@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["FORMATS", "ExportFormat", "Written", "check_format", "not_exported", "register_format"]
+__all__ = [
+    "FORMATS",
+    "ExportFormat",
+    "Written",
+    "check_format",
+    "list_formats",
+    "not_exported",
+    "register_format",
+]
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,11 @@ def register_format(name: str) -> Callable[[_E], _E]:
         return cls
 
     return add
+
+
+def list_formats() -> tuple[str, ...]:
+    """Names of autotok's own formats; nothing is imported for them."""
+    return FORMATS.own
 
 
 def check_format(name: str) -> None:

@@ -31,7 +31,7 @@ from .checkpoint import read_checkpoint, restore, state_of, write_checkpoint
 from .distill import Teacher, TrainingObjective, check_losses
 from .heldout import Best, HeldOut, held_out_indices, own_randomness, snapshot
 from .precision import chunk_size, resolve_precision
-from .probe import CAREFUL, USUAL, RateChoice, plain
+from .probe import CAREFUL, USUAL, RateChoice, finite_loss
 from .probing import find_rate
 from .schedule import make_optimizer, training_plan
 from .steps import (
@@ -364,6 +364,6 @@ def _done(run: TrainingRun, precision: str) -> FineTuned:
         warmup_steps=math.ceil(run.spec.warmup * run.step),
         kept_step=run.best.step,
         held_out_images=len(run.held_out.indices),
-        held_out=tuple((step, plain(loss)) for step, loss in run.checks),
+        held_out=tuple((step, finite_loss(loss)) for step, loss in run.checks),
         back_offs=tuple(run.back_offs),
     )

@@ -21,8 +21,8 @@ __all__ = [
     "Tried",
     "choose",
     "climb",
+    "finite_loss",
     "lower",
-    "plain",
     "plan_probe",
 ]
 
@@ -131,6 +131,6 @@ def lower(rate: float) -> float:
     return next((r for r in RATES if r < 0.9 * rate), rate / 3.0)
 
 
-def plain(loss: float) -> float | None:
+def finite_loss(loss: float) -> float | None:
     """A loss as records keep it: None where it is no number."""
     return loss if math.isfinite(loss) else None

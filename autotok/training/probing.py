@@ -17,7 +17,7 @@ from .probe import (
     Tried,
     choose,
     climb,
-    plain,
+    finite_loss,
     plan_probe,
 )
 from .schedule import TrainingPlan
@@ -54,8 +54,8 @@ def find_rate(run: TrainingRun, began: float) -> None:
     run.objective.load_state_dict(weights[1])
     lr, why = choose(found, start)
     spent = math.ceil(len(found) * plan.cost)
-    tried = tuple(Tried(rate, plain(loss)) for rate, loss in found.items())
-    run.choice = RateChoice(lr, why, plain(start), plan.steps, tried, spent)
+    tried = tuple(Tried(rate, finite_loss(loss)) for rate, loss in found.items())
+    run.choice = RateChoice(lr, why, finite_loss(start), plan.steps, tried, spent)
     run.set_rate(lr)
     if run.plan.steps is not None:
         run.plan = TrainingPlan(max(1, run.plan.steps - spent), None)
