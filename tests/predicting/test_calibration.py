@@ -21,7 +21,7 @@ from autotok.errors import AutotokError, ConfigError, DeviceUnreachable
 from autotok.predicting import calibrate as module
 from autotok.predicting import memory_fit
 from autotok.predicting.calibrate import (
-    Calibrated,
+    CalibrationFound,
     CalibrationPlan,
     calibrate_target,
     draw_candidates,
@@ -69,7 +69,7 @@ def few_methods(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def found() -> Calibrated:
+def found() -> CalibrationFound:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "drawable_methods", lambda facts: METHODS)
         patch.setattr(module, "CANDIDATES", 2)
@@ -77,14 +77,14 @@ def found() -> Calibrated:
         return calibrate_target(plan, measurer=MadeUp())
 
 
-def test_a_machine_that_follows_the_terms_is_predicted_well(found: Calibrated) -> None:
+def test_a_machine_that_follows_the_terms_is_predicted_well(found: CalibrationFound) -> None:
     assert (len(found.fitted), len(found.held_out)) == (16, 4)
     assert found.check.count == 4
     assert found.check.within_10_pct == 100.0
     assert (found.terms_us >= 0).all()
 
 
-def test_what_judges_was_not_fitted(found: Calibrated) -> None:
+def test_what_judges_was_not_fitted(found: CalibrationFound) -> None:
     fitted = {row.candidate.config for row in found.fitted}
     assert CompressionConfig() in fitted
     assert not fitted & {row.candidate.config for row in found.held_out}

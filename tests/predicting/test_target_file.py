@@ -12,7 +12,7 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.errors import ConfigError
 from autotok.predicting.calibrate import (
-    Calibrated,
+    CalibrationFound,
     CalibrationPlan,
     Measured,
     MemoryFit,
@@ -30,9 +30,9 @@ TERMS = np.array([500.0 if name == FIXED else 2e-3 for name in NAMES])
 
 
 @pytest.fixture(scope="module")
-def found() -> Calibrated:
+def found() -> CalibrationFound:
     rows = [Measured(c, float(c.amounts @ TERMS) / 1e3, 0.0) for c in draw_candidates(PLAN, 6)]
-    return Calibrated(
+    return CalibrationFound(
         terms_us=TERMS,
         check=FitCheck(3, 66.7, 100.0, 0.99, 7.3),
         fitted=tuple(rows[:3]),
@@ -52,13 +52,13 @@ BOARD = Machine(
 
 
 @pytest.fixture
-def written(found: Calibrated, tmp_path: Path) -> Path:
+def written(found: CalibrationFound, tmp_path: Path) -> Path:
     path = tmp_path / "desk.yaml"
     save_target(calibrated_target(found, name="desk"), path)
     return path
 
 
-def test_a_written_file_loads_back_equal(found: Calibrated, written: Path) -> None:
+def test_a_written_file_loads_back_equal(found: CalibrationFound, written: Path) -> None:
     assert target_dict(load_target(written)) == target_dict(calibrated_target(found, name="desk"))
     for item in dataclasses.fields(Target):
         own = getattr(calibrated_target(found, name="desk"), item.name)
@@ -66,7 +66,7 @@ def test_a_written_file_loads_back_equal(found: Calibrated, written: Path) -> No
             assert getattr(load_target(written), item.name) == own, item.name
 
 
-def test_it_predicts_what_the_terms_say(found: Calibrated, written: Path) -> None:
+def test_it_predicts_what_the_terms_say(found: CalibrationFound, written: Path) -> None:
     target = load_target(written)
     for row in (*found.fitted, *found.held_out):
         model = compress_backbone(load_structure("tiny"), row.candidate.config)
@@ -89,14 +89,14 @@ def test_predictions_state_the_error_of_those_kept_aside(written: Path) -> None:
     assert "memory errors up to 4.4 %" in found.source
 
 
-def test_the_points_are_those_kept_aside(found: Calibrated, written: Path) -> None:
+def test_the_points_are_those_kept_aside(found: CalibrationFound, written: Path) -> None:
     points = load_target(written).checked_against
     assert [p.value for p in points] == [round(r.latency_ms, 3) for r in found.held_out]
     assert {p.role for p in points} == {"held out"}
 
 
 def test_a_board_s_file_says_what_the_board_says_of_itself(
-    found: Calibrated, tmp_path: Path
+    found: CalibrationFound, tmp_path: Path
 ) -> None:
     there = dataclasses.replace(
         found,
@@ -119,13 +119,13 @@ def test_a_board_s_file_says_what_the_board_says_of_itself(
     assert sum(n.startswith("Of that target: ") for n in target.notes) == len(base.notes)
 
 
-def test_a_graphics_card_s_memory_is_not_the_machine_s(found: Calibrated) -> None:
+def test_a_graphics_card_s_memory_is_not_the_machine_s(found: CalibrationFound) -> None:
     there = dataclasses.replace(found, machine=BOARD)
     base = load_target("rtx3090")
     assert calibrated_target(there, name="x", base=base).memory_mb == base.memory_mb
 
 
-def test_a_second_calibration_is_seen_at_once(found: Calibrated, written: Path) -> None:
+def test_a_second_calibration_is_seen_at_once(found: CalibrationFound, written: Path) -> None:
     assert load_target(written).setting().fixed_ms.value == 0.5
     slower = dataclasses.replace(found, terms_us=2 * found.terms_us)
     save_target(calibrated_target(slower, name="desk"), written)
