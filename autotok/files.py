@@ -18,7 +18,7 @@ from autotok.errors import RunDirectoryError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["replacing", "replacing_folder", "write_state", "write_text"]
+__all__ = ["replacing", "replacing_folder", "write_state", "sweep_folder", "write_text"]
 
 
 @contextmanager
@@ -131,6 +131,12 @@ def _claimed(path: Path) -> tuple[Path, int | None]:
             return folder, lock
         if lock is not None:
             os.close(lock)
+
+
+def sweep_folder(folder: Path) -> None:
+    """Remove what killed writers of any file or folder in `folder` left; those at work stay."""
+    for left in folder.glob(".*.????????"):
+        _sweep(folder / left.name[1:-9])
 
 
 def _sweep(path: Path) -> None:

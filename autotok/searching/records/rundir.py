@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from autotok.errors import ConfigError, RunDirectoryError
-from autotok.files import write_text
+from autotok.files import sweep_folder, write_text
 from autotok.plain_data import Place, read_yaml, typed
 
 from .record import TrialRecord
@@ -113,6 +113,7 @@ class RunDirectory:
             self._lock = open(self.path / ".lock", "w", encoding="utf-8")
             if fcntl is not None:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sweep_folder(self.path)
         except BlockingIOError as error:
             self.release()
             raise RunDirectoryError(
