@@ -36,7 +36,7 @@ from autotok.plain_data import Place, typed
 from autotok.predicting.predict import predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
-from autotok.searching.space.budget import Budget, parse_budgets, resolve
+from autotok.searching.space.budget import Budget, BudgetRequest, parse_budgets, resolve
 from autotok.searching.space.problem import ExactCosts, Problem
 from autotok.searching.space.search_space import SearchSpace
 from autotok.searching.space.space_file import load_space
@@ -147,7 +147,7 @@ def build_problem(
     problem = Problem(
         facts=backbone.facts,
         space=space,
-        budgets=_budgets(question, backbone, predictor),
+        budgets=_budgets(requests, backbone, predictor),
         costs=ExactCosts(backbone.facts, structure),
         evaluate=worker.evaluate,
         total_images=total,
@@ -308,14 +308,13 @@ class _Predictor:
 
 
 def _budgets(
-    question: Question, backbone: Backbone, predictor: _Predictor | None
+    requests: tuple[BudgetRequest, ...], backbone: Backbone, predictor: _Predictor | None
 ) -> tuple[Budget, ...]:
     plain = uncompressed(backbone.facts)
     known: dict[str, float] = {name: getattr(plain, name) for name in EXACT}
     if predictor is not None:
         predicted = predictor(CompressionConfig())
         known |= {name: predicted[name] for name in PREDICTED}
-    requests = parse_budgets(question.budgets, convention=question.flops_convention)
     return tuple(resolve(request, known) for request in requests)
 
 
