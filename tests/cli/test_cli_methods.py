@@ -16,7 +16,7 @@ def test_the_table_names_every_method_and_what_is_not_built(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = NotBuilt("ghost", "Ghost (2030)", "it needs a crystal ball")
-    monkeypatch.setattr("autotok.methods.evidence.not_built", lambda: (entry,))
+    monkeypatch.setattr("autotok.not_built", lambda: (entry,))
     code, out, _ = run("methods")
     assert code == 0
     assert all(name in out for name in list_methods())
