@@ -7,8 +7,10 @@ as it is there, so an interrupted final evaluation goes on where it stopped.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import statistics
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -21,11 +23,12 @@ from autotok.searching.records.final import Final
 from autotok.searching.records.objective import losses
 from autotok.searching.records.pareto import thin
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.problem import COUNTED_IMAGES, to_score
+from autotok.searching.space.problem import COUNTED_IMAGES, TallyLike, to_score
 from autotok.searching.space.shape import Shape
 
 from .judged import after_finetune, judged
 from .loop import REFERENCE, Search, best_of, front_of, plain_tally
+from .time_limit import Begun, TimeLimit
 
 __all__ = ["finalists", "final_evaluation"]
 
@@ -59,21 +62,25 @@ def finalists(
 
 
 def final_evaluation(
-    search: Search, engine: Engine, report: Callable[[TrialRecord, int, int], None]
+    search: Search,
+    engine: Engine,
+    report: Callable[[TrialRecord, int, int], None],
+    clock: TimeLimit,
 ) -> Final:
-    """Evaluate finalists, control and reference on `plan.final` images.
+    """Evaluate finalists, control and reference on as many images as the time limit affords.
 
+    Finalists and reference run them in parts; what one part took decides how many come next.
     `report(record, done, total)` is called after each.
     """
     chosen, outside = finalists(search)
-    word = _LastWord(search, engine, report, len(chosen))
+    word = _FinalEvaluation(search, engine, report, clock, len(chosen))
     reference = _as_record(REFERENCE, search.builder.uncompressed(), "reference")
     reference = search.corrections.known(reference)
     seen = search.tallies.get(REFERENCE)
     if seen is not None:
         reference = dataclasses.replace(reference, score=to_score(seen))
     entries = [(f"final:{r.number}", r) for r in chosen]
-    *chosen, uncompressed = word.finals([*entries, ("reference", reference)])
+    *chosen, uncompressed = word.finals_in_parts([*entries, ("reference", reference)])
     fallen: dict[int, TrialRecord] = {}
     for _ in range(_ROUNDS):
         chosen = [word.verified(r) for r in chosen]
@@ -92,17 +99,54 @@ def final_evaluation(
     return Final(tuple(front), best, control, tuple(controls), uncompressed, tuple(outside))
 
 
-class _LastWord:
+class _FinalEvaluation:
     def __init__(
         self,
         search: Search,
         engine: Engine,
         report: Callable[[TrialRecord, int, int], None],
+        clock: TimeLimit,
         finalists: int,
     ) -> None:
         self._search, self._engine, self._report = search, engine, report
-        self._total = finalists + search.settings.control_shapes + 1
-        self._done = 0
+        self._clock = clock
+        self._total = finalists + 1 + search.settings.control_shapes
+        self._done = self._ran = 0
+
+    def finals_in_parts(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
+        """`finals` on ever more images, as many in the end as the time left affords."""
+        total, clock = self._search.problem.total_images, self._clock
+        begun, found = None, []
+        self._total += (clock.final_parts - 1) * len(entries)
+        for part in range(clock.final_parts):
+            last = part == clock.final_parts - 1
+            affords = functools.partial(clock.final_images, total, begun, last=last)
+            if not self._more_images(part, affords):
+                self._total -= (clock.final_parts - part) * len(entries)
+                break
+            ran, begin = self._ran, time.monotonic()
+            found = self.finals(entries)
+            entries = [(key, r) for (key, _), r in zip(entries, found, strict=True)]
+            begun = Begun(
+                images=self._search.plan.final,
+                members=len(entries),
+                ran=self._ran - ran,
+                seconds=time.monotonic() - begin,
+            )
+        return found
+
+    def _more_images(self, part: int, affords: Callable[[], int]) -> bool:
+        """Set the images that `finals` runs; False where an earlier part ran as many.
+
+        Kept with the study, so that a resumed one runs as many.
+        """
+        notes, search = self._search.proposals, self._search
+        fixed: list[int] = list(notes.noted("final_parts") or ())
+        if len(fixed) == part:
+            fixed.append(affords())
+            notes.note("final_parts", fixed)
+        search.plan = dataclasses.replace(search.plan, final=fixed[part])
+        return part == 0 or fixed[part] > fixed[part - 1]
 
     def finals(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
         """The records at the last fidelity, in the order given; from the study's notes if there.
@@ -114,11 +158,12 @@ class _LastWord:
         waiting = []
         for key, record in entries:
             noted = notes.noted(key)
-            if noted is not None:
-                found[key] = TrialRecord.from_dict(noted)
-                self._tell(found[key])
+            known = record if noted is None else TrialRecord.from_dict(noted)
+            if noted is not None and self._job(known) is None:
+                found[key] = known
+                self._tell(known)
             else:
-                waiting.append((key, record))
+                waiting.append((key, known))
         for key, record in self._evaluated(waiting):
             notes.note(key, record.to_dict())
             found[key] = record
@@ -158,6 +203,8 @@ class _LastWord:
     def _job(self, record: TrialRecord) -> Job | None:
         """What is left to do for a record: a control's fine-tune, then the images not yet seen."""
         assert record.config is not None
+        if record.state == "failed":
+            return None
         if record.config.mode == "retrain" and record.tuned is None and record.score is None:
             return Job(record.number, record.config, task="finetune")
         stop, start = self._search.plan.final, self._start(record)
@@ -166,12 +213,20 @@ class _LastWord:
 
     def _start(self, record: TrialRecord) -> int:
         """Images already seen; their sums are there to add to."""
-        if record.score is None or self._search.tally(record) is None:
-            return 0
-        return record.score.num_images
+        seen = self._tally(record)
+        return 0 if seen is None else to_score(seen).num_images
+
+    def _tally(self, record: TrialRecord) -> TallyLike | None:
+        """The sums behind the record's own quality: a trial's, or those of the first part."""
+        if record.score is None:
+            return None
+        load, own = self._search.problem.load_tally, record.tally
+        if record.fidelity == "final" and load is not None and own is not None:
+            return load(own)
+        return self._search.tally(record)
 
     def _finished(self, record: TrialRecord, outcome: Outcome | None) -> TrialRecord:
-        known = self._search.tally(record) if record.score is not None else None
+        known = self._tally(record)
         tally, seconds = known, 0.0
         if outcome is not None:
             if outcome.tally is None:
@@ -181,6 +236,7 @@ class _LastWord:
                 return dataclasses.replace(record, state="failed", reason=outcome.error)
             tally = outcome.tally if known is None else known + outcome.tally
             seconds = outcome.seconds
+            self._ran += outcome.job.stop - outcome.job.start
         assert tally is not None
         record = judged(
             dataclasses.replace(record, state="complete"), tally, self._search.problem.budgets
@@ -237,7 +293,22 @@ class _LastWord:
                 record = _retrained_like(record, best)
             assert record.config is not None
             entries.append((f"control:{record.config.config_id}", record))
-        return self.finals(entries)
+        return self._finals_in_time(entries)
+
+    def _finals_in_time(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
+        """`finals` of as many as the time limit affords, those at least that run first; whether
+        one is left out is kept with the study."""
+        found: list[TrialRecord] = []
+        notes, each = self._search.proposals, self._engine.capacity
+        for begin in range(0, len(entries), each):
+            now = [e for e in entries[begin : begin + each] if not notes.noted(f"without {e[0]}")]
+            if begin and now and notes.noted(now[0][0]) is None and self._clock.is_over():
+                for key, record in now:
+                    notes.note(f"without {key}", True)
+                    _LOG.warning("no time is left for random control %d", record.number)
+                continue
+            found += self.finals(now)
+        return found
 
 
 def _expected_count(record: TrialRecord) -> float:

@@ -316,9 +316,8 @@ class _Run:
         if not any(r.measured for r in self.search.records):
             raise self._nothing(stopped_by)
         finalists(self.search)  # measured now, so that the final evaluation knows the time left
-        self._fix_final_images()
         with self.interrupts.patient():
-            final = final_evaluation(self.search, self.engine, self._on_final)
+            final = final_evaluation(self.search, self.engine, self._on_final, self.clock)
         self._write(final)
         seconds = self.clock.elapsed()
         self.on_event(Done(1.0, self.search.evaluated, len(final.front), stopped_by))
@@ -370,13 +369,6 @@ class _Run:
         self.notes.note("plan", dataclasses.asdict(plan))
         return plan
 
-    def _fix_final_images(self) -> None:
-        """Fit the final evaluation to the time left, once, before it starts."""
-        if self.notes.noted("final_images") is None:
-            self.notes.note("final_images", self.clock.final_images(self.problem.total_images))
-        final = int(self.notes.noted("final_images"))
-        self.search.plan = dataclasses.replace(self.search.plan, final=final)
-
     # --- trials
 
     def _trials(self) -> str:
@@ -384,11 +376,12 @@ class _Run:
         if self.notes.noted("closed") is None:
             self.notes.note("closed", self._fill(self.search.ask, self._closes_trials))
         if self.notes.noted("promoted") is None and self.search.plan.finetunes:
-            self._know_reference()
-            self._fit_finetunes()
-            self.notes.note(
-                "promoted", self._fill(self.search.ask_promotion, self._closes_promotions)
-            )
+            promoted = self._closes_promotions(0)
+            if not promoted:
+                self._know_reference()
+                self._fit_finetunes()
+                promoted = self._fill(self.search.ask_promotion, self._closes_promotions)
+            self.notes.note("promoted", promoted)
         return str(self.notes.noted("closed"))
 
     def _fit_finetunes(self) -> None:

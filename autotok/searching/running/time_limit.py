@@ -14,7 +14,7 @@ from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidel
 
 from .loop import REFERENCE, Search
 
-__all__ = ["Around", "TimeLimit"]
+__all__ = ["Around", "Begun", "TimeLimit"]
 
 _SPEED_IMAGES = 8
 """Per worker, the first of which warms up."""
@@ -23,6 +23,8 @@ _SPEED_SHARE = 0.05
 _MOST_ROOM = 4.0
 _LEAST_S = 1.0
 """A plan is made for so much at least."""
+_PARTS = 4
+"""Of the final evaluation: the last is an eighth of what the speed of the trials promised."""
 _SLACK = 1.1
 """Estimates are stretched by this: the machine may be busier later."""
 
@@ -35,6 +37,18 @@ class Around:
     """`time.monotonic()` from which it counts: before models and data were loaded."""
     handover_s: float = 0.0
     """Set aside for what follows: the export and the report."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The latest part of the final evaluation."""
+
+    images: int
+    """Of each member, those of earlier parts included."""
+    members: int
+    ran: int
+    """Images run in this part, over all members."""
+    seconds: float
 
 
 class TimeLimit:
@@ -129,13 +143,39 @@ class TimeLimit:
         each = left / (plan.finetunes + 1)
         return min(_MOST_ROOM, max(1.0, each / (_SLACK * plan.finetune_s)))
 
-    def final_images(self, total: int) -> int:
-        """Images of the final evaluation that the time left affords."""
-        plan, limit = self._search.plan, self._limit_s
-        if limit is None or self._settings.images_final is not None:
+    def final_images(self, total: int, begun: Begun | None, *, last: bool) -> int:
+        """Images of the final evaluation after its next part, from the pace of the one before; the
+        random controls are still to come. A part that is not the last takes half of the time."""
+        plan = self._search.plan
+        if not self._fits_final_images():
             return plan.final
-        left = limit - self.elapsed() - self._control_s()
-        return max(plan.more, min(total, int(left / max(self._final_evaluation_s(), 1e-9))))
+        left = self._left() - self._control_s()
+        if begun is None:
+            seen, images = plan.more, left / max(self._final_evaluation_s(), 1e-9)
+        else:
+            pace = _SLACK * begun.seconds / begun.ran if begun.ran else self._speed()
+            seen, members = begun.images, begun.members
+            images = (left / max(pace, 1e-9) + members * seen) / (
+                members + self._settings.control_shapes
+            )
+        images = images if last else seen + (images - seen) / 2
+        return max(seen, min(total, int(images)))
+
+    @property
+    def final_parts(self) -> int:
+        """Parts of the final evaluation, each fitted to the time that the one before took."""
+        return _PARTS if self._fits_final_images() else 1
+
+    def _fits_final_images(self) -> bool:
+        return self._limit_s is not None and self._settings.images_final is None
+
+    def is_over(self) -> bool:
+        """Whether the time limit is used up."""
+        return self._limit_s is not None and self._left() <= 0.0
+
+    def _left(self) -> float:
+        assert self._limit_s is not None
+        return self._limit_s - self.elapsed()
 
     def _control_s(self) -> float:
         """A random control is fine-tuned as well where the best is."""

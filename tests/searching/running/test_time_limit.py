@@ -168,3 +168,60 @@ def test_no_image_is_run_where_no_time_is_left(
     clock, _ = planned(tmp_path, monkeypatch, workers, 60.0)
     assert workers.asked == []
     assert clock.closes_trials()
+
+
+def test_no_image_is_run_for_fine_tunes_that_there_is_no_time_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(1, image_s=1.0)
+    workers.now = 70.0
+    follow(workers, monkeypatch)
+    evaluator = FakeEvaluator(vit_facts())
+    problem = fake_problem(evaluate=evaluator, finetune=evaluator.finetune)
+    settings = dataclasses.replace(LIMITED, retrain_trials=1)
+    with pytest.raises(NothingEvaluated, match="70 s of the time limit of 60 s"):
+        run_search(settings, problem, tmp_path / "run", engine=workers, around=Around(0.0))
+    assert workers.asked == []
+
+
+class BusyLater(Workers):
+    """Workers whose machine becomes three times slower after a while."""
+
+    def collect(self) -> Outcome:
+        self._image_s = 0.15 if self.now > 70.0 else 0.05
+        return super().collect()
+
+
+def test_a_machine_that_slows_down_in_the_final_evaluation_does_not_overrun_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = BusyLater(1, image_s=0.05)
+    follow(workers, monkeypatch)
+    monkeypatch.setattr(
+        "autotok.searching.running.final_evaluation.time",
+        SimpleNamespace(monotonic=workers.monotonic),
+    )
+    settings = SearchSettings(n_trials=24, timeout_s=100.0)
+    problem = fake_problem(total_images=100_000)
+    run = run_search(settings, problem, tmp_path / "run", engine=workers, around=Around(0.0))
+    assert 75.0 < workers.now <= 110.0
+    final = run.final
+    assert final.reference is not None
+    seen = {r.score.num_images for r in [*final.front, *final.controls, final.reference] if r.score}
+    assert len(seen) == 1
+    assert seen.pop() > run.plan.more
+
+
+def test_a_final_evaluation_in_parts_sees_no_image_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(1, image_s=0.05)
+    follow(workers, monkeypatch)
+    settings = SearchSettings(n_trials=12, timeout_s=60.0)
+    run = run_search(settings, fake_problem(), tmp_path / "run", engine=workers, around=Around(0.0))
+    assert run.best is not None
+    assert run.best.config is not None
+    assert run.best.score is not None
+    mine = [j for j in workers.asked if j.config == run.best.config]
+    images = [i for job in mine for i in range(job.start, job.stop)]
+    assert images == list(range(run.best.score.num_images))
