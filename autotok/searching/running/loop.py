@@ -129,7 +129,7 @@ class Search:
         """
         while not self.exhausted:
             number = self.proposals.next_number
-            step = self._begin(self.builder.proposal(number, self.plan))
+            step = self._begin(self.builder.proposal(number, self.plan, self._ceiling))
             if isinstance(step, Job):
                 return step
         return None
