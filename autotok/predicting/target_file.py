@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from autotok.devices.measurement import now
 from autotok.files import write_text
 
 from .calibrate import CalibrationFound, CalibrationPlan, Measured
@@ -28,7 +28,7 @@ def calibrated_target(found: CalibrationFound, *, name: str, base: Target | None
     """
     named, base = base is not None, base or load_target("local")
     machine = found.machine
-    when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    when = now()
     count = len(found.fitted) + len(found.held_out)
     source = f"fitted: autotok calibrate, {count} configurations on {machine.name}, {when[:10]}"
     how = f"{machine.threads} threads"
