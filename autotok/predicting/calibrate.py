@@ -32,7 +32,7 @@ from .calibration_run import (
     measure_all,
 )
 from .fitting import FitCheck, check, fit_terms, informative, row_of
-from .latency_model import trace_features
+from .latency_model import features_of
 from .measurers import InterleavedMeasurer, Machine, Measurer
 from .memory_fit import LEAST_PEAKS, MemoryFit, fit_memory, fit_peaks, memory_row
 from .random_configs import draw, drawable_methods
@@ -197,7 +197,7 @@ def candidate(
         dtype=getattr(torch, plan.dtype),
         fused_attention=plan.fused_attention,
     )
-    amounts = row_of(trace_features(traced))
+    amounts = row_of(features_of(traced.operators, pooled=traced.pooled))
     return CalibrationCandidate(
         structure.facts.name, config, amounts, memory_row(traced), launches=traced.launches
     )

@@ -18,7 +18,6 @@ from autotok.devices.measurement import Measurement, MeasurementFailed
 
 __all__ = ["DeviceMeasurer", "InterleavedMeasurer", "Machine", "Measurer", "Sample", "this_machine"]
 
-MB = 1e6
 SAME = ("runtime", "dtype", "threads")
 """What one latency model cannot mix."""
 

@@ -36,7 +36,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Terms:
-    """Time per unit of each regressor of `features.py`: a latency model fitted to measurements.
+    """Time per unit of each regressor of `regressors.py`: a latency model fitted to measurements.
 
     Where a setting has them, they take the place of its roofline.
     """
