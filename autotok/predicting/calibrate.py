@@ -12,6 +12,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,6 +110,25 @@ class CalibrationFound:
     plan: CalibrationPlan
     machine: Machine
     seconds: float
+
+    def figures(self) -> dict[str, Any]:
+        """What a target file records of it, rounded as people read it."""
+        checked, memory, machine = self.check, self.memory, self.machine
+        return {
+            "measurements": len(self.fitted) + len(self.held_out),
+            "held_out": checked.count,
+            "within_5_pct": round(checked.within_5_pct, 1),
+            "within_10_pct": round(checked.within_10_pct, 1),
+            "rank_correlation": round(checked.rank_correlation, 4),
+            "worst_pct": round(checked.worst_pct, 1),
+            "memory_points": 0 if memory is None else memory.points,
+            "memory_worst_pct": None if memory is None else round(memory.worst_pct, 1),
+            "backbones": list(self.plan.backbones),
+            "batch": self.plan.batch,
+            "runtime": machine.runtime,
+            "threads": machine.threads,
+            "clock": machine.clock,
+        }
 
 
 def calibrate_target(
