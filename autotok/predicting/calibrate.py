@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import load_structure
@@ -32,7 +31,7 @@ from .calibration_run import (
     OnStep,
     measure_all,
 )
-from .fitting import FitCheck, check, fit_terms, informative, row_of
+from .fitting import Array, FitCheck, check, fit_terms, informative, row_of
 from .latency_model import features_of
 from .measurers import InterleavedMeasurer, Machine, Measurer
 from .memory_fit import LEAST_PEAKS, MemoryFit, fit_memory, fit_peaks, memory_row
@@ -57,7 +56,6 @@ CANDIDATES, FEWER_CANDIDATES = 4, 1.5
 """For each one measured, and where time is short."""
 HELD_OUT_SHARE = 0.2
 DRAWING_SHARE, MEMORY_SHARE = 0.2, 0.2
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ def draw_candidates(
     rng = np.random.default_rng(plan.seed)
     structures = {name: load_structure(name) for name in backbones}
     rounds = {
-        name: _shuffled([m for m in drawable_methods(b.facts) if m not in plan.without], rng)
+        name: _shuffled(drawable_methods(b.facts, without=plan.without), rng)
         for name, b in structures.items()
     }
     found = [candidate(structures[name], CompressionConfig(), plan) for name in backbones]
