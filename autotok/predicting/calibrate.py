@@ -190,7 +190,7 @@ def draw_candidates(
     rng = np.random.default_rng(plan.seed)
     structures = {name: load_structure(name) for name in backbones}
     rounds = {
-        name: _shuffled(drawable_methods(b.facts, without=plan.without), rng)
+        name: _shuffled([m for m in drawable_methods(b.facts) if m not in plan.without], rng)
         for name, b in structures.items()
     }
     found = [candidate(structures[name], CompressionConfig(), plan) for name in backbones]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from autotok.config import CompressionConfig, Reduction
@@ -18,7 +16,7 @@ LEAST_KEPT = 0.25
 MOST_SITES = 4
 
 
-def drawable_methods(facts: BackboneFacts, *, without: Iterable[str] = ()) -> list[str]:
+def drawable_methods(facts: BackboneFacts) -> list[str]:
     """Names of the reducing methods that fit a backbone and whose cost a configuration settles.
 
     Left out are those that need a download (a network of their own), and those of which only the
@@ -28,7 +26,7 @@ def drawable_methods(facts: BackboneFacts, *, without: Iterable[str] = ()) -> li
     for name in list_methods():
         method = get_method(name)
         plain = method.kind is not Kind.NONE and not issubclass(method, ImageScoring)
-        if plain and name not in without and not unmet_need(method, facts):
+        if plain and not unmet_need(method, facts):
             found.append(name)
     return found
 

@@ -24,7 +24,6 @@ def test_methods_that_need_a_download_or_reduce_nothing_are_left_out() -> None:
     names = drawable_methods(FACTS)
     assert not {"none", "papr"} & set(names)
     assert {"topk", "tome", "kmedoids"} <= set(names)
-    assert "tome" not in drawable_methods(FACTS, without=["tome"])
 
 
 def test_a_seed_draws_the_same_again() -> None:
