@@ -42,13 +42,15 @@ STEADY, NOISY = 0.03, 0.10
 WARM_UP_RUNS = 12
 # a scheduler takes the processor away every few milliseconds: shorter slots would beat with it
 SLOT_MS, MOST_REPEATS = 20.0, 50
-# the median of normal figures strays 1.2533 times as far as their mean; 1.4826 makes the median
-# deviation a standard one; successive ratios share a run of the reference, so n of them are as
-# good as 3/4 n
+# a median strays 1.2533 times as far as a mean, and 1.4826 median deviations are a standard one;
+# successive ratios share a run of the reference, so that n of them tell as much as 3/4 n
 STRAY = 1.2533 * 1.4826 * math.sqrt(4 / 3)
+# the other side takes 30 s of silence for a dropped line
 HEARTBEAT_S, FAREWELL_S = 2.0, 10.0
+# a caller that is gone without closing the line must not leave us behind for ever
 IDLE_S = 1800.0
 PROBE_S, ENGINE_S = 180.0, 1.0
+# INA3221 sensors give a new value every few milliseconds
 ENERGY_S, SAMPLE_S = 1.0, 0.01
 SYSFS = Path(os.environ.get("AUTOTOK_SYSFS", "/sys"))
 INA = ("ina3221", "ina3221x")
@@ -709,19 +711,18 @@ def energy_of(slot: "Any", left_s: float = math.inf) -> "dict[str, Any]":
     return {}
 
 
-def find_meter(gpu: "str | None", sysfs: "Path | None" = None) -> "Meter | None":
+def find_meter(gpu: "str | None") -> "Meter | None":
     """The counter of what computes there; None where there is none that may be read.
 
     `gpu` is None for the processor, a GPU's UUID, or empty for the only GPU there is.
     """
-    sysfs = SYSFS if sysfs is None else sysfs
-    return (_rapl(sysfs) if gpu is None else _nvml(gpu)) or _sensors(sysfs)
+    return (_rapl() if gpu is None else _nvml(gpu)) or _sensors()
 
 
-def _rapl(sysfs: "Path") -> "Meter | None":
+def _rapl() -> "Meter | None":
     """Intel's and AMD's processor packages."""
     files, ranges = [], []  # type: list[Path], list[float]
-    for zone in sorted(sysfs.glob("class/powercap/intel-rapl:*")):
+    for zone in sorted(SYSFS.glob("class/powercap/intel-rapl:*")):
         if zone.name.count(":") == 1 and (_read(zone / "name", str) or "").startswith("package"):
             files.append(zone / "energy_uj")
             ranges.append(_read(zone / "max_energy_range_uj") or 0.0)
@@ -753,16 +754,16 @@ def _nvml(gpu: str) -> "Meter | None":
     return None
 
 
-def _sensors(sysfs: "Path") -> "Meter | None":
+def _sensors() -> "Meter | None":
     """The INA3221 of Jetson modules: the rail that feeds the board, else all that are named."""
     rails = {}  # type: dict[str, tuple[list[Path], float]]
-    for label in sorted(sysfs.glob("class/hwmon/hwmon*/in*_label")):  # JetPack 5 and later
+    for label in sorted(SYSFS.glob("class/hwmon/hwmon*/in*_label")):  # JetPack 5 and later
         channel = label.name[2:-6]
         if _read(label.with_name("name"), str) in INA:
             files = [label.with_name(f"{what}{channel}_input") for what in ("in", "curr")]
             rails[_read(label, str) or ""] = (files, 1e-6)
     old = "bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*"  # JetPack 4
-    for label in sorted(sysfs.glob(old)):
+    for label in sorted(SYSFS.glob(old)):
         power = label.with_name("in_power" + label.name[len("rail_name_") :] + "_input")
         rails[_read(label, str) or ""] = ([power], 1e-3)
     live = [n for n in sorted(rails) if n and None not in [_read(f) for f in rails[n][0]]]
