@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -33,8 +32,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.searching.records.notes import attributes, note_entries, trial_note
-from autotok.searching.records.objective import Objective, losses
-from autotok.searching.records.pareto import dominates
+from autotok.searching.records.objective import Objective
+from autotok.searching.records.pareto import Front
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.search_space import Parameter, Params, SearchSpace
 
@@ -114,7 +113,8 @@ class Proposals:
         self._shadow_trials: list[tuple[int, FrozenTrial]] = []
         self._running: dict[int, int] = {}
         self._taken: set[int] = set()
-        self._front: dict[int, NDArray[np.float64]] = {}
+        self.front = Front(objectives)
+        """Of all finished trials."""
         self._next = 0
         self._pending: dict[int, FrozenTrial] = {}
         self.deaths: Counter[int] = Counter()
@@ -169,7 +169,7 @@ class Proposals:
     def _remember(self, record: TrialRecord, trial: FrozenTrial) -> None:
         self.records.append(record)
         self._taken.add(record.number)
-        self._update_front(record)
+        self.front.admit(record)
         self._shadow_trials.append((record.number, _Finished.of(trial)))
 
     @property
@@ -225,20 +225,11 @@ class Proposals:
         """The trials in logical order; of more than `most`, the front and the latest."""
         pairs = [pair for pair in self._shadow_trials if pair[1].state != TrialState.FAIL]
         if most is not None and len(pairs) > most:
-            elite = set(sorted(self._front)[-_ELITE:])
+            elite = set(sorted(r.number for r in self.front.records)[-_ELITE:])
             rest = [pair for pair in pairs if pair[0] not in elite]
             keep = elite | {number for number, _ in rest[len(elite) - most :]}
             pairs = [pair for pair in pairs if pair[0] in keep]
         return [trial for _, trial in pairs]
-
-    def _update_front(self, record: TrialRecord) -> None:
-        if not record.measured:
-            return
-        own = losses([record.values], self._objectives)[0]
-        if any(dominates(point, own) for point in self._front.values()):
-            return
-        self._front = {n: p for n, p in self._front.items() if not dominates(own, p)}
-        self._front[record.number] = own
 
     # --- start and tell
 

@@ -16,7 +16,7 @@ import numpy as np
 from autotok.config import CompressionConfig, Primitive
 from autotok.errors import InfeasibleBudget
 from autotok.metrics import METRICS
-from autotok.searching.space.budget import Budget
+from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Chooser, Parameter
 from autotok.searching.space.shape import Shape
@@ -80,7 +80,7 @@ def _at_fraction(
         result = _result(line, candidate, predictions)
         if result.violation <= 0.0:
             return result
-    budget = max(problem.budgets, key=lambda b: _excess(b, result))
+    budget = max(problem.budgets, key=lambda b: b.excess_of(result.values))
     return verdict(line, budget, predictions.at(line.strongest))
 
 
@@ -93,13 +93,8 @@ def _result(line: Strengths, strength: float, predictions: _Predictions) -> Repa
         line.costs.cost(config),
         predictions.at(strength),
     )
-    worst = max((_excess(b, result) for b in predictions.problem.budgets), default=0.0)
-    return Repaired(**{**result.__dict__, "violation": worst})
-
-
-def _excess(budget: Budget, result: Repaired) -> float:
-    values = {**(result.costs.__dict__ if result.costs else {}), **result.predicted}
-    return budget.excess(float(values[budget.metric]))
+    over = worst_excess(predictions.problem.budgets, result.values)
+    return dataclasses.replace(result, violation=over)
 
 
 class _Predictions:

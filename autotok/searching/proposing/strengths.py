@@ -36,6 +36,11 @@ class Repaired:
     reason: str = ""
 
     @property
+    def values(self) -> dict[str, float]:
+        """What a budget can be about."""
+        return {**(vars(self.costs) if self.costs else {}), **self.predicted}
+
+    @property
     def feasible(self) -> bool:
         """Whether there is a configuration to evaluate."""
         return self.config is not None

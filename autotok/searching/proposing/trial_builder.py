@@ -12,6 +12,7 @@ from autotok.errors import AutotokError
 from autotok.methods.learning import options_when_chosen
 from autotok.methods.registry import get_method
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.budget import worst_excess
 from autotok.searching.space.finetuning import auto_steps
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Params
@@ -161,9 +162,9 @@ class TrialBuilder:
         config = CompressionConfig()
         costs = self._problem.costs.cost(config)
         predicted = dict(self._problem.predict(config)) if self._problem.predict else {}
-        values: dict[str, float] = {**dataclasses.asdict(costs), **predicted}
-        worst = max((b.excess(values[b.metric]) for b in self._problem.budgets), default=0.0)
-        return Repaired(config, costs=costs, predicted=predicted, violation=worst)
+        found = Repaired(config, costs=costs, predicted=predicted)
+        over = worst_excess(self._problem.budgets, found.values)
+        return dataclasses.replace(found, violation=over)
 
 
 def _when_chosen(config: CompressionConfig) -> Mapping[str, Primitive]:

@@ -23,11 +23,10 @@ from autotok.methods.registry import get_method
 from autotok.metrics import METRICS, ON_DEVICE, PREDICTED
 from autotok.searching.proposing.repair import match_cost
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.budget import Budget
+from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.warm_starts import warm_starts
 
-from .judged import excess
 from .preflight import device_needed
 
 __all__ = ["CORRECTED", "DeviceCorrections", "Notebook"]
@@ -159,13 +158,13 @@ class DeviceCorrections:
         if reading is None:
             return record
         record = dataclasses.replace(record, reading=reading.to_dict())
-        over = {b.metric: excess(b, record) for b in self.problem.budgets}
-        worst = max(over.values(), default=0.0)
+        budgets = self.problem.budgets
+        worst = worst_excess(budgets, record.values)
         if worst <= 0.0:
             return dataclasses.replace(record, violation=worst)
         reason = record.reason
-        for budget in self.problem.budgets:
-            if budget.metric in ON_DEVICE and over[budget.metric] > 0.0:
+        for budget in budgets:
+            if budget.metric in ON_DEVICE and budget.excess_of(record.values) > 0.0:
                 metric, value = METRICS[budget.metric], record.values[budget.metric]
                 side = "below" if metric.higher_is_better else "over"
                 reason = (

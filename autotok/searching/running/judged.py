@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from autotok.config import CompressionConfig
 from autotok.metrics import METRICS
 from autotok.searching.records.record import Costs, Score, TrialRecord
-from autotok.searching.space.budget import Budget
+from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import TallyLike, Tuned, to_score
 
-__all__ = ["after_finetune", "excess", "judged", "under"]
+__all__ = ["after_finetune", "judged", "under"]
 
 
 def judged(record: TrialRecord, tally: TallyLike, budgets: Sequence[Budget]) -> TrialRecord:
@@ -34,15 +34,13 @@ def judged(record: TrialRecord, tally: TallyLike, budgets: Sequence[Budget]) -> 
         ),
         macs_nominal=record.costs.macs if record.macs_nominal is None else record.macs_nominal,
     )
-    over = {budget: excess(budget, record) for budget in budgets}
-    worst = max(over, key=lambda budget: over[budget], default=None)
-    if worst is None or over[worst] <= 0.0:
-        return dataclasses.replace(
-            record, feasible=True, violation=0.0 if worst is None else over[worst]
-        )
+    over = worst_excess(budgets, record.values)
+    if over <= 0.0:
+        return dataclasses.replace(record, feasible=True, violation=over)
+    worst = max(budgets, key=lambda budget: budget.excess_of(record.values))
     reason = _reason(worst, score) if worst.metric in ("macs", "macs_noattn") else record.reason
     return dataclasses.replace(
-        record, state="infeasible", feasible=False, violation=over[worst], reason=reason
+        record, state="infeasible", feasible=False, violation=over, reason=reason
     )
 
 
@@ -67,10 +65,3 @@ def under(record: TrialRecord, config: CompressionConfig) -> TrialRecord:
 def after_finetune(record: TrialRecord, tuned: Tuned) -> TrialRecord:
     """The record with the configuration that its fine-tune left."""
     return under(record, CompressionConfig.from_json(tuned.config)) if tuned.config else record
-
-
-def excess(budget: Budget, record: TrialRecord) -> float:
-    """How far a record is outside a limit, as a share of it; 0 where the metric is not known."""
-    exact = {} if record.costs is None else dataclasses.asdict(record.costs)
-    values = {**exact, **record.values}
-    return budget.excess(float(values[budget.metric])) if budget.metric in values else 0.0

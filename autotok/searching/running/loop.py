@@ -9,19 +9,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
 from autotok.searching.engines.jobs import Job, OpenTrial
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.trial_builder import TrialBuilder
-from autotok.searching.records.objective import Objective, losses, make_objectives
-from autotok.searching.records.pareto import front_mask
-from autotok.searching.records.record import Score, TrialRecord
+from autotok.searching.records.objective import Objective, make_objectives
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
@@ -29,7 +26,7 @@ from .device_corrections import DeviceCorrections
 from .judged import after_finetune, judged, under
 from .promotion import can_gain, can_reach_front, next_to_tune, recoveries
 
-__all__ = ["REFERENCE", "Search", "best_of", "front_of", "plain_tally"]
+__all__ = ["REFERENCE", "Search", "plain_tally"]
 
 _LOG = logging.getLogger(__name__)
 REFERENCE = -1
@@ -57,7 +54,6 @@ class Search:
             settings.objectives, problem.metric
         )
         self._open: dict[int, OpenTrial] = {}
-        self._front: list[TrialRecord] = []
         self._retrained: set[int] = set()
         """Trials whose configuration was promoted to a fine-tune."""
         self._fruitless = self._evaluated = 0
@@ -89,11 +85,11 @@ class Search:
 
     def front(self) -> list[TrialRecord]:
         """Non-dominated evaluated trials, cheapest first."""
-        return _by_cost(self._front)
+        return self.proposals.front.records
 
     def best(self) -> TrialRecord | None:
         """The best of the front by the first objective, so far."""
-        return best_of(self._front, self.objectives)
+        return self.proposals.front.best
 
     def tally(self, record: TrialRecord) -> TallyLike | None:
         """The sums behind a finished trial's quality, if they were kept."""
@@ -109,15 +105,13 @@ class Search:
                 self.builder.known[name] = record
 
     def _count(self, record: TrialRecord) -> None:
-        """Take a finished trial into account; the front is kept up to date as trials come."""
+        """Take a finished trial into account."""
         self._learn(record)
         if record.base is not None:
             self._retrained.add(record.base)
         fruitful = record.evaluated or record.state == "failed"
         self._evaluated += fruitful
         self._fruitless = 0 if fruitful else self._fruitless + 1
-        if record.measured and self._undominated(record):
-            self._front = front_of([*self._front, record], self.objectives)
 
     # --- ask
 
@@ -206,8 +200,8 @@ class Search:
         """Fine-tune what can still reach the front; else stop here."""
         trial.untuned = tally
         number, score = trial.record.number, to_score(tally)
-        front, scored = self._front, _scored(trial.record, score)
-        if trial.record.base is None and not can_reach_front(scored, front, self.objectives):
+        scored = dataclasses.replace(trial.record, state="complete", score=score)
+        if trial.record.base is None and not can_reach_front(scored, self.front(), self.objectives):
             trial.tally = tally
             trial.record = under(trial.record, trial.config.plugged_in)  # all that ran
             trial.record = judged(trial.record, tally, self.problem.budgets)
@@ -232,7 +226,7 @@ class Search:
         trial.stop = self.plan.few if first else self.plan.more
         if not first or self.plan.more == self.plan.few or not trial.record.feasible:
             return self._complete(number, trial, "")
-        if self._undominated(trial.record):
+        if self.proposals.front.has_room_for(trial.record):
             return Job(number, trial.config, self.plan.few, self.plan.more)
         return self._complete(number, trial, f"after {self.plan.few} images: dominated")
 
@@ -286,40 +280,6 @@ class Search:
         return dataclasses.replace(
             record, score=known.score, fidelity=known.fidelity, costs=known.costs
         )
-
-    def _undominated(self, record: TrialRecord) -> bool:
-        points = losses([r.values for r in [*self._front, record]], self.objectives)
-        others, own = points[:-1], points[-1]
-        worse = np.all(others <= own, axis=1) & np.any(others < own, axis=1)
-        return not bool(worse.any())
-
-
-def _scored(record: TrialRecord, score: Score) -> TrialRecord:
-    return dataclasses.replace(record, state="complete", score=score)
-
-
-def front_of(records: list[TrialRecord], objectives: tuple[Objective, ...]) -> list[TrialRecord]:
-    """The non-dominated ones of those with a quality, cheapest first."""
-    measured = [r for r in records if r.measured]
-    if not measured:
-        return []
-    mask = front_mask(losses([r.values for r in measured], objectives))
-    front = [r for r, keep in zip(measured, mask, strict=True) if keep]
-    return _by_cost(front)
-
-
-def best_of(
-    records: Sequence[TrialRecord], objectives: tuple[Objective, ...]
-) -> TrialRecord | None:
-    """The first objective decides, then the next."""
-    if not records:
-        return None
-    points = losses([r.values for r in records], objectives)
-    return min(zip(points.tolist(), records, strict=True), key=lambda pair: pair[0])[1]
-
-
-def _by_cost(records: list[TrialRecord]) -> list[TrialRecord]:
-    return sorted(records, key=lambda r: (r.costs.macs if r.costs else 0, r.number))
 
 
 def trial_line(record: TrialRecord) -> str:

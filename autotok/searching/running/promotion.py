@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from autotok.metrics import METRICS
 from autotok.searching.records.objective import Objective, losses
-from autotok.searching.records.pareto import front_mask, hypervolume
+from autotok.searching.records.pareto import dominating, front_mask, hypervolume
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import TallyLike, to_score
 
@@ -128,8 +128,7 @@ def can_reach_front(
     points = losses([r.values for r in [*front, record]], objectives)
     own = points[-1].copy()
     own[column] -= MOST_RECOVERY * max(0.0, own[column] - points[:-1, column].min())
-    worse = np.all(points[:-1] <= own, axis=1) & np.any(points[:-1] < own, axis=1)
-    return not bool(worse.any())
+    return not dominating(points[:-1], own).any()
 
 
 def _best_loss(
