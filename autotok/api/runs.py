@@ -29,8 +29,8 @@ from autotok.searching.records.objective import judged_by
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
-from autotok.searching.running.preflight import Asked, check_hand_over, check_names
-from autotok.searching.running.session import Question, Session, build_problem, measuring_on
+from autotok.searching.running.question import Question, check_hand_over, check_names
+from autotok.searching.running.session import Session, build_problem, measuring_on
 from autotok.searching.running.stopwatch import Stopwatch
 from autotok.searching.running.study import SearchResult, resume_search, run_search
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
@@ -146,20 +146,6 @@ def search(
         ),
     )
     quality = judged_by(settings.objectives, quality)
-    check_names(
-        Asked(
-            budgets=budgets,
-            objectives=settings.objectives,
-            flops_convention=flops_convention,
-            target=target,
-            quality=quality,
-            subnet=subnet,
-            engine=workers.engine,
-            device=measure_on,
-            space=space,
-            methods=methods,
-        )
-    )
     if data is None and named != "autoformer_demo":
         raise ConfigError(f"backbone '{named}' needs images to be judged on: give --data FOLDER")
     data = data or "demo"
@@ -181,6 +167,7 @@ def search(
         max_images=max_images,
         device=measure_on,
     )
+    check_names(question, engine=workers.engine, objectives=settings.objectives)
     check_storage(settings.storage)
     check_sampler(settings.sampler, objectives=len(settings.objectives))
     model = None if isinstance(backbone, str) else backbone

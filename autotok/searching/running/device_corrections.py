@@ -27,7 +27,7 @@ from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.warm_starts import warm_starts
 
-from .preflight import device_needed
+from .question import device_needed
 
 __all__ = ["CORRECTED", "DeviceCorrections", "Notebook"]
 

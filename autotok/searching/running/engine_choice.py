@@ -62,7 +62,8 @@ class ProblemFactory:
         import pickle
 
         from .model_worker import WEIGHTS_FOLDER
-        from .session import Question, build_problem
+        from .question import Question
+        from .session import build_problem
         from .sharing import load_shared, share_images
 
         reuse_large_blocks()
