@@ -14,8 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from autotok.methods.registry import list_methods
 from autotok.metrics import ON_DEVICE
-from autotok.searching.engines.base import Engine, Outcome
-from autotok.searching.engines.jobs import Job
+from autotok.searching.engines.base import Engine, Job, Outcome
 from autotok.searching.proposing.repair import Repaired, match_cost
 from autotok.searching.records.final import Final
 from autotok.searching.records.objective import losses

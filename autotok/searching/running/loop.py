@@ -10,11 +10,13 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from autotok.config import CompressionConfig
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
-from autotok.searching.engines.jobs import Job, OpenTrial
+from autotok.searching.engines.base import Job
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.trial_builder import TrialBuilder
 from autotok.searching.records.objective import Objective, make_objectives
@@ -35,6 +37,28 @@ _FRUITLESS = 40
 """Proposals in a row without a new configuration after which the space counts as exhausted."""
 
 
+@dataclass
+class _OpenTrial:
+    """A trial under way, and what is known of it."""
+
+    record: TrialRecord
+    tally: TallyLike | None = None
+    stop: int = 0
+    seconds: float = 0.0
+    untuned: TallyLike | None = None
+    tuned: Tuned | None = None
+
+    @property
+    def needs_finetune(self) -> bool:
+        """Whether it is to be fine-tuned and was not yet."""
+        return self.config.mode == "retrain" and self.tuned is None
+
+    @property
+    def config(self) -> CompressionConfig:
+        assert self.record.config is not None
+        return self.record.config
+
+
 class Search:
     """One study under way."""
 
@@ -53,7 +77,7 @@ class Search:
         self.objectives: tuple[Objective, ...] = make_objectives(
             settings.objectives, problem.metric
         )
-        self._open: dict[int, OpenTrial] = {}
+        self._open: dict[int, _OpenTrial] = {}
         self._retrained: set[int] = set()
         """Trials whose configuration was promoted to a fine-tune."""
         self._fruitless = self._evaluated = 0
@@ -184,7 +208,7 @@ class Search:
         if record.state != "running":
             return self._finish(record)
         self._learn(record)
-        trial = self._open[record.number] = OpenTrial(record)
+        trial = self._open[record.number] = _OpenTrial(record)
         config = trial.config
         if config.mode != "retrain":
             return Job(record.number, config, 0, self.plan.few)
@@ -196,7 +220,7 @@ class Search:
             return self._judge_untuned(trial, tally)
         return Job(record.number, config.plugged_in, 0, self.plan.few)
 
-    def _judge_untuned(self, trial: OpenTrial, tally: TallyLike) -> Job | TrialRecord:
+    def _judge_untuned(self, trial: _OpenTrial, tally: TallyLike) -> Job | TrialRecord:
         """Fine-tune what can still reach the front; else stop here."""
         trial.untuned = tally
         number, score = trial.record.number, to_score(tally)
@@ -238,7 +262,7 @@ class Search:
         trial.record = after_finetune(trial.record, tuned)
         return Job(number, trial.config, 0, self.plan.few)
 
-    def _complete(self, number: int, trial: OpenTrial, stopped: str) -> TrialRecord:
+    def _complete(self, number: int, trial: _OpenTrial, stopped: str) -> TrialRecord:
         del self._open[number]
         assert trial.tally is not None
         self.tallies[number] = trial.tally

@@ -13,9 +13,7 @@ from typing import Any
 from autotok.config import CompressionConfig
 from autotok.errors import NothingEvaluated, StudyTaken
 from autotok.interrupts import Interrupts
-from autotok.searching.engines.base import Engine, Outcome
-from autotok.searching.engines.in_process import InProcessEngine
-from autotok.searching.engines.jobs import Job
+from autotok.searching.engines.base import Engine, InProcessEngine, Job, Outcome
 from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, new_id
 from autotok.searching.proposing.proposals import CRASH
 from autotok.searching.proposing.repair import check_budgets, idle_budgets

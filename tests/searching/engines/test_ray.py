@@ -15,8 +15,7 @@ from problems import fake_problem
 from test_workers import alive, config, jobs, outcomes, until
 
 from autotok.errors import ConfigError, DeviceUnreachable, UnknownName
-from autotok.searching.engines.base import Job, WorkerFactory
-from autotok.searching.engines.in_process import InProcessEngine
+from autotok.searching.engines.base import InProcessEngine, Job, WorkerFactory
 from autotok.searching.engines.job_queue import JobQueue
 from autotok.searching.engines.ray import LOSSES, RayEngine
 from autotok.searching.running.events import Event, TrialFinished
