@@ -20,7 +20,7 @@ from autotok.config import CompressionConfig
 from autotok.counting.macs import cost, uncompressed
 from autotok.metrics import EXACT, QUALITIES
 from autotok.names import known
-from autotok.searching.proposing.repair import idle_budgets
+from autotok.searching.proposing.feasible import idle_budgets
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets, resolve
 from autotok.searching.space.problem import ExactCosts, Problem

@@ -14,9 +14,9 @@ from autotok.config import CompressionConfig
 from autotok.errors import NothingEvaluated, StudyTaken
 from autotok.interrupts import Interrupts
 from autotok.searching.engines.base import Engine, InProcessEngine, Job, Outcome
+from autotok.searching.proposing.feasible import check_budgets, idle_budgets
 from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, new_id
 from autotok.searching.proposing.proposals import CRASH
-from autotok.searching.proposing.repair import check_budgets, idle_budgets
 from autotok.searching.proposing.storage import check_storage, storage_errors
 from autotok.searching.records.comparison import compare_front
 from autotok.searching.records.final import Final
