@@ -23,8 +23,7 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import COUNTED_IMAGES, to_score
 from autotok.searching.space.shape import Shape
 
-from .judged import after_finetune, judged
-from .loop import REFERENCE, Search, plain_tally
+from .loop import REFERENCE, Search, after_finetune, judged, plain_tally
 
 __all__ = ["finalists", "final_evaluation"]
 

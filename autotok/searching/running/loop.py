@@ -2,6 +2,10 @@
 
 Holds no model and runs nothing: `ask` gives configurations to evaluate, `advance` takes tallies and
 says whether more images are wanted, `fail` takes reasons. Decisions depend on finished trials only.
+
+Methods whose token counts depend on the image are drafted by nominal counts. From their first
+judgement on, a record's configuration holds the thresholds that ran and its costs are the mean over
+the images judged; where that mean is outside a budget, the record is infeasible and says why.
 """
 
 from __future__ import annotations
@@ -9,26 +13,32 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotok.config import CompressionConfig
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
+from autotok.metrics import METRICS
 from autotok.searching.engines.base import Job
 from autotok.searching.proposing.proposals import Proposals
-from autotok.searching.proposing.trial_builder import TrialBuilder
+from autotok.searching.proposing.trial_builder import (
+    TrialBuilder,
+    can_gain,
+    can_reach_front,
+    next_to_tune,
+    recoveries,
+)
 from autotok.searching.records.objective import Objective, make_objectives
-from autotok.searching.records.record import TrialRecord
+from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
 from .device_corrections import DeviceCorrections
-from .judged import after_finetune, judged, under
-from .promotion import can_gain, can_reach_front, next_to_tune, recoveries
 
-__all__ = ["REFERENCE", "Search", "plain_tally"]
+__all__ = ["REFERENCE", "Search", "after_finetune", "judged", "plain_tally"]
 
 _LOG = logging.getLogger(__name__)
 REFERENCE = -1
@@ -70,7 +80,7 @@ class Search:
         plan: FidelityPlan,
         corrections: DeviceCorrections | None = None,
     ) -> None:
-        """`gauge` is the one whose `problem` this is."""
+        """`corrections` are those whose `problem` this is."""
         self.settings, self.problem, self.plan = settings, problem, plan
         self.proposals, self.corrections = proposals, corrections or DeviceCorrections(problem)
         self.builder = TrialBuilder(settings, problem, proposals)
@@ -227,7 +237,7 @@ class Search:
         scored = dataclasses.replace(trial.record, state="complete", score=score)
         if trial.record.base is None and not can_reach_front(scored, self.front(), self.objectives):
             trial.tally = tally
-            trial.record = under(trial.record, trial.config.plugged_in)  # all that ran
+            trial.record = _under(trial.record, trial.config.plugged_in)  # all that ran
             trial.record = judged(trial.record, tally, self.problem.budgets)
             why = "before its fine-tune: dominated even if that regained everything"
             return self._complete(number, trial, why)
@@ -291,7 +301,7 @@ class Search:
             record = self._copy_known(record)
         self.proposals.tell(record)
         self._count(record)
-        _LOG.info("%s", trial_line(record))
+        _LOG.info("%s", _trial_line(record))
         return record
 
     def _copy_known(self, record: TrialRecord) -> TrialRecord:
@@ -306,7 +316,58 @@ class Search:
         )
 
 
-def trial_line(record: TrialRecord) -> str:
+# --- what a judgement makes of a record
+
+
+def judged(record: TrialRecord, tally: TallyLike, budgets: Sequence[Budget]) -> TrialRecord:
+    """The record with the quality and the mean cost of all its images so far."""
+    score, config = to_score(tally), getattr(tally, "judged", "")
+    if config:
+        record = _under(record, CompressionConfig.from_json(config))
+    record = dataclasses.replace(record, score=score)
+    if score.macs_mean is None or record.costs is None:
+        return record
+    record = dataclasses.replace(
+        record,
+        costs=Costs(
+            round(score.macs_mean), round(score.macs_noattn_mean or 0), record.costs.params
+        ),
+        macs_nominal=record.costs.macs if record.macs_nominal is None else record.macs_nominal,
+    )
+    over = worst_excess(budgets, record.values)
+    if over <= 0.0:
+        return dataclasses.replace(record, feasible=True, violation=over)
+    worst = max(budgets, key=lambda budget: budget.excess_of(record.values))
+    reason = _reason(worst, score) if worst.metric in ("macs", "macs_noattn") else record.reason
+    return dataclasses.replace(
+        record, state="infeasible", feasible=False, violation=over, reason=reason
+    )
+
+
+def _reason(budget: Budget, score: Score) -> str:
+    mean = score.macs_mean if budget.metric == "macs" else score.macs_noattn_mean
+    return (
+        f"over the budget of {budget.text}: it costs"
+        f" {METRICS[budget.metric].limit_in_words(float(mean or 0))},"
+        f" mean over {score.num_images} images (standard deviation"
+        f" {float(score.macs_std or 0):,.0f}), where {budget.limit:,.0f} are allowed"
+    )
+
+
+def _under(record: TrialRecord, config: CompressionConfig) -> TrialRecord:
+    """The record of another configuration than it was drafted with; the draft's id is kept."""
+    if record.config is None or config == record.config:
+        return record
+    drafted = record.drafted or record.config.config_id
+    return dataclasses.replace(record, config=config, drafted=drafted)
+
+
+def after_finetune(record: TrialRecord, tuned: Tuned) -> TrialRecord:
+    """The record with the configuration that its fine-tune left."""
+    return _under(record, CompressionConfig.from_json(tuned.config)) if tuned.config else record
+
+
+def _trial_line(record: TrialRecord) -> str:
     """One log line per trial."""
     method = record.config.method if record.config is not None else record.params.get("method", "?")
     words = [f"trial {record.number}: {method} {record.state}"]
