@@ -26,7 +26,6 @@ __all__ = [
     "StudyIdentity",
     "check_study",
     "claim",
-    "directions",
     "name_metrics",
     "new_id",
     "open_study",
@@ -85,7 +84,7 @@ def check_study(
             " start a new run with another --output, under another --study"
         )
     labels, known = [o.label for o in objectives], study.metric_names
-    if study.directions != directions(objectives) or (known is not None and known != labels):
+    if study.directions != _directions(objectives) or (known is not None and known != labels):
         raise StudyTaken(
             f"study '{name}' has the objectives {', '.join(known or ['?'])}, but"
             f" {', '.join(labels)} are asked for; start a new run under another --study"
@@ -108,7 +107,7 @@ def open_study(
             study = optuna.create_study(
                 study_name=identity.name,
                 storage=storage,
-                directions=directions(objectives),
+                directions=_directions(objectives),
                 sampler=RandomSampler(0),
             )
         except DuplicatedStudyError as error:  # another was faster
@@ -140,7 +139,7 @@ def release(study: optuna.Study, identity: StudyIdentity) -> None:
     study.set_user_attr(_CLAIM + identity.run, None)
 
 
-def directions(objectives: Sequence[Objective]) -> list[StudyDirection]:
+def _directions(objectives: Sequence[Objective]) -> list[StudyDirection]:
     """Optuna's word for each."""
     up, down = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
     return [up if o.maximise else down for o in objectives]

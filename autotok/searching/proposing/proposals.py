@@ -38,7 +38,7 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.search_space import Parameter, Params, SearchSpace
 
 from .grid import grid_point
-from .identity import StudyIdentity, claim, directions, name_metrics, open_study, release
+from .identity import StudyIdentity, claim, name_metrics, open_study, release
 from .journal import hold_journal
 from .samplers import check_sampler, faults_of, make_sampler
 from .storage import damaged_journal, is_url, open_storage, storage_errors
@@ -134,7 +134,7 @@ class Proposals:
     def _open(self, storage: str | Path) -> None:
         identity = self._identity
         self._study = open_study(open_storage(storage), identity, self._objectives)
-        self._study_id = self._study._study_id
+        self._study_id, self._directions = self._study._study_id, self._study.directions
         claim(self._study, identity, self)
         name_metrics(self._study, self._objectives)
         if identity.fingerprint and "fingerprint" not in self._study.user_attrs:
@@ -212,7 +212,7 @@ class Proposals:
             study = optuna.create_study(
                 storage=storage,
                 sampler=sampler,
-                directions=directions(self._objectives),
+                directions=self._directions,
                 study_name="shadow",
             )
         if not isinstance(sampler, RandomSampler):
