@@ -122,7 +122,6 @@ def fake_problem(
         facts=facts,
         space=space,
         budgets=tuple(_resolve(budgets, known)),
-        costs=costs,
         evaluate=evaluate or FakeEvaluator(facts),
         total_images=total_images,
         metric="top1",

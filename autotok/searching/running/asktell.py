@@ -23,7 +23,7 @@ from autotok.names import known
 from autotok.searching.proposing.feasible import idle_budgets
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets, resolve
-from autotok.searching.space.problem import ExactCosts, Problem
+from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from autotok.searching.space.space_file import load_space
 
@@ -101,7 +101,6 @@ class AskTell:
             facts=facts,
             space=load_space(space),
             budgets=tuple(resolve(request, whole) for request in parse_budgets(budget)),
-            costs=ExactCosts(facts),
             evaluate=_nobody,
             total_images=1,
             metric=metric,

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 from autotok.config import CompressionConfig
 from autotok.devices.measurement import Measurement
@@ -21,6 +21,7 @@ from autotok.errors import AutotokError, DeviceUnreachable
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
 from autotok.metrics import METRICS, ON_DEVICE, PREDICTED
+from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.repair import match_cost
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
@@ -29,7 +30,7 @@ from autotok.searching.space.warm_starts import warm_starts
 
 from .question import device_needed
 
-__all__ = ["CORRECTED", "DeviceCorrections", "Notebook"]
+__all__ = ["CORRECTED", "DeviceCorrections"]
 
 _LOG = logging.getLogger(__name__)
 CORRECTED = {m: METRICS[m].aspect for m in PREDICTED if not METRICS[m].follows}
@@ -47,18 +48,6 @@ _GUESS_S = 15.0
 _ROUNDS = 3
 
 
-class Notebook(Protocol):
-    """Where a study keeps values; `Proposals` is one."""
-
-    def note(self, key: str, value: Any) -> None:
-        """Keep a JSON value."""
-        ...
-
-    def noted(self, key: str) -> Any:
-        """What was kept; None if nothing was."""
-        ...
-
-
 class DeviceCorrections:
     """Readings of a run's configurations; without a device, it leaves everything as it is."""
 
@@ -72,7 +61,7 @@ class DeviceCorrections:
         """`limits` are the budgets as the run stated them when it began."""
         self._original, self.on_measure = problem, on_measure
         self._limits = limits
-        self._notebook: Notebook | None = None
+        self._notebook: Proposals | None = None
         self._readings: dict[str, Measurement] = {}
         self._failures: dict[str, dict[str, str]] = {}
         self._raw: dict[str, Mapping[str, float]] = {}
@@ -119,8 +108,22 @@ class DeviceCorrections:
             return
         for config in self._early_configs():
             self._measure(config)
-        self._learn()
+        self.learn()
         self._early = dict(self._factors)
+        self._write()
+
+    def learn(self) -> None:
+        """Take everything measured so far into the correction of further predictions."""
+        stated = self._stated()
+        for metric in CORRECTED:
+            ratios = self._ratios(metric)
+            if ratios:
+                factor, allowed = median(ratios), stated.get(metric)
+                beyond = abs(factor - 1.0) * 100 > (UNCHECKED_PCT if allowed is None else allowed)
+                self._factors[metric] = factor if beyond else 1.0
+        powers = [r.energy_mj / r.latency_ms for r in self._readings.values() if r.energy_mj]
+        if powers:
+            self._factors[_POWER] = median(powers)
         self._write()
 
     def insist_on(self, names: Iterable[str]) -> None:
@@ -129,11 +132,6 @@ class DeviceCorrections:
             predict = self.problem.predict
             if predict is None or metric.name not in predict(CompressionConfig()):
                 raise device_needed(metric)
-
-    def learn(self) -> None:
-        """Take everything measured so far into the correction of further predictions."""
-        self._learn()
-        self._write()
 
     def judged(self, record: TrialRecord) -> TrialRecord:
         """A record with its measurement; beyond a limit by that, it is infeasible.
@@ -229,7 +227,7 @@ class DeviceCorrections:
 
     # --- the study's notes
 
-    def keep_in(self, notebook: Notebook) -> None:
+    def keep_in(self, notebook: Proposals) -> None:
         """Take over what a study knows, and keep further readings there."""
         self._notebook = notebook
         data = notebook.noted("measured") or {}
@@ -330,18 +328,6 @@ class DeviceCorrections:
         for metric, aspect in CORRECTED.items():
             _scale(raw, metric, 1.0 / past.get(f"{aspect}_correction", 1.0))
         return dataclasses.replace(record, predicted=self._corrected(raw))
-
-    def _learn(self) -> None:
-        stated = self._stated()
-        for metric in CORRECTED:
-            ratios = self._ratios(metric)
-            if ratios:
-                factor, allowed = median(ratios), stated.get(metric)
-                beyond = abs(factor - 1.0) * 100 > (UNCHECKED_PCT if allowed is None else allowed)
-                self._factors[metric] = factor if beyond else 1.0
-        powers = [r.energy_mj / r.latency_ms for r in self._readings.values() if r.energy_mj]
-        if powers:
-            self._factors[_POWER] = median(powers)
 
     def _ratios(self, metric: str) -> list[float]:
         """Measured over predicted."""

@@ -34,7 +34,7 @@ from autotok.predicting.predict import predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
 from autotok.searching.space.budget import Budget, BudgetRequest, resolve
-from autotok.searching.space.problem import ExactCosts, Problem
+from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import SearchSpace
 from autotok.searching.space.space_file import load_space
 from autotok.searching.space.subnets import Structure
@@ -97,7 +97,6 @@ def build_problem(
         facts=backbone.facts,
         space=space,
         budgets=_budgets(question.requests, backbone, predictor),
-        costs=ExactCosts(backbone.facts, structure),
         evaluate=worker.evaluate,
         total_images=total,
         metric=evaluator.metric,

@@ -157,7 +157,7 @@ def parse_budget(text: str, *, convention: str = "macs") -> BudgetRequest:
         raise ConfigError(
             f"budget '{text}' is out of all proportion; write one such as 2.3GFLOPs, 26ms or 600MB"
         )
-    return BudgetRequest(metric, value, relative, f"{number} {_pretty(unit)}".strip())
+    return BudgetRequest(metric, value, relative, f"{number} {unit}".strip())
 
 
 def _refuse_comma(text: str) -> None:
@@ -190,10 +190,6 @@ def _unit(unit: str, text: str, convention: str) -> tuple[str, float | None, boo
     raise ConfigError(
         f"budget '{text}' has the unknown unit '{unit}';{nearest(unit, _HINTS)} known: {_SHOWN}"
     )
-
-
-def _pretty(unit: str) -> str:
-    return unit if unit.startswith("%") else unit.strip()
 
 
 def resolve(request: BudgetRequest, uncompressed: Mapping[str, float]) -> Budget:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,7 +29,6 @@ from .subnets import Structure
 
 __all__ = [
     "COUNTED_IMAGES",
-    "CostModel",
     "ExactCosts",
     "Problem",
     "QualityLike",
@@ -102,27 +102,8 @@ class Worker(Protocol):
         ...
 
 
-class CostModel(Protocol):
-    """Exact cost from a formula."""
-
-    def cost(self, config: CompressionConfig) -> Costs:
-        """Every convention at once."""
-        ...
-
-    def schedule_macs(
-        self,
-        method: str,
-        options: Mapping[str, Primitive],
-        layers: Sequence[int],
-        counts: NDArray[np.int64],
-        subnet: SubnetSpec | None = None,
-    ) -> NDArray[np.int64]:
-        """(M,) multiply-accumulates of M rows of counts (M, S) at fixed layers."""
-        ...
-
-
 class ExactCosts:
-    """`CostModel` over `autotok.counting.macs`."""
+    """Exact costs of configurations, by the formula of `autotok.counting.macs`."""
 
     def __init__(self, facts: BackboneFacts, structure: Structure | None = None) -> None:
         self._facts, self._structure = facts, structure
@@ -152,7 +133,7 @@ class ExactCosts:
         counts: NDArray[np.int64],
         subnet: SubnetSpec | None = None,
     ) -> NDArray[np.int64]:
-        """(M,) multiply-accumulates of M rows of counts (M, S)."""
+        """(M,) multiply-accumulates of M rows of counts (M, S) at fixed layers."""
         from autotok.counting.macs import schedule_macs
 
         facts = self.facts(subnet)
@@ -166,7 +147,6 @@ class Problem:
     facts: BackboneFacts
     space: SearchSpace
     budgets: tuple[Budget, ...]
-    costs: CostModel
     evaluate: Callable[[CompressionConfig, int, int], TallyLike]
     """(configuration, start, stop) -> tally over images [start, stop) of the seeded order."""
     total_images: int
@@ -196,6 +176,11 @@ class Problem:
                 )
             plain = dataclasses.replace(self.space, mode=("plug-in",))
             object.__setattr__(self, "space", plain)
+
+    @cached_property
+    def costs(self) -> ExactCosts:
+        """What configurations cost exactly."""
+        return ExactCosts(self.facts, self.space.structure)
 
     @property
     def fingerprint(self) -> str:
