@@ -12,7 +12,7 @@ import json
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,13 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotok.config import Primitive
-from autotok.facts import BackboneFacts
 from autotok.searching.records.notes import attributes, note_entries, trial_note
-from autotok.searching.records.objective import Objective
+from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.pareto import Front
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.search_space import Parameter, Params, SearchSpace
+from autotok.searching.space.problem import Problem
+from autotok.searching.space.search_space import Parameter, Params
+from autotok.searching.space.settings import SearchSettings
 
 from .grid import grid_point
 from .identity import StudyIdentity, claim, name_metrics, open_study, release
@@ -89,31 +90,30 @@ class Proposals:
 
     def __init__(
         self,
-        space: SearchSpace,
-        facts: BackboneFacts,
-        objectives: Sequence[Objective],
-        *,
+        settings: SearchSettings,
+        problem: Problem,
         storage: str | Path,
-        sampler: object = "tpe",
-        seed: int = 0,
         identity: StudyIdentity | None = None,
     ) -> None:
         """Open a study and work on it until `close`, or until this is collected.
+
+        It is in the `storage` of the settings, else in the one given.
 
         Raises:
             StudyTaken: the study is another run's, of another question, or in use.
             StorageUnreachable: its database does not answer.
             RunDirectoryError: its journal is damaged.
         """
-        check_sampler(sampler, objectives=len(objectives))
+        self.objectives = make_objectives(settings.objectives, problem.metric)
+        check_sampler(settings.sampler, objectives=len(self.objectives))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space, self._facts, self._objectives = space, facts, tuple(objectives)
-        self._sampler, self._seed = sampler, seed
+        self._space, self._facts = problem.space, problem.facts
+        self._sampler, self._seed = settings.sampler, settings.seed
         self._identity = identity or StudyIdentity()
         self._shadow_trials: list[tuple[int, FrozenTrial]] = []
         self._running: dict[int, int] = {}
         self._taken: set[int] = set()
-        self.front = Front(objectives)
+        self.front = Front(self.objectives)
         """Of all finished trials."""
         self._next = 0
         self._pending: dict[int, FrozenTrial] = {}
@@ -124,6 +124,7 @@ class Proposals:
         """Whether trials run in this process, whose death is then theirs."""
         self.records: list[TrialRecord] = []
         self._unhold: Callable[[], object] = lambda: None
+        storage = settings.storage or storage
         if not is_url(storage):
             self._unhold = weakref.finalize(self, hold_journal(Path(storage)).close)
         with storage_errors(storage), damaged_journal(storage):
@@ -133,10 +134,10 @@ class Proposals:
 
     def _open(self, storage: str | Path) -> None:
         identity = self._identity
-        self._study = open_study(open_storage(storage), identity, self._objectives)
+        self._study = open_study(open_storage(storage), identity, self.objectives)
         self._study_id, self._directions = self._study._study_id, self._study.directions
         claim(self._study, identity, self)
-        name_metrics(self._study, self._objectives)
+        name_metrics(self._study, self.objectives)
         if identity.fingerprint and "fingerprint" not in self._study.user_attrs:
             self._study.set_user_attr("fingerprint", identity.fingerprint)
         self._attrs: dict[str, Any] = dict(self._study.user_attrs)
@@ -262,7 +263,7 @@ class Proposals:
     def _finish(self, trial_id: int, record: TrialRecord) -> None:
         values = None
         if record.state in ("complete", "duplicate"):
-            values = [float(record.values[o.name]) for o in self._objectives]
+            values = [float(record.values[o.name]) for o in self.objectives]
         self._study._storage.set_trial_state_values(trial_id, _STATES[record.state], values)
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from autotok.methods.registry import get_method
 from autotok.metrics import METRICS, ON_DEVICE, PREDICTED
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.repair import match_cost
+from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
@@ -126,11 +127,14 @@ class DeviceCorrections:
             self._factors[_POWER] = median(powers)
         self._write()
 
-    def insist_on(self, names: Iterable[str]) -> None:
-        """Raise `ConfigError` where one of these metrics of budgets and objectives is not known."""
-        for metric in (METRICS[name] for name in names if name in ON_DEVICE):
-            predict = self.problem.predict
-            if predict is None or metric.name not in predict(CompressionConfig()):
+    def insist_on(self, objectives: Sequence[str]) -> None:
+        """Raise `ConfigError` where a metric of these or of the budgets is not known."""
+        problem, predict = self._original, self.problem.predict
+        asked = asked_metrics(objectives, problem.metric)
+        for metric in (*asked, *(METRICS[b.metric] for b in problem.budgets)):
+            if metric.name in ON_DEVICE and (
+                predict is None or metric.name not in predict(CompressionConfig())
+            ):
                 raise device_needed(metric)
 
     def judged(self, record: TrialRecord) -> TrialRecord:

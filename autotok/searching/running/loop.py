@@ -30,7 +30,6 @@ from autotok.searching.proposing.trial_builder import (
     next_to_tune,
     recoveries,
 )
-from autotok.searching.records.objective import Objective, make_objectives
 from autotok.searching.records.record import Costs, Score, TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
@@ -84,9 +83,7 @@ class Search:
         self.settings, self.problem, self.plan = settings, problem, plan
         self.proposals, self.corrections = proposals, corrections or DeviceCorrections(problem)
         self.builder = TrialBuilder(settings, problem, proposals)
-        self.objectives: tuple[Objective, ...] = make_objectives(
-            settings.objectives, problem.metric
-        )
+        self.objectives = proposals.objectives
         self._open: dict[int, _OpenTrial] = {}
         self._retrained: set[int] = set()
         """Trials whose configuration was promoted to a fine-tune."""

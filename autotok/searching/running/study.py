@@ -13,15 +13,16 @@ from typing import Any
 from autotok.config import CompressionConfig
 from autotok.errors import NothingEvaluated, StudyTaken
 from autotok.interrupts import Interrupts
+from autotok.plain_data import Place, typed
 from autotok.searching.engines.base import Engine, InProcessEngine, Job, Outcome
 from autotok.searching.proposing.feasible import check_budgets, idle_budgets
-from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, new_id
-from autotok.searching.proposing.proposals import CRASH
-from autotok.searching.proposing.storage import check_storage, storage_errors
+from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, check_study, new_id
+from autotok.searching.proposing.proposals import CRASH, Proposals
+from autotok.searching.proposing.storage import check_storage, masked, open_storage, storage_errors
 from autotok.searching.records.comparison import compare_front
 from autotok.searching.records.final import Final
 from autotok.searching.records.notes import study_note
-from autotok.searching.records.objective import asked_metrics
+from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.space.budget import Budget, stated
@@ -43,14 +44,6 @@ from .events import (
 from .faults import crashed_before, faults_told
 from .final_evaluation import final_evaluation, finalists
 from .loop import REFERENCE, Search, plain_tally
-from .opening import (
-    check_free,
-    identity_of,
-    named_study,
-    open_proposals,
-    search_section,
-    stated_limits,
-)
 from .time_limit import Around, TimeLimit
 
 __all__ = ["SearchResult", "open_search", "resume_search", "run_search"]
@@ -130,16 +123,17 @@ def run_search(
         try:
             check_storage(settings.storage)
             corrections.learn_early()
-            corrections.insist_on(_wanted(settings, problem))
+            corrections.insist_on(settings.objectives)
             check_budgets(corrections.problem)
-            settings = named_study(settings, run, run_id)
-            identity = identity_of(
-                settings, corrections, run_id, "join" if settings.join else "new"
+            settings = _named(settings, run, run_id)
+            access = "join" if settings.join else "new"
+            identity = StudyIdentity(
+                settings.study or STUDY_NAME, run_id, problem.fingerprint, access
             )
-            check_free(settings, problem, identity)
+            _check_free(settings, problem, identity)
             config = {
                 "run_id": run_id,
-                "search": search_section(settings),
+                "search": _search_section(settings),
                 **stated(corrections.problem.budgets),
                 "space": problem.space.name,
                 **(sections or {}),
@@ -184,20 +178,22 @@ def resume_search(
     with run.held():
         config = run.read_config()
         settings = SearchSettings.from_dict(config.get("search") or {})
-        changes = {"n_trials": n_trials, "timeout_s": timeout_s}
-        changes = {key: value for key, value in changes.items() if value is not None}
-        given: dict[str, Any] = {**changes, **({} if storage is None else {"storage": storage})}
-        given |= {} if sampler is None else {"sampler": sampler}
+        asked = {"n_trials": n_trials, "timeout_s": timeout_s}
+        changes: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
+        places = {"storage": storage, "sampler": sampler}
+        given = {**changes, **{key: value for key, value in places.items() if value is not None}}
         settings = dataclasses.replace(settings, **given)
         if "run_id" not in config:  # of an earlier version
             config["run_id"] = new_id()
             run.write_config(config)
         said = {**config, **(sections or {})}
-        said |= {"search": search_section(settings)} if given else {}
-        corrections = DeviceCorrections(problem, limits=stated_limits(run, problem))
+        said |= {"search": _search_section(settings)} if given else {}
+        corrections = DeviceCorrections(problem, limits=_stated_limits(run, problem))
         access = "join" if settings.join or settings.storage is None else "own"
-        identity = identity_of(settings, corrections, str(config["run_id"]), access)
-        identity = dataclasses.replace(identity, crashed=crashed_before(run.path))
+        identity = StudyIdentity(
+            *(settings.study or STUDY_NAME, str(config["run_id"]), problem.fingerprint, access),
+            crashed=crashed_before(run.path),
+        )
         job = _Run(settings, corrections, run, on_event, engine, around, identity)
         if said != config:
             run.write_config(said)
@@ -216,25 +212,55 @@ def open_search(
     Raises:
         StudyTaken: a study of that name is there and is not to be joined, or is in use.
     """
-    proposals = open_proposals(
-        settings,
-        problem,
-        storage,
-        StudyIdentity(
-            settings.study or STUDY_NAME,
-            fingerprint=problem.fingerprint,
-            access="join" if settings.join else "new",
-        ),
+    identity = StudyIdentity(
+        settings.study or STUDY_NAME,
+        fingerprint=problem.fingerprint,
+        access="join" if settings.join else "new",
     )
-    return Search(
-        settings, problem, proposals, plan or fidelity_plan(settings, problem.total_images, 1e-6)
-    )
+    proposals = Proposals(settings, problem, storage, identity)
+    plan = plan or fidelity_plan(settings, problem.total_images, 1e-6)
+    return Search(settings, problem, proposals, plan)
 
 
-def _wanted(settings: SearchSettings, problem: Problem) -> list[str]:
-    """Names of the metrics that budgets and objectives speak of."""
-    asked = asked_metrics(settings.objectives, problem.metric)
-    return [m.name for m in asked] + [b.metric for b in problem.budgets]
+def _named(settings: SearchSettings, run: RunDirectory, run_id: str) -> SearchSettings:
+    """The settings with the study's name: in a database one that no other run has."""
+    if settings.study is not None:
+        return settings
+    name = STUDY_NAME if settings.storage is None else f"{run.path.name}-{run_id}"[-200:]
+    return dataclasses.replace(settings, study=name)
+
+
+def _check_free(settings: SearchSettings, problem: Problem, identity: StudyIdentity) -> None:
+    """Refuse a study that may not be opened, before anything is written."""
+    if settings.storage is None:
+        return
+    with storage_errors(settings.storage):
+        objectives = make_objectives(settings.objectives, problem.metric)
+        check_study(open_storage(settings.storage), identity, objectives)
+
+
+def _stated_limits(run: RunDirectory, problem: Problem) -> tuple[Budget, ...] | None:
+    """The budgets with the shares of a prediction as config.yaml states them.
+
+    None where an earlier version wrote it, or it is about others: then the study's identity tells.
+    """
+    place, items = Place(str(run.path / "config.yaml")) / "limits", run.read_config().get("limits")
+    if items is None:
+        return None
+    items = items if isinstance(items, list) else [items]
+    limits = tuple(typed(Budget, item, place) for item in items)
+    if [(b.metric, b.text) for b in limits] != [(b.metric, b.text) for b in problem.budgets]:
+        return None
+    both = zip(limits, problem.budgets, strict=True)
+    return tuple(a if b.relative and not b.exact else b for a, b in both)
+
+
+def _search_section(settings: SearchSettings) -> dict[str, Any]:
+    """Of config.yaml: no password in it."""
+    data = settings.to_dict()
+    if settings.storage is not None:
+        data["storage"] = masked(settings.storage)
+    return data
 
 
 def _saying(
@@ -267,7 +293,7 @@ class _Run:
         self.interrupts = Interrupts(self._on_request)
         corrections.on_measure = _saying(on_event, self._progress)
         with run.guarded():
-            self.notes = open_proposals(settings, corrections.original, run.study_log, identity)
+            self.notes = Proposals(settings, corrections.original, run.study_log, identity)
             corrections.keep_in(self.notes)
         self.notes.in_process = isinstance(self.engine, InProcessEngine)
         self.problem = corrections.problem
