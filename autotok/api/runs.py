@@ -294,8 +294,12 @@ def _engine(
     if alone and settings.trial_timeout_s is None:
         yield None
         return
-    from autotok.searching.running.engine_choice import ProblemFactory, make_engine
-    from autotok.searching.running.sharing import SHARED_FOLDER, share
+    from autotok.searching.running.engine_choice import (
+        SHARED_FOLDER,
+        ProblemFactory,
+        make_engine,
+        share,
+    )
 
     question, engine = session.question.to_dict(), None
     shared = share(session, folder / SHARED_FOLDER)

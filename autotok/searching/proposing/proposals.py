@@ -38,11 +38,9 @@ from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Parameter, Params
 from autotok.searching.space.settings import SearchSettings
 
-from .grid import grid_point
 from .identity import StudyIdentity, claim, name_metrics, open_study, release
-from .journal import hold_journal
-from .samplers import check_sampler, faults_of, make_sampler
-from .storage import damaged_journal, is_url, open_storage, storage_errors
+from .samplers import check_sampler, faults_of, grid_point, make_sampler
+from .storage import damaged_journal, hold_journal, is_url, open_storage, storage_errors
 
 __all__ = ["CRASH", "Proposals"]
 

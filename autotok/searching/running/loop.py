@@ -105,11 +105,6 @@ class Search:
         return self._evaluated
 
     @property
-    def exhausted(self) -> bool:
-        """The last proposals brought nothing new."""
-        return self._fruitless >= _FRUITLESS
-
-    @property
     def promoted(self) -> int:
         """Configurations promoted to a fine-tune so far, those under way included."""
         return len(self._retrained)
@@ -152,7 +147,7 @@ class Search:
         Infeasible shapes and configurations that are known already are recorded on the way and cost
         no evaluation. Where both modes are searched these are plug-in; see `ask_promotion`.
         """
-        while not self.exhausted:
+        while self._fruitless < _FRUITLESS:
             number = self.proposals.next_number
             step = self._begin(self.builder.proposal(number, self.plan))
             if isinstance(step, Job):

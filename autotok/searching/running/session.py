@@ -74,7 +74,9 @@ def build_problem(
     nothing is retrained; `loaded` is the backbone and its supernet, where another process has
     loaded them already.
     """
-    _check_files(question)
+    # what the user named is there: asked before anything is loaded
+    check_data(question.data, question.train_data, question.class_names)
+    check_file(None if question.checkpoint is None else Path(question.checkpoint))
     space = load_space(question.space)
     if question.methods:
         space = dataclasses.replace(space, methods=question.methods)
@@ -107,12 +109,6 @@ def build_problem(
         finetune=worker.finetune if weights is not None else None,
     )
     return Session(question, backbone, evaluator, target, problem, worker, plug_in_only)
-
-
-def _check_files(question: Question) -> None:
-    """Raise unless what the user named is there: before anything is loaded."""
-    check_data(question.data, question.train_data, question.class_names)
-    check_file(None if question.checkpoint is None else Path(question.checkpoint))
 
 
 def _images(question: Question, backbone: Backbone, split: str) -> DataSource:
