@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "searching"))
 from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.searching.engines.base import Job
-from autotok.searching.running.study import open_search
+from autotok.searching.running.opening import open_search
 from autotok.searching.space.settings import SearchSettings, fidelity_plan
 
 

@@ -29,10 +29,11 @@ from autotok.searching.records.objective import judged_by
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
+from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.question import Question, check_hand_over, check_names
 from autotok.searching.running.session import Session, build_problem, measuring_on
 from autotok.searching.running.stopwatch import Stopwatch
-from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 
 __all__ = ["resume", "search"]

@@ -13,9 +13,9 @@ from test_subnets import joint_problem
 
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.running.loop import Search
+from autotok.searching.running.opening import run_search
 from autotok.searching.running.question import Question
 from autotok.searching.running.session import build_problem
-from autotok.searching.running.study import run_search
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import SearchSettings
 from autotok.searching.space.space_file import load_space
@@ -70,8 +70,10 @@ def predicted() -> Problem:
     )
 
 
-def test_the_river_is_eight_files() -> None:
+def test_the_river_is_eight_files_of_a_readable_size() -> None:
     assert len(RIVER) == len(set(RIVER)) == 8
+    sizes = {name: len((ROOM / name).read_text("utf-8").splitlines()) for name in RIVER}
+    assert not {name: size for name, size in sizes.items() if size >= 400}
 
 
 def test_a_trial_of_a_real_model_passes_all_of_the_river(tmp_path: Path) -> None:

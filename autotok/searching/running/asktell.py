@@ -27,7 +27,7 @@ from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from autotok.searching.space.space_file import load_space
 
-from .study import open_search
+from .opening import open_search
 
 __all__ = ["AskTell", "Candidate"]
 

@@ -29,6 +29,7 @@ from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.warm_starts import warm_starts
 
+from .events import OnEvent, Working
 from .question import device_needed
 
 __all__ = ["CORRECTED", "DeviceCorrections"]
@@ -55,12 +56,14 @@ class DeviceCorrections:
     def __init__(
         self,
         problem: Problem,
-        on_measure: Callable[[str], None] | None = None,
+        on_event: OnEvent | None = None,
         *,
         limits: tuple[Budget, ...] | None = None,
     ) -> None:
         """`limits` are the budgets as the run stated them when it began."""
-        self._original, self.on_measure = problem, on_measure
+        self._original, self._on_event = problem, on_event
+        self.progress: Callable[[], float] = lambda: 0.0
+        """Of the whole search."""
         self._limits = limits
         self._notebook: Proposals | None = None
         self._readings: dict[str, Measurement] = {}
@@ -260,8 +263,9 @@ class DeviceCorrections:
         key, measure = config.config_id, self._original.measure
         if key in self._readings or key in self._failures or measure is None:
             return
-        if self.on_measure is not None:
-            self.on_measure(config.method)
+        if self._on_event is not None:
+            text = f"measuring on the device: {config.method}"
+            self._on_event(Working(self.progress(), text))
         begin = time.monotonic()
         try:
             self._readings[key] = measure(config)

@@ -14,7 +14,8 @@ from autotok.errors import ConfigError, StudyTaken
 from autotok.searching.engines.base import Job
 from autotok.searching.proposing.identity import Owner
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.running.study import SearchResult, open_search, resume_search, run_search
+from autotok.searching.running.opening import open_search, resume_search, run_search
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 
