@@ -115,18 +115,14 @@ def check_url(url: str) -> None:
     parsed = _parsed(url)
     try:
         create_engine(parsed).dispose()
-    except NoSuchModuleError as error:
-        raise ConfigError(
-            f"storage '{masked(url)}' names the database '{parsed.drivername}', which is unknown;"
-            f" {known}"
-        ) from error
-    except ImportError as error:
-        raise ConfigError(
-            f"storage '{masked(url)}' needs the Python package '{error.name}', which is not"
-            f" installed; install it, or {known}"
-        ) from error
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise ConfigError(f"storage '{masked(url)}' cannot be used ({error}); {known}") from error
+    except (NoSuchModuleError, ImportError, ArgumentError, ValueError, TypeError) as error:
+        reason = f"cannot be used ({error}); {known}"
+        if isinstance(error, NoSuchModuleError):
+            reason = f"names the database '{parsed.drivername}', which is unknown; {known}"
+        elif isinstance(error, ImportError):
+            package = f"needs the Python package '{error.name}', which is not installed"
+            reason = f"{package}; install it, or {known}"
+        raise ConfigError(f"storage '{masked(url)}' {reason}") from error
 
 
 def check_storage(storage: str | None) -> None:

@@ -36,6 +36,7 @@ from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
 from .device_corrections import DeviceCorrections
+from .events import trial_text
 
 __all__ = ["REFERENCE", "Search", "after_finetune", "judged", "plain_tally"]
 
@@ -166,17 +167,16 @@ class Search:
             base = base or next_to_tune(
                 self.records,
                 self._retrained,
-                self._retraining(),
+                [t.record.base for t in self._open.values() if t.record.base is not None],
                 self.objectives,
-                self.recoveries,
+                recoveries(self.records, self.objectives, self._tally_of_dict, self._ceiling),
                 self._ceiling,
             )
             if base is None:
                 return None
             self._retrained.add(base.number)
             number = self.proposals.next_number
-            record = self.builder.promotion(number, base, self.plan, first=first)
-            step = self._begin(record)
+            step = self._begin(self.builder.promotion(number, base, self.plan, first=first))
             if isinstance(step, Job):
                 return step
         return None
@@ -187,15 +187,6 @@ class Search:
         if best is None or best.tuned is not None or not can_gain(best, self._ceiling):
             return None
         return best
-
-    def _retraining(self) -> list[int]:
-        """Trials whose configuration is being fine-tuned right now."""
-        return [f.record.base for f in self._open.values() if f.record.base is not None]
-
-    @property
-    def recoveries(self) -> list[float]:
-        """Share of what compression lost that each fine-tune so far regained."""
-        return recoveries(self.records, self.objectives, self._tally_of_dict, self._ceiling)
 
     @property
     def _ceiling(self) -> float | None:
@@ -293,7 +284,7 @@ class Search:
             record = self._copy_known(record)
         self.proposals.tell(record)
         self._count(record)
-        _LOG.info("%s", _trial_line(record))
+        _LOG.info("trial %d %s: %s", record.number, record.state, trial_text(record))
         return record
 
     def _copy_known(self, record: TrialRecord) -> TrialRecord:
@@ -357,21 +348,6 @@ def _under(record: TrialRecord, config: CompressionConfig) -> TrialRecord:
 def after_finetune(record: TrialRecord, tuned: Tuned) -> TrialRecord:
     """The record with the configuration that its fine-tune left."""
     return _under(record, CompressionConfig.from_json(tuned.config)) if tuned.config else record
-
-
-def _trial_line(record: TrialRecord) -> str:
-    """One log line per trial."""
-    method = record.config.method if record.config is not None else record.params.get("method", "?")
-    words = [f"trial {record.number}: {method} {record.state}"]
-    if record.costs is not None:
-        words.append(f"{record.costs.macs / 1e9:.3f} G")
-    if record.score is not None:
-        words.append(
-            f"{record.score.metric} {record.score.value:.2f} on {record.score.num_images} images"
-        )
-    if record.reason:
-        words.append(record.reason)
-    return ", ".join(words)
 
 
 def plain_tally(tally: Any) -> dict[str, Any] | None:
