@@ -47,7 +47,9 @@ EARLY_KINDS = 2
 EARLY_SHARE = 0.6
 """Of the uncompressed cost, roughly where budgets lie."""
 _GUESS_S = 15.0
+"""A measurement, until one was made."""
 _ROUNDS = 3
+"""Of choosing finalists anew where some turn out to be outside a limit."""
 
 
 class DeviceCorrections:

@@ -19,7 +19,6 @@ from autotok.backbones.loading import as_backbone, check_file, load_backbone
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive
-from autotok.counting.macs import uncompressed
 from autotok.devices.device import Device
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, DataError
@@ -29,12 +28,11 @@ from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer, Training
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
-from autotok.metrics import EXACT, PREDICTED
+from autotok.metrics import PREDICTED
 from autotok.predicting.predict import predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
-from autotok.searching.space.budget import Budget, BudgetRequest, resolve
-from autotok.searching.space.problem import Problem
+from autotok.searching.space.problem import Problem, budgets_of
 from autotok.searching.space.search_space import SearchSpace
 from autotok.searching.space.space_file import load_space
 from autotok.searching.space.subnets import Structure
@@ -98,7 +96,7 @@ def build_problem(
     problem = Problem(
         facts=backbone.facts,
         space=space,
-        budgets=_budgets(question.requests, backbone, predictor),
+        budgets=budgets_of(question.requests, backbone.facts, predictor),
         evaluate=worker.evaluate,
         total_images=total,
         metric=evaluator.metric,
@@ -249,17 +247,6 @@ class _Predictor:
             errors = {"latency": found.error_pct, "memory": found.memory_error_pct}
             self._known[key] |= {f"{k}_error_pct": e for k, e in errors.items() if e is not None}
         return self._known[key]
-
-
-def _budgets(
-    requests: tuple[BudgetRequest, ...], backbone: Backbone, predictor: _Predictor | None
-) -> tuple[Budget, ...]:
-    plain = uncompressed(backbone.facts)
-    known: dict[str, float] = {name: getattr(plain, name) for name in EXACT}
-    if predictor is not None:
-        predicted = predictor(CompressionConfig())
-        known |= {name: predicted[name] for name in PREDICTED}
-    return tuple(resolve(request, known) for request in requests)
 
 
 def measuring_on(device: Device | None, session: Session) -> Problem:

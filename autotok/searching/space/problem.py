@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from autotok.facts import BackboneFacts
 from autotok.metrics import TABLE
 from autotok.searching.records.record import Costs, Score
 
-from .budget import Budget
+from .budget import Budget, BudgetRequest, resolve
 from .search_space import SearchSpace
 from .subnets import Structure
 
@@ -35,6 +35,7 @@ __all__ = [
     "TallyLike",
     "Tuned",
     "Worker",
+    "budgets_of",
     "to_score",
 ]
 
@@ -138,6 +139,18 @@ class ExactCosts:
 
         facts = self.facts(subnet)
         return schedule_macs(facts, method, options, layers=layers, counts=counts)
+
+
+def budgets_of(
+    requests: Iterable[BudgetRequest],
+    facts: BackboneFacts,
+    predict: Callable[[CompressionConfig], Mapping[str, float]] | None = None,
+) -> tuple[Budget, ...]:
+    """The limits that requests mean; shares are of what the uncompressed model costs."""
+    whole = CompressionConfig()
+    known: dict[str, float] = {**vars(ExactCosts(facts).cost(whole))}
+    known |= {} if predict is None else predict(whole)
+    return tuple(resolve(request, known) for request in requests)
 
 
 @dataclass(frozen=True)
