@@ -15,7 +15,7 @@ from autotok.export.bundle import read_best
 from autotok.predicting.target import load_target
 from autotok.report.run import Run
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.running.session import Question
+from autotok.searching.running.question import Question
 from autotok.searching.space.budget import parse_budgets, resolve
 from autotok.searching.space.settings import SearchSettings
 from autotok.searching.space.space_file import load_space

@@ -21,7 +21,7 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import trial_text
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
-from autotok.searching.running.session import Question
+from autotok.searching.running.question import Question
 from autotok.searching.space.budget import Budget
 from autotok.training.student import retrained
 

@@ -13,7 +13,8 @@ from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
 from autotok.errors import CheckpointError, ConfigError, UnknownName
 from autotok.export.bundle import load_bundle
 from autotok.searching.engines.base import Workers
-from autotok.searching.running.session import Question, build_problem
+from autotok.searching.running.question import Question
+from autotok.searching.running.session import build_problem
 from autotok.searching.space.settings import SearchSettings
 
 SETTINGS = SearchSettings(

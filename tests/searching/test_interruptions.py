@@ -13,7 +13,8 @@ from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 from autotok.config import CompressionConfig
 from autotok.interrupts import SIGNALS, Interrupted
 from autotok.searching.running.events import Event, FinalEvaluation, Working
-from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import logging
 import os
 import pickle
 import shutil
@@ -44,7 +43,6 @@ from .watchdog import Watchdog
 
 __all__ = ["RayEngine"]
 
-_LOG = logging.getLogger(__name__)
 LOSSES = 3
 """Workers or nodes that a job may lose before it fails."""
 _FAREWELL_S = 20.0

@@ -26,6 +26,7 @@ __all__ = [
     "parse_budgets",
     "resolve",
     "stated",
+    "worst_excess",
 ]
 
 CONVENTIONS = ("macs", "macs-noattn", "flops2x")
@@ -77,6 +78,10 @@ class Budget:
         """How far a value is outside the limit, as a share; 0 or less is inside."""
         return METRICS[self.metric].excess(value, self.limit)
 
+    def excess_of(self, values: Mapping[str, float]) -> float:
+        """`excess` of what is known by name; 0 where this metric is not."""
+        return self.excess(float(values[self.metric])) if self.metric in values else 0.0
+
     def holds(self, value: float) -> bool:
         """Whether a value is within the limit."""
         return METRICS[self.metric].holds(value, self.limit)
@@ -85,6 +90,11 @@ class Budget:
     def echo(self) -> str:
         """The exact meaning, in words: printed first by every command that takes a budget."""
         return f"{self.text} = {METRICS[self.metric].limit_in_words(self.limit)}"
+
+
+def worst_excess(budgets: Iterable[Budget], values: Mapping[str, float]) -> float:
+    """How far values, by name, are outside the budget they miss most; 0 or less is inside all."""
+    return max((budget.excess_of(values) for budget in budgets), default=0.0)
 
 
 def stated(budgets: Iterable[Budget]) -> dict[str, Any]:
@@ -147,7 +157,7 @@ def parse_budget(text: str, *, convention: str = "macs") -> BudgetRequest:
         raise ConfigError(
             f"budget '{text}' is out of all proportion; write one such as 2.3GFLOPs, 26ms or 600MB"
         )
-    return BudgetRequest(metric, value, relative, f"{number} {_pretty(unit)}".strip())
+    return BudgetRequest(metric, value, relative, f"{number} {unit}".strip())
 
 
 def _refuse_comma(text: str) -> None:
@@ -180,10 +190,6 @@ def _unit(unit: str, text: str, convention: str) -> tuple[str, float | None, boo
     raise ConfigError(
         f"budget '{text}' has the unknown unit '{unit}';{nearest(unit, _HINTS)} known: {_SHOWN}"
     )
-
-
-def _pretty(unit: str) -> str:
-    return unit if unit.startswith("%") else unit.strip()
 
 
 def resolve(request: BudgetRequest, uncompressed: Mapping[str, float]) -> Budget:

@@ -15,10 +15,9 @@ from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import AutotokError, ConfigError, UnknownName
-from autotok.searching.engines.base import Job, Outcome, WorkerFactory
-from autotok.searching.engines.in_process import InProcessEngine
+from autotok.searching.engines.base import InProcessEngine, Job, Outcome, WorkerFactory
 from autotok.searching.engines.workers import ProcessEngine
-from autotok.searching.running.study import run_search
+from autotok.searching.running.opening import run_search
 from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent

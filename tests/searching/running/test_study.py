@@ -23,7 +23,8 @@ from autotok.searching.running.events import (
     Started,
     TrialFinished,
 )
-from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import SAMPLERS, FidelityPlan, SearchSettings, fidelity_plan
 
 FACTS = vit_facts()
