@@ -48,6 +48,8 @@ GUESTS = {
     "typer": {f"cli/{p.name}" for p in (PACKAGE / "cli").glob("*.py")},
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+UNMIRRORED = 124
+"""Modules that no test file mirrors: tested by those of their neighbours; may only fall."""
 
 
 def room(path: Path) -> str:
@@ -170,6 +172,19 @@ def test_no_public_class_or_function_is_named_twice() -> None:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_":
                 found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
     assert not {name: paths for name, paths in found.items() if len(paths) > 1}
+
+
+def mirrored(path: Path) -> bool:
+    """Whether a module has tests of its own; the room goes in front where a name is used twice."""
+    *rooms, name = path.relative_to(PACKAGE).with_suffix("").parts
+    folder = Path(__file__).parent.joinpath(*rooms)
+    names = [f"test_{name}.py", *(f"test_{room}_{name}.py" for room in rooms[-1:])]
+    return any((folder / name).is_file() for name in names)
+
+
+def test_modules_without_a_mirror_in_the_tests_only_become_fewer() -> None:
+    missing = [p for p in FILES if p.name[0] != "_" and not mirrored(p)]
+    assert len(missing) <= UNMIRRORED, f"give what is new a test file: {missing}"
 
 
 def test_nothing_is_called_utils_and_nothing_prints() -> None:

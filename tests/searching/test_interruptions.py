@@ -112,6 +112,7 @@ def test_whatever_a_method_raises_is_a_failed_trial_with_its_reason(
     assert result.best is not None
 
 
+@pytest.mark.crash
 def test_a_trial_in_which_the_process_died_twice_fails_and_the_search_goes_on(
     tmp_path: Path,
 ) -> None:

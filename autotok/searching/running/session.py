@@ -28,7 +28,7 @@ from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer, Training
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
-from autotok.metrics import PREDICTED
+from autotok.metrics import METRICS, PREDICTED
 from autotok.predicting.predict import predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
@@ -243,7 +243,7 @@ class _Predictor:
                 ),
                 self._target,
             )
-            self._known[key] = {name: float(getattr(found, name)) for name in PREDICTED}
+            self._known[key] = {name: METRICS[name].of(found) for name in PREDICTED}
             errors = {"latency": found.error_pct, "memory": found.memory_error_pct}
             self._known[key] |= {f"{k}_error_pct": e for k, e in errors.items() if e is not None}
         return self._known[key]

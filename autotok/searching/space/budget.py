@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotok.errors import ConfigError, UnknownName, nearest
-from autotok.metrics import EXACT, METRICS, SCALES, TABLE, metric_of
+from autotok.metrics import EXACT, METRICS, SCALES, TABLE, UNITS, metric_of
 
 __all__ = [
     "CONVENTIONS",
@@ -35,16 +35,11 @@ _NUMBER = re.compile(
 )
 _SPLIT = re.compile(r"(?<!\d),|,(?!\d{3}(?:\D|$))|;|\+| and ")
 _COMMA = re.compile(r"(?<![\d.,])\d+,(?:\d{1,2}|\d{4,})(?![\d,])")
-_UNITS = {
-    unit: (metric.name, factor) for metric in TABLE for unit, factor in metric.spellings.items()
-}
 _FLOPS = {scale + end: factor for scale, factor in SCALES.items() for end in ("", "flop", "flops")}
 """What these count follows the convention asked for."""
 _LEAST, _MOST = 1e-9, 1e24
 """In any metric's own unit; floats keep a limit within these finite and above 0."""
-_HINTS = list(dict.fromkeys(["GFLOPs", "MFLOPs", *(u for m in TABLE for u in m.shown), "fps"]))
 _SHARED = ("latency", "throughput", "memory", "params")
-_SHOWN = ", ".join([*_HINTS, "M", "G", "%", *(f"%{word}" for word in _SHARED)])
 
 
 @dataclass(frozen=True)
@@ -182,13 +177,15 @@ def _unit(unit: str, text: str, convention: str) -> tuple[str, float | None, boo
             return metric, 0.01, True
     if word == "fps":  # batches a second
         return "latency_ms", None, False
-    if word in _UNITS:
-        return *_UNITS[word], False
+    if word in UNITS:
+        return *UNITS[word], False
     if word in _FLOPS and (word or text.strip()):
         metric = "macs_noattn" if convention == "macs-noattn" else "macs"
         return metric, _FLOPS[word] * (0.5 if convention == "flops2x" else 1.0), False
+    hints = list(dict.fromkeys(["GFLOPs", "MFLOPs", *(u for m in TABLE for u in m.shown), "fps"]))
+    shown = ", ".join([*hints, "M", "G", "%", *(f"%{word}" for word in _SHARED)])
     raise ConfigError(
-        f"budget '{text}' has the unknown unit '{unit}';{nearest(unit, _HINTS)} known: {_SHOWN}"
+        f"budget '{text}' has the unknown unit '{unit}';{nearest(unit, hints)} known: {shown}"
     )
 
 
