@@ -29,7 +29,7 @@ from autotok.methods.registry import METHODS, list_methods
 from autotok.metrics import Metric, register_metric
 from autotok.predicting.target import load_target
 from autotok.searching.engines.base import Engine, Job, Outcome, run_job
-from autotok.searching.running.study import run_search
+from autotok.searching.running.opening import run_search
 from autotok.searching.space.settings import SearchSettings
 from autotok.tokens import Taps, Tokens
 
