@@ -95,7 +95,7 @@ _HOMES = {
     "autotok.searching.records.rundir": ("RunDirectory",),
     "autotok.searching.running.asktell": ("AskTell",),
     "autotok.searching.running.events": ("Event", "event_text"),
-    "autotok.searching.running.preflight": ("Asked", "check_names"),
+    "autotok.searching.running.question": ("Question", "check_names"),
     "autotok.searching.space.settings": ("SearchSettings",),
     "autotok.supernet.evolution": ("EvolutionSettings",),
     "autotok.supernet.train": ("Progress",),
@@ -113,7 +113,6 @@ globals().pop("export")
 
 __all__ = [
     "AskTell",
-    "Asked",
     "AutotokError",
     "CompressedViT",
     "CompressionConfig",
@@ -130,6 +129,7 @@ __all__ = [
     "Option",
     "Placement",
     "Progress",
+    "Question",
     "Reduction",
     "Run",
     "RunDirectory",
@@ -290,7 +290,7 @@ if TYPE_CHECKING:
     from autotok.searching.records.rundir import RunDirectory
     from autotok.searching.running.asktell import AskTell
     from autotok.searching.running.events import Event, event_text
-    from autotok.searching.running.preflight import Asked, check_names
+    from autotok.searching.running.question import Question, check_names
     from autotok.searching.space.settings import SearchSettings
     from autotok.supernet.evolution import EvolutionSettings
     from autotok.supernet.train import Progress

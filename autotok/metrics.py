@@ -1,16 +1,18 @@
 """The table of metrics: what each is called, how it is asked for, counted, compared and written.
 
 Budgets, objectives, records, targets, reports, dashboard notes and the command line read it: a new
-metric is a row here and whatever its values come from (`TrialRecord.values`).
+metric is a row here and whatever its values come from (`TrialRecord.values`). A script adds a row
+of its own with `register_metric` before it asks for anything.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from autotok.errors import UnknownName
+from autotok.errors import ConfigError, UnknownName
 from autotok.names import known
 
 __all__ = [
@@ -21,9 +23,11 @@ __all__ = [
     "QUALITIES",
     "SCALES",
     "TABLE",
+    "UNITS",
     "Metric",
     "check_quality",
     "metric_of",
+    "register_metric",
 ]
 
 SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
@@ -62,6 +66,13 @@ class Metric:
     stated error), or 'energy'."""
     follows: str = ""
     """The metric that its predictions are worked out from."""
+    predicted: Callable[[Any], float] | None = None
+    """Its value of a `Prediction`; None: the attribute of its name."""
+
+    def of(self, prediction: object) -> float:
+        """Its value of a `Prediction`."""
+        read = self.predicted
+        return float(getattr(prediction, self.name) if read is None else read(prediction))
 
     def number(self, value: float | None) -> str:
         """A value of the column; more digits where it is small, and '-' for none."""
@@ -123,7 +134,40 @@ _BYTES = {
     **{scale + word: mb for scale, mb in _THOUSANDS.items() for word in ("b", "bytes")},
     **{f"{scale}ib": 1024.0**power / 1e6 for power, scale in enumerate("kmg", 1)},
 }
-TABLE: tuple[Metric, ...] = (
+TABLE: list[Metric] = []
+METRICS: dict[str, Metric] = {}
+EXACT: list[str] = []
+PREDICTED: list[str] = []
+ON_DEVICE: list[str] = []
+"""Known only where a target or a device is."""
+QUALITIES = ["auto"]
+"""What `--quality` may be."""
+UNITS: dict[str, tuple[str, float]] = {}
+"""Of every unit of a budget, lower case: the metric, and how many of its unit it is."""
+_BY_WORD: dict[str, Metric] = {}
+
+
+def register_metric(metric: Metric) -> None:
+    """Make a row known.
+
+    Raises:
+        ConfigError: one of its words or units is another's.
+    """
+    words = {metric.name, metric.column, *metric.words}
+    taken = [*sorted(words & _BY_WORD.keys()), *sorted(metric.spellings.keys() & UNITS.keys())]
+    if taken:
+        raise ConfigError(f"metric '{metric.name}' is '{taken[0]}' as another is; pick other words")
+    TABLE.append(metric)
+    METRICS[metric.name] = metric
+    _BY_WORD.update(dict.fromkeys(words, metric))
+    UNITS.update({unit: (metric.name, amount) for unit, amount in metric.spellings.items()})
+    kinds = {"exact": EXACT, "predicted": PREDICTED, "judged": QUALITIES}
+    for names in (kinds.get(metric.kind), ON_DEVICE if metric.aspect else None):
+        if names is not None:
+            names.append(metric.name)
+
+
+_ROWS = (
     Metric(
         "top1", "top1_pct", "top-1 accuracy", "%", "judged", ("accuracy",),
         higher_is_better=True, digits=1,
@@ -174,14 +218,8 @@ TABLE: tuple[Metric, ...] = (
         limit="{:.4g} mJ per batch on the device", aspect="energy", follows="latency_ms",
     ),
 )  # fmt: skip
-METRICS: Mapping[str, Metric] = {m.name: m for m in TABLE}
-EXACT = tuple(m.name for m in TABLE if m.kind == "exact")
-PREDICTED = tuple(m.name for m in TABLE if m.kind == "predicted")
-ON_DEVICE = tuple(m.name for m in TABLE if m.aspect)
-"""Known only where a target or a device is."""
-QUALITIES = ("auto", *(m.name for m in TABLE if m.kind == "judged"))
-"""What `--quality` may be."""
-_BY_WORD = {word: m for m in TABLE for word in (m.name, m.column, *m.words)}
+for _row in _ROWS:
+    register_metric(_row)
 
 
 def metric_of(word: str, *, kind: str = "metric", beside: Iterable[str] = ()) -> Metric:

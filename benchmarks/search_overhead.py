@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "searching"))
 
 from problems import FakeEvaluator, fake_problem, vit_facts
 
-from autotok.searching.running.loop import Ask
-from autotok.searching.running.study import open_search
+from autotok.searching.engines.base import Job
+from autotok.searching.running.opening import open_search
 from autotok.searching.space.settings import SearchSettings, fidelity_plan
 
 
@@ -52,7 +52,7 @@ def measure(num_trials: int, sampler: str) -> np.ndarray[tuple[int], np.dtype[np
             step = search.ask()
             if step is None:
                 break
-            while isinstance(step, Ask):
+            while isinstance(step, Job):
                 if step.task == "finetune":
                     assert problem.finetune is not None
                     step = search.tuned(step.number, problem.finetune(step.config), 0.0)

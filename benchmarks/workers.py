@@ -32,7 +32,7 @@ from autotok.searching.engines.base import Engine, Job
 from autotok.searching.engines.ray import RayEngine
 from autotok.searching.engines.workers import ProcessEngine
 from autotok.searching.running.events import Event, TrialFinished
-from autotok.searching.running.study import run_search
+from autotok.searching.running.opening import run_search
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import SearchSettings
 

@@ -15,7 +15,7 @@ from autotok.export.bundle import read_best
 from autotok.predicting.target import load_target
 from autotok.report.run import Run
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.running.session import Question
+from autotok.searching.running.question import Question
 from autotok.searching.space.budget import parse_budgets, resolve
 from autotok.searching.space.settings import SearchSettings
 from autotok.searching.space.space_file import load_space
@@ -116,7 +116,7 @@ def read_records(path: Path) -> object:
 
 LOADERS: list[tuple[Callable[[Path], object], str, tuple[str, ...], int]] = [
     (load_space, "space.yaml", ("search_spaces/*.yaml", "studies/*/space.yaml"), 700),
-    (fresh_target, "target.yaml", ("autotok/profiling/targets/[jlr]*.yaml",), 700),
+    (fresh_target, "target.yaml", ("autotok/predicting/targets/[jlr]*.yaml",), 700),
     (load_recipe, "recipe.yaml", ("studies/*/recipe.yaml",), 500),
     (read_best, "best.yaml", ("studies/*/best.yaml",), 600),
     (read_run, "config.yaml", ("studies/*/config.yaml",), 500),

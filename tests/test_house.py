@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ GUESTS = {
     "typer": {f"cli/{p.name}" for p in (PACKAGE / "cli").glob("*.py")},
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+UNMIRRORED = 112
+"""Modules that no test file mirrors: tested by those of their neighbours; may only fall."""
 
 
 def room(path: Path) -> str:
@@ -54,9 +57,15 @@ def room(path: Path) -> str:
     return parts[0].removesuffix(".py")
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Absolute names of everything a file imports, at any depth, outside TYPE_CHECKING blocks."""
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = parsed(path)
     package = ["autotok", *path.relative_to(PACKAGE).parts[:-1]]
     found: set[str] = set()
     skipped = {
@@ -131,7 +140,7 @@ def test_a_guest_library_is_imported_in_its_own_file_only(guest: str) -> None:
 
 def test_the_command_line_imports_autotok_and_nothing_behind_it() -> None:
     for path in (PACKAGE / "cli").glob("*.py"):
-        tree = ast.parse(path.read_text("utf-8"))  # what only types are imported for too
+        tree = parsed(path)  # what only types are imported for too
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
         names |= {n.module or "" for n in froms if not n.level}
@@ -159,16 +168,29 @@ def test_all_equals_the_public_names() -> None:
 def test_no_public_class_or_function_is_named_twice() -> None:
     found: dict[str, list[str]] = {}
     for path in FILES:
-        for node in ast.parse(path.read_text("utf-8")).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_":
                 found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
     assert not {name: paths for name, paths in found.items() if len(paths) > 1}
 
 
+def mirrored(path: Path) -> bool:
+    """Whether a module has tests of its own; the room goes in front where a name is used twice."""
+    *rooms, name = path.relative_to(PACKAGE).with_suffix("").parts
+    folder = Path(__file__).parent.joinpath(*rooms)
+    names = [f"test_{name}.py", *(f"test_{room}_{name}.py" for room in rooms[-1:])]
+    return any((folder / name).is_file() for name in names)
+
+
+def test_modules_without_a_mirror_in_the_tests_only_become_fewer() -> None:
+    missing = [p for p in FILES if p.name[0] != "_" and not mirrored(p)]
+    assert len(missing) <= UNMIRRORED, f"give what is new a test file: {missing}"
+
+
 def test_nothing_is_called_utils_and_nothing_prints() -> None:
     for path in FILES:
         assert path.stem not in {"utils", "helpers", "common"}
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in {"print", "eval", "exec"}, f"{path}:{node.lineno}"
 

@@ -26,7 +26,7 @@ def test_the_wheel_carries_its_data_and_stays_small(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "autotok/assets/autoformer_demo.safetensors" in names
     assert "autotok/search_spaces/default.yaml" in names
-    assert "autotok/profiling/targets/jetson-nx.yaml" in names
+    assert "autotok/predicting/targets/jetson-nx.yaml" in names
     assert "autotok/py.typed" in names
     assert not any(name.startswith(("tests/", "studies/")) for name in names)
     assert wheel.stat().st_size < 15e6
@@ -75,7 +75,7 @@ def test_the_tests_of_the_sdist_find_all_they_need_in_it(tmp_path: Path) -> None
         return done.stdout
 
     assert "error" not in tests("--collect-only", "-m", "slow or not slow").splitlines()[-1]
-    reading = ("tests/test_readme.py", "tests/test_house.py", "tests/api/test_pages.py")
+    reading = ("tests/test_readme.py", "tests/test_house.py", "tests/report/test_method_pages.py")
     assert "passed" in tests(
         "-v", "-k", "not torch", *reading, "tests/supernet/test_recipe_file.py"
     )

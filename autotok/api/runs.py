@@ -29,10 +29,11 @@ from autotok.searching.records.objective import judged_by
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
-from autotok.searching.running.preflight import Asked, check_hand_over, check_names
-from autotok.searching.running.session import Question, Session, build_problem, measuring_on
+from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.question import Question, check_hand_over, check_names
+from autotok.searching.running.session import Session, build_problem, measuring_on
 from autotok.searching.running.stopwatch import Stopwatch
-from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 
 __all__ = ["resume", "search"]
@@ -146,20 +147,6 @@ def search(
         ),
     )
     quality = judged_by(settings.objectives, quality)
-    check_names(
-        Asked(
-            budgets=budgets,
-            objectives=settings.objectives,
-            flops_convention=flops_convention,
-            target=target,
-            quality=quality,
-            subnet=subnet,
-            engine=workers.engine,
-            device=measure_on,
-            space=space,
-            methods=methods,
-        )
-    )
     if data is None and named != "autoformer_demo":
         raise ConfigError(f"backbone '{named}' needs images to be judged on: give --data FOLDER")
     data = data or "demo"
@@ -181,6 +168,7 @@ def search(
         max_images=max_images,
         device=measure_on,
     )
+    check_names(question, engine=workers.engine, objectives=settings.objectives)
     check_storage(settings.storage)
     check_sampler(settings.sampler, objectives=len(settings.objectives))
     model = None if isinstance(backbone, str) else backbone
@@ -307,8 +295,12 @@ def _engine(
     if alone and settings.trial_timeout_s is None:
         yield None
         return
-    from autotok.searching.running.engine_choice import ProblemFactory, make_engine
-    from autotok.searching.running.sharing import SHARED_FOLDER, share
+    from autotok.searching.running.engine_choice import (
+        SHARED_FOLDER,
+        ProblemFactory,
+        make_engine,
+        share,
+    )
 
     question, engine = session.question.to_dict(), None
     shared = share(session, folder / SHARED_FOLDER)

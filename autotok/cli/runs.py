@@ -133,7 +133,8 @@ def search_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same proposals.")] = 0,
     sampler: Annotated[
-        str, typer.Option(help="tpe, nsgaii, gp, random, grid or MODULE:FACTORY.")
+        str,
+        typer.Option(help="tpe, auto (surrogate), nsgaii, gp, random, grid or MODULE:FACTORY."),
     ] = "tpe",
     flops_convention: Annotated[
         str, typer.Option(help="What FLOPs in a budget mean: macs, macs-noattn, flops2x.")
@@ -183,31 +184,28 @@ def search_command(
         retrain_trials=finetunes,
         trial_timeout_s=trial_timeout or None,
     )
-    budgets = budget or ["2.3GFLOPs"]
+    budgets = tuple(budget or ["2.3GFLOPs"])
     only = tuple(name.strip() for name in (methods or "").split(",") if name.strip())
     if device not in ("auto", "cpu"):
         raise autotok.ConfigError(
             f"device '{device}' cannot be searched on: a search runs its models on the CPU so far;"
             " leave --device at auto, and time finalists elsewhere with --measure-on"
         )
-    autotok.check_names(
-        autotok.Asked(
-            budgets=budgets,
-            objectives=settings.objectives,
-            flops_convention=flops_convention,
-            target=target,
-            quality=quality,
-            subnet=subnet,
-            engine=engine,
-            device=measure_on,
-            space=space,
-            methods=only,
-        )
+    question = autotok.Question(
+        budgets=budgets,
+        flops_convention=flops_convention,
+        target=target,
+        quality=quality,
+        subnet=subnet,
+        device=measure_on,
+        space=space,
+        methods=only,
     )
+    autotok.check_names(question, engine=engine, objectives=settings.objectives)
     if output is not None:
         autotok.RunDirectory.check_new(output)
     if not quiet and not json:
-        for line in autotok.budget_lines(budgets, flops_convention):
+        for line in autotok.budget_lines(question.requests):
             typer.echo(line)
 
     folder = output or autotok.fresh_run_folder(backbone)

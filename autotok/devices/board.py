@@ -14,6 +14,9 @@ timed in processes of their own: what runs out of memory or crashes there is tol
 Answers carry "autotok": 1 and the id; "event": "working" while a request takes its time; "error"
 (memory, load, crash, timeout, runtime, disk, request) and "words" where it failed. Energy is
 that of a burst of runs after the timed ones, and left out where no counter may be read.
+
+How a model and its reference take turns and are summed up is written here once; autotok times with
+it on the machine at hand too.
 """
 
 import hashlib
@@ -32,15 +35,22 @@ import sys
 import threading
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 STEADY, NOISY = 0.03, 0.10
 WARM_UP_RUNS = 12
+# a scheduler takes the processor away every few milliseconds: shorter slots would beat with it
 SLOT_MS, MOST_REPEATS = 20.0, 50
+# a median strays 1.2533 times as far as a mean, and 1.4826 median deviations are a standard one;
+# successive ratios share a run of the reference, so that n of them tell as much as 3/4 n
+STRAY = 1.2533 * 1.4826 * math.sqrt(4 / 3)
+# the other side takes 30 s of silence for a dropped line
 HEARTBEAT_S, FAREWELL_S = 2.0, 10.0
+# a caller that is gone without closing the line must not leave us behind for ever
 IDLE_S = 1800.0
-PROBE_S = 180.0
-ENGINE_S = 1.0
+PROBE_S, ENGINE_S = 180.0, 1.0
+# INA3221 sensors give a new value every few milliseconds
 ENERGY_S, SAMPLE_S = 1.0, 0.01
 SYSFS = Path(os.environ.get("AUTOTOK_SYSFS", "/sys"))
 INA = ("ina3221", "ina3221x")
@@ -305,96 +315,39 @@ def _trtexec() -> "str | None":
     return shutil.which("trtexec") or (usual if os.path.exists(usual) else None)
 
 
-class TorchModel:
-    """A TorchScript file, on CUDA where there is some."""
+def _torch_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
+    """Of a TorchScript file, on CUDA where there is some."""
+    import torch
 
-    def __init__(self, task: "dict[str, Any]", path: str) -> None:
-        import torch
+    if task.get("threads"):
+        torch.set_num_threads(task["threads"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module = torch.jit.load(path, map_location=device).eval()
+    images = torch.rand(*task["shape"]).to(device)
 
-        if task.get("threads"):
-            torch.set_num_threads(task["threads"])
-        self.torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
-        self.module = torch.jit.load(path, map_location=self.device).eval()
-        self.images = torch.rand(*task["shape"]).to(self.device)
-        self.threads = torch.get_num_threads()
-        self.runtime = f"torch {torch.__version__} TorchScript"
-        self.gpu, self.marks = None, []  # type: str | None, list[Any]
-        if self.device == "cuda":
-            self.gpu = str(getattr(torch.cuda.get_device_properties(0), "uuid", ""))
-            self.marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+    def run() -> None:
+        with torch.no_grad():
+            module(images)
 
-    def once(self) -> float:
-        """Run it, and wait until it is done; gives the moment at which all was launched."""
-        if self.marks:
-            self.marks[0].record()
-        with self.torch.no_grad():
-            self.module(self.images)
-        if self.marks:
-            self.marks[1].record()
-        launched = time.perf_counter()
-        if self.marks:
-            self.torch.cuda.synchronize()
-        return launched
-
-    def peak_memory(self) -> "tuple[float, str]":
-        """Megabytes of one run, and what was read."""
-        if self.device == "cpu":
-            return _process_peak(self.once)
-        self.torch.cuda.reset_peak_memory_stats()
-        self.once()
-        return self.torch.cuda.max_memory_allocated() / MB, "CUDA allocator, peak of this model"
+    return Timer(run, device), f"torch {torch.__version__} TorchScript", torch.get_num_threads()
 
 
-class OnnxModel:
-    """An ONNX file in onnxruntime."""
+def _onnx_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
+    """Of an ONNX file in onnxruntime."""
+    import numpy
+    import onnxruntime
 
-    def __init__(self, task: "dict[str, Any]", path: str) -> None:
-        import numpy
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = task.get("threads") or 0
-        chosen = _providers(onnxruntime)
-        self.session = onnxruntime.InferenceSession(path, options, providers=chosen)
-        images = numpy.random.RandomState(0).rand(*task["shape"]).astype(numpy.float32)
-        self.feed = {self.session.get_inputs()[0].name: images}
-        self.threads = task.get("threads") or _usable_cores()
-        self.gpu, self.marks = None if chosen[0] == "CPUExecutionProvider" else "", ()
-        self.runtime = f"onnxruntime {onnxruntime.__version__} {chosen[0]}"
-
-    def once(self) -> None:
-        """Run it."""
-        self.session.run(None, self.feed)
-
-    def peak_memory(self) -> "tuple[float, str]":
-        """Megabytes of one run, and what was read."""
-        return _process_peak(self.once)
-
-
-class Slot:
-    """A model warmed up, run many times in its slot of a turn where it is short."""
-
-    def __init__(self, model: "Any", patience_s: float) -> None:
-        self.model, self.runtime, self.threads = model, model.runtime, model.threads
-        self.peak_memory, self.gpu = model.peak_memory, model.gpu
-        self.parts = []  # type: list[tuple[float, float]]
-        warm = _warm_up(model, time.perf_counter() + patience_s)
-        self.energy_s = max(ENERGY_S, 3 * warm / 1e3)
-        self.repeats = min(MOST_REPEATS, max(1, math.ceil(SLOT_MS / max(warm, 1e-3) - 1e-6)))
-
-    def run(self) -> "list[float]":
-        """Milliseconds of each run."""
-        return [_time_ms(self.model, self.parts) for _ in range(self.repeats)]
-
-    def energy(self, meter: "Any") -> "tuple[float, int]":
-        """Joules, and of how many runs."""
-        count, end = 0, time.perf_counter() + ENERGY_S
-        meter.start()
-        while count < 3 or time.perf_counter() < end:
-            self.model.once()
-            count += 1
-        return meter.stop(), count
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = task.get("threads") or 0
+    chosen = _providers(onnxruntime)
+    session = onnxruntime.InferenceSession(path, options, providers=chosen)
+    images = numpy.random.RandomState(0).rand(*task["shape"]).astype(numpy.float32)
+    feed = {session.get_inputs()[0].name: images}
+    timer = Timer(lambda: session.run(None, feed))
+    timer.gpu = None if chosen[0] == "CPUExecutionProvider" else ""
+    words = f"onnxruntime {onnxruntime.__version__} {chosen[0]}"
+    return timer, words, task.get("threads") or usable_cores()
 
 
 class EngineSlot:
@@ -409,14 +362,15 @@ class EngineSlot:
         self.peak_mb = 0.0
         self._run(["--onnx=" + path, "--saveEngine=" + self.engine, *self.half])
 
-    def run(self, seconds: float = ENGINE_S) -> "list[float]":
-        """Milliseconds of each run."""
+    def run(self, seconds: float = ENGINE_S) -> "tuple[list[float], float]":
+        """Milliseconds of each run, and their median."""
         how = ["--loadEngine=" + self.engine, "--exportTimes=" + self.times, "--warmUp=300"]
         begin = time.perf_counter()
         self._run([*how, f"--duration={seconds:g}", *self.half])
         self.energy_s = 2 * (time.perf_counter() - begin) + 3 * ENGINE_S
         with open(self.times) as file:
-            return [float(row["latencyMs"]) for row in json.load(file)]
+            found = [float(row["latencyMs"]) for row in json.load(file)]
+        return found, median(found)
 
     def peak_memory(self) -> "tuple[float, str]":
         """Megabytes of a run, and what was read."""
@@ -428,7 +382,7 @@ class EngineSlot:
         spent = []
         for seconds in (ENGINE_S, 4 * ENGINE_S):
             meter.start()
-            count = len(self.run(seconds))
+            count = len(self.run(seconds)[0])
             spent.append((meter.stop(), count))
         return spent[1][0] - spent[0][0], spent[1][1] - spent[0][1]
 
@@ -446,17 +400,17 @@ class EngineSlot:
 
 def _slot(task: "dict[str, Any]", path: str) -> "Any":
     """A model of the task, loaded and warm."""
-    kinds = {"torch": TorchModel, "onnxruntime": OnnxModel}
+    kinds = {"torch": _torch_timer, "onnxruntime": _onnx_timer}
     try:
         if task["runtime"] == "trtexec":
             return EngineSlot(task, path)
-        model = kinds[task["runtime"]](task, path)
+        timer, runtime, threads = kinds[task["runtime"]](task, path)
     except ImportError:
         raise
     except Exception as error:
         kind = "memory" if _is_memory(error) else "load"
         raise Trouble(kind, _first_line(error)) from error
-    return Slot(model, float(task["timeout_s"]) / 8)
+    return Slot(timer, float(task["timeout_s"]) / 8, runtime, threads)
 
 
 def _measure(task: "dict[str, Any]") -> "dict[str, Any]":
@@ -467,106 +421,239 @@ def _measure(task: "dict[str, Any]") -> "dict[str, Any]":
     slots = [_slot(task, task["paths"][0])]
     peak, how = slots[0].peak_memory()  # of the model alone: the reference is not there yet
     slots += [_slot(task, path) for path in task["paths"][1:]]
-    times, ratios, around, turns = _turns(slots, task)
-    found = _summary(times, ratios, around)
-    found["prolonged"] = turns > int(task["rounds"])
+    rounds, limit_s = int(task["rounds"]), float(task["timeout_s"])
+
+    def on_turn() -> None:
+        if os.getppid() != task["parent"]:
+            sys.exit(1)  # nobody waits for this any more
+
+    turns = take_turns(slots, rounds, limit_s / 2, least=min(3, rounds), on_turn=on_turn)
+    found = turns.summary(rounds, slots[0].parts)
     found.update(peak_memory_mb=peak, memory_source=how, dtype=task["dtype"])
     found.update(runtime=slots[0].runtime, threads=slots[0].threads)
-    if slots[0].parts:
-        found["host_ms"] = _median([host for host, _ in slots[0].parts])
-        found["device_ms"] = _median([device for _, device in slots[0].parts])
     if task.get("energy"):
-        found.update(_energy(slots[0], float(task["timeout_s"]) - (time.perf_counter() - begin)))
+        found.update(energy_of(slots[0], limit_s - (time.perf_counter() - begin)))
     return found
 
 
-def _turns(
-    slots: "list[Any]", task: "dict[str, Any]"
-) -> "tuple[list[float], list[float], list[float], int]":
-    """Milliseconds of every run, each turn's ratio, the reference's, and how many turns R M R."""
-    rounds, begin = int(task["rounds"]), time.perf_counter()
-    times, ratios, around = [], [], []  # type: list[float], list[float], list[float]
-    turn = 0
-    while turn < 3 * rounds:
-        late = time.perf_counter() - begin > float(task["timeout_s"]) / 2
-        enough = turn >= rounds and _deviation(times) <= STEADY * _median(times)
-        if turn >= min(3, rounds) and (late or enough):
-            break
-        if os.getppid() != task["parent"]:
-            sys.exit(1)  # nobody waits for this any more
-        before = [_median(slot.run()) for slot in slots[1:]]
-        own = slots[0].run()
-        after = [_median(slot.run()) for slot in slots[1:]]
-        times += own
-        around += before + after
-        if before:
-            ratios.append((before[0] + after[0]) / 2 / _median(own))
-        turn += 1
-    return times, ratios, around, turn
+# --- how a model and its reference take turns, here and wherever autotok times
 
 
-def _summary(
-    times: "list[float]", ratios: "list[float]", around: "list[float]"
-) -> "dict[str, Any]":
-    middle, spread = _median(times), _deviation(times)
-    noise = spread / middle
-    return {
-        "latency_ms": middle,
-        "p90_ms": sorted(times)[min(len(times) - 1, int(0.9 * len(times)))],
-        "mad_ms": spread,
-        "runs": len(times),
-        "verdict": "steady" if noise <= STEADY else "noisy" if noise <= NOISY else "unreliable",
-        "reference_latency_ms": _median(around) if around else None,
-        "speedup": _median(ratios) if ratios else None,
-    }
+class Timer:
+    """Times single runs until the answer is there; on CUDA, the host's and the device's parts."""
+
+    def __init__(self, run: "Any", device: "Any" = "cpu", clock: "Any" = None) -> None:
+        """`device` is torch's, or its name; ratios are taken by `clock`, the wall's if None."""
+        self.run, self.device, self.clock = run, device, clock
+        self.parts = []  # type: list[tuple[float, float]]
+        self.marks = []  # type: list[Any]
+        kind = str(device).partition(":")[0]
+        self.gpu = None if kind == "cpu" else ""  # type: str | None
+        self.torch = None  # type: Any
+        if kind in ("cuda", "mps"):
+            self.torch = importlib.import_module("torch")
+        if kind == "cuda":
+            self.gpu = _uuid(self.torch, device)
+            self.marks = [self.torch.cuda.Event(enable_timing=True) for _ in range(2)]
+
+    def once(self) -> None:
+        """Run it, and wait until it is done."""
+        self.run()
+        self._wait()
+
+    def time(self) -> "tuple[float, float]":
+        """Milliseconds of a run, on the wall and by the clock."""
+        clock = self.clock or time.perf_counter
+        self._wait()
+        begin, own = time.perf_counter(), clock()
+        self._mark(0)
+        self.run()
+        self._mark(1)
+        launched = time.perf_counter()
+        self._wait()
+        took, own = (time.perf_counter() - begin) * 1e3, (clock() - own) * 1e3
+        if self.marks:
+            self.parts.append(((launched - begin) * 1e3, self.marks[0].elapsed_time(self.marks[1])))
+        return took, own if own > 0.0 else took
+
+    def peak_memory(self) -> "tuple[float, str]":
+        """Megabytes of one run, and what was read."""
+        if self.marks:
+            self.torch.cuda.reset_peak_memory_stats(self.device)
+            self.once()
+            peak = self.torch.cuda.max_memory_allocated(self.device) / MB
+            return peak, "CUDA allocator, peak of this model"
+        since = "reset before the run" if reset_high_water() else "since its start: an upper bound"
+        self.once()
+        return high_water_mb(), "process high-water mark, " + since
+
+    def _wait(self) -> None:
+        if self.marks:
+            self.torch.cuda.synchronize(self.device)
+        elif self.torch is not None:
+            self.torch.mps.synchronize()
+
+    def _mark(self, index: int) -> None:
+        if self.marks:
+            self.marks[index].record(self.torch.cuda.current_stream(self.device))
 
 
-def _warm_up(model: "Any", deadline: float) -> float:
+def _uuid(torch: "Any", device: "Any") -> str:
+    """Of a GPU; empty where torch does not tell."""
+    try:
+        return str(torch.cuda.get_device_properties(device).uuid)
+    except (AssertionError, AttributeError, RuntimeError):
+        return ""
+
+
+class Slot:
+    """A model warmed up, run many times in its slot of a turn where it is short."""
+
+    def __init__(
+        self,
+        timer: Timer,
+        patience_s: float,
+        runtime: str = "",
+        threads: int = 1,
+        slot_ms: float = SLOT_MS,
+    ) -> None:
+        self.timer, self.runtime, self.threads = timer, runtime, threads
+        self.peak_memory, self.gpu, self.parts = timer.peak_memory, timer.gpu, timer.parts
+        warm = _warm_up(timer, time.perf_counter() + patience_s)
+        self.parts.clear()
+        self.energy_s = max(ENERGY_S, 3 * warm / 1e3)
+        self.repeats = min(MOST_REPEATS, max(1, math.ceil(slot_ms / max(warm, 1e-3) - 1e-6)))
+
+    def run(self) -> "tuple[list[float], float]":
+        """Milliseconds of each run, and the clock's median of them."""
+        found = [self.timer.time() for _ in range(self.repeats)]
+        return [took for took, _ in found], median([own for _, own in found])
+
+    def energy(self, meter: "Any") -> "tuple[float, int]":
+        """Joules, and of how many runs."""
+        count, end = 0, time.perf_counter() + ENERGY_S
+        meter.start()
+        while count < 3 or time.perf_counter() < end:
+            self.timer.once()
+            count += 1
+        return meter.stop(), count
+
+
+def _warm_up(timer: Timer, deadline: float) -> float:
     """The median, once those of two successive windows of three runs agree within 5 %."""
     times = []  # type: list[float]
     while len(times) < WARM_UP_RUNS:
-        times.append(_time_ms(model, []))
-        old, new = _median(times[-6:-3] or times), _median(times[-3:])
+        times.append(timer.time()[1])
+        old, new = median(times[-6:-3] or times), median(times[-3:])
         agree = len(times) >= 6 and abs(new - old) <= 0.05 * old
         if agree or (len(times) >= 2 and time.perf_counter() > deadline):
             break
-    return _median(times[-3:])
+    return median(times[-3:])
 
 
-def _time_ms(model: "Any", parts: "list[tuple[float, float]]") -> float:
-    """Milliseconds of a run; on CUDA the host's, and those by the device's events, are added."""
-    begin = time.perf_counter()
-    launched = model.once()
-    took = (time.perf_counter() - begin) * 1e3
-    if model.marks:
-        start, end = model.marks
-        parts.append(((launched - begin) * 1e3, start.elapsed_time(end)))
-    return took
+class Turns:
+    """What slots gave in turn, the model's and those of its reference, if there is one."""
+
+    def __init__(self) -> None:
+        self.own, self.beside = [], []  # type: list[Any], list[Any]
+
+    @property
+    def times(self) -> "list[float]":
+        """Milliseconds of every run of the model."""
+        return [took for times, _ in self.own for took in times]
+
+    @property
+    def ratios(self) -> "list[float]":
+        """Reference over model: the mean of what ran before and after it, over its own."""
+        beside, own = [lap[1] for lap in self.beside], [lap[1] for lap in self.own]
+        return list(map(lambda old, new, mine: (old + new) / 2 / mine, beside, beside[1:], own))
+
+    def error_pct(self) -> float:
+        """Standard error of the ratios' median in per cent of it; 0 without a reference."""
+        found = self.ratios
+        if not found:
+            return 0.0
+        return 100 * STRAY * deviation(found) / math.sqrt(len(found)) / median(found)
+
+    def summary(self, rounds: int, parts: "list[tuple[float, float]]") -> "dict[str, Any]":
+        """Figures of a measurement that was to take so many turns, `parts` those on CUDA."""
+        times, ratios = sorted(self.times), self.ratios
+        noise = deviation(times) / median(times)
+        place = 0.9 * (len(times) - 1)
+        low, high = times[int(place)], times[math.ceil(place)]
+        return {
+            "latency_ms": median(times),
+            "p90_ms": low + (place - int(place)) * (high - low),
+            "mad_ms": deviation(times),
+            "runs": len(times),
+            "verdict": "steady" if noise <= STEADY else "noisy" if noise <= NOISY else "unreliable",
+            "reference_latency_ms": median([median(t) for t, _ in self.beside]) if ratios else None,
+            "speedup": median(ratios) if ratios else None,
+            "speedup_error_pct": self.error_pct() if ratios else None,
+            "prolonged": len(self.own) > rounds,
+            "host_ms": median([host for host, _ in parts]) if parts else None,
+            "device_ms": median([device for _, device in parts]) if parts else None,
+        }
 
 
-def _median(values: "list[float]") -> float:
-    ordered, half = sorted(values), len(values) // 2
-    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
+def take_turns(
+    slots: "list[Any]",
+    rounds: int,
+    patience_s: float,
+    least: int = 3,
+    most: "int | None" = None,
+    sure_pct: float = math.inf,
+    on_turn: "Any" = lambda: None,
+) -> Turns:
+    """The model's slot between its reference's, R M R M R, until the run is steady.
+
+    `slots` holds the model's, then the reference's if there is one. It ends after `rounds` turns
+    once it is steady and its ratio known to `sure_pct`, after `most` (3 times as many) anyhow, and
+    when patience ends, but not before the `least`.
+    """
+    found, begin = Turns(), time.perf_counter()
+    found.beside += [slot.run() for slot in slots[1:]]
+    for turn in range(1, (3 * rounds if most is None else most) + 1):
+        on_turn()
+        found.own.append(slots[0].run())
+        found.beside += [slot.run() for slot in slots[1:]]
+        late = time.perf_counter() - begin > patience_s
+        sure = turn >= rounds and found.error_pct() <= sure_pct
+        if turn >= least and (late or (sure and _steady(found.times))):
+            break
+    return found
 
 
-def _deviation(values: "list[float]") -> float:
-    middle = _median(values)
-    return _median([abs(value - middle) for value in values])
+def deviation(values: "list[float]") -> float:
+    """The median absolute deviation from the median."""
+    middle = median(values)
+    return median([abs(value - middle) for value in values])
 
 
-def _process_peak(run: "Any") -> "tuple[float, str]":
-    """High-water mark of this process in megabytes, and since when."""
-    since = "since its start: an upper bound"
+def _steady(times: "list[float]") -> bool:
+    return deviation(times) <= STEADY * median(times)
+
+
+def reset_high_water() -> bool:
+    """Whether Linux let us reset VmHWM to the present resident size."""
     try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-        since = "reset before the run"
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def high_water_mb() -> float:
+    """The most memory that this process held, in megabytes."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1]) / MB
     except OSError:
         pass
-    run()
-    with open("/proc/self/status") as file:
-        marks = [line for line in file if line.startswith("VmHWM:")]
-    return 1024 * int(marks[0].split()[1]) / MB, "process high-water mark, " + since
+    resource = importlib.import_module("resource")  # not on Windows
+    peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return peak / MB if sys.platform == "darwin" else 1024 * peak / MB
 
 
 # --- energy: of a processor package, a GPU or a whole board, neighbours included
@@ -611,7 +698,7 @@ class Meter:
         return time.perf_counter(), self.read()
 
 
-def _energy(slot: "Any", left_s: float) -> "dict[str, Any]":
+def energy_of(slot: "Any", left_s: float = math.inf) -> "dict[str, Any]":
     """Millijoules of a run and what counted them; nothing without a counter, or the time for it."""
     try:
         meter = find_meter(slot.gpu)
@@ -624,19 +711,18 @@ def _energy(slot: "Any", left_s: float) -> "dict[str, Any]":
     return {}
 
 
-def find_meter(gpu: "str | None", sysfs: "Path | None" = None) -> "Meter | None":
+def find_meter(gpu: "str | None") -> "Meter | None":
     """The counter of what computes there; None where there is none that may be read.
 
     `gpu` is None for the processor, a GPU's UUID, or empty for the only GPU there is.
     """
-    sysfs = SYSFS if sysfs is None else sysfs
-    return (_rapl(sysfs) if gpu is None else _nvml(gpu)) or _sensors(sysfs)
+    return (_rapl() if gpu is None else _nvml(gpu)) or _sensors()
 
 
-def _rapl(sysfs: "Path") -> "Meter | None":
+def _rapl() -> "Meter | None":
     """Intel's and AMD's processor packages."""
     files, ranges = [], []  # type: list[Path], list[float]
-    for zone in sorted(sysfs.glob("class/powercap/intel-rapl:*")):
+    for zone in sorted(SYSFS.glob("class/powercap/intel-rapl:*")):
         if zone.name.count(":") == 1 and (_read(zone / "name", str) or "").startswith("package"):
             files.append(zone / "energy_uj")
             ranges.append(_read(zone / "max_energy_range_uj") or 0.0)
@@ -668,16 +754,16 @@ def _nvml(gpu: str) -> "Meter | None":
     return None
 
 
-def _sensors(sysfs: "Path") -> "Meter | None":
+def _sensors() -> "Meter | None":
     """The INA3221 of Jetson modules: the rail that feeds the board, else all that are named."""
     rails = {}  # type: dict[str, tuple[list[Path], float]]
-    for label in sorted(sysfs.glob("class/hwmon/hwmon*/in*_label")):  # JetPack 5 and later
+    for label in sorted(SYSFS.glob("class/hwmon/hwmon*/in*_label")):  # JetPack 5 and later
         channel = label.name[2:-6]
         if _read(label.with_name("name"), str) in INA:
             files = [label.with_name(f"{what}{channel}_input") for what in ("in", "curr")]
             rails[_read(label, str) or ""] = (files, 1e-6)
     old = "bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*"  # JetPack 4
-    for label in sorted(sysfs.glob(old)):
+    for label in sorted(SYSFS.glob(old)):
         power = label.with_name("in_power" + label.name[len("rail_name_") :] + "_input")
         rails[_read(label, str) or ""] = ([power], 1e-3)
     live = [n for n in sorted(rails) if n and None not in [_read(f) for f in rails[n][0]]]
@@ -705,7 +791,8 @@ def _read(file: "Path", kind: "Any" = float) -> "Any":
 # --- small things
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may run on."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
-from autotok.devices.measure import installed_mb
 from autotok.errors import AutotokError, ConfigError, UnknownName
 from autotok.export.exported import export_model
 from autotok.export.formats import FORMATS
 
+from .board import installed_mb, usable_cores
 from .footprint import SOURCE, footprint_of
 from .measurement import Measurement, MeasurementFailed
 from .runtimes import check_runtime, measure_in
@@ -333,7 +332,7 @@ def _with_own_memory(found: Measurement, model: nn.Module, images: Tensor) -> Me
 
 def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
     """The same on all cores of a node; Ray gives a task as many threads as it asked for CPUs."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(usable_cores())
     return measure_here(model, images, reference)
 
 

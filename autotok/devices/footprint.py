@@ -113,7 +113,7 @@ def _main(job: str) -> None:
     from autotok.backbones.loading import load_structure
     from autotok.compression.compress import compress_backbone
 
-    from .measure import high_water_mb, reset_high_water
+    from .board import high_water_mb, reset_high_water
 
     wanted = json.loads(job)
     torch.set_num_threads(wanted["threads"])

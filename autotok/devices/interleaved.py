@@ -11,18 +11,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CLOCKS", "Relative", "clock_for", "interleaved"]
+from .board import SLOT_MS, Slot, Timer, deviation, take_turns
+
+__all__ = ["CLOCKS", "Relative", "clock_for", "interleaved", "slot_of"]
 
 Clock = Callable[[], float]
-CLOCKS: dict[str, Clock] = {"processor": time.thread_time, "wall": time.perf_counter}
+CLOCKS: dict[str, Clock] = {
+    "processor": lambda: time.thread_time(),
+    "wall": lambda: time.perf_counter(),
+}
 LEAST_TURNS = 4
 ENOUGH_TURNS = 25
-SLOT_MS = 10.0
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,16 @@ def clock_for(device: torch.device, threads: int) -> str:
     return "processor" if device.type == "cpu" and threads == 1 else "wall"
 
 
+def slot_of(
+    model: nn.Module, images: Tensor, clock: Clock, *, patience_s: float, slot_ms: float = SLOT_MS
+) -> Slot:
+    """`model(images)`, warmed up and ready to take turns."""
+    return Slot(Timer(lambda: model(images), images.device, clock), patience_s, slot_ms=slot_ms)
+
+
 @torch.inference_mode()
 def interleaved(
-    model: nn.Module,
-    images: Tensor,
-    reference: nn.Module,
-    *,
-    clock: str,
-    seconds: float,
-    reference_images: Tensor | None = None,
+    model: nn.Module, images: Tensor, reference: nn.Module, *, clock: str, seconds: float
 ) -> Relative:
     """Time `model(images)` beside `reference`; ends after `seconds`, four turns at least.
 
@@ -63,51 +68,20 @@ def interleaved(
         reference: What it is compared with.
         clock: One of `CLOCKS`.
         seconds: Patience.
-        reference_images: The reference's batch; `images` by default.
     """
-    other = images if reference_images is None else reference_images
     deadline = time.perf_counter() + seconds
-    jobs = [_Job(model, images, CLOCKS[clock]), _Job(reference, other, CLOCKS[clock])]
-    own: list[float] = []
-    around = [jobs[1].run()]
-    while len(own) < LEAST_TURNS or time.perf_counter() < deadline:
-        own.append(jobs[0].run())
-        around.append(jobs[1].run())
-        if len(own) == ENOUGH_TURNS:
-            break
-    mine, theirs = np.array(own), np.array(around)
-    ratios = 2 * mine / (theirs[1:] + theirs[:-1])
-    ratio = float(np.median(ratios))
+    slots = [
+        # half of what `measure` takes: a calibration has a few seconds for each of its models
+        slot_of(module, images, CLOCKS[clock], patience_s=seconds / 8, slot_ms=SLOT_MS / 2)
+        for module in (model, reference)
+    ]
+    left = deadline - time.perf_counter()
+    found = take_turns(slots, ENOUGH_TURNS, left, least=LEAST_TURNS, most=ENOUGH_TURNS)
+    ratios = [1 / ratio for ratio in found.ratios]
     return Relative(
-        ratio=ratio,
-        spread=float(np.median(np.abs(ratios - ratio))) / ratio,
-        latency_ms=1e3 * float(np.median(mine)),
-        reference_ms=1e3 * float(np.median(theirs)),
-        turns=len(own),
+        ratio=median(ratios),
+        spread=deviation(ratios) / median(ratios),
+        latency_ms=median([own for _, own in found.own]),
+        reference_ms=median([own for _, own in found.beside]),
+        turns=len(ratios),
     )
-
-
-class _Job:
-    """A warmed-up model that runs often enough for the clock to see it."""
-
-    def __init__(self, model: nn.Module, images: Tensor, clock: Clock) -> None:
-        self.model, self.images, self.clock = model, images, clock
-        self.repeats = 1
-        self.run()
-        self.repeats = max(1, round(SLOT_MS / max(1e3 * self.run(), 1e-3)))
-
-    def run(self) -> float:
-        """Seconds of the median run in one slot."""
-        times = []
-        for _ in range(self.repeats):
-            _synchronise(self.images.device)
-            start = self.clock()
-            self.model(self.images)
-            _synchronise(self.images.device)
-            times.append(self.clock() - start)
-        return float(np.median(times))
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from autotok.errors import AutotokError
 
-__all__ = ["MeasurementFailed", "Measurement"]
+__all__ = ["MeasurementFailed", "Measurement", "now"]
 
 OPTIONAL = (
     *("reference_latency_ms", "speedup", "speedup_error_pct"),
@@ -118,6 +119,11 @@ class Measurement:
         if values["latency_ms"] == 0.0:
             raise ValueError("latency_ms is 0")
         return cls(**values)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _finite(name: str, value: Any) -> float:

@@ -10,18 +10,18 @@ from typing import Any
 
 from autotok.errors import DeviceUnreachable, failure
 
-from .ray_cluster import join
+from .ray_cluster import join, load_ray
 
 __all__ = ["RayTasks", "TaskLost"]
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
 RETRIES = 2
-"""Of an errand whose node was lost."""
+"""Of a task whose node was lost."""
 
 
 class TaskLost(Exception):
-    """The process that ran an errand died; `memory` says whether of that."""
+    """The process that ran a task died; `memory` says whether of that."""
 
     def __init__(self, reason: str, *, memory: bool) -> None:
         super().__init__(reason)
@@ -34,13 +34,11 @@ class RayTasks:
     def __init__(self, resource: str, address: str | None, *, patience_s: float = 60.0) -> None:
         """Join the cluster at `address` (HOST:PORT or 'auto'), if Ray is not connected yet.
 
-        An errand waits `patience_s` for a node with the resource to come back.
+        A task waits `patience_s` for a node with the resource to come back.
 
         Raises:
             DeviceUnreachable: no cluster, or none of its nodes carries the resource.
         """
-        from autotok.devices.ray_cluster import load_ray
-
         self._ray: Any = load_ray()
         self.resource, self._patience_s = resource, patience_s
         self._joined = not self._ray.is_initialized()
@@ -66,7 +64,7 @@ class RayTasks:
 
         Raises:
             Exception: what the function raised there.
-            Lost: its process died.
+            TaskLost: its process died.
             TimeoutError: it ran longer than the limit.
             DeviceUnreachable: no such node is left, or came back.
         """

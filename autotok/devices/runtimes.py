@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autotok.errors import AutotokError
+from autotok.errors import AutotokError, failure
 from autotok.export.exported import export_model
 from autotok.export.formats import FORMATS, ExportFormat
 from autotok.names import known
@@ -116,9 +116,8 @@ def _runtimes() -> dict[str, Prepare]:
 
 
 def _refusal(runtime: str, error: Exception) -> MeasurementFailed:
-    lines = str(error).strip().splitlines() or ["no reason given"]
     return MeasurementFailed(
-        f"{runtime} cannot run this model here ({type(error).__name__}: {lines[0][:200]}); measure"
-        " it with another --runtime",
+        f"{runtime} cannot run this model here ({failure(error)[:230]}); measure it with another"
+        " --runtime",
         kind="load",
     )

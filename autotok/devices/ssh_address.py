@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from autotok.errors import ConfigError, UnknownName
+from autotok.errors import ConfigError
+from autotok.names import known
 
 __all__ = ["RUNTIMES", "SshAddress"]
 
@@ -54,11 +55,9 @@ class SshAddress:
         python, runtime = query.get("python", "python3"), query.get("runtime")
         if not _PYTHON.fullmatch(python) or python.startswith("-"):
             raise ConfigError(f"device '{text}' names the Python '{python}'; give a plain path")
-        if runtime is not None and runtime not in RUNTIMES:
-            raise UnknownName("runtime", runtime, RUNTIMES)
-        dtype = query.get("dtype", "float32")
-        if dtype not in DTYPES:
-            raise UnknownName("dtype", dtype, DTYPES)
+        if runtime is not None:
+            known("runtime", runtime, RUNTIMES)
+        dtype = known("dtype", query.get("dtype", "float32"), DTYPES)
         if dtype != "float32" and runtime != "trtexec":
             raise ConfigError(
                 f"device '{text}' asks for {dtype}; only ?runtime=trtexec can be told to use it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 from autotok.errors import ConfigError, DeviceUnreachable
 
-from .measurement import Measurement, MeasurementFailed
+from .measurement import Measurement, MeasurementFailed, now
 from .ssh_address import RUNTIMES, SshAddress
 from .ssh_link import BoardTrouble, ConnectionDropped, Link
 
@@ -189,8 +188,7 @@ class RemoteDevice:
     def _reading(
         self, answer: Mapping[str, Any], facts: BoardFacts, shape: Sequence[int]
     ) -> Measurement:
-        when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        known: dict[str, Any] = {"device": f"{self.address} ({facts.device})", "when": when}
+        known: dict[str, Any] = {"device": f"{self.address} ({facts.device})", "when": now()}
         known |= {"batch": shape[0], "image_shape": tuple(shape[1:])}
         return Measurement.from_dict({**answer, **known})
 

@@ -10,7 +10,7 @@ they vary little, its most similar tokens merge (ToMe's matching). Both remove t
 Departures: both arms go through one merge, in which a dropped token weighs nothing, so that nothing
 depends on the batch and the model exports; `threshold` is stated for the square of the image's
 initial patch count times the variance, which does not depend on resolution (the authors' 7e-5 at
-196 patches is 2.69, see `knobs.ppt_threshold`); all prefix tokens are protected; where the class
+196 patches is 2.69); all prefix tokens are protected; where the class
 token is unsupervised or missing, attention column means stand in (option `score`). As in the
 authors' code, sizes start anew at every reduction if attention is not proportional.
 """

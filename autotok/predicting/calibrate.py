@@ -12,10 +12,10 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import load_structure
@@ -31,8 +31,8 @@ from .calibration_run import (
     OnStep,
     measure_all,
 )
-from .fitting import FitCheck, check, fit_terms, informative, row_of
-from .latency_model import trace_features
+from .fitting import Array, FitCheck, check, fit_terms, informative, row_of
+from .latency_model import features_of
 from .measurers import InterleavedMeasurer, Machine, Measurer
 from .memory_fit import LEAST_PEAKS, MemoryFit, fit_memory, fit_peaks, memory_row
 from .random_configs import draw, drawable_methods
@@ -56,7 +56,6 @@ CANDIDATES, FEWER_CANDIDATES = 4, 1.5
 """For each one measured, and where time is short."""
 HELD_OUT_SHARE = 0.2
 DRAWING_SHARE, MEMORY_SHARE = 0.2, 0.2
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,25 @@ class CalibrationFound:
     plan: CalibrationPlan
     machine: Machine
     seconds: float
+
+    def figures(self) -> dict[str, Any]:
+        """What a target file records of it, rounded as people read it."""
+        checked, memory, machine = self.check, self.memory, self.machine
+        return {
+            "measurements": len(self.fitted) + len(self.held_out),
+            "held_out": checked.count,
+            "within_5_pct": round(checked.within_5_pct, 1),
+            "within_10_pct": round(checked.within_10_pct, 1),
+            "rank_correlation": round(checked.rank_correlation, 4),
+            "worst_pct": round(checked.worst_pct, 1),
+            "memory_points": 0 if memory is None else memory.points,
+            "memory_worst_pct": None if memory is None else round(memory.worst_pct, 1),
+            "backbones": list(self.plan.backbones),
+            "batch": self.plan.batch,
+            "runtime": machine.runtime,
+            "threads": machine.threads,
+            "clock": machine.clock,
+        }
 
 
 def calibrate_target(
@@ -197,7 +215,7 @@ def candidate(
         dtype=getattr(torch, plan.dtype),
         fused_attention=plan.fused_attention,
     )
-    amounts = row_of(trace_features(traced))
+    amounts = row_of(features_of(traced.operators, pooled=traced.pooled))
     return CalibrationCandidate(
         structure.facts.name, config, amounts, memory_row(traced), launches=traced.launches
     )

@@ -47,25 +47,11 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, by name with their units."""
-        found, checked, memory = self.found, self.found.check, self.found.memory
-        return {
-            "target_file": str(self.path),
-            "measurements": len(found.fitted) + len(found.held_out),
-            "held_out": checked.count,
-            "within_5_pct": round(checked.within_5_pct, 1),
-            "within_10_pct": round(checked.within_10_pct, 1),
-            "rank_correlation": None if checked.count < 3 else round(checked.rank_correlation, 4),
-            "worst_pct": round(checked.worst_pct, 1),
-            "memory_points": 0 if memory is None else memory.points,
-            "memory_worst_pct": None if memory is None else round(memory.worst_pct, 1),
-            "backbones": list(found.plan.backbones),
-            "batch": found.plan.batch,
-            "machine": found.machine.name,
-            "runtime": found.machine.runtime,
-            "threads": found.machine.threads,
-            "clock": found.machine.clock,
-            "seconds": round(found.seconds, 1),
-        }
+        found, figures = self.found, self.found.figures()
+        if found.check.count < 3:
+            figures["rank_correlation"] = None
+        name, seconds = found.machine.name, round(found.seconds, 1)
+        return {"target_file": str(self.path), **figures, "machine": name, "seconds": seconds}
 
     def sentences(self) -> list[str]:
         """The same for people, and how to use the file."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from autotok.backbones.loading import load_structure
 from autotok.compression.calibrate import calibrated, needs_calibration
@@ -22,6 +21,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig
 from autotok.errors import AutotokError, DeviceUnreachable
 
+from .fitting import Array
 from .measurers import InterleavedMeasurer, Measurer, Sample
 
 __all__ = ["LEAST", "CalibrationCandidate", "Measured", "OnStep", "CalibrationRun", "measure_all"]
@@ -36,7 +36,6 @@ IN_A_ROW, LATE_IN_A_ROW = 10, 3
 """Refusals after which a sitting ends, and when time is up already."""
 PASSING = ("memory", "timeout", "crash", "disk")
 """Kinds of refusal that are about the size of one model, not about its method."""
-Array = NDArray[np.float64]
 OnStep = Callable[[float, str], None]
 
 

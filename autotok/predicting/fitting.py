@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .regressors import FEATURES
 
-__all__ = ["FIXED", "FitCheck", "check", "fit_terms", "informative", "row_of"]
+__all__ = ["Array", "FIXED", "FitCheck", "check", "fit_terms", "informative", "row_of"]
 
 Array = NDArray[np.float64]
 FIXED = "fixed"

@@ -11,13 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from autotok.devices.board import installed_mb
 from autotok.devices.interleaved import clock_for, interleaved
-from autotok.devices.measure import device_name, installed_mb
+from autotok.devices.measure import device_name
 from autotok.devices.measurement import Measurement, MeasurementFailed
 
 __all__ = ["DeviceMeasurer", "InterleavedMeasurer", "Machine", "Measurer", "Sample", "this_machine"]
 
-MB = 1e6
 SAME = ("runtime", "dtype", "threads")
 """What one latency model cannot mix."""
 
@@ -33,7 +33,7 @@ class Machine:
     runtime: str
     threads: int
     clock: str
-    """One of `turns.CLOCKS`."""
+    """One of `interleaved.CLOCKS`."""
     dtype: str = "float32"
     memory_mb: float | None = None
     """Installed; None where it does not say."""

@@ -14,13 +14,12 @@ from autotok.backbones.loading import load_structure
 from autotok.config import CompressionConfig
 from autotok.devices.footprint import footprint
 
-from .trace import Trace, trace
+from .fitting import Array
+from .trace import MB, Trace, trace
 
 __all__ = ["LEAST_PEAKS", "MemoryFit", "fit_memory", "fit_peaks", "memory_row"]
 
-Array = NDArray[np.float64]
 LEAST_PEAKS = 3
-MB = 1e6
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@
     memory  = weights + runtime base + overhead * peak of live tensors
 
 The maximum, not the sum, on asynchronous devices: that is why a small ViT and one four times its
-cost take the same time at batch 1, and why many small kernels cost so much there. `programs.py`
-predicts thousands of configurations at once by the same formulas.
+cost take the same time at batch 1, and why many small kernels cost so much there.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -30,10 +28,9 @@ from autotok.metrics import METRICS
 
 from .as_published import as_published
 from .latency_model import device_ms as device_ms_of
-from .latency_model import fused, kernels_of
-from .regressors import Amount
-from .target import CalibrationRecord, PublishedPoint, Setting, Target, load_target
-from .trace import Trace, trace
+from .latency_model import fused
+from .target import CalibrationRecord, PublishedPoint, Target, load_target
+from .trace import MB, Trace, trace
 
 __all__ = [
     "MODEL_VERSION",
@@ -42,14 +39,11 @@ __all__ = [
     "checked_error_pct",
     "check_points",
     "predict",
-    "latency_of",
-    "memory_of",
     "predict_trace",
     "provenance",
 ]
 
 MODEL_VERSION = 1
-MB = 1e6
 STORED_AS = {"tfloat32": "float32"}
 """Number formats that only products compute in, by how tensors are stored."""
 
@@ -145,16 +139,17 @@ def bare_prediction(
 ) -> Prediction:
     """The bare formula, without what stands behind it (as that needs traces of its own)."""
     how = target.setting(setting)
-    kernels = fused(kernels_of(trace), how.fusion)
+    kernels = fused(trace.operators, how.fusion)
     launches = sum(kernel.launches for kernel in kernels)
     device_ms = device_ms_of(kernels, target, how, dtype=trace.dtype, pooled=trace.pooled)
     if how.asynchronous:
         device_ms += how.kernel_start_us.value * launch_correction / 1e3
     host_ms = how.dispatch_us.value * (launches + launch_correction) / 1e3
-    memory_mb = memory_of(trace.weight_bytes, trace.peak_live_bytes, how)
+    busy_ms = max(host_ms, device_ms) if how.asynchronous else host_ms + device_ms
+    live = how.activation_overhead.value * trace.peak_live_bytes
     return Prediction(
-        latency_ms=float(latency_of(host_ms, device_ms, how)),
-        peak_memory_mb=float(memory_mb),
+        latency_ms=how.fixed_ms.value + busy_ms,
+        peak_memory_mb=(trace.weight_bytes + live) / MB + how.runtime_base_mb.value,
         error_pct=None,
         memory_error_pct=None,
         source="",
@@ -164,20 +159,8 @@ def bare_prediction(
         batch=trace.batch,
         image_shape=trace.image_shape,
         host_ms=host_ms,
-        device_ms=float(device_ms),
+        device_ms=device_ms,
     )
-
-
-def latency_of(host_ms: Amount, device_ms: Amount, how: Setting) -> Amount:
-    """Milliseconds of a batch, from those of host and device."""
-    busy = np.maximum(host_ms, device_ms) if how.asynchronous else host_ms + device_ms
-    return how.fixed_ms.value + busy
-
-
-def memory_of(weight_bytes: Amount, live_bytes: Amount, how: Setting) -> Amount:
-    """Peak MB, from the weights and the highest sum of live tensors."""
-    live = live_bytes * how.activation_overhead.value
-    return (weight_bytes + live) / MB + how.runtime_base_mb.value
 
 
 @lru_cache(maxsize=64)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
-
 import numpy as np
 
 from autotok.config import CompressionConfig, Reduction
@@ -13,13 +10,13 @@ from autotok.methods.base import Kind, Placement, TokenReducer
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
-__all__ = ["draw", "draw_counts", "drawable_methods"]
+__all__ = ["draw", "drawable_methods"]
 
 LEAST_KEPT = 0.25
 MOST_SITES = 4
 
 
-def drawable_methods(facts: BackboneFacts, *, without: Iterable[str] = ()) -> list[str]:
+def drawable_methods(facts: BackboneFacts) -> list[str]:
     """Names of the reducing methods that fit a backbone and whose cost a configuration settles.
 
     Left out are those that need a download (a network of their own), and those of which only the
@@ -29,7 +26,7 @@ def drawable_methods(facts: BackboneFacts, *, without: Iterable[str] = ()) -> li
     for name in list_methods():
         method = get_method(name)
         plain = method.kind is not Kind.NONE and not issubclass(method, ImageScoring)
-        if plain and name not in without and not unmet_need(method, facts):
+        if plain and not unmet_need(method, facts):
             found.append(name)
     return found
 
@@ -39,29 +36,19 @@ def draw(facts: BackboneFacts, name: str, rng: np.random.Generator) -> Compressi
 
     Layers are up to four anywhere, or (one time in four) all of them with as many removed in each.
     """
-    layers = _layers(facts, get_method(name), rng)
-    config = CompressionConfig(name, tuple(Reduction(layer, num_keep=1) for layer in layers))
-    return draw_counts(facts, config, rng)
-
-
-def draw_counts(
-    facts: BackboneFacts, config: CompressionConfig, rng: np.random.Generator
-) -> CompressionConfig:
-    """The configuration with other counts at the same layers, drawn at random."""
-    method, number = get_method(config.method), len(config.reductions)
-    final = rng.uniform(LEAST_KEPT, 0.95)
+    method = get_method(name)
+    layers, options = _layers(facts, method, rng), method.resolve_options({})
+    final, number = rng.uniform(LEAST_KEPT, 0.95), len(layers)
     shares = np.sort(rng.uniform(final, 1.0, number))[::-1]
     shares[-1] = final
     if number > MOST_SITES:
         shares = np.linspace(1.0, final, number + 1)[1:]
     reductions, entering = [], facts.num_patches
-    for old, share in zip(config.reductions, shares, strict=True):
-        options = method.resolve_options({**config.options, **old.options})
+    for layer, share in zip(layers, shares, strict=True):
         low, high = method.feasible(entering, options)
-        keep = int(min(max(round(share * facts.num_patches), low), high, entering))
-        reductions.append(dataclasses.replace(old, num_keep=keep, keep_ratio=None))
-        entering = keep
-    return dataclasses.replace(config, reductions=tuple(reductions))
+        entering = int(min(max(round(share * facts.num_patches), low), high, entering))
+        reductions.append(Reduction(layer, num_keep=entering))
+    return CompressionConfig(name, tuple(reductions))
 
 
 def _layers(

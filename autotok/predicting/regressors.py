@@ -3,25 +3,19 @@
 Every class of operator has its own: calls (dispatch), multiply-accumulates, and terms that make its
 efficiency saturate and step. For a product (M, K) x (K, N) the efficiency grows with each width as
 M K N / (M K N + a M K + b K N + c M N) does, so the operands' sizes are regressors beside the
-product of all three; rows are rounded up to whole tiles. Sizes may be integers or arrays of them,
-one per configuration, so one definition serves a single trace and ten thousand.
+product of all three; rows are rounded up to whole tiles.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 from autotok.counting.operators import OperatorClass
 
-__all__ = ["FEATURES", "Amount", "Sizes", "operator_features", "product_macs", "total"]
+__all__ = ["FEATURES", "operator_features"]
 
-Amount: TypeAlias = "float | NDArray[Any]"
-Sizes: TypeAlias = "Sequence[Amount]"
-
+Sizes = Sequence[int]
 TILE = 16
 """Rows that a vectorised matrix product handles at once."""
 GRAIN_BYTES = 131_072
@@ -73,10 +67,10 @@ def operator_features(
     inputs: Sequence[Sizes],
     outputs: Sequence[Sizes],
     *,
-    touched: Amount,
-    macs: Amount,
+    touched: int,
+    macs: int,
     crowded: bool = False,
-) -> dict[str, Amount]:
+) -> dict[str, float]:
     """Regressors of one operator by name; those left out are 0.
 
     Args:
@@ -97,74 +91,52 @@ def operator_features(
         return _attention(inputs, macs)
     if kind is OperatorClass.CONV:
         return {"conv.calls": 1, "conv.macs": macs, "conv.bytes": touched}
-    made = total(outputs[0]) if outputs else total(inputs[0]) if inputs else 0
-    read = total(inputs[0]) if inputs else 0
+    made = math.prod(outputs[0]) if outputs else math.prod(inputs[0]) if inputs else 0
+    read = math.prod(inputs[0]) if inputs else 0
     for family, names in _BY_ELEMENT.items():
         if name in names:
             return {f"{family}.calls": 1, f"{family}.elements": made}
     if kind is OperatorClass.SORT:
         last = inputs[0][-1] if inputs and len(inputs[0]) else 1
-        return {"sort.calls": 1, "sort.elements": read * np.log2(np.maximum(last, 2))}
+        return {"sort.calls": 1, "sort.elements": read * math.log2(max(last, 2))}
     family = {
         OperatorClass.ELEMENTWISE: "pointwise",
         OperatorClass.REDUCTION: "search" if name in SEARCHES else "reduction",
         OperatorClass.GATHER: "scatter" if name in SCATTERS else "gather",
         OperatorClass.COPY: "copy",
     }.get(kind, "other")
-    found: dict[str, Amount] = {f"{family}.calls": 1, f"{family}.bytes": touched}
+    found: dict[str, float] = {f"{family}.calls": 1, f"{family}.bytes": touched}
     if f"{family}.far_bytes" in FEATURES:
-        found[f"{family}.far_bytes"] = np.maximum(touched - GRAIN_BYTES, 0)
+        found[f"{family}.far_bytes"] = max(touched - GRAIN_BYTES, 0)
     if crowded and family == "scatter":
         found["scatter.crowded_bytes"] = touched
     return found
 
 
-def product_macs(inputs: Sequence[Sizes], kind: OperatorClass) -> Amount:
-    """Multiply-accumulates of a matrix product or of fused attention from its operands' shapes."""
-    if kind is OperatorClass.ATTENTION:
-        *lead, rows, width = inputs[0]
-        return total(lead) * rows * inputs[1][-2] * (width + inputs[2][-1])
-    left, right = _operands(inputs)
-    return total(left) * (right[-1] if len(right) > 1 else 1)
-
-
-def total(sizes: Sizes) -> Amount:
-    """The product of sizes; 1 of none."""
-    product: Amount = 1
-    for size in sizes:
-        product = product * size
-    return product
-
-
-def _operands(inputs: Sequence[Sizes]) -> tuple[Sizes, Sizes]:
-    """The two factors; a third tensor, which comes first, is what is added."""
-    return inputs[-2], inputs[-1]
-
-
-def _product(inputs: Sequence[Sizes], macs: Amount) -> dict[str, Amount]:
-    left, right = _operands(inputs)
-    result = total(left[:-1]) * (right[-1] if len(right) > 1 else 1)
+def _product(inputs: Sequence[Sizes], macs: int) -> dict[str, float]:
+    left, right = inputs[-2:]  # a third tensor, which comes first, is what is added
+    result = math.prod(left[:-1]) * (right[-1] if len(right) > 1 else 1)
     if len(left) > 2:
         return {
             "batched.calls": 1,
             "batched.matrices": left[0],
             "batched.macs": macs,
-            "batched.operands": total(left) + total(right),
+            "batched.operands": math.prod(left) + math.prod(right),
             "batched.output": result,
         }
-    rows = total(left[:-1])
+    rows = math.prod(left[:-1])
     return {
         "linear.calls": 1,
         "linear.macs": macs,
-        "linear.tiles": -(-rows // TILE) * TILE * total(right),
-        "linear.input": total(left),
-        "linear.weight": total(right),
+        "linear.tiles": -(-rows // TILE) * TILE * math.prod(right),
+        "linear.input": math.prod(left),
+        "linear.weight": math.prod(right),
         "linear.output": result,
     }
 
 
-def _attention(inputs: Sequence[Sizes], macs: Amount) -> dict[str, Amount]:
-    rows, cells = total(inputs[0][:-1]), total(inputs[0][:-1]) * inputs[1][-2]
+def _attention(inputs: Sequence[Sizes], macs: int) -> dict[str, float]:
+    rows, cells = math.prod(inputs[0][:-1]), math.prod(inputs[0][:-1]) * inputs[1][-2]
     return {
         "attention.calls": 1,
         "attention.macs": macs,

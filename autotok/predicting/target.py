@@ -11,9 +11,18 @@ from pathlib import Path
 from types import MappingProxyType
 
 from autotok.errors import ConfigError, UnknownName
+from autotok.names import known
 from autotok.plain_data import parse_yaml, read_yaml, typed
 
-from .target_parts import CalibrationRecord, Number, PublishedPoint, Reference, Setting, Terms
+from .target_parts import (
+    CalibrationRecord,
+    Number,
+    PublishedPoint,
+    Reference,
+    Setting,
+    Terms,
+    check_choice,
+)
 
 __all__ = [
     "CalibrationRecord",
@@ -54,8 +63,7 @@ class Target:
     def __post_init__(self) -> None:
         object.__setattr__(self, "peak_gmacs", MappingProxyType(dict(self.peak_gmacs)))
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
-        if self.kind not in KINDS:
-            raise ConfigError(f"kind '{self.kind}' is unknown; choose one of: {', '.join(KINDS)}")
+        check_choice("kind", self.kind, KINDS)
         for name, given in (("peak_gmacs", self.peak_gmacs), ("settings", self.settings)):
             if not given:
                 raise ConfigError(f"{name} must have at least one entry")
@@ -74,15 +82,14 @@ class Target:
 
     def setting(self, name: str = "eager") -> Setting:
         """An execution setting by name."""
-        if name not in self.settings:
-            raise UnknownName(f"setting of target '{self.name}'", name, self.settings)
+        known(f"setting of target '{self.name}'", name, self.settings)
         return self.settings[name]
 
     def peak(self, dtype: str) -> float:
         """Peak 1e9 multiply-accumulates a second in a dtype."""
-        if dtype not in self.peak_gmacs:
-            raise UnknownName(f"dtype of target '{self.name}'", dtype, self.peak_gmacs)
-        return self.peak_gmacs[dtype].value
+        return self.peak_gmacs[
+            known(f"dtype of target '{self.name}'", dtype, self.peak_gmacs)
+        ].value
 
     def numbers(self) -> list[tuple[str, Number]]:
         """Every number with its source, in reading order."""

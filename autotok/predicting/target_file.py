@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from autotok.devices.measurement import now
 from autotok.files import write_text
 
 from .calibrate import CalibrationFound, CalibrationPlan, Measured
@@ -28,8 +28,8 @@ def calibrated_target(found: CalibrationFound, *, name: str, base: Target | None
     """
     named, base = base is not None, base or load_target("local")
     machine = found.machine
-    when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    count = len(found.fitted) + len(found.held_out)
+    when = now()
+    count = found.figures()["measurements"]
     source = f"fitted: autotok calibrate, {count} configurations on {machine.name}, {when[:10]}"
     how = f"{machine.threads} threads"
     if not machine.runtime.startswith("torch "):
@@ -58,26 +58,13 @@ def calibrated_target(found: CalibrationFound, *, name: str, base: Target | None
 def _record(found: CalibrationFound, when: str) -> CalibrationRecord:
     from autotok import __version__
 
-    machine, memory = found.machine, found.memory
     return CalibrationRecord(
         when=when,
-        machine=machine.account,
+        machine=found.machine.account,
         torch=str(torch.__version__),
         autotok=__version__,
-        threads=machine.threads,
-        clock=machine.clock,
-        dtype=machine.dtype,
-        batch=found.plan.batch,
-        backbones=found.plan.backbones,
-        measurements=len(found.fitted) + len(found.held_out),
-        held_out=found.check.count,
-        within_5_pct=round(found.check.within_5_pct, 1),
-        within_10_pct=round(found.check.within_10_pct, 1),
-        rank_correlation=round(found.check.rank_correlation, 4),
-        worst_pct=round(found.check.worst_pct, 1),
-        memory_points=0 if memory is None else memory.points,
-        memory_worst_pct=None if memory is None else round(memory.worst_pct, 1),
-        runtime=machine.runtime,
+        dtype=found.machine.dtype,
+        **found.figures(),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -12,12 +12,26 @@ from autotok.metrics import PREDICTED
 
 from .regressors import FEATURES
 
-__all__ = ["CalibrationRecord", "Number", "PublishedPoint", "Reference", "Setting", "Terms"]
+__all__ = [
+    "CalibrationRecord",
+    "Number",
+    "PublishedPoint",
+    "Reference",
+    "Setting",
+    "Terms",
+    "check_choice",
+]
 
 ROLES = ("fitted", "held out")
 EFFICIENCIES = ("matmul", "conv", "attention", "bandwidth")
 FUSIONS = ("none", "pointwise", "epilogue")
 POSITIONS = ("carried", "dense")
+
+
+def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+    """Raise `ConfigError` where the value is none of the choices."""
+    if value not in choices:
+        raise ConfigError(f"{what} '{value}' is unknown; choose one of: {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Terms:
-    """Time per unit of each regressor of `features.py`: a latency model fitted to measurements.
+    """Time per unit of each regressor of `regressors.py`: a latency model fitted to measurements.
 
     Where a setting has them, they take the place of its roofline.
     """
@@ -119,10 +133,7 @@ class Setting:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "efficiency", MappingProxyType(dict(self.efficiency)))
-        if self.fusion not in FUSIONS:
-            raise ConfigError(
-                f"fusion '{self.fusion}' is unknown; choose one of: {', '.join(FUSIONS)}"
-            )
+        check_choice("fusion", self.fusion, FUSIONS)
         missing = [key for key in EFFICIENCIES if key not in self.efficiency]
         if missing or len(self.efficiency) != len(EFFICIENCIES):
             raise ConfigError(f"efficiency must give exactly: {', '.join(EFFICIENCIES)}")
@@ -145,11 +156,7 @@ class Reference:
     """Attention adds the log of token sizes, where there are any; told apart with 'dense' only."""
 
     def __post_init__(self) -> None:
-        if self.relative_positions not in POSITIONS:
-            raise ConfigError(
-                f"relative_positions '{self.relative_positions}' is unknown; choose one of:"
-                f" {', '.join(POSITIONS)}"
-            )
+        check_choice("relative_positions", self.relative_positions, POSITIONS)
 
 
 @dataclass(frozen=True)
@@ -183,14 +190,8 @@ class PublishedPoint:
         object.__setattr__(self, "layers", layers)
         if len(layers) != len(self.num_keep):
             raise ConfigError(f"layers has {len(layers)} entries, num_keep {len(self.num_keep)}")
-        for word, value, allowed in (
-            ("metric", self.metric, PREDICTED),
-            ("role", self.role, ROLES),
-        ):
-            if value not in allowed:
-                raise ConfigError(
-                    f"{word} '{value}' is unknown; choose one of: {', '.join(allowed)}"
-                )
+        check_choice("metric", self.metric, PREDICTED)
+        check_choice("role", self.role, ROLES)
 
     @property
     def label(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +31,9 @@ from autotok.methods.registry import get_method
 
 from .meta_cache import MetaCache
 
-__all__ = ["Life", "Operator", "Trace", "trace"]
+__all__ = ["MB", "Operator", "Trace", "trace"]
 
+MB = 1e6
 Shape = tuple[int, ...]
 _OUTCOMES = MetaCache()
 
@@ -45,24 +46,10 @@ class Operator:
     kind: OperatorClass
     inputs: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
-    dtype: str
     bytes_read: int
     bytes_written: int
     macs: int
     launches: int
-    touched: tuple[Shape, ...] = ()
-    """Bytes per element, then the axes really read, of each tensor taken and given; expanded axes
-    count once."""
-
-
-@dataclass(frozen=True)
-class Life:
-    """A storage: the operators during which it is live, first and last, and its size."""
-
-    first: int
-    last: int
-    sizes: Shape
-    """Bytes per element, then axes; their product is its bytes."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +60,12 @@ class Trace:
     batch: int
     dtype: str
     image_shape: tuple[int, int, int]
-    fused_attention: bool
-    """Attention without its map in memory counts as one operator."""
     weight_bytes: int
     """Parameters and buffers the model holds."""
-    input_bytes: int
-    """The images, held by the caller throughout."""
     peak_live_bytes: int
     """Highest sum of live tensors, images included, weights not."""
     pooled: bool = False
     """Tokens are soft mixtures, so their positions crowd in the middle of the image."""
-    marks: tuple[int, ...] = ()
-    """Operators before each block and before the read-out."""
-    lives: tuple[Life, ...] = ()
-    """Every storage allocated; the images come first."""
 
     @property
     def macs(self) -> int:
@@ -97,10 +76,6 @@ class Trace:
     def launches(self) -> int:
         """Kernels launched."""
         return sum(op.launches for op in self.operators)
-
-    def unknown(self) -> tuple[str, ...]:
-        """Names of operators that are in no class; their cost is a guess."""
-        return tuple(sorted({o.name for o in self.operators if o.kind is OperatorClass.OTHER}))
 
 
 @torch.no_grad()
@@ -124,47 +99,19 @@ def trace(
     facts = (twin.backbone if isinstance(twin, CompressedViT) else twin).facts
     images = torch.empty(batch, *facts.image_shape, dtype=dtype, device="meta")
     recorder = _Recorder()
-    recorder.follow(images)
+    recorder.memory.add(images)
     fusing = _FusedAttention(recorder) if fused_attention else contextlib.nullcontext()
-    with _marked(twin, recorder) as marks, fusing, recorder:
+    with fusing, recorder:
         twin(images)
     return Trace(
         operators=tuple(recorder.operators),
         batch=batch,
         dtype=str(dtype).removeprefix("torch."),
         image_shape=facts.image_shape,
-        fused_attention=fused_attention,
         weight_bytes=_weight_bytes(twin),
-        input_bytes=images.nbytes,
         peak_live_bytes=recorder.memory.peak,
         pooled=isinstance(twin, CompressedViT) and get_method(twin.config.method).kind is Kind.POOL,
-        marks=tuple(marks),
-        lives=recorder.memory.ended(len(recorder.operators)),
     )
-
-
-@contextlib.contextmanager
-def _marked(model: nn.Module, recorder: _Recorder) -> Iterator[list[int]]:
-    """Filled while `model` runs: how many operators came before each block and the read-out."""
-    marks: list[int] = []
-
-    def marking(step: Callable[..., Any]) -> Callable[..., Any]:
-        def marked(*args: Any, **kwargs: Any) -> Any:
-            marks.append(len(recorder.operators))
-            return step(*args, **kwargs)
-
-        return marked
-
-    places: list[tuple[nn.Module, str]] = []
-    if isinstance(model, CompressedViT):
-        places = [(model, "_attended"), (model.backbone, "readout")]
-    for owner, name in places:
-        object.__setattr__(owner, name, marking(getattr(owner, name)))
-    try:
-        yield marks
-    finally:
-        for owner, name in places:  # the backbone may be shared
-            object.__delattr__(owner, name)
 
 
 def _weight_bytes(model: nn.Module) -> int:
@@ -183,35 +130,23 @@ class _Memory:
 
     live: int = 0
     peak: int = 0
-    known: dict[int, int] = field(default_factory=dict)
-    """Number in `spans` of every live storage."""
-    spans: list[tuple[int, int | None, Shape]] = field(default_factory=list)
-    """First operator, the one before which it went (None: not yet), sizes."""
+    known: set[int] = field(default_factory=set)
+    """Every live storage."""
 
-    def add(self, tensor: Tensor, operators: list[Operator]) -> None:
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor as live from now until nobody holds it."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self.known:
             return
-        self.known[key] = len(self.spans)
-        sizes = (tensor.element_size(), *tensor.shape)
-        self.spans.append((len(operators), None, sizes if math.prod(sizes) == size else (size,)))
+        self.known.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self.remove, key, size, operators).atexit = False
+        weakref.finalize(storage, self.remove, key, size).atexit = False
 
-    def remove(self, key: int, size: int, operators: list[Operator]) -> None:
-        number = self.known.pop(key)
-        first, _, sizes = self.spans[number]
-        self.spans[number] = first, len(operators), sizes
+    def remove(self, key: int, size: int) -> None:
+        self.known.remove(key)
         self.live -= size
-
-    def ended(self, count: int) -> tuple[Life, ...]:
-        """All storages so far, after `count` operators."""
-        return tuple(
-            Life(first, (count if end is None else end) - 1, sizes)
-            for first, end, sizes in self.spans
-        )
 
 
 class _Recorder(TorchDispatchMode):
@@ -222,10 +157,6 @@ class _Recorder(TorchDispatchMode):
         self.operators: list[Operator] = []
         self.memory = _Memory()
         self.paused = False
-
-    def follow(self, tensor: Tensor) -> None:
-        """Count a tensor as live from now until nobody holds it."""
-        self.memory.add(tensor, self.operators)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -238,7 +169,7 @@ class _Recorder(TorchDispatchMode):
         fresh = [t for t in given if t.untyped_storage()._cdata not in held]
         mutates = func._schema.is_mutable
         for tensor in fresh:
-            self.follow(tensor)
+            self.memory.add(tensor)
         launches = kernels(name) if fresh or mutates else 0
         kind = classify(name) if launches else OperatorClass.VIEW
         macs = 0
@@ -257,22 +188,18 @@ def _operator(
     macs: int,
     launches: int,
 ) -> Operator:
-    shown = (given or taken)[:1]
-    touched = tuple(map(_touched, [*taken, *given])) if launches else ()
+    read, written = [_bytes(t) for t in taken], [_bytes(t) for t in given]
     if name in LOOK_UPS and given:  # of what they look up in, they read what they give
-        touched = (touched[len(taken)], *touched[1:])
-    read, written = touched[: len(taken)], touched[len(taken) :]
+        read[0] = written[0]
     return Operator(
         name=name,
         kind=kind,
         inputs=tuple(tuple(t.shape) for t in taken),
         outputs=tuple(tuple(t.shape) for t in given),
-        dtype=str(shown[0].dtype).removeprefix("torch.") if shown else "",
-        bytes_read=sum(map(math.prod, read)),
-        bytes_written=sum(map(math.prod, written)),
+        bytes_read=sum(read) if launches else 0,
+        bytes_written=sum(written) if launches else 0,
         macs=macs,
         launches=launches,
-        touched=touched,
     )
 
 
@@ -300,7 +227,7 @@ class _FusedAttention(TorchFunctionMode):
         memory = q.new_empty(batch, rows, heads, v.shape[-1])
         out = memory.transpose(1, 2)
         recorder.paused = False
-        recorder.follow(memory)
+        recorder.memory.add(memory)
         taken = [q, k, v, *([mask] if mask is not None else [])]
         macs = batch * heads * rows * columns * (width + v.shape[-1])
         name = "scaled_dot_product_attention"
@@ -316,7 +243,7 @@ def _tensors(tree: object) -> Iterator[Tensor]:
             yield leaf
 
 
-def _touched(tensor: Tensor) -> Shape:
-    """Bytes per element and the axes in memory; axes that were expanded are read once."""
+def _bytes(tensor: Tensor) -> int:
+    """Bytes in memory; axes that were expanded are read once."""
     axes = zip(tensor.shape, tensor.stride(), strict=True)
-    return (tensor.element_size(), *(1 if stride == 0 else size for size, stride in axes))
+    return tensor.element_size() * math.prod(size for size, stride in axes if stride)

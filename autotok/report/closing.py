@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from autotok.metrics import METRICS
 from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.budget import parse_budgets, resolve
+from autotok.searching.space.budget import BudgetRequest, resolve
 
 from .handover import device_notes, points_of, sources_of
 from .run import Run
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["budget_lines", "closing_data", "closing_parts", "front_data", "front_parts"]
 
 
-def budget_lines(budgets: Sequence[str], convention: str) -> list[str]:
+def budget_lines(requests: Sequence[BudgetRequest]) -> list[str]:
     """The budgets as understood, before anything is loaded."""
     lines = []
-    for request in parse_budgets(budgets, convention=convention):
+    for request in requests:
         if request.relative:
             share = f"{100 * request.amount:g} % of the uncompressed model's {request.metric}"
             lines.append(f"budget: {request.text} = {share}")

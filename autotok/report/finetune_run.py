@@ -32,7 +32,7 @@ from autotok.export.bundle import (
     write_best,
 )
 from autotok.files import write_text
-from autotok.searching.running.judging import calibrated_on, judged_tally, tuned
+from autotok.searching.running.model_worker import calibrated_on, judged_tally, tuned
 from autotok.training import finetune as training
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import FineTuned, FineTuneProgress, check_spec

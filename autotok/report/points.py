@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from autotok.evaluation.paired import Paired
@@ -29,12 +29,8 @@ class Point:
     counts: tuple[int, ...] = ()
     subnet: str = ""
     """Shape of a subnet other than the default one."""
-    macs_noattn_g: float | None = None
-    params_m: float | None = None
-    latency_ms: float | None = None
-    throughput_img_s: float | None = None
-    peak_memory_mb: float | None = None
-    energy_mj: float | None = None
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    """Of metrics that are not judged, by column."""
     origin: str = "predicted"
     """Of what a device tells: 'predicted' or 'measured'."""
     mode: str = "plug-in"
@@ -56,8 +52,6 @@ class Point:
     def from_row(cls, row: Mapping[str, Any], metric: Metric, *, kind: str = "trial") -> Point:
         """A point from a row of `trials.csv` or `TrialRecord.row()`; blanks are None."""
         column = metric.column
-        others = [m.column for m in TABLE if m.kind != "judged" and m.name != "macs"]
-        figures: dict[str, Any] = {name: _number(row.get(name)) for name in others}
         return cls(
             method=str(row.get("method") or "-"),
             macs_g=_number(row.get("macs_g")) or 0.0,
@@ -68,6 +62,7 @@ class Point:
             layers=_integers(row.get("layers")),
             counts=_integers(row.get("counts")),
             subnet=str(row.get("subnet") or ""),
+            figures={m.column: _number(row.get(m.column)) for m in TABLE if m.kind != "judged"},
             origin=_origin(row.get("latency_is")),
             mode=str(row.get("mode") or "plug-in"),
             finetuned=_truth(row.get("finetuned")) is True,
@@ -78,13 +73,13 @@ class Point:
             config_id=str(row.get("config_id") or ""),
             kind=kind,
             untuned=_number(row.get("plugged")),
-            **figures,
         )
 
     def value(self, metric: Metric) -> float | None:
         """Of a metric, by its column; the quality for the one that was judged."""
-        found = self.quality if metric.kind == "judged" else getattr(self, metric.column)
-        return None if found is None else float(found)
+        if metric.kind == "judged":
+            return self.quality
+        return self.figures.get(metric.column, self.macs_g if metric.name == "macs" else None)
 
     @property
     def retrained(self) -> bool:

@@ -14,14 +14,16 @@ from torch import nn
 from autotok.backbones.loading import as_backbone, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.metrics import Metric, metric_of
+from autotok.plain_data import Place, typed
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import trial_text
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
-from autotok.searching.running.session import Question
+from autotok.searching.running.question import Question
 from autotok.searching.space.budget import Budget
 from autotok.training.student import retrained
 
@@ -78,7 +80,7 @@ class Run:
 
         path = self._finished() / "pareto.json"
         try:
-            return _records(json.loads(path.read_text("utf-8")))
+            return _records(json.loads(path.read_text("utf-8")), Place(path.name))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as why:
             raise self._damaged(path, why) from why
 
@@ -194,18 +196,29 @@ def _shown_as(point: Point, kind: str) -> Point:
     return dataclasses.replace(point, kind=kind)
 
 
-def _records(data: Mapping[str, Any]) -> dict[str, Any]:
+def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:
     """What pareto.json holds, as `Run.records` gives it."""
     found: dict[str, Any] = {
-        key: None if data[key] is None else TrialRecord.from_dict(data[key])
+        key: None if data[key] is None else _record(data[key], where / key)
         for key in ("best", "random_control", "reference")
     }
     for key in ("front", "controls"):
-        found[key] = [TrialRecord.from_dict(item) for item in data[key]]
-    found["budgets"] = [Budget(**item) for item in data["budgets"]]
+        found[key] = [_record(item, where / key / n) for n, item in enumerate(data[key])]
+    found["budgets"] = [
+        typed(Budget, item, where / "budgets" / n) for n, item in enumerate(data["budgets"])
+    ]
     found["comparisons"] = Comparisons.from_dict(data.get("comparisons"))
     found["measuring"] = data.get("measuring") or {}
     return found
+
+
+def _record(data: Mapping[str, Any], where: Place) -> TrialRecord:
+    """A record with every value of its type; keys of later versions are left out."""
+    known = {f.name for f in dataclasses.fields(TrialRecord)}
+    values = {key: value for key, value in data.items() if key in known}
+    if values.get("config") is not None:
+        values["config"] = CompressionConfig.from_dict(values["config"], where=where / "config")
+    return typed(TrialRecord, values, where)
 
 
 def fresh_run_folder(backbone: str) -> Path:

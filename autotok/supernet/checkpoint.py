@@ -15,6 +15,7 @@ from torch import Tensor
 from autotok.backbones.autoformer_spaces import is_supernet_checkpoint
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.supernet import AutoFormerSupernet
+from autotok.backbones.weight_file import read_claims, read_weight_file
 from autotok.errors import CheckpointError, ConfigError
 from autotok.files import write_state
 
@@ -130,7 +131,8 @@ def restore_state(state: TrainingState, recipe: Recipe, path: Path) -> None:
         CheckpointError: there is none, it is damaged, or it belongs to another recipe.
     """
     try:
-        data = torch.load(path, weights_only=True, map_location=state.device)
+        read_claims(path)  # refuses what would grow on reading
+        data: Any = read_weight_file(path)
     except Exception as error:  # the unpickler raises whatever the garbage makes it raise
         raise CheckpointError(
             f"training cannot resume from '{path}' ({type(error).__name__}); start without --resume"

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from autotok.backbones.weight_file import read_claims, read_weight_file
 from autotok.errors import CheckpointError
 from autotok.files import write_state
 
@@ -51,7 +50,8 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
     if not path.is_file():
         return None
     try:
-        data = torch.load(path, weights_only=True, map_location="cpu")
+        read_claims(path)  # refuses what would grow on reading
+        data: Any = read_weight_file(path)
         found, version = data["identity"], data["format"]
     except Exception as error:  # the unpickler raises whatever the garbage makes it raise
         raise CheckpointError(

@@ -36,7 +36,7 @@ from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import DataSource, load_data
 from autotok.evaluation.paired import compare
 from autotok.methods.registry import get_method
-from autotok.searching.running.judging import judged_tally
+from autotok.searching.running.model_worker import judged_tally
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import finetune_student
 from autotok.training.student import emitted, student_of

@@ -14,8 +14,9 @@ from autotok.evaluation.data import load_data
 from autotok.export.bundle import load_bundle
 from autotok.methods import get_method
 from autotok.methods.base import Count
-from autotok.searching.running.judging import judged_tally
-from autotok.searching.running.session import Question, build_problem
+from autotok.searching.running.model_worker import judged_tally
+from autotok.searching.running.question import Question
+from autotok.searching.running.session import build_problem
 from autotok.searching.space.settings import SearchSettings
 
 SETTINGS = SearchSettings(n_trials=5, images_few=20, images_more=20, images_final=60)

@@ -13,7 +13,8 @@ from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
 from autotok.errors import CheckpointError, ConfigError, UnknownName
 from autotok.export.bundle import load_bundle
 from autotok.searching.engines.base import Workers
-from autotok.searching.running.session import Question, build_problem
+from autotok.searching.running.question import Question
+from autotok.searching.running.session import build_problem
 from autotok.searching.space.settings import SearchSettings
 
 SETTINGS = SearchSettings(
@@ -79,6 +80,7 @@ def test_lost_weights_are_said_in_one_sentence(run: autotok.Run, tmp_path: Path)
         run.load(other)
 
 
+@pytest.mark.slow
 def test_worker_processes_finish_a_search_of_a_real_model(
     run: autotok.Run, space: Path, tmp_path: Path
 ) -> None:

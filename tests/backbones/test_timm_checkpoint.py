@@ -237,7 +237,14 @@ def test_a_final_norm_beside_the_pools_own_is_refused(tmp_path: Path) -> None:
     assert "'norm.weight' has no place in it" in refusal(saved(tmp_path, own))
 
 
-@pytest.mark.parametrize("word", ["plain", "LayerScale", "MAE, fine-tuned", "DeiT-3", "SigLIP"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "plain",
+        *(pytest.param(w, marks=pytest.mark.slow)
+          for w in ("LayerScale", "MAE, fine-tuned", "DeiT-3", "SigLIP")),
+    ],
+)  # fmt: skip
 def test_any_tensor_that_is_lacking_is_an_error(word: str, tmp_path: Path) -> None:
     own = weights(layout(word))
     # the absence of these shows in what goes with them: positions, head.bias, the pool's own norm

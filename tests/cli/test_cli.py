@@ -92,6 +92,7 @@ def test_pareto_shows_the_front_over_any_two_metrics_and_draws_it(finished: Path
     assert (code, "--objective energy" in err) == (2, True)
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_a_search_over_three_objectives_at_a_batch_answers_in_them(
     tmp_path: Path, run: Run
 ) -> None:
@@ -131,13 +132,10 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, run: Run) -> No
 
 
 def test_the_first_line_says_what_the_budget_means(tmp_path: Path, run: Run) -> None:
-    code, out, _ = run(
-        "search", *TINY, "--budget", "0.0018GFLOPs", "--trials", "1", "--max-images", "20",
-        "--timeout", "0", "-o", tmp_path / "r",
-    )  # fmt: skip
-    assert code == 0
+    code, out, _ = run("search", *TINY, *QUICK, "--budget", "0.0001GFLOPs", "-o", tmp_path / "r")
+    assert code == 3  # nothing is that cheap; what it means was said before
     first = out.splitlines()[0]
-    assert "1,800,000 multiply-accumulates per image, attention included" in first
+    assert "100,000 multiply-accumulates per image, attention included" in first
 
 
 @pytest.mark.parametrize(

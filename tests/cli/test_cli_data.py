@@ -53,6 +53,7 @@ def test_a_fine_tune_says_it_too_and_trains_on_other_images(
     assert "10" in next(line for line in out.splitlines() if line.startswith("num_images"))
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_a_search_says_it_and_judges_on_held_out_images_only(
     run: Run, photos: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_training_data_that_cannot_be_used_ends_a_search(
     assert "holds no images" in err
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_class_names_are_part_of_the_question(run: Run, photos: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(map(str, reversed(range(10)))), "utf-8")

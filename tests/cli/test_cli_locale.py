@@ -11,42 +11,58 @@ TINY = ("-b", "tiny")
 PRUNED = (*TINY, "--method", "tome", "-r", "2")
 SEARCH = ("search", *TINY, "--data", "digits", "--budget", "60%", "--trials", "2")
 SEARCH += ("--max-images", "16", "--timeout", "0")
+ONE_AFTER_ANOTHER = """
+import sys
+from autotok.cli import main
+folder, *words = sys.argv[1:]
+for number, command in enumerate(" ".join(words).split(" then ")):
+    sys.argv = ["autotok", *command.split(), "-o", f"{folder}-{number}"]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, command
+"""
 
 
 def plain(*arguments: str | bytes) -> subprocess.CompletedProcess[bytes]:
-    """The command in a locale that knows ASCII alone."""
+    """Python in a locale that knows ASCII alone."""
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     return subprocess.run(
-        [sys.executable, "-m", "autotok.cli", *arguments],
+        [sys.executable, *arguments],
         env={**os.environ, **ascii_only}, capture_output=True, check=False,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "command",
+    "commands",
     [
-        ("compress", *PRUNED),
-        ("export", *PRUNED, "--format", "pt2"),
-        ("export", *PRUNED, "--format", "torchscript"),
-        pytest.param(SEARCH, marks=pytest.mark.slow),
-        pytest.param((*SEARCH, "-j", "2"), marks=pytest.mark.slow),
+        pytest.param(
+            [
+                ("export", *PRUNED, "--format", "pt2"),
+                ("export", *PRUNED, "--format", "torchscript"),
+                ("compress", *PRUNED),
+            ],
+            id="files",
+        ),
+        pytest.param([SEARCH], marks=pytest.mark.slow, id="search"),
+        pytest.param([(*SEARCH, "-j", "2")], marks=pytest.mark.slow, id="workers"),
     ],
-    ids=["compress", "pt2", "torchscript", "search", "workers"],
 )
 def test_a_name_that_the_locale_cannot_say_is_written_all_the_same(
-    tmp_path: Path, command: tuple[str, ...]
+    tmp_path: Path, commands: list[tuple[str, ...]]
 ) -> None:
-    output = tmp_path / "größe-模型"
-    done = plain(*command, "-o", os.fsencode(output))
+    words = " then ".join(" ".join(command) for command in commands)
+    done = plain("-c", ONE_AFTER_ANOTHER, os.fsencode(tmp_path / "größe-模型"), words)
     assert done.returncode == 0, done.stderr
-    assert output.exists()
-    if command[0] == "search":
-        assert (output / "best" / "model.onnx").is_file()
+    outputs = [tmp_path / f"größe-模型-{number}" for number in range(len(commands))]
+    assert all(output.exists() for output in outputs)
+    if commands[0][0] == "search":
+        assert (outputs[0] / "best" / "model.onnx").is_file()
 
 
 def test_what_the_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
     missing = os.fsencode(tmp_path / "größe.yaml")
-    done = plain("profile", missing, "--no-measure")
+    done = plain("-m", "autotok.cli", "profile", missing, "--no-measure")
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr
     assert done.stderr.startswith(b"autotok: ")

@@ -26,7 +26,7 @@ from autotok.config import CompressionConfig
 from autotok.errors import RunDirectoryError, UsageError
 from autotok.report.dashboard import dashboard_app
 from autotok.searching.running.events import Event, TrialFinished
-from autotok.searching.running.study import run_search
+from autotok.searching.running.opening import run_search
 from autotok.searching.space.settings import SearchSettings
 
 SECTIONS = {"question": {"backbone": "fake", "data": "demo", "flops_convention": "macs"}}

@@ -102,11 +102,14 @@ def draw_options(method: type[TokenReducer], rng: random.Random) -> dict[str, bo
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_the_formula_equals_the_counter_on_random_draws(name: str) -> None:
+@pytest.mark.parametrize(
+    "draws", [8, pytest.param(DRAWS // len(BACKBONES), marks=pytest.mark.slow)]
+)
+def test_the_formula_equals_the_counter_on_random_draws(name: str, draws: int) -> None:
     rng = random.Random(f"counting {name}")
     model = backbone(name)
     used = set()
-    for _ in range(DRAWS // len(BACKBONES)):
+    for _ in range(draws):
         config = draw_config(model, rng)
         compressed = compress_backbone(model, config)
         found = count_operators(compressed)

@@ -1,5 +1,6 @@
 """The board's file on its own: energy counters from made-up system folders, with a fake clock."""
 
+import ast
 import os
 import sys
 import types
@@ -8,25 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from sensors import jetson, old_jetson, package, write
 
 from autotok.devices import board
-
-
-def packages(sysfs: Path) -> None:
-    package(sysfs, 0, 100)
-    package(sysfs, 1, 200)
-    package(sysfs, 2, 9999, name="psys")
-    write(sysfs / "class/powercap/intel-rapl:0:0", name="package-core", energy_uj=7)
-
-
-def kept_from_this_user(sysfs: Path) -> None:
-    (package(sysfs, 0, 5) / "energy_uj").unlink()
-
-
-def without_power(sysfs: Path) -> None:
-    write(sysfs / "class/hwmon/hwmon3", name="ina3221", in1_label="VDD_IN", in1_input=5000)
 
 
 @pytest.fixture
@@ -48,8 +35,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 class Model:
     """A tenth of a second a run, in which something else happens too."""
 
-    runtime, threads, gpu, marks, peak_memory = "made up", 1, None, (), None
-
     def __init__(self, clock: list[float], beside: Callable[[int], object]) -> None:
         self.clock, self.beside, self.runs = clock, beside, 0
 
@@ -59,23 +44,46 @@ class Model:
         self.beside(self.runs)
 
 
-def test_packages_are_added_up_and_may_begin_anew(sysfs: Path) -> None:
+def test_the_file_runs_alone_and_on_the_python_of_an_old_board() -> None:
+    tree = ast.parse(Path(board.__file__).read_text("utf-8"), feature_version=(3, 6))
+    found = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {a.name for n in found if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module or "autotok" for n in found if isinstance(n, ast.ImportFrom)}
+    assert names <= sys.stdlib_module_names
+
+
+def test_a_machine_without_counters_has_none(sysfs: Path) -> None:
+    assert board.find_meter(None) is None
+
+
+def test_rapl_adds_up_packages_and_leaves_out_their_parts(sysfs: Path) -> None:
     first, second = package(sysfs, 0, 900_000), package(sysfs, 1, 200)
+    package(sysfs, 2, 9999, name="psys")
+    write(sysfs / "class/powercap/intel-rapl:0:0", name="package-core", energy_uj=7)
     meter = board.find_meter(None)
     assert meter is not None
+    assert meter.source == "RAPL, 2 processor packages"
     meter.start()
-    write(first, energy_uj=100_000)
+    write(first, energy_uj=100_000)  # it began anew
     write(second, energy_uj=300_200)
     assert meter.stop() == pytest.approx(0.2 + 0.3)
 
 
-@pytest.mark.parametrize(("machine", "watts"), [(jetson, 10.0), (old_jetson, 4.5)])
-def test_watts_become_joules(
-    sysfs: Path, clock: list[float], machine: Callable[[Path], None], watts: float
+def test_a_counter_that_only_the_administrator_may_read_is_none(sysfs: Path) -> None:
+    (package(sysfs, 0, 5) / "energy_uj").unlink()
+    assert board.find_meter(None) is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "watts", "rails"), [(jetson, 10.0, "VDD_IN"), (old_jetson, 4.5, "CPU + GPU")]
+)
+def test_a_jetson_is_read_at_the_rail_that_feeds_the_board_or_at_all_of_them(
+    sysfs: Path, clock: list[float], machine: Callable[[Path], None], watts: float, rails: str
 ) -> None:
     machine(sysfs)
     meter = board.find_meter("")
     assert meter is not None
+    assert meter.source == f"INA3221, {rails}"
     meter.start()
     clock[0] += 2.0
     assert meter.stop() == pytest.approx(2.0 * watts)
@@ -101,8 +109,8 @@ def test_a_busy_sensor_misses_a_sample_and_a_dead_one_fails() -> None:
 def test_energy_is_that_of_one_run(sysfs: Path, clock: list[float]) -> None:
     zone = package(sysfs, 0, 0)
     model = Model(clock, lambda runs: write(zone, energy_uj=2000 * runs))
-    slot = board.Slot(model, 60.0)
-    found = board._energy(slot, 60.0)
+    slot = board.Slot(board.Timer(model.once), 60.0)
+    found = board.energy_of(slot, 60.0)
     assert found == {
         "energy_mj": pytest.approx(2.0), "energy_source": "RAPL, 1 processor package",
     }  # fmt: skip
@@ -112,28 +120,47 @@ def test_there_is_no_figure_where_reading_fails_the_counter_stands_still_or_time
     sysfs: Path, clock: list[float]
 ) -> None:
     zone = package(sysfs, 0, 5)
-    still = board.Slot(Model(clock, lambda runs: None), 60.0)
-    assert board._energy(still, 60.0) == {}
-    moving = board.Slot(Model(clock, lambda runs: write(zone, energy_uj=runs)), 60.0)
-    assert board._energy(moving, 60.0) != {}
-    runs = moving.model.runs
-    assert board._energy(moving, 1.5) == {}
-    assert moving.model.runs == runs
-    moving.model.beside = lambda runs: (zone / "energy_uj").unlink(missing_ok=True)
-    assert board._energy(moving, 60.0) == {}
+    still = board.Slot(board.Timer(Model(clock, lambda runs: None).once), 60.0)
+    assert board.energy_of(still, 60.0) == {}
+    model = Model(clock, lambda runs: write(zone, energy_uj=runs))
+    moving = board.Slot(board.Timer(model.once), 60.0)
+    assert board.energy_of(moving, 60.0) != {}
+    runs = model.runs
+    assert board.energy_of(moving, 1.5) == {}
+    assert model.runs == runs
+    model.beside = lambda runs: (zone / "energy_uj").unlink(missing_ok=True)
+    assert board.energy_of(moving, 60.0) == {}
 
 
 def test_loading_an_engine_does_not_count_as_its_run() -> None:
     joules, running = [0.0], object.__new__(board.EngineSlot)
 
-    def run(seconds: float) -> list[float]:
+    def run(seconds: float) -> tuple[list[float], float]:
         joules[0] += 50.0 + 8.0 * seconds  # loading, and eight watts
-        return [10.0] * round(100 * seconds)
+        return [10.0] * round(100 * seconds), 10.0
 
     running.run = run  # type: ignore[method-assign]
     meter = SimpleNamespace(start=lambda: joules.__setitem__(0, 0.0), stop=lambda: joules[0])
     spent, runs = running.energy(meter)
     assert (spent, runs) == (pytest.approx(24.0), 300)
+
+
+def test_each_run_of_the_model_is_compared_with_the_two_that_it_lies_between() -> None:
+    given = iter([10.0, 4.0, 14.0, 5.0, 6.0])  # R M R M R
+    slot = SimpleNamespace(run=lambda: ([1.0], next(given)))
+    found = board.take_turns([slot, slot], 2, 60.0, least=1, most=2)
+    assert found.ratios == [(10.0 + 14.0) / 2 / 4.0, (14.0 + 6.0) / 2 / 5.0]
+
+
+def test_the_stated_error_is_how_far_the_speed_up_strays_from_run_to_run() -> None:
+    rng, ratios, errors = np.random.default_rng(0), [], []
+    for _ in range(2000):
+        turns = board.Turns()
+        turns.beside = [([], ms) for ms in rng.normal(100.0, 2.0, 46)]
+        turns.own = [([], ms) for ms in rng.normal(100.0, 2.0, 45)]
+        ratios.append(np.median(turns.ratios))
+        errors.append(turns.error_pct())
+    assert np.mean(errors) == pytest.approx(100 * np.std(ratios), rel=0.08)
 
 
 def nvml(count: int, *, joules: bool = True) -> Any:

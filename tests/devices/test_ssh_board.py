@@ -312,7 +312,7 @@ class Event:
     def __init__(self, enable_timing):
         assert enable_timing
 
-    def record(self):
+    def record(self, stream):
         self.at = 3 * clock[0]
 
     def elapsed_time(self, other):
@@ -344,9 +344,10 @@ cuda = SimpleNamespace(
     is_available=lambda: True,
     get_device_name=lambda index: "a made-up GPU",
     get_device_properties=lambda index: SimpleNamespace(uuid="ab-cd"),
-    synchronize=lambda: spend(0.004),
-    reset_peak_memory_stats=lambda: None,
-    max_memory_allocated=lambda: 5000000,
+    current_stream=lambda device: None,
+    synchronize=lambda device: spend(0.004),
+    reset_peak_memory_stats=lambda device: None,
+    max_memory_allocated=lambda device: 5000000,
 )
 '''
 FAKE_NVML = '''

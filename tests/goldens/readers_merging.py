@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import author_units as knobs
 import numpy as np
 import torch
 from runner import BLOCKS, PATCHES, Arrays, Case, Config, Outcome, Reader, close, images, tiny_vit
@@ -11,7 +12,6 @@ from torch.nn import functional as F
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
-from autotok.methods import author_units as knobs
 from autotok.methods.diffrate import DiffRate
 from autotok.methods.dtem import soft_pairs
 from autotok.methods.gtp import GTP

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import author_units as knobs
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,6 @@ from runner import (
 
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
-from autotok.methods import author_units as knobs
 from autotok.methods.matching import bipartite
 from autotok.methods.merging import merge
 from autotok.tokens import Tokens

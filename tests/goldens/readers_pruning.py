@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import author_units as knobs
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,6 @@ from torch.nn import functional as F
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction, round_count
-from autotok.methods import author_units as knobs
 from autotok.methods import stochastic
 from autotok.methods.losses import dynamicvit_ratio
 from autotok.methods.tps import squeeze, squeeze_masked

@@ -2,13 +2,13 @@
 
 import random
 
+import author_units as knobs
 import pytest
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError
-from autotok.methods import author_units as knobs
 from autotok.methods import get_method
 
 

@@ -19,7 +19,8 @@ from autotok.counting.macs import cost, uncompressed
 from autotok.errors import CheckpointError, ConfigError, IncompatibleMethod
 from autotok.methods.papr import PaPr
 from autotok.predicting.trace import trace
-from autotok.searching.running.session import Question, build_problem
+from autotok.searching.running.question import Question
+from autotok.searching.running.session import build_problem
 from autotok.tokens import Taps, Tokens
 
 

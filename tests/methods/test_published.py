@@ -1,8 +1,8 @@
 """Published schedules are rescaled to other models and always feasible."""
 
+import author_units as knobs
 import pytest
 
-from autotok.methods import author_units as knobs
 from autotok.methods import get_method, list_methods
 from autotok.methods.base import Span
 from autotok.methods.published import published_schedules

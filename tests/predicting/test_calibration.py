@@ -28,7 +28,7 @@ from autotok.predicting.calibrate import (
     measure_all,
 )
 from autotok.predicting.fitting import NAMES, row_of
-from autotok.predicting.latency_model import trace_features
+from autotok.predicting.latency_model import features_of
 from autotok.predicting.measurers import DeviceMeasurer, Machine, Sample, this_machine
 from autotok.predicting.memory_fit import MB, fit_memory
 from autotok.predicting.trace import Trace, trace
@@ -45,7 +45,8 @@ def traced(model: nn.Module) -> Trace:
 
 def made_up_ms(model: nn.Module) -> float:
     """Of a machine that takes 8 us for each call, and little for what it does."""
-    return float(row_of(trace_features(traced(model))) @ TERMS) / 1e3
+    seen = traced(model)
+    return float(row_of(features_of(seen.operators, pooled=seen.pooled)) @ TERMS) / 1e3
 
 
 class MadeUp:

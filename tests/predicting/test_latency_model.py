@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from autotok.counting.operators import OperatorClass
-from autotok.predicting.latency_model import Kernel, device_ms, fused
+from autotok.predicting.latency_model import device_ms, fused
 from autotok.predicting.target import Number, Setting, Target, load_target
 from autotok.predicting.target_parts import Terms
+from autotok.predicting.trace import Operator
 
 
 def number(value: float) -> Number:
@@ -36,17 +36,17 @@ TARGET: Target = dataclasses.replace(
 )
 
 
-def product(rows: int, inner: int, columns: int) -> Kernel:
+def product(rows: int, inner: int, columns: int) -> Operator:
     macs = rows * inner * columns
-    shapes = [(rows, inner), (inner, columns)]
-    return Kernel("mm", OperatorClass.MATMUL, shapes, [(rows, columns)], 0, 0, macs, 1)
+    shapes = (rows, inner), (inner, columns)
+    return Operator("mm", OperatorClass.MATMUL, shapes, ((rows, columns),), 0, 0, macs, 1)
 
 
-def pointwise(name: str, read: int, written: int) -> Kernel:
-    return Kernel(name, OperatorClass.ELEMENTWISE, [(1,)], [(1,)], read, written, 0, 1)
+def pointwise(name: str, read: int, written: int) -> Operator:
+    return Operator(name, OperatorClass.ELEMENTWISE, ((1,),), ((1,),), read, written, 0, 1)
 
 
-def ms(kernel: Kernel, how: Setting) -> float:
+def ms(kernel: Operator, how: Setting) -> float:
     return float(device_ms([kernel], TARGET, how, dtype="float32"))
 
 
@@ -75,7 +75,7 @@ def test_neighbouring_pointwise_kernels_become_one() -> None:
     run = [pointwise("mul", 100, 100), pointwise("add", 150, 100), pointwise("gelu", 100, 100)]
     found = fused([product(2, 2, 2), *run], "pointwise")
     assert [k.name for k in found] == ["mm", "mul"]
-    assert (found[1].read, found[1].written) == (150, 100)
+    assert (found[1].bytes_read, found[1].bytes_written) == (150, 100)
     assert fused(run, "none") == run
 
 
@@ -88,13 +88,3 @@ def test_terms_take_the_place_of_the_roofline() -> None:
     terms = Terms("fitted: made up", {"linear.macs": 0.01, "linear.calls": 5.0})
     assert ms(product(10, 10, 10), setting(terms=terms)) == pytest.approx((1000 * 0.01 + 5) / 1e3)
     assert ms(pointwise("add", 100, 100), setting(terms=terms)) == 0.0
-
-
-def test_many_configurations_at_once_take_what_each_takes_alone() -> None:
-    how = setting(tile_rows=number(16), half_width=number(30), kernel_start_us=number(3.0))
-    rows = np.array([5, 16, 90])
-    shapes = [(rows, 20), (20, 40)]
-    many = Kernel("mm", OperatorClass.MATMUL, shapes, [(rows, 40)], 0, 0, rows * 800, 1)
-    together = device_ms([many], TARGET, how, dtype="float32")
-    alone = [ms(product(int(count), 20, 40), how) for count in rows]
-    np.testing.assert_allclose(together, alone)

@@ -46,7 +46,7 @@ def made_up(*, asynchronous: bool) -> Target:
 
 def hand_trace() -> Trace:
     def operator(name: str, kind: OperatorClass, macs: int, size: int, launches: int) -> Operator:
-        return Operator(name, kind, (), (), "float32", size, 0, macs, launches)
+        return Operator(name, kind, (), (), size, 0, macs, launches)
 
     return Trace(
         operators=(
@@ -58,9 +58,7 @@ def hand_trace() -> Trace:
         batch=1,
         dtype="float32",
         image_shape=(3, 32, 32),
-        fused_attention=True,
         weight_bytes=10 * 10**6,
-        input_bytes=10**6,
         peak_live_bytes=3 * 10**6,
     )
 

@@ -6,8 +6,7 @@ import pytest
 import autotok.methods  # noqa: F401
 from autotok.backbones.loading import load_structure
 from autotok.compression.schedule import realise
-from autotok.config import CompressionConfig, Reduction
-from autotok.predicting.random_configs import draw, draw_counts, drawable_methods
+from autotok.predicting.random_configs import draw, drawable_methods
 
 FACTS = load_structure("vit_small_patch16_224").facts
 
@@ -25,22 +24,11 @@ def test_methods_that_need_a_download_or_reduce_nothing_are_left_out() -> None:
     names = drawable_methods(FACTS)
     assert not {"none", "papr"} & set(names)
     assert {"topk", "tome", "kmedoids"} <= set(names)
-    assert "tome" not in drawable_methods(FACTS, without=["tome"])
 
 
 def test_a_seed_draws_the_same_again() -> None:
     first, second = (draw(FACTS, "tome", np.random.default_rng(5)) for _ in range(2))
     assert first == second
-
-
-def test_only_the_counts_of_a_configuration_are_drawn_anew() -> None:
-    config = CompressionConfig(
-        "evit", tuple(Reduction(layer, num_keep=100) for layer in (3, 6, 9)), mode="retrain"
-    )
-    drawn = draw_counts(FACTS, config, np.random.default_rng(0))
-    assert [r.layer for r in drawn.reductions] == [3, 6, 9]
-    assert (drawn.method, drawn.mode) == ("evit", "retrain")
-    assert drawn != config
 
 
 def test_a_shallow_model_is_given_no_more_layers_than_it_has() -> None:

@@ -52,7 +52,8 @@ BOARD = Machine(
 
 
 @pytest.fixture
-def written(found: CalibrationFound, tmp_path: Path) -> Path:
+def written(found: CalibrationFound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("autotok.predicting.target_file.now", lambda: "2026-01-01T00:00:00+00:00")
     path = tmp_path / "desk.yaml"
     save_target(calibrated_target(found, name="desk"), path)
     return path

@@ -22,8 +22,8 @@ def point(
     over: bool = False,
 ) -> Point:
     return Point(
-        "topk", macs, top1, number=number, kind=kind, over=over, latency_ms=latency,
-        throughput_img_s=1000.0 / latency,
+        "topk", macs, top1, number=number, kind=kind, over=over,
+        figures={"latency_ms": latency, "throughput_img_s": 1000.0 / latency},
     )  # fmt: skip
 
 

@@ -11,8 +11,10 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.report.handover import hand_over, run_points
-from autotok.searching.running.session import Question, Session, build_problem
-from autotok.searching.running.study import SearchResult, run_search
+from autotok.searching.running.opening import run_search
+from autotok.searching.running.question import Question
+from autotok.searching.running.session import Session, build_problem
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 

@@ -49,8 +49,12 @@ def test_fine_tuned_points_carry_their_own_mark(tmp_path: Path) -> None:
 
 def test_any_two_metrics_can_be_the_axes(tmp_path: Path) -> None:
     points = [
-        Point("topk", 2.0, 90.0, latency_ms=4.0, throughput_img_s=250.0, kind="best"),
-        Point("tome", 1.0, 80.0, latency_ms=5.0, throughput_img_s=200.0, kind="front"),
+        Point(
+            "topk", 2.0, 90.0, figures={"latency_ms": 4.0, "throughput_img_s": 250.0}, kind="best"
+        ),
+        Point(
+            "tome", 1.0, 80.0, figures={"latency_ms": 5.0, "throughput_img_s": 200.0}, kind="front"
+        ),
         Point("evit", 1.0, 80.0),  # its time is not known: left out
     ]
     limits = {"latency_ms": 4.5, "throughput_img_s": 180.0}

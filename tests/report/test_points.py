@@ -22,7 +22,7 @@ def test_a_row_becomes_a_point() -> None:
     assert (point.low, point.high, point.num_images) == (88.0, 94.0, 512)
     assert point.schedule == "3:420 6:210"
     assert point.kind == "best"
-    assert point.latency_ms is None
+    assert point.value(metric_of("latency")) is None
 
 
 def test_a_row_that_went_through_csv_is_the_same_point() -> None:

@@ -16,7 +16,18 @@ POINTS = [
     Point(
         "tome", 2.25, 90.0, 86.0, 93.0, 256, (3, 6), (420, 210), kind="front", within_budget=True
     ),
-    Point("topk", 2.2, 92.0, 88.0, 95.0, 256, (3,), (200,), kind="best", latency_ms=12.345),
+    Point(
+        "topk",
+        2.2,
+        92.0,
+        88.0,
+        95.0,
+        256,
+        (3,),
+        (200,),
+        kind="best",
+        figures={"latency_ms": 12.345},
+    ),
     Point("none", 4.8, 94.0, 91.0, 96.0, 256, kind="uncompressed", feasible=False),
     Point("random", 2.2, 55.0, 50.0, 60.0, 256, (2,), (220,), kind="random control"),
 ]
@@ -44,7 +55,7 @@ def test_headings_name_units_and_where_latency_came_from() -> None:
 def test_where_some_rows_were_measured_each_cell_says_what_it_is() -> None:
     sources = Sources("predicted for x, unchecked", "predicted", "measured on ssh://me@board")
     measured = dataclasses.replace(POINTS[1], origin="measured", within_budget=True)
-    guessed = dataclasses.replace(POINTS[0], latency_ms=13.0)
+    guessed = dataclasses.replace(POINTS[0], figures={"latency_ms": 13.0})
     heads, rows = plain_table([measured, guessed], TOP1, sources=sources)
     column = heads.index("latency ms (predicted for x, unchecked; or measured on ssh://me@board)")
     assert [row[column] for row in rows] == ["13.00 predicted", "12.35 measured"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
-from autotok.searching.running.study import resume_search, run_search
+from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.space.settings import SearchSettings
 
 

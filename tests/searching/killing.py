@@ -23,7 +23,7 @@ from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 from autotok.config import CompressionConfig
 from autotok.searching.engines.base import Engine
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.running.study import resume_search, run_search
+from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import SearchSettings
 

@@ -4,7 +4,7 @@ import sys
 
 from problems import fake_problem
 
-from autotok.searching.running.study import run_search
+from autotok.searching.running.opening import run_search
 from autotok.searching.space.settings import SearchSettings
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from autotok.config import CompressionConfig, Length
 from autotok.facts import BackboneFacts, BlockFacts
-from autotok.searching.space.budget import Budget, parse_budgets, resolve
-from autotok.searching.space.problem import ExactCosts, Problem, Tuned
+from autotok.searching.space.budget import parse_budgets
+from autotok.searching.space.problem import ExactCosts, Problem, Tuned, budgets_of
 from autotok.searching.space.search_space import SearchSpace
 from autotok.searching.space.space_file import load_space
 
@@ -116,13 +116,10 @@ def fake_problem(
     facts = facts or vit_facts()
     space = load_space(space) if isinstance(space, str) else space
     costs = ExactCosts(facts, space.structure)
-    known: dict[str, float] = {**vars(costs.cost(CompressionConfig()))}
-    known.update(predict(CompressionConfig()) if predict else {})
     return Problem(
         facts=facts,
         space=space,
-        budgets=tuple(_resolve(budgets, known)),
-        costs=costs,
+        budgets=budgets_of(parse_budgets(budgets), facts, predict),
         evaluate=evaluate or FakeEvaluator(facts),
         total_images=total_images,
         metric="top1",
@@ -131,7 +128,3 @@ def fake_problem(
         count=lambda config: costs.cost(config).macs,
         finetune=finetune,
     )
-
-
-def _resolve(text: str, known: Mapping[str, float]) -> list[Budget]:
-    return [resolve(request, known) for request in parse_budgets(text)]

@@ -13,7 +13,8 @@ from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 from autotok.config import CompressionConfig
 from autotok.interrupts import SIGNALS, Interrupted
 from autotok.searching.running.events import Event, FinalEvaluation, Working
-from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent
@@ -111,6 +112,7 @@ def test_whatever_a_method_raises_is_a_failed_trial_with_its_reason(
     assert result.best is not None
 
 
+@pytest.mark.crash
 def test_a_trial_in_which_the_process_died_twice_fails_and_the_search_goes_on(
     tmp_path: Path,
 ) -> None:

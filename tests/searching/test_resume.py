@@ -13,8 +13,9 @@ import pytest
 from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
-from autotok.searching.proposing.journal import repair_journal
-from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.proposing.storage import repair_journal
+from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 TRIALS = 18
@@ -48,6 +49,7 @@ def finished(folder: Path) -> dict[int, str]:
     return {t.user_attrs["number"]: t.user_attrs["record"] for t in done}
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("seed", [1, 2])
 def test_kills_at_random_moments_lose_nothing_and_end_with_the_same_front(
     seed: int, tmp_path: Path
@@ -95,9 +97,8 @@ def test_a_stale_lock_and_a_half_written_line_do_not_stop_a_resume(tmp_path: Pat
     (folder / "study.log.lock").touch()
     with open(folder / "study.log", "ab") as file:
         file.write(b'{"op_code": 8, "trial_id": 3, "user_at')
-    begin = time.monotonic()
     result = resume_search(fake_problem(), folder, n_trials=8)
-    assert time.monotonic() - begin < 10.0  # Optuna's own patience with a lock is 30 s
+    assert not (folder / "study.log.lock").exists()
     assert result.evaluated == 8
 
 

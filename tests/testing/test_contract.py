@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from autotok.testing import (
     synthetic_facts,
 )
 from autotok.testing import reduction_case as reduction_case
+from autotok.testing.model import check_export
 from autotok.tokens import Taps, Tokens
 
 ReductionCheck = Callable[[type[TokenReducer]], None]
@@ -34,11 +36,25 @@ def test_a_reduction_keeps_its_promises(method: str, check: ReductionCheck) -> N
     assert check(get_method(method)) is None  # type: ignore[func-returns-value]
 
 
-@pytest.mark.parametrize("check", MODEL_CHECKS, ids=named)
-@pytest.mark.parametrize("backbone", default_backbones(), ids=lambda b: b.facts.name)
+def on_backbones() -> list[Any]:
+    """Every check on every backbone; an export takes seconds, so that the default run has those of
+    `tiny`, and the whole matrix is among the slow ones."""
+    return [
+        pytest.param(
+            check,
+            backbone,
+            id=f"{backbone.facts.name}-{named(check)}",
+            marks=[pytest.mark.slow] * (check is check_export and backbone.facts.name != "tiny"),
+        )
+        for backbone in default_backbones()
+        for check in MODEL_CHECKS
+    ]
+
+
+@pytest.mark.parametrize(("check", "backbone"), on_backbones())
 @pytest.mark.parametrize("method", list_methods())
 def test_a_compressed_model_keeps_its_promises(
-    method: str, backbone: Backbone, check: ModelCheck
+    method: str, check: ModelCheck, backbone: Backbone
 ) -> None:
     assert check(get_method(method), backbone) is None  # type: ignore[func-returns-value]
 

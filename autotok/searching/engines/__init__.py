@@ -1,6 +1,1 @@
-"""Who runs trials: in this process now; worker processes and Ray behind the same protocol."""
-
-from .base import Engine, Job, Outcome
-from .in_process import InProcessEngine
-
-__all__ = ["Engine", "InProcessEngine", "Job", "Outcome"]
+"""Who runs trials: in this process, in worker processes, or on Ray, behind one protocol."""

@@ -1,18 +1,29 @@
-"""`Engine`: who runs the evaluations. It takes jobs, gives outcomes, knows no study."""
+"""`Engine`: who runs the evaluations, and the one that does so in this process.
+
+It takes jobs, gives outcomes, knows no study.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from autotok.config import CompressionConfig
 from autotok.errors import failure
 from autotok.searching.space.problem import TallyLike, Tuned, Worker
 
-from .jobs import Job
-
-__all__ = ["Engine", "Job", "Outcome", "WorkerFactory", "Workers", "run_job"]
+__all__ = [
+    "Engine",
+    "InProcessEngine",
+    "Job",
+    "Outcome",
+    "WorkerFactory",
+    "Workers",
+    "run_job",
+]
 
 WorkerFactory = Callable[[], Worker]
 """Makes a worker in another process: must pickle, and builds everything from plain data."""
@@ -30,6 +41,18 @@ class Workers:
     """Of a running cluster, or 'auto'; None starts Ray here, on the loopback address only."""
     resources: Mapping[str, float] = field(default_factory=dict)
     """Per job on Ray: CPU, GPU (fractions allowed), or a resource that nodes carry."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Evaluate a configuration on images [start, stop) of the seeded order, or fine-tune it."""
+
+    number: int
+    config: CompressionConfig
+    start: int = 0
+    stop: int = 0
+    task: str = "evaluate"
+    """'evaluate', 'finetune' (which gives the weights; nothing is evaluated), 'start' (neither)."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +110,28 @@ def run_job(worker: Worker, job: Job) -> Outcome:
     except BaseException as raised:  # a trial may fail in any way, SystemExit; the search goes on
         error = failure(raised)
     return Outcome(job, tally, time.perf_counter() - begin, error, tuned)
+
+
+class InProcessEngine:
+    """Runs jobs here, one at a time, in the order submitted, when an outcome is asked for."""
+
+    capacity = 1
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._jobs: deque[Job] = deque()
+
+    def start(self) -> float:
+        """At once."""
+        return 0.0
+
+    def submit(self, job: Job) -> None:
+        """Queue a job."""
+        self._jobs.append(job)
+
+    def collect(self) -> Outcome:
+        """Run the oldest job; whatever it raises becomes the outcome's error."""
+        return run_job(self._worker, self._jobs.popleft())
+
+    def close(self) -> None:
+        """Nothing is held."""

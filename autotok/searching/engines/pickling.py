@@ -7,6 +7,7 @@ import pickle
 import sys
 from typing import Any
 
+from autotok.devices.board import usable_cores
 from autotok.errors import AutotokError, ConfigError, failure
 
 from .base import Outcome
@@ -17,7 +18,6 @@ __all__ = [
     "packed",
     "rebuilt",
     "threads_per_worker",
-    "usable_cores",
     "use_threads",
 ]
 
@@ -27,12 +27,6 @@ def threads_per_worker(workers: int) -> int:
     share = max(1, usable_cores() // workers)
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(asked)) if asked.isdigit() and int(asked) > 0 else share
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def use_threads(threads: int) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import logging
 import os
 import pickle
 import shutil
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import CompressionConfig
+from autotok.devices.board import usable_cores
 from autotok.devices.ray_cluster import (
     capacity,
     check_shared_folder,
@@ -38,20 +38,11 @@ from autotok.errors import AutotokError, ConfigError, failure
 
 from .base import Job, Outcome, WorkerFactory, run_job
 from .job_queue import JobQueue, from_flat, to_flat
-from .pickling import (
-    build_error,
-    dumped,
-    packed,
-    rebuilt,
-    threads_per_worker,
-    usable_cores,
-    use_threads,
-)
+from .pickling import build_error, dumped, packed, rebuilt, threads_per_worker, use_threads
 from .watchdog import Watchdog
 
 __all__ = ["RayEngine"]
 
-_LOG = logging.getLogger(__name__)
 LOSSES = 3
 """Workers or nodes that a job may lose before it fails."""
 _FAREWELL_S = 20.0

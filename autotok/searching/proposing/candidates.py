@@ -18,13 +18,14 @@ from autotok.facts import BackboneFacts
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Chooser, Parameter, Params
 
-from .strengths import Strengths
+from .repair import Strengths
 
-__all__ = ["BINS", "Priced", "features_of", "nearby", "random_params", "spread"]
+__all__ = ["BINS", "Priced", "tokens_by_depth", "nearby", "random_params", "priced_at"]
 
 BINS = 12
 """Depths at which the share of tokens left is read: as many as a ViT-S has blocks."""
 _GRID = np.linspace(0.0, 1.0, 25)
+"""Strengths at which a shape is priced, all at once: near enough to choose by, repair is exact."""
 Floats = NDArray[np.float64]
 
 
@@ -57,7 +58,7 @@ def nearby(params: Mapping[str, Primitive], problem: Problem, rng: np.random.Gen
     return problem.space.walk(choose, problem.facts)
 
 
-def spread(
+def priced_at(
     params: Params, fractions: Sequence[float], problem: Problem, whole: float
 ) -> list[Priced]:
     """One shape at several fractions of the way from its cheapest to the limit; none where it
@@ -67,9 +68,9 @@ def spread(
         shape = space.decode(params, facts)
     except AutotokError:  # a combination that the method refuses
         return []
-    if space.structure is not None:
+    if space.structure is not None and shape.subnet is not None:
         facts = space.structure.facts(shape.subnet)
-    line = Strengths(shape, facts, problem.costs)
+    line = Strengths(shape, problem)
     limits = [b.limit for b in problem.budgets if b.metric == "macs"]
     macs = line.metric("macs", _GRID)
     inside = np.flatnonzero(macs <= min(limits, default=np.inf))
@@ -81,13 +82,13 @@ def spread(
     for fraction in fractions:
         target = low + fraction * (high - low)
         at = inside[int(np.argmin(np.abs(macs[inside] - target)))]
-        left = features_of(shape.layers, counts[at].tolist(), facts)
+        left = tokens_by_depth(shape.layers, counts[at].tolist(), facts)
         priced = {**params, "budget_fraction": float(fraction)}
         found.append(Priced(priced, shape.method, float(macs[at]) / whole, left))
     return found
 
 
-def features_of(
+def tokens_by_depth(
     layers: Sequence[int], counts: Sequence[int], facts: BackboneFacts
 ) -> tuple[float, ...]:
     """(`BINS`,) share of the patch tokens left by depth, by layers and counts."""

@@ -87,6 +87,9 @@ class Posterior:
     hyper: Hyper
     mean: float
     scale: float
+    """Standard deviation of the observations."""
+    amplitude: float
+    """Of the process, in those."""
     factor: tuple[Floats, bool]
     weights: Floats
 
@@ -97,7 +100,7 @@ class Posterior:
         solved = cho_solve(self.factor, across.T)
         prior = self.hyper.shared + (1.0 - self.hyper.shared) * others.removed**2
         variance = prior - np.einsum("mn,nm->m", across, solved)
-        return means, self.scale * np.sqrt(np.maximum(variance, 1e-9))
+        return means, self.amplitude * self.scale * np.sqrt(np.maximum(variance, 1e-9))
 
 
 def best_hyper(inputs: Inputs, values: Floats, variances: Floats) -> Hyper:
@@ -120,10 +123,12 @@ def _fitted(
     covariance = _kernel(inputs, inputs, hyper) + np.diag(noise + 1e-8)
     factor = cho_factor(covariance, lower=True)
     weights: Floats = cho_solve(factor, wanted)
-    spread = float(wanted @ weights) / len(values)  # the signal's variance that fits best
+    amplitude = max(float(wanted @ weights) / len(values), 1e-6)  # the likeliest variance
     determinant = 2.0 * float(np.sum(np.log(np.diag(factor[0]))))
-    likelihood = -0.5 * (wanted @ weights + determinant) - 0.05 * np.log(spread) ** 2
-    return Posterior(inputs, hyper, mean, scale, factor, weights), float(likelihood)
+    likelihood = -0.5 * (len(values) * np.log(amplitude) + determinant)
+    return Posterior(inputs, hyper, mean, scale, float(np.sqrt(amplitude)), factor, weights), float(
+        likelihood
+    )
 
 
 def _kernel(a: Inputs, b: Inputs, hyper: Hyper) -> Floats:

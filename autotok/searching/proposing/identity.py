@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import socket
+import sys
 import uuid
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -19,14 +24,12 @@ from optuna.study import StudyDirection
 from autotok.errors import RunDirectoryError, StudyTaken
 from autotok.searching.records.objective import Objective
 
-from .owner import Owner
-
 __all__ = [
     "STUDY_NAME",
+    "Owner",
     "StudyIdentity",
     "check_study",
     "claim",
-    "directions",
     "name_metrics",
     "new_id",
     "open_study",
@@ -85,7 +88,7 @@ def check_study(
             " start a new run with another --output, under another --study"
         )
     labels, known = [o.label for o in objectives], study.metric_names
-    if study.directions != directions(objectives) or (known is not None and known != labels):
+    if study.directions != _directions(objectives) or (known is not None and known != labels):
         raise StudyTaken(
             f"study '{name}' has the objectives {', '.join(known or ['?'])}, but"
             f" {', '.join(labels)} are asked for; start a new run under another --study"
@@ -108,7 +111,7 @@ def open_study(
             study = optuna.create_study(
                 study_name=identity.name,
                 storage=storage,
-                directions=directions(objectives),
+                directions=_directions(objectives),
                 sampler=RandomSampler(0),
             )
         except DuplicatedStudyError as error:  # another was faster
@@ -140,7 +143,7 @@ def release(study: optuna.Study, identity: StudyIdentity) -> None:
     study.set_user_attr(_CLAIM + identity.run, None)
 
 
-def directions(objectives: Sequence[Objective]) -> list[StudyDirection]:
+def _directions(objectives: Sequence[Objective]) -> list[StudyDirection]:
     """Optuna's word for each."""
     up, down = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
     return [up if o.maximise else down for o in objectives]
@@ -177,3 +180,63 @@ def _taken(name: str) -> RunDirectoryError:
         f"study '{name}' exists already in this storage; give another --study, or go on with its"
         " trials by --join"
     )
+
+
+# --- who works on it
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process on a machine, as a study's attribute says it."""
+
+    host: str
+    place: str
+    """Boot and process namespace: only there does the process number mean anything."""
+    pid: int
+    started: str
+    """When, by the machine's own count; a number that was given away again differs in it."""
+
+    @classmethod
+    def here(cls) -> Owner:
+        """This process."""
+        pid = os.getpid()
+        return cls(socket.gethostname(), _place(), pid, _started(pid))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Owner:
+        """From `dataclasses.asdict` of one."""
+        pid = int(data.get("pid", 0))
+        return cls(str(data.get("host")), str(data.get("place")), pid, str(data.get("started", "")))
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has surely ended; of another machine that cannot be known."""
+        if (self.host, self.place) != (socket.gethostname(), _place()) or sys.platform == "win32":
+            return False
+        if self.place:
+            return _started(self.pid) != self.started
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+
+def _place() -> str:
+    """Where process numbers count, on Linux; elsewhere nothing."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def _started(pid: int) -> str:
+    """Clock ticks after boot; empty for a process that is not there, or only its exit code is."""
+    try:
+        # the name, in parentheses, may hold anything
+        state, *fields = Path(f"/proc/{pid}/stat").read_text("latin-1").rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return ""
+    return "" if state in "ZX" else fields[18]

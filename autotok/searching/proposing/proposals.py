@@ -12,13 +12,12 @@ import json
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -31,18 +30,17 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotok.config import Primitive
-from autotok.facts import BackboneFacts
 from autotok.searching.records.notes import attributes, note_entries, trial_note
-from autotok.searching.records.objective import Objective, losses
-from autotok.searching.records.pareto import dominates
+from autotok.searching.records.objective import make_objectives
+from autotok.searching.records.pareto import Front
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.search_space import Parameter, Params, SearchSpace
+from autotok.searching.space.problem import Problem
+from autotok.searching.space.search_space import Parameter, Params
+from autotok.searching.space.settings import SearchSettings
 
-from .grid import grid_point
-from .identity import StudyIdentity, claim, directions, name_metrics, open_study, release
-from .journal import hold_journal
-from .samplers import check_sampler, faults_of, make_sampler
-from .storage import damaged_journal, is_url, open_storage, storage_errors
+from .identity import StudyIdentity, claim, name_metrics, open_study, release
+from .samplers import check_sampler, faults_of, grid_point, make_sampler
+from .storage import damaged_journal, hold_journal, is_url, open_storage, storage_errors
 
 __all__ = ["CRASH", "Proposals"]
 
@@ -90,31 +88,31 @@ class Proposals:
 
     def __init__(
         self,
-        space: SearchSpace,
-        facts: BackboneFacts,
-        objectives: Sequence[Objective],
-        *,
+        settings: SearchSettings,
+        problem: Problem,
         storage: str | Path,
-        sampler: object = "tpe",
-        seed: int = 0,
         identity: StudyIdentity | None = None,
     ) -> None:
         """Open a study and work on it until `close`, or until this is collected.
+
+        It is in the `storage` of the settings, else in the one given.
 
         Raises:
             StudyTaken: the study is another run's, of another question, or in use.
             StorageUnreachable: its database does not answer.
             RunDirectoryError: its journal is damaged.
         """
-        check_sampler(sampler, objectives=len(objectives))
+        self.objectives = make_objectives(settings.objectives, problem.metric)
+        check_sampler(settings.sampler, objectives=len(self.objectives))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space, self._facts, self._objectives = space, facts, tuple(objectives)
-        self._sampler, self._seed = sampler, seed
+        self._space, self._facts = problem.space, problem.facts
+        self._sampler, self._seed = settings.sampler, settings.seed
         self._identity = identity or StudyIdentity()
         self._shadow_trials: list[tuple[int, FrozenTrial]] = []
         self._running: dict[int, int] = {}
         self._taken: set[int] = set()
-        self._front: dict[int, NDArray[np.float64]] = {}
+        self.front = Front(self.objectives)
+        """Of all finished trials."""
         self._next = 0
         self._pending: dict[int, FrozenTrial] = {}
         self.deaths: Counter[int] = Counter()
@@ -124,6 +122,7 @@ class Proposals:
         """Whether trials run in this process, whose death is then theirs."""
         self.records: list[TrialRecord] = []
         self._unhold: Callable[[], object] = lambda: None
+        storage = settings.storage or storage
         if not is_url(storage):
             self._unhold = weakref.finalize(self, hold_journal(Path(storage)).close)
         with storage_errors(storage), damaged_journal(storage):
@@ -133,10 +132,10 @@ class Proposals:
 
     def _open(self, storage: str | Path) -> None:
         identity = self._identity
-        self._study = open_study(open_storage(storage), identity, self._objectives)
-        self._study_id = self._study._study_id
+        self._study = open_study(open_storage(storage), identity, self.objectives)
+        self._study_id, self._directions = self._study._study_id, self._study.directions
         claim(self._study, identity, self)
-        name_metrics(self._study, self._objectives)
+        name_metrics(self._study, self.objectives)
         if identity.fingerprint and "fingerprint" not in self._study.user_attrs:
             self._study.set_user_attr("fingerprint", identity.fingerprint)
         self._attrs: dict[str, Any] = dict(self._study.user_attrs)
@@ -169,7 +168,7 @@ class Proposals:
     def _remember(self, record: TrialRecord, trial: FrozenTrial) -> None:
         self.records.append(record)
         self._taken.add(record.number)
-        self._update_front(record)
+        self.front.admit(record)
         self._shadow_trials.append((record.number, _Finished.of(trial)))
 
     @property
@@ -212,7 +211,7 @@ class Proposals:
             study = optuna.create_study(
                 storage=storage,
                 sampler=sampler,
-                directions=directions(self._objectives),
+                directions=self._directions,
                 study_name="shadow",
             )
         if not isinstance(sampler, RandomSampler):
@@ -225,20 +224,11 @@ class Proposals:
         """The trials in logical order; of more than `most`, the front and the latest."""
         pairs = [pair for pair in self._shadow_trials if pair[1].state != TrialState.FAIL]
         if most is not None and len(pairs) > most:
-            elite = set(sorted(self._front)[-_ELITE:])
+            elite = set(sorted(r.number for r in self.front.records)[-_ELITE:])
             rest = [pair for pair in pairs if pair[0] not in elite]
             keep = elite | {number for number, _ in rest[len(elite) - most :]}
             pairs = [pair for pair in pairs if pair[0] in keep]
         return [trial for _, trial in pairs]
-
-    def _update_front(self, record: TrialRecord) -> None:
-        if not record.measured:
-            return
-        own = losses([record.values], self._objectives)[0]
-        if any(dominates(point, own) for point in self._front.values()):
-            return
-        self._front = {n: p for n, p in self._front.items() if not dominates(own, p)}
-        self._front[record.number] = own
 
     # --- start and tell
 
@@ -271,7 +261,7 @@ class Proposals:
     def _finish(self, trial_id: int, record: TrialRecord) -> None:
         values = None
         if record.state in ("complete", "duplicate"):
-            values = [float(record.values[o.name]) for o in self._objectives]
+            values = [float(record.values[o.name]) for o in self.objectives]
         self._study._storage.set_trial_state_values(trial_id, _STATES[record.state], values)
 
     def close(self) -> None:

@@ -7,26 +7,177 @@ Counts are integers throughout, so what is solved is what will run.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-import itertools
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Primitive
-from autotok.errors import InfeasibleBudget
+from autotok.config import CompressionConfig
 from autotok.metrics import METRICS
-from autotok.searching.space.budget import Budget
+from autotok.searching.records.record import Costs
+from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.search_space import Chooser, Parameter
 from autotok.searching.space.shape import Shape
+from autotok.searching.space.subnets import Structure
 
-from .fit_subnet import with_fitting_subnet
-from .strengths import Repaired, Strengths, verdict
-
-__all__ = ["Repaired", "cheapest", "check_budgets", "idle_budgets", "match_cost", "repair"]
+__all__ = ["Repaired", "Strengths", "match_cost", "repair"]
 
 _PREDICTIONS = 7
+"""Of one shape at most, to meet one predicted limit: each costs a trace of the model."""
+_CLOSE = 0.005
+"""A predicted limit is met when it is missed by less than this share."""
+_POINTS, _ROUNDS = 48, 4
+"""Of the search for a strength on a cost that a whole row of counts is priced by at once."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A configuration inside every budget, or why its shape has none."""
+
+    config: CompressionConfig | None
+    layers: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    costs: Costs | None = None
+    predicted: Mapping[str, float] = field(default_factory=dict)
+    violation: float = 0.0
+    """Share by which the nearest configuration misses the worst budget; 0 or less is inside."""
+    reason: str = ""
+
+    @property
+    def values(self) -> dict[str, float]:
+        """What a budget can be about."""
+        return {**(vars(self.costs) if self.costs else {}), **self.predicted}
+
+    @property
+    def feasible(self) -> bool:
+        """Whether there is a configuration to evaluate."""
+        return self.config is not None
+
+
+class Strengths:
+    """The configurations of one shape, by strength from 0 to 1."""
+
+    def __init__(self, shape: Shape, problem: Problem) -> None:
+        self.shape, self._problem = shape, problem
+        self._facts, self._costs = problem.facts, problem.costs
+        self._predicted: dict[tuple[int, ...], Mapping[str, float]] = {}
+
+    def at(self, strength: float) -> Repaired:
+        """The configuration of one strength, inside the budgets or not."""
+        config = self._config(strength)
+        found = Repaired(
+            config,
+            tuple(r.layer for r in config.reductions),
+            tuple(int(r.num_keep or 0) for r in config.reductions),
+            self._costs.cost(config),
+            self.predicted(strength),
+        )
+        over = worst_excess(self._problem.budgets, found.values)
+        return dataclasses.replace(found, violation=over)
+
+    def _counts(self, strength: float) -> NDArray[np.int64]:
+        """(S,) counts at one strength."""
+        row: NDArray[np.int64] = self.shape.counts(np.array([strength]), self._facts)[0]
+        return row
+
+    def _config(self, strength: float) -> CompressionConfig:
+        return self.shape.config(self._counts(strength), self._facts)
+
+    def metric(self, name: str, strengths: Floats) -> Floats:
+        """(M,) exact cost at each strength."""
+        counts = self.shape.counts(strengths, self._facts)
+        if name == "macs" and self.shape.layers:
+            shape = self.shape
+            macs = self._costs.schedule_macs(
+                shape.method, shape.options, shape.layers, counts, shape.subnet
+            )
+            return macs.astype(np.float64)
+        return np.array(
+            [getattr(self._costs.cost(self.shape.config(c, self._facts)), name) for c in counts]
+        )
+
+    def lowest(self, name: str) -> float:
+        """The metric of the strongest, exact or predicted."""
+        if METRICS[name].kind == "exact":
+            return float(self.metric(name, np.ones(1))[0])
+        return float(self.predicted(1.0)[name])
+
+    def predicted(self, strength: float) -> Mapping[str, float]:
+        """Predicted metrics at one strength, cached by counts."""
+        if self._problem.predict is None:
+            return {}
+        key = tuple(self._counts(strength).tolist())
+        if key not in self._predicted:
+            self._predicted[key] = dict(self._problem.predict(self._config(strength)))
+        return self._predicted[key]
+
+    def weakest(self, name: str, limit: float) -> float | None:
+        """The smallest strength whose exact cost, and every stronger one's, is within the limit."""
+        points, rounds = (_POINTS, _ROUNDS) if name == "macs" else (8, 6)
+        low, high = 0.0, 1.0
+        for _ in range(rounds):
+            grid = np.linspace(low, high, points)
+            over = np.flatnonzero(self.metric(name, grid) > limit)
+            if not len(over):
+                return float(grid[0])
+            if over[-1] == points - 1:
+                return None
+            low, high = float(grid[over[-1]]), float(grid[over[-1] + 1])
+        return high
+
+    def weakest_inside(self, macs: float = math.inf) -> float | Budget:
+        """The smallest strength inside every budget and `macs`; the budget that none meets."""
+        weakest = 0.0
+        budgets = sorted(self._problem.budgets, key=lambda b: not b.exact)  # the cheap ones first
+        budgets = [Budget("macs", macs, ""), *budgets] if macs < math.inf else budgets
+        for budget in budgets:
+            if budget.exact:
+                strength = self.weakest(budget.metric, budget.limit)
+            else:
+                strength = self._weakest_predicted(budget, weakest)
+            if strength is None:
+                return budget
+            weakest = max(weakest, strength)
+        return weakest
+
+    def _weakest_predicted(self, budget: Budget, start: float) -> float | None:
+        """The smallest strength from `start` on that is predicted to be within the limit."""
+        low, high = start, 1.0
+        if budget.holds(self.predicted(low)[budget.metric]):
+            return low
+        if not budget.holds(self.predicted(high)[budget.metric]):
+            return None
+        for _ in range(_PREDICTIONS):
+            middle = self._between(budget, low, high)
+            value = self.predicted(middle)[budget.metric]
+            low, high = (low, middle) if budget.holds(value) else (middle, high)
+            if -_CLOSE < budget.excess_of(self.predicted(high)) <= 0.0:
+                break
+        return high
+
+    def _between(self, budget: Budget, low: float, high: float) -> float:
+        """Where the metric would meet the limit if it were a straight line over the MACs."""
+        above, below = (budget.excess_of(self.predicted(s)) for s in (low, high))
+        share = above / (above - below) if above > below else 0.5
+        most, least = self.metric("macs", np.array([low, high]))
+        target = most - min(0.95, max(0.05, share)) * (most - least)
+        strength = self.weakest("macs", float(target))
+        return strength if strength is not None and low < strength < high else (low + high) / 2
+
+    def verdict(self, budget: Budget) -> Repaired:
+        """Infeasible: how far off the cheapest of the shape is, and what stops it."""
+        lowest, shape = self.lowest(budget.metric), self.shape
+        reason = (
+            f"{shape.method} at layers {list(shape.layers)} reaches"
+            f" {METRICS[budget.metric].limit_in_words(lowest)} at its cheapest:"
+            f" {shape.blocked_at(self._facts)}"
+        )
+        return Repaired(None, shape.layers, violation=budget.excess(lowest), reason=reason)
 
 
 def repair(shape: Shape, fraction: float, problem: Problem) -> Repaired:
@@ -36,229 +187,72 @@ def repair(shape: Shape, fraction: float, problem: Problem) -> Repaired:
     are searched too, the subnet stays as proposed as long as fewer tokens can meet the budget; a
     shape without reduction layers, or one whose every token is needed, gets a smaller subnet.
     """
-    structure = problem.space.structure
-    if structure is not None:
-        fitted = with_fitting_subnet(shape, fraction, problem, structure)
-        if isinstance(fitted, Repaired):
-            return fitted
-        shape = fitted
-    return _repair_tokens(shape, fraction, problem)
-
-
-def _repair_tokens(shape: Shape, fraction: float, problem: Problem) -> Repaired:
-    """`repair` on a subnet that stays."""
-    line = Strengths(shape, problem.facts, problem.costs)
-    weakest, failed = 0.0, None
-    exact = [b for b in problem.budgets if b.exact]
-    for budget in exact:
-        strength = line.weakest(budget.metric, budget.limit)
-        if strength is None:
-            failed = failed or verdict(line, budget)
-        else:
-            weakest = max(weakest, strength)
-    if failed is not None:
-        return failed
-    predictions = _Predictions(problem, line)
-    for budget in problem.budgets:
-        if not budget.exact:
-            found = predictions.weakest(budget, weakest)
-            if isinstance(found, Repaired):
-                return found
-            weakest = found
-    return _at_fraction(line, weakest, fraction, problem, predictions)
-
-
-def _at_fraction(
-    line: Strengths, weakest: float, fraction: float, problem: Problem, predictions: _Predictions
-) -> Repaired:
-    ends = line.metric("macs", np.array([line.strongest, weakest]))
-    strength = weakest
-    if fraction < 1.0 and ends[0] < ends[1]:
-        target = ends[0] + fraction * (ends[1] - ends[0])
-        strength = max(weakest, line.weakest("macs", float(target)) or line.strongest)
-    for candidate in dict.fromkeys((strength, weakest)):
-        result = _result(line, candidate, predictions)
-        if result.violation <= 0.0:
-            return result
-    budget = max(problem.budgets, key=lambda b: _excess(b, result))
-    return verdict(line, budget, predictions.at(line.strongest))
-
-
-def _result(line: Strengths, strength: float, predictions: _Predictions) -> Repaired:
-    config = line.config(strength)
-    result = Repaired(
-        config,
-        tuple(r.layer for r in config.reductions),
-        tuple(int(r.num_keep or 0) for r in config.reductions),
-        line.costs.cost(config),
-        predictions.at(strength),
-    )
-    worst = max((_excess(b, result) for b in predictions.problem.budgets), default=0.0)
-    return Repaired(**{**result.__dict__, "violation": worst})
-
-
-def _excess(budget: Budget, result: Repaired) -> float:
-    values = {**(result.costs.__dict__ if result.costs else {}), **result.predicted}
-    return budget.excess(float(values[budget.metric]))
-
-
-class _Predictions:
-    """Predicted metrics of one line, cached by counts: a prediction costs a trace of the model."""
-
-    def __init__(self, problem: Problem, line: Strengths) -> None:
-        self.problem, self._line = problem, line
-        self._known: dict[tuple[int, ...], Mapping[str, float]] = {}
-
-    def at(self, strength: float) -> Mapping[str, float]:
-        if self.problem.predict is None:
-            return {}
-        key = tuple(self._line.counts(strength).tolist())
-        if key not in self._known:
-            self._known[key] = dict(self.problem.predict(self._line.config(strength)))
-        return self._known[key]
-
-    def weakest(self, budget: Budget, start: float) -> float | Repaired:
-        """The smallest strength from `start` on that is predicted to be within the limit."""
-        low, high = start, self._line.strongest
-        if budget.holds(self.at(low)[budget.metric]):
-            return low
-        if not budget.holds(self.at(high)[budget.metric]):
-            return verdict(self._line, budget, self.at(high))
-        for _ in range(_PREDICTIONS):
-            middle = self._between(budget, low, high)
-            value = self.at(middle)[budget.metric]
-            low, high = (low, middle) if budget.holds(value) else (middle, high)
-            if -0.005 < budget.excess(self.at(high)[budget.metric]) <= 0.0:
-                break
-        return high
-
-    def _between(self, budget: Budget, low: float, high: float) -> float:
-        """Where the metric would meet the limit if it were a straight line over the MACs."""
-        above, below = (budget.excess(self.at(s)[budget.metric]) for s in (low, high))
-        share = above / (above - below) if above > below else 0.5
-        most, least = self._line.metric("macs", np.array([low, high]))
-        target = most - min(0.95, max(0.05, share)) * (most - least)
-        strength = self._line.weakest("macs", float(target))
-        return strength if strength is not None and low < strength < high else (low + high) / 2
+    line: Strengths | Repaired = Strengths(shape, problem)
+    if problem.space.structure is not None:
+        line = _on_fitting_subnet(shape, fraction, problem, problem.space.structure)
+    return line if isinstance(line, Repaired) else _at_fraction(line, fraction, problem)
 
 
 def match_cost(shape: Shape, macs: int, problem: Problem) -> Repaired | None:
     """The most expensive configuration of this shape within `macs` and every budget; None if it has
     none."""
-    line = Strengths(shape, problem.facts, problem.costs)
-    limits = [("macs", float(macs))] + [(b.metric, b.limit) for b in problem.budgets if b.exact]
-    strengths = [line.weakest(metric, limit) for metric, limit in limits]
-    if None in strengths:
-        return None
-    strength = max(s for s in strengths if s is not None)
-    predictions = _Predictions(problem, line)
-    for budget in problem.budgets:
-        if not budget.exact:
-            found = predictions.weakest(budget, strength)
-            if isinstance(found, Repaired):
-                return None
-            strength = found
-    result = _result(line, strength, predictions)
-    return result if result.violation <= 0.0 else None
+    line = Strengths(shape, problem)
+    strength = line.weakest_inside(macs)
+    result = None if isinstance(strength, Budget) else line.at(strength)
+    return result if result is not None and result.violation <= 0.0 else None
 
 
-def check_budgets(problem: Problem) -> None:
-    """Raise `InfeasibleBudget` if nothing in the space meets the budgets.
-
-    The message names the nearest feasible one: the cheapest over all methods and extreme shapes.
-    """
-    for budget in problem.budgets:
-        if budget.exact:
-            lowest, method = _lowest(problem, budget)
-            if budget.holds(lowest):
-                continue
-            raise InfeasibleBudget(_sorry(budget, lowest, method))
-        predicted = {
-            m: _predict_cheapest(problem, m, budget.metric)
-            for m in problem.space.candidates(problem.facts)
-        }
-        method = min(predicted, key=lambda m: budget.excess(predicted[m]))
-        if not budget.holds(predicted[method]):
-            raise InfeasibleBudget(_sorry(budget, predicted[method], method))
+def _at_fraction(line: Strengths, fraction: float, problem: Problem) -> Repaired:
+    """The configuration that far between the cheapest and the limit."""
+    weakest = line.weakest_inside()
+    if isinstance(weakest, Budget):
+        return line.verdict(weakest)
+    strength, (least, most) = weakest, line.metric("macs", np.array([1.0, weakest]))
+    if fraction < 1.0 and least < most:
+        target = least + fraction * (most - least)
+        strength = max(weakest, line.weakest("macs", float(target)) or 1.0)
+    for candidate in dict.fromkeys((strength, weakest)):
+        result = line.at(candidate)
+        if result.violation <= 0.0:
+            return result
+    return line.verdict(max(problem.budgets, key=lambda b: b.excess_of(result.values)))
 
 
-def idle_budgets(problem: Problem) -> tuple[str, ...]:
-    """A sentence on every budget that the uncompressed model keeps: it limits nothing.
-
-    Where subnets are searched too, the largest of them may cost more: nothing is said.
-    """
-    if problem.space.structure is not None:
-        return ()
-    whole = CompressionConfig()
-    known = dataclasses.asdict(problem.costs.cost(whole))
-    if problem.predict is not None and not all(b.exact for b in problem.budgets):
-        known |= problem.predict(whole)
-    return tuple(
-        f"budget {b.text} limits nothing: the uncompressed model costs"
-        f" {METRICS[b.metric].limit_in_words(known[b.metric])}; give a smaller one to have it"
-        " compressed"
-        for b in problem.budgets
-        if b.metric in known and b.holds(known[b.metric])
+def _on_fitting_subnet(
+    shape: Shape, fraction: float, problem: Problem, structure: Structure
+) -> Strengths | Repaired:
+    """The shape on the largest subnet, from the proposed one downwards, that the budgets allow."""
+    path = [
+        dataclasses.replace(shape, subnet=structure.canonical(subnet))
+        for subnet in structure.shrunk(shape.subnet or structure.default)
+    ]
+    lines = [Strengths(_within_depth(s, structure), problem) for s in path]
+    exact = [b for b in problem.budgets if b.exact]
+    first = bisect.bisect_left(
+        lines, True, key=lambda line: all(line.lowest(b.metric) <= b.limit for b in exact)
     )
+    if first == len(lines):
+        last = lines[-1]
+        return last.verdict(max(exact, key=lambda b: last.lowest(b.metric) / b.limit))
+    if not shape.layers and fraction < 1.0:
+        least, most = lines[-1].lowest("macs"), lines[first].lowest("macs")
+        target = least + fraction * (most - least)
+        first += bisect.bisect_left(
+            lines[first:], True, key=lambda line: line.lowest("macs") <= target
+        )
+    return lines[min(first, len(lines) - 1)]
 
 
-def _sorry(budget: Budget, lowest: float, method: str) -> str:
-    metric = METRICS[budget.metric]
-    words, short = metric.limit_in_words(lowest), metric.nearest_budget(lowest)
-    least = "less" if metric.higher_is_better else "more"
-    return (
-        f"budget {budget.echo}, cannot be met: the cheapest configuration of the space ({method})"
-        f" needs {words}; ask for {short} or {least}, or widen the space"
+def _within_depth(shape: Shape, structure: Structure) -> Shape:
+    """The shape without reduction layers that a shallower subnet does not have."""
+    depth = structure.facts(shape.subnet).num_blocks
+    if not shape.layers or shape.layers[-1] < depth:
+        return shape
+    count = sum(layer < depth for layer in shape.layers)
+    weights = shape.weights[:count]
+    if not count or weights[-1] <= 0.0:
+        return dataclasses.replace(shape, layers=(), weights=())
+    total = weights[-1]
+    return dataclasses.replace(
+        shape, layers=shape.layers[:count], weights=tuple(w / total for w in weights)
     )
-
-
-def _lowest(problem: Problem, budget: Budget) -> tuple[float, str]:
-    found = []
-    for method in problem.space.candidates(problem.facts):
-        lowest, _ = cheapest(problem, method, budget.metric)
-        found.append((lowest, method))
-    return min(found)
-
-
-def cheapest(problem: Problem, method: str, metric: str) -> tuple[float, Shape]:
-    """The lowest cost a method reaches over the corners of the space, and the shape that does."""
-    best: tuple[float, Shape] | None = None
-    for shape in _corners(problem, method):
-        line = Strengths(shape, problem.facts, problem.costs)
-        value = float(line.metric(metric, np.array([line.strongest]))[0])
-        if best is None or value < best[0]:
-            best = value, shape
-    assert best is not None
-    return best
-
-
-def _predict_cheapest(problem: Problem, method: str, metric: str) -> float:
-    _, shape = cheapest(problem, method, "macs")
-    line = Strengths(shape, problem.facts, problem.costs)
-    return float(_Predictions(problem, line).at(line.strongest)[metric])
-
-
-def _corners(problem: Problem, method: str) -> list[Shape]:
-    """Shapes at the ends of every schedule range; options stay at their first answer."""
-    shapes: dict[str, Shape] = {}
-    corners = itertools.product((False, True), repeat=4)
-    for family, ends in itertools.product(problem.space.families, corners):
-        params = problem.space.walk(_at_corner(method, family, ends), problem.facts)
-        shape = problem.space.decode(params, problem.facts)
-        shapes[repr((shape.layers, shape.weights, shape.curve))] = shape
-    return list(shapes.values())
-
-
-_SLOTS = {"first_layer": 0, "num_stages": 1, "spacing": 2, "taper": 3, "inflection": 3}
-
-
-def _at_corner(method: str, family: str, ends: tuple[bool, ...]) -> Chooser:
-    def choose(parameter: Parameter) -> Primitive:
-        if parameter.name == "method":
-            return method
-        if parameter.choices:
-            return family if family in parameter.choices else parameter.choices[0]
-        at_high = parameter.name in _SLOTS and ends[_SLOTS[parameter.name]]
-        return parameter.cast(parameter.high if at_high else parameter.low)
-
-    return choose

@@ -19,10 +19,16 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 
+from autotok.config import Primitive
 from autotok.errors import AutotokError, ConfigError, failure
+from autotok.facts import BackboneFacts
+from autotok.searching.space.search_space import Parameter, Params, SearchSpace
 from autotok.searching.space.settings import SAMPLERS, sampler_text
 
-__all__ = ["check_sampler", "faults_of", "make_sampler"]
+__all__ = ["check_sampler", "faults_of", "grid_point", "make_sampler"]
+
+_GRID_STEPS = 5
+"""Per range."""
 
 
 def tpe_sampler(seed: int) -> BaseSampler:
@@ -125,3 +131,36 @@ def _seed_all(thing: object, seed: int, seen: set[int]) -> None:
         elif hasattr(value, "__dict__") and id(value) not in seen:
             if isinstance(value, BaseSampler) or type(value).__module__.startswith("optuna."):
                 _seed_all(value, seed, seen)
+
+
+# --- the grid, walked without a sampler
+
+
+def grid_point(
+    space: SearchSpace, facts: BackboneFacts, number: int, *, seed: int, attempt: int
+) -> Params:
+    """Point `number` of the grid: a mixed-radix counter over the questions asked, offset by seed.
+
+    Further attempts at the same number look far away in the same order.
+    """
+    offsets = np.random.default_rng([seed, 7]).integers(0, 2**31, size=64)
+    digits, position = number + 9973 * attempt, 0
+
+    def choose(parameter: Parameter) -> Primitive:
+        nonlocal digits, position
+        answers = _grid_answers(parameter)
+        index = (digits + int(offsets[position % 64])) % len(answers)
+        digits, position = digits // len(answers), position + 1
+        return answers[index]
+
+    return space.walk(choose, facts)
+
+
+def _grid_answers(parameter: Parameter) -> list[Primitive]:
+    if parameter.choices:
+        return list(parameter.choices)
+    if parameter.integer:
+        return list(range(int(parameter.low), int(parameter.high) + 1))
+    if parameter.log:
+        return [float(v) for v in np.geomspace(parameter.low, parameter.high, _GRID_STEPS)]
+    return [float(v) for v in np.linspace(parameter.low, parameter.high, _GRID_STEPS)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -17,6 +18,9 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from autotok.errors import AutotokError, ConfigError, RunDirectoryError, StorageUnreachable
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -27,9 +31,11 @@ __all__ = [
     "check_url",
     "damaged_journal",
     "filled_url",
+    "hold_journal",
     "is_url",
     "masked",
     "open_storage",
+    "repair_journal",
     "storage_errors",
 ]
 
@@ -40,6 +46,8 @@ _CONNECT_S = 10
 _LOCKED_S = 60
 """So long one search waits for another's turn in one SQLite file."""
 _ATTEMPTS = 6
+_BLOCK = 1 << 20
+"""Bytes of a journal read at a time, from its end."""
 
 
 def is_url(storage: str | Path) -> bool:
@@ -107,18 +115,14 @@ def check_url(url: str) -> None:
     parsed = _parsed(url)
     try:
         create_engine(parsed).dispose()
-    except NoSuchModuleError as error:
-        raise ConfigError(
-            f"storage '{masked(url)}' names the database '{parsed.drivername}', which is unknown;"
-            f" {known}"
-        ) from error
-    except ImportError as error:
-        raise ConfigError(
-            f"storage '{masked(url)}' needs the Python package '{error.name}', which is not"
-            f" installed; install it, or {known}"
-        ) from error
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise ConfigError(f"storage '{masked(url)}' cannot be used ({error}); {known}") from error
+    except (NoSuchModuleError, ImportError, ArgumentError, ValueError, TypeError) as error:
+        reason = f"cannot be used ({error}); {known}"
+        if isinstance(error, NoSuchModuleError):
+            reason = f"names the database '{parsed.drivername}', which is unknown; {known}"
+        elif isinstance(error, ImportError):
+            package = f"needs the Python package '{error.name}', which is not installed"
+            reason = f"{package}; install it, or {known}"
+        raise ConfigError(f"storage '{masked(url)}' {reason}") from error
 
 
 def check_storage(storage: str | None) -> None:
@@ -251,3 +255,60 @@ def _reason(error: BaseException) -> str:
             break
         error = deeper
     return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+# --- the journal of a killed process, made usable again
+
+
+def hold_journal(path: Path) -> IO[bytes]:
+    """The journal, repaired unless another process has it open; held for as long as it is open.
+
+    A lock or an unfinished line of a live process is its own affair.
+    """
+    file = open(path, "ab")
+    if _locked(file, exclusive=True):
+        repair_journal(path)
+    _locked(file, exclusive=False)
+    return file
+
+
+def _locked(file: IO[bytes], *, exclusive: bool) -> bool:
+    """Try to lock for oneself, or share; True as well where nobody can tell."""
+    if sys.platform != "win32":
+        kind = fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.flock(file, kind)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without such locks
+            pass
+    return True
+
+
+def repair_journal(path: Path) -> None:
+    """Make a journal usable that a killed process left: no stale lock, no half-written last line.
+
+    A line is one whole operation: cutting an unfinished one loses nothing that was confirmed.
+    """
+    if not path.exists():
+        return
+    for stale in path.parent.glob(f"{path.name}.lock*"):
+        stale.unlink(missing_ok=True)
+    with open(path, "rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        whole = _whole_lines(file, size)
+        if whole < size:
+            file.truncate(whole)
+
+
+def _whole_lines(file: IO[bytes], size: int) -> int:
+    """Bytes up to and with the last line break, however long what follows it is."""
+    end = size
+    while end > 0:
+        begin = max(0, end - _BLOCK)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0

@@ -29,7 +29,7 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Params
 
-from .candidates import BINS, Priced, features_of, nearby, random_params, spread
+from .candidates import BINS, Priced, nearby, priced_at, random_params, tokens_by_depth
 from .gaussian_process import Hyper, Inputs, best_hyper, fit
 
 __all__ = ["Surrogate"]
@@ -42,9 +42,12 @@ _MOST_SEEN = 150
 """Observations that the process looks at: a proposal stays within 15 ms."""
 _LEAST_SEEN = 3
 _AGAIN = 1.25
+"""Growth of what was seen after which hyper-parameters are found anew."""
 _COST_WEIGHT = 2.0
+"""Of the cost beside the tokens left at one depth, as one says little about many layers."""
 _DRAWS = 64
 _RANKED = 12
+"""More than a trial builder tries where proposals turn out to be known."""
 _WHOLE = Priced({}, "none", 1.0, (1.0,) * BINS)
 """The uncompressed model."""
 _SEEN_OTHERWISE = (
@@ -130,7 +133,7 @@ class Surrogate:
 
     def _spread(self, params: Params, rng: np.random.Generator) -> list[Priced]:
         between = (np.arange(_FRACTIONS) + rng.random()) / _FRACTIONS
-        return spread(params, [*between.tolist(), 1.0], self._problem, self._whole)
+        return priced_at(params, [*between.tolist(), 1.0], self._problem, self._whole)
 
     def _around(self, number: int, seen: Sequence[TrialRecord]) -> list[Priced]:
         """Candidates near the front as it stands."""
@@ -221,7 +224,7 @@ class Surrogate:
         return self._rows(
             [r.config.method for r in seen if r.config],
             [r.params for r in seen],
-            np.array([features_of(r.layers, r.counts, facts) for r in seen]).reshape(-1, BINS),
+            np.array([tokens_by_depth(r.layers, r.counts, facts) for r in seen]).reshape(-1, BINS),
             np.array([r.costs.macs / self._whole for r in seen if r.costs]),
         )
 

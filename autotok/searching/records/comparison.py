@@ -17,7 +17,8 @@ from autotok.metrics import METRICS
 from autotok.searching.records.final import Final
 
 from .finetune_gain import TuningGain, tuning_gains
-from .objective import Objective, losses
+from .objective import Objective
+from .pareto import best_of
 from .record import TrialRecord
 
 __all__ = ["Comparisons", "Standing", "compare_front"]
@@ -215,8 +216,7 @@ def _runner_up(
     if not rivals:
         return None
     if objectives:
-        points = losses([r.values for r in rivals], objectives)
-        return min(zip(points.tolist(), rivals, strict=True), key=lambda pair: pair[0])[1]
+        return best_of(rivals, objectives)
     more = best.score is None or METRICS[best.score.metric].higher_is_better
     return min(rivals, key=lambda r: -_quality(r) if more else _quality(r))
 

@@ -1,4 +1,4 @@
-"""Dominance, fronts, ranks, crowding and hypervolume, in plain NumPy.
+"""Dominance, fronts, crowding and hypervolume, in plain NumPy.
 
 Every array of points is (n, m), one row per configuration and one column per objective, all to be
 minimised; `objective.losses` turns objectives of any direction into such columns.
@@ -6,37 +6,70 @@ minimised; `objective.losses` turns objectives of any direction into such column
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["crowding", "dominates", "front_mask", "hypervolume", "ranks", "thin"]
+from .objective import Objective, losses
+from .record import TrialRecord
+
+__all__ = ["Front", "best_of", "crowding", "dominating", "front_mask", "hypervolume", "thin"]
 
 Points = NDArray[np.float64]
 
 
-def dominates(a: Points, b: Points) -> bool:
-    """Whether `a` (m,) is no worse than `b` (m,) everywhere and better somewhere."""
-    return bool(np.all(a <= b) and np.any(a < b))
+class Front:
+    """The measured records that no other dominates, kept up to date as they come."""
+
+    def __init__(
+        self, objectives: Sequence[Objective], records: Iterable[TrialRecord] = ()
+    ) -> None:
+        self._objectives = tuple(objectives)
+        self._points = losses((), self._objectives)
+        self._members: list[TrialRecord] = []
+        for record in records:
+            self.admit(record)
+
+    def admit(self, record: TrialRecord) -> None:
+        """Take a record in, if it belongs here; those that it dominates leave."""
+        if not record.measured or not self.has_room_for(record):
+            return
+        own = losses([record.values], self._objectives)
+        stay = [not dominating(own, point).any() for point in self._points]
+        self._members = [m for m, keep in zip(self._members, stay, strict=True) if keep] + [record]
+        self._points = np.concatenate([self._points[np.array(stay, dtype=bool)], own])
+
+    def has_room_for(self, record: TrialRecord) -> bool:
+        """Whether no member dominates a record, which need not be finished."""
+        return not dominating(self._points, losses([record.values], self._objectives)[0]).any()
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """The members, cheapest first."""
+        return sorted(self._members, key=lambda r: (r.costs.macs if r.costs else 0, r.number))
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The member that the first objective prefers; None while there are none."""
+        return best_of(self.records, self._objectives)
+
+
+def best_of(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> TrialRecord | None:
+    """The first objective decides, then the next; of equal records the first one stays."""
+    points = losses([r.values for r in records], objectives).tolist()
+    return min(zip(points, records, strict=True), key=lambda pair: pair[0], default=(0, None))[1]
+
+
+def dominating(points: Points, other: Points) -> NDArray[np.bool_]:
+    """(n,) which points are no worse than another one (m,) everywhere and better somewhere."""
+    found: NDArray[np.bool_] = np.all(points <= other, axis=1) & np.any(points < other, axis=1)
+    return found
 
 
 def front_mask(points: Points) -> NDArray[np.bool_]:
     """(n,) True where no other point dominates; equal points do not dominate each other."""
-    keep = np.ones(len(points), dtype=bool)
-    for index, point in enumerate(points):
-        worse = np.all(points <= point, axis=1) & np.any(points < point, axis=1)
-        keep[index] = not worse.any()
-    return keep
-
-
-def ranks(points: Points) -> NDArray[np.int64]:
-    """(n,) non-dominated rank, 0 for the front, 1 for the front of the rest, and so on."""
-    result = np.full(len(points), -1, dtype=np.int64)
-    left, rank = np.arange(len(points)), 0
-    while len(left):
-        mask = front_mask(points[left])
-        result[left[mask]] = rank
-        left, rank = left[~mask], rank + 1
-    return result
+    return np.array([not dominating(points, point).any() for point in points], dtype=bool)
 
 
 def crowding(points: Points) -> Points:

@@ -117,7 +117,7 @@ class TrialRecord:
         if self.reading is not None:
             found |= self._read()
         if self.costs is not None:
-            found.update(self.costs.columns)
+            found |= {**vars(self.costs), **self.costs.columns}
         if self.score is not None:
             found[METRICS[self.score.metric].column] = self.score.value
         return found

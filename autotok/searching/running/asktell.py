@@ -17,17 +17,18 @@ from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
-from autotok.counting.macs import cost, uncompressed
-from autotok.metrics import EXACT, QUALITIES
+from autotok.counting.macs import cost
+from autotok.metrics import QUALITIES
 from autotok.names import known
-from autotok.searching.proposing.repair import idle_budgets
+from autotok.searching.proposing.feasible import idle_budgets
+from autotok.searching.proposing.identity import STUDY_NAME
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.budget import parse_budgets, resolve
-from autotok.searching.space.problem import ExactCosts, Problem
+from autotok.searching.space.budget import parse_budgets
+from autotok.searching.space.problem import Problem, budgets_of
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from autotok.searching.space.space_file import load_space
 
-from .study import open_search
+from .opening import open_search
 
 __all__ = ["AskTell", "Candidate"]
 
@@ -61,9 +62,6 @@ class _Told:
         return self
 
 
-STUDY = "autotok"
-
-
 class AskTell:
     """Proposes configurations of a model within a budget; you judge them.
 
@@ -94,14 +92,12 @@ class AskTell:
         join: bool = False,
     ) -> None:
         self._backbone = as_backbone(model)
-        facts, plain = self._backbone.facts, uncompressed(self._backbone.facts)
+        facts = self._backbone.facts
         known("metric", metric, QUALITIES[1:])
-        whole = {name: float(getattr(plain, name)) for name in EXACT}
         self._problem = Problem(
             facts=facts,
             space=load_space(space),
-            budgets=tuple(resolve(request, whole) for request in parse_budgets(budget)),
-            costs=ExactCosts(facts),
+            budgets=budgets_of(parse_budgets(budget), facts),
             evaluate=_nobody,
             total_images=1,
             metric=metric,
@@ -112,7 +108,9 @@ class AskTell:
             folder = tempfile.mkdtemp(prefix="autotok-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             storage = Path(folder) / "study.log"
-        settings = SearchSettings(seed=seed, storage=str(storage), study=study or STUDY, join=join)
+        settings = SearchSettings(
+            seed=seed, storage=str(storage), study=study or STUDY_NAME, join=join
+        )
         self._search = open_search(settings, self._problem, storage, plan=FidelityPlan(1, 1, 1))
 
     def ask(self) -> Candidate | None:

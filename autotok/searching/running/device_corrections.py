@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 from autotok.config import CompressionConfig
 from autotok.devices.measurement import Measurement
@@ -21,16 +21,18 @@ from autotok.errors import AutotokError, DeviceUnreachable
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
 from autotok.metrics import METRICS, ON_DEVICE, PREDICTED
+from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.repair import match_cost
+from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.budget import Budget
+from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.warm_starts import warm_starts
 
-from .judged import excess
-from .preflight import device_needed
+from .events import OnEvent, Working
+from .question import device_needed
 
-__all__ = ["CORRECTED", "DeviceCorrections", "Notebook"]
+__all__ = ["CORRECTED", "DeviceCorrections"]
 
 _LOG = logging.getLogger(__name__)
 CORRECTED = {m: METRICS[m].aspect for m in PREDICTED if not METRICS[m].follows}
@@ -45,19 +47,9 @@ EARLY_KINDS = 2
 EARLY_SHARE = 0.6
 """Of the uncompressed cost, roughly where budgets lie."""
 _GUESS_S = 15.0
+"""A measurement, until one was made."""
 _ROUNDS = 3
-
-
-class Notebook(Protocol):
-    """Where a study keeps values; `Proposals` is one."""
-
-    def note(self, key: str, value: Any) -> None:
-        """Keep a JSON value."""
-        ...
-
-    def noted(self, key: str) -> Any:
-        """What was kept; None if nothing was."""
-        ...
+"""Of choosing finalists anew where some turn out to be outside a limit."""
 
 
 class DeviceCorrections:
@@ -66,14 +58,16 @@ class DeviceCorrections:
     def __init__(
         self,
         problem: Problem,
-        on_measure: Callable[[str], None] | None = None,
+        on_event: OnEvent | None = None,
         *,
         limits: tuple[Budget, ...] | None = None,
     ) -> None:
         """`limits` are the budgets as the run stated them when it began."""
-        self._original, self.on_measure = problem, on_measure
+        self._original, self._on_event = problem, on_event
+        self.progress: Callable[[], float] = lambda: 0.0
+        """Of the whole search."""
         self._limits = limits
-        self._notebook: Notebook | None = None
+        self._notebook: Proposals | None = None
         self._readings: dict[str, Measurement] = {}
         self._failures: dict[str, dict[str, str]] = {}
         self._raw: dict[str, Mapping[str, float]] = {}
@@ -120,21 +114,33 @@ class DeviceCorrections:
             return
         for config in self._early_configs():
             self._measure(config)
-        self._learn()
+        self.learn()
         self._early = dict(self._factors)
         self._write()
 
-    def insist_on(self, names: Iterable[str]) -> None:
-        """Raise `ConfigError` where one of these metrics of budgets and objectives is not known."""
-        for metric in (METRICS[name] for name in names if name in ON_DEVICE):
-            predict = self.problem.predict
-            if predict is None or metric.name not in predict(CompressionConfig()):
-                raise device_needed(metric)
-
     def learn(self) -> None:
         """Take everything measured so far into the correction of further predictions."""
-        self._learn()
+        stated = self._stated()
+        for metric in CORRECTED:
+            ratios = self._ratios(metric)
+            if ratios:
+                factor, allowed = median(ratios), stated.get(metric)
+                beyond = abs(factor - 1.0) * 100 > (UNCHECKED_PCT if allowed is None else allowed)
+                self._factors[metric] = factor if beyond else 1.0
+        powers = [r.energy_mj / r.latency_ms for r in self._readings.values() if r.energy_mj]
+        if powers:
+            self._factors[_POWER] = median(powers)
         self._write()
+
+    def insist_on(self, objectives: Sequence[str]) -> None:
+        """Raise `ConfigError` where a metric of these or of the budgets is not known."""
+        problem, predict = self._original, self.problem.predict
+        asked = asked_metrics(objectives, problem.metric)
+        for metric in (*asked, *(METRICS[b.metric] for b in problem.budgets)):
+            if metric.name in ON_DEVICE and (
+                predict is None or metric.name not in predict(CompressionConfig())
+            ):
+                raise device_needed(metric)
 
     def judged(self, record: TrialRecord) -> TrialRecord:
         """A record with its measurement; beyond a limit by that, it is infeasible.
@@ -159,13 +165,13 @@ class DeviceCorrections:
         if reading is None:
             return record
         record = dataclasses.replace(record, reading=reading.to_dict())
-        over = {b.metric: excess(b, record) for b in self.problem.budgets}
-        worst = max(over.values(), default=0.0)
+        budgets = self.problem.budgets
+        worst = worst_excess(budgets, record.values)
         if worst <= 0.0:
             return dataclasses.replace(record, violation=worst)
         reason = record.reason
-        for budget in self.problem.budgets:
-            if budget.metric in ON_DEVICE and over[budget.metric] > 0.0:
+        for budget in budgets:
+            if budget.metric in ON_DEVICE and budget.excess_of(record.values) > 0.0:
                 metric, value = METRICS[budget.metric], record.values[budget.metric]
                 side = "below" if metric.higher_is_better else "over"
                 reason = (
@@ -230,7 +236,7 @@ class DeviceCorrections:
 
     # --- the study's notes
 
-    def keep_in(self, notebook: Notebook) -> None:
+    def keep_in(self, notebook: Proposals) -> None:
         """Take over what a study knows, and keep further readings there."""
         self._notebook = notebook
         data = notebook.noted("measured") or {}
@@ -259,8 +265,9 @@ class DeviceCorrections:
         key, measure = config.config_id, self._original.measure
         if key in self._readings or key in self._failures or measure is None:
             return
-        if self.on_measure is not None:
-            self.on_measure(config.method)
+        if self._on_event is not None:
+            text = f"measuring on the device: {config.method}"
+            self._on_event(Working(self.progress(), text))
         begin = time.monotonic()
         try:
             self._readings[key] = measure(config)
@@ -331,18 +338,6 @@ class DeviceCorrections:
         for metric, aspect in CORRECTED.items():
             _scale(raw, metric, 1.0 / past.get(f"{aspect}_correction", 1.0))
         return dataclasses.replace(record, predicted=self._corrected(raw))
-
-    def _learn(self) -> None:
-        stated = self._stated()
-        for metric in CORRECTED:
-            ratios = self._ratios(metric)
-            if ratios:
-                factor, allowed = median(ratios), stated.get(metric)
-                beyond = abs(factor - 1.0) * 100 > (UNCHECKED_PCT if allowed is None else allowed)
-                self._factors[metric] = factor if beyond else 1.0
-        powers = [r.energy_mj / r.latency_ms for r in self._readings.values() if r.energy_mj]
-        if powers:
-            self._factors[_POWER] = median(powers)
 
     def _ratios(self, metric: str) -> list[float]:
         """Measured over predicted."""

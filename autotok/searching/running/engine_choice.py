@@ -1,27 +1,48 @@
-"""Engines by name, and the factory that builds a search problem in a worker process."""
+"""Engines by name, what builds a search problem in their workers, and what these share.
+
+Workers of one run share decoded images and weights, instead of loading their own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import pickle
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from autotok.backbones.base import Backbone
+from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.evaluation.data import DataSource
+from autotok.evaluation.folder import PixelCache
+from autotok.evaluation.shared_pixels import SharedPixels
 from autotok.names import ENGINES, known
 from autotok.searching.engines.base import Engine, WorkerFactory
 from autotok.searching.engines.pickling import dumped
 from autotok.searching.space.problem import Problem
 
-__all__ = ["ENGINES", "ProblemFactory", "make_engine"]
+from .model_worker import WEIGHTS_FOLDER
+from .question import Question
+from .session import Session, build_problem
 
+__all__ = ["SHARED_FOLDER", "ProblemFactory", "load_shared", "make_engine", "share"]
+
+_LOG = logging.getLogger(__name__)
 _WARM_UP = 2
 """Images."""
+SHARED_FOLDER = "shared"
+"""Inside the run directory, while workers run."""
+
+Loaded = tuple[Backbone, AutoFormerSupernet | None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +57,7 @@ class ProblemFactory:
     directory: Path
     """Run directory: where fine-tunes keep their weights and checkpoints."""
     shared: Path | None = None
-    """Folder of what the driver shares with its workers, see `sharing`."""
+    """Folder of what the driver shares with its workers, see `share`."""
 
     @classmethod
     def of(
@@ -59,19 +80,13 @@ class ProblemFactory:
 
     def __call__(self) -> Problem:
         """The problem, loaded here or shared, and warm: its first trial is as fast as the next."""
-        import pickle
-
-        from .model_worker import WEIGHTS_FOLDER
-        from .session import Question, build_problem
-        from .sharing import load_shared, share_images
-
         reuse_large_blocks()
         loaded = load_shared(self.shared)
         model = None if self.model is None or loaded else pickle.loads(self.model)
         question = Question.from_dict(self.question)
         weights = self.directory / WEIGHTS_FOLDER
         session = build_problem(question, model, seed=self.seed, weights=weights, loaded=loaded)
-        share_images(session.evaluator.data, self.shared)
+        _share_images(session.evaluator.data, self.shared)
         with contextlib.suppress(Exception):  # if it fails, the trials say so
             session.problem.evaluate(CompressionConfig(), 0, _WARM_UP)
         return session.problem
@@ -130,3 +145,53 @@ def make_engine(
         resources=resources or {},
         storage=Path(directory),
     )
+
+
+# --- shared by the processes of a run
+
+
+def share(session: Session, folder: Path) -> Path:
+    """The folder, new, with the session's weights and room for its images.
+
+    A model that does not pickle is left out: each worker loads its own then, as it is named.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    loaded: Loaded = (session.backbone, session.worker.supernet)
+    try:
+        torch.save(loaded, folder / "model.pt")
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
+        (folder / "model.pt").unlink(missing_ok=True)
+        _LOG.info("each worker loads its own model: %s", error)
+    data = session.evaluator.data
+    cache = _cache(data)
+    if cache is not None:
+        index = data.subset(1, session.evaluator.seed)[0]
+        first = cache.get(index)
+        if first is not None:
+            cache.shared = SharedPixels.create(folder, 2 * len(data) + index, first)
+    return folder
+
+
+def load_shared(folder: Path | None) -> Loaded | None:
+    """The model that `share` left, its weights mapped from the file; None where there is none."""
+    if folder is None or not (folder / "model.pt").is_file():
+        return None
+    # the driver of this run wrote the file moments ago: unpickling it runs nobody else's code
+    try:
+        loaded: Loaded = torch.load(folder / "model.pt", mmap=True, weights_only=False)
+    except UnicodeEncodeError:  # torch maps no file whose name the locale cannot say
+        return None
+    return loaded
+
+
+def _share_images(data: DataSource, folder: Path | None) -> None:
+    """Read decoded images from the folder that `share` made, and leave new ones there."""
+    cache = _cache(data)
+    if cache is not None and folder is not None and (folder / "images.json").is_file():
+        cache.shared = SharedPixels.open(folder)
+
+
+def _cache(data: DataSource) -> PixelCache | None:
+    cache = getattr(data, "_cache", None)
+    return cache if isinstance(cache, PixelCache) else None

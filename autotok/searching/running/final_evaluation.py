@@ -16,18 +16,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from autotok.methods.registry import list_methods
 from autotok.metrics import ON_DEVICE
-from autotok.searching.engines.base import Engine, Outcome
-from autotok.searching.engines.jobs import Job
+from autotok.searching.engines.base import Engine, Job, Outcome
 from autotok.searching.proposing.repair import Repaired, match_cost
 from autotok.searching.records.final import Final
 from autotok.searching.records.objective import losses
-from autotok.searching.records.pareto import thin
+from autotok.searching.records.pareto import Front, best_of, thin
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import COUNTED_IMAGES, TallyLike, to_score
 from autotok.searching.space.shape import Shape
 
-from .judged import after_finetune, judged
-from .loop import REFERENCE, Search, best_of, front_of, plain_tally
+from .loop import REFERENCE, Search, after_finetune, judged, plain_tally
 from .time_limit import Begun, TimeLimit
 
 __all__ = ["finalists", "final_evaluation"]
@@ -51,7 +49,7 @@ def finalists(
     """
 
     def choose(records: list[TrialRecord]) -> list[TrialRecord]:
-        front = front_of(records, search.objectives)
+        front = Front(search.objectives, records).records
         if not front:
             return []
         points = losses([r.values for r in front], search.objectives)
@@ -91,7 +89,7 @@ def final_evaluation(
         chosen, more = finalists(search, fallen)
         outside = [*outside, *(r for r in more if r not in outside)]
         chosen = word.finals([(f"final:{r.number}", r) for r in chosen])
-    front = front_of([r for r in chosen if r.within_budget], search.objectives)
+    front = Front(search.objectives, [r for r in chosen if r.within_budget]).records
     best = best_of(front, search.objectives)
     controls = [] if best is None else word.controls(best)
     control = best_of([c for c in controls if c.measured], search.objectives)

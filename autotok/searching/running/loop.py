@@ -2,6 +2,10 @@
 
 Holds no model and runs nothing: `ask` gives configurations to evaluate, `advance` takes tallies and
 says whether more images are wanted, `fail` takes reasons. Decisions depend on finished trials only.
+
+Methods whose token counts depend on the image are drafted by nominal counts. From their first
+judgement on, a record's configuration holds the thresholds that ran and its costs are the mean over
+the images judged; where that mean is outside a budget, the record is infeasible and says why.
 """
 
 from __future__ import annotations
@@ -10,32 +14,59 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from autotok.config import CompressionConfig
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
-from autotok.searching.engines.jobs import Job, OpenTrial
+from autotok.metrics import METRICS
+from autotok.searching.engines.base import Job
 from autotok.searching.proposing.proposals import Proposals
-from autotok.searching.proposing.trial_builder import TrialBuilder
-from autotok.searching.records.objective import Objective, losses, make_objectives
-from autotok.searching.records.pareto import front_mask
-from autotok.searching.records.record import Score, TrialRecord
+from autotok.searching.proposing.trial_builder import (
+    TrialBuilder,
+    can_gain,
+    can_reach_front,
+    next_to_tune,
+    recoveries,
+)
+from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
 from .device_corrections import DeviceCorrections
-from .judged import after_finetune, judged, under
-from .promotion import can_gain, can_reach_front, next_to_tune, recoveries
+from .events import trial_text
 
-__all__ = ["REFERENCE", "Search", "best_of", "front_of", "plain_tally"]
+__all__ = ["REFERENCE", "Search", "after_finetune", "judged", "plain_tally"]
 
 _LOG = logging.getLogger(__name__)
 REFERENCE = -1
 """Number under which the uncompressed model's tally is kept, inside the budget or not."""
 _FRUITLESS = 40
 """Proposals in a row without a new configuration after which the space counts as exhausted."""
+
+
+@dataclass
+class _OpenTrial:
+    """A trial under way, and what is known of it."""
+
+    record: TrialRecord
+    tally: TallyLike | None = None
+    stop: int = 0
+    seconds: float = 0.0
+    untuned: TallyLike | None = None
+    tuned: Tuned | None = None
+
+    @property
+    def needs_finetune(self) -> bool:
+        """Whether it is to be fine-tuned and was not yet."""
+        return self.config.mode == "retrain" and self.tuned is None
+
+    @property
+    def config(self) -> CompressionConfig:
+        assert self.record.config is not None
+        return self.record.config
 
 
 class Search:
@@ -49,15 +80,12 @@ class Search:
         plan: FidelityPlan,
         corrections: DeviceCorrections | None = None,
     ) -> None:
-        """`gauge` is the one whose `problem` this is."""
+        """`corrections` are those whose `problem` this is."""
         self.settings, self.problem, self.plan = settings, problem, plan
         self.proposals, self.corrections = proposals, corrections or DeviceCorrections(problem)
         self.builder = TrialBuilder(settings, problem, proposals)
-        self.objectives: tuple[Objective, ...] = make_objectives(
-            settings.objectives, problem.metric
-        )
-        self._open: dict[int, OpenTrial] = {}
-        self._front: list[TrialRecord] = []
+        self.objectives = proposals.objectives
+        self._open: dict[int, _OpenTrial] = {}
         self._retrained: set[int] = set()
         """Trials whose configuration was promoted to a fine-tune."""
         self._fruitless = self._evaluated = 0
@@ -78,22 +106,17 @@ class Search:
         return self._evaluated
 
     @property
-    def exhausted(self) -> bool:
-        """The last proposals brought nothing new."""
-        return self._fruitless >= _FRUITLESS
-
-    @property
     def promoted(self) -> int:
         """Configurations promoted to a fine-tune so far, those under way included."""
         return len(self._retrained)
 
     def front(self) -> list[TrialRecord]:
         """Non-dominated evaluated trials, cheapest first."""
-        return _by_cost(self._front)
+        return self.proposals.front.records
 
     def best(self) -> TrialRecord | None:
         """The best of the front by the first objective, so far."""
-        return best_of(self._front, self.objectives)
+        return self.proposals.front.best
 
     def tally(self, record: TrialRecord) -> TallyLike | None:
         """The sums behind a finished trial's quality, if they were kept."""
@@ -109,15 +132,13 @@ class Search:
                 self.builder.known[name] = record
 
     def _count(self, record: TrialRecord) -> None:
-        """Take a finished trial into account; the front is kept up to date as trials come."""
+        """Take a finished trial into account."""
         self._learn(record)
         if record.base is not None:
             self._retrained.add(record.base)
         fruitful = record.evaluated or record.state == "failed"
         self._evaluated += fruitful
         self._fruitless = 0 if fruitful else self._fruitless + 1
-        if record.measured and self._undominated(record):
-            self._front = front_of([*self._front, record], self.objectives)
 
     # --- ask
 
@@ -127,7 +148,7 @@ class Search:
         Infeasible shapes and configurations that are known already are recorded on the way and cost
         no evaluation. Where both modes are searched these are plug-in; see `ask_promotion`.
         """
-        while not self.exhausted:
+        while self._fruitless < _FRUITLESS:
             number = self.proposals.next_number
             step = self._begin(self.builder.proposal(number, self.plan, self._ceiling))
             if isinstance(step, Job):
@@ -146,17 +167,16 @@ class Search:
             base = base or next_to_tune(
                 self.records,
                 self._retrained,
-                self._retraining(),
+                [t.record.base for t in self._open.values() if t.record.base is not None],
                 self.objectives,
-                self.recoveries,
+                recoveries(self.records, self.objectives, self._tally_of_dict, self._ceiling),
                 self._ceiling,
             )
             if base is None:
                 return None
             self._retrained.add(base.number)
             number = self.proposals.next_number
-            record = self.builder.promotion(number, base, self.plan, first=first)
-            step = self._begin(record)
+            step = self._begin(self.builder.promotion(number, base, self.plan, first=first))
             if isinstance(step, Job):
                 return step
         return None
@@ -167,15 +187,6 @@ class Search:
         if best is None or best.tuned is not None or not can_gain(best, self._ceiling):
             return None
         return best
-
-    def _retraining(self) -> list[int]:
-        """Trials whose configuration is being fine-tuned right now."""
-        return [f.record.base for f in self._open.values() if f.record.base is not None]
-
-    @property
-    def recoveries(self) -> list[float]:
-        """Share of what compression lost that each fine-tune so far regained."""
-        return recoveries(self.records, self.objectives, self._tally_of_dict, self._ceiling)
 
     @property
     def _ceiling(self) -> float | None:
@@ -190,7 +201,7 @@ class Search:
         if record.state != "running":
             return self._finish(record)
         self._learn(record)
-        trial = self._open[record.number] = OpenTrial(record)
+        trial = self._open[record.number] = _OpenTrial(record)
         config = trial.config
         if config.mode != "retrain":
             return Job(record.number, config, 0, self.plan.few)
@@ -202,14 +213,14 @@ class Search:
             return self._judge_untuned(trial, tally)
         return Job(record.number, config.plugged_in, 0, self.plan.few)
 
-    def _judge_untuned(self, trial: OpenTrial, tally: TallyLike) -> Job | TrialRecord:
+    def _judge_untuned(self, trial: _OpenTrial, tally: TallyLike) -> Job | TrialRecord:
         """Fine-tune what can still reach the front; else stop here."""
         trial.untuned = tally
         number, score = trial.record.number, to_score(tally)
-        front, scored = self._front, _scored(trial.record, score)
-        if trial.record.base is None and not can_reach_front(scored, front, self.objectives):
+        scored = dataclasses.replace(trial.record, state="complete", score=score)
+        if trial.record.base is None and not can_reach_front(scored, self.front(), self.objectives):
             trial.tally = tally
-            trial.record = under(trial.record, trial.config.plugged_in)  # all that ran
+            trial.record = _under(trial.record, trial.config.plugged_in)  # all that ran
             trial.record = judged(trial.record, tally, self.problem.budgets)
             why = "before its fine-tune: dominated even if that regained everything"
             return self._complete(number, trial, why)
@@ -232,7 +243,7 @@ class Search:
         trial.stop = self.plan.few if first else self.plan.more
         if not first or self.plan.more == self.plan.few or not trial.record.feasible:
             return self._complete(number, trial, "")
-        if self._undominated(trial.record):
+        if self.proposals.front.has_room_for(trial.record):
             return Job(number, trial.config, self.plan.few, self.plan.more)
         return self._complete(number, trial, f"after {self.plan.few} images: dominated")
 
@@ -244,7 +255,7 @@ class Search:
         trial.record = after_finetune(trial.record, tuned)
         return Job(number, trial.config, 0, self.plan.few)
 
-    def _complete(self, number: int, trial: OpenTrial, stopped: str) -> TrialRecord:
+    def _complete(self, number: int, trial: _OpenTrial, stopped: str) -> TrialRecord:
         del self._open[number]
         assert trial.tally is not None
         self.tallies[number] = trial.tally
@@ -273,7 +284,7 @@ class Search:
             record = self._copy_known(record)
         self.proposals.tell(record)
         self._count(record)
-        _LOG.info("%s", trial_line(record))
+        _LOG.info("trial %d %s: %s", record.number, record.state, trial_text(record))
         return record
 
     def _copy_known(self, record: TrialRecord) -> TrialRecord:
@@ -287,54 +298,56 @@ class Search:
             record, score=known.score, fidelity=known.fidelity, costs=known.costs
         )
 
-    def _undominated(self, record: TrialRecord) -> bool:
-        points = losses([r.values for r in [*self._front, record]], self.objectives)
-        others, own = points[:-1], points[-1]
-        worse = np.all(others <= own, axis=1) & np.any(others < own, axis=1)
-        return not bool(worse.any())
+
+# --- what a judgement makes of a record
 
 
-def _scored(record: TrialRecord, score: Score) -> TrialRecord:
-    return dataclasses.replace(record, state="complete", score=score)
+def judged(record: TrialRecord, tally: TallyLike, budgets: Sequence[Budget]) -> TrialRecord:
+    """The record with the quality and the mean cost of all its images so far."""
+    score, config = to_score(tally), getattr(tally, "judged", "")
+    if config:
+        record = _under(record, CompressionConfig.from_json(config))
+    record = dataclasses.replace(record, score=score)
+    if score.macs_mean is None or record.costs is None:
+        return record
+    record = dataclasses.replace(
+        record,
+        costs=Costs(
+            round(score.macs_mean), round(score.macs_noattn_mean or 0), record.costs.params
+        ),
+        macs_nominal=record.costs.macs if record.macs_nominal is None else record.macs_nominal,
+    )
+    over = worst_excess(budgets, record.values)
+    if over <= 0.0:
+        return dataclasses.replace(record, feasible=True, violation=over)
+    worst = max(budgets, key=lambda budget: budget.excess_of(record.values))
+    reason = _reason(worst, score) if worst.metric in ("macs", "macs_noattn") else record.reason
+    return dataclasses.replace(
+        record, state="infeasible", feasible=False, violation=over, reason=reason
+    )
 
 
-def front_of(records: list[TrialRecord], objectives: tuple[Objective, ...]) -> list[TrialRecord]:
-    """The non-dominated ones of those with a quality, cheapest first."""
-    measured = [r for r in records if r.measured]
-    if not measured:
-        return []
-    mask = front_mask(losses([r.values for r in measured], objectives))
-    front = [r for r, keep in zip(measured, mask, strict=True) if keep]
-    return _by_cost(front)
+def _reason(budget: Budget, score: Score) -> str:
+    mean = score.macs_mean if budget.metric == "macs" else score.macs_noattn_mean
+    return (
+        f"over the budget of {budget.text}: it costs"
+        f" {METRICS[budget.metric].limit_in_words(float(mean or 0))},"
+        f" mean over {score.num_images} images (standard deviation"
+        f" {float(score.macs_std or 0):,.0f}), where {budget.limit:,.0f} are allowed"
+    )
 
 
-def best_of(
-    records: Sequence[TrialRecord], objectives: tuple[Objective, ...]
-) -> TrialRecord | None:
-    """The first objective decides, then the next."""
-    if not records:
-        return None
-    points = losses([r.values for r in records], objectives)
-    return min(zip(points.tolist(), records, strict=True), key=lambda pair: pair[0])[1]
+def _under(record: TrialRecord, config: CompressionConfig) -> TrialRecord:
+    """The record of another configuration than it was drafted with; the draft's id is kept."""
+    if record.config is None or config == record.config:
+        return record
+    drafted = record.drafted or record.config.config_id
+    return dataclasses.replace(record, config=config, drafted=drafted)
 
 
-def _by_cost(records: list[TrialRecord]) -> list[TrialRecord]:
-    return sorted(records, key=lambda r: (r.costs.macs if r.costs else 0, r.number))
-
-
-def trial_line(record: TrialRecord) -> str:
-    """One log line per trial."""
-    method = record.config.method if record.config is not None else record.params.get("method", "?")
-    words = [f"trial {record.number}: {method} {record.state}"]
-    if record.costs is not None:
-        words.append(f"{record.costs.macs / 1e9:.3f} G")
-    if record.score is not None:
-        words.append(
-            f"{record.score.metric} {record.score.value:.2f} on {record.score.num_images} images"
-        )
-    if record.reason:
-        words.append(record.reason)
-    return ", ".join(words)
+def after_finetune(record: TrialRecord, tuned: Tuned) -> TrialRecord:
+    """The record with the configuration that its fine-tune left."""
+    return _under(record, CompressionConfig.from_json(tuned.config)) if tuned.config else record
 
 
 def plain_tally(tally: Any) -> dict[str, Any] | None:

@@ -1,30 +1,48 @@
-"""`ModelWorker`: does a search's jobs on real models: build, fine-tune, evaluate."""
+"""`ModelWorker`: does a search's jobs on real models: build, fine-tune, evaluate.
+
+Below it, how a model is judged, everywhere: which thresholds it runs under, on which images, at
+what cost. The search, `autotok.evaluate` and `autotok evaluate` all go through these.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
-from autotok.compression.calibrate import needs_calibration
+from autotok.compression.calibrate import (
+    CALIBRATION_IMAGES,
+    needs_calibration,
+    needs_recalibration,
+    unsettled,
+)
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
-from autotok.counting.adaptive import is_adaptive
+from autotok.counting.adaptive import calibrated_within, is_adaptive, metered
+from autotok.counting.counter import count_each, count_macs
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource
-from autotok.searching.space.problem import Tuned
+from autotok.methods.registry import get_method
+from autotok.methods.thresholds import trains_thresholds
+from autotok.searching.space.problem import COUNTED_IMAGES, Tuned
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import FineTuneProgress, finetune_student
 from autotok.training.losses import LOSSES
-from autotok.training.student import retrained, save_weights, student_of
+from autotok.training.student import emitted, retrained, save_weights, student_of
 
-from .judging import calibrated_on, count_judged, judged_tally, plugged_in, tuned
-
-__all__ = ["WEIGHTS_FOLDER", "ModelWorker"]
+__all__ = [
+    "WEIGHTS_FOLDER",
+    "ModelWorker",
+    "calibrated_on",
+    "judged_tally",
+    "plugged_in",
+    "tuned",
+]
 
 _LOG = logging.getLogger(__name__)
 WEIGHTS_FOLDER = "weights"
@@ -116,10 +134,13 @@ class ModelWorker:
         return judged_tally(self.evaluator, self.compressed(config), start, stop)
 
     def count(self, config: CompressionConfig) -> float:
-        """Multiply-accumulates of an image by the independent counter; see `count_judged`."""
-        adaptive = is_adaptive(config)
-        model = self.compressed(config) if adaptive else self.plugged_in(config)
-        return count_judged(self.evaluator, model)
+        """Multiply-accumulates of an image by the independent counter: of what ran, the mean over
+        the first images, where token counts differ between images."""
+        if not is_adaptive(config):
+            return count_macs(self.plugged_in(config))
+        data = self.evaluator.data
+        images = data.batch(data.subset(COUNTED_IMAGES, self.evaluator.seed))[0]
+        return fmean(count_each(self.compressed(config), images))
 
     def finetune(self, config: CompressionConfig) -> Tuned:
         """Fine-tune a configuration; its weights are kept under the id of what came out.
@@ -160,3 +181,50 @@ class ModelWorker:
         if self._weights is None:
             raise ConfigError("a configuration of mode 'retrain' needs a folder for its weights")
         return self._weights / f"{config.config_id}.safetensors"
+
+
+# --- how a model is judged
+
+
+def plugged_in(
+    model: CompressedViT, evaluator: Evaluator, training: DataSource | None
+) -> tuple[CompressedViT, str]:
+    """(the model ready to be judged, on whose images thresholds were found; '' if on none).
+
+    A method of thresholds that is only given amounts has them found on training images, or where
+    there are none on the first of those to be judged. Thresholds that a configuration states, or
+    that training left in a fine-tuned model, are never found again.
+    """
+    if model.config.mode == "retrain" or not needs_calibration(model.config):
+        return model, ""
+    data = evaluator.data if training is None else training
+    words = "training images" if training is not None else "of the images judged (no training ones)"
+    number = min(CALIBRATION_IMAGES, len(data))
+    return calibrated_on(model, data, evaluator.seed), f"{number} {words}"
+
+
+def calibrated_on(model: CompressedViT, data: DataSource, seed: int) -> CompressedViT:
+    """The model under thresholds found on the first images of a data set."""
+    images = data.batch(data.subset(CALIBRATION_IMAGES, seed))[0]
+    return calibrated_within(model, images.to(next(model.parameters()).device))
+
+
+def tuned(student: CompressedViT, training: DataSource, seed: int) -> CompressedViT:
+    """A fine-tuned model under the thresholds that decide from now on: those that it learned, else
+    found on training images for the amounts of its configuration."""
+    if trains_thresholds(get_method(student.config.method)):
+        return emitted(student).deploy()
+    found = needs_recalibration(unsettled(student.config))
+    return (calibrated_on(student, training, seed) if found else student).deploy()
+
+
+def judged_tally(
+    evaluator: Evaluator,
+    model: CompressedViT,
+    start: int,
+    stop: int,
+    *,
+    on_images: Callable[[int], None] | None = None,
+) -> Tally:
+    """Tally over images [start, stop), with what each of them cost where that differs."""
+    return evaluator.evaluate(metered(model), start, stop, on_images=on_images)

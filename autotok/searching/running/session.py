@@ -1,4 +1,4 @@
-"""What a search is asked, and the problem built from it: model, data, budgets, device."""
+"""The problem built from what a search is asked: model, data, budgets, device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +19,6 @@ from autotok.backbones.loading import as_backbone, check_file, load_backbone
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive
-from autotok.counting.macs import uncompressed
 from autotok.devices.device import Device
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, DataError
@@ -30,69 +28,19 @@ from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer, Training
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
-from autotok.metrics import EXACT, PREDICTED
-from autotok.names import SUBNETS, known
-from autotok.plain_data import Place, typed
+from autotok.metrics import METRICS, PREDICTED
 from autotok.predicting.predict import predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
-from autotok.searching.space.budget import Budget, BudgetRequest, parse_budgets, resolve
-from autotok.searching.space.problem import ExactCosts, Problem
+from autotok.searching.space.problem import Problem, budgets_of
 from autotok.searching.space.search_space import SearchSpace
 from autotok.searching.space.space_file import load_space
 from autotok.searching.space.subnets import Structure
 
 from .model_worker import ModelWorker
-from .preflight import require_device
+from .question import Question, require_device
 
-__all__ = ["measuring_on", "Question", "Session", "build_problem"]
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a search is asked, as plain data; config.yaml keeps it so that a run can be resumed."""
-
-    backbone: str = "autoformer_demo"
-    checkpoint: str | None = None
-    image_size: int | None = None
-    data: str = "demo"
-    train_data: str | None = None
-    """What fine-tunes train on; the training split of `data` by default."""
-    class_names: str | None = None
-    """File of the model's class names in order; None: as the data's folders have them."""
-    budgets: tuple[str, ...] = ("2.3GFLOPs",)
-    flops_convention: str = "macs"
-    target: str | None = None
-    space: str = "default"
-    methods: tuple[str, ...] = ()
-    """Of these alone; none: those of the space."""
-    quality: str = "auto"
-    subnet: str = "fixed"
-    """'search' looks for the subnet of a supernet together with its tokens."""
-    batch: int | None = None
-    """Images at a time that latency, throughput, memory and energy mean; None: the target's."""
-    max_images: int | None = None
-    """At most this many images of the data count as its validation split."""
-    device: str | None = None
-    """Where finalists are measured: 'local', 'ssh://user@host' or 'ray:RESOURCE'."""
-
-    def __post_init__(self) -> None:
-        known("subnet", self.subnet, SUBNETS)
-        if self.batch is not None and self.batch < 1:
-            raise ConfigError(f"batch is {self.batch}; it must be 1 or more")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            **dataclasses.asdict(self),
-            "budgets": list(self.budgets),
-            "methods": list(self.methods),
-        }
-
-    @classmethod
-    def from_dict(cls, data: object, where: Place | str = "question") -> Question:
-        """The inverse of `to_dict`."""
-        return typed(cls, data, where)
+__all__ = ["Session", "build_problem", "measuring_on"]
 
 
 @dataclass(frozen=True)
@@ -124,15 +72,16 @@ def build_problem(
     nothing is retrained; `loaded` is the backbone and its supernet, where another process has
     loaded them already.
     """
-    _check_files(question)
+    # what the user named is there: asked before anything is loaded
+    check_data(question.data, question.train_data, question.class_names)
+    check_file(None if question.checkpoint is None else Path(question.checkpoint))
     space = load_space(question.space)
     if question.methods:
         space = dataclasses.replace(space, methods=question.methods)
-    requests = parse_budgets(question.budgets, convention=question.flops_convention)
     target = None if question.target is None else load_target(question.target)
     backbone, supernet, structure = _load_model(question, model, loaded)
     space = dataclasses.replace(space, structure=structure)
-    require_device([r.metric for r in requests], question.target)
+    require_device([r.metric for r in question.requests], question.target)
     images = _images(question, backbone, "val")
     evaluator = Evaluator(backbone, images, metric=question.quality, seed=seed)
     training = partial(_images, question, backbone, "train")
@@ -147,8 +96,7 @@ def build_problem(
     problem = Problem(
         facts=backbone.facts,
         space=space,
-        budgets=_budgets(requests, backbone, predictor),
-        costs=ExactCosts(backbone.facts, structure),
+        budgets=budgets_of(question.requests, backbone.facts, predictor),
         evaluate=worker.evaluate,
         total_images=total,
         metric=evaluator.metric,
@@ -159,12 +107,6 @@ def build_problem(
         finetune=worker.finetune if weights is not None else None,
     )
     return Session(question, backbone, evaluator, target, problem, worker, plug_in_only)
-
-
-def _check_files(question: Question) -> None:
-    """Raise unless what the user named is there: before anything is loaded."""
-    check_data(question.data, question.train_data, question.class_names)
-    check_file(None if question.checkpoint is None else Path(question.checkpoint))
 
 
 def _images(question: Question, backbone: Backbone, split: str) -> DataSource:
@@ -301,21 +243,10 @@ class _Predictor:
                 ),
                 self._target,
             )
-            self._known[key] = {name: float(getattr(found, name)) for name in PREDICTED}
+            self._known[key] = {name: METRICS[name].of(found) for name in PREDICTED}
             errors = {"latency": found.error_pct, "memory": found.memory_error_pct}
             self._known[key] |= {f"{k}_error_pct": e for k, e in errors.items() if e is not None}
         return self._known[key]
-
-
-def _budgets(
-    requests: tuple[BudgetRequest, ...], backbone: Backbone, predictor: _Predictor | None
-) -> tuple[Budget, ...]:
-    plain = uncompressed(backbone.facts)
-    known: dict[str, float] = {name: getattr(plain, name) for name in EXACT}
-    if predictor is not None:
-        predicted = predictor(CompressionConfig())
-        known |= {name: predicted[name] for name in PREDICTED}
-    return tuple(resolve(request, known) for request in requests)
 
 
 def measuring_on(device: Device | None, session: Session) -> Problem:

@@ -1,4 +1,4 @@
-"""`run_search` and `resume_search`: one study from its first trial to its tables."""
+"""`StudyRun`: one process's part of a study, from its first trial to its tables."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import CompressionConfig
-from autotok.errors import NothingEvaluated, StudyTaken
+from autotok.errors import NothingEvaluated
 from autotok.interrupts import Interrupts
-from autotok.searching.engines.base import Engine, Outcome
-from autotok.searching.engines.in_process import InProcessEngine
-from autotok.searching.engines.jobs import Job
-from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, new_id
-from autotok.searching.proposing.proposals import CRASH
-from autotok.searching.proposing.repair import check_budgets, idle_budgets
-from autotok.searching.proposing.storage import check_storage, storage_errors
+from autotok.searching.engines.base import Engine, InProcessEngine, Job, Outcome
+from autotok.searching.proposing.feasible import idle_budgets
+from autotok.searching.proposing.identity import StudyIdentity
+from autotok.searching.proposing.proposals import CRASH, Proposals
+from autotok.searching.proposing.storage import storage_errors
 from autotok.searching.records.comparison import compare_front
 from autotok.searching.records.final import Final
 from autotok.searching.records.notes import study_note
-from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.space.budget import Budget, stated
-from autotok.searching.space.problem import Problem, TallyLike, to_score
-from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan
+from autotok.searching.space.budget import Budget
+from autotok.searching.space.problem import TallyLike, to_score
+from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
 from .device_corrections import DeviceCorrections
 from .events import (
@@ -42,20 +39,12 @@ from .events import (
     TrialFinished,
     Working,
 )
-from .faults import crashed_before, faults_told
+from .faults import faults_told
 from .final_evaluation import final_evaluation, finalists
 from .loop import REFERENCE, Search, plain_tally
-from .opening import (
-    check_free,
-    identity_of,
-    named_study,
-    open_proposals,
-    search_section,
-    stated_limits,
-)
 from .time_limit import Around, TimeLimit
 
-__all__ = ["SearchResult", "open_search", "resume_search", "run_search"]
+__all__ = ["SearchResult", "StudyRun"]
 
 _LOG = logging.getLogger(__name__)
 _TABLE_EVERY_S = 5.0
@@ -99,156 +88,7 @@ class SearchResult:
         return sum(r.evaluated for r in self.records)
 
 
-def run_search(
-    settings: SearchSettings,
-    problem: Problem,
-    directory: str | Path | RunDirectory,
-    on_event: OnEvent | None = None,
-    *,
-    sections: Mapping[str, Any] | None = None,
-    engine: Engine | None = None,
-    around: Around | None = None,
-) -> SearchResult:
-    """A whole search in a new run directory.
-
-    `sections` are further parts of config.yaml: what the caller needs to build the problem again.
-    `around` is what the time limit covers besides the search itself.
-
-    Raises:
-        InfeasibleBudget: nothing in the space meets the budgets; the nearest feasible one is named.
-        NothingEvaluated: no trial came to an end; the message says what was missing.
-        RunDirectoryError: the directory holds something already or cannot be written.
-        StudyTaken: the study named exists already, or may not be joined.
-        StorageUnreachable: the study's database does not answer.
-        DeviceUnreachable: the device to measure on is gone; `resume_search` goes on from there.
-        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP (`Interrupted`): the first one after the trial
-            in hand, the second at once; what is finished is saved, `resume_search` goes on there.
-    """
-    around = around or Around()
-    run = directory if isinstance(directory, RunDirectory) else RunDirectory.create(directory)
-    corrections = DeviceCorrections(problem, _saying(on_event))
-    run_id = new_id()
-    with run.held():
-        try:
-            check_storage(settings.storage)
-            corrections.learn_early()
-            corrections.insist_on(_wanted(settings, problem))
-            check_budgets(corrections.problem)
-            settings = named_study(settings, run, run_id)
-            identity = identity_of(
-                settings, corrections, run_id, "join" if settings.join else "new"
-            )
-            check_free(settings, problem, identity)
-            config = {
-                "run_id": run_id,
-                "search": search_section(settings),
-                **stated(corrections.problem.budgets),
-                "space": problem.space.name,
-                **(sections or {}),
-            }
-            run.write_config(config)
-            job = _Run(settings, corrections, run, on_event, engine, around, identity)
-            joined = stated(job.problem.budgets)  # what the study measured counts, not what we did
-            if any(config[key] != value for key, value in joined.items()):
-                run.write_config({**config, **joined})
-        except StudyTaken:
-            run.discard(config=True)
-            raise
-        except BaseException:
-            run.discard()
-            raise
-        return job.go(resumed=settings.join, extended=settings.join)
-
-
-def resume_search(
-    problem: Problem,
-    directory: str | Path,
-    on_event: OnEvent | None = None,
-    *,
-    n_trials: int | None = None,
-    timeout_s: float | None = None,
-    storage: str | None = None,
-    sampler: object = None,
-    sections: Mapping[str, Any] | None = None,
-    engine: Engine | None = None,
-    around: Around | None = None,
-) -> SearchResult:
-    """Go on with a run: finished trials stay, interrupted ones run again.
-
-    `n_trials` and `timeout_s` replace the run's own, to extend it; the time spent so far counts.
-    `storage` says where the study is now, or gives the password of its URL, which no file keeps.
-    `sampler` is the one that the run began with, where that was a Python object.
-    `sections` replace parts of its config.yaml, for the resumes to come.
-    """
-    around = around or Around()
-    run = RunDirectory.open(directory)
-    run.claim()
-    with run.held():
-        config = run.read_config()
-        settings = SearchSettings.from_dict(config.get("search") or {})
-        changes = {"n_trials": n_trials, "timeout_s": timeout_s}
-        changes = {key: value for key, value in changes.items() if value is not None}
-        given: dict[str, Any] = {**changes, **({} if storage is None else {"storage": storage})}
-        given |= {} if sampler is None else {"sampler": sampler}
-        settings = dataclasses.replace(settings, **given)
-        if "run_id" not in config:  # of an earlier version
-            config["run_id"] = new_id()
-            run.write_config(config)
-        said = {**config, **(sections or {})}
-        said |= {"search": search_section(settings)} if given else {}
-        corrections = DeviceCorrections(problem, limits=stated_limits(run, problem))
-        access = "join" if settings.join or settings.storage is None else "own"
-        identity = identity_of(settings, corrections, str(config["run_id"]), access)
-        identity = dataclasses.replace(identity, crashed=crashed_before(run.path))
-        job = _Run(settings, corrections, run, on_event, engine, around, identity)
-        if said != config:
-            run.write_config(said)
-        return job.go(resumed=True, extended=bool(changes))
-
-
-def open_search(
-    settings: SearchSettings,
-    problem: Problem,
-    storage: str | Path,
-    *,
-    plan: FidelityPlan | None = None,
-) -> Search:
-    """A `Search` for one's own loop: `ask`, evaluate, `advance` or `fail`.
-
-    Raises:
-        StudyTaken: a study of that name is there and is not to be joined, or is in use.
-    """
-    proposals = open_proposals(
-        settings,
-        problem,
-        storage,
-        StudyIdentity(
-            settings.study or STUDY_NAME,
-            fingerprint=problem.fingerprint,
-            access="join" if settings.join else "new",
-        ),
-    )
-    return Search(
-        settings, problem, proposals, plan or fidelity_plan(settings, problem.total_images, 1e-6)
-    )
-
-
-def _wanted(settings: SearchSettings, problem: Problem) -> list[str]:
-    """Names of the metrics that budgets and objectives speak of."""
-    asked = asked_metrics(settings.objectives, problem.metric)
-    return [m.name for m in asked] + [b.metric for b in problem.budgets]
-
-
-def _saying(
-    on_event: OnEvent | None, progress: Callable[[], float] = lambda: 0.0
-) -> Callable[[str], None] | None:
-    """Tells of measurements."""
-    if on_event is None:
-        return None
-    return lambda method: on_event(Working(progress(), f"measuring on the device: {method}"))
-
-
-class _Run:
+class StudyRun:
     """One process's part of a run."""
 
     def __init__(
@@ -267,9 +107,9 @@ class _Run:
         self._table_written = 0.0
         self.started = ""
         self.interrupts = Interrupts(self._on_request)
-        corrections.on_measure = _saying(on_event, self._progress)
+        corrections.progress = self._progress
         with run.guarded():
-            self.notes = open_proposals(settings, corrections.original, run.study_log, identity)
+            self.notes = Proposals(settings, corrections.original, run.study_log, identity)
             corrections.keep_in(self.notes)
         self.notes.in_process = isinstance(self.engine, InProcessEngine)
         self.problem = corrections.problem

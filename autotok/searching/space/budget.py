@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotok.errors import ConfigError, UnknownName, nearest
-from autotok.metrics import EXACT, METRICS, SCALES, TABLE, metric_of
+from autotok.metrics import EXACT, METRICS, SCALES, TABLE, UNITS, metric_of
 
 __all__ = [
     "CONVENTIONS",
@@ -26,6 +26,7 @@ __all__ = [
     "parse_budgets",
     "resolve",
     "stated",
+    "worst_excess",
 ]
 
 CONVENTIONS = ("macs", "macs-noattn", "flops2x")
@@ -34,16 +35,11 @@ _NUMBER = re.compile(
 )
 _SPLIT = re.compile(r"(?<!\d),|,(?!\d{3}(?:\D|$))|;|\+| and ")
 _COMMA = re.compile(r"(?<![\d.,])\d+,(?:\d{1,2}|\d{4,})(?![\d,])")
-_UNITS = {
-    unit: (metric.name, factor) for metric in TABLE for unit, factor in metric.spellings.items()
-}
 _FLOPS = {scale + end: factor for scale, factor in SCALES.items() for end in ("", "flop", "flops")}
 """What these count follows the convention asked for."""
 _LEAST, _MOST = 1e-9, 1e24
 """In any metric's own unit; floats keep a limit within these finite and above 0."""
-_HINTS = list(dict.fromkeys(["GFLOPs", "MFLOPs", *(u for m in TABLE for u in m.shown), "fps"]))
 _SHARED = ("latency", "throughput", "memory", "params")
-_SHOWN = ", ".join([*_HINTS, "M", "G", "%", *(f"%{word}" for word in _SHARED)])
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,10 @@ class Budget:
         """How far a value is outside the limit, as a share; 0 or less is inside."""
         return METRICS[self.metric].excess(value, self.limit)
 
+    def excess_of(self, values: Mapping[str, float]) -> float:
+        """`excess` of what is known by name; 0 where this metric is not."""
+        return self.excess(float(values[self.metric])) if self.metric in values else 0.0
+
     def holds(self, value: float) -> bool:
         """Whether a value is within the limit."""
         return METRICS[self.metric].holds(value, self.limit)
@@ -85,6 +85,11 @@ class Budget:
     def echo(self) -> str:
         """The exact meaning, in words: printed first by every command that takes a budget."""
         return f"{self.text} = {METRICS[self.metric].limit_in_words(self.limit)}"
+
+
+def worst_excess(budgets: Iterable[Budget], values: Mapping[str, float]) -> float:
+    """How far values, by name, are outside the budget they miss most; 0 or less is inside all."""
+    return max((budget.excess_of(values) for budget in budgets), default=0.0)
 
 
 def stated(budgets: Iterable[Budget]) -> dict[str, Any]:
@@ -147,7 +152,7 @@ def parse_budget(text: str, *, convention: str = "macs") -> BudgetRequest:
         raise ConfigError(
             f"budget '{text}' is out of all proportion; write one such as 2.3GFLOPs, 26ms or 600MB"
         )
-    return BudgetRequest(metric, value, relative, f"{number} {_pretty(unit)}".strip())
+    return BudgetRequest(metric, value, relative, f"{number} {unit}".strip())
 
 
 def _refuse_comma(text: str) -> None:
@@ -172,18 +177,16 @@ def _unit(unit: str, text: str, convention: str) -> tuple[str, float | None, boo
             return metric, 0.01, True
     if word == "fps":  # batches a second
         return "latency_ms", None, False
-    if word in _UNITS:
-        return *_UNITS[word], False
+    if word in UNITS:
+        return *UNITS[word], False
     if word in _FLOPS and (word or text.strip()):
         metric = "macs_noattn" if convention == "macs-noattn" else "macs"
         return metric, _FLOPS[word] * (0.5 if convention == "flops2x" else 1.0), False
+    hints = list(dict.fromkeys(["GFLOPs", "MFLOPs", *(u for m in TABLE for u in m.shown), "fps"]))
+    shown = ", ".join([*hints, "M", "G", "%", *(f"%{word}" for word in _SHARED)])
     raise ConfigError(
-        f"budget '{text}' has the unknown unit '{unit}';{nearest(unit, _HINTS)} known: {_SHOWN}"
+        f"budget '{text}' has the unknown unit '{unit}';{nearest(unit, hints)} known: {shown}"
     )
-
-
-def _pretty(unit: str) -> str:
-    return unit if unit.startswith("%") else unit.strip()
 
 
 def resolve(request: BudgetRequest, uncompressed: Mapping[str, float]) -> Budget:

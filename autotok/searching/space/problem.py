@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,19 +23,19 @@ from autotok.facts import BackboneFacts
 from autotok.metrics import TABLE
 from autotok.searching.records.record import Costs, Score
 
-from .budget import Budget
+from .budget import Budget, BudgetRequest, resolve
 from .search_space import SearchSpace
 from .subnets import Structure
 
 __all__ = [
     "COUNTED_IMAGES",
-    "CostModel",
     "ExactCosts",
     "Problem",
     "QualityLike",
     "TallyLike",
     "Tuned",
     "Worker",
+    "budgets_of",
     "to_score",
 ]
 
@@ -102,27 +103,8 @@ class Worker(Protocol):
         ...
 
 
-class CostModel(Protocol):
-    """Exact cost from a formula."""
-
-    def cost(self, config: CompressionConfig) -> Costs:
-        """Every convention at once."""
-        ...
-
-    def schedule_macs(
-        self,
-        method: str,
-        options: Mapping[str, Primitive],
-        layers: Sequence[int],
-        counts: NDArray[np.int64],
-        subnet: SubnetSpec | None = None,
-    ) -> NDArray[np.int64]:
-        """(M,) multiply-accumulates of M rows of counts (M, S) at fixed layers."""
-        ...
-
-
 class ExactCosts:
-    """`CostModel` over `autotok.counting.macs`."""
+    """Exact costs of configurations, by the formula of `autotok.counting.macs`."""
 
     def __init__(self, facts: BackboneFacts, structure: Structure | None = None) -> None:
         self._facts, self._structure = facts, structure
@@ -152,11 +134,23 @@ class ExactCosts:
         counts: NDArray[np.int64],
         subnet: SubnetSpec | None = None,
     ) -> NDArray[np.int64]:
-        """(M,) multiply-accumulates of M rows of counts (M, S)."""
+        """(M,) multiply-accumulates of M rows of counts (M, S) at fixed layers."""
         from autotok.counting.macs import schedule_macs
 
         facts = self.facts(subnet)
         return schedule_macs(facts, method, options, layers=layers, counts=counts)
+
+
+def budgets_of(
+    requests: Iterable[BudgetRequest],
+    facts: BackboneFacts,
+    predict: Callable[[CompressionConfig], Mapping[str, float]] | None = None,
+) -> tuple[Budget, ...]:
+    """The limits that requests mean; shares are of what the uncompressed model costs."""
+    whole = CompressionConfig()
+    known: dict[str, float] = {**vars(ExactCosts(facts).cost(whole))}
+    known |= {} if predict is None else predict(whole)
+    return tuple(resolve(request, known) for request in requests)
 
 
 @dataclass(frozen=True)
@@ -166,7 +160,6 @@ class Problem:
     facts: BackboneFacts
     space: SearchSpace
     budgets: tuple[Budget, ...]
-    costs: CostModel
     evaluate: Callable[[CompressionConfig, int, int], TallyLike]
     """(configuration, start, stop) -> tally over images [start, stop) of the seeded order."""
     total_images: int
@@ -196,6 +189,11 @@ class Problem:
                 )
             plain = dataclasses.replace(self.space, mode=("plug-in",))
             object.__setattr__(self, "space", plain)
+
+    @cached_property
+    def costs(self) -> ExactCosts:
+        """What configurations cost exactly."""
+        return ExactCosts(self.facts, self.space.structure)
 
     @property
     def fingerprint(self) -> str:

@@ -20,9 +20,8 @@ from autotok.facts import BackboneFacts
 from autotok.methods.base import Span, TokenReducer
 from autotok.methods.registry import get_method
 
-__all__ = ["CURVES", "Shape"]
+__all__ = ["Shape"]
 
-CURVES = ("geometric", "linear")
 Counts = NDArray[np.int64]
 
 

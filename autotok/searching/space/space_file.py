@@ -20,19 +20,6 @@ from .space_names import find_space, list_spaces
 
 __all__ = ["list_spaces", "load_space", "space_from_dict"]
 
-_SCHEDULE = ("families", "first_layer", "num_stages", "spacing", "taper", "inflection")
-_KEYS = (
-    "version",
-    "methods",
-    "exclude",
-    "mode",
-    "schedule",
-    "budget_fraction",
-    "options",
-    "conditions",
-    "finetune",
-)
-
 
 def load_space(name_or_path: str | Path) -> SearchSpace:
     """A space by name (see `list_spaces`) or from a YAML file.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from autotok.config import SubnetSpec
 from autotok.facts import BackboneFacts
@@ -17,10 +16,8 @@ from .subnets import Structure
 __all__ = ["warm_starts"]
 
 
-@dataclass(frozen=True)
-class _Default:
-    layers: tuple[int, ...]
-    ratios: tuple[float, ...]
+Schedule = tuple[tuple[int, ...], tuple[float, ...]]
+"""Layers, and the keep ratio after each."""
 
 
 def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
@@ -31,14 +28,9 @@ def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
             for subnet in _subnets(space.structure):
                 found.append(space.encode("none", (), (), facts, subnet=subnet))
             continue
-        for default in _defaults(method, facts):
-            params = space.encode(
-                method,
-                default.layers,
-                default.ratios,
-                facts,
-                budget_fraction=space.budget_fraction[1],
-            )
+        for layers, ratios in _published(method, facts) or [_default(method, facts)]:
+            most = space.budget_fraction[1]
+            params = space.encode(method, layers, ratios, facts, budget_fraction=most)
             if params not in found:
                 found.append(params)
     return found
@@ -51,30 +43,26 @@ def _subnets(structure: Structure | None) -> Iterator[SubnetSpec]:
         yield structure.shrunk(structure.default)[-1]
 
 
-def _defaults(method: str, facts: BackboneFacts) -> Iterator[_Default]:
-    published = list(_published(method, facts))
-    yield from published
-    if published:
-        return
+def _default(method: str, facts: BackboneFacts) -> Schedule:
+    """Where no paper says another: what methods of its kind do."""
     cls, depth = get_method(method), facts.num_blocks
     if cls.placement is Placement.BEFORE_BLOCKS or cls.single_layer or cls.kind is Kind.POOL:
-        layer = 0 if cls.placement is Placement.BEFORE_BLOCKS else depth // 4
-        yield _Default((layer,), (0.5,))
-    elif cls.kind is Kind.MERGE:
-        yield _Default(
-            tuple(range(depth)), tuple(1.0 - 0.9 * (i + 1) / depth for i in range(depth))
-        )
-    else:
-        layers = tuple(dict.fromkeys(depth * i // 4 for i in (1, 2, 3)))
-        yield _Default(layers, tuple(0.7 ** (i + 1) for i in range(len(layers))))
+        return (0 if cls.placement is Placement.BEFORE_BLOCKS else depth // 4,), (0.5,)
+    if cls.kind is Kind.MERGE:
+        return tuple(range(depth)), tuple(1.0 - 0.9 * (i + 1) / depth for i in range(depth))
+    layers = tuple(dict.fromkeys(depth * i // 4 for i in (1, 2, 3)))
+    return layers, tuple(0.7 ** (i + 1) for i in range(len(layers)))
 
 
-def _published(method: str, facts: BackboneFacts) -> Iterator[_Default]:
+def _published(method: str, facts: BackboneFacts) -> list[Schedule]:
     """From the methods' own knowledge of their papers, where they state it."""
     total = facts.num_patches
-    for schedule in published_schedules(method, facts.num_blocks, total):
-        kept = [
-            r.num_keep / total if r.num_keep else r.keep_ratio or 1.0 for r in schedule.reductions
-        ]
-        if kept:
-            yield _Default(tuple(r.layer for r in schedule.reductions), tuple(kept))
+    schedules = [s.reductions for s in published_schedules(method, facts.num_blocks, total)]
+    return [
+        (
+            tuple(r.layer for r in reductions),
+            tuple(r.num_keep / total if r.num_keep else r.keep_ratio or 1.0 for r in reductions),
+        )
+        for reductions in schedules
+        if reductions
+    ]

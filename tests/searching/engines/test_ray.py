@@ -15,12 +15,11 @@ from problems import fake_problem
 from test_workers import alive, config, jobs, outcomes, until
 
 from autotok.errors import ConfigError, DeviceUnreachable, UnknownName
-from autotok.searching.engines.base import Job, WorkerFactory
-from autotok.searching.engines.in_process import InProcessEngine
+from autotok.searching.engines.base import InProcessEngine, Job, WorkerFactory
 from autotok.searching.engines.job_queue import JobQueue
 from autotok.searching.engines.ray import LOSSES, RayEngine
 from autotok.searching.running.events import Event, TrialFinished
-from autotok.searching.running.study import run_search
+from autotok.searching.running.opening import run_search
 from autotok.searching.space.settings import SearchSettings
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("ray", "pyarrow"))

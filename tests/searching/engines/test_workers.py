@@ -15,10 +15,9 @@ from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import AutotokError, ConfigError, UnknownName
-from autotok.searching.engines.base import Job, Outcome, WorkerFactory
-from autotok.searching.engines.in_process import InProcessEngine
+from autotok.searching.engines.base import InProcessEngine, Job, Outcome, WorkerFactory
 from autotok.searching.engines.workers import ProcessEngine
-from autotok.searching.running.study import run_search
+from autotok.searching.running.opening import run_search
 from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent
@@ -93,7 +92,7 @@ def test_a_job_whose_worker_is_killed_runs_again_on_a_fresh_one(tmp_path: Path) 
     ("start", "words"),
     [
         (factories.KILL_ALWAYS, "worker died with signal 9, perhaps out of memory"),
-        (factories.SEGFAULT, "worker died with signal 11"),
+        pytest.param(factories.SEGFAULT, "worker died with signal 11", marks=pytest.mark.crash),
         (factories.RAISE, "ValueError: no such image"),
     ],
 )
@@ -244,7 +243,9 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "blow", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.crash)]
+)
 def test_when_the_driver_is_killed_or_interrupted_no_worker_is_left(
     blow: signal.Signals, tmp_path: Path
 ) -> None:

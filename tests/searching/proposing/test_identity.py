@@ -11,10 +11,11 @@ import pytest
 from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.errors import ConfigError, StudyTaken
-from autotok.searching.engines.jobs import Job
-from autotok.searching.proposing.owner import Owner
+from autotok.searching.engines.base import Job
+from autotok.searching.proposing.identity import Owner
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.running.study import SearchResult, open_search, resume_search, run_search
+from autotok.searching.running.opening import open_search, resume_search, run_search
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 

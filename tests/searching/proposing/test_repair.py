@@ -14,7 +14,8 @@ from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
 from autotok.errors import InfeasibleBudget
 from autotok.metrics import METRICS
-from autotok.searching.proposing.repair import check_budgets, match_cost, repair
+from autotok.searching.proposing.feasible import check_budgets
+from autotok.searching.proposing.repair import match_cost, repair
 from autotok.searching.space.budget import parse_budget
 from autotok.searching.space.shape import Shape
 

@@ -9,7 +9,7 @@ from problems import fake_problem
 
 from autotok.errors import ConfigError, RunDirectoryError, StorageUnreachable
 from autotok.searching.proposing.storage import filled_url, masked
-from autotok.searching.running.study import resume_search, run_search
+from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.space.settings import SearchSettings
 
 

@@ -20,7 +20,7 @@ from autotok.searching.records.finetune_gain import (
     tuning_gains,
 )
 from autotok.searching.records.objective import make_objectives
-from autotok.searching.running.study import run_search
+from autotok.searching.running.opening import run_search
 from autotok.searching.space.settings import SearchSettings
 
 BETTER = "1" * 360 + "0" * 40

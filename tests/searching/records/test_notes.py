@@ -12,12 +12,12 @@ from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.records.notes import note_entries, study_note, trial_note
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.settings import SearchSettings
 
 
 def proposals(folder: Path) -> Proposals:
     problem = fake_problem()
-    objectives = make_objectives(("quality", "macs_g"), "top1")
-    return Proposals(problem.space, problem.facts, objectives, storage=folder / "study.log")
+    return Proposals(SearchSettings(), problem, folder / "study.log")
 
 
 def shown(notes: Proposals) -> tuple[int, str]:

@@ -1,24 +1,32 @@
 """Dominance, fronts and hypervolume on points small enough to check by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from autotok.config import CompressionConfig
+from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.pareto import (
+    Front,
+    best_of,
     crowding,
-    dominates,
+    dominating,
     front_mask,
     hypervolume,
-    ranks,
     thin,
 )
+from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.space.budget import Budget, worst_excess
 
 STAIRS = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [3.0, 3.0]])
 
 
 def test_a_point_dominates_only_if_it_is_better_somewhere() -> None:
-    assert dominates(np.array([1.0, 1.0]), np.array([1.0, 2.0]))
-    assert not dominates(np.array([1.0, 1.0]), np.array([1.0, 1.0]))
-    assert not dominates(np.array([0.0, 2.0]), np.array([1.0, 1.0]))
+    points = np.array([[1.0, 1.0], [1.0, 2.0], [0.0, 3.0]])
+    assert dominating(points, np.array([1.0, 2.0])).tolist() == [True, False, False]
 
 
 def test_the_front_leaves_out_the_dominated_corner() -> None:
@@ -27,11 +35,6 @@ def test_the_front_leaves_out_the_dominated_corner() -> None:
 
 def test_equal_points_are_both_on_the_front() -> None:
     assert front_mask(np.array([[1.0, 1.0], [1.0, 1.0]])).all()
-
-
-def test_ranks_peel_fronts_one_by_one() -> None:
-    points = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [2.5, 1.5]])
-    assert ranks(points).tolist() == [0, 1, 2, 1]
 
 
 def test_crowding_is_infinite_at_the_ends() -> None:
@@ -67,3 +70,91 @@ def test_hypervolume_agrees_with_counting_random_points() -> None:
     samples = rng.random((40_000, 3))
     covered = (samples[:, None] >= points[None]).all(axis=2).any(axis=1).mean()
     assert hypervolume(points, np.ones(3)) == pytest.approx(covered, abs=0.01)
+
+
+# --- the front of records, against a look at all pairs
+
+ASKED = {1: ("quality",), 2: ("quality", "macs"), 3: ("params", "quality", "macs")}
+SMALL = st.integers(0, 4)
+
+
+def record(number: int, quality: int, macs: int, params: int, state: str) -> TrialRecord:
+    score = Score("top1", float(quality), 0.0, 100.0, 10)
+    costs = Costs(macs, macs, params)
+    return TrialRecord(number, state, CompressionConfig(), costs=costs, score=score)
+
+
+def beats(a: TrialRecord, b: TrialRecord, size: int) -> bool:
+    """Word for word: no worse anywhere, better somewhere."""
+    pairs = []
+    for one, other in ((a, b), (b, a)):
+        assert one.score is not None
+        assert other.score is not None
+        assert one.costs is not None
+        assert other.costs is not None
+        better = {
+            "quality": one.score.value > other.score.value,
+            "macs": one.costs.macs < other.costs.macs,
+            "params": one.costs.params < other.costs.params,
+        }
+        pairs.append([better[name] for name in ASKED[size]])
+    return any(pairs[0]) and not any(pairs[1])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=st.lists(st.tuples(SMALL, SMALL, SMALL, st.sampled_from(["complete"] * 5 + ["failed"]))),
+    size=st.sampled_from(sorted(ASKED)),
+)
+def test_the_front_kept_is_what_nothing_measured_dominates_in_any_order(
+    rows: list[tuple[int, int, int, str]], size: int
+) -> None:
+    records = [record(number, *row) for number, row in enumerate(rows)]
+    objectives = make_objectives(ASKED[size], "top1")
+    measured = [r for r in records if r.state == "complete"]
+    expected = [r for r in measured if not any(beats(o, r, size) for o in measured)]
+    front, back = Front(objectives, records), Front(objectives, records[::-1])
+    assert sorted(r.number for r in front.records) == [r.number for r in expected]
+    assert [r.number for r in back.records] == [r.number for r in front.records]
+    costs = [r.costs.macs for r in front.records if r.costs is not None]
+    assert costs == sorted(costs)
+    for other in records:
+        assert front.has_room_for(other) is not any(beats(r, other, size) for r in expected)
+
+
+@given(rows=st.lists(st.tuples(SMALL, SMALL, SMALL, st.just("complete")), min_size=1))
+def test_the_best_is_on_the_front_and_first_by_the_first_objective(
+    rows: list[tuple[int, int, int, str]],
+) -> None:
+    records = [record(number, *row) for number, row in enumerate(rows)]
+    best = Front(make_objectives(ASKED[2], "top1"), records).best
+    assert best is not None
+    assert best.score is not None
+    assert best.costs is not None
+    most = max(row[0] for row in rows)
+    assert best.score.value == most
+    assert best.costs.macs == min(row[1] for row in rows if row[0] == most)
+
+
+def test_there_is_no_best_of_nothing() -> None:
+    assert best_of([], make_objectives(ASKED[2], "top1")) is None
+
+
+@given(values=st.lists(st.lists(SMALL, min_size=3, max_size=3), max_size=8))
+def test_hypervolume_is_the_number_of_unit_cubes_that_some_point_dominates(
+    values: list[list[int]],
+) -> None:
+    points = np.array(values, dtype=float).reshape(-1, 3)
+    cubes = itertools.product(range(5), repeat=3)
+    covered = sum(any(all(p <= c) for p in points) for c in map(np.array, cubes))
+    assert hypervolume(points, np.full(3, 5.0)) == pytest.approx(covered)
+
+
+def test_the_excess_is_that_of_the_budget_missed_most() -> None:
+    budgets = (Budget("macs", 100.0, "100"), Budget("throughput_img_s", 50.0, "50img/s"))
+    assert worst_excess(budgets, {"macs": 110.0, "throughput_img_s": 40.0}) == pytest.approx(
+        50 / 40 - 1
+    )
+    assert worst_excess(budgets, {"macs": 110.0}) == pytest.approx(0.1)  # the other is not known
+    assert worst_excess(budgets, {"macs": 90.0, "throughput_img_s": 60.0}) < 0.0
+    assert worst_excess((), {"macs": 1.0}) == 0.0

@@ -37,8 +37,7 @@ from autotok.methods.base import Count, Placement, Training
 from autotok.methods.image_scoring import ImageScoring, image_network
 from autotok.methods.learning import options_when_chosen
 from autotok.report.model_report import quality_report
-from autotok.searching.running.judging import calibrated_on, judged_tally
-from autotok.searching.running.model_worker import ModelWorker
+from autotok.searching.running.model_worker import ModelWorker, calibrated_on, judged_tally
 
 NUM_IMAGES = 40
 FACTS = load_backbone("tiny").facts

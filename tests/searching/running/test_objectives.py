@@ -19,8 +19,9 @@ from autotok.metrics import metric_of
 from autotok.searching.records.objective import judged_by, losses, make_objectives
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.device_corrections import DeviceCorrections
-from autotok.searching.running.preflight import Asked, check_names
-from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.question import Question, check_names
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.problem import ExactCosts, Problem
 from autotok.searching.space.settings import SearchSettings
 
@@ -186,9 +187,9 @@ def test_an_objective_that_names_a_quality_decides_what_is_judged() -> None:
 
 def test_an_objective_on_the_device_needs_to_know_the_device(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="latency needs to know the device: give --target"):
-        check_names(Asked(budgets=["50%"], objectives=("top1", "latency")))
+        check_names(Question(budgets=("50%",)), objectives=("top1", "latency"))
     with pytest.raises(ConfigError, match="energy is known where a device counts it"):
-        check_names(Asked(["50%"], target="jetson-nx", objectives=("top1", "energy")))
+        check_names(Question(budgets=("50%",), target="jetson-nx"), objectives=("top1", "energy"))
     settings = SearchSettings(n_trials=4, objectives=("quality", "throughput"))
     with pytest.raises(ConfigError, match="give --target"):
         run_search(settings, fake_problem(facts=FACTS), tmp_path / "run")

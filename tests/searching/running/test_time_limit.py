@@ -12,7 +12,7 @@ from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 from autotok.config import CompressionConfig
 from autotok.errors import NothingEvaluated
 from autotok.searching.engines.base import Job, Outcome
-from autotok.searching.running.study import open_search, resume_search, run_search
+from autotok.searching.running.opening import open_search, resume_search, run_search
 from autotok.searching.running.time_limit import Around, TimeLimit
 from autotok.searching.space.settings import SearchSettings, fidelity_plan
 

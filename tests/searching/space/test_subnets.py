@@ -16,7 +16,7 @@ from autotok.compression.schedule import realise
 from autotok.config import SubnetSpec
 from autotok.counting.macs import cost
 from autotok.searching.proposing.repair import repair
-from autotok.searching.running.study import run_search
+from autotok.searching.running.opening import run_search
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import SearchSettings
 from autotok.searching.space.space_file import load_space

@@ -8,15 +8,16 @@ import pytest
 from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
-from autotok.searching.records.objective import make_objectives
-from autotok.searching.records.record import Costs, Score, TrialRecord
-from autotok.searching.running.promotion import (
+from autotok.searching.proposing.trial_builder import (
     can_reach_front,
     expected_recovery,
     next_to_tune,
     recovery,
 )
-from autotok.searching.running.study import SearchResult, resume_search, run_search
+from autotok.searching.records.objective import make_objectives
+from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.study import SearchResult
 from autotok.searching.space.problem import Problem, Tuned
 from autotok.searching.space.settings import SearchSettings
 from autotok.searching.space.space_file import load_space, space_from_dict

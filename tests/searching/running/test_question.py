@@ -10,8 +10,9 @@ import pytest
 import autotok
 from autotok import cli
 from autotok.errors import AutotokError, ExportError, RunDirectoryError, UsageError
-from autotok.searching.running import preflight
-from autotok.searching.running.preflight import Asked, check_hand_over, check_names
+from autotok.searching.running import question
+from autotok.searching.running.question import Question, check_hand_over, check_names
+from autotok.searching.running.session import build_problem
 from autotok.searching.space.settings import SearchSettings
 
 WRONG = [
@@ -97,9 +98,24 @@ def test_names_of_other_verbs_are_told_before_a_model_is_loaded(
     assert words in capsys.readouterr().err
 
 
+def test_the_budgets_of_a_question_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, seen = Question(budgets=("4.6GFLOPs", "12Mparams"), flops_convention="flops2x"), []
+    parse = question.parse_budgets
+    monkeypatch.setattr(
+        question, "parse_budgets", lambda *a, **k: [seen.append(a), parse(*a, **k)][1]
+    )
+    check_names(asked)
+    build_problem(asked)
+    assert [(r.metric, r.amount) for r in asked.requests] == [("macs", 2.3e9), ("params", 12e6)]
+    assert len(seen) == 1
+    assert Question.from_dict(asked.to_dict()) == asked  # what was parsed is no part of it
+
+
 def test_good_names_pass() -> None:
-    check_names(Asked(["26ms"], target="jetson-nx", device="ssh://me@board", engine="ray"))
-    check_names(Asked(["50%"], device="local?runtime=compile"))
+    check_names(
+        Question(budgets=("26ms",), target="jetson-nx", device="ssh://me@board"), engine="ray"
+    )
+    check_names(Question(budgets=("50%",), device="local?runtime=compile"))
 
 
 def test_a_broken_onnxruntime_is_told_before_the_first_trial(
@@ -115,7 +131,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")(10**9, 10**9 - 5 * 10**6, 5 * 10**6)
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(question.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(RunDirectoryError, match="with 5 MB left"):
         check_hand_over(tmp_path / "new" / "run")
 

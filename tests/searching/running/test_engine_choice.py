@@ -8,9 +8,9 @@ import torch
 
 from autotok.config import CompressionConfig
 from autotok.searching.running import session as session_module
-from autotok.searching.running.engine_choice import ProblemFactory
-from autotok.searching.running.session import Question, build_problem
-from autotok.searching.running.sharing import load_shared, share
+from autotok.searching.running.engine_choice import ProblemFactory, load_shared, share
+from autotok.searching.running.question import Question
+from autotok.searching.running.session import build_problem
 
 QUESTION = Question(backbone="tiny", data="digits", budgets=("60%",))
 

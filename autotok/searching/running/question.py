@@ -1,24 +1,27 @@
-"""What is checked before anything heavy is loaded, and before the first trial is paid for."""
+"""What a search is asked, and what is checked of it before anything heavy is loaded."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from autotok.devices.ssh_address import SshAddress
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.export.formats import check_format
 from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric
 from autotok.names import ENGINES, SUBNETS, known
-from autotok.plain_data import read_yaml
+from autotok.plain_data import Place, read_yaml, typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
-from autotok.searching.space.budget import parse_budgets
+from autotok.searching.space.budget import BudgetRequest, parse_budgets
 from autotok.searching.space.space_names import find_space
 
 __all__ = [
-    "Asked",
+    "Question",
     "check_hand_over",
     "check_names",
     "device_needed",
@@ -30,44 +33,84 @@ LEAST_MB = 100
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The names in the question of a search, as they were given."""
+class Question:
+    """What a search is asked, as plain data; config.yaml keeps it so that a run can be resumed."""
 
-    budgets: Sequence[str]
+    backbone: str = "autoformer_demo"
+    checkpoint: str | None = None
+    image_size: int | None = None
+    data: str = "demo"
+    train_data: str | None = None
+    """What fine-tunes train on; the training split of `data` by default."""
+    class_names: str | None = None
+    """File of the model's class names in order; None: as the data's folders have them."""
+    budgets: tuple[str, ...] = ("2.3GFLOPs",)
     flops_convention: str = "macs"
     target: str | None = None
+    space: str = "default"
+    methods: tuple[str, ...] = ()
+    """Of these alone; none: those of the space."""
     quality: str = "auto"
     subnet: str = "fixed"
-    engine: str = "local"
+    """'search' looks for the subnet of a supernet together with its tokens."""
+    batch: int | None = None
+    """Images at a time that latency, throughput, memory and energy mean; None: the target's."""
+    max_images: int | None = None
+    """At most this many images of the data count as its validation split."""
     device: str | None = None
-    space: str = "default"
-    methods: Sequence[str] = ()
-    objectives: Sequence[str] = DEFAULT_OBJECTIVES
+    """Where finalists are measured: 'local', 'ssh://user@host' or 'ray:RESOURCE'."""
+
+    def __post_init__(self) -> None:
+        known("subnet", self.subnet, SUBNETS)
+        if self.batch is not None and self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}; it must be 1 or more")
+
+    @cached_property
+    def requests(self) -> tuple[BudgetRequest, ...]:
+        """The budgets, parsed; shares are of an uncompressed model not known yet."""
+        return parse_budgets(self.budgets, convention=self.flops_convention)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            **dataclasses.asdict(self),
+            "budgets": list(self.budgets),
+            "methods": list(self.methods),
+        }
+
+    @classmethod
+    def from_dict(cls, data: object, where: Place | str = "question") -> Question:
+        """The inverse of `to_dict`."""
+        return typed(cls, data, where)
 
 
-def check_names(asked: Asked) -> None:
+def check_names(
+    question: Question,
+    *,
+    engine: str = "local",
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES,
+) -> None:
     """Raise `UsageError` for a name that cannot be; torch is not imported for it."""
-    known("engine", asked.engine, ENGINES)
-    known("quality", asked.quality, QUALITIES)
-    known("subnet", asked.subnet, SUBNETS)
-    device = asked.device or "none"
+    known("engine", engine, ENGINES)
+    known("quality", question.quality, QUALITIES)
+    device = question.device or "none"
     if device.startswith("ssh:"):
         SshAddress.parse(device)
     elif device.partition("?")[0] not in ("local", "none") and not device.startswith("ray:"):
         known("device", device, ("local", "ssh://user@host", "ray:RESOURCE"))
-    read_yaml(find_space(asked.space), like="a search space")
-    if asked.methods:
+    read_yaml(find_space(question.space), like="a search space")
+    if question.methods:
         from autotok.methods.registry import list_methods
 
-        for name in asked.methods:
+        for name in question.methods:
             known("method", name, ["plug-in", *list_methods()])
-    requests = parse_budgets(asked.budgets, convention=asked.flops_convention)
-    if asked.target is not None:
+    limited = [request.metric for request in question.requests]
+    if question.target is not None:
         from autotok.predicting.target import load_target
 
-        load_target(asked.target)
-    wanted = [m.name for m in asked_metrics(asked.objectives)]
-    require_device([r.metric for r in requests] + wanted, asked.target, device)
+        load_target(question.target)
+    wanted = [m.name for m in asked_metrics(objectives)]
+    require_device(limited + wanted, question.target, device)
 
 
 def require_device(names: Iterable[str], target: str | None, device: str = "any") -> None:

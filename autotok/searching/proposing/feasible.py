@@ -1,0 +1,95 @@
+"""Whether a space can meet its budgets at all, and whether they limit anything: before a search."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from autotok.config import CompressionConfig, Primitive
+from autotok.errors import InfeasibleBudget
+from autotok.metrics import METRICS
+from autotok.searching.space.budget import Budget
+from autotok.searching.space.problem import Problem
+from autotok.searching.space.search_space import Chooser, Parameter
+from autotok.searching.space.shape import Shape
+
+from .repair import Strengths
+
+__all__ = ["check_budgets", "idle_budgets"]
+
+
+def check_budgets(problem: Problem) -> None:
+    """Raise `InfeasibleBudget` if nothing in the space meets the budgets.
+
+    The message names the nearest feasible one: the cheapest over all methods and extreme shapes.
+    """
+    lines = {m: _corners(problem, m) for m in problem.space.candidates(problem.facts)}
+    for budget in problem.budgets:
+        lowest = {m: _lowest(corners, budget) for m, corners in lines.items()}
+        method = min(lowest, key=lambda m: (budget.excess(lowest[m]), m))
+        if not budget.holds(lowest[method]):
+            raise InfeasibleBudget(_sorry(budget, lowest[method], method))
+
+
+def idle_budgets(problem: Problem) -> tuple[str, ...]:
+    """A sentence on every budget that the uncompressed model keeps: it limits nothing.
+
+    Where subnets are searched too, the largest of them may cost more: nothing is said.
+    """
+    if problem.space.structure is not None:
+        return ()
+    whole = CompressionConfig()
+    known = dataclasses.asdict(problem.costs.cost(whole))
+    if problem.predict is not None and not all(b.exact for b in problem.budgets):
+        known |= problem.predict(whole)
+    return tuple(
+        f"budget {b.text} limits nothing: the uncompressed model costs"
+        f" {METRICS[b.metric].limit_in_words(known[b.metric])}; give a smaller one to have it"
+        " compressed"
+        for b in problem.budgets
+        if b.metric in known and b.holds(known[b.metric])
+    )
+
+
+def _sorry(budget: Budget, lowest: float, method: str) -> str:
+    metric = METRICS[budget.metric]
+    words, short = metric.limit_in_words(lowest), metric.nearest_budget(lowest)
+    least = "less" if metric.higher_is_better else "more"
+    return (
+        f"budget {budget.echo}, cannot be met: the cheapest configuration of the space ({method})"
+        f" needs {words}; ask for {short} or {least}, or widen the space"
+    )
+
+
+def _lowest(corners: Sequence[Strengths], budget: Budget) -> float:
+    """What a method reaches; predicted for its cheapest corner alone, for that costs a trace."""
+    if budget.exact:
+        return min(corner.lowest(budget.metric) for corner in corners)
+    return min(corners, key=lambda corner: corner.lowest("macs")).lowest(budget.metric)
+
+
+def _corners(problem: Problem, method: str) -> list[Strengths]:
+    """Shapes at the ends of every schedule range; options stay at their first answer."""
+    shapes: dict[str, Shape] = {}
+    corners = itertools.product((False, True), repeat=4)
+    for family, ends in itertools.product(problem.space.families, corners):
+        params = problem.space.walk(_at_corner(method, family, ends), problem.facts)
+        shape = problem.space.decode(params, problem.facts)
+        shapes[repr((shape.layers, shape.weights, shape.curve))] = shape
+    return [Strengths(shape, problem) for shape in shapes.values()]
+
+
+_SLOTS = {"first_layer": 0, "num_stages": 1, "spacing": 2, "taper": 3, "inflection": 3}
+
+
+def _at_corner(method: str, family: str, ends: tuple[bool, ...]) -> Chooser:
+    def choose(parameter: Parameter) -> Primitive:
+        if parameter.name == "method":
+            return method
+        if parameter.choices:
+            return family if family in parameter.choices else parameter.choices[0]
+        at_high = parameter.name in _SLOTS and ends[_SLOTS[parameter.name]]
+        return parameter.cast(parameter.high if at_high else parameter.low)
+
+    return choose
