@@ -182,6 +182,12 @@ def mirrored(path: Path) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest takes a test file's name for its module: the second one would not be collected."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}
+
+
 def test_modules_without_a_mirror_in_the_tests_only_become_fewer() -> None:
     missing = [p for p in FILES if p.name[0] != "_" and not mirrored(p)]
     assert len(missing) <= UNMIRRORED, f"give what is new a test file: {missing}"

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from autotok.backbones.base import left_alone
 from autotok.backbones.loading import as_backbone, check_name
-from autotok.devices.device import leaving, ready_device
 from autotok.errors import ConfigError
-from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import absolute
 from autotok.names import ENGINES, known
-from autotok.report.finetune_run import finetune_line
-from autotok.report.handover import hand_over
 from autotok.report.run import Run, fresh_run_folder
-from autotok.searching.engines.base import Engine, Workers
+from autotok.report.search_run import WholeSearch
+from autotok.searching.engines.base import Workers
 from autotok.searching.engines.workers import leave_if_reimported
-from autotok.searching.proposing.samplers import check_sampler
-from autotok.searching.proposing.storage import check_storage
 from autotok.searching.records.objective import judged_by
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
-from autotok.searching.running.model_worker import WEIGHTS_FOLDER
-from autotok.searching.running.opening import resume_search, run_search
-from autotok.searching.running.question import Question, check_hand_over, check_names
-from autotok.searching.running.session import Session, build_problem, measuring_on
+from autotok.searching.running.events import OnEvent
+from autotok.searching.running.question import Question, check_names
 from autotok.searching.running.stopwatch import Stopwatch
-from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 
 __all__ = ["resume", "search"]
-
-_LOG = logging.getLogger(__name__)
 
 
 @left_alone
@@ -169,37 +155,9 @@ def search(
         device=measure_on,
     )
     check_names(question, engine=workers.engine, objectives=settings.objectives)
-    check_storage(settings.storage)
-    check_sampler(settings.sampler, objectives=len(settings.objectives))
     model = None if isinstance(backbone, str) else backbone
-    reuse_large_blocks()
     folder = Path(output or fresh_run_folder(named))
-    RunDirectory.check_new(folder)
-    check_hand_over(folder)
-    measurer = ready_device(measure_on, ray_address=workers.ray_address)
-    _say(on_event, 0.0, f"loading {named} and {question.data}")
-    session = build_problem(
-        question,
-        model,
-        seed=settings.seed,
-        weights=folder / WEIGHTS_FOLDER,
-        finetunes=settings.retrain_trials,
-    )
-    _say(on_event, 0.0, session.evaluator.data.labelling)
-    watch.loaded()
-    directory = RunDirectory.create(folder)
-    _warn_of_plug_in_only(session, settings)
-    with _engine(workers, session, model, settings, folder) as engine, leaving(measurer):
-        result = run_search(
-            settings,
-            measuring_on(measurer, session),
-            directory,
-            _hearing_fine_tunes(session, on_event),
-            sections={"question": question.to_dict(), "embedded_model": model is not None},
-            engine=engine,
-            around=watch.around(settings.timeout_s),
-        )
-    return _finish(session, result, watch, on_event)
+    return WholeSearch(question, settings, folder, watch, model, workers, on_event).begin()
 
 
 def _one_of(settings: SearchSettings | None, keywords: SearchSettings) -> SearchSettings:
@@ -238,130 +196,13 @@ def resume(
     if config.get("embedded_model") and model is None:
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
     settings = directory.section("search", SearchSettings)
-    for name, given in (("n_trials", n_trials), ("timeout_s", timeout_s)):
-        if given is not None:  # refused now rather than when everything is loaded
-            dataclasses.replace(settings, **{name: given})  # type: ignore[arg-type]
-    known("engine", (workers or Workers()).engine, ENGINES)
-    check_storage(storage or settings.storage)
-    check_sampler(
-        settings.sampler if sampler is None else sampler, objectives=len(settings.objectives)
-    )
-    check_hand_over(directory.path)
-    reuse_large_blocks()
+    given = {"n_trials": n_trials, "timeout_s": timeout_s, "storage": storage, "sampler": sampler}
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = dataclasses.replace(settings, **given)  # type: ignore[arg-type]
+    workers = workers or Workers()
+    known("engine", workers.engine, ENGINES)
     if measure_on is not None:
         chosen = None if measure_on == "none" else measure_on
         question = dataclasses.replace(question, device=chosen)
-    address = workers.ray_address if workers else None
-    measurer = ready_device(question.device, ray_address=address)
-    _say(on_event, 0.0, f"loading {question.backbone} and {question.data}")
-    folder = Path(run)
-    session = build_problem(
-        question,
-        model,
-        seed=settings.seed,
-        weights=folder / WEIGHTS_FOLDER,
-        finetunes=settings.retrain_trials,
-    )
-    _say(on_event, 0.0, session.evaluator.data.labelling)
-    watch.loaded()
-    _warn_of_plug_in_only(session, settings)
-    with _engine(workers, session, model, settings, folder) as engine, leaving(measurer):
-        result = resume_search(
-            measuring_on(measurer, session),
-            run,
-            _hearing_fine_tunes(session, on_event),
-            n_trials=n_trials,
-            timeout_s=timeout_s,
-            storage=storage,
-            sampler=sampler,
-            sections=None if measure_on is None else {"question": question.to_dict()},
-            engine=engine,
-            around=watch.around(settings.timeout_s if timeout_s is None else timeout_s),
-        )
-    return _finish(session, result, watch, on_event)
-
-
-@contextlib.contextmanager
-def _engine(
-    workers: Workers | None,
-    session: Session,
-    model: nn.Module | None,
-    settings: SearchSettings,
-    folder: Path,
-) -> Iterator[Engine | None]:
-    """The engine, closed whatever happens; None is this process."""
-    workers = workers or Workers()
-    alone = workers == Workers(workers.count if workers.count == 1 else None)
-    if alone and settings.trial_timeout_s is None:
-        yield None
-        return
-    from autotok.searching.running.engine_choice import (
-        SHARED_FOLDER,
-        ProblemFactory,
-        make_engine,
-        share,
-    )
-
-    question, engine = session.question.to_dict(), None
-    shared = share(session, folder / SHARED_FOLDER)
-    try:
-        engine = make_engine(
-            workers.engine,
-            workers=workers.count,
-            ray_address=workers.ray_address,
-            resources=workers.resources,
-            factory=ProblemFactory.of(question, model, settings.seed, folder, shared=shared),
-            directory=folder,
-            trial_timeout_s=settings.trial_timeout_s,
-        )
-        yield engine
-    finally:
-        if engine is not None:
-            engine.close()
-        shutil.rmtree(shared, ignore_errors=True)
-
-
-def _warn_of_plug_in_only(session: Session, settings: SearchSettings) -> None:
-    """Say so where retraining was wanted and there is nothing to train on."""
-    reason = session.plug_in_only
-    if reason is not None and (settings.retrain_trials != 0 or "left out" in reason):
-        _LOG.warning("nothing will be retrained: %s", session.plug_in_only)
-
-
-def _say(on_event: OnEvent | None, progress: float, text: str) -> None:
-    if on_event is not None:
-        on_event(Working(progress, text))
-
-
-def _hearing_fine_tunes(session: Session, on_event: OnEvent | None) -> OnEvent | None:
-    """The listener, told of the steps of this process's own fine-tunes as well."""
-    if on_event is None:
-        return None
-    last = 0.0
-
-    def listen(event: Event) -> None:
-        nonlocal last
-        last = event.progress
-        on_event(event)
-
-    session.worker.on_finetune = lambda at: on_event(FineTuneStep(last, finetune_line(at)))
-    return listen
-
-
-def _finish(
-    session: Session, result: SearchResult, watch: Stopwatch, on_event: OnEvent | None
-) -> Run:
-    no_export = watch.why_no_export(result.settings.timeout_s, result.seconds)
-    export = f"not exporting ({no_export})" if no_export else "exporting the best"
-    _say(on_event, 1.0, f"{export}, drawing the front, writing the report")
-    with RunDirectory(result.directory).guarded():
-        hand_over(
-            session.question.to_dict(),
-            session.backbone,
-            session.evaluator,
-            result,
-            compressed=session.worker.compressed,
-            plug_in_only=session.plug_in_only,
-            no_export=no_export,
-        )
-    return Run(result.directory)
+    whole = WholeSearch(question, settings, Path(run), watch, model, workers, on_event)
+    return whole.resume(given, on_other_device=measure_on is not None)

@@ -133,7 +133,8 @@ def search_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same proposals.")] = 0,
     sampler: Annotated[
-        str, typer.Option(help="tpe, nsgaii, gp, random, grid or MODULE:FACTORY.")
+        str,
+        typer.Option(help="tpe, auto (surrogate), nsgaii, gp, random, grid or MODULE:FACTORY."),
     ] = "tpe",
     flops_convention: Annotated[
         str, typer.Option(help="What FLOPs in a budget mean: macs, macs-noattn, flops2x.")

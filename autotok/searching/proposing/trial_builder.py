@@ -23,7 +23,7 @@ from autotok.errors import AutotokError
 from autotok.methods.learning import options_when_chosen
 from autotok.methods.registry import get_method
 from autotok.metrics import METRICS
-from autotok.searching.records.objective import Objective, losses
+from autotok.searching.records.objective import Objective, losses, make_objectives
 from autotok.searching.records.pareto import dominating, front_mask, hypervolume
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import worst_excess
@@ -35,6 +35,7 @@ from autotok.searching.space.warm_starts import warm_starts
 
 from .proposals import Proposals
 from .repair import Repaired, repair
+from .surrogate import Surrogate
 
 __all__ = [
     "TrialBuilder",
@@ -49,6 +50,8 @@ __all__ = [
 _ATTEMPTS = 6
 """At a proposal that is not known yet; the late ones are random."""
 PRIOR_RECOVERY = 0.5
+_FIRST = 5
+"""Published defaults that a surrogate starts from; it weighs the others against all else."""
 MOST_RECOVERY = 1.0
 """What a fine-tune could regain at the very best: all that compression lost."""
 Points = NDArray[np.float64]
@@ -62,14 +65,27 @@ class TrialBuilder:
         self.known: dict[str, TrialRecord] = {}
         """Trials by the id of their configuration."""
         self._starts = self._warm_starts()
+        self._surrogate = self._learner() if settings.sampler == "auto" else None
 
     @property
     def promotes(self) -> bool:
         """Whether both modes are searched: plug-in first, fine-tunes where they promise most."""
         return set(self._problem.space.mode) == set(MODES)
 
-    def proposal(self, number: int, plan: FidelityPlan) -> TrialRecord:
-        """What the sampler, or a published default, proposes as trial `number`."""
+    def _learner(self) -> Surrogate:
+        """What chooses proposals once a few trials were seen."""
+        starts = [p for p in self._starts if p is not None]
+        self._starts = self._starts[: _FIRST + (len(starts) < len(self._starts))]
+        objectives = make_objectives(self._settings.objectives, self._problem.metric)
+        return Surrogate(self._problem, objectives, starts, self._settings.seed)
+
+    def proposal(
+        self, number: int, plan: FidelityPlan, ceiling: float | None = None
+    ) -> TrialRecord:
+        """What the sampler, or a published default, proposes as trial `number`.
+
+        `ceiling` is the quality of the uncompressed model, where it is known.
+        """
         fixed: Mapping[str, Primitive] | None = None
         origin = "sampler"
         if number < len(self._starts):
@@ -78,12 +94,20 @@ class TrialBuilder:
                 return self._record(number, {}, self.uncompressed(), origin)
         record = None
         for attempt in range(_ATTEMPTS):
-            record = self._attempt(number, attempt, fixed if attempt == 0 else None, origin, plan)
+            if attempt or fixed is None:
+                origin, fixed = "sampler", self._chosen(number, attempt, ceiling)
+            record = self._attempt(number, attempt, fixed, origin, plan)
             if record.state != "duplicate":
                 break
-            origin = "sampler"
         assert record is not None
         return record
+
+    def _chosen(self, number: int, attempt: int, ceiling: float | None) -> Params | None:
+        """The surrogate's answer; None leaves it to the sampler."""
+        if self._surrogate is None:
+            return None
+        records = sorted(self._proposals.records, key=lambda r: r.number)
+        return self._surrogate.propose(number, attempt, records, ceiling)
 
     def _attempt(
         self,

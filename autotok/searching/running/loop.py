@@ -150,7 +150,7 @@ class Search:
         """
         while self._fruitless < _FRUITLESS:
             number = self.proposals.next_number
-            step = self._begin(self.builder.proposal(number, self.plan))
+            step = self._begin(self.builder.proposal(number, self.plan, self._ceiling))
             if isinstance(step, Job):
                 return step
         return None

@@ -27,6 +27,7 @@ DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 255.0
 """What a search gets that is not told."""
 _OURS = "autotok.searching.proposing.samplers"
 SAMPLERS = {
+    "auto": f"{_OURS}:tpe_sampler",
     "tpe": f"{_OURS}:tpe_sampler",
     "nsgaii": f"{_OURS}:nsgaii_sampler",
     "gp": f"{_OURS}:gp_sampler",

@@ -9,7 +9,7 @@ import pytest
 
 import autotok
 from autotok import cli
-from autotok.errors import AutotokError, ExportError, RunDirectoryError, UsageError
+from autotok.errors import RunDirectoryError, UsageError
 from autotok.searching.running import question
 from autotok.searching.running.question import Question, check_hand_over, check_names
 from autotok.searching.running.session import build_problem
@@ -118,15 +118,6 @@ def test_good_names_pass() -> None:
     check_names(Question(budgets=("50%",), device="local?runtime=compile"))
 
 
-def test_a_broken_onnxruntime_is_told_before_the_first_trial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it now fails
-    with pytest.raises(ExportError, match=r"ONNX files cannot be made here \(ModuleNotFoundError"):
-        autotok.search("tiny", data="digits", budget="60%", output=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_disk_with_too_little_room_is_told_before_the_first_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,19 +125,3 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_trial(
     monkeypatch.setattr(question.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(RunDirectoryError, match="with 5 MB left"):
         check_hand_over(tmp_path / "new" / "run")
-
-
-def test_a_folder_that_cannot_be_had_is_told_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_loading(*given: object, **named: object) -> None:
-        raise AssertionError("loaded a model first")
-
-    monkeypatch.setattr("autotok.api.runs.build_problem", no_loading)
-    (tmp_path / "file").write_text("")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "a").write_text("")
-    for output, words in (("file", "is a file"), ("full", "is not empty"), ("file/x", "is a file"),
-                          ("x" * 300, "File name too long")):  # fmt: skip
-        with pytest.raises(AutotokError, match=words):
-            autotok.search("tiny", data="digits", budget="60%", output=tmp_path / output)

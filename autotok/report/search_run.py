@@ -1,0 +1,199 @@
+"""One search from loading to hand-over, new or resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autotok.devices.device import leaving, ready_device
+from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.searching.engines.base import Engine, Workers
+from autotok.searching.proposing.samplers import check_sampler
+from autotok.searching.proposing.storage import check_storage
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
+from autotok.searching.running.model_worker import WEIGHTS_FOLDER
+from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.question import Question, check_hand_over
+from autotok.searching.running.session import Session, build_problem, measuring_on
+from autotok.searching.running.stopwatch import Stopwatch
+from autotok.searching.running.study import SearchResult
+from autotok.searching.running.time_limit import Around
+from autotok.searching.space.problem import Problem
+from autotok.searching.space.settings import SearchSettings
+
+from .finetune_run import finetune_line
+from .handover import hand_over
+from .run import Run
+
+__all__ = ["WholeSearch"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that a study needs."""
+
+    directory: RunDirectory
+    session: Session
+    problem: Problem
+    engine: Engine | None
+    told: OnEvent | None
+    around: Around
+
+
+@dataclass(frozen=True)
+class WholeSearch:
+    """What surrounds a study: checks, model and data, workers, the device, the hand-over."""
+
+    question: Question
+    settings: SearchSettings
+    folder: Path
+    watch: Stopwatch
+    model: nn.Module | None = None
+    """Where the backbone is no name."""
+    workers: Workers = field(default_factory=Workers)
+    on_event: OnEvent | None = None
+
+    def begin(self) -> Run:
+        """A new run, its folder made once everything is loaded."""
+        question = {"question": self.question.to_dict(), "embedded_model": self.model is not None}
+        RunDirectory.check_new(self.folder)
+        with self._ready(new=True) as ready:
+            result = run_search(
+                self.settings,
+                ready.problem,
+                ready.directory,
+                ready.told,
+                sections=question,
+                engine=ready.engine,
+                around=ready.around,
+            )
+        return self._handed_over(ready.session, result)
+
+    def resume(self, changes: Mapping[str, Any], *, on_other_device: bool) -> Run:
+        """The run gone on with, under the `changes` of its settings (`resume_search`)."""
+        question = {"question": self.question.to_dict()} if on_other_device else None
+        with self._ready(new=False) as ready:
+            result = resume_search(
+                ready.problem,
+                self.folder,
+                ready.told,
+                **changes,
+                sections=question,
+                engine=ready.engine,
+                around=ready.around,
+            )
+        return self._handed_over(ready.session, result)
+
+    @contextlib.contextmanager
+    def _ready(self, *, new: bool) -> Iterator[_Ready]:
+        check_storage(self.settings.storage)
+        check_sampler(self.settings.sampler, objectives=len(self.settings.objectives))
+        check_hand_over(self.folder)
+        reuse_large_blocks()
+        address = self.workers.ray_address
+        measurer = ready_device(self.question.device, ray_address=address)
+        session = self._loaded()
+        directory = RunDirectory.create(self.folder) if new else RunDirectory.open(self.folder)
+        with self._engine(session) as engine, leaving(measurer):
+            yield _Ready(
+                directory,
+                session,
+                measuring_on(measurer, session),
+                engine,
+                self._hearing_fine_tunes(session),
+                self.watch.around(self.settings.timeout_s),
+            )
+
+    def _loaded(self) -> Session:
+        self._say(0.0, f"loading {self.question.backbone} and {self.question.data}")
+        session = build_problem(
+            self.question,
+            self.model,
+            seed=self.settings.seed,
+            weights=self.folder / WEIGHTS_FOLDER,
+            finetunes=self.settings.retrain_trials,
+        )
+        self._say(0.0, session.evaluator.data.labelling)
+        self.watch.loaded()
+        reason = session.plug_in_only
+        if reason is not None and (self.settings.retrain_trials != 0 or "left out" in reason):
+            _LOG.warning("nothing will be retrained: %s", reason)
+        return session
+
+    @contextlib.contextmanager
+    def _engine(self, session: Session) -> Iterator[Engine | None]:
+        """The engine, closed whatever happens; None is this process."""
+        workers, settings = self.workers, self.settings
+        alone = workers == Workers(workers.count if workers.count == 1 else None)
+        if alone and settings.trial_timeout_s is None:
+            yield None
+            return
+        from autotok.searching.running.engine_choice import (
+            SHARED_FOLDER,
+            ProblemFactory,
+            make_engine,
+            share,
+        )
+
+        question, engine = session.question.to_dict(), None
+        shared = share(session, self.folder / SHARED_FOLDER)
+        factory = ProblemFactory.of(question, self.model, settings.seed, self.folder, shared=shared)
+        try:
+            engine = make_engine(
+                workers.engine,
+                workers=workers.count,
+                ray_address=workers.ray_address,
+                resources=workers.resources,
+                factory=factory,
+                directory=self.folder,
+                trial_timeout_s=settings.trial_timeout_s,
+            )
+            yield engine
+        finally:
+            if engine is not None:
+                engine.close()
+            shutil.rmtree(shared, ignore_errors=True)
+
+    def _say(self, progress: float, text: str) -> None:
+        if self.on_event is not None:
+            self.on_event(Working(progress, text))
+
+    def _hearing_fine_tunes(self, session: Session) -> OnEvent | None:
+        """The listener, told of the steps of this process's own fine-tunes as well."""
+        if self.on_event is None:
+            return None
+        tell, last = self.on_event, 0.0
+
+        def listen(event: Event) -> None:
+            nonlocal last
+            last = event.progress
+            tell(event)
+
+        session.worker.on_finetune = lambda at: tell(FineTuneStep(last, finetune_line(at)))
+        return listen
+
+    def _handed_over(self, session: Session, result: SearchResult) -> Run:
+        no_export = self.watch.why_no_export(result.settings.timeout_s, result.seconds)
+        export = f"not exporting ({no_export})" if no_export else "exporting the best"
+        self._say(1.0, f"{export}, drawing the front, writing the report")
+        with RunDirectory(result.directory).guarded():
+            hand_over(
+                session.question.to_dict(),
+                session.backbone,
+                session.evaluator,
+                result,
+                compressed=session.worker.compressed,
+                plug_in_only=session.plug_in_only,
+                no_export=no_export,
+            )
+        return Run(result.directory)

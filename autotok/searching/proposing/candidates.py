@@ -1,0 +1,114 @@
+"""Configurations that could be tried, with all that is known of them for nothing.
+
+A candidate is a proposal with its exact cost and the patch tokens that each block sees; neither
+needs a forward, so a surrogate can choose among thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotok.config import Primitive
+from autotok.errors import AutotokError
+from autotok.facts import BackboneFacts
+from autotok.searching.space.problem import Problem
+from autotok.searching.space.search_space import Chooser, Parameter, Params
+
+from .repair import Strengths
+
+__all__ = ["BINS", "Priced", "tokens_by_depth", "nearby", "random_params", "priced_at"]
+
+BINS = 12
+"""Depths at which the share of tokens left is read: as many as a ViT-S has blocks."""
+_GRID = np.linspace(0.0, 1.0, 25)
+"""Strengths at which a shape is priced, all at once: near enough to choose by, repair is exact."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A proposal, priced."""
+
+    params: Params
+    method: str
+    macs: float
+    """Over those of the uncompressed model."""
+    profile: tuple[float, ...]
+    """(`BINS`,) share of the patch tokens left, from the first block to the last."""
+
+
+def random_params(problem: Problem, rng: np.random.Generator) -> Params:
+    """A proposal drawn evenly from the space."""
+    return problem.space.walk(_drawn(rng), problem.facts)
+
+
+def nearby(params: Mapping[str, Primitive], problem: Problem, rng: np.random.Generator) -> Params:
+    """A proposal that answers about one question in four anew, and the others as `params`."""
+    draw = _drawn(rng)
+
+    def choose(parameter: Parameter) -> Primitive:
+        if parameter.name not in params or rng.random() < 0.25:
+            return draw(parameter)
+        return parameter.cast(params[parameter.name])
+
+    return problem.space.walk(choose, problem.facts)
+
+
+def priced_at(
+    params: Params, fractions: Sequence[float], problem: Problem, whole: float
+) -> list[Priced]:
+    """One shape at several fractions of the way from its cheapest to the limit; none where it
+    cannot meet the exact budgets. `whole` is the cost of the uncompressed model."""
+    space, facts = problem.space, problem.facts
+    try:
+        shape = space.decode(params, facts)
+    except AutotokError:  # a combination that the method refuses
+        return []
+    if space.structure is not None and shape.subnet is not None:
+        facts = space.structure.facts(shape.subnet)
+    line = Strengths(shape, problem)
+    limits = [b.limit for b in problem.budgets if b.metric == "macs"]
+    macs = line.metric("macs", _GRID)
+    inside = np.flatnonzero(macs <= min(limits, default=np.inf))
+    if not len(inside):
+        return []
+    low, high = float(macs[inside].min()), float(macs[inside].max())
+    counts = shape.counts(_GRID, facts)
+    found = []
+    for fraction in fractions:
+        target = low + fraction * (high - low)
+        at = inside[int(np.argmin(np.abs(macs[inside] - target)))]
+        left = tokens_by_depth(shape.layers, counts[at].tolist(), facts)
+        priced = {**params, "budget_fraction": float(fraction)}
+        found.append(Priced(priced, shape.method, float(macs[at]) / whole, left))
+    return found
+
+
+def tokens_by_depth(
+    layers: Sequence[int], counts: Sequence[int], facts: BackboneFacts
+) -> tuple[float, ...]:
+    """(`BINS`,) share of the patch tokens left by depth, by layers and counts."""
+    depth = facts.num_blocks
+    left = np.ones(depth)
+    for layer, count in zip(layers, counts, strict=True):
+        left[layer:] = count / facts.num_patches
+    places = np.linspace(0.0, depth - 1, BINS)
+    return tuple(np.interp(places, np.arange(depth), left).tolist())
+
+
+def _drawn(rng: np.random.Generator) -> Chooser:
+    def choose(parameter: Parameter) -> Primitive:
+        if parameter.choices:
+            return parameter.choices[int(rng.integers(len(parameter.choices)))]
+        low, high = parameter.low, parameter.high
+        if parameter.log:
+            return parameter.cast(float(np.exp(rng.uniform(np.log(low), np.log(high)))))
+        if parameter.integer:
+            return int(rng.integers(int(low), int(high) + 1))
+        return float(rng.uniform(low, high))
+
+    return choose

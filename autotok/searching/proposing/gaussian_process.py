@@ -1,0 +1,157 @@
+"""A Gaussian process whose kernel knows what two configurations share.
+
+Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), equations 2.23 to 2.30. The
+hyper-parameters are those of a small grid with the largest marginal likelihood: a hundred points
+say no more about them, and a grid always gives the same answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+__all__ = ["Hyper", "Inputs", "Posterior", "best_hyper", "fit"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """(n, ...) rows: configurations as the kernel sees them."""
+
+    profile: Floats
+    """(n, bins) tokens left by depth, and anything else every method has."""
+    removed: Floats
+    """(n,) 0 for the uncompressed model, which all methods have in common, up to 1: how much the
+    method matters."""
+    method: NDArray[np.int64]
+    """(n,) number of the method."""
+    kind: NDArray[np.int64]
+    """(n,) number of its kind: prune, merge, pool."""
+    details: Floats
+    """(n, d) options and other answers, 0 to 1; those of another method are 0.5."""
+
+    def __add__(self, other: Inputs) -> Inputs:
+        return Inputs(
+            np.concatenate([self.profile, other.profile]),
+            np.concatenate([self.removed, other.removed]),
+            np.concatenate([self.method, other.method]),
+            np.concatenate([self.kind, other.kind]),
+            np.concatenate([self.details, other.details]),
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> Inputs:
+        """Some of the rows."""
+        return Inputs(
+            self.profile[rows],
+            self.removed[rows],
+            self.method[rows],
+            self.kind[rows],
+            self.details[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """What the marginal likelihood decides."""
+
+    length: float
+    """Root mean square difference of profiles over which quality changes."""
+    shared: float
+    """Share of the variance that depends on the tokens alone, whatever the method."""
+    kinship: float
+    """Correlation between methods of one kind."""
+    noise: float
+    """Variance of an observation beyond its own interval, over that of the signal."""
+
+
+_GRID = [
+    Hyper(*values)
+    for values in itertools.product(
+        (0.15, 0.3, 0.6), (0.3, 0.6, 0.9), (0.1, 0.6), (0.003, 0.03, 0.1)
+    )
+]
+_DETAILS = 0.5
+"""Length over which the other answers matter."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the observations say about any other configuration."""
+
+    inputs: Inputs
+    hyper: Hyper
+    mean: float
+    scale: float
+    """Standard deviation of the observations."""
+    amplitude: float
+    """Of the process, in those."""
+    factor: tuple[Floats, bool]
+    weights: Floats
+
+    def at(self, others: Inputs) -> tuple[Floats, Floats]:
+        """(m,) means and (m,) standard deviations, observation noise left out."""
+        across = _kernel(others, self.inputs, self.hyper)  # (m, n)
+        means = self.mean + self.scale * across @ self.weights
+        solved = cho_solve(self.factor, across.T)
+        prior = self.hyper.shared + (1.0 - self.hyper.shared) * others.removed**2
+        variance = prior - np.einsum("mn,nm->m", across, solved)
+        return means, self.amplitude * self.scale * np.sqrt(np.maximum(variance, 1e-9))
+
+
+def best_hyper(inputs: Inputs, values: Floats, variances: Floats) -> Hyper:
+    """The member of the grid under which the observations are likeliest."""
+    likelihoods = [_fitted(inputs, values, variances, hyper)[1] for hyper in _GRID]
+    return _GRID[int(np.argmax(likelihoods))]
+
+
+def fit(inputs: Inputs, values: Floats, variances: Floats, hyper: Hyper) -> Posterior:
+    """The posterior under (n,) observations with the (n,) variances of their errors."""
+    return _fitted(inputs, values, variances, hyper)[0]
+
+
+def _fitted(
+    inputs: Inputs, values: Floats, variances: Floats, hyper: Hyper
+) -> tuple[Posterior, float]:
+    mean, scale = float(np.mean(values)), float(np.std(values)) or 1.0
+    wanted = (values - mean) / scale
+    noise = hyper.noise + variances / scale**2
+    covariance = _kernel(inputs, inputs, hyper) + np.diag(noise + 1e-8)
+    factor = cho_factor(covariance, lower=True)
+    weights: Floats = cho_solve(factor, wanted)
+    amplitude = max(float(wanted @ weights) / len(values), 1e-6)  # the likeliest variance
+    determinant = 2.0 * float(np.sum(np.log(np.diag(factor[0]))))
+    likelihood = -0.5 * (len(values) * np.log(amplitude) + determinant)
+    return Posterior(inputs, hyper, mean, scale, float(np.sqrt(amplitude)), factor, weights), float(
+        likelihood
+    )
+
+
+def _kernel(a: Inputs, b: Inputs, hyper: Hyper) -> Floats:
+    """(n, m) prior covariances: what the tokens alone explain, what methods of one kind share, and
+    what is a method's own."""
+    near = _matern(_distances(a.profile, b.profile), hyper.length)
+    details = np.exp(-0.5 * (_distances(a.details, b.details) / _DETAILS) ** 2)
+    same = (a.method[:, None] == b.method[None, :]) * details
+    kin = a.kind[:, None] == b.kind[None, :]
+    related = hyper.kinship * kin + (1.0 - hyper.kinship) * same
+    own = (1.0 - hyper.shared) * np.outer(a.removed, b.removed)
+    return near * (hyper.shared + own * related)  # type: ignore[no-any-return]
+
+
+def _distances(a: Floats, b: Floats) -> Floats:
+    """(n, m) root mean square differences of rows."""
+    if not a.shape[1]:
+        return np.zeros((len(a), len(b)))
+    square = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T
+    return np.sqrt(np.maximum(square, 0.0) / a.shape[1])  # type: ignore[no-any-return]
+
+
+def _matern(distance: Floats, length: float) -> Floats:
+    """Matern with smoothness 5/2 (equation 4.17)."""
+    scaled = np.sqrt(5.0) * distance / length
+    return (1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled)  # type: ignore[no-any-return]

@@ -1,0 +1,34 @@
+"""What surrounds a study is checked before anything is loaded or written."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import autotok
+from autotok.errors import AutotokError, ExportError
+
+
+def test_a_broken_onnxruntime_is_told_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it now fails
+    with pytest.raises(ExportError, match=r"ONNX files cannot be made here \(ModuleNotFoundError"):
+        autotok.search("tiny", data="digits", budget="60%", output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_had_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_loading(*given: object, **named: object) -> None:
+        raise AssertionError("loaded a model first")
+
+    monkeypatch.setattr("autotok.report.search_run.build_problem", no_loading)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").write_text("")
+    for output, words in (("file", "is a file"), ("full", "is not empty"), ("file/x", "is a file"),
+                          ("x" * 300, "File name too long")):  # fmt: skip
+        with pytest.raises(AutotokError, match=words):
+            autotok.search("tiny", data="digits", budget="60%", output=tmp_path / output)

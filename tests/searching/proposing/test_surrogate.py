@@ -1,0 +1,83 @@
+"""Sampler `auto`: it depends on results only, repeats nothing, and learns faster than chance."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from problems import FakeEvaluator, fake_problem, vit_facts
+
+from autotok.config import CompressionConfig
+from autotok.searching.records.pareto import hypervolume
+from autotok.searching.records.record import TrialRecord
+from autotok.searching.running.opening import open_search, resume_search, run_search
+from autotok.searching.space.settings import FidelityPlan, SearchSettings
+
+
+def trials(
+    folder: Path, sampler: str, seed: int, count: int, *, objectives: tuple[str, ...] = ()
+) -> list[TrialRecord]:
+    """A search's first trials, each judged on 24 images."""
+    problem = fake_problem("50%")
+    settings = SearchSettings(
+        seed=seed, sampler=sampler, **({"objectives": objectives} if objectives else {})
+    )
+    plan = FidelityPlan(24, 24, 24)
+    search = open_search(settings, problem, folder / f"{sampler}{seed}.log", plan=plan)
+    while search.evaluated < count:
+        job = search.ask()
+        assert job is not None
+        search.advance(job.number, problem.evaluate(job.config, 0, 24), 0.0)
+    search.proposals.close()
+    return search.records
+
+
+def area(records: list[TrialRecord]) -> float:
+    """Of accuracy over chance and cost up to the uncompressed model's."""
+    whole = fake_problem().costs.cost(CompressionConfig()).macs
+    points = [(r.costs.macs / whole, -r.score.value) for r in records if r.costs and r.score]
+    return hypervolume(np.array(points), np.array([1.0, -50.0]))
+
+
+@pytest.mark.slow
+def test_after_twenty_trials_it_knows_more_than_tpe_after_forty(tmp_path: Path) -> None:
+    ours = [area(trials(tmp_path, "auto", seed, 20)) for seed in range(5)]
+    theirs = [area(trials(tmp_path, "tpe", seed, 40)) for seed in range(5)]
+    assert float(np.median(ours)) > float(np.median(theirs))
+
+
+def test_proposals_depend_on_seed_and_results_only(tmp_path: Path) -> None:
+    settings = SearchSettings(n_trials=12, sampler="auto", seed=4)
+    whole = run_search(settings, fake_problem(), tmp_path / "whole")
+    part = SearchSettings(n_trials=7, sampler="auto", seed=4)
+    run_search(part, fake_problem(), tmp_path / "part")
+    resumed = resume_search(fake_problem(), tmp_path / "part", n_trials=12)
+    assert [r.params for r in resumed.records] == [r.params for r in whole.records]
+
+
+def test_no_configuration_is_tried_twice(tmp_path: Path) -> None:
+    records = trials(tmp_path, "auto", 0, 25)
+    ids = [r.config.config_id for r in records if r.state == "complete" and r.config]
+    assert len(ids) == len(set(ids)) == 25
+
+
+@pytest.mark.parametrize("objectives", [("quality",), ("quality", "macs", "params")])
+def test_any_objectives_are_learnt(tmp_path: Path, objectives: tuple[str, ...]) -> None:
+    records = trials(tmp_path, "auto", 1, 10, objectives=objectives)
+    assert sum(r.state == "complete" for r in records) == 10
+
+
+def test_a_search_of_subnets_learns_too(tmp_path: Path) -> None:
+    from test_subnets import joint_problem
+
+    settings = SearchSettings(n_trials=10, sampler="auto", seed=2)
+    result = run_search(settings, joint_problem(), tmp_path / "run")
+    assert result.evaluated == 10
+    assert result.best is not None
+
+
+def test_fine_tunes_are_promoted_as_with_any_sampler(tmp_path: Path) -> None:
+    evaluator = FakeEvaluator(vit_facts())
+    problem = fake_problem(evaluate=evaluator, finetune=evaluator.finetune)
+    settings = SearchSettings(n_trials=8, sampler="auto", retrain_trials=1)
+    result = run_search(settings, problem, tmp_path / "run")
+    assert sum(r.tuned is not None for r in result.records) == 1
