@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--algorithms", default=",".join(ALGORITHMS))
     asked = parser.parse_args()
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", module="optuna")
     for text in asked.tasks:
         task = Task.parse(text)
         lines = compare(task, asked.seeds, asked.evaluations, asked.algorithms.split(","))

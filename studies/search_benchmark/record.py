@@ -12,6 +12,7 @@ uncompressed model runs between the others, and times are divided by its time.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core
 
 import numpy as np
 import torch
+from recorded import read_rows
 
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
@@ -198,15 +200,14 @@ class Table:
                     into[:, :width] = have[:, :width]
 
     def _rows(self, name: str) -> list[dict[str, object]]:
-        path = self.folder / "configurations.jsonl"
+        path = self.folder / "configurations.jsonl.gz"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             chosen = choose(build_problem(QUESTIONS[name]).problem, seed=0)
-            lines = [
-                json.dumps({"origin": o, "config": json.loads(c.canonical)}) for o, c in chosen
-            ]
-            write_text(path, "".join(f"{line}\n" for line in lines))
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            rows = [{"origin": o, "config": json.loads(c.canonical)} for o, c in chosen]
+            text = "".join(f"{json.dumps(row)}\n" for row in rows)
+            path.write_bytes(gzip.compress(text.encode(), mtime=0))
+        return read_rows(path)
 
     def missing(self) -> Iterator[Block]:
         """Blocks still to be run, images in order."""

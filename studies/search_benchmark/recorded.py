@@ -6,6 +6,7 @@ read it.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ from autotok.searching.proposing.candidates import tokens_by_depth
 HERE = Path(__file__).parent
 COST_WEIGHT = 2.0
 """Of the cost in the distance of two configurations, beside the tokens left at twelve depths."""
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    """Origin and configuration of every row."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,12 @@ class Recorded:
         """The table of that name in this folder."""
         folder = HERE / name
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        lines = (folder / "configurations.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        rows = read_rows(folder / "configurations.jsonl.gz")
         with np.load(folder / "images.npz", allow_pickle=False) as arrays:
             kl, right, slowness = (arrays[key] for key in ("kl", "right", "slowness"))
         return cls(
             about,
-            tuple(row["origin"] for row in rows),
+            tuple(str(row["origin"]) for row in rows),
             tuple(CompressionConfig.from_json(json.dumps(row["config"])) for row in rows),
             kl.astype(np.float32),
             right,

@@ -1,5 +1,7 @@
 """Spaces: the shipped ones load and decode, and a round trip through params keeps the shape."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from problems import fake_problem, vit_facts
@@ -73,7 +75,14 @@ def test_warm_starts_hold_every_method_once_at_least() -> None:
     space = load_space("default")
     starts = warm_starts(space, FACTS)
     assert {str(p["method"]) for p in starts} == set(space.candidates(FACTS))
-    assert all(p["budget_fraction"] == 1.0 for p in starts)
+
+
+def test_however_few_warm_starts_are_run_they_are_spread_over_the_costs() -> None:
+    fractions = [float(p["budget_fraction"]) for p in warm_starts(load_space("default"), FACTS)]
+    assert fractions[:4] == [1.0, 0.5, 0.75, 0.25]
+    for many in range(2, len(fractions) + 1):  # no gap is wider than twice the even one
+        edges = sorted([0.0, *fractions[:many], 1.0])
+        assert max(b - a for a, b in pairwise(edges)) <= 2.0 / many
 
 
 def test_a_condition_restricts_an_answer() -> None:
