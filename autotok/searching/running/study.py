@@ -40,8 +40,9 @@ from .events import (
     Working,
 )
 from .faults import faults_told
-from .final_evaluation import final_evaluation, finalists
+from .final_evaluation import final_evaluation
 from .loop import REFERENCE, Search, plain_tally
+from .race import finalists
 from .time_limit import Around, TimeLimit
 
 __all__ = ["SearchResult", "StudyRun"]

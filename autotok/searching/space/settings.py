@@ -75,6 +75,8 @@ class SearchSettings:
     """None: the whole validation split, as far as the time limit allows."""
     front_size: int = 6
     """Configurations of the front that get the final evaluation."""
+    min_quality: float | None = None
+    """What is worse takes no part in the final evaluation: percent, or the most KL divergence."""
     control_shapes: int = 3
     """Random prunings at the cost of the best; 0 leaves the control out."""
     retrain_trials: int | None = None
