@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from autotok.backbones.attention import RelativeTables, relative_attention
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.autoformer_spaces import (
     published_subnet,
@@ -20,6 +19,7 @@ from autotok.backbones.autoformer_spaces import (
 )
 from autotok.backbones.demo import DEMO_SPEC
 from autotok.backbones.loading import load_backbone
+from autotok.backbones.relative_attention import RelativeTables, relative_attention
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError, ConfigError
