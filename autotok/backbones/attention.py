@@ -32,8 +32,9 @@ def key_bias(tokens: Tokens, dtype: torch.dtype) -> Tensor | None:
 
     None where there is neither. Sizes that are being learned are left to the product form.
     """
-    bias, size = None, tokens.whole_size()
-    if size is not None and not size.requires_grad:
+    learned = tokens.size is not None and tokens.size.requires_grad
+    bias, size = None, None if learned else tokens.whole_size()
+    if size is not None:
         bias = size.to(torch.float32).log().to(dtype)
     if tokens.live is not None:
         live = F.pad(tokens.live, (tokens.num_prefix, 0), value=True)

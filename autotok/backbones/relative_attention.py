@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.tokens import Needs, Taps, Tokens, grid_coords
+from autotok.tokens import NEEDS_MAP, Needs, Taps, Tokens, grid_coords
 
 from .attention import key_bias, query_shares, shapes_softmax, softmax, tapped
 
@@ -29,6 +29,7 @@ __all__ = ["RelativeTables", "relative_attention"]
 # Entries of the map at once: a megabyte of float32, half of it still in the cache of a core when
 # the values want it; an accelerator has no such cache and pays for every launch.
 CACHED, LAUNCHED = 2**18, 2**27
+TILE = 32
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,14 @@ def relative_attention(
 ) -> tuple[Tensor, Taps]:
     """Heads' outputs (B, H, N, D) of queries, keys and values of that shape, and the taps."""
     batch, heads, total, _ = q.shape
+    lines = _Lines.of(tokens, tables.max_offset)
+    entries = lines.entries.unsqueeze(1).expand(batch, heads, -1, -1)
     table = torch.cat([tables.key_rows, tables.key_columns])
-    keys, entries = _lines(tokens, tables.max_offset)
-    keys, entries = (x.expand(batch, *x.shape[1:]) for x in (keys, entries))
-    entries = entries.unsqueeze(1).expand(-1, heads, -1, -1)
     by_line = (table @ q.transpose(-2, -1)).gather(2, entries)
     images, queries = _at_once(q, tokens)
     parts = []
     for own in _slices(batch, images):
-        group = _Group(q[own], k[own], v[own], by_line[own], keys[own], own, tokens)
+        group = _Group(q[own], k[own], v[own], by_line[own], lines, own, tokens)
         blocks = [group.block(some, needs) for some in _slices(total, queries)]
         parts.append({name: _joined(name, [b[name] for b in blocks]) for name in blocks[0]})
         del group, blocks
@@ -76,42 +76,67 @@ def relative_attention(
     return out, tapped(q, k, v, out, needs, found)
 
 
-def _lines(tokens: Tokens, max_offset: int) -> tuple[Tensor, Tensor]:
-    """What is known of the grid's lines: its rows, one line more, its columns, one line more.
+@dataclass(frozen=True)
+class _Lines:
+    """The grid's L lines: its rows, one more, its columns, one more; what has no position is on
+    those. The first axis is 1 where all images agree."""
 
-    The additional ones are of what has no position. The first axis is 1 where all images agree.
+    rows: int
+    columns: int
+    keys: Tensor
+    """(B, 2, N): which of the rows, and which of the columns, a token is on."""
+    entries: Tensor
+    """(B, L, N): where in both tables, one behind the other, a query finds the keys of a line."""
 
-    Returns:
-        keys: (B, 2, N), the row's line and the column's line that each token is on.
-        entries: (B, L, N), where in both tables, one behind the other, each query finds the keys
-            of a line.
-    """
-    coords = grid_coords(tokens.grid, device=tokens.x.device) if tokens.raster else tokens.coords
-    assert coords is not None
-    least = math.isqrt(tokens.num_patches) + 2  # naive positions may end below the grid
-    keys, entries, first = [], [], 0
-    for axis, extent in enumerate(tokens.grid):
-        own, count = coords[:, None, :, axis], max(extent, least)  # (B, 1, n)
-        away = torch.arange(count, device=own.device)[:, None] - own
-        entry = away.clamp(-max_offset, max_offset) + (max_offset + 1)
-        # prefix tokens find entry 0 for every line, and all find it for the line of prefix tokens
-        entry = F.pad(entry, (tokens.num_prefix, 0, 0, 1))
-        entries.append(entry + axis * (2 * max_offset + 2))
-        keys.append(F.pad(own, (tokens.num_prefix, 0), value=count) + first)
-        first += count + 1
-    return torch.cat(keys, dim=1), torch.cat(entries, dim=1)
+    @classmethod
+    def of(cls, tokens: Tokens, max_offset: int) -> _Lines:
+        coords = grid_coords(tokens.grid, device=tokens.x.device)
+        if not tokens.raster:
+            assert tokens.coords is not None
+            coords = tokens.coords
+        least = math.isqrt(tokens.num_patches) + 2  # naive positions may end below the grid
+        counts = [max(extent, least) for extent in tokens.grid]
+        keys, entries = [], []
+        for axis, count in enumerate(counts):
+            own = coords[:, None, :, axis]  # (B, 1, n)
+            away = torch.arange(count, device=own.device)[:, None] - own
+            entry = away.clamp(-max_offset, max_offset) + (max_offset + 1)
+            # entry 0 is for prefix tokens, whatever the line, and for their line, whoever asks
+            entry = F.pad(entry, (tokens.num_prefix, 0, 0, 1))
+            entries.append(entry + axis * (2 * max_offset + 2))
+            keys.append(F.pad(own, (tokens.num_prefix, 0), value=count))
+        rows, columns = (count + 1 for count in counts)
+        return cls(rows, columns, torch.cat(keys, dim=1), torch.cat(entries, dim=1))
+
+    def of_maps(self, images: slice, batch: int, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, column and cell of every key (b * H * N), counted through the maps of some images:
+        rows and columns among all lines, cells among rows times columns."""
+        row, column = self.keys.expand(batch, -1, -1)[images].unsqueeze(1).unbind(2)
+        maps = torch.arange(len(row) * heads, device=row.device).view(-1, heads, 1)
+        first = maps * (self.rows + self.columns)
+        cell = (maps * self.rows + row) * self.columns + column
+        return (first + row).flatten(), (first + self.rows + column).flatten(), cell.flatten()
 
 
 def _at_once(q: Tensor, tokens: Tokens) -> tuple[int, int]:
     """Images, and queries of each, whose maps are made in one go."""
     batch, heads, total, _ = q.shape
-    watched = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    if watched or shapes_softmax(tokens):
+    if _watched() or shapes_softmax(tokens):
         return batch, total
-    room = CACHED if q.device.type in ("cpu", "meta") else LAUNCHED
+    room = CACHED if _cached(q) else LAUNCHED
     images = max(1, min(batch, room // (heads * total * total)))
-    pieces = math.ceil(images * heads * total * total / room)
-    return images, math.ceil(total / pieces)
+    queries = room // (images * heads * total)
+    return images, total if queries >= total else max(1, queries // TILE) * TILE
+
+
+def _watched() -> bool:
+    """Somebody writes the operators down, and needs few."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def _cached(q: Tensor) -> bool:
+    """A processor with a cache runs this, or stands behind the meta device."""
+    return q.device.type in ("cpu", "meta") and not _watched()
 
 
 def _slices(total: int, step: int) -> list[slice]:
@@ -139,56 +164,69 @@ class _Group:
         k: Tensor,
         v: Tensor,
         by_line: Tensor,
-        keys: Tensor,
+        lines: _Lines,
         images: slice,
         tokens: Tokens,
     ) -> None:
-        """`by_line` (b, H, L, N) is what queries add to logits, unscaled, on each line, `keys`
-        (b, 2, N) the lines of keys; `tokens` are all images', `images` which of them these are."""
+        """`by_line` (b, H, L, N) is what queries add to the logits of a line's keys, unscaled;
+        `tokens` and `lines` are all images', `images` which of them these are."""
         self.q, self.k, self.v, self.by_line = q, k.flatten(0, 1), v.flatten(0, 1), by_line
-        heads, lines = by_line.shape[1:3]
-        maps = torch.arange(len(self.k), device=q.device).view(-1, heads, 1) * lines
-        self.keys = [(maps + line.unsqueeze(1)).flatten() for line in keys.unbind(1)]
-        """(b * H * N) each: the line of every key among those of all maps."""
-        bias = key_bias(tokens, q.dtype)
-        self.bias = None if bias is None else bias[images, None, :, None]
-        self.images, self.tokens = images, tokens
+        self.images, self.tokens, self.lines = images, tokens, lines
+        *self.keys, self.cells = lines.of_maps(images, len(tokens.x), q.shape[1])
+        self.in_powers = _cached(q) and not (shapes_softmax(tokens) or by_line.requires_grad)
+        """Whether softmax is made in place of powers of 2: half the time of the usual."""
+        bias, self.unit = key_bias(tokens, q.dtype), math.log2(math.e) if self.in_powers else 1.0
+        self.bias = None if bias is None else bias[images, None, :, None] * self.unit
 
     def block(self, queries: slice, needs: Needs) -> dict[str, Tensor]:
         """Outputs (b, H, s, D) without relative values, attention's sums (b, H, L, s) over lines,
         and the taps of the map."""
-        weights = self._map(queries)  # keys down, queries across
-        shape = (*self.q.shape[:2], *weights.shape[1:])
-        flat, sums = (
-            weights.flatten(0, 1),
-            weights.new_zeros(len(self.k), self.by_line.shape[2], shape[3]),
-        )
+        weights = self._weights(self._logits(queries))  # keys down, queries across
+        shape, lines = self.q.shape[:2], self.by_line.shape[2]
+        sums = weights.new_zeros(len(self.k) * lines, weights.shape[2])
         for keys in self.keys:
-            sums.view(-1, shape[3]).index_add_(0, keys, flat)
+            sums.index_add_(0, keys, weights.flatten(0, 1))
+        sums = sums.view(len(self.k), lines, -1)
         out = weights.to(self.v.dtype).transpose(1, 2) @ self.v
-        found = {"out": out.unflatten(0, shape[:2]), "sums": sums.unflatten(0, shape[:2])}
-        weights = weights.view(shape)
-        if needs & Needs.CLS_ATTENTION and queries.start == 0:
-            found["cls_attention"] = weights[..., 0].to(out.dtype)
+        if self.in_powers:
+            total = sums.sum(dim=1, keepdim=True) / 2  # every key is on two lines
+            sums, out = sums / total, out / total.transpose(1, 2).to(out.dtype)
+            if needs & (NEEDS_MAP | Needs.CLS_ATTENTION):
+                weights /= total
+        weights = weights.unflatten(0, shape)
+        found = {"out": out.unflatten(0, shape), "sums": sums.unflatten(0, shape)}
+        if needs & Needs.CLS_ATTENTION:  # of the first of these queries; a view would keep them all
+            found["cls_attention"] = weights[..., 0].to(out.dtype, copy=True)
         if needs & Needs.COLUMN_MEANS:
             shares = query_shares(self.tokens, weights)[self.images, None, None, queries]
-            found["column_means"] = (weights * shares).sum(dim=-1)
+            found["column_means"] = (weights * shares).sum(dim=-1).to(out.dtype)
         if needs & Needs.ATTENTION:
             found["attention"] = weights.to(out.dtype).transpose(-2, -1)
         return found
 
-    def _map(self, queries: slice) -> Tensor:
-        """(b * H, N, s), in float32 at least."""
-        q, by_line = self.q[:, :, queries], self.by_line[..., queries]
-        scale, count = q.shape[3] ** -0.5, q.shape[2]
-        by_line = by_line.reshape(-1, count)
-        rows, columns = (by_line.index_select(0, keys) for keys in self.keys)
-        logits = rows.add_(columns).view(len(self.k), -1, count)
-        del columns
-        logits.baddbmm_(self.k, q.flatten(0, 1).transpose(1, 2), beta=scale, alpha=scale)
+    def _logits(self, queries: slice) -> Tensor:
+        """(b * H, N, s), in units of the softmax."""
+        q = self.q[:, :, queries].flatten(0, 1).transpose(1, 2)
+        by_line = self.by_line[..., queries].flatten(0, 1)
+        rows, columns = by_line.split([self.lines.rows, self.lines.columns], dim=1)
+        cells = (rows.unsqueeze(2) + columns.unsqueeze(1)).flatten(0, 2)
+        logits = cells.index_select(0, self.cells).view(len(self.k), -1, q.shape[2])
+        del cells
+        scale = self.unit * q.shape[1] ** -0.5
+        own = logits if self.in_powers else None
+        logits = torch.baddbmm(logits, self.k, q, beta=scale, alpha=scale, out=own)
         if self.bias is not None:
-            logits.view(*q.shape[:2], -1, count).add_(self.bias)
-        if shapes_softmax(self.tokens):
-            shaped = logits.view(*q.shape[:2], -1, count).transpose(-2, -1)
-            return softmax(shaped, self.tokens).transpose(-2, -1).flatten(0, 1).contiguous()
-        return logits.softmax(dim=1, dtype=torch.promote_types(q.dtype, torch.float32))
+            logits.unflatten(0, self.q.shape[:2]).add_(self.bias)
+        return logits
+
+    def _weights(self, logits: Tensor) -> Tensor:
+        """Softmax over keys (b * H, N, s), in float32 at least; if `in_powers` not normalised."""
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        if self.in_powers:
+            logits = logits.to(wide)
+            logits -= logits.amax(dim=1, keepdim=True)
+            return logits.exp2_()
+        if not shapes_softmax(self.tokens):
+            return logits.softmax(dim=1, dtype=wide)
+        shaped = logits.unflatten(0, self.q.shape[:2]).transpose(-2, -1)
+        return softmax(shaped, self.tokens).transpose(-2, -1).flatten(0, 1).contiguous()
