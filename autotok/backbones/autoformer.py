@@ -20,8 +20,9 @@ from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
-from .attention import RelativeTables, relative_attention, scouted
+from .attention import scouted
 from .base import Backbone, pool_mean
+from .relative_attention import RelativeTables, relative_attention
 
 __all__ = ["AutoFormer", "SupernetSpec", "subnet_facts"]
 
