@@ -62,6 +62,7 @@ _HOMES = {
     ),
     "autotok.methods.evidence": ("not_built",),
     "autotok.metrics": ("check_quality",),
+    "autotok.names": ("check_precision",),
     "autotok.predicting.calibration": ("calibrate", "plan_of"),
     "autotok.predicting.predict": ("predict",),
     "autotok.predicting.target": ("list_targets", "load_target"),
@@ -152,6 +153,7 @@ __all__ = [
     "check_device",
     "check_format",
     "check_names",
+    "check_precision",
     "check_quality",
     "closing_data",
     "closing_parts",
@@ -257,6 +259,7 @@ if TYPE_CHECKING:
     )
     from autotok.methods.evidence import not_built
     from autotok.metrics import check_quality
+    from autotok.names import check_precision
     from autotok.predicting.calibration import calibrate, plan_of
     from autotok.predicting.predict import predict
     from autotok.predicting.target import list_targets, load_target

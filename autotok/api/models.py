@@ -27,6 +27,7 @@ from autotok.methods.author_units import from_num_removed
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
+from autotok.names import check_precision
 from autotok.report.model_report import random_images
 from autotok.searching.running.judging import judge
 from autotok.training.student import emitted
@@ -189,6 +190,7 @@ def evaluate(
     seed: int = 0,
     uncompressed: nn.Module | None = None,
     class_names: str | Path | None = None,
+    precision: str = "auto",
 ) -> Quality:
     """Quality of a compressed model on a data set, against labels or the uncompressed model.
 
@@ -204,10 +206,13 @@ def evaluate(
         uncompressed: What a fine-tuned model came from; its own backbone by default, and for a path
             what that names.
         class_names: File of the model's class names in order, for class folders that need one.
+        precision: 'float32', 'bfloat16' or 'float16'; 'auto' is the fastest that agrees with
+            float32 on the first images.
 
     Raises:
         ConfigError, DataError, CheckpointError
     """
+    check_precision(precision)
     original = None if uncompressed is None else as_backbone(uncompressed)
     if isinstance(model, (str, Path)):
         original = original or load_uncompressed(Path(model))
@@ -224,6 +229,7 @@ def evaluate(
         seed=seed,
         uncompressed=original,
         class_names=class_names,
+        precision=precision,
     )
     return found.quality
 

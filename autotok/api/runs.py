@@ -64,6 +64,7 @@ def search(
     settings: SearchSettings | None = None,
     workers: Workers | None = None,
     measure_on: str | None = None,
+    precision: str = "auto",
     output: str | Path | None = None,
     on_event: OnEvent | None = None,
     began: float | None = None,
@@ -94,6 +95,8 @@ def search(
         settings: All of those as one value, instead of them.
         workers: Processes or machines that evaluate; this process by default.
         measure_on: Where finalists are timed: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE'.
+        precision: What models are judged in: 'float32', 'bfloat16' or 'float16'; 'auto' is the
+            fastest that agrees with float32 on the first images. The run keeps what it came to.
         output: Run directory, new; under runs/ by default.
         on_event: Called with progress.
         began: `time.monotonic()` from which the time limit counts; this call by default.
@@ -153,6 +156,7 @@ def search(
         batch=batch,
         max_images=max_images,
         device=measure_on,
+        precision=precision,
     )
     check_names(question, engine=workers.engine, objectives=settings.objectives)
     model = None if isinstance(backbone, str) else backbone

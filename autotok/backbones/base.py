@@ -16,19 +16,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
-from autotok.tokens import Needs, Taps, Tokens
+from autotok.tokens import Needs, Taps, Tokens, exactly
 
-__all__ = ["Backbone", "evaluating", "left_alone", "pool_mean", "prove"]
+__all__ = ["Backbone", "evaluating", "in_full", "left_alone", "pool_mean", "prove"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+B = TypeVar("B", bound="Backbone")
+X = TypeVar("X", bound=Tensor | Tokens)
 
 
 class Backbone(nn.Module):
@@ -98,6 +100,19 @@ class Backbone(nn.Module):
             tokens = tokens.with_x(tokens.x + branch)
             tokens = tokens.with_x(tokens.x + self.feed(index, tokens))
         return tokens
+
+
+def in_full(
+    step: Callable[Concatenate[B, X, P], R],
+) -> Callable[Concatenate[B, X, P], R]:
+    """An embedding or a read-out that keeps the precision of what it is given (`exactly`)."""
+
+    @functools.wraps(step)
+    def run(self: B, given: X, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with exactly(given.x if isinstance(given, Tokens) else given):
+            return step(self, given, *args, **kwargs)
+
+    return run
 
 
 def pool_mean(patches: Tensor, tokens: Tokens) -> Tensor:

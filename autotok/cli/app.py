@@ -55,6 +55,21 @@ DeviceOption = Annotated[
     str,
     typer.Option(help="Where models run: auto, cpu, cuda[:N] or mps.", callback=_spelt),
 ]
+
+
+def _format(name: str) -> str:
+    autotok.check_precision(name)
+    return name
+
+
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="What models are judged in: float32, bfloat16, float16; auto: the fastest that agrees"
+        " with float32.",
+        callback=_format,
+    ),
+]
 FormerDevice = Annotated[str, typer.Option("--device", hidden=True, callback=_spelt)]
 """What --measure-on was called; answered with that."""
 ImageSizeOption = Annotated[

@@ -18,6 +18,7 @@ from .app import (
     ImageSizeOption,
     JsonFlag,
     MeasureOnOption,
+    PrecisionOption,
     QuietFlag,
     app,
     print_facts,
@@ -186,6 +187,7 @@ def evaluate_command(
     images: Annotated[int | None, typer.Option(min=1, help="Number of images; all.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images come first.")] = 0,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -208,6 +210,7 @@ def evaluate_command(
             num_images=images,
             seed=seed,
             class_names=class_names,
+            precision=precision,
             on_progress=bar.update,
             uncompressed=original,
         )

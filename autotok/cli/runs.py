@@ -21,6 +21,7 @@ from .app import (
     ImageSizeOption,
     JsonFlag,
     MeasureOnOption,
+    PrecisionOption,
     QuietFlag,
     VerboseFlag,
     WideFlag,
@@ -155,6 +156,7 @@ def search_command(
     resource: ResourceOption = None,
     measure_on: MeasureOnOption = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run directory; under runs/.")
     ] = None,
@@ -230,6 +232,7 @@ def search_command(
                 max_images=max_images,
                 workers=_workers(workers, engine, ray_address, resource),
                 measure_on=measure_on,
+                precision=precision,
                 settings=settings,
                 output=folder,
                 on_event=bar,

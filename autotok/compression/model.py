@@ -18,7 +18,7 @@ from autotok.methods.block_hooks import BlockHooks
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.learning import Learning
 from autotok.methods.observing import Observing, observed_needs
-from autotok.tokens import Needs, Taps, Tokens, naive_coords
+from autotok.tokens import Needs, Taps, Tokens, exactly, naive_coords
 
 from .schedule import Schedule
 
@@ -247,7 +247,9 @@ def reduced(reducer: TokenReducer, tokens: Tokens, taps: Taps) -> Tokens:
     """What a reducer makes of the tokens at its layer."""
     if is_idle(reducer):
         return tokens
-    return reducer.reduce(tokens, taps, reducer.site.num_keep)
+    with exactly(tokens.x) as off:
+        taps = taps.widened() if off is not None else taps
+        return reducer.reduce(tokens, taps, reducer.site.num_keep)
 
 
 def is_idle(reducer: TokenReducer) -> bool:

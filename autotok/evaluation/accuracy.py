@@ -15,6 +15,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ from autotok.names import known
 from .data import DataSource
 from .intervals import mean_interval, wilson
 
-__all__ = ["Evaluator", "Quality", "Tally", "default_batch_size"]
+__all__ = ["Evaluator", "Quality", "Tally", "computing", "default_batch_size"]
 
 GALLERY_SIZE = 128
 TEMPERATURE = 0.07
@@ -84,12 +85,16 @@ class Tally:
     """Their sum without attention products."""
     judged: str = ""
     """The configuration that was judged, as JSON; '' where nobody said. Sums of two do not mix."""
+    precision: str = "float32"
+    """What its products ran in; sums of two do not mix either."""
 
     def __add__(self, other: Tally) -> Tally:
         if (self.metric, self.gallery) != (other.metric, other.gallery):
             raise ValueError(f"tallies of {self.metric} and {other.metric} do not add up")
         if self.judged and other.judged and self.judged != other.judged:
             raise ValueError("tallies of two different configurations do not add up")
+        if self.precision != other.precision:
+            raise ValueError(f"tallies in {self.precision} and {other.precision} do not add up")
         return Tally(
             metric=self.metric,
             num_images=self.num_images + other.num_images,
@@ -106,6 +111,7 @@ class Tally:
             macs=(*self.macs, *other.macs),
             macs_noattn=self.macs_noattn + other.macs_noattn,
             judged=self.judged or other.judged,
+            precision=self.precision,
         )
 
     def quality(self) -> Quality:
@@ -167,13 +173,16 @@ class Evaluator:
         metric: str = "auto",
         seed: int = 0,
         batch_size: int | None = None,
+        precision: str = "float32",
     ) -> None:
         """`metric` 'auto' is top1 where the data is labelled, else agreement; `batch_size` None
-        chooses by tokens per image (`default_batch_size`)."""
+        chooses by tokens per image (`default_batch_size`); `precision` is what products run in,
+        the backbone's own too (`evaluation.precision`)."""
         self.metric = _resolve_metric(metric, data)
         self.backbone = backbone
         self.data = data
         self.seed = seed
+        self.precision = precision
         self.batch_size = batch_size or default_batch_size(backbone.facts)
         self._reference: dict[int, Tensor] = {}
         self._gallery: Tensor | None = None
@@ -217,7 +226,7 @@ class Evaluator:
         if finetuned is None:
             finetuned = config is not None and config.mode == "retrain"
         judged = "" if config is None else config.canonical
-        tally = Tally(self.metric, finetuned=finetuned, gallery=self.gallery_size, judged=judged)
+        tally = self._tally(0, finetuned=finetuned, judged=judged)
         with evaluating(model):
             for first, indices in self._batches(start, stop):
                 images, labels = self.data.batch(indices)
@@ -244,7 +253,7 @@ class Evaluator:
 
         Called before a search, it also fills the cache and finds unreadable images early.
         """
-        tally = Tally(self.metric, gallery=self.gallery_size)
+        tally = self._tally(0)
         for first, indices in self._batches(start, stop):
             images, labels = self.data.batch(indices)
             output = self._reference_of(first, images)
@@ -266,7 +275,9 @@ class Evaluator:
     @torch.inference_mode()
     def _run(self, model: nn.Module, images: Tensor) -> Tensor:
         parameter = next(self.backbone.parameters())
-        output: Tensor = model(images.to(parameter.device, parameter.dtype))
+        images = images.to(parameter.device, parameter.dtype)
+        with computing(parameter.device, self.precision):
+            output: Tensor = model(images)
         return output.float().cpu()
 
     def _reference_of(self, first: int, images: Tensor) -> Tensor:
@@ -293,10 +304,10 @@ class Evaluator:
         right = None if labels is None else predicted == labels
         correct = 0 if right is None else int(right.sum())
         num_labelled = 0 if labels is None else batch
+        tally = self._tally(batch, num_labelled=num_labelled, correct=correct, finetuned=finetuned)
         if self.metric == "top1":
             assert right is not None
-            hits = _bits(right)
-            return Tally("top1", batch, num_labelled, correct, finetuned=finetuned, hits=hits)
+            return dataclasses.replace(tally, hits=_bits(right))
         reference = self._reference_of(first, images)
         if self.gallery_size:
             reference = self._similarity(reference, first)
@@ -305,19 +316,35 @@ class Evaluator:
         log_p, log_q = (x.double().log_softmax(dim=-1) for x in (reference, output))
         terms = torch.where(log_p.isinf(), 0.0, log_p.exp() * (log_p - log_q))
         kl = terms.sum(dim=-1)
-        return Tally(
-            self.metric,
-            batch,
-            num_labelled,
-            correct,
-            batch,
-            int(same.sum()),
-            float(kl.sum()),
-            float(kl.square().sum()),
-            finetuned,
-            self.gallery_size,
+        return dataclasses.replace(
+            tally,
+            num_compared=batch,
+            agreeing=int(same.sum()),
+            kl_sum=float(kl.sum()),
+            kl_squares=float(kl.square().sum()),
             hits="" if self.metric == "kl" else _bits(same),
             kls=tuple(float(f"{x:.6g}") for x in kl.tolist()) if self.metric == "kl" else (),
+        )
+
+    def _tally(
+        self,
+        num_images: int,
+        *,
+        num_labelled: int = 0,
+        correct: int = 0,
+        finetuned: bool = False,
+        judged: str = "",
+    ) -> Tally:
+        """A tally of this evaluator's metric, before anything is compared."""
+        return Tally(
+            self.metric,
+            num_images,
+            num_labelled,
+            correct,
+            finetuned=finetuned,
+            gallery=self.gallery_size,
+            judged=judged,
+            precision=self.precision,
         )
 
     def _similarity(self, features: Tensor, first: int) -> Tensor:
@@ -332,6 +359,13 @@ class Evaluator:
             if position < self.gallery_size:
                 logits[row, position] = -math.inf
         return logits
+
+
+def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which products run in a number format."""
+    low = precision != "float32"
+    kind = getattr(torch, precision) if low else None
+    return torch.autocast(device.type, kind, enabled=low)
 
 
 def default_batch_size(facts: BackboneFacts) -> int:

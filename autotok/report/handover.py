@@ -32,6 +32,7 @@ from autotok.predicting.target import load_target
 from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics, make_objectives
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.running.question import Question
 from autotok.searching.running.study import SearchResult
 from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import COUNTED_IMAGES
@@ -75,7 +76,8 @@ def hand_over(
     `no_export` why best/ gets weights only.
     """
     folder, final = result.directory, result.final
-    write_text(folder / "env.json", json.dumps(environment(), indent=1))
+    judged_in = {key: question.get(key) for key in ("precision", "precision_why")}
+    write_text(folder / "env.json", json.dumps({**environment(), **judged_in}, indent=1))
     objectives = make_objectives(result.settings.objectives, evaluator.metric)
     comparisons = compare_front(final, objectives, result.records)
     exports: dict[str, Any] = {}
@@ -121,6 +123,7 @@ def hand_over(
             *_notes(result, plug_in_only),
             *([f"{front_over(points, asked).sentence.capitalize()}."] if final.front else []),
             f"{evaluator.data.name}: {evaluator.data.labelling}.",
+            f"Here {Question.from_dict(question).judged_in}.",
             *device_notes(question.get("target"), result.measuring, question.get("batch")),
         ],
         config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
@@ -179,7 +182,7 @@ def _command(question: Mapping[str, Any], result: SearchResult) -> str:
     parts = ["autotok search"]
     for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
                 "flops_convention", "max_images", "train_data",
-                "class_names", "subnet", "device", "batch"):  # fmt: skip
+                "class_names", "subnet", "device", "batch", "precision"):  # fmt: skip
         value = question.get(key)
         if value is not None and value != plain.get(key):
             option = "measure-on" if key == "device" else key.replace("_", "-")

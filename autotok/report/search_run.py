@@ -65,15 +65,15 @@ class WholeSearch:
 
     def begin(self) -> Run:
         """A new run, its folder made once everything is loaded."""
-        question = {"question": self.question.to_dict(), "embedded_model": self.model is not None}
         RunDirectory.check_new(self.folder)
         with self._ready(new=True) as ready:
+            question = ready.session.question.to_dict()
             result = run_search(
                 self.settings,
                 ready.problem,
                 ready.directory,
                 ready.told,
-                sections=question,
+                sections={"question": question, "embedded_model": self.model is not None},
                 engine=ready.engine,
                 around=ready.around,
             )
@@ -124,6 +124,7 @@ class WholeSearch:
             finetunes=self.settings.retrain_trials,
         )
         self._say(0.0, session.evaluator.data.labelling)
+        self._say(0.0, session.question.judged_in)
         self.watch.loaded()
         reason = session.plug_in_only
         if reason is not None and (self.settings.retrain_trials != 0 or "left out" in reason):

@@ -8,6 +8,7 @@ import torch
 
 from autotok.errors import ConfigError, nearest
 from autotok.evaluation.accuracy import default_batch_size
+from autotok.evaluation.precision import cpu_has_bf16
 from autotok.facts import BackboneFacts
 
 __all__ = ["PRECISIONS", "autocast", "chunk_size", "resolve_precision"]
@@ -29,12 +30,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "float32"
-
-
-def _cpu_has_bf16() -> bool:
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so may be missing
-    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+    return "bf16" if device.type == "cpu" and cpu_has_bf16() else "float32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -84,7 +84,7 @@ def check_study(
         raise StudyTaken(f"study '{name}' belongs to another run; choose another --study")
     if (attrs.get("fingerprint") or identity.fingerprint) != identity.fingerprint:
         raise StudyTaken(
-            f"study '{name}' was started with another backbone, space, budget or data;"
+            f"study '{name}' was started with another backbone, space, budget, data or precision;"
             " start a new run with another --output, under another --study"
         )
     labels, known = [o.label for o in objectives], study.metric_names

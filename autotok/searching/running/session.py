@@ -24,6 +24,7 @@ from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, DataError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
+from autotok.evaluation.precision import choose_format
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer, Training
 from autotok.methods.image_scoring import ImageScoring
@@ -83,7 +84,15 @@ def build_problem(
     space = dataclasses.replace(space, structure=structure)
     require_device([r.metric for r in question.requests], question.target)
     images = _images(question, backbone, "val")
-    evaluator = Evaluator(backbone, images, metric=question.quality, seed=seed)
+    chosen = choose_format(question.precision, backbone, images, seed=seed)
+    settled = dataclasses.replace(
+        question,
+        precision=chosen.precision,
+        precision_why=question.precision_why or chosen.why,
+    )
+    evaluator = Evaluator(
+        backbone, images, metric=question.quality, seed=seed, precision=chosen.precision
+    )
     training = partial(_images, question, backbone, "train")
     worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
     reason = None if question.train_data is None else worker.why_not_trainable()
@@ -105,8 +114,9 @@ def build_problem(
         load_tally=lambda data: Tally(**data),
         count=worker.count,
         finetune=worker.finetune if weights is not None else None,
+        precision=chosen.precision,
     )
-    return Session(question, backbone, evaluator, target, problem, worker, plug_in_only)
+    return Session(settled, backbone, evaluator, target, problem, worker, plug_in_only)
 
 
 def _images(question: Question, backbone: Backbone, split: str) -> DataSource:

@@ -371,6 +371,7 @@ class StudyRun:
             "objectives": [dataclasses.asdict(o) for o in self.search.objectives],
             "budgets": [dataclasses.asdict(b) for b in self.problem.budgets],
             "plan": dataclasses.asdict(self.search.plan),
+            "precision": self.problem.precision,
             **final.to_dict(),
             "comparisons": found.to_dict(),
             "measuring": self.corrections.summary(),
