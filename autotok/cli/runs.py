@@ -126,6 +126,10 @@ def search_command(
     ] = None,
     class_names: ClassNamesOption = None,
     quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
+    min_quality: Annotated[
+        float | None,
+        typer.Option(help="Percent (or most KL) that the final evaluation asks for at least."),
+    ] = None,
     trials: TrialsOption = 32,
     timeout: TimeoutOption = 255.0,
     trial_timeout: TrialTimeoutOption = None,
@@ -177,6 +181,7 @@ def search_command(
     settings = autotok.SearchSettings(
         n_trials=trials or autotok.SearchSettings.n_trials,
         timeout_s=timeout or None,
+        min_quality=min_quality,
         seed=seed,
         sampler=sampler,
         objectives=tuple(objective or autotok.SearchSettings.objectives),
