@@ -11,6 +11,10 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # decided before torch is imported
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+# No test cuts the power, and a killed process loses nothing that it wrote: waiting for the disk
+# after every line of a study took more than half of the time of the searching tests.
+os.fsync = lambda handle: None  # type: ignore[assignment]
+
 SEARCH = (
     "search --backbone tiny --data digits --budget 60% --target jetson-nx --methods tome,evit"
     " --trials 4 --max-images 40 --timeout 0 --finetunes 0 -q -o"

@@ -162,9 +162,10 @@ def test_an_error_of_ours_in_the_factory_is_raised_here_as_it_is() -> None:
     [
         (factories.broken, "a worker could not be built: ZeroDivisionError: nothing to divide"),
         (factories.leaves, "a worker could not be built: SystemExit: no licence"),
-        (
+        pytest.param(
             factories.dead_on_arrival,
             "^worker died with signal 9, perhaps out of memory while it started, as 3 before it",
+            marks=pytest.mark.crash,
         ),
     ],
 )
@@ -177,6 +178,7 @@ def test_a_worker_that_cannot_be_built_ends_the_search_in_words(
             engine.collect()
 
 
+@pytest.mark.crash
 def test_workers_killed_while_they_start_are_started_again(tmp_path: Path) -> None:
     with processes(factories.SlowToLive(tmp_path, deaths=3), 2) as engine:
         found = outcomes(engine, jobs(4))
