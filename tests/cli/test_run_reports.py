@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import yaml
 
 import autotok
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS
@@ -133,23 +132,3 @@ def test_tables_fit_80_columns_and_wide_ones_show_all(run: Cli, finished: autoto
     assert "feasible" not in narrow
     for line in run("methods")[1].splitlines():
         assert len(line) <= 80
-
-
-def test_a_file_of_init_is_read_by_search_and_flags_override_it(run: Cli, tmp_path: Path) -> None:
-    file = tmp_path / "asked.yaml"
-    assert run("init", file)[0] == 0
-    given = yaml.safe_load(file.read_text("utf-8"))
-    assert given["trials"] == DEFAULT_TRIALS
-    assert given["timeout"] == DEFAULT_TIMEOUT_S
-    assert run("init", file)[0] == 2
-    file.write_text(yaml.safe_dump(given | {"space": "no-such-space", "engine": "local"}))
-    code, _, err = run("search", "--config", file)
-    assert code == 2
-    assert "no-such-space" in err
-    code, _, err = run("search", "--config", file, "--engine", "rai")
-    assert code == 2
-    assert "engine 'rai' is unknown; did you mean 'ray'?" in err
-    file.write_text("trails: 3")
-    code, _, err = run("search", "--config", file)
-    assert code == 2
-    assert "'trails' is unknown; did you mean 'trials'?" in err

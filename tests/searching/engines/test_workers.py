@@ -14,7 +14,7 @@ import pytest
 from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig, Reduction
-from autotok.errors import AutotokError, ConfigError, UnknownName
+from autotok.errors import AutotokError, UnknownName
 from autotok.searching.engines.base import InProcessEngine, Job, Outcome, WorkerFactory
 from autotok.searching.engines.workers import ProcessEngine
 from autotok.searching.running.opening import run_search
@@ -215,13 +215,6 @@ def test_a_script_without_its_guard_is_told_so_and_nothing_else(tmp_path: Path) 
     assert done.stdout.startswith("the script that calls this search is run again by each worker")
     assert "if __name__ == '__main__':" in done.stdout
     assert done.stderr == ""
-
-
-def test_a_factory_that_does_not_pickle_is_refused_before_any_process_starts() -> None:
-    with pytest.raises(ConfigError, match=r"cannot be pickled .*lambda in it"):
-        ProcessEngine(factories.NoPickle(), 2)
-    with pytest.raises(ConfigError, match="workers is 0"):
-        ProcessEngine(factories.fake_worker, 0)
 
 
 def test_closing_ends_busy_workers_at_once_and_may_be_repeated(tmp_path: Path) -> None:

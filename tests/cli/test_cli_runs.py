@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,14 +14,6 @@ from safetensors.torch import save_file
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--backbone", "tiny", "--data", "digits")
 QUICK = ("--trials", "4", "--max-images", "40", "--timeout", "0")
-
-
-def test_help_answers_without_importing_torch() -> None:
-    code = "import sys; sys.argv=['autotok','--help']\nfrom autotok.cli import main\ntry: main()\n"
-    code += "except SystemExit: print('torch' in sys.modules, 'optuna' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Find how to compress" in out.stdout
-    assert out.stdout.strip().endswith("False False")
 
 
 def test_a_search_writes_the_whole_run_directory(finished_run: Path) -> None:
@@ -221,39 +211,3 @@ def test_an_output_below_a_file_is_refused(tmp_path: Path, run: Run) -> None:
     code, _, err = run("search", *TINY, *QUICK, "--budget", "60%", "-o", tmp_path / "file" / "run")
     assert code == 2
     assert err.count("autotok:") == 1
-
-
-def test_the_catalogues_list_what_there_is(run: Run) -> None:
-    code, out, _ = run("methods", "--backbone", "autoformer_demo", "--json")
-    rows = {row["method"]: row for row in json.loads(out)}
-    assert code == 0
-    assert {"tome", "evit", "topk", "ltp", "pitome", "tofu", "random", "none"} <= set(rows)
-    assert "column" in rows["evit"]["fits"]
-    code, out, _ = run("methods", "--backbone", "vit_medium_patch16_gap_240", "--json")
-    assert code == 0
-    code, out, _ = run("targets", "--json")
-    assert "jetson-nx" in {row["target"] for row in json.loads(out)}
-    code, out, _ = run("backbones", "deit_small*")
-    assert "deit_small_patch16_224" in out.split()
-
-
-def test_a_target_is_confronted_with_the_published_points(run: Run) -> None:
-    code, out, _ = run("targets", "show", "rtx3090", "--json")
-    report = json.loads(out)
-    assert code == 0
-    assert len(report["points"]) >= 8
-    assert all(point["published"] > 0 and point["predicted"] > 0 for point in report["points"])
-    assert all(row["source"] for row in report["numbers"])
-
-
-def test_doctor_finds_this_installation_healthy(run: Run) -> None:
-    code, out, _ = run("doctor")
-    assert code == 0, out
-    assert "torchvision" in out
-    assert "FAIL" not in out
-
-
-def test_wrong_usage_exits_with_2(run: Run) -> None:
-    assert run("search", "--no-such-option")[0] == 2
-    assert run("search", "--trials", "0")[0] == 2
-    assert run("nonsense")[0] == 2
