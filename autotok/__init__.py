@@ -91,7 +91,8 @@ _HOMES = {
     ),
     "autotok.report.loading": ("load",),
     "autotok.report.run": ("Run", "fresh_run_folder"),
-    "autotok.report.run_reports": ("compare_runs", "draw_again", "status_report"),
+    "autotok.report.pages": ("write_again",),
+    "autotok.report.run_reports": ("compare_runs", "status_report"),
     "autotok.searching.engines.base": ("Workers",),
     "autotok.searching.records.rundir": ("RunDirectory",),
     "autotok.searching.running.asktell": ("AskTell",),
@@ -164,7 +165,6 @@ __all__ = [
     "describe_methods",
     "describe_target",
     "diagnose",
-    "draw_again",
     "evaluate",
     "evaluate_subnets",
     "event_text",
@@ -213,6 +213,7 @@ __all__ = [
     "train_supernet",
     "wait_asleep",
     "with_networks",
+    "write_again",
     "write_bundle",
     "write_method_pages",
 ]
@@ -287,8 +288,9 @@ if TYPE_CHECKING:
         quality_report,
         write_bundle,
     )
+    from autotok.report.pages import write_again
     from autotok.report.run import Run, fresh_run_folder
-    from autotok.report.run_reports import compare_runs, draw_again, status_report
+    from autotok.report.run_reports import compare_runs, status_report
     from autotok.searching.engines.base import Workers
     from autotok.searching.records.rundir import RunDirectory
     from autotok.searching.running.asktell import AskTell

@@ -181,6 +181,7 @@ def test_an_export_format_is_a_class(tmp_path: Path) -> None:
 MG_A_MS = 0.25
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_a_metric_is_a_row_that_says_where_its_value_comes_from(tmp_path: Path) -> None:
     carbon = Metric(
         "carbon_mg", "carbon_mg", "carbon", "mg", "predicted", ("carbon",), spellings={"mgco2": 1},

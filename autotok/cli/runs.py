@@ -244,7 +244,7 @@ def search_command(
                 began=began,
             ),
         )
-    _close(run, json, wide)
+    print_closing(run, json=json, wide=wide)
     _insist_on_a_best(run)
 
 
@@ -290,7 +290,7 @@ def resume_command(
                 began=began,
             ),
         )
-    _close(finished, json, wide)
+    print_closing(finished, json=json, wide=wide)
     _insist_on_a_best(finished)
 
 
@@ -308,7 +308,7 @@ def pareto_command(
     """
     found = autotok.Run(run)
     if x is None and y is None:
-        return _close(found, json, wide)
+        return print_closing(found, json=json, wide=wide)
     axes = x or "macs", y or "quality"
     if json:
         return print_json(autotok.front_data(found, *axes))
@@ -351,7 +351,8 @@ def _insist_on_a_best(run: autotok.Run) -> None:
         raise typer.Exit(1)
 
 
-def _close(run: autotok.Run, json: bool, wide: bool) -> None:
+def print_closing(run: autotok.Run, *, json: bool, wide: bool) -> None:
+    """Say what a finished run found."""
     if json:
         print_json(autotok.closing_data(run))
         return

@@ -16,9 +16,10 @@ from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, RunDirectoryError
-from autotok.metrics import Metric, metric_of
+from autotok.metrics import METRICS, Metric, metric_of
 from autotok.plain_data import Place, typed
 from autotok.searching.records.comparison import Comparisons
+from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import trial_text
@@ -28,9 +29,8 @@ from autotok.searching.space.budget import Budget
 from autotok.training.student import retrained
 
 from .fronts import FrontOver, front_over
-from .handover import limits_of, points_of
 from .plots import pareto_png
-from .points import Point
+from .points import Point, limits_of, points_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,12 +131,12 @@ class Run:
             UnknownName: no such metric.
             RunDirectoryError: the run knows no values of one, or is not finished.
         """
-        return front_over(self._points(), self._metrics(metrics))
+        return front_over(self.points(), self._metrics(metrics))
 
     def picture_over(self, x: str, y: str) -> Path:
         """pareto-X-Y.png of the run directory, drawn: two metrics against each other."""
         across, up = self._metrics((x, y))
-        found, points = self.front_over(x, y), self._points()
+        found, points = self.front_over(x, y), self.points()
         numbers = {p.number for p in found.points}
         kept = ("uncompressed", "random control")
         drawn = [
@@ -149,8 +149,7 @@ class Run:
 
     def _metrics(self, names: Sequence[str]) -> list[Metric]:
         """Rows of the table by name; 'quality', or another name of it, is what the run judged."""
-        scores = [r.score for r in self.records()["front"] if r.score is not None]
-        judged = scores[0].metric if scores else "top1"
+        judged = self.judged.name
         found = [metric_of(judged if n == "quality" else n, beside=["quality"]) for n in names]
         for metric in found:
             if metric.kind == "judged" and metric.name != judged:
@@ -161,11 +160,23 @@ class Run:
             raise ConfigError(f"metrics {list(names)} must be different ones")
         return found
 
-    def _points(self) -> list[Point]:
+    @property
+    def judged(self) -> Metric:
+        """The quality that it judged."""
+        found = self.records()
+        records = [r for r in (*found["front"], found["reference"]) if r is not None]
+        return METRICS[next((r.score.metric for r in records if r.score is not None), "top1")]
+
+    @property
+    def asked(self) -> tuple[Metric, ...]:
+        """The metrics of its objectives, in their order."""
+        return asked_metrics(self.config["search"]["objectives"], self.judged.name)
+
+    def points(self) -> list[Point]:
         """Everything that was evaluated; what the final evaluation judged, as it found it."""
         found = points_of(self.records())
         known = {p.number for p in found}
-        metric = self._metrics(["quality"])[0]
+        metric = self.judged
         rows = [{str(k): v for k, v in r.items()} for r in self.trials.to_dict("records")]
         trials = [Point.from_row(r, metric) for r in rows if r["state"] == "complete"]
         return found + [p for p in trials if p.number not in known]

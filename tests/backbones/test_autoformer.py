@@ -13,9 +13,7 @@ from safetensors.torch import save_file
 
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.autoformer_spaces import (
-    published_subnet,
     supernet_from_state_dict,
-    supernet_spec,
 )
 from autotok.backbones.demo import DEMO_SPEC
 from autotok.backbones.loading import load_backbone
@@ -66,12 +64,6 @@ def supernet(golden: Any) -> AutoFormerSupernet:
 
 def subnet_of(entry: dict[str, Any]) -> SubnetSpec:
     return SubnetSpec(entry["embed_dim"][0], tuple(entry["num_heads"]), tuple(entry["mlp_ratio"]))
-
-
-def test_every_shape_is_read_from_the_checkpoint(supernet: AutoFormerSupernet) -> None:
-    spec = supernet.spec
-    assert (spec.embed_dim, spec.depth, spec.heads, spec.mlp_ratio) == (192, 4, 3, 3.0)
-    assert (spec.max_offset, spec.head_dim, spec.grid) == (5, 64, (8, 8))
 
 
 @pytest.mark.parametrize(("path", "key"), SUBNETS)
@@ -138,30 +130,6 @@ def test_naive_positions_reproduce_the_official_fault(
     golden_pruned = np.load(path)
     naive = run_pruned(supernet, golden_pruned, naive=True)
     np.testing.assert_allclose(naive, golden_pruned["logits_naive_official"], atol=2e-5)
-
-
-def test_gradients_reach_the_shared_weights_through_a_view(supernet: AutoFormerSupernet) -> None:
-    view = SupernetView(supernet, SubnetSpec(128, (2, 2, 2), (2.0, 2.0, 2.0)))
-    view(IMAGES).sum().backward()
-    block = supernet.blocks[0]
-    gradient = block.attn.qkv.weight.grad  # type: ignore[union-attr]
-    assert gradient[: 3 * 128, :128].abs().sum() > 0
-    assert gradient[:, 128:].abs().sum() == 0
-    supernet.zero_grad(set_to_none=True)
-
-
-def test_the_published_small_subnet_has_the_published_parameters() -> None:
-    with torch.device("meta"):
-        net = AutoFormerSupernet(supernet_spec("small"))
-    assert SupernetView(net, published_subnet("small")).facts.params == 22_891_432
-    sizes = {s: SupernetView(AutoFormerSupernet(supernet_spec(s)).to("meta"), published_subnet(s))
-             for s in ("tiny",)}  # fmt: skip
-    assert sizes["tiny"].facts.params == 5_867_944
-
-
-def test_a_subnet_larger_than_its_supernet_is_refused(supernet: AutoFormerSupernet) -> None:
-    with pytest.raises(ConfigError, match="holds at most 3"):
-        SupernetView(supernet, SubnetSpec(128, (4,), (2.0,)))
 
 
 def test_official_checkpoints_load_and_others_are_refused(

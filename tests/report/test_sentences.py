@@ -5,8 +5,7 @@ import dataclasses
 from evidence import final, hits, record
 
 from autotok.metrics import metric_of
-from autotok.report.handover import run_points
-from autotok.report.points import Point
+from autotok.report.points import Point, run_points
 from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
 from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.final import Final

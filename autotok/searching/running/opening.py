@@ -13,7 +13,13 @@ from autotok.searching.engines.base import Engine
 from autotok.searching.proposing.feasible import check_budgets
 from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, check_study, new_id
 from autotok.searching.proposing.proposals import Proposals
-from autotok.searching.proposing.storage import check_storage, masked, open_storage, storage_errors
+from autotok.searching.proposing.storage import (
+    check_storage,
+    damaged_journal,
+    masked,
+    open_storage,
+    storage_errors,
+)
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.space.budget import Budget, stated
@@ -26,10 +32,10 @@ from .events import (
 )
 from .faults import crashed_before
 from .loop import Search
-from .study import SearchResult, StudyRun
+from .study import SearchResult, StudyRun, result_key
 from .time_limit import Around
 
-__all__ = ["open_search", "resume_search", "run_search"]
+__all__ = ["kept_result", "open_search", "resume_search", "run_search"]
 
 
 def run_search(
@@ -162,6 +168,27 @@ def open_search(
     proposals = Proposals(settings, problem, storage, identity)
     plan = plan or fidelity_plan(settings, problem.total_images, 1e-6)
     return Search(settings, problem, proposals, plan)
+
+
+def kept_result(run: RunDirectory) -> dict[str, Any] | None:
+    """What a finished run's pareto.json says, from its study; None where that does not keep it.
+
+    Raises:
+        StorageUnreachable: the study's database does not answer.
+        RunDirectoryError: its journal is damaged.
+    """
+    settings = run.section("search", SearchSettings)
+    if settings.storage is None and not run.study_log.is_file():
+        return None
+    storage = settings.storage or run.study_log
+    with storage_errors(storage), damaged_journal(storage):
+        opened = open_storage(storage)
+        try:
+            study = opened.get_study_id_from_name(settings.study or STUDY_NAME)
+        except KeyError:
+            return None
+        kept = opened.get_study_user_attrs(study).get(result_key(run))
+    return dict(kept) if isinstance(kept, Mapping) else None
 
 
 def _named(settings: SearchSettings, run: RunDirectory, run_id: str) -> SearchSettings:

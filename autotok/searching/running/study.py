@@ -45,7 +45,7 @@ from .loop import REFERENCE, Search, plain_tally
 from .race import finalists
 from .time_limit import Around, TimeLimit
 
-__all__ = ["SearchResult", "StudyRun"]
+__all__ = ["SearchResult", "StudyRun", "result_key"]
 
 _LOG = logging.getLogger(__name__)
 _TABLE_EVERY_S = 5.0
@@ -376,4 +376,10 @@ class StudyRun:
             "comparisons": found.to_dict(),
             "measuring": self.corrections.summary(),
         }
+        self.notes.note(result_key(self.run), data)
         self.run.write_json("pareto.json", data)
+
+
+def result_key(run: RunDirectory) -> str:
+    """The study's note that holds what pareto.json does; several runs may share a study."""
+    return f"result:{run.read_config().get('run_id')}"

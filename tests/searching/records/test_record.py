@@ -3,14 +3,9 @@
 import dataclasses
 import json
 
-import pytest
-
 from autotok.config import CompressionConfig, Reduction
 from autotok.devices.measurement import Measurement
-from autotok.errors import ConfigError, UnknownName
-from autotok.searching.records.objective import losses, make_objectives
 from autotok.searching.records.record import Costs, Score, TrialRecord
-from autotok.searching.space.settings import SearchSettings
 
 RECORD = TrialRecord(
     number=4,
@@ -60,30 +55,3 @@ def test_a_row_says_what_its_latency_and_memory_are() -> None:
     assert "measured_host_ms" not in row
     assert measured.values["latency_ms"] == 25.0
     assert TrialRecord.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured
-
-
-def test_losses_turn_every_objective_downwards_in_the_order_given() -> None:
-    objectives = make_objectives(("macs_g", "quality"), "top1")
-    assert losses([RECORD.values], objectives).tolist() == [[2.3, -80.0]]
-
-
-def test_less_divergence_is_better() -> None:
-    assert not make_objectives(("quality",), "kl")[0].maximise
-    assert make_objectives(("quality",), "agreement")[0].label == "agreement_pct [%]"
-
-
-def test_unknown_and_repeated_objectives_are_refused() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'latency'"):
-        make_objectives(("latancy",), "top1")
-    with pytest.raises(ConfigError, match="different names"):
-        make_objectives(("quality", "quality"), "top1")
-
-
-def test_settings_refuse_nonsense_and_unknown_keys() -> None:
-    assert SearchSettings.from_dict(SearchSettings(seed=3).to_dict()).seed == 3
-    with pytest.raises(ConfigError, match="n_trials is 0"):
-        SearchSettings(n_trials=0)
-    with pytest.raises(ConfigError, match="did you mean 'n_trials'"):
-        SearchSettings.from_dict({"n_trial": 3})
-    with pytest.raises(ConfigError, match="front_size is 1"):
-        SearchSettings(front_size=1)
