@@ -76,7 +76,7 @@ def hand_over(
     `no_export` why best/ gets weights only.
     """
     folder, final = result.directory, result.final
-    judged_in = {key: question.get(key) for key in ("precision", "precision_why")}
+    judged_in = {key: question.get(key) for key in ("runs_on", "precision", "precision_why")}
     write_text(folder / "env.json", json.dumps({**environment(), **judged_in}, indent=1))
     objectives = make_objectives(result.settings.objectives, evaluator.metric)
     comparisons = compare_front(final, objectives, result.records)
@@ -178,14 +178,14 @@ def _metric_of_records(records: Sequence[TrialRecord]) -> Metric:
 def _command(question: Mapping[str, Any], result: SearchResult) -> str:
     """A command that asks the same question with the same effort."""
     plain = {"backbone": "autoformer_demo", "data": "demo", "space": "default", "quality": "auto"}
-    plain |= {"flops_convention": "macs", "subnet": "fixed"}
+    plain |= {"flops_convention": "macs", "subnet": "fixed", "runs_on": "auto"}
     parts = ["autotok search"]
     for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
                 "flops_convention", "max_images", "train_data",
-                "class_names", "subnet", "device", "batch", "precision"):  # fmt: skip
+                "class_names", "subnet", "device", "batch", "precision", "runs_on"):  # fmt: skip
         value = question.get(key)
         if value is not None and value != plain.get(key):
-            option = "measure-on" if key == "device" else key.replace("_", "-")
+            option = {"device": "measure-on", "runs_on": "device"}.get(key, key.replace("_", "-"))
             parts.append(f"--{option} {shlex.quote(str(value))}")
     if question.get("methods"):
         parts.append(f"--methods {','.join(question['methods'])}")
