@@ -10,9 +10,11 @@ from torch import nn
 
 from autotok.backbones.base import left_alone
 from autotok.backbones.loading import as_backbone, check_name
+from autotok.devices.placing import check_device
 from autotok.errors import ConfigError
 from autotok.evaluation.data import absolute
 from autotok.names import ENGINES, known
+from autotok.plain_data import Place
 from autotok.report.run import Run, fresh_run_folder
 from autotok.report.search_run import WholeSearch
 from autotok.searching.engines.base import Workers
@@ -65,6 +67,7 @@ def search(
     settings: SearchSettings | None = None,
     workers: Workers | None = None,
     measure_on: str | None = None,
+    device: str = "auto",
     precision: str = "auto",
     output: str | Path | None = None,
     on_event: OnEvent | None = None,
@@ -96,6 +99,7 @@ def search(
         settings: All of those as one value, instead of them.
         workers: Processes or machines that evaluate; this process by default.
         measure_on: Where finalists are timed: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE'.
+        device: Where models run: 'auto' (a GPU where there is one), 'cpu', 'cuda[:N]' or 'mps'.
         precision: What models are judged in: 'float32', 'bfloat16' or 'float16'; 'auto' is the
             fastest that agrees with float32 on the first images. The run keeps what it came to.
         output: Run directory, new; under runs/ by default.
@@ -158,6 +162,7 @@ def search(
         batch=batch,
         max_images=max_images,
         device=measure_on,
+        runs_on=device,
         precision=precision,
     )
     check_names(question, engine=workers.engine, objectives=settings.objectives)
@@ -185,20 +190,24 @@ def resume(
     sampler: object = None,
     workers: Workers | None = None,
     measure_on: str | None = None,
+    device: str | None = None,
     on_event: OnEvent | None = None,
     began: float | None = None,
 ) -> Run:
     """Go on with an interrupted run, or extend a finished one; returns the finished run.
 
     Finished trials stay, those that were in flight run again. `model` is needed where the run was
-    started with one; `measure_on` replaces the run's from now on, 'none' goes on without; `storage`
-    is the URL of its study where that has moved, or where its password is not in the environment;
-    `sampler` is needed where the run was started with a Python object that no name means.
+    started with one; `measure_on` and `device` replace the run's from now on, 'none' goes on
+    without measuring; `storage` is the URL of its study where that has moved, or where its password
+    is not in the environment; `sampler` is needed where the run was started with a Python object
+    that no name means. What the run judged in, it goes on to judge in.
     """
     leave_if_reimported()
     watch = Stopwatch() if began is None else Stopwatch(began)
     directory = RunDirectory.open(run)
-    config, question = directory.read_config(), directory.section("question", Question)
+    config = directory.read_config()
+    place = Place(str(directory.path / "config.yaml")) / "question"
+    question = Question.from_dict(config.get("question") or {}, place)
     if config.get("embedded_model") and model is None:
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
     settings = directory.section("search", SearchSettings)
@@ -210,5 +219,8 @@ def resume(
     if measure_on is not None:
         chosen = None if measure_on == "none" else measure_on
         question = dataclasses.replace(question, device=chosen)
+    if device is not None:
+        check_device(device)
+        question = dataclasses.replace(question, runs_on=device)
     whole = WholeSearch(question, settings, Path(run), watch, model, workers, on_event)
-    return whole.resume(given, on_other_device=measure_on is not None)
+    return whole.resume(given)

@@ -14,6 +14,7 @@ from autotok.backbones.autoformer_family import load_supernet, supernet_structur
 from autotok.backbones.supernet import SupernetView
 from autotok.config import CompressionConfig, SubnetSpec
 from autotok.counting.macs import uncompressed
+from autotok.devices.placing import torch_device
 from autotok.errors import ConfigError, ExportError, nearest
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
@@ -47,13 +48,17 @@ def train_supernet(
     output: Path,
     *,
     resume: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     on_training: Callable[[Progress], None] | None = None,
     on_judging: OnProgress | None = None,
 ) -> dict[str, Any]:
     """What a training by a recipe gave: accuracy of several subnets on held-out images."""
-    weights = train_from_recipe(recipe, output, resume=resume, device=device, progress=on_training)
-    return {"weights": str(weights), **judge_supernet(recipe, weights, on_progress=on_judging)}
+    placed = torch_device(device)
+    weights = train_from_recipe(
+        recipe, output, resume=resume, device=str(placed), progress=on_training
+    )
+    judged = judge_supernet(recipe, weights, device=placed, on_progress=on_judging)
+    return {"weights": str(weights), **judged}
 
 
 def parse_subnet(text: str, spec: SupernetSpec, default: SubnetSpec) -> SubnetSpec:
@@ -101,15 +106,17 @@ def evaluate_subnets(
     data: str = "demo",
     num_images: int | None = None,
     seed: int = 0,
+    device: str = "auto",
     on_progress: OnProgress | None = None,
 ) -> list[SubnetScore]:
     """One score per subnet on the shared weights: validation top-1 with interval, MACs, parameters.
 
     `subnets` are texts as `parse_subnet` takes them.
     """
+    placed = torch_device(device)
     spec, default = supernet_structure(backbone, checkpoint)
     chosen = {text: parse_subnet(text, spec, default) for text in subnets}
-    supernet = load_supernet(backbone, checkpoint)
+    supernet = load_supernet(backbone, checkpoint).to(placed)
     source = load_data(data, SupernetView(supernet, default, name=backbone))
     counts = dict.fromkeys(chosen, num_images or len(source))
     return score_subnets(

@@ -140,13 +140,20 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def left_alone(verb: Callable[P, R]) -> Callable[P, R]:
-    """The verb, which runs models that it is given in evaluation mode and leaves them in theirs."""
+    """The verb, which runs models that it is given in evaluation mode and where it likes, and
+    leaves them in their mode and on their device."""
 
     @functools.wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = (*args, *kwargs.values())
-        with evaluating(*(value for value in given if isinstance(value, nn.Module))):
-            return verb(*args, **kwargs)
+        models = [v for v in (*args, *kwargs.values()) if isinstance(v, nn.Module)]
+        homes = [next((p.device for p in model.parameters()), None) for model in models]
+        try:
+            with evaluating(*models):
+                return verb(*args, **kwargs)
+        finally:
+            for model, home in zip(models, homes, strict=True):
+                if home is not None and home != next(model.parameters()).device:
+                    model.to(home)
 
     return run
 

@@ -46,14 +46,16 @@ MeasureOnOption = Annotated[
 ]
 
 
-def _spelt(name: str) -> str:
-    autotok.check_device(name)
+def spelt(name: str | None) -> str | None:
+    """The device, which is one by its name; `--measure-on` is named where that is meant."""
+    if name is not None:
+        autotok.check_device(name)
     return name
 
 
 DeviceOption = Annotated[
     str,
-    typer.Option(help="Where models run: auto, cpu, cuda[:N] or mps.", callback=_spelt),
+    typer.Option(help="Where models run: auto, cpu, cuda[:N] or mps.", callback=spelt),
 ]
 
 
@@ -70,7 +72,7 @@ PrecisionOption = Annotated[
         callback=_format,
     ),
 ]
-FormerDevice = Annotated[str, typer.Option("--device", hidden=True, callback=_spelt)]
+FormerDevice = Annotated[str, typer.Option("--device", hidden=True, callback=spelt)]
 """What --measure-on was called; answered with that."""
 ImageSizeOption = Annotated[
     int | None, typer.Option(min=16, max=4096, help="Input side in pixels (timm models).")

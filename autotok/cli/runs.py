@@ -17,7 +17,6 @@ from .app import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
-    FormerDevice,
     ImageSizeOption,
     JsonFlag,
     MeasureOnOption,
@@ -29,6 +28,7 @@ from .app import (
     configure_logging,
     console,
     print_json,
+    spelt,
 )
 
 if TYPE_CHECKING:
@@ -193,11 +193,8 @@ def search_command(
     )
     budgets = tuple(budget or ["2.3GFLOPs"])
     only = tuple(name.strip() for name in (methods or "").split(",") if name.strip())
-    if device not in ("auto", "cpu"):
-        raise autotok.ConfigError(
-            f"device '{device}' cannot be searched on: a search runs its models on the CPU so far;"
-            " leave --device at auto, and time finalists elsewhere with --measure-on"
-        )
+    if device != "auto":
+        autotok.torch_device(device)
     question = autotok.Question(
         budgets=budgets,
         flops_convention=flops_convention,
@@ -237,6 +234,7 @@ def search_command(
                 max_images=max_images,
                 workers=_workers(workers, engine, ray_address, resource),
                 measure_on=measure_on,
+                device=device,
                 precision=precision,
                 settings=settings,
                 output=folder,
@@ -264,7 +262,10 @@ def resume_command(
         str | None,
         typer.Option(help="Another device to time on from now on; 'none': without one."),
     ] = None,
-    device: FormerDevice = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(help="Another device for models from now on, as for search.", callback=spelt),
+    ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
@@ -286,6 +287,7 @@ def resume_command(
                 storage=storage,
                 workers=_workers(workers, engine, ray_address, resource),
                 measure_on=measure_on,
+                device=device,
                 on_event=bar,
                 began=began,
             ),

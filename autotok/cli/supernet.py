@@ -14,6 +14,7 @@ import autotok
 from .app import (
     BackboneOption,
     CheckpointOption,
+    DeviceOption,
     JsonFlag,
     QuietFlag,
     app,
@@ -40,7 +41,7 @@ def supernet_train(
     recipe: Annotated[Path, typer.Argument(help="Recipe, e.g. studies/demo_supernet/recipe.yaml.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for weights and log.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from its checkpoint.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    device: DeviceOption = "auto",
     quiet: QuietFlag = False,
 ) -> None:
     """Train a supernet by a recipe, then judge its subnets on held-out images."""
@@ -78,6 +79,7 @@ def supernet_eval(
         list[str] | None, typer.Option(help=f"{SUBNET_HELP}; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images come first.")] = 0,
+    device: DeviceOption = "auto",
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -94,6 +96,7 @@ def supernet_eval(
             data=data,
             num_images=images,
             seed=seed,
+            device=device,
             on_progress=bar.update,
         )
     rows = [score.to_dict() for score in scores]

@@ -15,7 +15,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -31,11 +31,14 @@ from autotok.names import known
 
 from .data import DataSource
 from .intervals import mean_interval, wilson
+from .transfer import sent
 
 __all__ = ["Evaluator", "Quality", "Tally", "computing", "default_batch_size"]
 
 GALLERY_SIZE = 128
 TEMPERATURE = 0.07
+ACCELERATOR_BATCH = 128
+"""Images per forward that keep a large GPU busy with a ViT-S."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,8 @@ class Evaluator:
         self.data = data
         self.seed = seed
         self.precision = precision
-        self.batch_size = batch_size or default_batch_size(backbone.facts)
+        device = next(backbone.parameters()).device
+        self.batch_size = batch_size or default_batch_size(backbone.facts, device)
         self._reference: dict[int, Tensor] = {}
         self._gallery: Tensor | None = None
         self.gallery_size = 0
@@ -229,22 +233,28 @@ class Evaluator:
         tally = self._tally(0, finetuned=finetuned, judged=judged)
         with evaluating(model):
             for first, indices in self._batches(start, stop):
-                images, labels = self.data.batch(indices)
-                output = self._run(model, images)
-                if not bool(torch.isfinite(output).all()):
-                    raise NonFiniteOutput(
-                        f"the compressed model gives NaN or infinity on image {indices[0]} of"
-                        f" '{self.data.name}'; this configuration cannot be used"
-                    )
-                found = self._count(output, labels, first, images, finetuned)
-                costs = getattr(model, "image_costs", None)
-                if costs is not None:
-                    each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
-                    found = dataclasses.replace(found, macs=each, macs_noattn=total)
-                tally = tally + dataclasses.replace(found, judged=judged)
-                if on_images is not None:
-                    on_images(len(indices))
+                with self._halving():
+                    found = self._judged(model, first, indices, finetuned)
+                    tally = tally + dataclasses.replace(found, judged=judged)
+                    if on_images is not None:
+                        on_images(len(indices))
         return tally
+
+    def _judged(self, model: nn.Module, first: int, indices: list[int], finetuned: bool) -> Tally:
+        """The tally of one batch."""
+        images, labels = self.data.batch(indices)
+        output = self._run(model, images)
+        if not bool(torch.isfinite(output).all()):
+            raise NonFiniteOutput(
+                f"the compressed model gives NaN or infinity on image {indices[0]} of"
+                f" '{self.data.name}'; this configuration cannot be used"
+            )
+        found = self._count(output, labels, first, images, finetuned)
+        costs = getattr(model, "image_costs", None)
+        if costs is not None:
+            each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
+            found = dataclasses.replace(found, macs=each, macs_noattn=total)
+        return found
 
     def reference(
         self, start: int, stop: int, *, on_images: Callable[[int], None] | None = None
@@ -255,27 +265,42 @@ class Evaluator:
         """
         tally = self._tally(0)
         for first, indices in self._batches(start, stop):
-            images, labels = self.data.batch(indices)
-            output = self._reference_of(first, images)
-            tally = tally + self._count(output, labels, first, images, False)
-            if on_images is not None:
-                on_images(len(indices))
+            with self._halving():
+                images, labels = self.data.batch(indices)
+                output = self._reference_of(first, images)
+                tally = tally + self._count(output, labels, first, images, False)
+                if on_images is not None:
+                    on_images(len(indices))
         return tally
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
         """(position of the first, indices) of every batch; each is asked for when its turn comes,
-        so that what was decoded to see whether it is readable is still in the cache."""
-        for first in range(start, stop, self.batch_size):
-            end = min(first + self.batch_size, stop)
-            indices = self.data.subset(end, self.seed)[first:]
+        so that what was decoded to see whether it is readable is still in the cache, and again if
+        the batch size was halved meanwhile."""
+        first = start
+        while first < stop:
+            size = self.batch_size
+            indices = self.data.subset(min(first + size, stop), self.seed)[first:]
             if not indices:
                 return
             yield first, indices
+            if self.batch_size >= size:
+                first += size
+
+    @contextmanager
+    def _halving(self) -> Iterator[None]:
+        """Around the work on a batch: where a GPU's memory ends, it comes again in halves."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            if self.batch_size == 1:
+                raise
+            self.batch_size //= 2
 
     @torch.inference_mode()
     def _run(self, model: nn.Module, images: Tensor) -> Tensor:
         parameter = next(self.backbone.parameters())
-        images = images.to(parameter.device, parameter.dtype)
+        images = sent(images, parameter.device, parameter.dtype)
         with computing(parameter.device, self.precision):
             output: Tensor = model(images)
         return output.float().cpu()
@@ -363,18 +388,20 @@ class Evaluator:
 
 def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """The context in which products run in a number format."""
-    low = precision != "float32"
-    kind = getattr(torch, precision) if low else None
-    return torch.autocast(device.type, kind, enabled=low)
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
 
 
-def default_batch_size(facts: BackboneFacts) -> int:
-    """Images per forward on a CPU.
+def default_batch_size(facts: BackboneFacts, device: torch.device | None = None) -> int:
+    """Images per forward, on a CPU by default; on an accelerator many, halved where memory ends.
 
-    Where the attention map is spelled out, a batch whose map outgrows the allocator's reusable
+    Where a CPU spells the attention map out, a batch whose map outgrows the allocator's reusable
     blocks (about 16 MB) runs up to three times slower, so large token counts go one by one; see
     `allocator.reuse_large_blocks`. Elsewhere about 1,600 tokens keep the caches warm.
     """
+    if device is not None and device.type != "cpu":
+        return ACCELERATOR_BATCH
     tokens = facts.num_patches + facts.num_prefix
     if facts.explicit_attention:
         heads = max(block.heads for block in facts.blocks)

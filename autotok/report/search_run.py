@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from autotok.devices.device import leaving, ready_device
+from autotok.devices.placing import gpus_to_share
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.searching.engines.base import Engine, Workers
 from autotok.searching.proposing.samplers import check_sampler
@@ -79,9 +80,9 @@ class WholeSearch:
             )
         return self._handed_over(ready.session, result)
 
-    def resume(self, changes: Mapping[str, Any], *, on_other_device: bool) -> Run:
+    def resume(self, changes: Mapping[str, Any]) -> Run:
         """The run gone on with, under the `changes` of its settings (`resume_search`)."""
-        question = {"question": self.question.to_dict()} if on_other_device else None
+        question = {"question": self.question.to_dict()}
         with self._ready(new=False) as ready:
             result = resume_search(
                 ready.problem,
@@ -158,6 +159,7 @@ class WholeSearch:
                 factory=factory,
                 directory=self.folder,
                 trial_timeout_s=settings.trial_timeout_s,
+                gpus=gpus_to_share(session.question.runs_on),
             )
             yield engine
         finally:
@@ -187,6 +189,7 @@ class WholeSearch:
         no_export = self.watch.why_no_export(result.settings.timeout_s, result.seconds)
         export = f"not exporting ({no_export})" if no_export else "exporting the best"
         self._say(1.0, f"{export}, drawing the front, writing the report")
+        session.worker.bring_home()
         with RunDirectory(result.directory).guarded():
             hand_over(
                 session.question.to_dict(),

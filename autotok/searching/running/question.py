@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from autotok.devices.placing import check_device
 from autotok.devices.ssh_address import SshAddress
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.export.formats import check_format
@@ -59,6 +60,8 @@ class Question:
     """At most this many images of the data count as its validation split."""
     device: str | None = None
     """Where finalists are measured: 'local', 'ssh://user@host' or 'ray:RESOURCE'."""
+    runs_on: str = "auto"
+    """Where models run: 'auto', 'cpu', 'cuda[:N]' or 'mps'."""
     precision: str = "auto"
     """What models are judged in; config.yaml keeps what 'auto' came to, for the resumes to come."""
     precision_why: str = ""
@@ -91,7 +94,7 @@ class Question:
     def from_dict(cls, data: object, where: Place | str = "question") -> Question:
         """The inverse of `to_dict`; runs of earlier versions judged in float32."""
         if isinstance(data, Mapping):
-            data = {"precision": "float32", **data}
+            data = {"precision": "float32", "precision_why": "as it began", **data}
         return typed(cls, data, where)
 
 
@@ -105,6 +108,7 @@ def check_names(
     known("engine", engine, ENGINES)
     known("quality", question.quality, QUALITIES)
     check_precision(question.precision)
+    check_device(question.runs_on)
     device = question.device or "none"
     if device.startswith("ssh:"):
         SshAddress.parse(device)

@@ -21,6 +21,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive
 from autotok.devices.device import Device
 from autotok.devices.measurement import Measurement
+from autotok.devices.placing import torch_device
 from autotok.errors import ConfigError, DataError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
@@ -76,6 +77,7 @@ def build_problem(
     # what the user named is there: asked before anything is loaded
     check_data(question.data, question.train_data, question.class_names)
     check_file(None if question.checkpoint is None else Path(question.checkpoint))
+    placed = torch_device(question.runs_on)
     space = load_space(question.space)
     if question.methods:
         space = dataclasses.replace(space, methods=question.methods)
@@ -83,6 +85,9 @@ def build_problem(
     backbone, supernet, structure = _load_model(question, model, loaded)
     space = dataclasses.replace(space, structure=structure)
     require_device([r.metric for r in question.requests], question.target)
+    for part in (backbone, supernet):
+        if part is not None:
+            part.to(placed)
     images = _images(question, backbone, "val")
     chosen = choose_format(question.precision, backbone, images, seed=seed)
     settled = dataclasses.replace(
