@@ -2,6 +2,7 @@
 finished run that many tests look at."""
 
 import fcntl
+import logging
 import os
 import shutil
 import sys
@@ -51,6 +52,7 @@ def _search(folder: Path) -> None:
         with pytest.raises(SystemExit) as ended:
             cli.main()
     assert not ended.value.code
+    logging.getLogger("autotok").setLevel(logging.NOTSET)  # -q must not silence other tests
 
 
 @pytest.fixture
