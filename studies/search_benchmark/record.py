@@ -47,7 +47,7 @@ QUESTIONS = {
 }
 DRAWN, WRITTEN, FRACTIONS = 58, 36, 6
 """Schedules of a method: drawn from the space, written by hand; costs of each published one."""
-BLOCK = 16
+BLOCK = 8
 EVERY = 25
 """Configurations between two runs of the uncompressed model."""
 
