@@ -67,6 +67,7 @@ def search(
     settings: SearchSettings | None = None,
     workers: Workers | None = None,
     measure_on: str | None = None,
+    warm_start: Sequence[str | Path] = (),
     device: str = "auto",
     precision: str = "auto",
     output: str | Path | None = None,
@@ -102,6 +103,8 @@ def search(
         device: Where models run: 'auto' (a GPU where there is one), 'cpu', 'cuda[:N]' or 'mps'.
         precision: What models are judged in: 'float32', 'bfloat16' or 'float16'; 'auto' is the
             fastest that agrees with float32 on the first images. The run keeps what it came to.
+        warm_start: Earlier runs of the same model and images, whatever their budget: their front is
+            tried first, and a surrogate learns from what they evaluated.
         output: Run directory, new; under runs/ by default.
         on_event: Called with progress.
         began: `time.monotonic()` from which the time limit counts; this call by default.
@@ -168,7 +171,8 @@ def search(
     check_names(question, engine=workers.engine, objectives=settings.objectives)
     model = None if isinstance(backbone, str) else backbone
     folder = Path(output or fresh_run_folder(named))
-    return WholeSearch(question, settings, folder, watch, model, workers, on_event).begin()
+    earlier = tuple(Path(run) for run in warm_start)
+    return WholeSearch(question, settings, folder, watch, model, workers, on_event, earlier).begin()
 
 
 def _one_of(settings: SearchSettings | None, keywords: SearchSettings) -> SearchSettings:

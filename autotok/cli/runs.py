@@ -141,6 +141,10 @@ def search_command(
         str,
         typer.Option(help="tpe, auto (surrogate), nsgaii, gp, random, grid or MODULE:FACTORY."),
     ] = "tpe",
+    warm_start: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier run of the same model and images; may be repeated."),
+    ] = None,
     flops_convention: Annotated[
         str, typer.Option(help="What FLOPs in a budget mean: macs, macs-noattn, flops2x.")
     ] = "macs",
@@ -234,6 +238,7 @@ def search_command(
                 max_images=max_images,
                 workers=_workers(workers, engine, ray_address, resource),
                 measure_on=measure_on,
+                warm_start=warm_start or (),
                 device=device,
                 precision=precision,
                 settings=settings,

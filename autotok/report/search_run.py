@@ -14,14 +14,18 @@ from torch import nn
 
 from autotok.devices.device import leaving, ready_device
 from autotok.devices.placing import gpus_to_share
+from autotok.errors import ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.searching.engines.base import Engine, Workers
+from autotok.searching.proposing.earlier import worth_keeping
 from autotok.searching.proposing.samplers import check_sampler
 from autotok.searching.proposing.storage import check_storage
+from autotok.searching.records.objective import make_objectives
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
-from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.opening import kept_trials, resume_search, run_search
 from autotok.searching.running.question import Question, check_hand_over
 from autotok.searching.running.session import Session, build_problem, measuring_on
 from autotok.searching.running.stopwatch import Stopwatch
@@ -63,11 +67,15 @@ class WholeSearch:
     """Where the backbone is no name."""
     workers: Workers = field(default_factory=Workers)
     on_event: OnEvent | None = None
+    warm_start: tuple[Path, ...] = ()
+    """Earlier runs of the same model and images."""
 
     def begin(self) -> Run:
         """A new run, its folder made once everything is loaded."""
         RunDirectory.check_new(self.folder)
+        earlier = [r for path in self.warm_start for r in self._trials_of(path)]
         with self._ready(new=True) as ready:
+            objectives = make_objectives(self.settings.objectives, ready.problem.metric)
             question = ready.session.question.to_dict()
             result = run_search(
                 self.settings,
@@ -77,8 +85,22 @@ class WholeSearch:
                 sections={"question": question, "embedded_model": self.model is not None},
                 engine=ready.engine,
                 around=ready.around,
+                earlier=worth_keeping(earlier, objectives, ready.problem.metric),
             )
         return self._handed_over(ready.session, result)
+
+    def _trials_of(self, path: Path) -> list[TrialRecord]:
+        """What an earlier run evaluated; refused where that was another model or other images."""
+        run = RunDirectory.open(path)
+        theirs, ours = run.section("question", Question), self.question
+        for name in ("backbone", "checkpoint", "image_size", "data", "subnet"):
+            one, other = getattr(theirs, name), getattr(ours, name)
+            if one != other:
+                raise ConfigError(
+                    f"run '{path}' searched {name.replace('_', ' ')} {one}, and this search is of"
+                    f" {other}; warm-start from a run of the same model and images"
+                )
+        return kept_trials(run)
 
     def resume(self, changes: Mapping[str, Any]) -> Run:
         """The run gone on with, under the `changes` of its settings (`resume_search`)."""

@@ -32,3 +32,18 @@ def test_a_folder_that_cannot_be_had_is_told_before_anything_is_loaded(
                           ("x" * 300, "File name too long")):  # fmt: skip
         with pytest.raises(AutotokError, match=words):
             autotok.search("tiny", data="digits", budget="60%", output=tmp_path / output)
+
+
+def test_a_run_of_another_model_is_no_start(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(AutotokError, match="searched data digits, and this search is of cifar10"):
+        autotok.search("tiny", data="cifar10", budget="60%", output=tmp_path / "run",
+                       warm_start=[finished_run])  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_started_from(finished_run: Path, no_onnx: None, tmp_path: Path) -> None:
+    run = autotok.search("tiny", data="digits", budget="50%", output=tmp_path / "run", n_trials=3,
+                         max_images=40, timeout_s=None, retrain_trials=0, methods=["tome", "evit"],
+                         warm_start=[finished_run])  # fmt: skip
+    front = {r.config.method for r in autotok.Run(finished_run).records()["front"]}
+    assert run.trials["method"].iloc[0] in front | {"none"}

@@ -42,7 +42,7 @@ from .identity import StudyIdentity, claim, name_metrics, open_study, release
 from .samplers import check_sampler, faults_of, grid_point, make_sampler
 from .storage import damaged_journal, hold_journal, is_url, open_storage, storage_errors
 
-__all__ = ["CRASH", "Proposals"]
+__all__ = ["CRASH", "Proposals", "record_of"]
 
 CRASH = 3
 """Deaths from outside that one crash weighs as much as."""
@@ -143,7 +143,7 @@ class Proposals:
         for trial in self._study.get_trials(deepcopy=False):
             if not trial.state.is_finished():
                 trial = self._settled(trial)
-            record = _record_of(trial)
+            record = record_of(trial)
             if "died" in trial.user_attrs:
                 self.deaths[int(trial.user_attrs["number"])] += int(trial.user_attrs["died"])
             if record is not None:
@@ -315,7 +315,7 @@ class Proposals:
         return self._attrs.get(key)
 
 
-def _record_of(trial: FrozenTrial) -> TrialRecord | None:
+def record_of(trial: FrozenTrial) -> TrialRecord | None:
     """What was found, if the trial was finished with it: not of one given up while it was told."""
     text = trial.user_attrs.get("record")
     if text is None or trial.user_attrs.get("reason") == _INTERRUPTED:

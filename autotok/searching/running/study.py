@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ class StudyRun:
         engine: Engine | None,
         around: Around,
         identity: StudyIdentity,
+        earlier: Sequence[TrialRecord] = (),
     ) -> None:
         self.settings, self.corrections, self.run = settings, corrections, run
         self.engine = engine or InProcessEngine(corrections.original)
@@ -112,6 +113,8 @@ class StudyRun:
         with run.guarded():
             self.notes = Proposals(settings, corrections.original, run.study_log, identity)
             corrections.keep_in(self.notes)
+            if earlier and self.notes.noted("earlier") is None:
+                self.notes.note("earlier", [r.to_dict() for r in earlier])
         self.notes.in_process = isinstance(self.engine, InProcessEngine)
         self.problem = corrections.problem
         self.search = Search(settings, self.problem, self.notes, FidelityPlan(1, 1, 1), corrections)
