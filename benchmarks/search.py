@@ -68,15 +68,13 @@ class Task:
         """Of `table@budget[:first image]`."""
         name, _, rest = text.partition("@")
         budget, _, first = rest.partition(":")
-        return cls(text, Recorded.load(name), budget or "50%", int(first or 0))
+        table = Recorded.load(name, int(first or 0) + IMAGES)
+        return cls(text, table, budget or "50%", int(first or 0))
 
     @property
     def images(self) -> range:
         """Positions of the images."""
-        last = self.first + IMAGES
-        if last > self.table.images:
-            raise SystemExit(f"{self.name}: images up to {last}, recorded {self.table.images}")
-        return range(self.first, last)
+        return range(self.first, self.first + IMAGES)
 
     @property
     def blind(self) -> float:
@@ -219,7 +217,8 @@ def compare(task: Task, seeds: int, evaluations: int, algorithms: list[str]) -> 
         seconds[name] = float(np.median([spent for _, spent in results]))
     best = task.best_possible()
     lines = [
-        f"{task.name}: best possible {best:.3f}, images {task.images.start}-{task.images.stop - 1}",
+        f"{task.name}: best of the {len(task.table.configs)} recorded {best:.3f}, images"
+        f" {task.images.start}-{task.images.stop - 1}",
         "",
         f"| evaluations | {' | '.join(map(str, shown))} | ms a proposal |",
         "|---" * (len(shown) + 2) + "|",

@@ -4,9 +4,9 @@
 
 Configurations: every method of the default space with its published schedules, schedules drawn from
 that space, and schedules as a user would write them, all spread over the costs that there are.
-Images come in blocks: all configurations see one block before any sees the next, so that the table
-is complete over the images it has, whenever the recording is stopped. In each block the
-uncompressed model runs between the others, and times are divided by its time.
+Configurations come in random order, each with its first images, so that the table is of use whenever
+the recording is stopped; a further recording with more `--images` adds to all. The uncompressed
+model runs between the others, and times are divided by its time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,11 +211,17 @@ class Table:
         return read_rows(path)
 
     def missing(self) -> Iterator[Block]:
-        """Blocks still to be run, images in order."""
-        for start in range(0, self.kl.shape[1], BLOCK):
-            for row, data in enumerate(self.rows):
+        """Blocks still to be run: the uncompressed model's, then the others in random order."""
+        order = [0, *(1 + np.random.default_rng(0).permutation(len(self.rows) - 1)).tolist()]
+        for row in order:
+            for start in range(0, self.kl.shape[1], BLOCK):
                 if np.isnan(self.kl[row, start]):
-                    yield Block(row, json.dumps(data["config"]), start)
+                    yield Block(row, json.dumps(self.rows[row]["config"]), start)
+
+    def _seen(self) -> list[str]:
+        """How many images each configuration was judged on."""
+        counts = (~np.isnan(self.kl)).sum(axis=1).tolist()
+        return [f"{count} images" for count in counts]
 
     def take(self, found: Found) -> None:
         """Keep what one block gave."""
@@ -234,7 +241,7 @@ class Table:
             "data": question.data,
             "image_size": question.image_size,
             "configurations": len(self.rows),
-            "images": int((~np.isnan(self.kl)).all(axis=0).sum()),
+            "judged_on": dict(sorted(Counter(self._seen()).items(), reverse=True)),
             "environment": environment(),
         }
         write_text(self.folder / "about.json", json.dumps(about, indent=1) + "\n")

@@ -50,20 +50,24 @@ class Recorded:
     """(n, blocks of images) seconds over those of the uncompressed model, run in between."""
 
     @classmethod
-    def load(cls, name: str) -> Recorded:
-        """The table of that name in this folder."""
+    def load(cls, name: str, images: int) -> Recorded:
+        """The configurations of the table of that name that were judged on so many images."""
         folder = HERE / name
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         rows = read_rows(folder / "configurations.jsonl.gz")
         with np.load(folder / "images.npz", allow_pickle=False) as arrays:
             kl, right, slowness = (arrays[key] for key in ("kl", "right", "slowness"))
+        known = np.flatnonzero(~np.isnan(kl[:, :images]).any(axis=1))
+        if images > kl.shape[1] or 0 not in known:
+            raise ValueError(f"table '{name}' has not been recorded on {images} images")
+        rows = [rows[i] for i in known]
         return cls(
             about,
             tuple(str(row["origin"]) for row in rows),
             tuple(CompressionConfig.from_json(json.dumps(row["config"])) for row in rows),
-            kl.astype(np.float32),
-            right,
-            slowness.astype(np.float32),
+            kl[known].astype(np.float32),
+            right[known],
+            slowness[known].astype(np.float32),
         )
 
     @cached_property
@@ -83,12 +87,6 @@ class Recorded:
     def whole(self) -> float:
         """Cost of the uncompressed model, which is the first row."""
         return float(self.macs[0])
-
-    @property
-    def images(self) -> int:
-        """Images that every configuration was judged on."""
-        complete = ~np.isnan(self.kl).any(axis=0)
-        return int(np.argmin(complete)) if not complete.all() else len(complete)
 
     @cached_property
     def _places(self) -> NDArray[np.float64]:
