@@ -2,9 +2,9 @@
 
     python studies/search_benchmark/record.py demo --minutes 60
 
-Configurations: every method of the default space with its published schedules, schedules drawn from
+Configurations: all methods of the default space with their published schedules, schedules drawn from
 that space, and schedules as a user would write them, all spread over the costs that there are.
-Configurations come in random order, each with its first images, so that the table is of use whenever
+They come in random order, each with its first images, so that the table is of use whenever
 the recording is stopped; a further recording with more `--images` adds to all. The uncompressed
 model runs between the others, and times are divided by its time.
 """
