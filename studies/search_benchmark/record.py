@@ -2,10 +2,10 @@
 
     python studies/search_benchmark/record.py demo --minutes 60
 
-Configurations: all methods of the default space with their published schedules, schedules drawn from
-that space, and schedules as a user would write them, all spread over the costs that there are.
-They come in random order, each with its first images, so that the table is of use whenever
-the recording is stopped; a further recording with more `--images` adds to all. The uncompressed
+Configurations: all methods of the default space with their published schedules, schedules drawn
+from that space, and schedules as a user would write them, spread over the costs that there are.
+They come in random order, each with its first images, so that the table is of use whenever the
+recording is stopped; a further recording with more `--images` adds to all. The uncompressed
 model runs between the others, and times are divided by its time.
 """
 
