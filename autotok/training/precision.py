@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from autotok.errors import ConfigError, nearest
-from autotok.evaluation.accuracy import default_batch_size
+from autotok.evaluation.accuracy import computing, default_batch_size
 from autotok.evaluation.precision import cpu_has_bf16
 from autotok.facts import BackboneFacts
 
@@ -35,7 +35,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """The context that a forward runs in."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return computing(device, "bfloat16" if precision == "bf16" else "float32")
 
 
 def chunk_size(facts: BackboneFacts, precision: str, device: torch.device) -> int:

@@ -312,6 +312,13 @@ def test_a_device_that_is_not_here_is_named_with_those_that_are(run: Run) -> Non
     code, _, err = run("evaluate", "--backbone", "tiny", "--data", "digits", "--device", "cuda:99")
     assert code == 2
     assert "device 'cuda:99' is not here; there is cpu" in err
+    for verb in ("search", "finetune --method tome --keep 0.5@1", "supernet eval"):
+        code, _, err = run(*verb.split(), "--device", "cuda:99")
+        assert code == 2
+        assert "device 'cuda:99' is not here; there is cpu" in err
+    code, _, err = run("search", "--precision", "bf16")
+    assert code == 2
+    assert "precision 'bf16' is unknown; did you mean 'bfloat16'?" in err
     code, _, err = run("evaluate", "--device", "gpu")
     assert code == 2
     assert "device 'gpu' is unknown" in err

@@ -56,6 +56,19 @@ def processes(
         engine.close()
 
 
+def test_workers_take_turns_at_the_gpus_and_the_driver_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    engine = ProcessEngine(factories.TellsItsGpu(tmp_path), 3, gpus=("5", "3"))
+    try:
+        engine.start()
+    finally:
+        engine.close()
+    assert sorted((tmp_path / "seen").read_text().split()) == ["3", "5", "5"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,3"
+
+
 def test_three_workers_give_every_outcome_once_and_as_in_process(tmp_path: Path) -> None:
     here = InProcessEngine(fake_problem())
     with processes(factories.Workers(tmp_path), 3) as engine:
