@@ -93,9 +93,9 @@ class Backbone(nn.Module):
         """The uncompressed model, run through the same four steps."""
         return self.readout(self.run_blocks(self.embed(images)[0]))
 
-    def run_blocks(self, tokens: Tokens) -> Tokens:
-        """Tokens after all blocks, none removed."""
-        for index in range(self.facts.num_blocks):
+    def run_blocks(self, tokens: Tokens, start: int = 0, stop: int | None = None) -> Tokens:
+        """Tokens after blocks [start, stop), all of them by default, none removed."""
+        for index in range(start, self.facts.num_blocks if stop is None else stop):
             branch, _ = self.attend(index, tokens)
             tokens = tokens.with_x(tokens.x + branch)
             tokens = tokens.with_x(tokens.x + self.feed(index, tokens))

@@ -135,8 +135,8 @@ def _watched() -> bool:
 
 
 def _cached(q: Tensor) -> bool:
-    """A processor with a cache runs this, or stands behind the meta device."""
-    return q.device.type in ("cpu", "meta") and not _watched()
+    """A processor with a cache runs this; the meta device stands for boards with accelerators."""
+    return q.device.type == "cpu" and not _watched()
 
 
 def _slices(total: int, step: int) -> list[slice]:

@@ -84,6 +84,8 @@ class CompressedViT(nn.Module):
         self._hearing = self._listeners()
         self._said = False
         """Whether hooks that never fire were told of."""
+        self.entry: tuple[int, Tokens] | None = None
+        """Where the next forward starts, and with what; see `activations`."""
 
     # Reducers are looked up at every call, so that a replica's own, and one put in later, count.
 
@@ -117,19 +119,13 @@ class CompressedViT(nn.Module):
         """
         if not (self._said or torch.compiler.is_compiling() or torch._C._get_tracing_state()):
             self._tell_of_hooks()
-        reducers = list(self._at().values())
-        needs = Needs.NONE
-        for reducer in reducers:
-            needs |= reducer.needs & EMBEDDED
-        image_scores = self._look(images)
-        tokens, embedded = self.backbone.embed(images, needs, trace=trace)
-        if image_scores is not None:
-            embedded = embedded.having("sight", image_scores)
-        hooked = [reducer for reducer in reducers if isinstance(reducer, BlockHooks)]
-        for reducer in hooked:
-            tokens = reducer.before_blocks(tokens, embedded)
+        hooked = [reducer for reducer in self._at().values() if isinstance(reducer, BlockHooks)]
+        first, tokens, embedded = self._entering(images, trace, hooked)
         last = self.backbone.facts.num_blocks - 1
-        for layer in range(last + 1):
+        if watch is not None and watch.counting:
+            for layer in range(first):
+                watch.counts[layer] = BlockCounts(*[live_counts(tokens)] * 3)
+        for layer in range(first, last + 1):
             if layer == last:
                 for reducer in hooked:
                     tokens = reducer.before_last(tokens)
@@ -145,6 +141,38 @@ class CompressedViT(nn.Module):
         if watch is not None and watch.counting:
             watch.counts[last + 1] = BlockCounts(*[live_counts(tokens)] * 3)
         return tokens
+
+    def _entering(
+        self, images: Tensor, trace: bool, hooked: list[BlockHooks]
+    ) -> tuple[int, Tokens, Taps]:
+        """Block to start with, the tokens that enter it, and the embedding's taps for block 0."""
+        if self.entry is not None:
+            return *self.entry, Taps()
+        image_scores = self._look(images)
+        tokens, embedded = self.backbone.embed(images, self.embedding_needs(), trace=trace)
+        if image_scores is not None:
+            embedded = embedded.having("sight", image_scores)
+        for reducer in hooked:
+            tokens = reducer.before_blocks(tokens, embedded)
+        return 0, tokens, embedded
+
+    def embedding_needs(self) -> Needs:
+        """What the reducers ask of the embedding."""
+        needs = Needs.NONE
+        for reducer in self._at().values():
+            needs |= reducer.needs & EMBEDDED
+        return needs
+
+    def unaltered_blocks(self) -> int:
+        """Blocks, from the first on, in which nothing is done or heard: what leaves them is what
+        leaves the uncompressed model's."""
+        at = self._at()
+        early = (BlockHooks, ImageScoring)
+        if self.training or any(
+            isinstance(r, early) or r.placement is Placement.BEFORE_BLOCKS for r in at.values()
+        ):
+            return 0
+        return min((*at, *self._hearing), default=0)
 
     def _tell_of_hooks(self) -> None:
         """Say once that hooks on what is never called stay silent, and what to use."""

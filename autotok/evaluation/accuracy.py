@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone, evaluating
+from autotok.compression.activations import Activations, entered
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, DataError, NonFiniteOutput
 from autotok.facts import BackboneFacts
@@ -190,6 +191,8 @@ class Evaluator:
         self.batch_size = batch_size or default_batch_size(backbone.facts, device)
         self._reference: dict[int, Tensor] = {}
         self._gallery: Tensor | None = None
+        self.activations: Activations | None = None
+        """What many candidates on the backbone start from; nothing is kept without."""
         self.gallery_size = 0
         if backbone.facts.num_classes == 0 and self.metric != "top1":
             self.gallery_size = min(GALLERY_SIZE, len(data))
@@ -243,7 +246,7 @@ class Evaluator:
     def _judged(self, model: nn.Module, first: int, indices: list[int], finetuned: bool) -> Tally:
         """The tally of one batch."""
         images, labels = self.data.batch(indices)
-        output = self._run(model, images)
+        output = self._run(model, images, indices)
         if not bool(torch.isfinite(output).all()):
             raise NonFiniteOutput(
                 f"the compressed model gives NaN or infinity on image {indices[0]} of"
@@ -298,10 +301,13 @@ class Evaluator:
             self.batch_size //= 2
 
     @torch.inference_mode()
-    def _run(self, model: nn.Module, images: Tensor) -> Tensor:
+    def _run(self, model: nn.Module, images: Tensor, indices: Sequence[int] = ()) -> Tensor:
         parameter = next(self.backbone.parameters())
         images = sent(images, parameter.device, parameter.dtype)
-        with computing(parameter.device, self.precision):
+        with (
+            computing(parameter.device, self.precision),
+            entered(model, images, indices, self.activations),
+        ):
             output: Tensor = model(images)
         return output.float().cpu()
 

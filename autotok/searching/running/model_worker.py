@@ -13,6 +13,7 @@ from statistics import fmean
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
+from autotok.compression.activations import Activations
 from autotok.compression.calibrate import (
     CALIBRATION_IMAGES,
     needs_calibration,
@@ -64,6 +65,7 @@ class ModelWorker:
         """`training` loads the training images, or raises why there are none; `weights` is the
         folder of fine-tuned weights; without one nothing can be retrained."""
         self.backbone, self.evaluator = backbone, evaluator
+        evaluator.activations = Activations(backbone)
         self._training, self.supernet, self._weights = training, supernet, weights
         self.on_finetune: Callable[[FineTuneProgress], None] | None = None
         """Told after every step of a fine-tune."""
