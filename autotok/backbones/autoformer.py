@@ -25,6 +25,7 @@ from .base import Backbone, pool_mean
 
 __all__ = ["AutoFormer", "SupernetSpec", "subnet_facts"]
 
+# torch's default, as the authors' code leaves it; timm's ViTs have 1e-6
 LAYER_NORM_EPS = 1e-5
 
 
