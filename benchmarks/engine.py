@@ -345,8 +345,8 @@ def tables(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     conditions = (
-        f"{machine_name()}, {args.threads} thread(s), {args.clock} clock, at most {args.turns} turns,"
-        f" {args.minutes:g} minutes in all, torch {torch.__version__}."
+        f"{machine_name()}, {args.threads} thread(s), {args.clock} clock, at most {args.turns}"
+        f" turns, {args.minutes:g} minutes in all, torch {torch.__version__}."
     )
     deadline = time.perf_counter() + 60 * args.minutes
     parts = list(itertools.product(args.backbone, args.schedule, args.batch))
