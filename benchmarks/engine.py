@@ -30,7 +30,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -57,6 +56,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.macs import cost, uncompressed
 from autotok.counting.operators import OperatorClass, classify
+from autotok.devices.board import machine_name
 from autotok.devices.interleaved import CLOCKS, clock_for
 from autotok.errors import AutotokError
 from autotok.facts import BackboneFacts
@@ -390,8 +390,8 @@ def tables(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     conditions = (
-        f"{processor()}, {args.threads} thread(s), {args.clock} clock, at most {args.turns} turns,"
-        f" {args.minutes:g} minutes in all, torch {torch.__version__}."
+        f"{machine_name()}, {args.threads} thread(s), {args.clock} clock, at most {args.turns}"
+        f" turns, {args.minutes:g} minutes in all, torch {torch.__version__}."
     )
     deadline = time.perf_counter() + 60 * args.minutes
     parts = list(itertools.product(args.backbone, args.schedule, args.batch))
@@ -410,16 +410,6 @@ def tables(args: argparse.Namespace) -> None:
             waiting -= 1
             if args.write:
                 written(args.write, rows, conditions)
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # decided before torch is imported
@@ -23,6 +24,12 @@ def _same_random_state() -> None:
 # No test cuts the power, and a killed process loses nothing that it wrote: waiting for the disk
 # after every line of a study took more than half of the time of the searching tests.
 os.fsync = lambda handle: None  # type: ignore[assignment]
+
+# however busy the machine is: no test is about time
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 SEARCH = (
     "search --backbone tiny --data digits --budget 60% --target jetson-nx --methods tome,evit"

@@ -39,6 +39,7 @@ __all__ = [
     "spec_for",
 ]
 
+# torch's default, as the authors' code leaves it; timm's ViTs have 1e-6
 LAYER_NORM_EPS = 1e-5
 STEM_WIDTH = 64
 AUX_SHARE = 0.5

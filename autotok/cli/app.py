@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -95,6 +95,13 @@ def configure_logging(*, verbose: bool, quiet: bool) -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(_escape)
     logging.getLogger("autotok").setLevel(level)
+
+
+def interrupted(error: KeyboardInterrupt, go_on: str) -> NoReturn:
+    """End the command, saying how to go on."""
+    sys.stderr.write(f"autotok: {str(error) or 'interrupted'}; {go_on}\n")
+    # as shells have it: 128 and the number of SIGINT
+    raise typer.Exit(130) from None
 
 
 def _escaped(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +26,13 @@ from .app import (
     app,
     configure_logging,
     console,
+    interrupted,
     print_json,
     spelt,
 )
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-INTERRUPTED = 130
 
 BudgetOption = Annotated[
     list[str] | None,
@@ -336,12 +334,10 @@ def _resumable(folder: Path, work: Any) -> autotok.Run:
     try:
         run: autotok.Run = work()
     except KeyboardInterrupt as error:
-        how = str(error) or "interrupted"
         go_on = "nothing had begun"
         if (folder / "config.yaml").is_file():
             go_on = f"everything finished is kept: go on with `autotok resume {folder}`"
-        sys.stderr.write(f"autotok: {how}; {go_on}\n")
-        raise typer.Exit(INTERRUPTED) from None
+        interrupted(error, go_on)
     except autotok.DeviceUnreachable as error:
         if not (folder / "config.yaml").is_file():
             raise

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +17,7 @@ from .app import (
     JsonFlag,
     QuietFlag,
     app,
+    interrupted,
     print_facts,
     print_json,
     print_table,
@@ -28,7 +28,6 @@ supernet_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(supernet_app, name="supernet")
-INTERRUPTED = 130
 COLUMNS = ("subnet", "width", "depth", "GFLOPs", "Mparams", "top-1 %", "images")
 CAPTION = "In brackets: the 95 % interval."
 
@@ -65,7 +64,7 @@ def supernet_train(
                 on_judging=lambda share, text: bar.update(share, f"judging {text}"),
             )
         except KeyboardInterrupt as error:
-            _interrupted(error, f"autotok supernet train {recipe} -o {output} --resume")
+            interrupted(error, f"go on with autotok supernet train {recipe} -o {output} --resume")
     print_json(results)
 
 
@@ -196,7 +195,7 @@ def supernet_search(
         try:
             result = autotok.search_subnets(question, output, resume=resume, on_progress=bar.update)
         except KeyboardInterrupt as error:
-            _interrupted(error, "the same command and --resume")
+            interrupted(error, "go on with the same command and --resume")
     if json:
         print_json(result)
         return
@@ -218,8 +217,3 @@ def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for row in rows
     ]
-
-
-def _interrupted(error: KeyboardInterrupt, command: str) -> NoReturn:
-    sys.stderr.write(f"autotok: {str(error) or 'interrupted'}; go on with {command}\n")
-    raise typer.Exit(INTERRUPTED) from None

@@ -123,7 +123,7 @@ class TokenReducer(nn.Module):
     """Base class of all methods; see `autotok.testing.check_method` for the contract.
 
     What few methods need is a class of its own to inherit from as well: `BlockHooks`, `Observing`,
-    `ImageScoring`, `Learning`, `Calibrated`, `OfficialWeights`.
+    `ImageScoring`, `Scoring`, `Matching`, `Learning`, `Calibrated`, `OfficialWeights`.
     """
 
     name: ClassVar[str]

@@ -35,6 +35,7 @@ from .registry import register
 
 __all__ = ["DPCKNN", "density_peaks"]
 
+# the authors' code
 EPSILON = 1e-6
 """Added to the sum of a cluster's weights."""
 

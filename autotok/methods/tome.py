@@ -17,11 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autotok.config import Primitive
-from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, Site, TokenReducer, Training
-from .matching import bipartite, key_direction
+from .base import Kind, Option, Site, Training
+from .matching import Matching, bipartite, key_direction
 from .merging import merge_pairs
 from .registry import register
 
@@ -29,7 +28,7 @@ __all__ = ["ToMe"]
 
 
 @register("tome")
-class ToMe(TokenReducer):
+class ToMe(Matching):
     """Merges the most similar pairs of a bipartite split."""
 
     title = "ToMe (ICLR 2023)"
@@ -45,22 +44,6 @@ class ToMe(TokenReducer):
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__(site, options)
         self.proportional_attention = bool(self.values["proportional"])
-
-    @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
-        return entering - entering // 2, entering
-
-    @classmethod
-    def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
-    ) -> Counts:
-        half = entering // 2
-        return half * (entering - half) * facts.blocks[layer].head_dim  # similarities
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         prefix, removed = tokens.num_prefix, tokens.num_patches - num_keep

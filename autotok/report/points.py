@@ -11,10 +11,9 @@ from typing import Any
 from autotok.evaluation.paired import Paired
 from autotok.metrics import METRICS, TABLE, Metric
 from autotok.searching.records.comparison import Comparisons
-from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import Budget
 
-__all__ = ["KINDS", "Point", "gflops", "limits_of", "points_of", "run_points"]
+__all__ = ["KINDS", "Point", "gflops", "limits_of", "points_of"]
 
 KINDS = ("best", "front", "uncompressed", "random control", "trial")
 
@@ -154,35 +153,20 @@ def limits_of(budgets: Sequence[Budget]) -> dict[str, float]:
 
 
 def points_of(found: Mapping[str, Any]) -> list[Point]:
-    """What `Run.records()` gives as points, without the trials."""
-    roles = ("front", "best", "controls", "reference", "comparisons")
-    return run_points(**{role: found[role] for role in roles})
-
-
-def run_points(
-    *,
-    front: Sequence[TrialRecord],
-    best: TrialRecord | None,
-    controls: Sequence[TrialRecord],
-    reference: TrialRecord | None,
-    comparisons: Comparisons | None = None,
-) -> list[Point]:
-    """The records of a run as points; the best stands once, among the front."""
-    metric = _metric_of_records([*front, *controls])
+    """What `Run.records()` gives as points, without the trials; the best stands once, among the
+    front."""
+    front, best, reference = found["front"], found["best"], found["reference"]
     kinds = [
         (r, "best" if best is not None and r.number == best.number else "front") for r in front
     ]
-    kinds += [(r, "random control") for r in controls if r.score is not None]
+    kinds += [(r, "random control") for r in found["controls"] if r.score is not None]
     kinds += [] if reference is None else [(reference, "uncompressed")]
-    found = comparisons or Comparisons()
+    metric = METRICS[next((r.score.metric for r, _ in kinds if r.score is not None), "top1")]
+    comparisons: Comparisons = found["comparisons"]
     points = []
     for record, kind in kinds:
-        point = Point.from_row({**record.row(), **found.columns(record)}, metric, kind=kind)
-        provenance = found.of(record.number)
+        point = Point.from_row({**record.row(), **comparisons.columns(record)}, metric, kind=kind)
+        provenance = comparisons.of(record.number)
         against = None if provenance is None else provenance.against_best
         points.append(dataclasses.replace(point, against_best=against))
     return points
-
-
-def _metric_of_records(records: Sequence[TrialRecord]) -> Metric:
-    return METRICS[next((r.score.metric for r in records if r.score is not None), "top1")]

@@ -39,6 +39,7 @@ __all__ = [
     "steps_at",
 ]
 
+# the loss of one batch says little of the training
 WINDOW = 10
 """Steps whose mean loss is compared with the first ones' to notice divergence."""
 RAMP = 10

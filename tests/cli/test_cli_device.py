@@ -126,9 +126,9 @@ def test_terminal_config_table_and_report_state_one_limit(
     assert len(set(re.findall(r"95%latency = [\d.]+ ms", out + again + err))) == 1
 
 
-def test_without_a_device_everything_is_labelled_a_prediction(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    code, out, _ = run(*ASKED[:-2], "-o", folder)
+def test_without_a_device_everything_is_labelled_a_prediction(run: Run, finished_run: Path) -> None:
+    folder = finished_run
+    code, out, _ = run("pareto", folder)
     assert code == 0
     assert "predictions, not measurements: target jetson-nx" in " ".join(out.split())
     front = pd.read_csv(folder / "pareto.csv")

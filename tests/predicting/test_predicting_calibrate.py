@@ -65,7 +65,6 @@ class MadeUp:
 @pytest.fixture(autouse=True)
 def few_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "drawable_methods", lambda facts: METHODS)
-    monkeypatch.setattr(module, "CANDIDATES", 2)
 
 
 @pytest.fixture(scope="module")

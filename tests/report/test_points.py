@@ -8,7 +8,8 @@ import pytest
 from evidence import final
 
 from autotok.metrics import TABLE, metric_of
-from autotok.report.points import Point, run_points
+from autotok.report.points import Point, points_of
+from autotok.searching.records.comparison import Comparisons
 
 ROW = {
     "number": 7, "method": "tome", "layers": "3 6", "counts": "420 210", "macs_g": 2.25,
@@ -78,10 +79,7 @@ def test_a_point_knows_its_value_of_every_metric_of_the_table() -> None:
 
 
 def test_a_configuration_of_the_final_evaluation_stands_once() -> None:
-    found = final()
-    points = run_points(
-        front=found.front, best=found.best, controls=found.controls, reference=found.reference
-    )
+    points = points_of({**vars(final()), "comparisons": Comparisons()})
     numbers = [p.number for p in points]
     assert len(numbers) == len(set(numbers))
     assert {p.kind for p in points} == {"best", "front", "uncompressed", "random control"}

@@ -158,13 +158,13 @@ def test_a_probed_rate_that_diverges_is_lowered_a_bounded_number_of_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     probing_nothing(monkeypatch, 1.0)
-    spec = FineTuneSpec(length="200 steps", batch_size=8, warmup=0.0, clip_norm=0.0)
+    spec = FineTuneSpec(length="80 steps", batch_size=8, warmup=0.0, clip_norm=0.0)
     done = finetune_student(student(), Noise(), spec, teacher=Teacher(tiny_backbone()))
     rates = [one.lr for one in done.back_offs]
     assert 1 <= len(rates) <= MOST_BACK_OFFS
     assert rates == sorted(rates, reverse=True)
     assert rates[0] < 1.0
-    assert done.steps <= 200
+    assert done.steps <= 80
     assert done.held_out_before is not None
     assert done.held_out_after is not None
     assert done.held_out_after <= done.held_out_before

@@ -34,6 +34,7 @@ _ATTEMPTS = 2
 """Of a job whose worker dies."""
 _STARTS = 4
 """Workers in a row that may die while they start."""
+# no code that Python, a shell or a signal gives
 _REIMPORTED = 86
 """Exit code of a worker that found itself running the caller's script again."""
 _FAREWELL_S = 1.0
