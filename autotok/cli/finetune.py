@@ -100,6 +100,7 @@ def finetune_command(
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     others = {key: value for key, value in others.items() if value is not None}
+    autotok.FineTuneSpec(**changes)  # numbers are told before anything heavy is imported
     chosen = _chosen(config, method, keep, option or [])
     folder = output or autotok.fresh_finetune_folder(chosen, backbone)
     autotok.torch_device(device)
