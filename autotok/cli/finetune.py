@@ -80,7 +80,7 @@ def finetune_command(
 
     Quality is measured before and after on the validation images; the result is a bundle.
     """
-    changes = {
+    changes: dict[str, Any] = {
         "length": length,
         "losses": _losses(loss),
         "lr": _rate(lr),

@@ -14,7 +14,6 @@ from torch import nn
 from autotok.backbones.loading import as_backbone, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.metrics import Metric, metric_of
 from autotok.plain_data import Place, typed
@@ -199,26 +198,18 @@ def _shown_as(point: Point, kind: str) -> Point:
 def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:
     """What pareto.json holds, as `Run.records` gives it."""
     found: dict[str, Any] = {
-        key: None if data[key] is None else _record(data[key], where / key)
+        key: None if data[key] is None else TrialRecord.from_dict(data[key], where / key)
         for key in ("best", "random_control", "reference")
     }
     for key in ("front", "controls"):
-        found[key] = [_record(item, where / key / n) for n, item in enumerate(data[key])]
+        records = enumerate(data[key])
+        found[key] = [TrialRecord.from_dict(item, where / key / n) for n, item in records]
     found["budgets"] = [
         typed(Budget, item, where / "budgets" / n) for n, item in enumerate(data["budgets"])
     ]
-    found["comparisons"] = Comparisons.from_dict(data.get("comparisons"))
+    found["comparisons"] = Comparisons.from_dict(data.get("comparisons"), where / "comparisons")
     found["measuring"] = data.get("measuring") or {}
     return found
-
-
-def _record(data: Mapping[str, Any], where: Place) -> TrialRecord:
-    """A record with every value of its type; keys of later versions are left out."""
-    known = {f.name for f in dataclasses.fields(TrialRecord)}
-    values = {key: value for key, value in data.items() if key in known}
-    if values.get("config") is not None:
-        values["config"] = CompressionConfig.from_dict(values["config"], where=where / "config")
-    return typed(TrialRecord, values, where)
 
 
 def fresh_run_folder(backbone: str) -> Path:
