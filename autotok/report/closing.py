@@ -52,16 +52,16 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     points = points_of(found)
     scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
     metric = METRICS[scored[0].metric if scored else "top1"]
-    target = run.config["question"].get("target")
+    target = run.question.target
     sources = sources_of(target, found["front"], found["measuring"])
-    objectives = asked_metrics(run.config["search"]["objectives"], metric.name)
+    objectives = asked_metrics(run.settings.objectives, metric.name)
     names = [m.name for m in objectives] + [b.metric for b in found["budgets"]]
     on_device = on_device_of(names)
     parts: list[str | Table] = [f"budget: {budget.echo}" for budget in found["budgets"]]
     parts.append(closing_table(points, metric, sources=sources, on_device=on_device, wide=wide))
     lines = [control_sentence(points, metric), *standing_sentences(found["comparisons"], metric)]
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
-    lines += device_notes(target, found["measuring"], run.config["question"].get("batch"))
+    lines += device_notes(target, found["measuring"], run.question.batch)
     parts += filter(None, lines)
     if found["best"] is None:
         parts.append("nothing inside the budget could be evaluated; see trials.csv for the reasons")

@@ -19,7 +19,6 @@ from autotok.searching.records.record import TrialRecord
 from .fronts import axes_of
 from .handover import limits_of, points_of
 from .plots import pareto_png
-from .points import Point
 from .run import Run
 
 __all__ = ["compare_runs", "draw_again", "status_report"]
@@ -29,7 +28,7 @@ _JUDGED = tuple(metric.column for name, metric in METRICS.items() if name in QUA
 
 def status_report(run: Run) -> dict[str, Any]:
     """How far a run is, the best so far, and how to go on."""
-    search = run.config["search"]
+    asked_for = run.settings.n_trials
     begun = (run.directory / "trials.csv").is_file()
     trials = run.trials if begun else pd.DataFrame({"state": []})
     done = trials[trials["state"] == "complete"] if "state" in trials else trials
@@ -37,11 +36,11 @@ def status_report(run: Run) -> dict[str, Any]:
         "run": str(run.directory),
         "state": run.state,
         "evaluated": len(done),
-        "asked_for": search["n_trials"],
+        "asked_for": asked_for,
         "best": _best_so_far(run, done),
     }
     if run.state != "running":
-        more = f" --trials {2 * search['n_trials']}" if run.state == "finished" else ""
+        more = f" --trials {2 * asked_for}" if run.state == "finished" else ""
         report["go_on"] = f"autotok resume {shlex.quote(str(run.directory))}{more}"
     return report
 
@@ -127,20 +126,19 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any
 
 def draw_again(run: Run) -> Path:
     """pareto.png of a finished run, written again from its records."""
-    found, question = run.records(), run.config["question"]
+    found, question = run.records(), run.question
     scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
     metric = METRICS[scored[0].metric if scored else "top1"]
     points = points_of(found)
     shown = {record.number for record in [*found["front"], *found["controls"]]}
-    rows = run.trials.astype(object).to_dict("records")
-    points += [Point.from_row(row, metric) for row in rows if row["number"] not in shown]
-    x, y = axes_of(asked_metrics(run.config["search"]["objectives"], metric.name))
-    budgets = ", ".join(question["budgets"])
+    points += [point for point in run.trial_points(metric) if point.number not in shown]
+    x, y = axes_of(asked_metrics(run.settings.objectives, metric.name))
+    budgets = ", ".join(question.budgets)
     return pareto_png(
         run.directory / "pareto.png",
         points,
         y,
         x=x,
         limits=limits_of(found["budgets"]),
-        title=printable(f"{question['backbone']} on {question['data']}, budget {budgets}"),
+        title=printable(f"{question.backbone} on {question.data}, budget {budgets}"),
     )
