@@ -48,6 +48,7 @@ _HOMES = {
     "autotok.evaluation.data": ("check_data",),
     "autotok.export.bundle": ("bundle_structure", "load_bundle", "load_uncompressed"),
     "autotok.export.formats": ("check_format", "list_formats"),
+    "autotok.files": ("check_folder",),
     "autotok.interrupts": ("Interrupts",),
     "autotok.methods": (
         "Kind",
@@ -151,6 +152,7 @@ __all__ = [
     "bundle_structure",
     "calibrate",
     "check_data",
+    "check_folder",
     "check_device",
     "check_format",
     "check_names",

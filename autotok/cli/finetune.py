@@ -78,7 +78,7 @@ def finetune_command(
 
     Quality is measured before and after on the validation images; the result is a bundle.
     """
-    changes = {
+    changes: dict[str, Any] = {
         "length": length,
         "losses": _losses(loss),
         "lr": _rate(lr),
@@ -98,6 +98,7 @@ def finetune_command(
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     others = {key: value for key, value in others.items() if value is not None}
+    autotok.FineTuneSpec(**changes)  # numbers are told before anything heavy is imported
     chosen = _chosen(config, method, keep, option or [])
     folder = output or autotok.fresh_finetune_folder(chosen, backbone)
     autotok.torch_device(device)

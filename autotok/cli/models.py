@@ -160,6 +160,7 @@ def compress_command(
     json: JsonFlag = False,
 ) -> None:
     """Compress a model one way and write it as a bundle: configuration, weights, README."""
+    autotok.check_folder(output)
     autotok.check_format("onnx")
 
     from .progress import StepProgress
@@ -235,6 +236,7 @@ def export_command(
     json: JsonFlag = False,
 ) -> None:
     """Write a model for a device and check the file against torch."""
+    autotok.check_folder(output.parent)
     autotok.check_format(format)
 
     from .progress import StepProgress

@@ -123,6 +123,11 @@ class Tally:
         if self.num_images == 0:
             raise DataError("no image was evaluated; ask for at least one")
         if self.metric == "kl":
+            if self.num_compared < 2:
+                raise DataError(
+                    "one image says nothing of how far a mean KL divergence may be off; give 2"
+                    " images or more, or another quality"
+                )
             value = self.kl_sum / self.num_compared
             low, high = mean_interval(self.kl_sum, self.kl_squares, self.num_compared)
             low = max(0.0, low)

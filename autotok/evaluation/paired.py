@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotok.metrics import METRICS
+from autotok.names import known
+from autotok.plain_data import Place, typed
 
 from .intervals import Interval, wilson
 
@@ -45,6 +47,9 @@ class Paired:
     """McNemar's, exact, or the paired t test's; two-sided."""
     num_discordant: int
     """Images on which the two differ."""
+
+    def __post_init__(self) -> None:
+        known("metric", self.metric, METRICS)
 
     @property
     def verdict(self) -> str:
@@ -78,10 +83,9 @@ class Paired:
         return {**dataclasses.asdict(self), "verdict": self.verdict}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Paired:
+    def from_dict(cls, data: object, where: Place | str = "comparison") -> Paired:
         """The inverse of `to_dict`."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in data.items() if key in known})
+        return typed(cls, data, where, newer=True)
 
 
 def compare(

@@ -49,7 +49,7 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     """What is printed at the end: budgets, the closing table, the control, where everything is."""
     found = run.records()
     points = points_of(found)
-    metric, target = run.judged, run.config["question"].get("target")
+    metric, target = run.judged, run.question.target
     sources = sources_of(target, found["front"], found["measuring"])
     names = [m.name for m in run.asked] + [b.metric for b in found["budgets"]]
     on_device = on_device_of(names)
@@ -57,7 +57,7 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     parts.append(closing_table(points, metric, sources=sources, on_device=on_device, wide=wide))
     lines = [control_sentence(points, metric), *standing_sentences(found["comparisons"], metric)]
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
-    lines += device_notes(target, found["measuring"], run.config["question"].get("batch"))
+    lines += device_notes(target, found["measuring"], run.question.batch)
     parts += filter(None, lines)
     if found["best"] is None:
         parts.append("nothing inside the budget could be evaluated; see trials.csv for the reasons")

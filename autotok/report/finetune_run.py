@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from autotok.backbones.base import Backbone
-from autotok.backbones.loading import load_backbone
+from autotok.backbones.loading import check_file, check_name, load_backbone
 from autotok.compression.calibrate import needs_calibration
 from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
@@ -21,6 +21,7 @@ from autotok.counting.macs import cost
 from autotok.devices.placing import torch_device
 from autotok.errors import ConfigError, Diverged, RunDirectoryError
 from autotok.evaluation.accuracy import Evaluator, Quality, Tally
+from autotok.evaluation.augment import check_augment
 from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import (
@@ -31,12 +32,14 @@ from autotok.export.bundle import (
     save_bundle,
     write_best,
 )
-from autotok.files import write_text
+from autotok.files import check_folder, write_text
+from autotok.names import known
 from autotok.searching.running.model_worker import calibrated_on, judged_tally, tuned
 from autotok.training import finetune as training
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import FineTuned, FineTuneProgress, check_spec
-from autotok.training.precision import resolve_precision
+from autotok.training.losses import get_loss
+from autotok.training.precision import PRECISIONS, resolve_precision
 from autotok.training.student import emitted, student_of
 
 __all__ = ["FineTuneResult", "finetune", "fresh_finetune_folder", "read_question"]
@@ -133,6 +136,7 @@ def finetune(
     folder = None if output is None else _prepared(Path(output), resume)
     tell = on_progress or (lambda *_: None)
     check_data(data, class_names=class_names)
+    _check_names(spec, changes or {}, backbone, checkpoint, precision, num_images)
     job = _job(model, backbone, checkpoint)
     if device is not None:
         job.backbone.to(torch_device(device))
@@ -210,7 +214,29 @@ def finetune_line(at: FineTuneProgress) -> str:
     )
 
 
+def _check_names(
+    spec: FineTuneSpec | None,
+    changes: Mapping[str, Any],
+    backbone: str | None,
+    checkpoint: Path | None,
+    precision: str,
+    num_images: int,
+) -> None:
+    """Raise for what cannot be, before anything is loaded."""
+    wished = dataclasses.replace(spec or FineTuneSpec(), **changes)
+    for loss in wished.losses:
+        get_loss(loss)
+    check_augment(wished.augment)
+    known("precision", precision, PRECISIONS)
+    if backbone is not None:
+        check_name(backbone)
+    check_file(checkpoint)
+    if num_images < 1:
+        raise ConfigError(f"num_images is {num_images}; judge on 1 or more")
+
+
 def _prepared(folder: Path, resume: bool) -> Path:
+    check_folder(folder)
     if (folder / "best.yaml").exists():
         raise RunDirectoryError(
             f"folder '{folder}' holds a best.yaml already; choose another output folder"

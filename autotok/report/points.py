@@ -51,6 +51,10 @@ class Point:
     against_best: Paired | None = None
     """Over the same images, positive where this one is better."""
 
+    def __post_init__(self) -> None:
+        if self.counts and len(self.counts) != len(self.layers):
+            raise ValueError(f"{len(self.counts)} counts of {len(self.layers)} layers")
+
     @classmethod
     def from_row(cls, row: Mapping[str, Any], metric: Metric, *, kind: str = "trial") -> Point:
         """A point from a row of `trials.csv` or `TrialRecord.row()`; blanks are None."""

@@ -25,7 +25,7 @@ _JUDGED = tuple(metric.column for name, metric in METRICS.items() if name in QUA
 
 def status_report(run: Run) -> dict[str, Any]:
     """How far a run is, the best so far, and how to go on."""
-    search = run.config["search"]
+    asked_for = run.settings.n_trials
     begun = (run.directory / "trials.csv").is_file()
     trials = run.trials if begun else pd.DataFrame({"state": []})
     done = trials[trials["state"] == "complete"] if "state" in trials else trials
@@ -33,11 +33,11 @@ def status_report(run: Run) -> dict[str, Any]:
         "run": str(run.directory),
         "state": run.state,
         "evaluated": len(done),
-        "asked_for": search["n_trials"],
+        "asked_for": asked_for,
         "best": _best_so_far(run, done),
     }
     if run.state != "running":
-        more = f" --trials {2 * search['n_trials']}" if run.state == "finished" else ""
+        more = f" --trials {2 * asked_for}" if run.state == "finished" else ""
         report["go_on"] = f"autotok resume {shlex.quote(str(run.directory))}{more}"
     return report
 

@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from autotok.errors import ConfigError, nearest
 from autotok.evaluation.accuracy import computing, default_batch_size
 from autotok.evaluation.precision import cpu_has_bf16
 from autotok.facts import BackboneFacts
+from autotok.names import known
 
 __all__ = ["PRECISIONS", "autocast", "chunk_size", "resolve_precision"]
 
@@ -21,12 +21,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
     Weights, optimiser and losses stay in float32 either way.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(
-            f"precision '{precision}' is unknown;{nearest(precision, PRECISIONS)} known:"
-            f" {', '.join(PRECISIONS)}"
-        )
-    if precision != "auto":
+    if known("precision", precision, PRECISIONS) != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "float32"

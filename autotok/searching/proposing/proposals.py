@@ -156,7 +156,8 @@ class Proposals:
         storage, attrs = self._study._storage, trial.user_attrs
         told = attrs.get("record")
         if told is not None and attrs.get("reason") != _INTERRUPTED:
-            self._finish(trial._trial_id, TrialRecord.from_dict(json.loads(told)))
+            record = TrialRecord.from_json(told, f"trial {trial.number} of the study")
+            self._finish(trial._trial_id, record)
         else:
             storage.set_trial_user_attr(trial._trial_id, "reason", _INTERRUPTED)
             if attrs.get("in_process"):
@@ -320,7 +321,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord | None:
     text = trial.user_attrs.get("record")
     if text is None or trial.user_attrs.get("reason") == _INTERRUPTED:
         return None
-    record = TrialRecord.from_dict(json.loads(text))
+    record = TrialRecord.from_json(text, f"trial {trial.number} of the study")
     return record if _STATES.get(record.state) == trial.state else None
 
 

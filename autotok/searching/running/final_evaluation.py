@@ -162,7 +162,8 @@ class _FinalEvaluation:
         waiting = []
         for key, record in entries:
             noted = notes.noted(key)
-            known = record if noted is None else TrialRecord.from_dict(noted)
+            where = f"'{key}' of the study"
+            known = record if noted is None else TrialRecord.from_dict(noted, where)
             if noted is not None and self._job(known) is None:
                 found[key] = known
                 self._tell(known)
