@@ -16,7 +16,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import UnknownName
 from autotok.evaluation import precision
-from autotok.evaluation.accuracy import Evaluator, Tally, computing
+from autotok.evaluation.accuracy import Evaluator, computing
 from autotok.evaluation.data import ArrayData
 from autotok.evaluation.preprocessing import Preprocessing
 from autotok.searching.running.engine_choice import ProblemFactory
@@ -119,11 +119,6 @@ def test_the_uncompressed_model_agrees_with_itself_in_any_format() -> None:
     assert low.precision == "bfloat16"
     assert low.quality().value != exact.quality().value
     assert low.quality().value == pytest.approx(exact.quality().value, rel=0.1)
-
-
-def test_sums_in_two_formats_do_not_mix() -> None:
-    with pytest.raises(ValueError, match=r"bfloat16 and float32"):
-        Tally("top1", 1, precision="bfloat16") + Tally("top1", 1)
 
 
 @pytest.mark.slow
