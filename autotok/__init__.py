@@ -90,8 +90,7 @@ _HOMES = {
         "quality_report",
         "write_bundle",
     ),
-    "autotok.report.loading": ("load",),
-    "autotok.report.run": ("Run", "fresh_run_folder"),
+    "autotok.report.run": ("Run", "fresh_run_folder", "load"),
     "autotok.report.pages": ("write_again",),
     "autotok.report.run_reports": ("compare_runs", "status_report"),
     "autotok.searching.engines.base": ("Workers",),
@@ -281,7 +280,6 @@ if TYPE_CHECKING:
         fresh_finetune_folder,
         read_question,
     )
-    from autotok.report.loading import load
     from autotok.report.method_page import describe_method, method_text
     from autotok.report.method_pages import write_method_pages
     from autotok.report.model_report import (
@@ -291,7 +289,7 @@ if TYPE_CHECKING:
         write_bundle,
     )
     from autotok.report.pages import write_again
-    from autotok.report.run import Run, fresh_run_folder
+    from autotok.report.run import Run, fresh_run_folder, load
     from autotok.report.run_reports import compare_runs, status_report
     from autotok.searching.engines.base import Workers
     from autotok.searching.records.rundir import RunDirectory

@@ -18,15 +18,13 @@ authors' code, sizes start anew at every reduction if attention is not proportio
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from autotok.config import Primitive
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Kind, Option, Site, Training
+from .base import Kind, Option, Training
 from .learning import Learning, TrainingRecipe
 from .matching import Matching, bipartite
 from .merging import merge
@@ -58,10 +56,6 @@ class PPT(Scoring, Matching, Learning):
     )
     needs = Needs.CLS_ATTENTION | Needs.KEYS | Needs.VALUES
     recipe = TrainingRecipe(source="xjwu1024/PPT: 30 epochs of the DeiT recipe, weight decay 0.05")
-
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
-        super().__init__(site, options)
-        self.proportional_attention = bool(self.values["proportional"])
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         prefix, removed = tokens.num_prefix, tokens.num_patches - num_keep

@@ -14,12 +14,9 @@ authors' code silently clamps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from autotok.config import Primitive
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Kind, Option, Site, Training
+from .base import Kind, Option, Training
 from .matching import Matching, bipartite, key_direction
 from .merging import merge_pairs
 from .registry import register
@@ -40,10 +37,6 @@ class ToMe(Matching):
     )
     conserves_size = True
     needs = Needs.KEYS
-
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
-        super().__init__(site, options)
-        self.proportional_attention = bool(self.values["proportional"])
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         prefix, removed = tokens.num_prefix, tokens.num_patches - num_keep

@@ -17,8 +17,9 @@ from autotok.backbones.loading import as_backbone, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.errors import ConfigError, RunDirectoryError
+from autotok.export.bundle import load_bundle
 from autotok.metrics import METRICS, Metric, metric_of
-from autotok.plain_data import Place, typed
+from autotok.plain_data import Place, read_yaml, typed
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
@@ -38,7 +39,7 @@ from .sources import device_sentences
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Run", "fresh_run_folder"]
+__all__ = ["Run", "fresh_run_folder", "load"]
 
 
 class Run:
@@ -257,3 +258,15 @@ def fresh_run_folder(backbone: str) -> Path:
     """A new folder name under runs/, such as runs/autoformer_demo-20260131-120000."""
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in backbone.split(".")[0])
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def load(path: str | Path) -> Run | CompressedViT:
+    """The `Run` of a run directory, or the model of a `best.yaml` or of a bundle's folder.
+
+    Raises:
+        UsageError: it is neither; the message says what is wrong with it.
+    """
+    config = Path(path) / "config.yaml"  # of a run, or of a bundle
+    if config.is_file() and "search" in dict(read_yaml(config)[0] or {}):
+        return Run(path)
+    return with_networks(load_bundle(Path(path)))

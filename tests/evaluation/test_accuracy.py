@@ -210,11 +210,3 @@ def test_the_seed_decides_which_images_are_seen() -> None:
     )
     assert first == again
     assert first != other
-
-
-def test_a_divergence_of_one_image_is_refused_as_it_has_no_interval() -> None:
-    one = Tally("kl", num_images=1, num_compared=1, kl_sum=0.3, kl_squares=0.09, kls=(0.3,))
-    with pytest.raises(DataError, match="give 2 images or more"):
-        one.quality()
-    found = (one + one).quality()
-    assert (found.value, found.low, found.high) == (0.3, 0.3, 0.3)

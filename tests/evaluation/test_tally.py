@@ -19,3 +19,11 @@ def test_tallies_of_different_metrics_do_not_add_up() -> None:
 def test_sums_in_two_formats_do_not_mix() -> None:
     with pytest.raises(ValueError, match=r"bfloat16 and float32"):
         Tally("top1", 1, precision="bfloat16") + Tally("top1", 1)
+
+
+def test_a_divergence_of_one_image_is_refused_as_it_has_no_interval() -> None:
+    one = Tally("kl", num_images=1, num_compared=1, kl_sum=0.3, kl_squares=0.09, kls=(0.3,))
+    with pytest.raises(DataError, match="give 2 images or more"):
+        one.quality()
+    found = (one + one).quality()
+    assert (found.value, found.low, found.high) == (0.3, 0.3, 0.3)
