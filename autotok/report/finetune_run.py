@@ -34,6 +34,7 @@ from autotok.export.bundle import (
 )
 from autotok.files import check_folder, write_text
 from autotok.names import known
+from autotok.plain_data import parse_json, typed
 from autotok.searching.running.model_worker import calibrated_on, judged_tally, tuned
 from autotok.training import finetune as training
 from autotok.training.distill import Teacher, default_losses
@@ -93,6 +94,27 @@ class _Job:
     backbone: Backbone
     config: CompressionConfig
     ref: BackboneRef
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What QUESTION keeps: the arguments of `finetune`."""
+
+    data: str
+    num_images: int
+    precision: str
+    spec: FineTuneSpec
+    backbone: str | None = None
+    checkpoint: str | None = None
+    class_names: str | None = None
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What BEFORE keeps: of which configuration, data and images, and the tally over them."""
+
+    key: Any
+    tally: Tally
 
 
 def finetune(
@@ -184,15 +206,16 @@ def finetune(
 
 def read_question(folder: Path) -> dict[str, Any]:
     """The arguments of the fine-tune that a folder holds, as `finetune` takes them."""
+    path = folder / QUESTION
     try:
-        data: dict[str, Any] = json.loads((folder / QUESTION).read_text("utf-8"))
-        data["spec"] = FineTuneSpec.from_dict(data["spec"])
-        data["checkpoint"] = None if data["checkpoint"] is None else Path(data["checkpoint"])
-    except (OSError, ValueError, KeyError) as error:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise RunDirectoryError(
             f"folder '{folder}' holds no fine-tune to go on with; start one without --resume"
         ) from error
-    return data
+    asked = typed(_Asked, parse_json(text, str(path)), str(path))
+    checkpoint = None if asked.checkpoint is None else Path(asked.checkpoint)
+    return {**vars(asked), "checkpoint": checkpoint}
 
 
 def fresh_finetune_folder(model: CompressionConfig | Path, backbone: str | None = None) -> Path:
@@ -308,10 +331,10 @@ def _before(
     key = [config.config_id, evaluator.metric, evaluator.data.name, stop]
     path = None if folder is None else folder / BEFORE
     if path is not None and path.is_file():
-        stored = json.loads(path.read_text("utf-8"))
-        if stored["key"] == key:
-            tally = stored["tally"]
-            return Tally(**{**tally, "kls": tuple(tally["kls"])}).quality()
+        text = path.read_text("utf-8", "replace")
+        stored = typed(_Before, parse_json(text, str(path)), str(path))
+        if stored.key == key:
+            return stored.tally.quality()
     found = evaluator.evaluate(student.eval(), 0, stop, finetuned=False)
     if path is not None:
         write_text(path, json.dumps({"key": key, "tally": dataclasses.asdict(found)}))
