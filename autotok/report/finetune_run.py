@@ -158,7 +158,10 @@ def finetune(
     folder = None if output is None else _prepared(Path(output), resume)
     tell = on_progress or (lambda *_: None)
     check_data(data, class_names=class_names)
-    _check_names(spec, changes or {}, backbone, checkpoint, precision, num_images)
+    wished = dataclasses.replace(spec or FineTuneSpec(), **(changes or {}))
+    files = [None if path is None else str(path) for path in (checkpoint, class_names)]
+    asked = _Asked(data, num_images, precision, wished, backbone, *files)
+    _check_names(asked)
     job = _job(model, backbone, checkpoint)
     if device is not None:
         job.backbone.to(torch_device(device))
@@ -174,10 +177,7 @@ def finetune(
     check_spec(student, job.config.finetune, teacher, train)
     resolve_precision(precision, next(student.parameters()).device)
     if folder is not None and not resume:
-        stored = {"data": data, "num_images": num_images, "precision": precision}
-        stored |= {"backbone": backbone, "checkpoint": checkpoint and str(checkpoint)}
-        stored["class_names"] = class_names and str(class_names)
-        stored["spec"] = job.config.finetune.to_dict()
+        stored = {**vars(asked), "spec": job.config.finetune.to_dict()}
         write_text(folder / QUESTION, json.dumps(stored, indent=1))
     stop = min(num_images, evaluator.num_images)
     tell(0.0, f"evaluating {job.config.method} before, on {stop} images")
@@ -237,25 +237,17 @@ def finetune_line(at: FineTuneProgress) -> str:
     )
 
 
-def _check_names(
-    spec: FineTuneSpec | None,
-    changes: Mapping[str, Any],
-    backbone: str | None,
-    checkpoint: Path | None,
-    precision: str,
-    num_images: int,
-) -> None:
+def _check_names(asked: _Asked) -> None:
     """Raise for what cannot be, before anything is loaded."""
-    wished = dataclasses.replace(spec or FineTuneSpec(), **changes)
-    for loss in wished.losses:
+    for loss in asked.spec.losses:
         get_loss(loss)
-    check_augment(wished.augment)
-    known("precision", precision, PRECISIONS)
-    if backbone is not None:
-        check_name(backbone)
-    check_file(checkpoint)
-    if num_images < 1:
-        raise ConfigError(f"num_images is {num_images}; judge on 1 or more")
+    check_augment(asked.spec.augment)
+    known("precision", asked.precision, PRECISIONS)
+    if asked.backbone is not None:
+        check_name(asked.backbone)
+    check_file(None if asked.checkpoint is None else Path(asked.checkpoint))
+    if asked.num_images < 1:
+        raise ConfigError(f"num_images is {asked.num_images}; judge on 1 or more")
 
 
 def _prepared(folder: Path, resume: bool) -> Path:
