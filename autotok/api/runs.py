@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from autotok.backbones.base import left_alone
-from autotok.backbones.loading import as_backbone, check_name
+from autotok.backbones.loading import as_backbone, check_file, check_name
 from autotok.devices.placing import check_device
 from autotok.errors import ConfigError
-from autotok.evaluation.data import absolute
+from autotok.evaluation.data import absolute, check_data
 from autotok.names import ENGINES, known
 from autotok.plain_data import Place
 from autotok.report.run import Run, fresh_run_folder
@@ -169,6 +169,8 @@ def search(
         precision=precision,
     )
     check_names(question, engine=workers.engine, objectives=settings.objectives)
+    check_data(question.data, question.train_data, question.class_names)
+    check_file(None if checkpoint is None else Path(checkpoint))
     model = None if isinstance(backbone, str) else backbone
     folder = Path(output or fresh_run_folder(named))
     earlier = tuple(Path(run) for run in warm_start)

@@ -38,7 +38,10 @@ CheckpointOption = Annotated[
 ]
 ClassNamesOption = Annotated[
     Path | None,
-    typer.Option(help="The model's class names in order, one a line or JSON; for class folders."),
+    typer.Option(
+        help="The model's class names in order, one a line or JSON; for class folders, or"
+        " a labels.csv of file,class in the images' folder."
+    ),
 ]
 MeasureOnOption = Annotated[
     str | None,

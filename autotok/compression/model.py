@@ -65,8 +65,8 @@ class CompressedViT(nn.Module):
 
     The loop runs the parts of a block and of its attention, never the block or the attention as
     modules, so hooks on those never fire. What left a block, and its attention's taps, come from
-    `forward_tokens(images, watch=Watch(...))`; hooks on the parts (`blocks.3.mlp`) fire, except in
-    AutoFormers, whose weights are read as tensors.
+    `forward_tokens(images, watch=TapRequest(...))`; hooks on the parts (`blocks.3.mlp`) fire,
+    except in AutoFormers, whose weights are read as tensors.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class CompressedViT(nn.Module):
                 self._said = True
                 _LOG.warning(
                     "hooks on %s of '%s' never fire: its parts are run one by one; take tokens and"
-                    " attention with forward_tokens(images, watch=Watch(...)) of"
+                    " attention with forward_tokens(images, watch=TapRequest(...)) of"
                     " autotok.compression.model, or hook a part, such as blocks.0.mlp",
                     name,
                     self.backbone.facts.name,

@@ -198,6 +198,29 @@ def test_resuming_takes_no_other_arguments_and_needs_something_to_resume(
     assert "holds no fine-tune to go on with" in err
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "finetune.json: must be a mapping, got a list of 0"),
+        ('{"data": ', "finetune.json: is not valid JSON"),
+        ('{"data": "digits", "num_images": "x"}', "finetune.json: num_images: must be a whole num"),
+        ('{"data": "digits", "spec": {"lr": "x"}}', "finetune.json: spec.lr: must be a number"),
+        ('{"data": "digits"}', "finetune.json: lacks the key 'num_images'"),
+    ],
+)
+def test_a_damaged_question_of_an_interrupted_fine_tune_is_one_sentence(
+    run: Run, best: Path, tmp_path: Path, content: str, words: str
+) -> None:
+    (tmp_path / "finetune.json").write_text(content)
+    code, out, err = run("finetune", best, "-o", tmp_path / "new", "--resume")
+    assert (code, "holds no fine-tune" in err) == (2, True)
+    best.rename(tmp_path / "mine.yaml")
+    code, out, err = run("finetune", tmp_path / "mine.yaml", "-o", tmp_path, "--resume")
+    assert (code, out) == (2, "")
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_interrupted_it_says_how_to_go_on_and_then_ends_with_the_same_weights(
     best: Path, tmp_path: Path, run: Run

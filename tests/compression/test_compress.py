@@ -181,7 +181,8 @@ def test_a_hook_that_never_fires_is_told_once(where: str, caplog: pytest.LogCapt
     assert fired == []
     assert [r.getMessage() for r in caplog.records] == [
         f"hooks on {NAMES[where]} of 'VisionTransformer' never fire: its parts are run one by one;"
-        " take tokens and attention with forward_tokens(images, watch=Watch(...)) of"
+        " take tokens and attention with forward_tokens(images,"
+        f" watch={TapRequest.__name__}(...)) of"
         " autotok.compression.model, or hook a part, such as blocks.0.mlp"
     ]
 
