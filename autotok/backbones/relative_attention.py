@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.tokens import NEEDS_MAP, Needs, Taps, Tokens, grid_coords
+from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
 from .attention import key_bias, query_shares, shapes_softmax, softmax, tapped
 
@@ -29,7 +29,7 @@ __all__ = ["RelativeTables", "relative_attention"]
 # Entries of the map at once: a megabyte of float32, half of it still in the cache of a core when
 # the values want it; an accelerator has no such cache and pays for every launch.
 CACHED, LAUNCHED = 2**18, 2**27
-TILE = 32
+TILE = 32  # queries: other numbers cost products up to a fifth, and maxima over keys ten times
 
 
 @dataclass(frozen=True)
@@ -188,20 +188,31 @@ class _Group:
             sums.index_add_(0, keys, weights.flatten(0, 1))
         sums = sums.view(len(self.k), lines, -1)
         out = weights.to(self.v.dtype).transpose(1, 2) @ self.v
+        total = None
         if self.in_powers:
             total = sums.sum(dim=1, keepdim=True) / 2  # every key is on two lines
             sums, out = sums / total, out / total.transpose(1, 2).to(out.dtype)
-            if needs & (NEEDS_MAP | Needs.CLS_ATTENTION):
-                weights /= total
-        weights = weights.unflatten(0, shape)
         found = {"out": out.unflatten(0, shape), "sums": sums.unflatten(0, shape)}
+        return found | self._of_map(weights.unflatten(0, shape), total, queries, needs)
+
+    def _of_map(
+        self, weights: Tensor, total: Tensor | None, queries: slice, needs: Needs
+    ) -> dict[str, Tensor]:
+        """The taps of the map (b, H, N, s), whose columns add up to `total` (b * H, 1, s), if to
+        anything but 1; the map is used up."""
+        found, dtype = {}, self.v.dtype
+        if total is not None:
+            total = total.unflatten(0, weights.shape[:2])
+        if needs & (Needs.ATTENTION | Needs.CLS_ATTENTION) and total is not None:
+            weights, total = weights.div_(total), None
         if needs & Needs.CLS_ATTENTION:  # of the first of these queries; a view would keep them all
-            found["cls_attention"] = weights[..., 0].to(out.dtype, copy=True)
+            found["cls_attention"] = weights[..., 0].to(dtype, copy=True)
+        if needs & Needs.ATTENTION:
+            found["attention"] = weights.to(dtype).transpose(-2, -1)
         if needs & Needs.COLUMN_MEANS:
             shares = query_shares(self.tokens, weights)[self.images, None, None, queries]
-            found["column_means"] = (weights * shares).sum(dim=-1).to(out.dtype)
-        if needs & Needs.ATTENTION:
-            found["attention"] = weights.to(out.dtype).transpose(-2, -1)
+            shared = weights * shares if total is None else weights.mul_(shares / total)
+            found["column_means"] = shared.sum(dim=-1).to(dtype)
         return found
 
     def _logits(self, queries: slice) -> Tensor:

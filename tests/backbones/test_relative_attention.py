@@ -154,3 +154,11 @@ def test_half_precision_adds_attention_up_in_float32() -> None:
     assert out.dtype == taps.attention.dtype == torch.bfloat16
     spread = expected.abs().max().item()
     torch.testing.assert_close(out.double(), expected, atol=2**-6 * spread, rtol=0)
+
+
+@torch.no_grad()
+def test_sizes_that_are_learned_weigh_once_where_no_gradient_is_wanted() -> None:
+    size = 1.0 + torch.arange(30, dtype=torch.float64).view(3, 10) / 7
+    qkv, tables, tokens = drawn(10, size=size.requires_grad_())
+    out = relative_attention(*qkv, tables, tokens, Needs.NONE)[0]
+    torch.testing.assert_close(out, dense(*qkv, tables, tokens)[0], atol=1e-12, rtol=0)
