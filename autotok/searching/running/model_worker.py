@@ -80,6 +80,7 @@ class ModelWorker:
             if part is not None:
                 part.cpu()
         self._last = self._teacher = None
+        self.evaluator.activations = Activations(self.backbone)
 
     def backbone_of(self, subnet: SubnetSpec | None) -> Backbone:
         """The backbone, or a view of another subnet on the supernet's weights."""
