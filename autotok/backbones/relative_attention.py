@@ -112,17 +112,17 @@ class _Lines:
         """Row, column and cell of every key (b * H * N), counted through the maps of some images:
         rows and columns among all lines, cells among rows times columns."""
         row, column = self.keys.expand(batch, -1, -1)[images].unsqueeze(1).unbind(2)
-        maps = torch.arange(len(row) * heads, device=row.device).view(-1, heads, 1)
+        maps = torch.arange(row.shape[0] * heads, device=row.device).view(-1, heads, 1)
         first = maps * (self.rows + self.columns)
         cell = (maps * self.rows + row) * self.columns + column
         return (first + row).flatten(), (first + self.rows + column).flatten(), cell.flatten()
 
 
-def _at_once(q: Tensor, tokens: Tokens) -> tuple[int, int]:
-    """Images, and queries of each, whose maps are made in one go."""
+def _at_once(q: Tensor, tokens: Tokens) -> tuple[int | None, int | None]:
+    """Images, and queries of each, whose maps are made in one go; None is all."""
     batch, heads, total, _ = q.shape
     if _watched() or shapes_softmax(tokens):
-        return batch, total
+        return None, None
     room = CACHED if _cached(q) else LAUNCHED
     images = max(1, min(batch, room // (heads * total * total)))
     queries = room // (images * heads * total)
@@ -139,7 +139,9 @@ def _cached(q: Tensor) -> bool:
     return q.device.type == "cpu" and not _watched()
 
 
-def _slices(total: int, step: int) -> list[slice]:
+def _slices(total: int, step: int | None) -> list[slice]:
+    if step is None:
+        return [slice(None)]  # a batch of any size stays one where operators are written down
     return [slice(start, start + step) for start in range(0, total, step)]
 
 
@@ -172,7 +174,7 @@ class _Group:
         `tokens` and `lines` are all images', `images` which of them these are."""
         self.q, self.k, self.v, self.by_line = q, k.flatten(0, 1), v.flatten(0, 1), by_line
         self.images, self.tokens, self.lines = images, tokens, lines
-        *self.keys, self.cells = lines.of_maps(images, len(tokens.x), q.shape[1])
+        *self.keys, self.cells = lines.of_maps(images, tokens.x.shape[0], q.shape[1])
         self.in_powers = _cached(q) and not (shapes_softmax(tokens) or by_line.requires_grad)
         """Whether softmax is made in place of powers of 2: half the time of the usual."""
         bias, self.unit = key_bias(tokens, q.dtype), math.log2(math.e) if self.in_powers else 1.0
@@ -183,10 +185,10 @@ class _Group:
         and the taps of the map."""
         weights = self._weights(self._logits(queries))  # keys down, queries across
         shape, lines = self.q.shape[:2], self.by_line.shape[2]
-        sums = weights.new_zeros(len(self.k) * lines, weights.shape[2])
+        sums = weights.new_zeros(self.k.shape[0] * lines, weights.shape[2])
         for keys in self.keys:
             sums.index_add_(0, keys, weights.flatten(0, 1))
-        sums = sums.view(len(self.k), lines, -1)
+        sums = sums.view(self.k.shape[0], lines, -1)
         out = weights.to(self.v.dtype).transpose(1, 2) @ self.v
         total = None
         if self.in_powers:
@@ -221,7 +223,7 @@ class _Group:
         by_line = self.by_line[..., queries].flatten(0, 1)
         rows, columns = by_line.split([self.lines.rows, self.lines.columns], dim=1)
         cells = (rows.unsqueeze(2) + columns.unsqueeze(1)).flatten(0, 2)
-        logits = cells.index_select(0, self.cells).view(len(self.k), -1, q.shape[2])
+        logits = cells.index_select(0, self.cells).view(self.k.shape[0], -1, q.shape[2])
         del cells
         scale = self.unit * q.shape[1] ** -0.5
         own = logits if self.in_powers else None

@@ -162,3 +162,19 @@ def test_sizes_that_are_learned_weigh_once_where_no_gradient_is_wanted() -> None
     qkv, tables, tokens = drawn(10, size=size.requires_grad_())
     out = relative_attention(*qkv, tables, tokens, Needs.NONE)[0]
     torch.testing.assert_close(out, dense(*qkv, tables, tokens)[0], atol=1e-12, rtol=0)
+
+
+def test_an_exported_batch_may_be_of_any_size() -> None:
+    class Attention(torch.nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor, coords: Tensor) -> Tensor:
+            x = q.new_zeros(q.shape[0], q.shape[2], 8)
+            tokens = Tokens(x, 1, GRID, raster=False, coords=coords)
+            return relative_attention(q, k, v, tables, tokens, Needs.NONE)[0]
+
+    qkv, tables, tokens = drawn(10)
+    assert tokens.coords is not None
+    given, batch = (*qkv, tokens.coords), torch.export.Dim("batch")
+    program = torch.export.export(Attention(), given, dynamic_shapes=({0: batch},) * 4)
+    two = [x[:2] for x in given]
+    expected = relative_attention(*qkv, tables, tokens, Needs.NONE)[0][:2]
+    torch.testing.assert_close(program.module()(*two), expected, atol=1e-12, rtol=0)
