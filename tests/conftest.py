@@ -16,9 +16,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # decided before torch is imported
 
 
 @pytest.fixture(autouse=True)
-def _same_random_state() -> None:
+def _same_start() -> None:
+    """The same random numbers for every test, and warnings, whatever -q was given before."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+    logging.getLogger("autotok").setLevel(logging.NOTSET)
 
 
 # No test cuts the power, and a killed process loses nothing that it wrote: waiting for the disk

@@ -19,8 +19,9 @@ from autotok.errors import AutotokError
 from autotok.export.bundle import read_best
 from autotok.predicting.target import load_target
 from autotok.report.closing import closing_data, closing_parts, front_data
+from autotok.report.pages import draw_pages
 from autotok.report.run import Run
-from autotok.report.run_reports import compare_runs, draw_again, status_report
+from autotok.report.run_reports import compare_runs, status_report
 from autotok.report.search_run import WholeSearch
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.question import Question
@@ -207,7 +208,7 @@ def resumable(run: Run) -> object:
 
 RUN_READERS: list[Callable[[Run], object]] = [
     status_report, closing_parts, closing_data, lambda run: front_data(run, "macs", "quality"),
-    draw_again, lambda run: compare_runs(run, Run(ROOT / "studies/default")), resumable,
+    draw_pages, lambda run: compare_runs(run, Run(ROOT / "studies/default")), resumable,
 ]  # fmt: skip
 
 

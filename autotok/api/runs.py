@@ -14,7 +14,6 @@ from autotok.devices.placing import check_device
 from autotok.errors import ConfigError
 from autotok.evaluation.data import absolute, check_data
 from autotok.names import ENGINES, known
-from autotok.plain_data import Place
 from autotok.report.run import Run, fresh_run_folder
 from autotok.report.search_run import WholeSearch
 from autotok.searching.engines.base import Workers
@@ -212,8 +211,7 @@ def resume(
     watch = Stopwatch() if began is None else Stopwatch(began)
     directory = RunDirectory.open(run)
     config = directory.read_config()
-    place = Place(str(directory.path / "config.yaml")) / "question"
-    question = Question.from_dict(config.get("question") or {}, place)
+    question = directory.section("question", Question)
     if config.get("embedded_model") and model is None:
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
     settings = directory.section("search", SearchSettings)

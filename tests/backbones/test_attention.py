@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autotok.backbones.attention import RelativeTables, relative_attention
+from autotok.backbones.relative_attention import RelativeTables, relative_attention
 from autotok.tokens import Needs, Tokens, grid_coords
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -199,7 +200,9 @@ class RunDirectory:
     def section(self, name: str, cls: type[T]) -> T:
         """A part of config.yaml, typed; one that is left out has all defaults."""
         data, place = self._config()
-        return typed(cls, data.get(name) or {}, place / name)
+        read = getattr(cls, "from_dict", None) or partial(typed, cls)
+        found: T = read(data.get(name) or {}, place / name)
+        return found
 
     def _config(self) -> tuple[dict[str, Any], Place]:
         data, place = read_yaml(self.path / "config.yaml", like="a folder with a run")
