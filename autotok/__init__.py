@@ -48,6 +48,7 @@ _HOMES = {
     "autotok.evaluation.data": ("check_data",),
     "autotok.export.bundle": ("bundle_structure", "load_bundle", "load_uncompressed"),
     "autotok.export.formats": ("check_format", "list_formats"),
+    "autotok.files": ("check_folder",),
     "autotok.interrupts": ("Interrupts",),
     "autotok.methods": (
         "Kind",
@@ -62,6 +63,7 @@ _HOMES = {
     ),
     "autotok.methods.evidence": ("not_built",),
     "autotok.metrics": ("check_quality",),
+    "autotok.names": ("check_precision",),
     "autotok.predicting.calibration": ("calibrate", "plan_of"),
     "autotok.predicting.predict": ("predict",),
     "autotok.predicting.target": ("list_targets", "load_target"),
@@ -88,9 +90,9 @@ _HOMES = {
         "quality_report",
         "write_bundle",
     ),
-    "autotok.report.loading": ("load",),
-    "autotok.report.run": ("Run", "fresh_run_folder"),
-    "autotok.report.run_reports": ("compare_runs", "draw_again", "status_report"),
+    "autotok.report.run": ("Run", "fresh_run_folder", "load"),
+    "autotok.report.pages": ("write_again",),
+    "autotok.report.run_reports": ("compare_runs", "status_report"),
     "autotok.searching.engines.base": ("Workers",),
     "autotok.searching.records.rundir": ("RunDirectory",),
     "autotok.searching.running.asktell": ("AskTell",),
@@ -149,9 +151,11 @@ __all__ = [
     "bundle_structure",
     "calibrate",
     "check_data",
+    "check_folder",
     "check_device",
     "check_format",
     "check_names",
+    "check_precision",
     "check_quality",
     "closing_data",
     "closing_parts",
@@ -162,7 +166,6 @@ __all__ = [
     "describe_methods",
     "describe_target",
     "diagnose",
-    "draw_again",
     "evaluate",
     "evaluate_subnets",
     "event_text",
@@ -211,6 +214,7 @@ __all__ = [
     "train_supernet",
     "wait_asleep",
     "with_networks",
+    "write_again",
     "write_bundle",
     "write_method_pages",
 ]
@@ -257,6 +261,7 @@ if TYPE_CHECKING:
     )
     from autotok.methods.evidence import not_built
     from autotok.metrics import check_quality
+    from autotok.names import check_precision
     from autotok.predicting.calibration import calibrate, plan_of
     from autotok.predicting.predict import predict
     from autotok.predicting.target import list_targets, load_target
@@ -275,7 +280,6 @@ if TYPE_CHECKING:
         fresh_finetune_folder,
         read_question,
     )
-    from autotok.report.loading import load
     from autotok.report.method_page import describe_method, method_text
     from autotok.report.method_pages import write_method_pages
     from autotok.report.model_report import (
@@ -284,8 +288,9 @@ if TYPE_CHECKING:
         quality_report,
         write_bundle,
     )
-    from autotok.report.run import Run, fresh_run_folder
-    from autotok.report.run_reports import compare_runs, draw_again, status_report
+    from autotok.report.pages import write_again
+    from autotok.report.run import Run, fresh_run_folder, load
+    from autotok.report.run_reports import compare_runs, status_report
     from autotok.searching.engines.base import Workers
     from autotok.searching.records.rundir import RunDirectory
     from autotok.searching.running.asktell import AskTell

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from autotok.errors import ConfigError, nearest
-from autotok.plain_data import Place, typed
+from autotok.plain_data import Place, parse_json, typed
 
 __all__ = ["CompressionConfig", "FineTuneSpec", "Length", "Reduction", "SubnetSpec", "round_count"]
 
@@ -309,11 +309,7 @@ class CompressionConfig:
     @classmethod
     def from_json(cls, text: str) -> CompressionConfig:
         """Parse `to_json`'s text."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"configuration is not valid JSON: {error}") from error
-        return cls.from_dict(data)
+        return cls.from_dict(parse_json(text, "configuration"))
 
 
 def round_count(ratio: float, total: int, rounding: str) -> int:

@@ -18,7 +18,41 @@ from autotok.errors import RunDirectoryError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["replacing", "replacing_folder", "write_state", "sweep_folder", "write_text"]
+__all__ = [
+    "check_folder",
+    "replacing",
+    "replacing_folder",
+    "sweep_folder",
+    "write_state",
+    "write_text",
+]
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `RunDirectoryError` where files could not be written into a folder; none is made.
+
+    For what would take long before it writes anything.
+    """
+    with _named(folder):
+        parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"'{parent}' is a file")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "read-only or not yours")
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Says of a folder why it cannot be written; a full disk passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the folder is right: whoever knows what it is of says how to go on
+        raise RunDirectoryError(
+            f"'{folder}' cannot be written ({error.strerror or error}); choose another output"
+            " folder"
+        ) from error
 
 
 @contextmanager
@@ -103,17 +137,10 @@ def _sync_handle(handle: int) -> None:
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
     """A temporary folder on the same file system as `path`, locked while it is in use."""
-    try:
+    with _named(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         folder, lock = _claimed(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # the folder is right: whoever knows what it is of says how to go on
-        raise RunDirectoryError(
-            f"'{path.parent}' cannot be written ({error.strerror or error}); choose another"
-            " output folder"
-        ) from error
     try:
         yield folder
     finally:

@@ -6,10 +6,16 @@ from collections.abc import Iterable
 
 from autotok.errors import UnknownName
 
-__all__ = ["ENGINES", "SUBNETS", "known"]
+__all__ = ["ENGINES", "SUBNETS", "check_precision", "known"]
 
 ENGINES = ("local", "ray")
+NUMBER_FORMATS = ("auto", "float32", "bfloat16", "float16")
 SUBNETS = ("fixed", "search")
+
+
+def check_precision(name: str) -> None:
+    """Raise `UnknownName` unless models can be judged in it."""
+    known("precision", name, NUMBER_FORMATS)
 
 
 def known(kind: str, name: str, names: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ A mistake costs one sentence that says first where it stands: `space.yaml:7: met
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import types
@@ -22,7 +23,7 @@ import yaml
 
 from autotok.errors import ConfigError, UsageError, nearest
 
-__all__ = ["Place", "checked_keys", "parse_yaml", "read_yaml", "typed"]
+__all__ = ["Place", "checked_keys", "parse_json", "parse_yaml", "read_yaml", "typed"]
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -127,6 +128,18 @@ def parse_yaml(text: str, source: str) -> tuple[Any, Place]:
     return data, Place(source, lines=reading.lines)
 
 
+def parse_json(text: str, source: str) -> Any:
+    """The plain data in a JSON text that this program wrote.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{source}: is not valid JSON ({error})") from error
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader without dates, which no file of ours has, and with a limit on depth."""
 
@@ -216,16 +229,23 @@ def checked_keys(data: object, cls: type[DataclassInstance], where: Place | str)
     return dict(data)
 
 
-def typed(cls: type[T], data: object, where: Place | str) -> T:
+def typed(cls: type[T], data: object, where: Place | str, *, newer: bool = False) -> T:
     """A dataclass from plain data: keys known and complete, every value of its field's type.
 
-    Fields may be primitives, dataclasses, mappings and tuples of these, optional, or Any.
+    Fields may be primitives, dataclasses, mappings and tuples of these, optional, or Any. A
+    dataclass with a `from_dict(data, where=...)` of its own is read by that.
+
+    Args:
+        newer: Leave out unknown keys, which later versions write.
 
     Raises:
         ConfigError: which key is wrong and what it must be; also what the class itself refuses.
     """
     place = where if isinstance(where, Place) else Place(where)
     hints = _hints(cls)
+    if newer and isinstance(data, Mapping):
+        fields = {item.name for item in dataclasses.fields(cls)}
+        data = {key: value for key, value in data.items() if key in fields}
     values = {
         key: _fitted(value, hints[key], place / key)
         for key, value in checked_keys(data, cls, place).items()
@@ -251,7 +271,10 @@ def _fitted(value: Any, hint: Any, place: Place) -> Any:
     if kind in (Union, types.UnionType):
         return _one_of(value, inner, place)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else typed(hint, value, place)
+        if isinstance(value, hint):
+            return value
+        own = getattr(hint, "from_dict", None)
+        return typed(hint, value, place) if own is None else own(value, where=place)
     if kind is tuple:
         return _tuple(value, inner, place)
     if isinstance(kind, type) and issubclass(kind, Mapping):

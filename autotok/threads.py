@@ -6,6 +6,7 @@ import os
 
 __all__ = ["wait_asleep"]
 
+# libgomp counts tries, and 300,000 of them by default: those are the milliseconds
 _SPINS = "1000"
 
 

@@ -1,7 +1,8 @@
 """Speed of every method in the engine, beside the uncompressed model and the slicing oracle.
 
     python benchmarks/engine.py [--methods tome topk ...] [--backbone vit_small_patch16_224]
-        [--batch 1 16] [--schedule stages layers] [--minutes 60] [--turns 9] [--threads 1]
+        [--batch 1 16] [--schedule stages layers mild_stages strong_layers] [--minutes 60]
+        [--turns 9] [--threads 1]
         [--clock processor] [--write benchmarks/engine.md]
 
 The slicing oracle runs the same blocks on tokens that were simply sliced to the same counts: what
@@ -15,9 +16,10 @@ after about `--minutes`, shared evenly over what is left to do; a row has at lea
 which stays right when others use the machine (a neighbour still costs cache and clock speed).
 
 Columns: `uncompressed` time over the uncompressed model's, `MACs` ratio, `oracle` time over the
-oracle's, `memory` peak of live bytes over the uncompressed model's, `operators` extra ones per
-reducing block: calls that are no views, in the reduction and in what it makes attention do, beyond
-the uncompressed block's (first reduction, then the last). `--write` puts the table into a file.
+oracle's, `memory` peak of live bytes as run over the uncompressed model's, `operators` extra ones
+per reducing block: calls that are no views, in the reduction and in what it makes attention do,
+beyond the uncompressed block's (first reduction, then the last). `--write` puts the table into a
+file.
 
 Weights are random: nothing timed here depends on them, except the counts of adaptive methods, whose
 thresholds are found on the images timed, so that the counts asked for are met on average.
@@ -28,7 +30,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -42,6 +43,7 @@ import torch
 from engine_table import HEADER, Ratio, Row, written
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import autotok.methods  # noqa: F401
 from autotok.backbones.base import Backbone
@@ -54,6 +56,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.macs import cost, uncompressed
 from autotok.counting.operators import OperatorClass, classify
+from autotok.devices.board import machine_name
 from autotok.devices.interleaved import CLOCKS, clock_for
 from autotok.errors import AutotokError
 from autotok.facts import BackboneFacts
@@ -61,14 +64,15 @@ from autotok.methods.base import Kind, Placement, TokenReducer
 from autotok.methods.image_scoring import image_network
 from autotok.methods.observing import Observing
 from autotok.methods.registry import get_method, list_methods
-from autotok.predicting.trace import trace
+from autotok.predicting.trace import LiveBytes
 from autotok.tokens import Tokens
 
 BACKBONES = ["vit_small_patch16_224", "autoformer_demo"]
-STAGES, KEPT = (3, 6, 9), (0.7, 0.5, 0.35)
+STAGES, KEPT, KEPT_MILDLY = (3, 6, 9), (0.7, 0.5, 0.35), (0.95, 0.9, 0.85)
 LEAST_TURNS = 3
 OVERHEAD_SECONDS = 1.0  # of a row, for counting what it does
 REMOVED = 13  # tokens in each layer, of ViT-S/16's 196
+REMOVED_STRONGLY = 50  # of the demo's 841
 
 
 def load(name: str) -> Backbone:
@@ -80,29 +84,41 @@ def load(name: str) -> Backbone:
     return TimmViT(timm.create_model(name, pretrained=False).eval(), name=name).eval()
 
 
-def stages(method: str, facts: BackboneFacts) -> CompressionConfig:
+def stages(method: str, facts: BackboneFacts, kept: tuple[float, ...] = KEPT) -> CompressionConfig:
     """Keep 0.7, 0.5 and 0.35 of the tokens from blocks 3, 6 and 9 on; 0.5 where once is all."""
-    rows = list(zip(STAGES, KEPT, strict=True))
+    rows = list(zip(STAGES, kept, strict=True))
     if get_method(method).single_layer:
         first = get_method(method).placement is Placement.BEFORE_BLOCKS
-        rows = [(0 if first else STAGES[0], KEPT[1])]
+        rows = [(0 if first else STAGES[0], kept[1])]
     return CompressionConfig(
-        method, tuple(Reduction(layer, keep_ratio=kept) for layer, kept in rows)
+        method, tuple(Reduction(layer, keep_ratio=ratio) for layer, ratio in rows)
     )
 
 
-def layers(method: str, facts: BackboneFacts) -> CompressionConfig:
+def mild_stages(method: str, facts: BackboneFacts) -> CompressionConfig:
+    """Keep 0.95, 0.9 and 0.85 of the tokens from blocks 3, 6 and 9 on; 0.9 where once is all."""
+    return stages(method, facts, KEPT_MILDLY)
+
+
+def layers(method: str, facts: BackboneFacts, removed: int = REMOVED) -> CompressionConfig:
     """13 tokens fewer in every block."""
     count, rows = facts.num_patches, []
     for layer in range(facts.num_blocks):
-        count -= REMOVED
+        count -= removed
         rows.append(Reduction(layer, num_keep=count))
     return CompressionConfig(method, tuple(rows))
+
+
+def strong_layers(method: str, facts: BackboneFacts) -> CompressionConfig:
+    """50 tokens fewer in every block."""
+    return layers(method, facts, REMOVED_STRONGLY)
 
 
 SCHEDULES: dict[str, Callable[[str, BackboneFacts], CompressionConfig]] = {
     "stages": stages,
     "layers": layers,
+    "mild_stages": mild_stages,
+    "strong_layers": strong_layers,
 }
 
 
@@ -253,10 +269,35 @@ def extra_operators(model: CompressedViT, images: Tensor) -> str:
     return f"{found[0]}-{found[-1]}" if found else "-"
 
 
-def peak_ratio(model: CompressedViT, batch: int) -> float:
-    """Peak of live bytes over the uncompressed model's, weights left out."""
-    mine, plain = trace(model, batch=batch), trace(model.backbone, batch=batch)
-    return mine.peak_live_bytes / plain.peak_live_bytes
+class Peak(TorchDispatchMode):
+    """Follows the bytes of what a forward makes, as it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.memory = LiveBytes()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        taken, given = (
+            [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+            for tree in ((args, kwargs), result)
+        )
+        held = {t.untyped_storage()._cdata for t in taken}
+        for tensor in given:
+            if tensor.untyped_storage()._cdata not in held:
+                self.memory.add(tensor)
+        return result
+
+
+@torch.no_grad()
+def peak_ratio(model: CompressedViT, images: Tensor) -> float:
+    """Peak of live bytes over the uncompressed model's, weights and images left out."""
+    peaks = []
+    for each in (model, model.backbone):
+        with Peak() as peak:
+            each(images)
+        peaks.append(peak.memory.peak)
+    return peaks[0] / peaks[1]
 
 
 def measured(
@@ -283,7 +324,7 @@ def measured(
         plain=plain,
         macs=cost(backbone.facts, config).macs / uncompressed(backbone.facts).macs,
         oracle=sliced_,
-        memory=peak_ratio(model, batch),
+        memory=peak_ratio(model, images),
         operators=extra_operators(model, images),
         ms=ms,
         turns=turns,
@@ -313,7 +354,9 @@ def drawn_networks() -> Iterator[None]:
 def fits(method: str, schedule: str) -> bool:
     """Whether the table asks for it: every method in stages, matching ones in every layer."""
     kind = get_method(method).kind
-    return kind is not Kind.NONE and (schedule != "layers" or kind in (Kind.MERGE, Kind.HYBRID))
+    return kind is not Kind.NONE and (
+        not schedule.endswith("layers") or kind in (Kind.MERGE, Kind.HYBRID)
+    )
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -322,7 +365,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list_methods())
     parser.add_argument("--backbone", nargs="+", default=BACKBONES)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
-    parser.add_argument("--schedule", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
+    parser.add_argument(
+        "--schedule", nargs="+", choices=list(SCHEDULES), default=["stages", "layers"]
+    )
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -345,8 +390,8 @@ def tables(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     conditions = (
-        f"{processor()}, {args.threads} thread(s), {args.clock} clock, at most {args.turns} turns,"
-        f" {args.minutes:g} minutes in all, torch {torch.__version__}."
+        f"{machine_name()}, {args.threads} thread(s), {args.clock} clock, at most {args.turns}"
+        f" turns, {args.minutes:g} minutes in all, torch {torch.__version__}."
     )
     deadline = time.perf_counter() + 60 * args.minutes
     parts = list(itertools.product(args.backbone, args.schedule, args.batch))
@@ -365,16 +410,6 @@ def tables(args: argparse.Namespace) -> None:
             waiting -= 1
             if args.write:
                 written(args.write, rows, conditions)
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,81 @@
-"""One torch thread for each worker of pytest-xdist, decided before torch is imported."""
+"""One torch thread for each worker of pytest-xdist, the same random state for every test, and the
+finished run that many tests look at."""
 
+import fcntl
+import logging
 import os
+import shutil
+import sys
+from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:
+import hypothesis
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # decided before torch is imported
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> None:
+    """The same random numbers for every test, and warnings, whatever -q was given before."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+    logging.getLogger("autotok").setLevel(logging.NOTSET)
+
+
+# No test cuts the power, and a killed process loses nothing that it wrote: waiting for the disk
+# after every line of a study took more than half of the time of the searching tests.
+os.fsync = lambda handle: None  # type: ignore[assignment]
+
+# however busy the machine is: no test is about time
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
+
+SEARCH = (
+    "search --backbone tiny --data digits --budget 60% --target jetson-nx --methods tome,evit"
+    " --trials 4 --max-images 40 --timeout 0 --finetunes 0 -q -o"
+)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small search by the command line, handed over; made once for all workers: only look."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "finished"
+    with open(base / "finished.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            _search(folder.with_name("begun"))
+            folder.with_name("begun").rename(folder)
+    return folder
+
+
+def _search(folder: Path) -> None:
+    from autotok import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["autotok", *SEARCH.split(), str(folder)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert not ended.value.code
+    logging.getLogger("autotok").setLevel(logging.NOTSET)  # -q must not silence other tests
+
+
+@pytest.fixture
+def own_run(finished_run: Path, tmp_path: Path) -> Path:
+    """The same run in a folder that may be changed."""
+    return Path(shutil.copytree(finished_run, tmp_path / "finished"))
+
+
+@pytest.fixture
+def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches hand over no ONNX file, which takes longer to write than a small search takes."""
+    from autotok.errors import ExportError
+
+    def fail(*_: object, **__: object) -> None:
+        raise ExportError("left out by this test")
+
+    monkeypatch.setattr("autotok.export.bundle.export_model", fail)

@@ -1,7 +1,11 @@
 """Thousands of damaged files and budgets: each is understood, or refused in one sentence."""
 
+import csv
+import io
+import json
 import random
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
+from autotok.api.runs import resume
 from autotok.errors import AutotokError
 from autotok.export.bundle import read_best
 from autotok.predicting.target import load_target
+from autotok.report.closing import closing_data, closing_parts, front_data
+from autotok.report.pages import draw_pages
 from autotok.report.run import Run
+from autotok.report.run_reports import compare_runs, status_report
+from autotok.report.search_run import WholeSearch
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.question import Question
 from autotok.searching.space.budget import parse_budgets, resolve
@@ -166,6 +175,67 @@ def test_a_damaged_pareto_json_is_read_or_refused_in_one_sentence(tmp_path: Path
     for number in range(200):
         path.write_bytes(bad_bytes(text, draw) if number % 2 else bad_tokens(text, draw))
         refusal(read_records, path)
+
+
+def bad_table(text: str, draw: random.Random) -> bytes:
+    """The table with cells of other kinds or from elsewhere, rows cut off, columns renamed."""
+    rows = list(csv.reader(io.StringIO(text)))
+    for _ in range(draw.randint(1, 3)):
+        row = draw.choice(rows)
+        at = draw.randrange(len(row))
+        match draw.randrange(4):
+            case 0 if at:
+                del row[at:]
+            case 1:
+                rows[0][draw.randrange(len(rows[0]))] = draw.choice(["a", "number", "state", ""])
+            case 2:
+                row[at] = draw.choice(draw.choice(rows))
+            case _:
+                row[at] = str(draw.choice(VALUES))
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue().encode("utf-8", "surrogatepass")
+
+
+def bad_json(text: str, draw: random.Random) -> bytes:
+    """The JSON file with values of other kinds, keys renamed, dropped, or taken from elsewhere."""
+    return json.dumps(yaml.safe_load(bad_structure(text, draw))).encode()
+
+
+def resumable(run: Run) -> object:
+    return resume(run.directory)
+
+
+RUN_READERS: list[Callable[[Run], object]] = [
+    status_report, closing_parts, closing_data, lambda run: front_data(run, "macs", "quality"),
+    draw_pages, lambda run: compare_runs(run, Run(ROOT / "studies/default")), resumable,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("pareto.json", bad_json), ("trials.csv", bad_table), ("config.yaml", bad_structure)],
+)
+def test_a_finished_run_with_a_damaged_file_is_read_or_refused_by_every_reader(
+    name: str,
+    damage: Callable[[str, random.Random], bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autotok.report.run.pareto_png", lambda path, *_, **__: path)
+    monkeypatch.setattr("autotok.report.run_reports.pareto_png", lambda path, *_, **__: path)
+    monkeypatch.setattr(WholeSearch, "resume", lambda *_, **__: None)  # all that is read before
+    home = shutil.copytree(ROOT / "studies/default", tmp_path / "run")
+    draw, text, refused = random.Random(name), (home / name).read_text("utf-8"), 0
+    for number in range(110):
+        content = damage(text, draw)
+        (home / name).write_bytes(content)
+        for reader in RUN_READERS:
+            try:
+                refused += refusal(lambda path, read=reader: read(Run(path)), home) is not None
+            except Exception as error:
+                raise AssertionError(f"case {number}: {content[:3000]!r}") from error
+    assert refused > 40
 
 
 NUMBERS = [

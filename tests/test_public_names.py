@@ -80,7 +80,15 @@ assert not wrong, wrong
 """
 
 
-@pytest.mark.parametrize("order", ["names first", "modules first", "backwards", "0"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "names first",
+        pytest.param("modules first", marks=pytest.mark.slow),
+        "backwards",
+        pytest.param("0", marks=pytest.mark.slow),
+    ],
+)
 def test_every_public_name_is_callable_whatever_was_imported_before(
     order: str, forks: "subprocess.Popen[str]"
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autotok.backbones.base import Backbone, evaluating
+from autotok.backbones.base import Backbone, evaluating, left_alone
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
@@ -19,6 +19,7 @@ from autotok.counting.counter import count_macs
 from autotok.counting.macs import Cost, cost
 from autotok.devices.device import measure_here
 from autotok.devices.measurement import Measurement
+from autotok.devices.placing import check_device, torch_device
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.evaluation.accuracy import Quality
 from autotok.export.bundle import load_bundle, load_uncompressed, read_best
@@ -27,6 +28,7 @@ from autotok.methods.author_units import from_num_removed
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
+from autotok.names import check_precision
 from autotok.report.model_report import random_images
 from autotok.searching.running.judging import judge
 from autotok.training.student import emitted
@@ -180,6 +182,7 @@ def profile(
         return measure_here(runnable, images, reference, runtime=runtime)
 
 
+@left_alone
 def evaluate(
     model: nn.Module | str | Path,
     data: str,
@@ -189,6 +192,8 @@ def evaluate(
     seed: int = 0,
     uncompressed: nn.Module | None = None,
     class_names: str | Path | None = None,
+    device: str | None = None,
+    precision: str = "auto",
 ) -> Quality:
     """Quality of a compressed model on a data set, against labels or the uncompressed model.
 
@@ -204,10 +209,15 @@ def evaluate(
         uncompressed: What a fine-tuned model came from; its own backbone by default, and for a path
             what that names.
         class_names: File of the model's class names in order, for class folders that need one.
+        device: 'auto', 'cpu', 'cuda[:N]' or 'mps'; where the model is by default.
+        precision: 'float32', 'bfloat16' or 'float16'; 'auto' is the fastest that agrees with
+            float32 on the first images.
 
     Raises:
         ConfigError, DataError, CheckpointError
     """
+    check_precision(precision)
+    check_device(device or "auto")
     original = None if uncompressed is None else as_backbone(uncompressed)
     if isinstance(model, (str, Path)):
         original = original or load_uncompressed(Path(model))
@@ -216,6 +226,9 @@ def evaluate(
         runnable = model
     else:
         runnable = compress(model, CompressionConfig())
+    if device is not None:
+        for part in filter(None, (runnable, original)):
+            part.to(torch_device(device))
     found = judge(
         runnable,
         data,
@@ -224,6 +237,7 @@ def evaluate(
         seed=seed,
         uncompressed=original,
         class_names=class_names,
+        precision=precision,
     )
     return found.quality
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from autotok.backbones.base import left_alone
-from autotok.backbones.loading import as_backbone, check_name
+from autotok.backbones.loading import as_backbone, check_file, check_name
+from autotok.devices.placing import check_device
 from autotok.errors import ConfigError
-from autotok.evaluation.data import absolute
+from autotok.evaluation.data import absolute, check_data
 from autotok.names import ENGINES, known
 from autotok.report.run import Run, fresh_run_folder
 from autotok.report.search_run import WholeSearch
@@ -58,12 +59,16 @@ def search(
     images_more: int | None = None,
     images_final: int | None = None,
     front_size: int = SearchSettings.front_size,
+    min_quality: float | None = None,
     control_shapes: int = SearchSettings.control_shapes,
     retrain_trials: int | None = None,
     trial_timeout_s: float | None = None,
     settings: SearchSettings | None = None,
     workers: Workers | None = None,
     measure_on: str | None = None,
+    warm_start: Sequence[str | Path] = (),
+    device: str = "auto",
+    precision: str = "auto",
     output: str | Path | None = None,
     on_event: OnEvent | None = None,
     began: float | None = None,
@@ -94,6 +99,11 @@ def search(
         settings: All of those as one value, instead of them.
         workers: Processes or machines that evaluate; this process by default.
         measure_on: Where finalists are timed: 'local', 'ssh://user@host[:port]' or 'ray:RESOURCE'.
+        device: Where models run: 'auto' (a GPU where there is one), 'cpu', 'cuda[:N]' or 'mps'.
+        precision: What models are judged in: 'float32', 'bfloat16' or 'float16'; 'auto' is the
+            fastest that agrees with float32 on the first images. The run keeps what it came to.
+        warm_start: Earlier runs of the same model and images, whatever their budget: their front is
+            tried first, and a surrogate learns from what they evaluated.
         output: Run directory, new; under runs/ by default.
         on_event: Called with progress.
         began: `time.monotonic()` from which the time limit counts; this call by default.
@@ -127,6 +137,7 @@ def search(
             images_more=images_more,
             images_final=images_final,
             front_size=front_size,
+            min_quality=min_quality,
             control_shapes=control_shapes,
             retrain_trials=retrain_trials,
             trial_timeout_s=trial_timeout_s,
@@ -153,11 +164,16 @@ def search(
         batch=batch,
         max_images=max_images,
         device=measure_on,
+        runs_on=device,
+        precision=precision,
     )
     check_names(question, engine=workers.engine, objectives=settings.objectives)
+    check_data(question.data, question.train_data, question.class_names)
+    check_file(None if checkpoint is None else Path(checkpoint))
     model = None if isinstance(backbone, str) else backbone
     folder = Path(output or fresh_run_folder(named))
-    return WholeSearch(question, settings, folder, watch, model, workers, on_event).begin()
+    earlier = tuple(Path(run) for run in warm_start)
+    return WholeSearch(question, settings, folder, watch, model, workers, on_event, earlier).begin()
 
 
 def _one_of(settings: SearchSettings | None, keywords: SearchSettings) -> SearchSettings:
@@ -179,20 +195,23 @@ def resume(
     sampler: object = None,
     workers: Workers | None = None,
     measure_on: str | None = None,
+    device: str | None = None,
     on_event: OnEvent | None = None,
     began: float | None = None,
 ) -> Run:
     """Go on with an interrupted run, or extend a finished one; returns the finished run.
 
     Finished trials stay, those that were in flight run again. `model` is needed where the run was
-    started with one; `measure_on` replaces the run's from now on, 'none' goes on without; `storage`
-    is the URL of its study where that has moved, or where its password is not in the environment;
-    `sampler` is needed where the run was started with a Python object that no name means.
+    started with one; `measure_on` and `device` replace the run's from now on, 'none' goes on
+    without measuring; `storage` is the URL of its study where that has moved, or where its password
+    is not in the environment; `sampler` is needed where the run was started with a Python object
+    that no name means. What the run judged in, it goes on to judge in.
     """
     leave_if_reimported()
     watch = Stopwatch() if began is None else Stopwatch(began)
     directory = RunDirectory.open(run)
-    config, question = directory.read_config(), directory.section("question", Question)
+    config = directory.read_config()
+    question = directory.section("question", Question)
     if config.get("embedded_model") and model is None:
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
     settings = directory.section("search", SearchSettings)
@@ -204,5 +223,8 @@ def resume(
     if measure_on is not None:
         chosen = None if measure_on == "none" else measure_on
         question = dataclasses.replace(question, device=chosen)
+    if device is not None:
+        check_device(device)
+        question = dataclasses.replace(question, runs_on=device)
     whole = WholeSearch(question, settings, Path(run), watch, model, workers, on_event)
-    return whole.resume(given, on_other_device=measure_on is not None)
+    return whole.resume(given)

@@ -14,13 +14,15 @@ from autotok.backbones.autoformer_family import load_supernet, supernet_structur
 from autotok.backbones.supernet import SupernetView
 from autotok.config import CompressionConfig, SubnetSpec
 from autotok.counting.macs import uncompressed
+from autotok.devices.placing import torch_device
 from autotok.errors import ConfigError, ExportError, nearest
-from autotok.evaluation.data import load_data
+from autotok.evaluation.data import check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, write_best
+from autotok.files import check_folder
 from autotok.metrics import EXACT
 from autotok.plain_data import Place, parse_yaml, read_yaml, typed
-from autotok.searching.space.budget import parse_budgets, resolve
+from autotok.searching.space.budget import BudgetRequest, parse_budgets, resolve
 from autotok.supernet.cutting import cut_to_file
 from autotok.supernet.evolution import EvolutionSettings
 from autotok.supernet.judge import SubnetScore, judge_supernet, score_subnets
@@ -47,13 +49,18 @@ def train_supernet(
     output: Path,
     *,
     resume: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     on_training: Callable[[Progress], None] | None = None,
     on_judging: OnProgress | None = None,
 ) -> dict[str, Any]:
     """What a training by a recipe gave: accuracy of several subnets on held-out images."""
-    weights = train_from_recipe(recipe, output, resume=resume, device=device, progress=on_training)
-    return {"weights": str(weights), **judge_supernet(recipe, weights, on_progress=on_judging)}
+    check_folder(output)
+    placed = torch_device(device)
+    weights = train_from_recipe(
+        recipe, output, resume=resume, device=str(placed), progress=on_training
+    )
+    judged = judge_supernet(recipe, weights, device=placed, on_progress=on_judging)
+    return {"weights": str(weights), **judged}
 
 
 def parse_subnet(text: str, spec: SupernetSpec, default: SubnetSpec) -> SubnetSpec:
@@ -101,15 +108,18 @@ def evaluate_subnets(
     data: str = "demo",
     num_images: int | None = None,
     seed: int = 0,
+    device: str = "auto",
     on_progress: OnProgress | None = None,
 ) -> list[SubnetScore]:
     """One score per subnet on the shared weights: validation top-1 with interval, MACs, parameters.
 
     `subnets` are texts as `parse_subnet` takes them.
     """
+    placed = torch_device(device)
+    check_data(data)
     spec, default = supernet_structure(backbone, checkpoint)
     chosen = {text: parse_subnet(text, spec, default) for text in subnets}
-    supernet = load_supernet(backbone, checkpoint)
+    supernet = load_supernet(backbone, checkpoint).to(placed)
     source = load_data(data, SupernetView(supernet, default, name=backbone))
     counts = dict.fromkeys(chosen, num_images or len(source))
     return score_subnets(
@@ -132,6 +142,8 @@ def cut_subnet(
     """
     if output.suffix != ".safetensors":
         raise ExportError(f"'{output}' cannot be written: give a file that ends in .safetensors")
+    check_folder(output.parent)
+    check_data(data)
     spec, default = supernet_structure(backbone, checkpoint)
     chosen = parse_subnet(subnet, spec, default)
     supernet = load_supernet(backbone, checkpoint)
@@ -187,21 +199,24 @@ class SubnetQuestion:
     settings: EvolutionSettings = field(default_factory=EvolutionSettings)
     timeout_s: float | None = None
 
-    def limits(self, default: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-        """{metric: (least, most)}; shares are of the default subnet's cost.
+    def __post_init__(self) -> None:
+        for request in (*self._requests(self.budgets), *self._requests(self.at_least)):
+            if request.metric not in EXACT:
+                raise ConfigError(
+                    f"budget '{request.text}' is on {request.metric}; a subnet search takes"
+                    " FLOPs, MACs, parameters, or a share of those"
+                )
+        if self.timeout_s is not None and not 0.0 < self.timeout_s < float("inf"):
+            raise ConfigError(f"timeout is {self.timeout_s} s; give a time above 0, or none")
 
-        Raises:
-            ConfigError: a budget that cannot be read, or on something that is not exact.
-        """
+    def _requests(self, texts: Sequence[str]) -> Sequence[BudgetRequest]:
+        return parse_budgets(texts, convention=self.flops_convention) if texts else ()
+
+    def limits(self, default: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+        """{metric: (least, most)}; shares are of the default subnet's cost."""
         found: dict[str, tuple[float, float]] = {}
         for texts, end in ((self.budgets, 1), (self.at_least, 0)):
-            requests = parse_budgets(texts, convention=self.flops_convention) if texts else ()
-            for request in requests:
-                if request.metric not in EXACT:
-                    raise ConfigError(
-                        f"budget '{request.text}' is on {request.metric}; a subnet search takes"
-                        " FLOPs, MACs, parameters, or a share of those"
-                    )
+            for request in self._requests(texts):
                 limit = resolve(request, default).limit
                 low, high = found.get(request.metric, (0.0, float("inf")))
                 found[request.metric] = (low, limit) if end else (limit, high)
@@ -220,6 +235,8 @@ def search_subnets(
     Fitness is top-1 on training images, the final evaluation top-1 on validation images. Writes
     `candidates.jsonl`, `candidates.csv`, `result.json` and `best.yaml`.
     """
+    check_folder(output)
+    check_data(question.data)
     default = supernet_structure(question.backbone, question.checkpoint)[1]
     supernet = load_supernet(question.backbone, question.checkpoint)
     view = SupernetView(supernet, default, name=question.backbone).eval()

@@ -20,11 +20,13 @@ from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
-from .attention import RelativeTables, relative_attention, scouted
-from .base import Backbone, pool_mean
+from .attention import scouted
+from .base import Backbone, in_full, pool_mean
+from .relative_attention import RelativeTables, relative_attention
 
 __all__ = ["AutoFormer", "SupernetSpec", "subnet_facts"]
 
+# torch's default, as the authors' code leaves it; timm's ViTs have 1e-6
 LAYER_NORM_EPS = 1e-5
 
 
@@ -135,6 +137,7 @@ class AutoFormerBase(Backbone):
     def _block(self, index: int) -> BlockWeights:
         raise NotImplementedError
 
+    @in_full
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
     ) -> tuple[Tokens, Taps]:
@@ -177,6 +180,7 @@ class AutoFormerBase(Backbone):
         block = self._block(index)
         return block.fc2(F.gelu(block.fc1(block.norm2(tokens.x))))
 
+    @in_full
     def readout(self, tokens: Tokens) -> Tensor:
         stem = self._stem()
         normed = tokens.with_x(stem.norm(tokens.x))

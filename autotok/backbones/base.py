@@ -16,19 +16,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
-from autotok.tokens import Needs, Taps, Tokens
+from autotok.tokens import Needs, Taps, Tokens, exactly
 
-__all__ = ["Backbone", "evaluating", "left_alone", "pool_mean", "prove"]
+__all__ = ["Backbone", "evaluating", "in_full", "left_alone", "pool_mean", "prove"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+B = TypeVar("B", bound="Backbone")
+X = TypeVar("X", bound=Tensor | Tokens)
 
 
 class Backbone(nn.Module):
@@ -91,13 +93,26 @@ class Backbone(nn.Module):
         """The uncompressed model, run through the same four steps."""
         return self.readout(self.run_blocks(self.embed(images)[0]))
 
-    def run_blocks(self, tokens: Tokens) -> Tokens:
-        """Tokens after all blocks, none removed."""
-        for index in range(self.facts.num_blocks):
+    def run_blocks(self, tokens: Tokens, start: int = 0, stop: int | None = None) -> Tokens:
+        """Tokens after blocks [start, stop), all of them by default, none removed."""
+        for index in range(start, self.facts.num_blocks if stop is None else stop):
             branch, _ = self.attend(index, tokens)
             tokens = tokens.with_x(tokens.x + branch)
             tokens = tokens.with_x(tokens.x + self.feed(index, tokens))
         return tokens
+
+
+def in_full(
+    step: Callable[Concatenate[B, X, P], R],
+) -> Callable[Concatenate[B, X, P], R]:
+    """An embedding or a read-out that keeps the precision of what it is given (`exactly`)."""
+
+    @functools.wraps(step)
+    def run(self: B, given: X, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with exactly(given.x if isinstance(given, Tokens) else given):
+            return step(self, given, *args, **kwargs)
+
+    return run
 
 
 def pool_mean(patches: Tensor, tokens: Tokens) -> Tensor:
@@ -125,13 +140,20 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def left_alone(verb: Callable[P, R]) -> Callable[P, R]:
-    """The verb, which runs models that it is given in evaluation mode and leaves them in theirs."""
+    """The verb, which runs models that it is given in evaluation mode and where it likes, and
+    leaves them in their mode and on their device."""
 
     @functools.wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = (*args, *kwargs.values())
-        with evaluating(*(value for value in given if isinstance(value, nn.Module))):
-            return verb(*args, **kwargs)
+        models = [v for v in (*args, *kwargs.values()) if isinstance(v, nn.Module)]
+        homes = [next((p.device for p in model.parameters()), None) for model in models]
+        try:
+            with evaluating(*models):
+                return verb(*args, **kwargs)
+        finally:
+            for model, home in zip(models, homes, strict=True):
+                if home is not None and home != next(model.parameters()).device:
+                    model.to(home)
 
     return run
 

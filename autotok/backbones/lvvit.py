@@ -23,7 +23,7 @@ from autotok.facts import BackboneFacts, BlockFacts
 from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
 from .attention import attention, scouted
-from .base import Backbone
+from .base import Backbone, in_full
 from .checkpoint import read_state_dict
 from .family import Family, ModelRequest, no_download, register_family
 from .fitting import checked_fit, load_fitting
@@ -39,6 +39,7 @@ __all__ = [
     "spec_for",
 ]
 
+# torch's default, as the authors' code leaves it; timm's ViTs have 1e-6
 LAYER_NORM_EPS = 1e-5
 STEM_WIDTH = 64
 AUX_SHARE = 0.5
@@ -90,6 +91,7 @@ class LVViT(Backbone):
             nn.init.trunc_normal_(table, std=0.02)
         self.facts = _facts(self, name)
 
+    @in_full
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
     ) -> tuple[Tokens, Taps]:
@@ -137,6 +139,7 @@ class LVViT(Backbone):
             parts = {"": block, ".attn": block.attn, ".mlp": block.mlp}
             yield from ((f"blocks.{index}{name}", part) for name, part in parts.items())
 
+    @in_full
     def readout(self, tokens: Tokens) -> Tensor:
         x = self.norm(tokens.x)
         logits: Tensor = self.head(x[:, 0])

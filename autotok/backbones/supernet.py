@@ -13,7 +13,6 @@ from torch import nn
 
 from autotok.config import SubnetSpec
 
-from .attention import RelativeTables
 from .autoformer import (
     AutoFormer,
     AutoFormerBase,
@@ -24,6 +23,7 @@ from .autoformer import (
     SupernetSpec,
     subnet_facts,
 )
+from .relative_attention import RelativeTables
 
 __all__ = ["AutoFormerSupernet", "SupernetView"]
 

@@ -18,7 +18,7 @@ from autotok.facts import BackboneFacts, BlockFacts
 from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
 from .attention import attention, scouted
-from .base import Backbone, pool_mean, prove
+from .base import Backbone, in_full, pool_mean, prove
 from .torchvision_shim import ensure_torchvision
 
 ensure_torchvision()
@@ -69,6 +69,7 @@ class TimmViT(Backbone):
         self.facts = _facts(self.model, label)
         prove(self, model)
 
+    @in_full
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
     ) -> tuple[Tokens, Taps]:
@@ -115,6 +116,7 @@ class TimmViT(Backbone):
         branch: Tensor = block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x))))
         return branch
 
+    @in_full
     def readout(self, tokens: Tokens) -> Tensor:
         model = self.model
         x = model.norm(tokens.x)

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -38,7 +38,10 @@ CheckpointOption = Annotated[
 ]
 ClassNamesOption = Annotated[
     Path | None,
-    typer.Option(help="The model's class names in order, one a line or JSON; for class folders."),
+    typer.Option(
+        help="The model's class names in order, one a line or JSON; for class folders, or"
+        " a labels.csv of file,class in the images' folder."
+    ),
 ]
 MeasureOnOption = Annotated[
     str | None,
@@ -46,16 +49,33 @@ MeasureOnOption = Annotated[
 ]
 
 
-def _spelt(name: str) -> str:
-    autotok.check_device(name)
+def spelt(name: str | None) -> str | None:
+    """The device, which is one by its name; `--measure-on` is named where that is meant."""
+    if name is not None:
+        autotok.check_device(name)
     return name
 
 
 DeviceOption = Annotated[
     str,
-    typer.Option(help="Where models run: auto, cpu, cuda[:N] or mps.", callback=_spelt),
+    typer.Option(help="Where models run: auto, cpu, cuda[:N] or mps.", callback=spelt),
 ]
-FormerDevice = Annotated[str, typer.Option("--device", hidden=True, callback=_spelt)]
+
+
+def _format(name: str) -> str:
+    autotok.check_precision(name)
+    return name
+
+
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="What models are judged in: float32, bfloat16, float16; auto: the fastest that agrees"
+        " with float32.",
+        callback=_format,
+    ),
+]
+FormerDevice = Annotated[str, typer.Option("--device", hidden=True, callback=spelt)]
 """What --measure-on was called; answered with that."""
 ImageSizeOption = Annotated[
     int | None, typer.Option(min=16, max=4096, help="Input side in pixels (timm models).")
@@ -78,6 +98,13 @@ def configure_logging(*, verbose: bool, quiet: bool) -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(_escape)
     logging.getLogger("autotok").setLevel(level)
+
+
+def interrupted(error: KeyboardInterrupt, go_on: str) -> NoReturn:
+    """End the command, saying how to go on."""
+    sys.stderr.write(f"autotok: {str(error) or 'interrupted'}; {go_on}\n")
+    # as shells have it: 128 and the number of SIGINT
+    raise typer.Exit(130) from None
 
 
 def _escaped(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +18,11 @@ from .app import (
     JsonFlag,
     QuietFlag,
     app,
+    interrupted,
     print_facts,
     print_json,
 )
 from .models import KeepOption, MethodOption, OptionOption
-
-INTERRUPTED = 130
 
 
 @app.command("finetune")
@@ -80,7 +78,7 @@ def finetune_command(
 
     Quality is measured before and after on the validation images; the result is a bundle.
     """
-    changes = {
+    changes: dict[str, Any] = {
         "length": length,
         "losses": _losses(loss),
         "lr": _rate(lr),
@@ -100,6 +98,7 @@ def finetune_command(
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     others = {key: value for key, value in others.items() if value is not None}
+    autotok.FineTuneSpec(**changes)  # numbers are told before anything heavy is imported
     chosen = _chosen(config, method, keep, option or [])
     folder = output or autotok.fresh_finetune_folder(chosen, backbone)
     autotok.torch_device(device)
@@ -145,10 +144,8 @@ def _run(
                 config, output=folder, resume=resume, on_progress=bar.update, **arguments
             ).to_dict()
         except KeyboardInterrupt as error:
-            how = str(error) or "interrupted"
             again = f"autotok finetune {_words(config)} -o {shlex.quote(str(folder))}"
-            sys.stderr.write(f"autotok: {how}; go on with `{again} --resume`\n")
-            raise typer.Exit(INTERRUPTED) from None
+            interrupted(error, f"go on with `{again} --resume`")
     if json:
         print_json(result)
     else:

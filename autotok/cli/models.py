@@ -18,6 +18,7 @@ from .app import (
     ImageSizeOption,
     JsonFlag,
     MeasureOnOption,
+    PrecisionOption,
     QuietFlag,
     app,
     print_facts,
@@ -159,6 +160,7 @@ def compress_command(
     json: JsonFlag = False,
 ) -> None:
     """Compress a model one way and write it as a bundle: configuration, weights, README."""
+    autotok.check_folder(output)
     autotok.check_format("onnx")
 
     from .progress import StepProgress
@@ -186,6 +188,7 @@ def evaluate_command(
     images: Annotated[int | None, typer.Option(min=1, help="Number of images; all.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images come first.")] = 0,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -208,6 +211,7 @@ def evaluate_command(
             num_images=images,
             seed=seed,
             class_names=class_names,
+            precision=precision,
             on_progress=bar.update,
             uncompressed=original,
         )
@@ -232,6 +236,7 @@ def export_command(
     json: JsonFlag = False,
 ) -> None:
     """Write a model for a device and check the file against torch."""
+    autotok.check_folder(output.parent)
     autotok.check_format(format)
 
     from .progress import StepProgress

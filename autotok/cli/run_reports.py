@@ -9,8 +9,10 @@ import typer
 
 import autotok
 
-from .app import JsonFlag, app, print_facts, print_json, print_table
+from .app import JsonFlag, WideFlag, app, print_facts, print_json, print_table
+from .runs import print_closing
 
+SHARED = "of both runs' objectives"
 RunArgument = Annotated[Path, typer.Argument(help="Run directory.")]
 
 
@@ -25,9 +27,19 @@ def status_command(run: RunArgument, json: JsonFlag = False) -> None:
 
 
 @app.command("compare")
-def compare_command(first: RunArgument, second: RunArgument, json: JsonFlag = False) -> None:
+def compare_command(
+    first: RunArgument,
+    second: RunArgument,
+    x: Annotated[
+        str | None, typer.Option("--x", help="Fronts over this metric ...", show_default=SHARED)
+    ] = None,
+    y: Annotated[
+        str | None, typer.Option("--y", help="... and this one.", show_default=SHARED)
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
     """Compare two finished runs: fronts, hypervolumes, and the settings that differ."""
-    found = autotok.compare_runs(autotok.Run(first), autotok.Run(second))
+    found = autotok.compare_runs(autotok.Run(first), autotok.Run(second), x=x, y=y)
     if json:
         print_json(found)
         return
@@ -36,7 +48,8 @@ def compare_command(first: RunArgument, second: RunArgument, json: JsonFlag = Fa
         [_words(front[line]) if line < len(front) else "" for front in fronts]
         for line in range(max(map(len, fronts)))
     ]
-    print_table("fronts, cheapest first", [run["run"] for run in found["runs"]], rows)
+    title = f"fronts over {' and '.join(found['metrics'])}, best in the first of them first"
+    print_table(title, [run["run"] for run in found["runs"]], rows)
     for one in found["runs"]:
         print_facts({f"hypervolume of {one['run']}": one["hypervolume"]})
     differ = [[key, *values] for key, values in found["differ"].items()]
@@ -45,9 +58,9 @@ def compare_command(first: RunArgument, second: RunArgument, json: JsonFlag = Fa
 
 
 @app.command("report")
-def report_command(run: RunArgument) -> None:
-    """Draw the picture of a finished run again, from its records."""
-    typer.echo(f"{autotok.draw_again(autotok.Run(run))} written")
+def report_command(run: RunArgument, json: JsonFlag = False, wide: WideFlag = False) -> None:
+    """Write tables, picture and page of a finished run again, without its model and images."""
+    print_closing(autotok.write_again(autotok.Run(run)), json=json, wide=wide)
 
 
 def _words(row: dict[str, Any] | None) -> str:

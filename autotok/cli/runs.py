@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,23 +16,23 @@ from .app import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
-    FormerDevice,
     ImageSizeOption,
     JsonFlag,
     MeasureOnOption,
+    PrecisionOption,
     QuietFlag,
     VerboseFlag,
     WideFlag,
     app,
     configure_logging,
     console,
+    interrupted,
     print_json,
+    spelt,
 )
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-INTERRUPTED = 130
 
 BudgetOption = Annotated[
     list[str] | None,
@@ -125,6 +124,10 @@ def search_command(
     ] = None,
     class_names: ClassNamesOption = None,
     quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
+    min_quality: Annotated[
+        float | None,
+        typer.Option(help="Percent (or most KL) that the final evaluation asks for at least."),
+    ] = None,
     trials: TrialsOption = 32,
     timeout: TimeoutOption = 255.0,
     trial_timeout: TrialTimeoutOption = None,
@@ -136,6 +139,10 @@ def search_command(
         str,
         typer.Option(help="tpe, auto (surrogate), nsgaii, gp, random, grid or MODULE:FACTORY."),
     ] = "tpe",
+    warm_start: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier run of the same model and images; may be repeated."),
+    ] = None,
     flops_convention: Annotated[
         str, typer.Option(help="What FLOPs in a budget mean: macs, macs-noattn, flops2x.")
     ] = "macs",
@@ -155,6 +162,7 @@ def search_command(
     resource: ResourceOption = None,
     measure_on: MeasureOnOption = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run directory; under runs/.")
     ] = None,
@@ -175,6 +183,7 @@ def search_command(
     settings = autotok.SearchSettings(
         n_trials=trials or autotok.SearchSettings.n_trials,
         timeout_s=timeout or None,
+        min_quality=min_quality,
         seed=seed,
         sampler=sampler,
         objectives=tuple(objective or autotok.SearchSettings.objectives),
@@ -186,11 +195,8 @@ def search_command(
     )
     budgets = tuple(budget or ["2.3GFLOPs"])
     only = tuple(name.strip() for name in (methods or "").split(",") if name.strip())
-    if device not in ("auto", "cpu"):
-        raise autotok.ConfigError(
-            f"device '{device}' cannot be searched on: a search runs its models on the CPU so far;"
-            " leave --device at auto, and time finalists elsewhere with --measure-on"
-        )
+    if device != "auto":
+        autotok.torch_device(device)
     question = autotok.Question(
         budgets=budgets,
         flops_convention=flops_convention,
@@ -230,13 +236,16 @@ def search_command(
                 max_images=max_images,
                 workers=_workers(workers, engine, ray_address, resource),
                 measure_on=measure_on,
+                warm_start=warm_start or (),
+                device=device,
+                precision=precision,
                 settings=settings,
                 output=folder,
                 on_event=bar,
                 began=began,
             ),
         )
-    _close(run, json, wide)
+    print_closing(run, json=json, wide=wide)
     _insist_on_a_best(run)
 
 
@@ -256,7 +265,10 @@ def resume_command(
         str | None,
         typer.Option(help="Another device to time on from now on; 'none': without one."),
     ] = None,
-    device: FormerDevice = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(help="Another device for models from now on, as for search.", callback=spelt),
+    ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
@@ -278,11 +290,12 @@ def resume_command(
                 storage=storage,
                 workers=_workers(workers, engine, ray_address, resource),
                 measure_on=measure_on,
+                device=device,
                 on_event=bar,
                 began=began,
             ),
         )
-    _close(finished, json, wide)
+    print_closing(finished, json=json, wide=wide)
     _insist_on_a_best(finished)
 
 
@@ -300,7 +313,7 @@ def pareto_command(
     """
     found = autotok.Run(run)
     if x is None and y is None:
-        return _close(found, json, wide)
+        return print_closing(found, json=json, wide=wide)
     axes = x or "macs", y or "quality"
     if json:
         return print_json(autotok.front_data(found, *axes))
@@ -321,12 +334,10 @@ def _resumable(folder: Path, work: Any) -> autotok.Run:
     try:
         run: autotok.Run = work()
     except KeyboardInterrupt as error:
-        how = str(error) or "interrupted"
         go_on = "nothing had begun"
         if (folder / "config.yaml").is_file():
             go_on = f"everything finished is kept: go on with `autotok resume {folder}`"
-        sys.stderr.write(f"autotok: {how}; {go_on}\n")
-        raise typer.Exit(INTERRUPTED) from None
+        interrupted(error, go_on)
     except autotok.DeviceUnreachable as error:
         if not (folder / "config.yaml").is_file():
             raise
@@ -343,7 +354,8 @@ def _insist_on_a_best(run: autotok.Run) -> None:
         raise typer.Exit(1)
 
 
-def _close(run: autotok.Run, json: bool, wide: bool) -> None:
+def print_closing(run: autotok.Run, *, json: bool, wide: bool) -> None:
+    """Say what a finished run found."""
     if json:
         print_json(autotok.closing_data(run))
         return

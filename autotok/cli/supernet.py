@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +13,11 @@ import autotok
 from .app import (
     BackboneOption,
     CheckpointOption,
+    DeviceOption,
     JsonFlag,
     QuietFlag,
     app,
+    interrupted,
     print_facts,
     print_json,
     print_table,
@@ -27,7 +28,6 @@ supernet_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(supernet_app, name="supernet")
-INTERRUPTED = 130
 COLUMNS = ("subnet", "width", "depth", "GFLOPs", "Mparams", "top-1 %", "images")
 CAPTION = "In brackets: the 95 % interval."
 
@@ -40,7 +40,7 @@ def supernet_train(
     recipe: Annotated[Path, typer.Argument(help="Recipe, e.g. studies/demo_supernet/recipe.yaml.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for weights and log.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from its checkpoint.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    device: DeviceOption = "auto",
     quiet: QuietFlag = False,
 ) -> None:
     """Train a supernet by a recipe, then judge its subnets on held-out images."""
@@ -64,7 +64,7 @@ def supernet_train(
                 on_judging=lambda share, text: bar.update(share, f"judging {text}"),
             )
         except KeyboardInterrupt as error:
-            _interrupted(error, f"autotok supernet train {recipe} -o {output} --resume")
+            interrupted(error, f"go on with autotok supernet train {recipe} -o {output} --resume")
     print_json(results)
 
 
@@ -78,6 +78,7 @@ def supernet_eval(
         list[str] | None, typer.Option(help=f"{SUBNET_HELP}; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images come first.")] = 0,
+    device: DeviceOption = "auto",
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -94,6 +95,7 @@ def supernet_eval(
             data=data,
             num_images=images,
             seed=seed,
+            device=device,
             on_progress=bar.update,
         )
     rows = [score.to_dict() for score in scores]
@@ -193,7 +195,7 @@ def supernet_search(
         try:
             result = autotok.search_subnets(question, output, resume=resume, on_progress=bar.update)
         except KeyboardInterrupt as error:
-            _interrupted(error, "the same command and --resume")
+            interrupted(error, "go on with the same command and --resume")
     if json:
         print_json(result)
         return
@@ -215,8 +217,3 @@ def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for row in rows
     ]
-
-
-def _interrupted(error: KeyboardInterrupt, command: str) -> NoReturn:
-    sys.stderr.write(f"autotok: {str(error) or 'interrupted'}; go on with {command}\n")
-    raise typer.Exit(INTERRUPTED) from None

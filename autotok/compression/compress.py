@@ -38,7 +38,11 @@ def compress_backbone(backbone: Backbone, config: CompressionConfig) -> Compress
 
             reducer.network = FeatureNet(reducer.auxiliary(options))  # `with_networks` loads it
         reducers[site.layer] = reducer.train(backbone.training)
-    return _in_mode(CompressedViT(backbone, config, schedule, reducers), backbone.training)
+    model = _in_mode(CompressedViT(backbone, config, schedule, reducers), backbone.training)
+    like = next(backbone.parameters())
+    if not like.is_meta:
+        model.reducers.to(like.device)
+    return model
 
 
 def with_networks(model: CompressedViT) -> CompressedViT:
@@ -68,7 +72,6 @@ def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedV
     own, old = fresh.reducers.state_dict(), model.reducers.state_dict()
     fitting = {k: v for k, v in old.items() if k in own and own[k].shape == v.shape}
     fresh.reducers.load_state_dict(fitting, strict=False)
-    fresh.reducers.to(next(model.parameters()).device)
     for layer, reducer in fresh.reducers.items():
         before = model.reducers[layer] if layer in model.reducers else None
         if isinstance(reducer, ImageScoring) and isinstance(before, ImageScoring):

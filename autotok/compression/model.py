@@ -18,7 +18,7 @@ from autotok.methods.block_hooks import BlockHooks
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.learning import Learning
 from autotok.methods.observing import Observing, observed_needs
-from autotok.tokens import Needs, Taps, Tokens, naive_coords
+from autotok.tokens import Needs, Taps, Tokens, exactly, naive_coords
 
 from .schedule import Schedule
 
@@ -65,8 +65,8 @@ class CompressedViT(nn.Module):
 
     The loop runs the parts of a block and of its attention, never the block or the attention as
     modules, so hooks on those never fire. What left a block, and its attention's taps, come from
-    `forward_tokens(images, watch=Watch(...))`; hooks on the parts (`blocks.3.mlp`) fire, except in
-    AutoFormers, whose weights are read as tensors.
+    `forward_tokens(images, watch=TapRequest(...))`; hooks on the parts (`blocks.3.mlp`) fire,
+    except in AutoFormers, whose weights are read as tensors.
     """
 
     def __init__(
@@ -84,6 +84,8 @@ class CompressedViT(nn.Module):
         self._hearing = self._listeners()
         self._said = False
         """Whether hooks that never fire were told of."""
+        self.entry: tuple[int, Tokens] | None = None
+        """Where the next forward starts, and with what; see `activations`."""
 
     # Reducers are looked up at every call, so that a replica's own, and one put in later, count.
 
@@ -117,19 +119,13 @@ class CompressedViT(nn.Module):
         """
         if not (self._said or torch.compiler.is_compiling() or torch._C._get_tracing_state()):
             self._tell_of_hooks()
-        reducers = list(self._at().values())
-        needs = Needs.NONE
-        for reducer in reducers:
-            needs |= reducer.needs & EMBEDDED
-        image_scores = self._look(images)
-        tokens, embedded = self.backbone.embed(images, needs, trace=trace)
-        if image_scores is not None:
-            embedded = embedded.having("sight", image_scores)
-        hooked = [reducer for reducer in reducers if isinstance(reducer, BlockHooks)]
-        for reducer in hooked:
-            tokens = reducer.before_blocks(tokens, embedded)
+        hooked = [reducer for reducer in self._at().values() if isinstance(reducer, BlockHooks)]
+        first, tokens, embedded = self._entering(images, trace, hooked)
         last = self.backbone.facts.num_blocks - 1
-        for layer in range(last + 1):
+        if watch is not None and watch.counting:
+            for layer in range(first):
+                watch.counts[layer] = BlockCounts(*[live_counts(tokens)] * 3)
+        for layer in range(first, last + 1):
             if layer == last:
                 for reducer in hooked:
                     tokens = reducer.before_last(tokens)
@@ -146,6 +142,38 @@ class CompressedViT(nn.Module):
             watch.counts[last + 1] = BlockCounts(*[live_counts(tokens)] * 3)
         return tokens
 
+    def _entering(
+        self, images: Tensor, trace: bool, hooked: list[BlockHooks]
+    ) -> tuple[int, Tokens, Taps]:
+        """Block to start with, the tokens that enter it, and the embedding's taps for block 0."""
+        if self.entry is not None:
+            return *self.entry, Taps()
+        image_scores = self._look(images)
+        tokens, embedded = self.backbone.embed(images, self.embedding_needs(), trace=trace)
+        if image_scores is not None:
+            embedded = embedded.having("sight", image_scores)
+        for reducer in hooked:
+            tokens = reducer.before_blocks(tokens, embedded)
+        return 0, tokens, embedded
+
+    def embedding_needs(self) -> Needs:
+        """What the reducers ask of the embedding."""
+        needs = Needs.NONE
+        for reducer in self._at().values():
+            needs |= reducer.needs & EMBEDDED
+        return needs
+
+    def unaltered_blocks(self) -> int:
+        """Blocks, from the first on, in which nothing is done or heard: what leaves them is what
+        leaves the uncompressed model's."""
+        at = self._at()
+        early = (BlockHooks, ImageScoring)
+        if self.training or any(
+            isinstance(r, early) or r.placement is Placement.BEFORE_BLOCKS for r in at.values()
+        ):
+            return 0
+        return min((*at, *self._hearing), default=0)
+
     def _tell_of_hooks(self) -> None:
         """Say once that hooks on what is never called stay silent, and what to use."""
         for name, part in self.backbone.unused():
@@ -153,7 +181,7 @@ class CompressedViT(nn.Module):
                 self._said = True
                 _LOG.warning(
                     "hooks on %s of '%s' never fire: its parts are run one by one; take tokens and"
-                    " attention with forward_tokens(images, watch=Watch(...)) of"
+                    " attention with forward_tokens(images, watch=TapRequest(...)) of"
                     " autotok.compression.model, or hook a part, such as blocks.0.mlp",
                     name,
                     self.backbone.facts.name,
@@ -247,7 +275,9 @@ def reduced(reducer: TokenReducer, tokens: Tokens, taps: Taps) -> Tokens:
     """What a reducer makes of the tokens at its layer."""
     if is_idle(reducer):
         return tokens
-    return reducer.reduce(tokens, taps, reducer.site.num_keep)
+    with exactly(tokens.x) as off:
+        taps = taps.widened() if off is not None else taps
+        return reducer.reduce(tokens, taps, reducer.site.num_keep)
 
 
 def is_idle(reducer: TokenReducer) -> bool:

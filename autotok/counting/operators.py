@@ -37,7 +37,7 @@ _ROWS: dict[OperatorClass, str] = {
         clamp_min clamp_max clamp_min_ clamp_max_ maximum minimum remainder floor_divide eq ne lt le
         gt ge logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not where
         masked_fill masked_fill_ elu_ sign erf square addcmul addcdiv lerp isfinite isnan nan_to_num
-        tril triu hardtanh leaky_relu elu sin cos __and__ __or__""",
+        exp2_ tril triu hardtanh leaky_relu elu sin cos __and__ __or__""",
     OperatorClass.REDUCTION: """sum mean amax amin max min argmax argmin prod var var_mean std
         norm linalg_vector_norm _softmax softmax _log_softmax _safe_softmax native_layer_norm
         native_batch_norm _native_batch_norm_legit_no_training native_group_norm any all cumsum

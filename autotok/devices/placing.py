@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from autotok.errors import ConfigError, UnknownName
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_device", "torch_device"]
+__all__ = ["check_device", "gpus_to_share", "torch_device"]
 
 _KNOWN = ("auto", "cpu", "cuda", "cuda:0", "mps")
 
@@ -42,10 +43,22 @@ def torch_device(name: str = "auto") -> torch.device:
 
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if cuda else "cpu")
-    device = torch.device(name)
-    missing = device.type == "cuda" and (device.index or 0) >= cuda
+        name = "cuda" if cuda else "cpu"
+    device = torch.device("cuda:0" if name == "cuda" else name)
+    missing = device.type == "cuda" and device.index >= cuda
     if missing or (device.type == "mps" and not torch.backends.mps.is_available()):
         there = ", ".join(["cpu", *(f"cuda:{number}" for number in range(cuda))])
         raise ConfigError(f"device '{name}' is not here; there is {there}, or leave it at auto")
     return device
+
+
+def gpus_to_share(name: str) -> list[str]:
+    """GPUs among which worker processes are spread, as CUDA_VISIBLE_DEVICES has them; none unless
+    any GPU is meant, and there are several."""
+    if name not in ("auto", "cuda"):
+        return []
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    shown = [text for text in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if text]
+    return (shown or [str(number) for number in range(count)])[:count] if count > 1 else []

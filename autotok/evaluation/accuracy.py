@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone, evaluating
+from autotok.compression.activations import Activations, entered
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, DataError, NonFiniteOutput
 from autotok.facts import BackboneFacts
@@ -29,127 +29,15 @@ from autotok.metrics import QUALITIES
 from autotok.names import known
 
 from .data import DataSource
-from .intervals import mean_interval, wilson
+from .tally import Quality, Tally
+from .transfer import sent
 
-__all__ = ["Evaluator", "Quality", "Tally", "default_batch_size"]
+__all__ = ["Evaluator", "Quality", "Tally", "computing", "default_batch_size"]
 
 GALLERY_SIZE = 128
 TEMPERATURE = 0.07
-
-
-@dataclass(frozen=True)
-class Quality:
-    """A quality figure with its 95 % interval, and what it is."""
-
-    metric: str
-    """'top1', 'agreement' or 'kl'; the first two are percentages, of the third less is better."""
-    value: float
-    low: float
-    high: float
-    num_images: int
-    top1_pct: float | None
-    agreement_pct: float | None
-    kl: float | None
-    finetuned: bool
-    description: str = ""
-    """The metric in words."""
-    macs_mean: float | None = None
-    """Multiply-accumulates of an image, mean over those judged; None where all cost the same."""
-    macs_std: float | None = None
-    macs_noattn_mean: float | None = None
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Sums over images; tallies of disjoint images add up."""
-
-    metric: str
-    num_images: int = 0
-    num_labelled: int = 0
-    correct: int = 0
-    num_compared: int = 0
-    agreeing: int = 0
-    kl_sum: float = 0.0
-    kl_squares: float = 0.0
-    finetuned: bool = False
-    gallery: int = 0
-    """Reference images that stand in for classes; 0 for a model with a head."""
-    hits: str = ""
-    """'1' or '0' per image in the order run: right (top1) or agreeing; for paired comparisons."""
-    kls: tuple[float, ...] = ()
-    """KL divergence per image, where that is the metric."""
-    macs: tuple[int, ...] = ()
-    """Multiply-accumulates per image, where images cost different amounts."""
-    macs_noattn: int = 0
-    """Their sum without attention products."""
-    judged: str = ""
-    """The configuration that was judged, as JSON; '' where nobody said. Sums of two do not mix."""
-
-    def __add__(self, other: Tally) -> Tally:
-        if (self.metric, self.gallery) != (other.metric, other.gallery):
-            raise ValueError(f"tallies of {self.metric} and {other.metric} do not add up")
-        if self.judged and other.judged and self.judged != other.judged:
-            raise ValueError("tallies of two different configurations do not add up")
-        return Tally(
-            metric=self.metric,
-            num_images=self.num_images + other.num_images,
-            num_labelled=self.num_labelled + other.num_labelled,
-            correct=self.correct + other.correct,
-            num_compared=self.num_compared + other.num_compared,
-            agreeing=self.agreeing + other.agreeing,
-            kl_sum=self.kl_sum + other.kl_sum,
-            kl_squares=self.kl_squares + other.kl_squares,
-            finetuned=self.finetuned or other.finetuned,
-            gallery=self.gallery,
-            hits=self.hits + other.hits,
-            kls=(*self.kls, *other.kls),
-            macs=(*self.macs, *other.macs),
-            macs_noattn=self.macs_noattn + other.macs_noattn,
-            judged=self.judged or other.judged,
-        )
-
-    def quality(self) -> Quality:
-        """The figure: Wilson's interval for percentages, the normal one for the mean KL."""
-        if self.num_images == 0:
-            raise DataError("no image was evaluated; ask for at least one")
-        if self.metric == "kl":
-            value = self.kl_sum / self.num_compared
-            low, high = mean_interval(self.kl_sum, self.kl_squares, self.num_compared)
-            low = max(0.0, low)
-        else:
-            hits = self.correct if self.metric == "top1" else self.agreeing
-            value = 100.0 * hits / self.num_images
-            low, high = (100.0 * end for end in wilson(hits, self.num_images))
-        return Quality(
-            metric=self.metric,
-            value=value,
-            low=low,
-            high=high,
-            num_images=self.num_images,
-            top1_pct=_share(self.correct, self.num_labelled),
-            agreement_pct=_share(self.agreeing, self.num_compared),
-            kl=self.kl_sum / self.num_compared if self.num_compared else None,
-            finetuned=self.finetuned,
-            description=self._description(),
-            **self._mean_costs(),
-        )
-
-    def _mean_costs(self) -> dict[str, float]:
-        if not self.macs:
-            return {}
-        return {
-            "macs_mean": statistics.fmean(self.macs),
-            "macs_std": statistics.pstdev(self.macs),
-            "macs_noattn_mean": self.macs_noattn / len(self.macs),
-        }
-
-    def _description(self) -> str:
-        if self.metric == "top1":
-            return "top-1 accuracy"
-        what = "agreement" if self.metric == "agreement" else "mean KL divergence"
-        if self.gallery:
-            what += f" of nearest neighbours among {self.gallery} images,"
-        return f"{what} with the uncompressed model"
+ACCELERATOR_BATCH = 128
+"""Images per forward that keep a large GPU busy with a ViT-S."""
 
 
 class Evaluator:
@@ -167,16 +55,22 @@ class Evaluator:
         metric: str = "auto",
         seed: int = 0,
         batch_size: int | None = None,
+        precision: str = "float32",
     ) -> None:
         """`metric` 'auto' is top1 where the data is labelled, else agreement; `batch_size` None
-        chooses by tokens per image (`default_batch_size`)."""
+        chooses by tokens per image (`default_batch_size`); `precision` is what products run in,
+        the backbone's own too (`evaluation.precision`)."""
         self.metric = _resolve_metric(metric, data)
         self.backbone = backbone
         self.data = data
         self.seed = seed
-        self.batch_size = batch_size or default_batch_size(backbone.facts)
+        self.precision = precision
+        device = next(backbone.parameters()).device
+        self.batch_size = batch_size or default_batch_size(backbone.facts, device)
         self._reference: dict[int, Tensor] = {}
         self._gallery: Tensor | None = None
+        self.activations: Activations | None = None
+        """What many candidates on the backbone start from; nothing is kept without."""
         self.gallery_size = 0
         if backbone.facts.num_classes == 0 and self.metric != "top1":
             self.gallery_size = min(GALLERY_SIZE, len(data))
@@ -217,25 +111,31 @@ class Evaluator:
         if finetuned is None:
             finetuned = config is not None and config.mode == "retrain"
         judged = "" if config is None else config.canonical
-        tally = Tally(self.metric, finetuned=finetuned, gallery=self.gallery_size, judged=judged)
+        tally = self._tally(0, finetuned=finetuned, judged=judged)
         with evaluating(model):
             for first, indices in self._batches(start, stop):
-                images, labels = self.data.batch(indices)
-                output = self._run(model, images)
-                if not bool(torch.isfinite(output).all()):
-                    raise NonFiniteOutput(
-                        f"the compressed model gives NaN or infinity on image {indices[0]} of"
-                        f" '{self.data.name}'; this configuration cannot be used"
-                    )
-                found = self._count(output, labels, first, images, finetuned)
-                costs = getattr(model, "image_costs", None)
-                if costs is not None:
-                    each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
-                    found = dataclasses.replace(found, macs=each, macs_noattn=total)
-                tally = tally + dataclasses.replace(found, judged=judged)
-                if on_images is not None:
-                    on_images(len(indices))
+                with self._halving():
+                    found = self._judged(model, first, indices, finetuned)
+                    tally = tally + dataclasses.replace(found, judged=judged)
+                    if on_images is not None:
+                        on_images(len(indices))
         return tally
+
+    def _judged(self, model: nn.Module, first: int, indices: list[int], finetuned: bool) -> Tally:
+        """The tally of one batch."""
+        images, labels = self.data.batch(indices)
+        output = self._run(model, images, indices)
+        if not bool(torch.isfinite(output).all()):
+            raise NonFiniteOutput(
+                f"the compressed model gives NaN or infinity on image {indices[0]} of"
+                f" '{self.data.name}'; this configuration cannot be used"
+            )
+        found = self._count(output, labels, first, images, finetuned)
+        costs = getattr(model, "image_costs", None)
+        if costs is not None:
+            each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
+            found = dataclasses.replace(found, macs=each, macs_noattn=total)
+        return found
 
     def reference(
         self, start: int, stop: int, *, on_images: Callable[[int], None] | None = None
@@ -244,29 +144,49 @@ class Evaluator:
 
         Called before a search, it also fills the cache and finds unreadable images early.
         """
-        tally = Tally(self.metric, gallery=self.gallery_size)
+        tally = self._tally(0)
         for first, indices in self._batches(start, stop):
-            images, labels = self.data.batch(indices)
-            output = self._reference_of(first, images)
-            tally = tally + self._count(output, labels, first, images, False)
-            if on_images is not None:
-                on_images(len(indices))
+            with self._halving():
+                images, labels = self.data.batch(indices)
+                output = self._reference_of(first, images)
+                tally = tally + self._count(output, labels, first, images, False)
+                if on_images is not None:
+                    on_images(len(indices))
         return tally
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
         """(position of the first, indices) of every batch; each is asked for when its turn comes,
-        so that what was decoded to see whether it is readable is still in the cache."""
-        for first in range(start, stop, self.batch_size):
-            end = min(first + self.batch_size, stop)
-            indices = self.data.subset(end, self.seed)[first:]
+        so that what was decoded to see whether it is readable is still in the cache, and again if
+        the batch size was halved meanwhile."""
+        first = start
+        while first < stop:
+            size = self.batch_size
+            indices = self.data.subset(min(first + size, stop), self.seed)[first:]
             if not indices:
                 return
             yield first, indices
+            if self.batch_size >= size:
+                first += size
+
+    @contextmanager
+    def _halving(self) -> Iterator[None]:
+        """Around the work on a batch: where a GPU's memory ends, it comes again in halves."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            if self.batch_size == 1:
+                raise
+            self.batch_size //= 2
 
     @torch.inference_mode()
-    def _run(self, model: nn.Module, images: Tensor) -> Tensor:
+    def _run(self, model: nn.Module, images: Tensor, indices: Sequence[int] = ()) -> Tensor:
         parameter = next(self.backbone.parameters())
-        output: Tensor = model(images.to(parameter.device, parameter.dtype))
+        images = sent(images, parameter.device, parameter.dtype)
+        with (
+            computing(parameter.device, self.precision),
+            entered(model, images, indices, self.activations),
+        ):
+            output: Tensor = model(images)
         return output.float().cpu()
 
     def _reference_of(self, first: int, images: Tensor) -> Tensor:
@@ -293,10 +213,10 @@ class Evaluator:
         right = None if labels is None else predicted == labels
         correct = 0 if right is None else int(right.sum())
         num_labelled = 0 if labels is None else batch
+        tally = self._tally(batch, num_labelled=num_labelled, correct=correct, finetuned=finetuned)
         if self.metric == "top1":
             assert right is not None
-            hits = _bits(right)
-            return Tally("top1", batch, num_labelled, correct, finetuned=finetuned, hits=hits)
+            return dataclasses.replace(tally, hits=_bits(right))
         reference = self._reference_of(first, images)
         if self.gallery_size:
             reference = self._similarity(reference, first)
@@ -305,19 +225,35 @@ class Evaluator:
         log_p, log_q = (x.double().log_softmax(dim=-1) for x in (reference, output))
         terms = torch.where(log_p.isinf(), 0.0, log_p.exp() * (log_p - log_q))
         kl = terms.sum(dim=-1)
-        return Tally(
-            self.metric,
-            batch,
-            num_labelled,
-            correct,
-            batch,
-            int(same.sum()),
-            float(kl.sum()),
-            float(kl.square().sum()),
-            finetuned,
-            self.gallery_size,
+        return dataclasses.replace(
+            tally,
+            num_compared=batch,
+            agreeing=int(same.sum()),
+            kl_sum=float(kl.sum()),
+            kl_squares=float(kl.square().sum()),
             hits="" if self.metric == "kl" else _bits(same),
             kls=tuple(float(f"{x:.6g}") for x in kl.tolist()) if self.metric == "kl" else (),
+        )
+
+    def _tally(
+        self,
+        num_images: int,
+        *,
+        num_labelled: int = 0,
+        correct: int = 0,
+        finetuned: bool = False,
+        judged: str = "",
+    ) -> Tally:
+        """A tally of this evaluator's metric, before anything is compared."""
+        return Tally(
+            self.metric,
+            num_images,
+            num_labelled,
+            correct,
+            finetuned=finetuned,
+            gallery=self.gallery_size,
+            judged=judged,
+            precision=self.precision,
         )
 
     def _similarity(self, features: Tensor, first: int) -> Tensor:
@@ -334,13 +270,22 @@ class Evaluator:
         return logits
 
 
-def default_batch_size(facts: BackboneFacts) -> int:
-    """Images per forward on a CPU.
+def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which products run in a number format."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
 
-    Where the attention map is spelled out, a batch whose map outgrows the allocator's reusable
+
+def default_batch_size(facts: BackboneFacts, device: torch.device | None = None) -> int:
+    """Images per forward, on a CPU by default; on an accelerator many, halved where memory ends.
+
+    Where a CPU spells the attention map out, a batch whose map outgrows the allocator's reusable
     blocks (about 16 MB) runs up to three times slower, so large token counts go one by one; see
     `allocator.reuse_large_blocks`. Elsewhere about 1,600 tokens keep the caches warm.
     """
+    if device is not None and device.type != "cpu":
+        return ACCELERATOR_BATCH
     tokens = facts.num_patches + facts.num_prefix
     if facts.explicit_attention:
         heads = max(block.heads for block in facts.blocks)
@@ -363,7 +308,3 @@ def _resolve_metric(metric: str, data: DataSource) -> str:
 def _bits(flags: Tensor) -> str:
     """(B,) booleans as a string of '1' and '0'."""
     return "".join("1" if flag else "0" for flag in flags.tolist())
-
-
-def _share(part: int, total: int) -> float | None:
-    return 100.0 * part / total if total else None

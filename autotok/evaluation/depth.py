@@ -18,7 +18,9 @@ RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (0.0, 4095.0), (0.0, 65535.0))
 """What values of an image may lie in, narrowest first; whole numbers start at the third."""
 OVERSHOOT = 0.05
 """Share of a range by which floats may leave it, as resampling does; they are clipped."""
+# 4 MB as floats, whatever the size of the image
 BAND_VALUES = 2**20
+# tags of TIFF 6.0
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE, FLOAT_MAX_SAMPLE = 258, 262, 281, 341
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,6 +26,8 @@ __all__ = ["FolderData", "PixelCache"]
 logger = logging.getLogger(__name__)
 MAX_CACHE_BYTES = 512 * 2**20
 MAX_UNREADABLE_SHARE = 0.01
+TOGETHER = 64
+"""Images decoded at once: threads are kept busy, and the cache holds them until they are used."""
 
 
 class PixelCache:
@@ -111,7 +116,7 @@ class FolderData:
             words += _loose(listing)
         self.labelling = printable(_said(words, self._labels is not None, layout, len(self._files)))
         self._cache = PixelCache()
-        self._orders: dict[int, Iterator[int]] = {}
+        self._orders: dict[int, deque[int]] = {}
         self._chosen: dict[int, list[int]] = {}
         self._unreadable: list[DataError] = []
         self._bad: set[int] = set()
@@ -132,19 +137,20 @@ class FolderData:
         """
         if seed not in self._orders:
             positions = self._labels if self._labels is not None else len(self._files)
-            self._orders[seed] = iter(nested_order(positions, seed))
+            self._orders[seed] = deque(nested_order(positions, seed))
             self._chosen[seed] = []
-        chosen = self._chosen[seed]
-        while len(chosen) < count:
-            index = next(self._orders[seed], None)
-            if index is None:
-                break
-            if self._readable(index):
-                chosen.append(index)
+        chosen, coming = self._chosen[seed], self._orders[seed]
+        while coming and len(chosen) < count:
+            self._decode(list(islice(coming, min(TOGETHER, count - len(chosen)))))
+            for _ in range(min(TOGETHER, count - len(chosen), len(coming))):
+                index = coming.popleft()
+                if self._readable(index):
+                    chosen.append(index)
         return chosen[:count]
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) float32, normalised, and labels (B,) int64 or None."""
+        self._decode(indices)
         images = self._preprocessing.normalise(torch.stack([self._pixels(i) for i in indices]))
         if self._labels is None:
             return images, None
@@ -153,6 +159,25 @@ class FolderData:
     def path(self, index: int) -> Path:
         """File of an image."""
         return self._files[index]
+
+    def _decode(self, indices: Sequence[int]) -> None:
+        """Put what the cache lacks of these there, decoded in as many threads as torch has: Pillow
+        works outside Python's lock. What cannot be read is left to whoever asks for it."""
+        missing = [i for i in indices if i not in self._bad and self._cache.get(i) is None]
+        threads = min(torch.get_num_threads(), len(missing))
+        if threads < 2:
+            return
+        with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+            warnings.simplefilter("ignore")  # the filters of `read_image` are the whole process's
+            for index, pixels in zip(missing, pool.map(self._tried, missing), strict=True):
+                if pixels is not None:
+                    self._cache.put(index, pixels)
+
+    def _tried(self, index: int) -> Tensor | None:
+        try:
+            return self._preprocessing.decoded(self._files[index])
+        except DataError:
+            return None
 
     def _pixels(self, index: int) -> Tensor:
         pixels = self._cache.get(index)

@@ -24,6 +24,7 @@ SUFFIXES = frozenset(
 SPLITS = {"val": ("val", "validation", "valid", "test"), "train": ("train", "training")}
 LABELS = "labels.csv"
 HEADERS = frozenset({"file", "filename", "image", "path"})
+# ImageNet's training images are 1.3 million
 MAX_FILES = 5_000_000
 MAX_LABELS_BYTES = 512 * 2**20
 HELD_OUT_SHARE, HELD_OUT_SEED = 0.2, 0

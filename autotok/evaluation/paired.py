@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotok.metrics import METRICS
+from autotok.names import known
+from autotok.plain_data import Place, typed
 
 from .intervals import Interval, wilson
 
 __all__ = ["Paired", "compare", "mcnemar", "paired_hits", "paired_kls"]
 
+# differences that are all the same spread by rounding alone, which no t-test may divide by
 _ROUNDING = 1e-12
 _MOST_DIGITS = 6
 
@@ -44,6 +47,9 @@ class Paired:
     """McNemar's, exact, or the paired t test's; two-sided."""
     num_discordant: int
     """Images on which the two differ."""
+
+    def __post_init__(self) -> None:
+        known("metric", self.metric, METRICS)
 
     @property
     def verdict(self) -> str:
@@ -77,10 +83,9 @@ class Paired:
         return {**dataclasses.asdict(self), "verdict": self.verdict}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Paired:
+    def from_dict(cls, data: object, where: Place | str = "comparison") -> Paired:
         """The inverse of `to_dict`."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in data.items() if key in known})
+        return typed(cls, data, where, newer=True)
 
 
 def compare(

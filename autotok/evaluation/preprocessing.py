@@ -30,11 +30,13 @@ from .depth import eight_bit, is_deep_colour, is_white_zero, stated_top
 __all__ = ["Preprocessing", "open_regular", "preprocessing_of", "read_image"]
 
 logger = logging.getLogger(__name__)
+# 300 MB as RGB: a file of a few kB may claim any size
 MAX_PIXELS = 100_000_000
 MAX_RESIZED_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 """Readers of the suffixes that are looked at; Pillow's others, some of which start programs, are
 not for images of unknown origin."""
+# of ImageNet's training images, as torchvision and timm have them
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _RESAMPLING = {

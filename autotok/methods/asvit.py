@@ -50,6 +50,7 @@ ACCUMULATE = Option(
     choices=("last", "sum", "ema"),
 )
 FIRST_THRESHOLD, PATCHES = 0.001, 196  # published, for 196 patches; twice that at the second layer
+# the authors' code, where scores of blocks are averaged
 DECAY = 0.99
 LEAST = torch.finfo(torch.float32).tiny  # a threshold that was found: 0 means the published start
 

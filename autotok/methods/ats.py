@@ -26,13 +26,12 @@ import torch
 from torch import Tensor
 
 from autotok.config import Primitive
-from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Count, Kind, Option, Site, Training
 from .primitives import select_ragged
 from .registry import register
-from .scoring import SCORE, score_needs, score_note
+from .scoring import SCORE, Scoring
 from .thresholds import Calibrated
 
 __all__ = ["ATS"]
@@ -41,7 +40,7 @@ MOST_POINTS = 4096
 
 
 @register("ats")
-class ATS(Calibrated):
+class ATS(Scoring, Calibrated):
     """Keeps the tokens that evenly spaced points of the cumulated significance fall on."""
 
     title = "ATS (ECCV 2022)"
@@ -69,14 +68,6 @@ class ATS(Calibrated):
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__(site, options)
         self.points = int(self.values["points"])
-
-    @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
-        return score_needs(cls.name, facts, options) | Needs.VALUES
-
-    @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
-        return (score_note(score_needs(cls.name, facts, options)),)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         if tokens.x.is_meta:

@@ -123,7 +123,7 @@ class TokenReducer(nn.Module):
     """Base class of all methods; see `autotok.testing.check_method` for the contract.
 
     What few methods need is a class of its own to inherit from as well: `BlockHooks`, `Observing`,
-    `ImageScoring`, `Learning`, `Calibrated`, `OfficialWeights`.
+    `ImageScoring`, `Scoring`, `Matching`, `Learning`, `Calibrated`, `OfficialWeights`.
     """
 
     name: ClassVar[str]
@@ -152,12 +152,15 @@ class TokenReducer(nn.Module):
     needs: Needs = Needs.NONE
     """Taps wanted from the backbone; an instance may narrow or change it for its backbone."""
     proportional_attention: bool = False
-    """Later blocks add log size to their keys' logits."""
+    """Later blocks add log size to their keys' logits; an option `proportional` or `track_size`
+    of the method decides it."""
 
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__()
         self.site = site
         self.values = dict(options)
+        for name in {"proportional", "track_size"} & self.values.keys():
+            self.proportional_attention = bool(self.values[name])
 
     # --- the mathematics
 

@@ -41,7 +41,7 @@ from .merging import merge_ordered
 from .official_weights import OfficialWeights
 from .primitives import gather_rows, select
 from .registry import register
-from .scoring import SCORE, attention_scores, score_needs, score_note
+from .scoring import SCORE, Scoring, attention_scores
 
 __all__ = ["DiffRate"]
 
@@ -49,7 +49,7 @@ KEPT = "diffrate.kept"
 
 
 @register("diffrate")
-class DiffRate(OfficialWeights, Learning):
+class DiffRate(Scoring, OfficialWeights, Learning):
     """Prunes some and merges some, in numbers that can be learned."""
 
     title = "DiffRate (ICCV 2023)"
@@ -121,14 +121,6 @@ class DiffRate(OfficialWeights, Learning):
         tilt = 1.0 if self.values["start"] == "counts" else 0.0
         self.prune_logits = nn.Parameter(tilt * _expecting(candidates, site.num_entering - pruned))
         self.merge_logits = nn.Parameter(tilt * _expecting(candidates, site.num_keep))
-
-    @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
-        return score_needs(cls.name, facts, options)
-
-    @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
-        return (score_note(score_needs(cls.name, facts, options)),)
 
     @classmethod
     def overhead_macs(

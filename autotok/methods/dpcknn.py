@@ -35,6 +35,7 @@ from .registry import register
 
 __all__ = ["DPCKNN", "density_peaks"]
 
+# the authors' code
 EPSILON = 1e-6
 """Added to the sum of a cluster's weights."""
 
@@ -57,7 +58,6 @@ class DPCKNN(OfficialWeights, Learning):
 
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__(site, options)
-        self.proportional_attention = bool(self.values["track_size"])
         self.score: nn.Linear | None = None
         if self.values["weighted"]:
             self.score = nn.Linear(site.facts.blocks[site.layer].width, 1)

@@ -28,7 +28,7 @@ from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, Site, Training
 from .learning import Learning, TrainingRecipe
-from .matching import bipartite
+from .matching import Matching, bipartite
 from .merging import merge_pairs
 from .official_weights import OfficialWeights
 from .primitives import select
@@ -38,7 +38,7 @@ __all__ = ["DTEM", "soft_pairs"]
 
 
 @register("dtem")
-class DTEM(OfficialWeights, Learning):
+class DTEM(Matching, OfficialWeights, Learning):
     """Merges tokens that a learned metric finds similar."""
 
     title = "DTEM (NeurIPS 2024)"
@@ -75,10 +75,6 @@ class DTEM(OfficialWeights, Learning):
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
         self.metric = nn.Linear(width, _features(site.facts, site.layer, options))
-
-    @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
-        return entering - entering // 2, entering
 
     @classmethod
     def overhead_macs(

@@ -34,13 +34,13 @@ from .learning import Learning
 from .losses import keep_rate_at
 from .primitives import fuse, select
 from .registry import register
-from .scoring import SCORE, attention_scores, score_needs, score_note
+from .scoring import SCORE, Scoring, attention_scores
 
 __all__ = ["EViT"]
 
 
 @register("evit")
-class EViT(Learning):
+class EViT(Scoring, Learning):
     """Keeps the tokens that are attended to most, and one token for the rest."""
 
     title = "EViT (ICLR 2022)"
@@ -87,10 +87,6 @@ class EViT(Learning):
         return min(2 if options["fuse"] else 1, entering), entering
 
     @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
-        return score_needs(cls.name, facts, options)
-
-    @classmethod
     def overhead_macs(
         cls,
         facts: BackboneFacts,
@@ -102,10 +98,6 @@ class EViT(Learning):
         if not options["fuse"]:
             return np.zeros_like(entering)
         return entering * facts.blocks[layer].width  # one row times all patch tokens
-
-    @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
-        return (score_note(score_needs(cls.name, facts, options)),)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         num_keep = self._count(tokens.num_patches, num_keep)

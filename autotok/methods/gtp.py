@@ -30,7 +30,7 @@ from autotok.errors import IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
-from .base import Counts, Kind, Option, Site, Training
+from .base import Counts, Kind, Option, Training
 from .block_hooks import BlockHooks
 from .primitives import gather_rows, select
 from .registry import register
@@ -66,10 +66,6 @@ class GTP(BlockHooks):
         Option("proportional", True, "add log size to the attention logits"),
     )
     needs = Needs.ATTENTION
-
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
-        super().__init__(site, options)
-        self.proportional_attention = bool(self.values["proportional"])
 
     @classmethod
     def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:

@@ -31,8 +31,9 @@ from autotok.config import CompressionConfig, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Taps, Tokens
 
-from .base import Count, Counts, Kind, Option, Site, TokenReducer, Training
+from .base import Count, Kind, Option, Site, TokenReducer, Training
 from .learning import Learning, LossContext, TrainingRecipe
+from .matching import Matching
 from .official_weights import OfficialWeights
 from .primitives import select, select_ragged
 from .registry import register
@@ -45,7 +46,7 @@ THOUSANDTHS = 1000.0
 
 
 @register("ltmp")
-class LTMP(OfficialWeights, Learning, Calibrated):
+class LTMP(Matching, OfficialWeights, Learning, Calibrated):
     """Merges and prunes by thresholds, as many as the image allows."""
 
     title = "LTMP (TMLR 2023)"
@@ -92,18 +93,6 @@ class LTMP(OfficialWeights, Learning, Calibrated):
     @classmethod
     def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
         return 1, entering
-
-    @classmethod
-    def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
-    ) -> Counts:
-        half = entering // 2
-        return half * (entering - half) * facts.blocks[layer].head_dim  # similarities
 
     @classmethod
     def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:

@@ -1,19 +1,24 @@
 """Bipartite matching, the shared mathematics of ToMe and its relatives: who merges into whom.
 
-Pure functions on patch tokens; prefix tokens are protected by never being handed in. The output
+Functions on patch tokens; prefix tokens are protected by never being handed in. The output
 order is part of the algorithm, because it decides the next layer's split.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from autotok.config import Primitive
+from autotok.facts import BackboneFacts
 from autotok.tokens import Taps
 
-__all__ = ["Match", "Pairs", "bipartite", "by_similarity", "key_direction", "unit_rows"]
+from .base import Counts, TokenReducer
+
+__all__ = ["Match", "Matching", "Pairs", "bipartite", "by_similarity", "key_direction", "unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -115,3 +120,23 @@ def bipartite(metric: Tensor, num_removed: int, *, num_prefix: int) -> Pairs:
     even, odd = unit[:, first::2], unit[:, 1 - first :: 2]
     order, nearest = by_similarity(torch.bmm(even, odd.transpose(1, 2)))
     return Pairs(metric.shape[1], first, num_removed, order, nearest, sorted=num_prefix > 0)
+
+
+class Matching(TokenReducer):
+    """A reducer that merges by `bipartite` over `key_direction`: one half of the tokens at most."""
+
+    @classmethod
+    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+        return entering - entering // 2, entering
+
+    @classmethod
+    def overhead_macs(
+        cls,
+        facts: BackboneFacts,
+        layer: int,
+        entering: Counts,
+        keep: Counts,
+        options: Mapping[str, Primitive],
+    ) -> Counts:
+        half = entering // 2
+        return half * (entering - half) * facts.blocks[layer].head_dim  # similarities

@@ -49,7 +49,6 @@ class PatchMerger(OfficialWeights, Learning):
 
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__(site, options)
-        self.proportional_attention = bool(self.values["track_size"])
         width = site.facts.blocks[site.layer].width
         self.scale = width**-0.5 if self.values["scaled"] else 1.0
         self.norm = nn.LayerNorm(width)

@@ -58,7 +58,6 @@ class PiToMe(TokenReducer):
 
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__(site, options)
-        self.proportional_attention = bool(self.values["proportional"])
         depth = site.facts.num_blocks
         self.margin = float(self.values["margin"]) * (1.0 - site.layer / depth)
         auto = "bsm" if site.layer < (depth + 1) // 2 else "plain"

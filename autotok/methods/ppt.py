@@ -18,27 +18,24 @@ authors' code, sizes start anew at every reduction if attention is not proportio
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from autotok.config import Primitive
-from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, Site, Training
+from .base import Kind, Option, Training
 from .learning import Learning, TrainingRecipe
-from .matching import bipartite
+from .matching import Matching, bipartite
 from .merging import merge
 from .registry import register
-from .scoring import SCORE, attention_scores, score_needs, score_note
+from .scoring import SCORE, Scoring, attention_scores
 
 __all__ = ["PPT"]
 
 
 @register("ppt")
-class PPT(Learning):
+class PPT(Scoring, Matching, Learning):
     """Drops or merges, whichever suits the image."""
 
     title = "PPT (arXiv 2310.01812)"
@@ -59,34 +56,6 @@ class PPT(Learning):
     )
     needs = Needs.CLS_ATTENTION | Needs.KEYS | Needs.VALUES
     recipe = TrainingRecipe(source="xjwu1024/PPT: 30 epochs of the DeiT recipe, weight decay 0.05")
-
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
-        super().__init__(site, options)
-        self.proportional_attention = bool(self.values["proportional"])
-
-    @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
-        return score_needs(cls.name, facts, options) | Needs.KEYS | Needs.VALUES
-
-    @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
-        return entering - entering // 2, entering
-
-    @classmethod
-    def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
-    ) -> Counts:
-        half = entering // 2
-        return half * (entering - half) * facts.blocks[layer].head_dim  # similarities
-
-    @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
-        return (score_note(score_needs(cls.name, facts, options)),)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         prefix, removed = tokens.num_prefix, tokens.num_patches - num_keep

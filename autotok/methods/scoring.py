@@ -16,9 +16,9 @@ from autotok.errors import IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps
 
-from .base import Option
+from .base import Option, TokenReducer
 
-__all__ = ["SCORE", "attention_scores", "score_needs", "score_note"]
+__all__ = ["SCORE", "Scoring", "attention_scores", "score_needs", "score_note"]
 
 SCORE = Option(
     "score",
@@ -57,3 +57,17 @@ def score_note(needs: Needs) -> str:
     if needs & Needs.CLS_ATTENTION:
         return "score: class-token attention"
     return "score: attention column means (mean over all query rows)"
+
+
+class Scoring(TokenReducer):
+    """A reducer with the option `SCORE`: it asks for those weights, and its results say which."""
+
+    needs = Needs.CLS_ATTENTION
+
+    @classmethod
+    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
+        return score_needs(cls.name, facts, options) | (cls.needs & ~Needs.CLS_ATTENTION)
+
+    @classmethod
+    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
+        return (score_note(score_needs(cls.name, facts, options)),)

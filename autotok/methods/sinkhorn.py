@@ -61,7 +61,6 @@ class Sinkhorn(OfficialWeights, Learning):
 
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__(site, options)
-        self.proportional_attention = bool(self.values["track_size"])
         self.v = nn.Parameter(torch.randn(site.num_keep, site.facts.blocks[site.layer].width))
 
     @classmethod

@@ -55,7 +55,6 @@ class SiT(BlockHooks, OfficialWeights, Learning):
 
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__(site, options)
-        self.proportional_attention = bool(self.values["track_size"])
         width = site.facts.blocks[site.layer].width
         self.weight = nn.Sequential(
             nn.LayerNorm(width),

@@ -15,18 +15,14 @@ protected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
-from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, TokenReducer, Training
-from .matching import Pairs, bipartite, key_direction
+from .base import Kind, Option, Training
+from .matching import Matching, Pairs, bipartite, key_direction
 from .merging import drop_pairs, merge_pairs
 from .registry import register
 
@@ -34,7 +30,7 @@ __all__ = ["ToFu"]
 
 
 @register("tofu")
-class ToFu(TokenReducer):
+class ToFu(Matching):
     """Drops or norm-preservingly merges the most similar pairs of a bipartite split."""
 
     title = "ToFu (WACV 2024)"
@@ -57,22 +53,6 @@ class ToFu(TokenReducer):
         ),
     )
     needs = Needs.KEYS
-
-    @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
-        return entering - entering // 2, entering
-
-    @classmethod
-    def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
-    ) -> Counts:
-        half = entering // 2
-        return half * (entering - half) * facts.blocks[layer].head_dim  # similarities
 
     @property
     def mode(self) -> str:

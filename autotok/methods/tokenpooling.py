@@ -64,7 +64,6 @@ class TokenPooling(Observing):
 
     def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
         super().__init__(site, options)
-        self.proportional_attention = bool(self.values["track_size"])
         self.iterations, self.first = int(self.values["iterations"]), int(self.values["first"])
         if self.first >= site.num_entering:
             raise ConfigError(

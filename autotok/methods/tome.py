@@ -14,14 +14,10 @@ authors' code silently clamps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from autotok.config import Primitive
-from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, Site, TokenReducer, Training
-from .matching import bipartite, key_direction
+from .base import Kind, Option, Training
+from .matching import Matching, bipartite, key_direction
 from .merging import merge_pairs
 from .registry import register
 
@@ -29,7 +25,7 @@ __all__ = ["ToMe"]
 
 
 @register("tome")
-class ToMe(TokenReducer):
+class ToMe(Matching):
     """Merges the most similar pairs of a bipartite split."""
 
     title = "ToMe (ICLR 2023)"
@@ -41,26 +37,6 @@ class ToMe(TokenReducer):
     )
     conserves_size = True
     needs = Needs.KEYS
-
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
-        super().__init__(site, options)
-        self.proportional_attention = bool(self.values["proportional"])
-
-    @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
-        return entering - entering // 2, entering
-
-    @classmethod
-    def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
-    ) -> Counts:
-        half = entering // 2
-        return half * (entering - half) * facts.blocks[layer].head_dim  # similarities
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         prefix, removed = tokens.num_prefix, tokens.num_patches - num_keep

@@ -14,22 +14,18 @@ authors' code fixes 14 x 14.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from autotok.config import Primitive
-from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Kind, TokenReducer, Training
+from .base import Kind, Training
 from .primitives import select
 from .registry import register
-from .scoring import SCORE, attention_scores, score_needs, score_note
+from .scoring import SCORE, Scoring, attention_scores
 
 __all__ = ["TopK"]
 
 
 @register("topk")
-class TopK(TokenReducer):
+class TopK(Scoring):
     """Keeps the tokens that are attended to most."""
 
     title = "Top-K (ICCVW 2023)"
@@ -38,14 +34,6 @@ class TopK(TokenReducer):
     options = (SCORE,)
     rounding = "floor"
     needs = Needs.CLS_ATTENTION
-
-    @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
-        return score_needs(cls.name, facts, options)
-
-    @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
-        return (score_note(score_needs(cls.name, facts, options)),)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         scores = attention_scores(taps, self.needs, tokens.num_prefix)  # (B, n)

@@ -27,19 +27,20 @@ from autotok.config import Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .base import Counts, Kind, Option, TokenReducer, Training
+from .base import Counts, Kind, Option, Training
 from .learning import TrainingRecipe
 from .merging import merge
 from .predictors import PredictedKeep, local_global_macs
 from .primitives import gather_rows
 from .registry import register
-from .scoring import SCORE, attention_scores, score_needs, score_note
+from .scoring import SCORE, Scoring, attention_scores
 
 __all__ = ["DTPS", "ETPS", "squeeze", "squeeze_masked"]
 
 TEMPERATURE = Option(
     "temperature", 1.0, "divides the similarity of a squeezed token", low=0.01, high=100.0, log=True
 )
+# the authors add it to the length, where `F.normalize` takes the larger of the two
 EPSILON = 1e-6
 
 
@@ -118,7 +119,7 @@ class DTPS(PredictedKeep):
 
 
 @register("etps")
-class ETPS(TokenReducer):
+class ETPS(Scoring):
     """Keeps the tokens attended to most; the others are squeezed into them."""
 
     title = "eTPS (CVPR 2023)"
@@ -126,14 +127,6 @@ class ETPS(TokenReducer):
     training_need = Training.OPTIONAL
     options = (SCORE, TEMPERATURE)
     needs = Needs.CLS_ATTENTION
-
-    @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
-        return score_needs(cls.name, facts, options)
-
-    @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
-        return (score_note(score_needs(cls.name, facts, options)),)
 
     @classmethod
     def overhead_macs(

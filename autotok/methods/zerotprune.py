@@ -38,6 +38,7 @@ from .registry import register
 
 __all__ = ["ZeroTPrune"]
 
+# published: heads whose scores vary less or more have no voice
 LEAST_SPREAD, GREATEST_SPREAD = 0.01, 0.7
 
 

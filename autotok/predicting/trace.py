@@ -31,7 +31,7 @@ from autotok.methods.registry import get_method
 
 from .meta_cache import MetaCache
 
-__all__ = ["MB", "Operator", "Trace", "trace"]
+__all__ = ["MB", "LiveBytes", "Operator", "Trace", "trace"]
 
 MB = 1e6
 Shape = tuple[int, ...]
@@ -125,8 +125,8 @@ def _weight_bytes(model: nn.Module) -> int:
 
 
 @dataclass
-class _Memory:
-    """Live bytes, now and at most."""
+class LiveBytes:
+    """Bytes of the live tensors it was told of, now and at most."""
 
     live: int = 0
     peak: int = 0
@@ -155,7 +155,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators: list[Operator] = []
-        self.memory = _Memory()
+        self.memory = LiveBytes()
         self.paused = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from autotok.metrics import METRICS
-from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import BudgetRequest, resolve
 
-from .handover import device_notes, points_of, sources_of
+from .points import points_of
 from .run import Run
 from .sentences import control_sentence, standing_sentences, tuning_sentence
+from .sources import device_notes, sources_of
 from .tables import closing_table, on_device_of
 
 if TYPE_CHECKING:
@@ -50,18 +49,15 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     """What is printed at the end: budgets, the closing table, the control, where everything is."""
     found = run.records()
     points = points_of(found)
-    scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
-    metric = METRICS[scored[0].metric if scored else "top1"]
-    target = run.config["question"].get("target")
+    metric, target = run.judged, run.question.target
     sources = sources_of(target, found["front"], found["measuring"])
-    objectives = asked_metrics(run.config["search"]["objectives"], metric.name)
-    names = [m.name for m in objectives] + [b.metric for b in found["budgets"]]
+    names = [m.name for m in run.asked] + [b.metric for b in found["budgets"]]
     on_device = on_device_of(names)
     parts: list[str | Table] = [f"budget: {budget.echo}" for budget in found["budgets"]]
     parts.append(closing_table(points, metric, sources=sources, on_device=on_device, wide=wide))
     lines = [control_sentence(points, metric), *standing_sentences(found["comparisons"], metric)]
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
-    lines += device_notes(target, found["measuring"], run.config["question"].get("batch"))
+    lines += device_notes(target, found["measuring"], run.question.batch)
     parts += filter(None, lines)
     if found["best"] is None:
         parts.append("nothing inside the budget could be evaluated; see trials.csv for the reasons")

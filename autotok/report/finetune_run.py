@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from autotok.backbones.base import Backbone
-from autotok.backbones.loading import load_backbone
+from autotok.backbones.loading import check_file, check_name, load_backbone
 from autotok.compression.calibrate import needs_calibration
 from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
@@ -21,6 +21,7 @@ from autotok.counting.macs import cost
 from autotok.devices.placing import torch_device
 from autotok.errors import ConfigError, Diverged, RunDirectoryError
 from autotok.evaluation.accuracy import Evaluator, Quality, Tally
+from autotok.evaluation.augment import check_augment
 from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import (
@@ -31,12 +32,15 @@ from autotok.export.bundle import (
     save_bundle,
     write_best,
 )
-from autotok.files import write_text
+from autotok.files import check_folder, write_text
+from autotok.names import known
+from autotok.plain_data import parse_json, typed
 from autotok.searching.running.model_worker import calibrated_on, judged_tally, tuned
 from autotok.training import finetune as training
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import FineTuned, FineTuneProgress, check_spec
-from autotok.training.precision import resolve_precision
+from autotok.training.losses import get_loss
+from autotok.training.precision import PRECISIONS, resolve_precision
 from autotok.training.student import emitted, student_of
 
 __all__ = ["FineTuneResult", "finetune", "fresh_finetune_folder", "read_question"]
@@ -92,6 +96,27 @@ class _Job:
     ref: BackboneRef
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What QUESTION keeps: the arguments of `finetune`."""
+
+    data: str
+    num_images: int
+    precision: str
+    spec: FineTuneSpec
+    backbone: str | None = None
+    checkpoint: str | None = None
+    class_names: str | None = None
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What BEFORE keeps: of which configuration, data and images, and the tally over them."""
+
+    key: Any
+    tally: Tally
+
+
 def finetune(
     model: nn.Module | CompressionConfig | str | Path,
     *,
@@ -133,6 +158,10 @@ def finetune(
     folder = None if output is None else _prepared(Path(output), resume)
     tell = on_progress or (lambda *_: None)
     check_data(data, class_names=class_names)
+    wished = dataclasses.replace(spec or FineTuneSpec(), **(changes or {}))
+    files = [None if path is None else str(path) for path in (checkpoint, class_names)]
+    asked = _Asked(data, num_images, precision, wished, backbone, *files)
+    _check_names(asked)
     job = _job(model, backbone, checkpoint)
     if device is not None:
         job.backbone.to(torch_device(device))
@@ -148,10 +177,7 @@ def finetune(
     check_spec(student, job.config.finetune, teacher, train)
     resolve_precision(precision, next(student.parameters()).device)
     if folder is not None and not resume:
-        stored = {"data": data, "num_images": num_images, "precision": precision}
-        stored |= {"backbone": backbone, "checkpoint": checkpoint and str(checkpoint)}
-        stored["class_names"] = class_names and str(class_names)
-        stored["spec"] = job.config.finetune.to_dict()
+        stored = {**vars(asked), "spec": job.config.finetune.to_dict()}
         write_text(folder / QUESTION, json.dumps(stored, indent=1))
     stop = min(num_images, evaluator.num_images)
     tell(0.0, f"evaluating {job.config.method} before, on {stop} images")
@@ -180,15 +206,16 @@ def finetune(
 
 def read_question(folder: Path) -> dict[str, Any]:
     """The arguments of the fine-tune that a folder holds, as `finetune` takes them."""
+    path = folder / QUESTION
     try:
-        data: dict[str, Any] = json.loads((folder / QUESTION).read_text("utf-8"))
-        data["spec"] = FineTuneSpec.from_dict(data["spec"])
-        data["checkpoint"] = None if data["checkpoint"] is None else Path(data["checkpoint"])
-    except (OSError, ValueError, KeyError) as error:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise RunDirectoryError(
             f"folder '{folder}' holds no fine-tune to go on with; start one without --resume"
         ) from error
-    return data
+    asked = typed(_Asked, parse_json(text, str(path)), str(path))
+    checkpoint = None if asked.checkpoint is None else Path(asked.checkpoint)
+    return {**vars(asked), "checkpoint": checkpoint}
 
 
 def fresh_finetune_folder(model: CompressionConfig | Path, backbone: str | None = None) -> Path:
@@ -210,7 +237,21 @@ def finetune_line(at: FineTuneProgress) -> str:
     )
 
 
+def _check_names(asked: _Asked) -> None:
+    """Raise for what cannot be, before anything is loaded."""
+    for loss in asked.spec.losses:
+        get_loss(loss)
+    check_augment(asked.spec.augment)
+    known("precision", asked.precision, PRECISIONS)
+    if asked.backbone is not None:
+        check_name(asked.backbone)
+    check_file(None if asked.checkpoint is None else Path(asked.checkpoint))
+    if asked.num_images < 1:
+        raise ConfigError(f"num_images is {asked.num_images}; judge on 1 or more")
+
+
 def _prepared(folder: Path, resume: bool) -> Path:
+    check_folder(folder)
     if (folder / "best.yaml").exists():
         raise RunDirectoryError(
             f"folder '{folder}' holds a best.yaml already; choose another output folder"
@@ -282,10 +323,10 @@ def _before(
     key = [config.config_id, evaluator.metric, evaluator.data.name, stop]
     path = None if folder is None else folder / BEFORE
     if path is not None and path.is_file():
-        stored = json.loads(path.read_text("utf-8"))
-        if stored["key"] == key:
-            tally = stored["tally"]
-            return Tally(**{**tally, "kls": tuple(tally["kls"])}).quality()
+        text = path.read_text("utf-8", "replace")
+        stored = typed(_Before, parse_json(text, str(path)), str(path))
+        if stored.key == key:
+            return stored.tally.quality()
     found = evaluator.evaluate(student.eval(), 0, stop, finetuned=False)
     if path is not None:
         write_text(path, json.dumps({"key": key, "tally": dataclasses.asdict(found)}))

@@ -14,7 +14,7 @@ from autotok.searching.records.pareto import front_mask, hypervolume
 
 from .points import Point
 
-__all__ = ["FrontOver", "axes_of", "front_over", "non_dominated"]
+__all__ = ["FrontOver", "axes_of", "front_over", "losses_of", "non_dominated"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def front_over(points: Sequence[Point], metrics: Sequence[Metric]) -> FrontOver:
     """
     able = [p for p in points if p.kind in ("best", "front", "trial") and p.feasible and not p.over]
     for metric in metrics:
-        if all(p.value(metric) is None for p in able):
+        if able and all(p.value(metric) is None for p in able):
             raise RunDirectoryError(
                 f"the run knows no {metric.label} of its configurations; one that it is asked of by"
                 f" --objective {metric.words[0] if metric.words else metric.name} has it"
@@ -61,17 +61,17 @@ def front_over(points: Sequence[Point], metrics: Sequence[Metric]) -> FrontOver:
     able = [p for p in able if None not in [p.value(m) for m in metrics]]
     front = non_dominated(able, metrics)
     plain = next((p for p in points if p.kind == "uncompressed"), None)
-    worst = _losses(able, metrics).max(axis=0) if able else np.zeros(len(metrics))
+    worst = losses_of(able, metrics).max(axis=0) if able else np.zeros(len(metrics))
     ends = np.array([_end(m, plain, float(w)) for m, w in zip(metrics, worst, strict=True)])
-    volume = hypervolume(_losses(front, metrics), ends) if front else 0.0
-    order = sorted(front, key=lambda p: tuple(_losses([p], metrics)[0]))
+    volume = hypervolume(losses_of(front, metrics), ends) if front else 0.0
+    order = sorted(front, key=lambda p: tuple(losses_of([p], metrics)[0]))
     reference = tuple(float(e) + 0.0 for e in ends * _signs(metrics))  # no -0
     return FrontOver(tuple(metrics), tuple(order), volume, reference)
 
 
 def non_dominated(points: Sequence[Point], metrics: Sequence[Metric]) -> list[Point]:
     """Those that no other dominates; all must have a value of each metric."""
-    mask = front_mask(_losses(points, metrics))
+    mask = front_mask(losses_of(points, metrics))
     return [p for p, keep in zip(points, mask, strict=True) if keep]
 
 
@@ -88,7 +88,7 @@ def _signs(metrics: Sequence[Metric]) -> NDArray[np.float64]:
     return np.array([-1.0 if m.higher_is_better else 1.0 for m in metrics])
 
 
-def _losses(points: Sequence[Point], metrics: Sequence[Metric]) -> NDArray[np.float64]:
+def losses_of(points: Sequence[Point], metrics: Sequence[Metric]) -> NDArray[np.float64]:
     """(n, m) columns to minimise."""
     values = np.array([[p.value(m) for m in metrics] for p in points], dtype=np.float64)
     return values.reshape(-1, len(metrics)) * _signs(metrics)

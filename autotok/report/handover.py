@@ -1,4 +1,4 @@
-"""What is made of a finished search: best.yaml, best/, picture, report, environment."""
+"""What is made of a finished search: best.yaml, best/, environment, and the pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,38 +20,21 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.devices.board import machine_name
-from autotok.errors import printable
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle, write_best
 from autotok.files import write_text
-from autotok.metrics import METRICS, Metric
-from autotok.predicting.predict import provenance
-from autotok.predicting.target import load_target
 from autotok.searching.records.comparison import Comparisons, compare_front
-from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics, make_objectives
+from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.running.question import Question
 from autotok.searching.running.study import SearchResult
-from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import COUNTED_IMAGES
-from autotok.searching.space.settings import sampler_text
 
-from .fronts import axes_of, front_over
-from .html import Report, write_report
-from .plots import pareto_png
-from .points import Point
-from .sources import Sources, device_sentences
-from .tables import on_device_of
+from .pages import draw_pages
+from .run import Run
 
-__all__ = [
-    "device_notes",
-    "environment",
-    "hand_over",
-    "limits_of",
-    "points_of",
-    "run_points",
-    "sources_of",
-]
+__all__ = ["environment", "hand_over"]
 
 PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
 CHECK_IMAGES = 4
@@ -75,7 +57,8 @@ def hand_over(
     `no_export` why best/ gets weights only.
     """
     folder, final = result.directory, result.final
-    write_text(folder / "env.json", json.dumps(environment(), indent=1))
+    judged_in = {key: question.get(key) for key in ("runs_on", "precision", "precision_why")}
+    write_text(folder / "env.json", json.dumps({**environment(), **judged_in}, indent=1))
     objectives = make_objectives(result.settings.objectives, evaluator.metric)
     comparisons = compare_front(final, objectives, result.records)
     exports: dict[str, Any] = {}
@@ -85,116 +68,17 @@ def hand_over(
         formats = () if no_export else ("onnx",)
         exports = _write_best(folder, backbone, evaluator, final.best, evidence, build, formats)
         exports = exports or {"onnx": {"error": no_export}}
-    metric = METRICS[evaluator.metric]
-    asked = asked_metrics(result.settings.objectives, evaluator.metric)
-    points = run_points(
-        front=final.front,
-        best=final.best,
-        controls=final.controls,
-        reference=final.reference,
-        trials=result.records,
-        comparisons=comparisons,
-    )
-    x, y = axes_of(asked)
-    title = printable(
-        f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
-    )
-    pareto_png(
-        folder / "pareto.png",
-        points,
-        y,
-        x=x,
-        limits=limits_of(result.budgets),
-        title=title,
-    )
-    report = Report(
-        title=title,
-        command=_command(question, result),
-        points=points,
-        metric=metric,
-        budget="; ".join(b.echo for b in result.budgets),
-        sources=sources_of(question.get("target"), final.front, result.measuring),
-        on_device=on_device_of([m.name for m in asked] + [b.metric for b in result.budgets]),
-        environment={key: str(value) for key, value in environment().items()},
-        checks=_checks(result, exports),
-        notes=[
+    images = f"{evaluator.data.name}: {evaluator.data.labelling}."
+    facts = {
+        "checks": _checks(result, exports),
+        "notes": [
             *_notes(result, plug_in_only),
-            *([f"{front_over(points, asked).sentence.capitalize()}."] if final.front else []),
-            f"{evaluator.data.name}: {evaluator.data.labelling}.",
-            *device_notes(question.get("target"), result.measuring, question.get("batch")),
+            images,
+            f"Here {Question.from_dict(question).judged_in}.",
         ],
-        config_yaml=(folder / "best.yaml").read_text("utf-8") if final.best else "",
-        comparisons=comparisons,
-    )
-    write_report(folder / "report.html", report, picture=folder / "pareto.png")
-
-
-def limits_of(budgets: Sequence[Budget]) -> dict[str, float]:
-    """By metric's name, in its column's unit."""
-    return {b.metric: b.limit / METRICS[b.metric].scale for b in budgets}
-
-
-def points_of(found: Mapping[str, Any]) -> list[Point]:
-    """What `Run.records()` gives as points, without the trials."""
-    roles = ("front", "best", "controls", "reference", "comparisons")
-    return run_points(**{role: found[role] for role in roles})
-
-
-def run_points(
-    *,
-    front: Sequence[TrialRecord],
-    best: TrialRecord | None,
-    controls: Sequence[TrialRecord],
-    reference: TrialRecord | None,
-    trials: Sequence[TrialRecord] = (),
-    comparisons: Comparisons | None = None,
-) -> list[Point]:
-    """The records of a run as points; the best stands once, among the front."""
-    metric = _metric_of_records([*front, *controls, *trials])
-    kinds = [
-        (r, "best" if best is not None and r.number == best.number else "front") for r in front
-    ]
-    kinds += [(r, "random control") for r in controls if r.score is not None]
-    kinds += [] if reference is None else [(reference, "uncompressed")]
-    shown = {r.number for r, _ in kinds}
-    kinds += [(r, "trial") for r in trials if r.measured and r.number not in shown]
-    found = comparisons or Comparisons()
-    points = []
-    for record, kind in kinds:
-        point = Point.from_row({**record.row(), **found.columns(record)}, metric, kind=kind)
-        provenance = found.of(record.number)
-        against = None if provenance is None else provenance.against_best
-        points.append(dataclasses.replace(point, against_best=against))
-    return points
-
-
-def _metric_of_records(records: Sequence[TrialRecord]) -> Metric:
-    return METRICS[next((r.score.metric for r in records if r.score is not None), "top1")]
-
-
-def _command(question: Mapping[str, Any], result: SearchResult) -> str:
-    """A command that asks the same question with the same effort."""
-    plain = {"backbone": "autoformer_demo", "data": "demo", "space": "default", "quality": "auto"}
-    plain |= {"flops_convention": "macs", "subnet": "fixed"}
-    parts = ["autotok search"]
-    for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
-                "flops_convention", "max_images", "train_data",
-                "class_names", "subnet", "device", "batch"):  # fmt: skip
-        value = question.get(key)
-        if value is not None and value != plain.get(key):
-            option = "measure-on" if key == "device" else key.replace("_", "-")
-            parts.append(f"--{option} {shlex.quote(str(value))}")
-    if question.get("methods"):
-        parts.append(f"--methods {','.join(question['methods'])}")
-    parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
-    settings = result.settings
-    if settings.objectives != DEFAULT_OBJECTIVES:
-        parts += [f"--objective {name}" for name in settings.objectives]
-    parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
-    if settings.retrain_trials is not None:
-        parts.append(f"--finetunes {settings.retrain_trials}")
-    parts += [f"--seed {settings.seed}", f"--sampler {shlex.quote(sampler_text(settings.sampler))}"]
-    return printable(" ".join(parts))
+    }
+    write_text(folder / "report.json", json.dumps(facts, indent=1))
+    draw_pages(Run(folder))
 
 
 def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
@@ -219,25 +103,6 @@ def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
                     " moves by a millionth"
                 )
     return checks
-
-
-def device_notes(
-    target: str | None, measuring: Mapping[str, Any], batch: int | None = None
-) -> list[str]:
-    """What latency and memory figures of a run rest on; nothing without a target or device."""
-    behind = None if target is None else provenance(load_target(target))
-    lines = device_sentences(behind, measuring)
-    if lines and batch is not None:
-        lines.append(f"They are those of {batch} images at a time.")
-    return lines
-
-
-def sources_of(
-    target: str | None, records: Sequence[TrialRecord], measuring: Mapping[str, Any]
-) -> Sources:
-    """The same for the headings of a table."""
-    name = None if target is None else load_target(target).name
-    return Sources.of(name, (r.predicted for r in records), measuring)
 
 
 def _notes(result: SearchResult, plug_in_only: str | None) -> list[str]:

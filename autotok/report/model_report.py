@@ -111,6 +111,7 @@ def quality_report(
     on_progress: OnProgress,
     uncompressed: Backbone | None = None,
     class_names: Path | None = None,
+    precision: str = "auto",
 ) -> dict[str, Any]:
     """Quality with its interval, of the model and of the uncompressed backbone.
 
@@ -125,6 +126,7 @@ def quality_report(
         seed=seed,
         uncompressed=uncompressed,
         class_names=class_names,
+        precision=precision,
         on_progress=on_progress,
     )
     found = judged.quality
@@ -139,6 +141,8 @@ def quality_report(
         "num_images": found.num_images,
         "finetuned": found.finetuned,
         "uncompressed": round(judged.reference.value, 4),
+        "precision": judged.judged_in.precision,
+        "precision_why": judged.judged_in.why,
         "patch_tokens": judged.model.backbone.facts.num_patches,
         "patch_tokens_by_layer": judged.model.schedule.by_layer,
     }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from autotok.evaluation.paired import Paired
 from autotok.metrics import METRICS, TABLE, Metric
+from autotok.searching.records.comparison import Comparisons
+from autotok.searching.space.budget import Budget
 
-__all__ = ["KINDS", "Point", "gflops"]
+__all__ = ["KINDS", "Point", "gflops", "limits_of", "points_of"]
 
 KINDS = ("best", "front", "uncompressed", "random control", "trial")
 
@@ -47,6 +50,10 @@ class Point:
     """Quality of the same configuration without its fine-tuning."""
     against_best: Paired | None = None
     """Over the same images, positive where this one is better."""
+
+    def __post_init__(self) -> None:
+        if self.counts and len(self.counts) != len(self.layers):
+            raise ValueError(f"{len(self.counts)} counts of {len(self.layers)} layers")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], metric: Metric, *, kind: str = "trial") -> Point:
@@ -142,3 +149,28 @@ def _truth(value: Any) -> bool | None:
         return {"true": True, "false": False}.get(value.strip().lower())
     number = _number(value)
     return None if number is None else bool(number)
+
+
+def limits_of(budgets: Sequence[Budget]) -> dict[str, float]:
+    """By metric's name, in its column's unit."""
+    return {b.metric: b.limit / METRICS[b.metric].scale for b in budgets}
+
+
+def points_of(found: Mapping[str, Any]) -> list[Point]:
+    """What `Run.records()` gives as points, without the trials; the best stands once, among the
+    front."""
+    front, best, reference = found["front"], found["best"], found["reference"]
+    kinds = [
+        (r, "best" if best is not None and r.number == best.number else "front") for r in front
+    ]
+    kinds += [(r, "random control") for r in found["controls"] if r.score is not None]
+    kinds += [] if reference is None else [(reference, "uncompressed")]
+    metric = METRICS[next((r.score.metric for r, _ in kinds if r.score is not None), "top1")]
+    comparisons: Comparisons = found["comparisons"]
+    points = []
+    for record, kind in kinds:
+        point = Point.from_row({**record.row(), **comparisons.columns(record)}, metric, kind=kind)
+        provenance = comparisons.of(record.number)
+        against = None if provenance is None else provenance.against_best
+        points.append(dataclasses.replace(point, against_best=against))
+    return points

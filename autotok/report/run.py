@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,28 +16,30 @@ from torch import nn
 from autotok.backbones.loading import as_backbone, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, RunDirectoryError
-from autotok.metrics import Metric, metric_of
-from autotok.plain_data import Place, typed
+from autotok.export.bundle import load_bundle
+from autotok.metrics import METRICS, Metric, metric_of
+from autotok.plain_data import Place, read_yaml, typed
 from autotok.searching.records.comparison import Comparisons
+from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import trial_text
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
 from autotok.searching.running.question import Question
 from autotok.searching.space.budget import Budget
+from autotok.searching.space.settings import SearchSettings
 from autotok.training.student import retrained
 
 from .fronts import FrontOver, front_over
-from .handover import limits_of, points_of
 from .plots import pareto_png
-from .points import Point
+from .points import Point, limits_of, points_of
+from .sources import device_sentences
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Run", "fresh_run_folder"]
+__all__ = ["Run", "fresh_run_folder", "load"]
 
 
 class Run:
@@ -63,6 +67,16 @@ class Run:
         """The effective configuration, config.yaml."""
         return RunDirectory.open(self.directory).read_config()
 
+    @cached_property
+    def question(self) -> Question:
+        """What it was asked."""
+        return RunDirectory(self.directory).section("question", Question)
+
+    @cached_property
+    def settings(self) -> SearchSettings:
+        """How it was searched."""
+        return RunDirectory(self.directory).section("search", SearchSettings)
+
     @property
     def front(self) -> pd.DataFrame:
         """The Pareto front, cheapest first: pareto.csv."""
@@ -76,20 +90,31 @@ class Run:
     def records(self) -> dict[str, Any]:
         """What the final evaluation found: `best`, `random_control`, `reference`, `front`,
         `controls`, `budgets`, `comparisons`, `measuring`."""
-        import json
+        with self._reading("pareto.json") as path:
+            if not path.is_file():
+                raise self._unfinished(f"run '{self.directory}' is not finished")
+            found = _records(json.loads(path.read_text("utf-8")), Place(path.name))
+            points_of(found)  # what is not typed fails here, where the file is named
+            device_sentences(None, found["measuring"])
+            return found
 
-        path = self._finished() / "pareto.json"
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[Path]:
+        """A file of the run; whatever is wrong in it is one sentence that names it."""
+        path = self.directory / name
         try:
-            return _records(json.loads(path.read_text("utf-8")), Place(path.name))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as why:
-            raise self._damaged(path, why) from why
+            yield path
+        except RunDirectoryError:
+            raise
+        except (OSError, RecursionError, *_WRONG) as why:
+            reason = f"{type(why).__name__}: {' '.join(str(why).split())[:100]}"
+            raise RunDirectoryError(
+                f"run file {path} is damaged ({reason}); write it again with"
+                f" `autotok resume {self.directory}`"
+            ) from why
 
-    def _damaged(self, path: Path, error: Exception) -> RunDirectoryError:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        return RunDirectoryError(
-            f"run file {path} is damaged ({reason}); write it again with"
-            f" `autotok resume {self.directory}`"
-        )
+    def _unfinished(self, what: str) -> RunDirectoryError:
+        return RunDirectoryError(f"{what}; go on with `autotok resume {self.directory}`")
 
     @property
     def best(self) -> TrialRecord:
@@ -110,7 +135,7 @@ class Run:
         Raises:
             CheckpointError: its weights are not in the run directory.
         """
-        question, config = RunDirectory(self.directory).section("question", Question), record.config
+        question, config = self.question, record.config
         assert config is not None
         if model is None:
             model = load_backbone(
@@ -131,12 +156,12 @@ class Run:
             UnknownName: no such metric.
             RunDirectoryError: the run knows no values of one, or is not finished.
         """
-        return front_over(self._points(), self._metrics(metrics))
+        return front_over(self.points(), self._metrics(metrics))
 
     def picture_over(self, x: str, y: str) -> Path:
         """pareto-X-Y.png of the run directory, drawn: two metrics against each other."""
         across, up = self._metrics((x, y))
-        found, points = self.front_over(x, y), self._points()
+        found, points = self.front_over(x, y), self.points()
         numbers = {p.number for p in found.points}
         kept = ("uncompressed", "random control")
         drawn = [
@@ -149,8 +174,7 @@ class Run:
 
     def _metrics(self, names: Sequence[str]) -> list[Metric]:
         """Rows of the table by name; 'quality', or another name of it, is what the run judged."""
-        scores = [r.score for r in self.records()["front"] if r.score is not None]
-        judged = scores[0].metric if scores else "top1"
+        judged = self.judged.name
         found = [metric_of(judged if n == "quality" else n, beside=["quality"]) for n in names]
         for metric in found:
             if metric.kind == "judged" and metric.name != judged:
@@ -161,35 +185,52 @@ class Run:
             raise ConfigError(f"metrics {list(names)} must be different ones")
         return found
 
-    def _points(self) -> list[Point]:
+    @property
+    def judged(self) -> Metric:
+        """The quality that it judged."""
+        found = self.records()
+        records = [r for r in (*found["front"], found["reference"]) if r is not None]
+        return METRICS[next((r.score.metric for r in records if r.score is not None), "top1")]
+
+    @property
+    def asked(self) -> tuple[Metric, ...]:
+        """The metrics of its objectives, in their order."""
+        return asked_metrics(self.settings.objectives, self.judged.name)
+
+    def points(self) -> list[Point]:
         """Everything that was evaluated; what the final evaluation judged, as it found it."""
         found = points_of(self.records())
         known = {p.number for p in found}
-        metric = self._metrics(["quality"])[0]
-        rows = [{str(k): v for k, v in r.items()} for r in self.trials.to_dict("records")]
-        trials = [Point.from_row(r, metric) for r in rows if r["state"] == "complete"]
+        trials = self.trial_points(self.judged, ("complete",))
         return found + [p for p in trials if p.number not in known]
 
-    def _finished(self) -> Path:
-        if not (self.directory / "pareto.json").is_file():
-            raise RunDirectoryError(
-                f"run '{self.directory}' is not finished; go on with"
-                f" `autotok resume {self.directory}`"
-            )
-        return self.directory
+    def trial_points(self, metric: Metric, states: Sequence[str] = ()) -> list[Point]:
+        """The trials in some states, by default in any."""
+        table = self.trials.astype(object)
+        with self._reading("trials.csv"):
+            rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+            return [
+                Point.from_row(row, metric) for row in rows if not states or row["state"] in states
+            ]
 
     def _table(self, name: str) -> pd.DataFrame:
+        """A table with `number` and `state`, and numbers where there must be some."""
         import pandas as pd
 
-        if not (self.directory / name).is_file():
-            raise RunDirectoryError(
-                f"run '{self.directory}' has no {name} yet; go on with"
-                f" `autotok resume {self.directory}`"
-            )
-        try:
-            return pd.read_csv(self.directory / name)
-        except (OSError, ValueError) as error:  # pandas' own are ValueErrors
-            raise self._damaged(self.directory / name, error) from error
+        with self._reading(name) as path:
+            if not path.is_file():
+                raise self._unfinished(f"run '{self.directory}' has no {name} yet")
+            table = pd.read_csv(path)
+            for column in ("number", "state"):
+                table[column]
+            for column in _NUMBERS & set(table):
+                table[column] = pd.to_numeric(table[column])
+            return table
+
+
+_NUMBERS = {"number", "violation", *(metric.column for metric in METRICS.values())}
+_WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""What reading values of other kinds raises; pandas' own errors are ValueErrors."""
 
 
 def _shown_as(point: Point, kind: str) -> Point:
@@ -199,29 +240,33 @@ def _shown_as(point: Point, kind: str) -> Point:
 def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:
     """What pareto.json holds, as `Run.records` gives it."""
     found: dict[str, Any] = {
-        key: None if data[key] is None else _record(data[key], where / key)
+        key: None if data[key] is None else TrialRecord.from_dict(data[key], where / key)
         for key in ("best", "random_control", "reference")
     }
     for key in ("front", "controls"):
-        found[key] = [_record(item, where / key / n) for n, item in enumerate(data[key])]
+        records = enumerate(data[key])
+        found[key] = [TrialRecord.from_dict(item, where / key / n) for n, item in records]
     found["budgets"] = [
         typed(Budget, item, where / "budgets" / n) for n, item in enumerate(data["budgets"])
     ]
-    found["comparisons"] = Comparisons.from_dict(data.get("comparisons"))
+    found["comparisons"] = Comparisons.from_dict(data.get("comparisons"), where / "comparisons")
     found["measuring"] = data.get("measuring") or {}
     return found
-
-
-def _record(data: Mapping[str, Any], where: Place) -> TrialRecord:
-    """A record with every value of its type; keys of later versions are left out."""
-    known = {f.name for f in dataclasses.fields(TrialRecord)}
-    values = {key: value for key, value in data.items() if key in known}
-    if values.get("config") is not None:
-        values["config"] = CompressionConfig.from_dict(values["config"], where=where / "config")
-    return typed(TrialRecord, values, where)
 
 
 def fresh_run_folder(backbone: str) -> Path:
     """A new folder name under runs/, such as runs/autoformer_demo-20260131-120000."""
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in backbone.split(".")[0])
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def load(path: str | Path) -> Run | CompressedViT:
+    """The `Run` of a run directory, or the model of a `best.yaml` or of a bundle's folder.
+
+    Raises:
+        UsageError: it is neither; the message says what is wrong with it.
+    """
+    config = Path(path) / "config.yaml"  # of a run, or of a bundle
+    if config.is_file() and "search" in dict(read_yaml(config)[0] or {}):
+        return Run(path)
+    return with_networks(load_bundle(Path(path)))

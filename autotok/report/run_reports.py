@@ -1,35 +1,31 @@
-"""What can be said of runs while they go on and afterwards: status, comparison, picture."""
+"""What can be said of runs while they go on and afterwards: status and comparison."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from autotok.errors import ConfigError, printable
+from autotok.errors import ConfigError
 from autotok.metrics import METRICS, QUALITIES, metric_of
-from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.pareto import hypervolume
 from autotok.searching.records.record import TrialRecord
 
-from .fronts import axes_of
-from .handover import limits_of, points_of
-from .plots import pareto_png
-from .points import Point
+from .fronts import FrontOver, axes_of, front_over, losses_of
 from .run import Run
 
-__all__ = ["compare_runs", "draw_again", "status_report"]
+__all__ = ["compare_runs", "status_report"]
 
 _JUDGED = tuple(metric.column for name, metric in METRICS.items() if name in QUALITIES)
 
 
 def status_report(run: Run) -> dict[str, Any]:
     """How far a run is, the best so far, and how to go on."""
-    search = run.config["search"]
+    asked_for = run.settings.n_trials
     begun = (run.directory / "trials.csv").is_file()
     trials = run.trials if begun else pd.DataFrame({"state": []})
     done = trials[trials["state"] == "complete"] if "state" in trials else trials
@@ -37,11 +33,11 @@ def status_report(run: Run) -> dict[str, Any]:
         "run": str(run.directory),
         "state": run.state,
         "evaluated": len(done),
-        "asked_for": search["n_trials"],
+        "asked_for": asked_for,
         "best": _best_so_far(run, done),
     }
     if run.state != "running":
-        more = f" --trials {2 * search['n_trials']}" if run.state == "finished" else ""
+        more = f" --trials {2 * asked_for}" if run.state == "finished" else ""
         report["go_on"] = f"autotok resume {shlex.quote(str(run.directory))}{more}"
     return report
 
@@ -73,41 +69,72 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     return {key: row[key] for key in keys if row.get(key) is not None}
 
 
-def compare_runs(first: Run, second: Run) -> dict[str, Any]:
+def compare_runs(
+    first: Run, second: Run, *, x: str | None = None, y: str | None = None
+) -> dict[str, Any]:
     """Two finished runs: fronts, hypervolumes up to one reference point, settings that differ.
 
+    Fronts are those of `Run.front_over(x, y)`; with neither, what the final evaluations found, over
+    two metrics that both runs were asked for.
+
     Raises:
-        ConfigError: they were judged by different metrics.
+        ConfigError: they have no such metrics in common, or were judged by different qualities.
+        RunDirectoryError: a run knows nothing of a metric.
     """
-    fronts = [[_row(record) for record in run.records()["front"]] for run in (first, second)]
-    metrics = {key for front in fronts for row in front for key in row} & set(_JUDGED)
-    if len(metrics) > 1:
-        raise ConfigError(
-            f"runs '{first.directory}' and '{second.directory}' were judged by"
-            f" {' and '.join(sorted(metrics))}; compare runs of one metric"
-        )
-    volumes = _volumes(fronts, next(iter(metrics), "top1_pct"))
-    runs = zip((first, second), fronts, volumes, strict=True)
+    runs = (first, second)
+    found = _shared(runs) if x is None and y is None else _named(runs, x or "macs", y or "quality")
+    metrics = found[0].metrics
+    volumes = _volumes([losses_of(front.points, metrics) for front in found])
     return {
+        "metrics": [metric.column for metric in metrics],
         "runs": [
-            {"run": str(run.directory), "hypervolume": volume, "front": front}
-            for run, front, volume in runs
+            {"run": str(run.directory), "hypervolume": volume, "front": _rows(front)}
+            for run, front, volume in zip(runs, found, volumes, strict=True)
         ],
         "differ": _differing(first.config, second.config),
     }
 
 
-def _volumes(fronts: list[list[dict[str, Any]]], metric: str) -> list[float]:
-    """Hypervolumes of quality and cost, up to the worst of both in either run."""
-    sign = -1.0 if metric_of(metric).higher_is_better else 1.0
-    points = [
-        np.array([[sign * row[metric], row["macs_g"]] for row in front if metric in row])
-        for front in fronts
+def _shared(runs: Sequence[Run]) -> list[FrontOver]:
+    """The fronts of the final evaluations over the metrics that all were asked for."""
+    asked = [run.asked for run in runs]
+    common = [m for m in asked[0] if all(m in own for own in asked)]
+    if len(common) < 2 and not any(m.kind == "judged" for m in common):
+        told = [
+            f"'{r.directory}' {', '.join(m.name for m in own)}"
+            for r, own in zip(runs, asked, strict=True)
+        ]
+        raise ConfigError(
+            f"the runs were not asked for two metrics in common ({'; '.join(told)}); name two that"
+            " both know, such as --x macs --y params"
+        )
+    axes = axes_of(common)
+    return [front_over([p for p in r.points() if p.kind != "trial"], axes) for r in runs]
+
+
+def _named(runs: Sequence[Run], x: str, y: str) -> list[FrontOver]:
+    """The fronts over two metrics by name."""
+    judged = [run.judged.name for run in runs]
+    if len(set(judged)) > 1 and "quality" in (x, y):
+        raise ConfigError(
+            f"runs '{runs[0].directory}' and '{runs[1].directory}' were judged by"
+            f" {' and '.join(judged)}; give --x and --y of other metrics"
+        )
+    return [run.front_over(x, y) for run in runs]
+
+
+def _rows(front: FrontOver) -> list[dict[str, Any]]:
+    return [
+        {"number": p.number, "method": p.method, **{m.column: p.value(m) for m in front.metrics}}
+        for p in front.points
     ]
-    points = [p.reshape(-1, 2) for p in points]
+
+
+def _volumes(points: Sequence[NDArray[np.float64]]) -> list[float]:
+    """Hypervolumes up to the worst of either run, and a tenth of the spread further."""
     everything = np.concatenate(points)
     if not len(everything):
-        return [0.0, 0.0]
+        return [0.0] * len(points)
     spread = np.ptp(everything, axis=0)
     reference = everything.max(axis=0) + 0.1 * np.where(spread > 0, spread, 1.0)
     return [float(f"{hypervolume(p, reference):.4g}") for p in points]
@@ -123,24 +150,3 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any
         elif one != other and key != "run_id":
             found[str(key)] = [one, other]
     return found
-
-
-def draw_again(run: Run) -> Path:
-    """pareto.png of a finished run, written again from its records."""
-    found, question = run.records(), run.config["question"]
-    scored = [r.score for r in [*found["front"], found["reference"]] if r is not None and r.score]
-    metric = METRICS[scored[0].metric if scored else "top1"]
-    points = points_of(found)
-    shown = {record.number for record in [*found["front"], *found["controls"]]}
-    rows = run.trials.astype(object).to_dict("records")
-    points += [Point.from_row(row, metric) for row in rows if row["number"] not in shown]
-    x, y = axes_of(asked_metrics(run.config["search"]["objectives"], metric.name))
-    budgets = ", ".join(question["budgets"])
-    return pareto_png(
-        run.directory / "pareto.png",
-        points,
-        y,
-        x=x,
-        limits=limits_of(found["budgets"]),
-        title=printable(f"{question['backbone']} on {question['data']}, budget {budgets}"),
-    )

@@ -13,14 +13,19 @@ from typing import Any
 from torch import nn
 
 from autotok.devices.device import leaving, ready_device
+from autotok.devices.placing import gpus_to_share
+from autotok.errors import ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.searching.engines.base import Engine, Workers
+from autotok.searching.proposing.earlier import worth_keeping
 from autotok.searching.proposing.samplers import check_sampler
 from autotok.searching.proposing.storage import check_storage
+from autotok.searching.records.objective import make_objectives
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Working
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
-from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.opening import kept_trials, resume_search, run_search
 from autotok.searching.running.question import Question, check_hand_over
 from autotok.searching.running.session import Session, build_problem, measuring_on
 from autotok.searching.running.stopwatch import Stopwatch
@@ -62,26 +67,44 @@ class WholeSearch:
     """Where the backbone is no name."""
     workers: Workers = field(default_factory=Workers)
     on_event: OnEvent | None = None
+    warm_start: tuple[Path, ...] = ()
+    """Earlier runs of the same model and images."""
 
     def begin(self) -> Run:
         """A new run, its folder made once everything is loaded."""
-        question = {"question": self.question.to_dict(), "embedded_model": self.model is not None}
         RunDirectory.check_new(self.folder)
+        earlier = [r for path in self.warm_start for r in self._trials_of(path)]
         with self._ready(new=True) as ready:
+            objectives = make_objectives(self.settings.objectives, ready.problem.metric)
+            question = ready.session.question.to_dict()
             result = run_search(
                 self.settings,
                 ready.problem,
                 ready.directory,
                 ready.told,
-                sections=question,
+                sections={"question": question, "embedded_model": self.model is not None},
                 engine=ready.engine,
                 around=ready.around,
+                earlier=worth_keeping(earlier, objectives, ready.problem.metric),
             )
         return self._handed_over(ready.session, result)
 
-    def resume(self, changes: Mapping[str, Any], *, on_other_device: bool) -> Run:
+    def _trials_of(self, path: Path) -> list[TrialRecord]:
+        """What an earlier run evaluated; refused where that was another model or other images."""
+        run = RunDirectory.open(path)
+        theirs, ours = run.section("question", Question), self.question
+        for name in ("backbone", "checkpoint", "image_size", "data", "subnet"):
+            one, other = getattr(theirs, name), getattr(ours, name)
+            if one != other:
+                raise ConfigError(
+                    f"run '{path}' searched {name.replace('_', ' ')} {one}, and this search is of"
+                    f" {other}; warm-start from a run of the same model and images"
+                )
+        return kept_trials(run)
+
+    def resume(self, changes: Mapping[str, Any]) -> Run:
         """The run gone on with, under the `changes` of its settings (`resume_search`)."""
-        question = {"question": self.question.to_dict()} if on_other_device else None
+        question = {"question": self.question.to_dict()}
         with self._ready(new=False) as ready:
             result = resume_search(
                 ready.problem,
@@ -124,6 +147,7 @@ class WholeSearch:
             finetunes=self.settings.retrain_trials,
         )
         self._say(0.0, session.evaluator.data.labelling)
+        self._say(0.0, session.question.judged_in)
         self.watch.loaded()
         reason = session.plug_in_only
         if reason is not None and (self.settings.retrain_trials != 0 or "left out" in reason):
@@ -157,6 +181,7 @@ class WholeSearch:
                 factory=factory,
                 directory=self.folder,
                 trial_timeout_s=settings.trial_timeout_s,
+                gpus=gpus_to_share(session.question.runs_on),
             )
             yield engine
         finally:
@@ -186,6 +211,7 @@ class WholeSearch:
         no_export = self.watch.why_no_export(result.settings.timeout_s, result.seconds)
         export = f"not exporting ({no_export})" if no_export else "exporting the best"
         self._say(1.0, f"{export}, drawing the front, writing the report")
+        session.worker.bring_home()
         with RunDirectory(result.directory).guarded():
             hand_over(
                 session.question.to_dict(),

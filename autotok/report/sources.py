@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotok.metrics import METRICS, PREDICTED, Metric
-from autotok.searching.records.record import MEASURED, foretold
+from autotok.predicting.predict import provenance
+from autotok.predicting.target import load_target
+from autotok.searching.records.record import MEASURED, TrialRecord, foretold
 
-__all__ = ["MEASURED", "Sources", "device_sentences"]
+__all__ = ["MEASURED", "Sources", "device_notes", "device_sentences", "sources_of"]
 
 ALLOWED_PCT = 10.0
 """Disagreement that a target which states no error is allowed."""
@@ -90,6 +92,25 @@ def device_sentences(
         which = "1 configuration" if len(failures) == 1 else f"{len(failures)} configurations"
         lines.append(f"{which} could not be measured: {failures[0]}.")
     return lines
+
+
+def device_notes(
+    target: str | None, measuring: Mapping[str, Any], batch: int | None = None
+) -> list[str]:
+    """What latency and memory figures of a run rest on; nothing without a target or device."""
+    behind = None if target is None else provenance(load_target(target))
+    lines = device_sentences(behind, measuring)
+    if lines and batch is not None:
+        lines.append(f"They are those of {batch} images at a time.")
+    return lines
+
+
+def sources_of(
+    target: str | None, records: Sequence[TrialRecord], measuring: Mapping[str, Any]
+) -> Sources:
+    """The same for the headings of a table."""
+    name = None if target is None else load_target(target).name
+    return Sources.of(name, (r.predicted for r in records), measuring)
 
 
 def _agreement(metric: str, measuring: Mapping[str, Any]) -> str:

@@ -116,7 +116,11 @@ def score_subnets(
 
 
 def judge_supernet(
-    recipe: Path, weights: Path, *, on_progress: Callable[[float, str], None] | None = None
+    recipe: Path,
+    weights: Path,
+    *,
+    device: torch.device | None = None,
+    on_progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
     """Accuracy with 95 % intervals of the default, largest, smallest and two random subnets.
 
@@ -124,7 +128,7 @@ def judge_supernet(
     """
     settings = load_recipe(recipe)
     spec = settings.spec
-    supernet = load_supernet(settings.backbone, weights)
+    supernet = load_supernet(settings.backbone, weights).to(device)
     rng = np.random.default_rng(settings.seed)
     subnets = {"default": settings.default, "largest": spec.largest()}
     subnets |= {"smallest": spec.smallest()}

@@ -278,15 +278,15 @@ def _open_log(folder: Path, question: Mapping[str, Any], resume: bool) -> dict[S
         write_text(path, whole)
     try:
         before, *lines = [json.loads(line) for line in whole.splitlines()]
+        changed = [key for key in plain if before.get(key) != plain[key]]
         known = {
             SubnetSpec(line["embed_dim"], line["heads"], line["mlp_ratios"]): float(line["fitness"])
             for line in lines
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunDirectoryError(
             f"'{path}' is damaged ({type(error).__name__}: {error}); start in another folder"
         ) from error
-    changed = [key for key in plain if before.get(key) != plain[key]]
     if changed:
         raise RunDirectoryError(
             f"'{folder}' holds a search with another '{changed[0]}'; ask the same again to resume"

@@ -27,6 +27,7 @@ __all__ = ["Best", "HeldOut", "held_out_indices", "own_randomness", "snapshot"]
 MOST_IMAGES = 32
 SHARE = 5
 """One training image in so many, at most, is held out."""
+# every check draws the same, so that two states differ by their weights alone
 SEED = 0x4E1D
 
 

@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from autotok.errors import ConfigError, nearest
-from autotok.evaluation.accuracy import default_batch_size
+from autotok.evaluation.accuracy import computing, default_batch_size
+from autotok.evaluation.precision import cpu_has_bf16
 from autotok.facts import BackboneFacts
+from autotok.names import known
 
 __all__ = ["PRECISIONS", "autocast", "chunk_size", "resolve_precision"]
 
@@ -20,26 +21,16 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
     Weights, optimiser and losses stay in float32 either way.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(
-            f"precision '{precision}' is unknown;{nearest(precision, PRECISIONS)} known:"
-            f" {', '.join(PRECISIONS)}"
-        )
-    if precision != "auto":
+    if known("precision", precision, PRECISIONS) != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "float32"
-
-
-def _cpu_has_bf16() -> bool:
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so may be missing
-    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+    return "bf16" if device.type == "cpu" and cpu_has_bf16() else "float32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """The context that a forward runs in."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return computing(device, "bfloat16" if precision == "bf16" else "float32")
 
 
 def chunk_size(facts: BackboneFacts, precision: str, device: torch.device) -> int:

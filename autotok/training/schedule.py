@@ -21,6 +21,7 @@ from timm.scheduler import CosineLRScheduler  # noqa: E402
 __all__ = ["TrainingPlan", "make_optimizer", "training_plan", "make_schedule", "set_lr"]
 
 BACKBONE = "backbone"
+# timm's scheduler counts whole steps and a length may be minutes: both become shares of this
 TICKS = 1_000_000
 FINAL_LR = 0.01
 """Where the cosine ends, as a share of the highest learning rate."""

@@ -15,6 +15,7 @@ from autotok.config import FineTuneSpec
 from autotok.errors import Diverged
 from autotok.evaluation.augment import augmented
 from autotok.evaluation.data import DataSource
+from autotok.evaluation.transfer import sent
 from autotok.methods.learning import TrainingRecipe, recipe_of
 from autotok.methods.registry import get_method
 
@@ -38,6 +39,7 @@ __all__ = [
     "steps_at",
 ]
 
+# the loss of one batch says little of the training
 WINDOW = 10
 """Steps whose mean loss is compared with the first ones' to notice divergence."""
 RAMP = 10
@@ -245,7 +247,7 @@ def _loss(
     device = next(run.student.parameters()).device
     own_labels = None if labels is None else labels[chosen].to(device)
     remembered = indices[chosen] if run.spec.augment == "none" else None
-    loss: Tensor = run.objective(run.student, images.to(device), own_labels, remembered)
+    loss: Tensor = run.objective(run.student, sent(images, device), own_labels, remembered)
     return loss
 
 

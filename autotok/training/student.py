@@ -41,9 +41,7 @@ def student_of(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
     seed = 0 if config.finetune is None else config.finetune.seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = compress_backbone(own, config)
-    student.reducers.to(next(own.parameters()).device)
-    return student
+        return compress_backbone(own, config)
 
 
 def _copy(backbone: Backbone) -> Backbone:

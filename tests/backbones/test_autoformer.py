@@ -11,12 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from autotok.backbones.attention import RelativeTables, relative_attention
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.autoformer_spaces import (
-    published_subnet,
     supernet_from_state_dict,
-    supernet_spec,
 )
 from autotok.backbones.demo import DEMO_SPEC
 from autotok.backbones.loading import load_backbone
@@ -24,7 +21,7 @@ from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError, ConfigError
 from autotok.methods.primitives import select
-from autotok.tokens import Needs, Tokens, grid_coords, naive_coords
+from autotok.tokens import naive_coords
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 IMAGES = torch.from_numpy(np.load(GOLDEN / "inputs.npz")["x"])
@@ -67,12 +64,6 @@ def supernet(golden: Any) -> AutoFormerSupernet:
 
 def subnet_of(entry: dict[str, Any]) -> SubnetSpec:
     return SubnetSpec(entry["embed_dim"][0], tuple(entry["num_heads"]), tuple(entry["mlp_ratio"]))
-
-
-def test_every_shape_is_read_from_the_checkpoint(supernet: AutoFormerSupernet) -> None:
-    spec = supernet.spec
-    assert (spec.embed_dim, spec.depth, spec.heads, spec.mlp_ratio) == (192, 4, 3, 3.0)
-    assert (spec.max_offset, spec.head_dim, spec.grid) == (5, 64, (8, 8))
 
 
 @pytest.mark.parametrize(("path", "key"), SUBNETS)
@@ -139,73 +130,6 @@ def test_naive_positions_reproduce_the_official_fault(
     golden_pruned = np.load(path)
     naive = run_pruned(supernet, golden_pruned, naive=True)
     np.testing.assert_allclose(naive, golden_pruned["logits_naive_official"], atol=2e-5)
-
-
-def dense_relative_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tables: RelativeTables, coords: torch.Tensor
-) -> torch.Tensor:
-    """The definition, with the (N, N, D) tensors built; one prefix token."""
-    offset = tables.max_offset
-    count = q.shape[2]
-    rows, columns = (
-        (coords[None, :, a] - coords[:, None, a]).clamp(-offset, offset) + offset + 1
-        for a in (0, 1)
-    )
-    index = [torch.zeros(count, count, dtype=torch.int64) for _ in range(2)]
-    index[0][1:, 1:], index[1][1:, 1:] = rows, columns
-    r_k = tables.key_rows[index[0]] + tables.key_columns[index[1]]
-    r_v = tables.value_rows[index[0]] + tables.value_columns[index[1]]
-    logits = (q @ k.transpose(-2, -1) + torch.einsum("bhid,ijd->bhij", q, r_k)) * q.shape[
-        -1
-    ] ** -0.5
-    weights = logits.softmax(-1)
-    return weights @ v + torch.einsum("bhij,ijd->bhid", weights, r_v)
-
-
-@pytest.mark.parametrize("raster", [True, False])
-@pytest.mark.parametrize("grid", [(3, 5), (4, 4)])
-def test_the_factorised_form_equals_the_dense_definition(
-    grid: tuple[int, int], raster: bool
-) -> None:
-    torch.manual_seed(0)
-    count, dim = grid[0] * grid[1], 6
-    q, k, v = torch.randn(3, 2, 3, 1 + count, dim, dtype=torch.float64).unbind(0)
-    tables = RelativeTables(*torch.randn(4, 2 * 2 + 2, dim, dtype=torch.float64).unbind(0))
-    coords = grid_coords(grid)
-    tokens = Tokens(
-        torch.zeros(2, 1 + count, 8, dtype=torch.float64), 1, grid,
-        raster=raster, coords=coords.expand(2, -1, -1),
-    )  # fmt: skip
-    out, taps = relative_attention(q, k, v, tables, tokens, Needs.ATTENTION)
-    expected = dense_relative_attention(q, k, v, tables, coords[0])
-    torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
-    torch.testing.assert_close(
-        taps.attention.sum(-1), torch.ones(2, 3, 1 + count, dtype=torch.float64)
-    )
-
-
-def test_gradients_reach_the_shared_weights_through_a_view(supernet: AutoFormerSupernet) -> None:
-    view = SupernetView(supernet, SubnetSpec(128, (2, 2, 2), (2.0, 2.0, 2.0)))
-    view(IMAGES).sum().backward()
-    block = supernet.blocks[0]
-    gradient = block.attn.qkv.weight.grad  # type: ignore[union-attr]
-    assert gradient[: 3 * 128, :128].abs().sum() > 0
-    assert gradient[:, 128:].abs().sum() == 0
-    supernet.zero_grad(set_to_none=True)
-
-
-def test_the_published_small_subnet_has_the_published_parameters() -> None:
-    with torch.device("meta"):
-        net = AutoFormerSupernet(supernet_spec("small"))
-    assert SupernetView(net, published_subnet("small")).facts.params == 22_891_432
-    sizes = {s: SupernetView(AutoFormerSupernet(supernet_spec(s)).to("meta"), published_subnet(s))
-             for s in ("tiny",)}  # fmt: skip
-    assert sizes["tiny"].facts.params == 5_867_944
-
-
-def test_a_subnet_larger_than_its_supernet_is_refused(supernet: AutoFormerSupernet) -> None:
-    with pytest.raises(ConfigError, match="holds at most 3"):
-        SupernetView(supernet, SubnetSpec(128, (4,), (2.0,)))
 
 
 def test_official_checkpoints_load_and_others_are_refused(

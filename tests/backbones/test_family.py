@@ -27,7 +27,7 @@ from autotok.backbones.loading import (
 from autotok.cli.catalog import app
 from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.counting.macs import cost
-from autotok.errors import CheckpointError, ConfigError, UnknownName, UnsupportedBackbone
+from autotok.errors import ConfigError, UnknownName, UnsupportedBackbone
 from autotok.export.bundle import BackboneRef, Bundle, load_bundle, save_bundle
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.tokens import Needs, Taps, Tokens
@@ -180,24 +180,3 @@ def test_a_timm_model_that_is_no_vision_transformer_is_refused_before_its_weight
 ) -> None:  # fmt: skip
     with pytest.raises(UnsupportedBackbone, match="'resnet18' is not supported"):
         load_backbone("resnet18", checkpoint=Path("nowhere.pth"))
-
-
-def test_tiny_reads_the_checkpoint_that_it_is_given(tmp_path: Path) -> None:
-    backbone = load_backbone("tiny")
-    other = {k: v + 1.0 for k, v in backbone.weights.state_dict().items()}
-    torch.save(other, tmp_path / "other.pth")
-    again = load_backbone("tiny", checkpoint=tmp_path / "other.pth")
-    assert all(torch.equal(v, other[k]) for k, v in again.weights.state_dict().items())
-    torch.save({"head.weight": other["head.weight"]}, tmp_path / "part.pth")
-    with pytest.raises(CheckpointError, match="'cls_token' is missing"):
-        load_backbone("tiny", checkpoint=tmp_path / "part.pth")
-
-
-@pytest.mark.parametrize("name", ["autoformer_demo", "lvvit_s", "tiny", "deit_tiny_patch16_224"])
-def test_facts_are_those_of_the_structure(name: str) -> None:
-    assert backbone_facts(name) == load_structure(name).facts
-
-
-def test_an_image_size_that_a_family_cannot_give_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'autoformer_demo' takes images of 232 pixels, not 224"):
-        load_backbone("autoformer_demo", image_size=224)

@@ -56,18 +56,18 @@ def test_the_largest_map_is_freed_before_the_later_stages_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done, freed = [0], []  # operators so far, and how many there were when so many bytes went
-    operator, remove = traces._operator, traces._Memory.remove
+    operator, remove = traces._operator, traces.LiveBytes.remove
 
     def counted(*args: Any, **kwargs: Any) -> traces.Operator:
         done[0] += 1
         return operator(*args, **kwargs)
 
-    def noted(memory: traces._Memory, key: int, size: int) -> None:
+    def noted(memory: traces.LiveBytes, key: int, size: int) -> None:
         freed.append((size, done[0]))
         remove(memory, key, size)
 
     monkeypatch.setattr(traces, "_operator", counted)
-    monkeypatch.setattr(traces._Memory, "remove", noted)
+    monkeypatch.setattr(traces.LiveBytes, "remove", noted)
     config = CompressionConfig(method="papr", reductions=(Reduction(0, num_keep=98),))
     model = compress_backbone(load_structure("vit_small_patch16_224"), config)
     found = trace(model, batch=2)

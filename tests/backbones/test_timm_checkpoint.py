@@ -15,8 +15,6 @@ from small_vits import DISTILLED, LAYOUTS, PLAIN, SMALL, drawn, layout
 from torch import Tensor, nn
 
 from autotok.backbones.loading import load_backbone
-from autotok.backbones.timm_family import supported_timm_names
-from autotok.backbones.timm_layout import inferred_arguments
 from autotok.backbones.timm_vit import TimmViT, VisionTransformer, timm
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
@@ -299,15 +297,3 @@ def test_a_bundle_of_any_layout_rebuilds_the_same_model(word: str, tmp_path: Pat
     path.unlink()  # the bundle is enough
     with torch.no_grad():
         torch.testing.assert_close(load_bundle(tmp_path / "best")(images), model(images))
-
-
-@pytest.mark.slow
-def test_no_models_own_weights_ask_for_another_architecture() -> None:
-    changed = {}
-    for name in supported_timm_names():
-        with torch.device("meta"):
-            model = timm.create_model(name, pretrained=False)
-        found = inferred_arguments(model.state_dict(), model)
-        if found:
-            changed[name] = found
-    assert changed == {}

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from autotok import cli
-from autotok.errors import ExportError
 
 
 @pytest.fixture
@@ -24,13 +23,3 @@ def run(
 
     yield call
     logging.getLogger("autotok").setLevel(logging.NOTSET)  # -q must not silence other tests
-
-
-@pytest.fixture
-def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Searches hand over no ONNX file, which takes longer to write than a small search takes."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise ExportError("left out by this test")
-
-    monkeypatch.setattr("autotok.export.bundle.export_model", fail)

@@ -42,6 +42,7 @@ def test_why_nothing_is_labelled_is_said(run: Run, photos: Path) -> None:
     assert found["labelling"].startswith("label-free: no class folders and no labels.csv")
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_a_fine_tune_says_it_too_and_trains_on_other_images(
     run: Run, photos: Path, tmp_path: Path
 ) -> None:

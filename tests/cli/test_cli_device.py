@@ -126,9 +126,9 @@ def test_terminal_config_table_and_report_state_one_limit(
     assert len(set(re.findall(r"95%latency = [\d.]+ ms", out + again + err))) == 1
 
 
-def test_without_a_device_everything_is_labelled_a_prediction(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    code, out, _ = run(*ASKED[:-2], "-o", folder)
+def test_without_a_device_everything_is_labelled_a_prediction(run: Run, finished_run: Path) -> None:
+    folder = finished_run
+    code, out, _ = run("pareto", folder)
     assert code == 0
     assert "predictions, not measurements: target jetson-nx" in " ".join(out.split())
     front = pd.read_csv(folder / "pareto.csv")
@@ -312,6 +312,13 @@ def test_a_device_that_is_not_here_is_named_with_those_that_are(run: Run) -> Non
     code, _, err = run("evaluate", "--backbone", "tiny", "--data", "digits", "--device", "cuda:99")
     assert code == 2
     assert "device 'cuda:99' is not here; there is cpu" in err
+    for verb in ("search", "finetune --method tome --keep 0.5@1", "supernet eval"):
+        code, _, err = run(*verb.split(), "--device", "cuda:99")
+        assert code == 2
+        assert "device 'cuda:99' is not here; there is cpu" in err
+    code, _, err = run("search", "--precision", "bf16")
+    assert code == 2
+    assert "precision 'bf16' is unknown; did you mean 'bfloat16'?" in err
     code, _, err = run("evaluate", "--device", "gpu")
     assert code == 2
     assert "device 'gpu' is unknown" in err

@@ -32,6 +32,18 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and images out of reach: what is told, is told before."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("was loaded")
+
+    for name in ("load_uncompressed", "load_backbone", "load_data"):
+        monkeypatch.setattr(f"autotok.report.finetune_run.{name}", never)
+    monkeypatch.setattr("autotok.load_bundle", never, raising=False)
+
+
+@pytest.fixture
 def best(tmp_path: Path) -> Path:
     backbone = tiny_backbone()
     config = CompressionConfig("evit", (Reduction(0, num_keep=8), Reduction(2, num_keep=5)))
@@ -112,19 +124,35 @@ def test_a_retrained_best_yaml_is_fine_tuned_from_the_original_weights_again(
         (["--loss", "soft=much"], "write NAME=WEIGHT"),
         (["--length", "3 weeks"], "give '200 steps'"),
         (["--lr", "-1"], "fine-tune lr is -1.0"),
+        (["--batch-size", "0"], "fine-tune batch_size is 0"),
+        (["--data", "nowhere"], "data folder 'nowhere' does not exist"),
+        (["--checkpoint", "none.pth"], "checkpoint 'none.pth' does not exist"),
+        (["--backbone", "tinny"], "backbone 'tinny' is unknown; did you mean 'tiny'"),
         (["--lr", "fast"], "learning rate 'fast' is not understood; give a number or auto"),
         (["--precision", "bf8"], "did you mean 'bf16'"),
         (["--augment", "flip"], "augmentation 'flip' is unknown"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_and_leaves_no_folder(
-    run: Run, best: Path, tmp_path: Path, arguments: list[str], words: str
+def test_what_cannot_be_is_refused_in_one_line_before_anything_is_loaded_and_leaves_no_folder(
+    run: Run, best: Path, tmp_path: Path, arguments: list[str], words: str, nothing_loads: None
 ) -> None:
     code, _, err = run("finetune", best, "--data", "digits", "-o", tmp_path / "o", "-q", *arguments)
     assert code == 2
     assert words in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("command", ["finetune", "compress", "export"])
+def test_a_file_where_a_folder_is_to_be_is_told_before_anything_is_loaded(
+    run: Run, best: Path, nothing_loads: None, command: str
+) -> None:
+    data = ("--data", "digits") if command == "finetune" else ()
+    code, _, err = run(command, best, *data, "-o", best / "new" / "out.onnx")
+    assert code == 2
+    assert err.startswith(f"autotok: '{best}/new")
+    assert "cannot be written" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_unlabelled_images_are_distilled_but_not_classified(
@@ -168,6 +196,29 @@ def test_resuming_takes_no_other_arguments_and_needs_something_to_resume(
     code, _, err = run("finetune", best, "-o", tmp_path / "o", "--resume")
     assert code == 2
     assert "holds no fine-tune to go on with" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "finetune.json: must be a mapping, got a list of 0"),
+        ('{"data": ', "finetune.json: is not valid JSON"),
+        ('{"data": "digits", "num_images": "x"}', "finetune.json: num_images: must be a whole num"),
+        ('{"data": "digits", "spec": {"lr": "x"}}', "finetune.json: spec.lr: must be a number"),
+        ('{"data": "digits"}', "finetune.json: lacks the key 'num_images'"),
+    ],
+)
+def test_a_damaged_question_of_an_interrupted_fine_tune_is_one_sentence(
+    run: Run, best: Path, tmp_path: Path, content: str, words: str
+) -> None:
+    (tmp_path / "finetune.json").write_text(content)
+    code, out, err = run("finetune", best, "-o", tmp_path / "new", "--resume")
+    assert (code, "holds no fine-tune" in err) == (2, True)
+    best.rename(tmp_path / "mine.yaml")
+    code, out, err = run("finetune", tmp_path / "mine.yaml", "-o", tmp_path, "--resume")
+    assert (code, out) == (2, "")
+    assert words in err
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.slow

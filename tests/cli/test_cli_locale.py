@@ -36,12 +36,10 @@ def plain(*arguments: str | bytes) -> subprocess.CompletedProcess[bytes]:
 @pytest.mark.parametrize(
     "commands",
     [
+        pytest.param([("export", *PRUNED, "--format", "torchscript")], id="file"),
         pytest.param(
-            [
-                ("export", *PRUNED, "--format", "pt2"),
-                ("export", *PRUNED, "--format", "torchscript"),
-                ("compress", *PRUNED),
-            ],
+            [("export", *PRUNED, "--format", "pt2"), ("compress", *PRUNED)],
+            marks=pytest.mark.slow,
             id="files",
         ),
         pytest.param([SEARCH], marks=pytest.mark.slow, id="search"),

@@ -85,6 +85,7 @@ def test_the_independent_count_needs_no_weights_either(run: Run, offline: None) 
     assert json.loads(out)["check"] == "equal"
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_the_realised_schedule_is_printed_layer_by_layer(run: Run, tmp_path: Path) -> None:
     how = ("-b", "tiny", "--method", "tome", "-r", "5")
     left, kept = 16, list[str]()

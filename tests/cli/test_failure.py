@@ -166,6 +166,18 @@ def test_an_exporters_own_error_for_a_full_disk_is_known_too(tmp_path: Path) -> 
             "resume",
             "config.yaml:2: question: must",
         ),
+        (
+            "config.yaml",
+            b"version: 1\nsearch: {n_trials: x}",
+            "status",
+            "config.yaml:2: search.n_t",
+        ),
+        (
+            "config.yaml",
+            b"version: 1\nquestion: {target: 7}",
+            "pareto",
+            "config.yaml:2: question.t",
+        ),
         ("config.yaml", b"", "resume", "config.yaml: the run is not of version 1"),
         (
             "best.yaml",
@@ -200,7 +212,13 @@ def test_a_damaged_table_of_trials_is_named(full_then_resumed: tuple[Path, str])
     folder, _ = full_then_resumed
     path = folder / "trials.csv"
     good = path.read_bytes()
-    for content in (b"", b'a,b\n"1', b"\xff\xfe\x00", b"a\n1,2\n1,2,3\n"):
+    for content in (
+        b"",
+        b'a,b\n"1',
+        b"\xff\xfe\x00",
+        b"a\n1,2\n1,2,3\n",
+        b"number,state\nx,complete\n",
+    ):
         path.write_bytes(content)
         try:
             with pytest.raises(RunDirectoryError, match=r"trials\.csv is damaged"):

@@ -7,28 +7,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import yaml
 
 import autotok
-from autotok.report.run_reports import compare_runs
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS
 
 Cli = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> autotok.Run:
-    return autotok.search(
-        "tiny",
-        data="digits",
-        budget="60%",
-        methods=["tome", "evit"],
-        n_trials=4,
-        timeout_s=None,
-        retrain_trials=0,
-        max_images=40,
-        output=tmp_path_factory.mktemp("runs") / "first",
-    )
+@pytest.fixture
+def finished(finished_run: Path) -> autotok.Run:
+    return autotok.Run(finished_run)
 
 
 def test_keywords_of_a_search_are_the_fields_of_its_settings_with_their_defaults() -> None:
@@ -73,48 +61,20 @@ def test_load_gives_what_a_path_holds(finished: autotok.Run) -> None:
         assert model.config == finished.best.config
 
 
-def test_status_says_how_far_and_how_to_go_on(run: Cli, finished: autotok.Run) -> None:
-    folder = finished.directory
+def test_status_says_how_far_and_how_to_go_on(run: Cli, own_run: Path) -> None:
+    folder, finished = own_run, autotok.Run(own_run)
     code, out, _ = run("status", folder, "--json")
     report = json.loads(out)
     assert code == 0
     assert report["state"] == "finished"
     assert report["asked_for"] == 4
-    kept = (folder / "pareto.json").read_bytes()
-    try:
-        (folder / "pareto.json").unlink()
-        report = json.loads(run("status", folder, "--json")[1])
-    finally:
-        (folder / "pareto.json").write_bytes(kept)
+    (folder / "pareto.json").unlink()
+    report = json.loads(run("status", folder, "--json")[1])
     assert report["state"] == "interrupted"
     assert report["go_on"] == f"autotok resume {folder}"
     trials = finished.trials
     inside = trials[(trials["state"] == "complete") & trials["feasible"]]
     assert report["best"]["top1_pct"] == inside["top1_pct"].max()
-
-
-class _Record:
-    def __init__(self, top1: float, macs: float) -> None:
-        self._row = {"method": "tome", "top1_pct": top1, "macs_g": macs}
-
-    def row(self) -> dict[str, object]:
-        return dict(self._row)
-
-
-class _Run:
-    def __init__(self, name: str, seed: int, top1: float, macs: float) -> None:
-        self.directory, self.config = Path(name), {"run_id": name, "search": {"seed": seed}}
-        self._front = [_Record(top1, macs)]
-
-    def records(self) -> dict[str, object]:
-        return {"front": self._front}
-
-
-def test_comparison_gives_hypervolumes_up_to_one_point_and_what_differs() -> None:
-    # worst of both: 70 %, 2 G; a tenth of the spread (10, 1) further: 69 %, 2.1 G
-    found = compare_runs(_Run("a", 0, 80.0, 1.0), _Run("b", 1, 70.0, 2.0))  # type: ignore[arg-type]
-    assert [run["hypervolume"] for run in found["runs"]] == [12.1, 0.1]
-    assert found["differ"] == {"search.seed": [0, 1]}
 
 
 def test_two_runs_are_compared_side_by_side(run: Cli, finished: autotok.Run) -> None:
@@ -124,11 +84,26 @@ def test_two_runs_are_compared_side_by_side(run: Cli, finished: autotok.Run) -> 
     assert "settings that differ" not in out
 
 
-def test_report_draws_the_picture_again(run: Cli, finished: autotok.Run) -> None:
-    picture = finished.directory / "pareto.png"
-    picture.unlink()
-    assert run("report", finished.directory)[0] == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
+def test_two_metrics_to_compare_over_are_named_and_one_that_is_unknown_is_told(
+    run: Cli, finished: autotok.Run
+) -> None:
+    both = ("compare", finished.directory, finished.directory)
+    found = json.loads(run(*both, "--x", "latency", "--y", "params", "--json")[1])
+    assert found["metrics"] == ["latency_ms", "params_m"]
+    rows = found["runs"][0]["front"]
+    assert [row["latency_ms"] for row in rows] == sorted(row["latency_ms"] for row in rows)
+    code, _, err = run(*both, "--x", "energy")
+    assert (code, "knows no energy" in err) == (2, True)
+
+
+def test_report_writes_the_files_again_and_closes_as_the_search_did(
+    run: Cli, own_run: Path
+) -> None:
+    (own_run / "pareto.csv").unlink()
+    code, out, _ = run("report", own_run)
+    assert code == 0
+    assert out == run("pareto", own_run)[1]
+    assert (own_run / "pareto.csv").is_file()
 
 
 def test_json_nests_and_holds_no_string_of_json(run: Cli, finished: autotok.Run) -> None:
@@ -151,28 +126,9 @@ def test_tables_fit_80_columns_and_wide_ones_show_all(run: Cli, finished: autoto
     narrow = run("pareto", finished.directory)[1]
     wide = run("pareto", finished.directory, "--wide")[1]
     assert max(len(line) for line in narrow.splitlines() if line[:1] in "┃│") <= 80
-    assert "uncompressed ┃" in wide
+    assert "against the ┃" in wide
+    assert "against the ┃" not in narrow
     assert "feasible" in wide
     assert "feasible" not in narrow
     for line in run("methods")[1].splitlines():
         assert len(line) <= 80
-
-
-def test_a_file_of_init_is_read_by_search_and_flags_override_it(run: Cli, tmp_path: Path) -> None:
-    file = tmp_path / "asked.yaml"
-    assert run("init", file)[0] == 0
-    given = yaml.safe_load(file.read_text("utf-8"))
-    assert given["trials"] == DEFAULT_TRIALS
-    assert given["timeout"] == DEFAULT_TIMEOUT_S
-    assert run("init", file)[0] == 2
-    file.write_text(yaml.safe_dump(given | {"space": "no-such-space", "engine": "local"}))
-    code, _, err = run("search", "--config", file)
-    assert code == 2
-    assert "no-such-space" in err
-    code, _, err = run("search", "--config", file, "--engine", "rai")
-    assert code == 2
-    assert "engine 'rai' is unknown; did you mean 'ray'?" in err
-    file.write_text("trails: 3")
-    code, _, err = run("search", "--config", file)
-    assert code == 2
-    assert "'trails' is unknown; did you mean 'trials'?" in err

@@ -1,6 +1,7 @@
 """`compress` takes nothing from its model, and what it makes behaves as a module does."""
 
 import copy
+import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Reduction
+from autotok.devices.measure import measure
 from autotok.methods.base import Kind, TokenReducer
 from autotok.methods.primitives import select
 from autotok.searching.space.settings import SearchSettings
@@ -67,7 +69,19 @@ VERBS: dict[str, Callable[[nn.Module, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.fixture
+def _three_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at the latencies here."""
+    defaults = inspect.unwrap(measure).__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "timeout_s", 0.1)
+
+
+@pytest.mark.usefixtures("_three_turns", "no_onnx")
+@pytest.mark.parametrize(
+    "verb",  # one profile is enough: each starts a process that measures the memory
+    [pytest.param(v, marks=pytest.mark.slow) if v == "profile" else v for v in VERBS],
+)
 def test_a_verb_leaves_the_mode_of_every_part_of_the_model_alone(verb: str, tmp_path: Path) -> None:
     model = mixed_model()
     before, weights = modes(model), copy.deepcopy(model.state_dict())
@@ -85,6 +99,7 @@ def test_a_compressed_model_is_in_the_mode_of_what_it_holds(training: bool) -> N
     assert {part.training for part in other.modules()} == {training}
 
 
+@pytest.mark.usefixtures("_three_turns")
 def test_what_is_profiled_runs_as_it_would_be_deployed() -> None:
     model = tiny_vit().train()
     compressed = autotok.compress(model, method="dynamicvit", keep={1: 0.5}, untrained=True)
@@ -166,7 +181,8 @@ def test_a_hook_that_never_fires_is_told_once(where: str, caplog: pytest.LogCapt
     assert fired == []
     assert [r.getMessage() for r in caplog.records] == [
         f"hooks on {NAMES[where]} of 'VisionTransformer' never fire: its parts are run one by one;"
-        " take tokens and attention with forward_tokens(images, watch=Watch(...)) of"
+        " take tokens and attention with forward_tokens(images,"
+        f" watch={TapRequest.__name__}(...)) of"
         " autotok.compression.model, or hook a part, such as blocks.0.mlp"
     ]
 

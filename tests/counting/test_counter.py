@@ -19,7 +19,6 @@ from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.counting.counter import count_macs, count_operators
 from autotok.counting.macs import cost, uncompressed
-from autotok.counting.meta_model import meta_copy
 from autotok.methods.base import Placement, Span, TokenReducer
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
@@ -134,15 +133,6 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert next(model.parameters()).device.type == "cpu"
-
-
-def test_a_meta_copy_holds_no_weights_but_all_shapes() -> None:
-    model = backbone("distilled")
-    twin = meta_copy(model, dtype=torch.float16)
-    assert all(t.is_meta for t in [*twin.parameters(), *twin.buffers()])
-    assert {p.dtype for p in twin.parameters()} == {torch.float16}
-    shapes = [p.shape for p in model.parameters()]
-    assert [p.shape for p in twin.parameters()] == shapes
 
 
 def test_what_torch_cannot_count_is_listed() -> None:

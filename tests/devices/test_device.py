@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from autotok.api.models import compress, profile
+from autotok.api.models import compress
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.model import CompressedViT
 from autotok.devices import device as devices
 from autotok.devices.device import LocalDevice, RayDevice, leaving, measure_on, open_device
 from autotok.devices.footprint import Footprint
-from autotok.devices.measurement import MeasurementFailed
-from autotok.errors import AutotokError, DeviceUnreachable, UnknownName
+from autotok.errors import AutotokError, DeviceUnreachable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
 
@@ -65,40 +64,6 @@ def test_where_there_can_be_no_process_of_its_own_memory_is_labelled_as_this_one
     assert found.peak_memory_mb > 50
     assert found.memory_source.startswith("process high-water mark")
     assert found.memory_source.endswith("with all else that this process holds")
-
-
-@pytest.mark.slow
-def test_onnx_runtime_measures_the_exported_model(model: CompressedViT) -> None:
-    found = measure_on(open_device("local?runtime=onnxruntime"), model)
-    assert found.runtime.startswith("onnxruntime")
-    assert found.runtime.endswith("CPUExecutionProvider")
-    assert found.dtype == "float32"
-    assert "torch and its copy of the model included" in found.memory_source
-    assert found.speedup is not None
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_torch_compile_measures_the_compiled_model(model: CompressedViT) -> None:
-    found = profile(model, runtime="compile")
-    assert found.runtime == f"torch {torch.__version__} compile"
-    assert found.reference_latency_ms is not None
-
-
-def test_a_model_that_a_runtime_refuses_is_told_in_a_sentence(
-    model: CompressedViT, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(module: Any, **how: Any) -> Any:
-        def run(images: Any) -> Any:
-            raise RuntimeError("no compiler\nat all")
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", refuse)
-    with pytest.raises(MeasurementFailed, match=r"torch\.compile cannot run this .*no compiler\)"):
-        measure_on(LocalDevice("compile"), model)
-    with pytest.raises(UnknownName, match="eager"):
-        LocalDevice("tensorrt")
 
 
 # --- a board

@@ -13,7 +13,7 @@ from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import DataError, NonFiniteOutput, UsageError
-from autotok.evaluation.accuracy import Evaluator, Tally, default_batch_size
+from autotok.evaluation.accuracy import Evaluator, default_batch_size
 from autotok.evaluation.data import ArrayData
 from autotok.evaluation.intervals import wilson
 from autotok.evaluation.preprocessing import Preprocessing
@@ -176,16 +176,6 @@ def test_results_say_whether_the_model_was_finetuned() -> None:
 
 def test_positions_beyond_the_data_are_left_out() -> None:
     assert Evaluator(tiny_backbone(), images()).evaluate(tiny_backbone(), 38, 99).num_images == 2
-
-
-def test_an_empty_tally_has_no_quality() -> None:
-    with pytest.raises(DataError, match="no image was evaluated"):
-        Tally("top1").quality()
-
-
-def test_tallies_of_different_metrics_do_not_add_up() -> None:
-    with pytest.raises(ValueError, match="do not add up"):
-        Tally("top1") + Tally("kl")
 
 
 @pytest.mark.parametrize(

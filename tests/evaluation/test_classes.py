@@ -200,39 +200,6 @@ def test_a_labels_file_that_does_not_fit_is_refused(
         FolderData(tmp_path, SMALL, 10)
 
 
-def test_a_train_folder_alone_is_split_and_never_a_class(tmp_path: Path) -> None:
-    for name in LETTERS:
-        fill(tmp_path / "train", name)
-        for i in range(1, 10):
-            source = tmp_path / "train" / name / "0.png"
-            source.with_name(f"{i}.png").write_bytes(source.read_bytes())
-    val, train = (FolderData(tmp_path, SMALL, 10, split=split) for split in ("val", "train"))
-    judged, trained = ({d.path(i) for i in range(len(d))} for d in (val, train))
-    assert val.class_names == train.class_names == LETTERS
-    assert not judged & trained
-    assert (len(judged), len(trained)) == (20, 80)
-    found = val.batch(range(20))[1]
-    assert found is not None
-    assert found.bincount().tolist() == [2] * 10
-    assert "split by seed 0" in val.labelling
-    again = FolderData(tmp_path, SMALL, 0)
-    assert {again.path(i) for i in range(len(again))} == judged
-
-
-def test_one_image_alone_cannot_be_split(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is the only image"):
-        FolderData(fill(tmp_path, "train"), SMALL, 10)
-
-
-def test_a_folder_named_for_training_too_is_split(tmp_path: Path) -> None:
-    fill(tmp_path, *LETTERS)
-    layout = Layout.of(tmp_path, tmp_path)
-    parts = [FolderData(tmp_path, SMALL, 10, split=s, layout=layout) for s in ("val", "train")]
-    files = [{d.path(i) for i in range(len(d))} for d in parts]
-    assert not files[0] & files[1]
-    assert len(files[0] | files[1]) == 10
-
-
 def test_training_images_inside_those_judged_on_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, "x/a", "x/b")
     with pytest.raises(DataError, match="overlap"):

@@ -1,6 +1,8 @@
 """Image folders: layouts, labels, and images that cannot be read."""
 
 import logging
+import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,3 +148,41 @@ def test_the_cache_forgets_what_was_not_used_for_longest() -> None:
     cache.put(2, torch.zeros(300, dtype=torch.uint8))
     assert cache.get(1) is None
     assert cache.get(0) is not None
+
+
+def test_images_decoded_in_threads_are_those_of_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(150):
+        Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i:03}.png"
+        )
+    (tmp_path / "077.png").write_bytes(b"no image")
+    alone, together = (FolderData(tmp_path, SMALL, 0) for _ in range(2))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    expected = alone.batch(alone.subset(150, 3))[0]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    before = warnings.filters[:]
+    assert together.subset(7, 3) == alone.subset(7, 3)
+    assert together.subset(150, 3) == alone.subset(150, 3)
+    assert len(together) == 149
+    assert torch.equal(together.batch(together.subset(150, 3))[0], expected)
+    assert warnings.filters == before
+
+
+def test_threads_decode_while_others_wait_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(8):
+        save(tmp_path / f"{i}.png", grey=10 * i)
+    data, four = FolderData(tmp_path, SMALL, 0), threading.Barrier(4, timeout=30)
+    decoded = Preprocessing.decoded
+
+    def waiting(self: Preprocessing, path: Path) -> torch.Tensor:
+        four.wait()  # never ends unless four are at it together
+        return decoded(self, path)
+
+    monkeypatch.setattr(Preprocessing, "decoded", waiting)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert data.batch(data.subset(8, 0))[0].shape == (8, 3, 16, 16)

@@ -9,11 +9,8 @@ import onnx
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
-from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.loading import as_backbone
-from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
@@ -101,13 +98,6 @@ def test_best_yaml_alone_rebuilds_the_model_from_the_backbones_own_weights(tmp_p
     plain = compress_backbone(tiny_backbone(), CONFIG)
     with torch.inference_mode():
         assert torch.equal(load_bundle(path)(images()), plain(images()))
-
-
-def test_saved_weights_carry_the_names_timm_uses(tmp_path: Path) -> None:
-    model, bundle = made()
-    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
-    saved = load_file(tmp_path / "best" / "weights.safetensors")
-    assert saved.keys() == tiny_backbone().model.state_dict().keys()
 
 
 def test_a_new_bundle_replaces_the_old_one_whole(tmp_path: Path) -> None:
@@ -303,22 +293,6 @@ def test_edited_weights_are_refused(tmp_path: Path, weights: object, message: st
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "weights": weights}))
     with pytest.raises(ConfigError, match=message):
         read_best(path)
-
-
-def test_the_weights_of_a_subnet_say_which_supernet_they_are_of(tmp_path: Path) -> None:
-    spec = SupernetSpec(
-        embed_dim=16, depth=2, heads=2, mlp_ratio=2.0, embed_choices=(8, 16), depth_choices=(2,),
-        heads_choices=(1, 2), mlp_ratio_choices=(1.0, 2.0), image_shape=(3, 32, 32), patch_size=8,
-        num_classes=10, head_dim=8,
-    )  # fmt: skip
-    view = SupernetView(AutoFormerSupernet(spec), spec.smallest(), name="autoformer_custom")
-    config = dataclasses.replace(TUNED, reductions=CONFIG.reductions[:1], subnet=spec.smallest())
-    model = compress_backbone(view, config).eval()
-    ref = BackboneRef.of(view.facts)
-    bundle = Bundle(ref, model.config, preprocessing_of(view).to_dict())
-    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
-    with torch.inference_mode():
-        torch.testing.assert_close(load_bundle(tmp_path / "best")(images()), model(images()))
 
 
 @pytest.mark.parametrize(("num_classes", "output"), [(0, "features"), (10, "logits")])

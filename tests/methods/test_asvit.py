@@ -8,7 +8,6 @@ from hand import reducer, tokens
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.errors import ConfigError
 from autotok.methods.asvit import HEARD, ASViT
@@ -133,16 +132,3 @@ def test_training_writes_its_thresholds_into_the_configuration() -> None:
             parameter.fill_(number / 4)
     found = [r.options["threshold"] for r in model.emitted().reductions]
     assert found == [0.25, 0.5]
-
-
-def test_thresholds_are_found_under_the_authors_names() -> None:
-    layers = (Reduction(1, num_keep=12), Reduction(3, num_keep=6))
-    names = {f"score_predictor.{stage}.keep_threshold": 0.1 + stage for stage in range(2)}
-    packed = {"keep_threshold": torch.tensor([0.1, 1.1])}
-    for given in ({name: torch.tensor(value) for name, value in names.items()}, packed):
-        model = compress_backbone(tiny_backbone(), CompressionConfig("asvit", layers))
-        load_official(model, given)
-        found = [reducer.get_parameter("threshold").item() for reducer in model.reducers.values()]
-        assert found == pytest.approx([0.1, 1.1])
-    assert ASViT.official_name("score_predictor.in_conv.keep_threshold") is None
-    assert ASViT.official_name("head.weight") is None

@@ -9,8 +9,6 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.idlevit import IdleViT
-from autotok.methods.learning import LossContext
-from autotok.methods.losses import idlevit_cut, idlevit_features
 from autotok.tokens import Taps, Tokens, grid_coords
 
 QUERY = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # (1, 2 heads, 1, 2)
@@ -82,30 +80,6 @@ def test_training_computes_what_inference_computes() -> None:
     model = compress_backbone(tiny_backbone(), config)
     with torch.no_grad():
         torch.testing.assert_close(model.train()(images()), model.eval()(images()))
-
-
-def test_the_cut_loss_is_shared_among_layers_and_the_last_adds_the_class_features() -> None:
-    config = CompressionConfig("idlevit", (Reduction(1, num_keep=8), Reduction(2, num_keep=4)))
-    model = compress_backbone(tiny_backbone(), config).train()
-    tokens = model.forward_tokens(images())
-    first, last = (r for r in model.reducers.children() if isinstance(r, IdleViT))
-    assert (first.teacher_layers(), last.teacher_layers()) == (frozenset(), frozenset({3}))
-    teacher = {3: torch.randn(tokens.x.shape, generator=torch.Generator().manual_seed(1))}
-    assert first.cut is not None
-    logits, mask = first.cut
-    assert mask.sum(dim=1).tolist() == [9.0, 9.0]
-    alone = first.extra_loss(LossContext(tokens, torch.zeros(2, 10)))
-    assert alone is not None
-    torch.testing.assert_close(alone, 10.0 * idlevit_cut([logits.unsqueeze(1)], [mask]))
-    assert last.cut is not None
-    both = last.extra_loss(LossContext(tokens, torch.zeros(2, 10), teacher=teacher))
-    assert both is not None
-    cut = 10.0 * idlevit_cut([last.cut[0].unsqueeze(1)], [last.cut[1]])
-    features = 100.0 * idlevit_features(tokens.x[:, 0], teacher[3][:, 0])
-    torch.testing.assert_close(both, cut + features)
-    both.backward()
-    model.deploy()
-    assert first.cut is None
 
 
 def test_the_cost_includes_the_norm_and_keys_that_choose() -> None:

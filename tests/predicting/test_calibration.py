@@ -1,289 +1,215 @@
-"""Calibration on the tiny backbone, and with made-up measurements whose answer is known."""
+"""Calibrating a device through the Python door and the command line: fakes, then a real sshd."""
 
 import dataclasses
+import importlib.util
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
+import yaml
 from torch import Tensor, nn
 
-import autotok
-import autotok.methods
-from autotok.backbones.base import Backbone
-from autotok.backbones.loading import load_structure
-from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig
-from autotok.devices.footprint import Footprint
-from autotok.devices.measurement import Measurement, MeasurementFailed
-from autotok.errors import AutotokError, ConfigError, DeviceUnreachable
-from autotok.predicting import calibrate as module
-from autotok.predicting import memory_fit
-from autotok.predicting.calibrate import (
-    CalibrationFound,
-    CalibrationPlan,
-    calibrate_target,
-    draw_candidates,
-    measure_all,
-)
-from autotok.predicting.fitting import NAMES, row_of
-from autotok.predicting.latency_model import features_of
-from autotok.predicting.measurers import DeviceMeasurer, Machine, Sample, this_machine
-from autotok.predicting.memory_fit import MB, fit_memory
-from autotok.predicting.trace import Trace, trace
+from autotok import cli
+from autotok.devices import device as devices
+from autotok.devices.measurement import Measurement
+from autotok.errors import DeviceUnreachable, ExportError
+from autotok.predicting import calibrate as calibrating
+from autotok.predicting import calibration as module
+from autotok.predicting.calibration import calibrate, plan_of
+from autotok.predicting.predict import predict_trace
+from autotok.predicting.target import load_target
+from autotok.predicting.trace import trace
 
-TINY = CalibrationPlan(backbones=("tiny",), measurements=15, seconds=1.0, memory=False)
-METHODS = ["evit", "ltp", "random", "tofu", "tome", "topk"]
-TERMS = np.array([8.0 if name.endswith("calls") else 1e-4 for name in NAMES])
+sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
+
+import sshd as server
+
+needs_sshd = pytest.mark.skipif(bool(server.WHY_NOT), reason=server.WHY_NOT or "-")
+METHODS = ["evit", "random", "tofu", "tome", "topk"]
+BOARD = "ssh://me@board?runtime=onnxruntime"
+QUICK = ("-b", "tiny", "--measurements", "10")
 
 
-def traced(model: nn.Module) -> Trace:
-    assert isinstance(model, (Backbone, CompressedViT))
-    return trace(model)
+class FakeBoard:
+    """Answers with made-up figures until it is gone."""
 
+    name = "ssh://me@board"
 
-def made_up_ms(model: nn.Module) -> float:
-    """Of a machine that takes 8 us for each call, and little for what it does."""
-    seen = traced(model)
-    return float(row_of(features_of(seen.operators, pooled=seen.pooled)) @ TERMS) / 1e3
+    def __init__(self) -> None:
+        self.left, self.closed, self.asked = 10**6, False, list[str]()
 
+    def check(self) -> str:
+        if not self.left:
+            raise DeviceUnreachable("device 'ssh://me@board' does not answer; see that it is on")
+        return "a made-up board, 4 cores, Python 3.8, onnxruntime 1.18"
 
-class MadeUp:
-    """That machine."""
+    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
+        if len(self.asked) >= self.left:
+            raise DeviceUnreachable("device 'ssh://me@board' does not answer; see that it is on")
+        method = str(model.config.method)  # type: ignore[union-attr]
+        self.asked.append(method)
+        logging.getLogger("autotok.export.exported").warning("the file disagrees with torch")
+        if method == "evit":
+            raise ExportError("no importer for an operator of this method")
+        seen = trace(model)  # type: ignore[arg-type]
+        own = 0.5 + 0.01 * seen.launches
+        return Measurement(
+            latency_ms=own, p90_ms=own, mad_ms=0.01, runs=15, verdict="steady",
+            reference_latency_ms=2.0, speedup=2.0 / own,
+            peak_memory_mb=80 + (seen.weight_bytes + seen.peak_live_bytes) / 1e6,
+            memory_source="made up", device=f"{self.name} (a made-up board)",
+            runtime="onnxruntime 1.18 CPUExecutionProvider", dtype="float32", batch=len(images),
+            image_shape=(3, 32, 32), threads=4, when="2026-01-01T00:00:00+00:00",
+        )  # fmt: skip
 
-    tells_memory = False
+    def settle(self) -> str:
+        return "onnxruntime"
 
-    def machine(self) -> Machine:
-        return this_machine()
+    def memory_mb(self) -> float | None:
+        return None
 
-    def measure(
-        self, model: nn.Module, images: Tensor, reference: nn.Module, *, seconds: float
-    ) -> Sample:
-        usual = made_up_ms(reference)
-        return Sample(made_up_ms(model) / usual, 0.0, usual)
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.fixture(autouse=True)
 def few_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "drawable_methods", lambda facts: METHODS)
+    monkeypatch.setattr(calibrating, "drawable_methods", lambda facts: [*METHODS, "ltp", "ats"])
+    monkeypatch.setattr(calibrating, "CANDIDATES", 2)
 
 
-@pytest.fixture(scope="module")
-def found() -> CalibrationFound:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "drawable_methods", lambda facts: METHODS)
-        patch.setattr(module, "CANDIDATES", 2)
-        plan = CalibrationPlan(("tiny",), measurements=20, memory=False)
-        return calibrate_target(plan, measurer=MadeUp())
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
+    found = FakeBoard()
+    monkeypatch.setattr(module, "open_device", lambda text: found)
+    return found
 
 
-def test_a_machine_that_follows_the_terms_is_predicted_well(found: CalibrationFound) -> None:
-    assert (len(found.fitted), len(found.held_out)) == (16, 4)
-    assert found.check.count == 4
-    assert found.check.within_10_pct == 100.0
-    assert (found.terms_us >= 0).all()
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["autotok", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return call
 
 
-def test_what_judges_was_not_fitted(found: CalibrationFound) -> None:
-    fitted = {row.candidate.config for row in found.fitted}
-    assert CompressionConfig() in fitted
-    assert not fitted & {row.candidate.config for row in found.held_out}
-
-
-def test_progress_rises_and_says_what_is_measured() -> None:
-    heard: list[tuple[float, str]] = []
-    result = calibrate_target(TINY, on_step=lambda share, text: heard.append((share, text)))
-    shares = [share for share, _ in heard]
-    assert shares == sorted(shares)
-    assert heard[-1][1].startswith("measuring tiny")
-    assert all(row.latency_ms > 0 for row in (*result.fitted, *result.held_out))
-    assert result.held_out
-    assert result.machine.threads == torch.get_num_threads()
-    assert result.memory is None
-
-
-def test_candidates_begin_uncompressed_and_hold_every_method_in_turn() -> None:
-    drawn = draw_candidates(TINY, 13)
-    methods = [candidate.config.method for candidate in drawn]
-    assert methods[0] == "none"
-    assert sorted(methods[1:7]) == sorted(methods[7:]) == METHODS
-    assert [c.config for c in draw_candidates(TINY, 13)] == [c.config for c in drawn]
-
-
-def test_where_time_is_short_fewer_are_drawn() -> None:
-    assert len(draw_candidates(TINY, 40, least=7, until=0.0)) == 7
-
-
-def test_a_measurement_is_the_ratio_times_the_usual_reference() -> None:
-    rows = measure_all(draw_candidates(TINY, 3), batch=1, seconds=0.0)
-    assert rows[0].candidate.config == CompressionConfig()
-    assert [row.candidate.backbone for row in rows] == ["tiny"] * 3
-    assert all(row.spread >= 0 for row in rows)
-
-
-def test_memory_is_a_base_and_a_share_of_what_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    def footprint(name: str, config: object, *, batch: int, threads: int) -> Footprint:
-        found = trace(load_structure(name), batch=batch)
-        return Footprint(0.0, 250 + (found.weight_bytes + 1.3 * found.peak_live_bytes) / MB)
-
-    monkeypatch.setattr(memory_fit, "footprint", footprint)
-    fit = fit_memory(("tiny", "vit_small_patch16_224"), batch=1, seconds=60.0)
-    assert fit.base_mb == pytest.approx(250, rel=1e-3)
-    assert fit.overhead == pytest.approx(1.3, rel=1e-3)
-    assert fit.points == 5
-    assert fit.worst_pct < 0.1
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"measurements": 9}, "measurements is 9; give at least 10"),
-        ({"backbones": ()}, "backbones is empty; name at least one"),
-    ],
-)
-def test_a_plan_that_cannot_work_is_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        CalibrationPlan(**wrong)  # type: ignore[arg-type]
-
-
-# --- on a device
-
-
-class Board:
-    """A made-up one, with 90 MB of runtime and 1.5 times the live tensors; `refuses` may raise."""
-
-    def __init__(self, refuses: Callable[[str, str], None] = lambda backbone, method: None) -> None:
-        self.refuses, self.asked = refuses, list[tuple[str, str]]()
-        self.runtime = "onnxruntime 1.18"
-
-    def measure(self, model: nn.Module, images: Tensor, reference: nn.Module) -> Measurement:
-        assert isinstance(model, CompressedViT)
-        self.asked.append((model.backbone.facts.name, model.config.method))
-        self.refuses(*self.asked[-1])
-        seen, own, usual = traced(model), made_up_ms(model), made_up_ms(reference)
-        peak = 90 + (seen.weight_bytes + 1.5 * seen.peak_live_bytes) / MB
-        return Measurement(
-            latency_ms=own, p90_ms=own, mad_ms=own / 50, runs=15, verdict="steady",
-            reference_latency_ms=usual, speedup=usual / own, peak_memory_mb=peak,
-            memory_source="made up", device="fake (a made-up board)", runtime=self.runtime,
-            dtype="float32", batch=1, image_shape=(3, 32, 32), threads=4, when="now",
-        )  # fmt: skip
-
-    @property
-    def measurer(self) -> DeviceMeasurer:
-        return DeviceMeasurer(
-            self.measure,
-            lambda first: Machine(
-                first.device, "an account", first.runtime, first.threads, "wall", first.dtype
-            ),
-        )
-
-
-THERE = dataclasses.replace(TINY, memory=True, seconds=30.0)
-
-
-def refusing(words: str, kind: str, *methods: str) -> Callable[[str, str], None]:
-    def refuse(backbone: str, method: str) -> None:
-        if method in methods:
-            raise MeasurementFailed(words, kind=kind)
-
-    return refuse
-
-
-def test_a_device_is_fitted_by_its_readings_memory_included() -> None:
-    found = calibrate_target(THERE, measurer=Board().measurer)
-    assert (len(found.fitted), len(found.held_out)) == (12, 3)
-    assert found.check.within_10_pct == 100.0
-    assert found.memory is not None
-    assert found.memory.base_mb == pytest.approx(90, rel=1e-3)
-    assert found.memory.overhead == pytest.approx(1.5, rel=1e-2)
-    assert (found.memory.points, found.machine.threads) == (15, 4)
-    assert found.memory.worst_pct < 0.1
-    assert found.machine.runtime == "onnxruntime 1.18"
-    row = found.fitted[0]
-    assert row.latency_ms == pytest.approx(row.reference_ms)
-    assert row.spread == pytest.approx(0.02)
-
-
-def test_what_a_device_refuses_is_passed_over_and_replaced(
-    caplog: pytest.LogCaptureFixture,
+def test_a_board_s_target_file_is_written_from_its_readings(
+    fake: FakeBoard, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    board = Board(refusing("no such operator", "load", "tome", "topk"))
+    path = tmp_path / "board.yaml"
+    plan = plan_of(target=BOARD, measurements=12, backbones=("tiny",))
     with caplog.at_level(logging.WARNING):
-        found = calibrate_target(THERE, measurer=board.measurer)
-    assert (len(found.fitted), len(found.held_out)) == (12, 3)
-    methods = [method for _, method in board.asked]
-    assert methods.count("tome") <= 2
-    assert methods.count("topk") <= 2
-    assert any("passed over: tiny to" in line for line in caplog.messages)
-    rows = [*found.fitted, *found.held_out]
-    assert not {"tome", "topk"} & {row.candidate.config.method for row in rows}
-    assert len({id(row.candidate) for row in rows}) == 15
+        found = calibrate(BOARD, output=path, base="jetson-nx", plan=plan)
+    assert fake.closed
+    assert "ats" not in fake.asked  # it cannot be exported
+    assert fake.asked.count("evit") <= 2
+    assert any(line.startswith("passed over: tiny evit") for line in caplog.messages)
+    assert "the file disagrees with torch" not in caplog.messages
+    target, base = load_target(path), load_target("jetson-nx")
+    record = target.calibration
+    assert record is not None
+    assert record.machine == "a made-up board, 4 cores, Python 3.8, onnxruntime 1.18"
+    assert record.runtime == "onnxruntime 1.18 CPUExecutionProvider"
+    assert (record.threads, record.measurements, record.memory_points) == (4, 12, 12)
+    assert "me@board" not in path.read_text()
+    assert (target.kind, target.memory_mb) == (base.kind, base.memory_mb)  # the fake tells none
+    assert not target.setting().fused_attention
+    assert target.setting().runtime_base_mb.value == pytest.approx(80, rel=0.05)
+    row = found.found.fitted[0]
+    again = predict_trace(trace(calibrating.load_structure("tiny"), fused_attention=False), target)
+    assert again.latency_ms == pytest.approx(row.latency_ms, rel=0.1)
+    assert found.to_dict()["machine"] == "a made-up board"
+    told = "\n".join(found.sentences())
+    assert "a made-up board, onnxruntime 1.18" in told
+    assert "asked for" not in told
 
 
-def test_a_method_that_is_short_of_memory_once_is_tried_again() -> None:
-    board = Board(refusing("out of memory", "memory", "tome"))
-    calibrate_target(THERE, measurer=board.measurer)
-    assert [method for _, method in board.asked].count("tome") > 2
+def test_time_that_ran_short_is_told(fake: FakeBoard, tmp_path: Path) -> None:
+    plan = dataclasses.replace(
+        plan_of(target=BOARD, measurements=30, backbones=("tiny",)), seconds=0.1
+    )
+    found = calibrate(BOARD, output=tmp_path / "board.yaml", plan=plan)
+    assert "time was too short for the 30 asked for" in "\n".join(found.sentences())
+    assert found.to_dict()["measurements"] == 10
+    assert found.to_dict()["rank_correlation"] is None
+    assert "rank correlation of too few" in "\n".join(found.sentences())
 
 
-def test_a_backbone_that_does_not_fit_on_the_device_is_left_out() -> None:
-    def refuse(backbone: str, method: str) -> None:
-        if backbone != "tiny":
-            raise MeasurementFailed("out of memory", kind="memory")
-
-    board = Board(refuse)
-    plan = dataclasses.replace(THERE, backbones=("tiny", "deit_tiny_patch16_224"), measurements=10)
-    found = calibrate_target(plan, measurer=board.measurer)
-    assert {row.candidate.backbone for row in found.fitted} == {"tiny"}
-    assert [name for name, _ in board.asked].count("deit_tiny_patch16_224") == 1
+def test_a_device_may_take_longer_than_this_machine() -> None:
+    assert plan_of().seconds == 288.0
+    assert plan_of(target="ray:board").seconds == 888.0
+    assert plan_of(target="ssh://me@board", minutes=60).seconds == 3588.0
 
 
-def test_too_few_are_told_in_a_sentence_with_the_last_reason() -> None:
-    board = Board(refusing("the board has no such operator", "load", "none", *METHODS))
-    with pytest.raises(AutotokError, match=r"only 0 configurations .* needs 10 .*no such operator"):
-        calibrate_target(THERE, measurer=board.measurer)
-    assert len(board.asked) <= 10
+@pytest.mark.parametrize("left", [0, 4])
+def test_a_dead_board_ends_it_with_exit_code_4_and_nothing_is_written(
+    fake: FakeBoard, run: Callable[..., tuple[int, str, str]], tmp_path: Path, left: int
+) -> None:
+    fake.left, path = left, tmp_path / "board.yaml"
+    code, out, err = run("calibrate", "--target", BOARD, *QUICK, "-o", path, "-q")
+    assert code == 4
+    assert err.count("device 'ssh://me@board' does not answer") == 1
+    assert out == ""
+    assert not path.exists()
+    assert fake.closed
 
 
-def test_a_device_that_is_gone_ends_it() -> None:
-    def gone(backbone: str, method: str) -> None:
-        if len(board.asked) == 4:
-            raise DeviceUnreachable("device 'fake' does not answer")
-
-    board = Board(gone)
-    with pytest.raises(DeviceUnreachable):
-        calibrate_target(THERE, measurer=board.measurer)
-    assert len(board.asked) == 4
+def test_the_file_is_named_after_the_board_by_default(
+    fake: FakeBoard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = plan_of(target=BOARD, measurements=10, backbones=("tiny",))
+    assert calibrate(BOARD, plan=plan).path == Path("calibrated-board.yaml")
+    assert module._short("ray:nano@10.0.0.1:6379") == "nano"
 
 
-def test_a_reading_of_another_runtime_is_not_mixed_in() -> None:
-    board = Board()
-    measurer, tiny = board.measurer, load_structure("tiny", device="cpu")
-    model, images = autotok.compress(tiny, CompressionConfig()), torch.zeros(1, 3, 32, 32)
-    measurer.measure(model, images, tiny, seconds=1.0)
-    board.runtime = "torch 2.4 TorchScript"
-    with pytest.raises(MeasurementFailed, match=r"with runtime torch 2\.4 .* after onnx"):
-        measurer.measure(model, images, tiny, seconds=1.0)
+# --- a real one
 
 
-def test_methods_that_the_device_cannot_run_are_not_drawn() -> None:
-    drawn = draw_candidates(dataclasses.replace(TINY, without=("tome", "ltp")), 13)
-    assert {c.config.method for c in drawn} == {"none", *METHODS} - {"tome", "ltp"}
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[server.Board]:
+    monkeypatch.setenv("AUTOTOK_SSH", f"ssh -F {tmp_path / 'config'}")
+    with server.sshd(tmp_path) as found:
+        yield found
 
 
-def test_a_runtime_without_a_kernel_for_attention_is_traced_as_such() -> None:
-    plan = dataclasses.replace(TINY, fused_attention=False, dtype="float16")
-    (fused,), (apart,) = draw_candidates(TINY, 1), draw_candidates(plan, 1)
-    softmax = NAMES.index("softmax.elements")
-    assert apart.amounts[softmax] > fused.amounts[softmax]
-    assert apart.memory[0] == pytest.approx(fused.memory[0] / 2)
+@needs_sshd
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="no onnxruntime here")
+def test_a_board_is_calibrated_over_ssh(
+    board: server.Board, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(devices, "ROUNDS", 3)
+    monkeypatch.setattr(calibrating, "drawable_methods", lambda facts: ["topk", "random"])
+    path, address = tmp_path / "nano.yaml", board.address()
+    plan = plan_of(target=address, measurements=10, minutes=2, backbones=("tiny",))
+    found = calibrate(address, output=path, plan=plan).found
+    assert len(found.fitted) + len(found.held_out) == 10
+    assert found.machine.runtime.startswith("onnxruntime")
+    assert found.memory is not None
+    record = load_target(path).calibration
+    assert record is not None
+    assert "Python 3" in record.machine
+    assert yaml.safe_load(path.read_text())["memory_mb"]["value"] > 500
+    assert board.left_behind == []
 
 
-def test_what_would_take_minutes_to_export_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "drawable_methods", lambda facts: ["topk", "kmeans"])
-    drawn = draw_candidates(dataclasses.replace(TINY, most_added=100), 9)
-    assert "topk" in {c.config.method for c in drawn}
-    assert max(c.launches for c in drawn) <= drawn[0].launches + 100
-    assert max(c.launches for c in draw_candidates(TINY, 9)) > drawn[0].launches + 100
+@needs_sshd
+@pytest.mark.slow
+def test_a_board_that_is_switched_off_is_exit_code_4(
+    board: server.Board, run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    server.stop(board)
+    path = tmp_path / "off.yaml"
+    code, _, err = run("calibrate", "--target", board.address(), "-o", path, "-q")
+    assert code == 4
+    assert "does not answer" in err
+    assert not path.exists()

@@ -12,9 +12,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.counter import count_macs
-from autotok.counting.meta_model import meta_copy
-from autotok.counting.operators import OperatorClass, classify, kernels
-from autotok.predicting import trace as traces
+from autotok.counting.operators import OperatorClass
 from autotok.predicting.trace import Trace, trace
 
 CASES = [("none", ()), ("tome", (12, 8)), ("evit", (12, 9)), ("ltp", (9,)), ("pitome", (12, 9))]
@@ -98,31 +96,3 @@ def test_tracing_twice_gives_the_same() -> None:
     model = compressed("tome", (12, 8))
     first: Trace = trace(model)
     assert trace(model) == first
-
-
-@pytest.mark.parametrize("method", ["tome", "evit", "kmedoids", "ats", "sinkhorn", "dpcknn"])
-def test_remembered_results_change_no_trace(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = CompressionConfig(method=method, reductions=(Reduction(2, num_keep=9),))
-    structure = load_structure("tiny")
-    trace(compress_backbone(structure, config))
-    remembered = trace(compress_backbone(structure, config))
-    monkeypatch.setattr(traces, "_OUTCOMES", lambda func, args, kwargs: func(*args, **kwargs))
-    assert remembered == trace(compress_backbone(load_structure("tiny"), config))
-
-
-def test_a_structure_is_shared_by_copies_and_left_as_it_was() -> None:
-    structure = meta_copy(load_structure("tiny"))
-    before = dict(vars(structure))
-    model = compress_backbone(structure, CompressionConfig("topk", (Reduction(2, num_keep=9),)))
-    assert meta_copy(model).backbone is structure
-    assert meta_copy(model, dtype=torch.float16).backbone is not structure
-    trace(model)
-    assert vars(structure) == before
-    real = compress_backbone(tiny_backbone(), model.config)
-    assert meta_copy(real).backbone is not real.backbone
-
-
-def test_an_operator_nobody_classified_is_called_other() -> None:
-    assert classify("fft_r2c") is OperatorClass.OTHER
-    assert kernels("fft_r2c") == 1
-    assert (kernels("view"), kernels("sort")) == (0, 2)

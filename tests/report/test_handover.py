@@ -10,7 +10,9 @@ import yaml
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
-from autotok.report.handover import hand_over, run_points
+from autotok.report.handover import hand_over
+from autotok.searching.records.comparison import compare_front
+from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import run_search
 from autotok.searching.running.question import Question
 from autotok.searching.running.session import Session, build_problem
@@ -25,7 +27,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, SearchR
     session = build_problem(question)
     settings = SearchSettings(n_trials=4, retrain_trials=0)
     folder = tmp_path_factory.mktemp("runs") / "one"
-    return session, run_search(settings, session.problem, folder)
+    sections = {"question": session.question.to_dict()}
+    return session, run_search(settings, session.problem, folder, sections=sections)
 
 
 def handed(session: Session, result: SearchResult, asked: list[str]) -> Path:
@@ -74,25 +77,12 @@ def test_what_fine_tuning_did_travels_with_the_best(searched: tuple[Session, Sea
     )
     front = tuple(tuned if r.number == best.number else r for r in result.front)
     final = dataclasses.replace(result.final, front=front, best=tuned)
+    found = compare_front(final, records=result.records)
+    RunDirectory(result.directory).write_json(
+        "pareto.json", {**final.to_dict(), "budgets": [], "comparisons": found.to_dict()}
+    )
     folder = handed(session, dataclasses.replace(result, final=final), [])
     evidence = yaml.safe_load((folder / "best.yaml").read_text())["evidence"]
     assert evidence["tuned"]["steps"] == 10
     assert evidence["tuning_gain"]["gain"]["num_images"] == 48
     assert "<h2>Fine-tuning</h2>" in (folder / "report.html").read_text()
-
-
-def test_a_configuration_stands_once_among_the_points(
-    searched: tuple[Session, SearchResult],
-) -> None:
-    _, result = searched
-    final = result.final
-    points = run_points(
-        front=final.front,
-        best=final.best,
-        controls=final.controls,
-        reference=final.reference,
-        trials=result.records,
-    )
-    numbers = [p.number for p in points]
-    assert len(numbers) == len(set(numbers))
-    assert {p.kind for p in points} >= {"best", "uncompressed", "random control"}

@@ -5,9 +5,11 @@ import math
 
 import pandas as pd
 import pytest
+from evidence import final
 
 from autotok.metrics import TABLE, metric_of
-from autotok.report.points import Point
+from autotok.report.points import Point, points_of
+from autotok.searching.records.comparison import Comparisons
 
 ROW = {
     "number": 7, "method": "tome", "layers": "3 6", "counts": "420 210", "macs_g": 2.25,
@@ -74,3 +76,10 @@ def test_a_point_knows_its_value_of_every_metric_of_the_table() -> None:
     others = [m for m in TABLE if m.kind != "judged"]
     assert [point.value(m) for m in others] == [figures[m.column] for m in others]
     assert point.value(metric_of("top1")) == figures["top1_pct"]
+
+
+def test_a_configuration_of_the_final_evaluation_stands_once() -> None:
+    points = points_of({**vars(final()), "comparisons": Comparisons()})
+    numbers = [p.number for p in points]
+    assert len(numbers) == len(set(numbers))
+    assert {p.kind for p in points} == {"best", "front", "uncompressed", "random control"}

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,3 +33,41 @@ def test_a_folder_that_cannot_be_had_is_told_before_anything_is_loaded(
                           ("x" * 300, "File name too long")):  # fmt: skip
         with pytest.raises(AutotokError, match=words):
             autotok.search("tiny", data="digits", budget="60%", output=tmp_path / output)
+
+
+def test_a_run_of_another_model_is_no_start(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(AutotokError, match="searched data digits, and this search is of cifar10"):
+        autotok.search("tiny", data="cifar10", budget="60%", output=tmp_path / "run",
+                       warm_start=[finished_run])  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_started_from(finished_run: Path, no_onnx: None, tmp_path: Path) -> None:
+    run = autotok.search("tiny", data="digits", budget="50%", output=tmp_path / "run", n_trials=3,
+                         max_images=40, timeout_s=None, retrain_trials=0, methods=["tome", "evit"],
+                         warm_start=[finished_run])  # fmt: skip
+    front = {r.config.method for r in autotok.Run(finished_run).records()["front"]}
+    assert run.trials["method"].iloc[0] in front | {"none"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"data": "gone"}, "data folder '.*gone' does not exist"),
+        ({"train_data": "gone"}, "data folder '.*gone' does not exist"),
+        ({"class_names": "gone"}, "has its own classes"),
+        ({"checkpoint": "gone.pth"}, r"checkpoint 'gone\.pth' does not exist"),
+        ({"backbone": "tinny"}, "did you mean 'tiny'"),
+    ],
+)
+def test_what_is_named_and_is_not_there_is_told_before_the_hand_over_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], words: str
+) -> None:
+    def no_checking(*_: object) -> None:
+        raise AssertionError("imported onnxruntime first")
+
+    monkeypatch.setattr("autotok.report.search_run.check_hand_over", no_checking)
+    asked = {"backbone": "tiny", "data": "digits", "budget": "60%", **given}
+    with pytest.raises(AutotokError, match=words):
+        autotok.search(output=tmp_path / "run", **asked)
+    assert not (tmp_path / "run").exists()

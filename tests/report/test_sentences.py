@@ -5,8 +5,7 @@ import dataclasses
 from evidence import final, hits, record
 
 from autotok.metrics import metric_of
-from autotok.report.handover import run_points
-from autotok.report.points import Point
+from autotok.report.points import Point, points_of
 from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
 from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.final import Final
@@ -17,13 +16,7 @@ BEFORE, AFTER = "1" * 250 + "0" * 150, "1" * 320 + "0" * 80
 
 
 def points(last: Final) -> list[Point]:
-    return run_points(
-        front=last.front,
-        best=last.best,
-        controls=last.controls,
-        reference=last.reference,
-        comparisons=compare_front(last),
-    )
+    return points_of({**vars(last), "comparisons": compare_front(last)})
 
 
 def test_ties_are_called_ties_and_cheaper_ones_are_named() -> None:

@@ -5,15 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from tiny_supernet import SPEC
 
 from autotok.backbones.autoformer import AutoFormer
 from autotok.backbones.autoformer_family import load_supernet
-from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET, load_demo_supernet
+from autotok.backbones.demo import DEMO_SUBNET, load_demo_supernet
 from autotok.backbones.loading import load_backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
-from autotok.backbones.supernet_file import read_origin, save_cut, save_supernet
+from autotok.backbones.supernet_file import save_cut
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import CheckpointError, ExportError
@@ -84,28 +83,6 @@ def test_a_cut_file_is_refused_as_another_subnet_backbone_or_supernet(
         load_backbone("autoformer_demo", checkpoint=path)
     with pytest.raises(CheckpointError, match="not the supernet"):
         load_supernet(NAME, path)
-
-
-def test_a_file_with_a_broken_description_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    tensors = {"a": torch.zeros(1)}
-    for text in ("{", "{}", '{"backbone": "x", "spec": {"depth": "a"}, "subnet": {}}'):
-        save_file(tensors, path, metadata={"autotok_autoformer": text})
-        with pytest.raises(CheckpointError, match="is damaged") as caught:
-            read_origin(path)
-        assert "\n" not in str(caught.value)
-    save_file(tensors, path)
-    assert read_origin(path) is None
-
-
-def test_a_supernet_file_keeps_shapes_choices_pooling_and_default(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    net = AutoFormerSupernet(DEMO_SPEC)
-    save_supernet(net, path, default=DEMO_SUBNET)
-    origin = read_origin(path)
-    assert origin is not None
-    assert (origin.backbone, origin.spec) == ("autoformer_demo", DEMO_SPEC)
-    assert origin.subnet == DEMO_SUBNET
 
 
 def test_a_view_of_any_subnet_can_be_compressed(supernet: AutoFormerSupernet) -> None:

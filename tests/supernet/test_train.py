@@ -21,16 +21,12 @@ from autotok.backbones.autoformer_family import load_supernet, supernet_structur
 from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET, load_demo_supernet
 from autotok.backbones.loading import load_backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
-from autotok.backbones.supernet_file import save_supernet
 from autotok.errors import CheckpointError, ConfigError, DataError, RunDirectoryError
-from autotok.evaluation.augment import augmented
-from autotok.evaluation.demo import DemoDigits
 from autotok.supernet.batches import training_batches
 from autotok.supernet.checkpoint import fresh_state
 from autotok.supernet.judge import judge_supernet
-from autotok.supernet.live_tokens import choose_live, forward_live
 from autotok.supernet.recipe_file import load_recipe
-from autotok.supernet.sampling import draw_subnet, draw_subnets, sample_uniform
+from autotok.supernet.sampling import draw_subnets
 from autotok.supernet.train import train_from_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -124,54 +120,6 @@ def test_the_recorded_run_s_first_batch_is_drawn_again() -> None:
     assert batch.index is not None
     assert int(batch.index.sum()) == 1724687
     assert batch.labels.tolist()[:4] == [0, 1, 2, 3]
-
-
-def test_live_tokens_keep_the_whole_digit_and_stand_for_the_whole_canvas() -> None:
-    data = DemoDigits("train", 10)
-    for index in range(10):
-        canvas, _, box = data.draw(index)
-        rng = np.random.default_rng(index)
-        live = choose_live(canvas, box, 8, 70, 1.0, rng)
-        assert len(set(live.index.tolist())) == 70
-        assert live.size.sum() == pytest.approx(841, rel=1e-4)
-        digit = {int(r * 29 + c) for r, c in box.patches(8)}
-        kept = dict(zip(live.index.tolist(), live.size.tolist(), strict=True))
-        assert digit <= set(kept)
-        assert all(kept[i] == 1.0 for i in digit)
-
-
-def test_all_tokens_live_with_size_one_is_the_whole_canvas() -> None:
-    torch.manual_seed(0)
-    view = SupernetView(AutoFormerSupernet(DEMO_SPEC), DEMO_SPEC.smallest()).eval()
-    images = torch.stack([DemoDigits("val", 2)[i][0] for i in range(2)])
-    index = torch.stack([torch.randperm(841), torch.randperm(841)])
-    with torch.no_grad():
-        live = forward_live(view, images, index, torch.ones(2, 841))
-        torch.testing.assert_close(live, view(images), atol=2e-5, rtol=1e-4)
-
-
-def test_subnets_are_drawn_from_the_choices_and_the_asked_kinds() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        subnet = sample_uniform(DEMO_SPEC, rng)
-        DEMO_SPEC.check(subnet)
-        assert subnet.embed_dim in DEMO_SPEC.embed_choices
-        assert subnet.depth in DEMO_SPEC.depth_choices
-        assert set(subnet.heads) <= set(DEMO_SPEC.heads_choices)
-    shares = {"largest": 0.5, "default": 0.5}
-    kinds = {draw_subnet(DEMO_SPEC, DEMO_SUBNET, shares, rng) for _ in range(20)}
-    assert kinds == {DEMO_SPEC.largest(), DEMO_SUBNET}
-    with pytest.raises(ConfigError, match="did you mean 'largest'"):
-        draw_subnet(DEMO_SPEC, DEMO_SUBNET, {"lagrest": 1.0}, rng)
-
-
-def test_half_precision_weights_round_trip(tmp_path: Path) -> None:
-    net = AutoFormerSupernet(DEMO_SPEC)
-    save_supernet(net, tmp_path / "w.safetensors")
-    again = load_demo_supernet(tmp_path / "w.safetensors")
-    for mine, theirs in zip(net.parameters(), again.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=1e-3)
-    assert (tmp_path / "w.safetensors").stat().st_size < 12e6
 
 
 def same_files(one: Path, other: Path) -> bool:
@@ -290,25 +238,3 @@ def test_trained_weights_load_by_name_under_the_official_keys(tmp_path: Path) ->
     assert results["subnets"][0]["num_images"] == 10
     with pytest.raises(CheckpointError, match="written for backbone 'autoformer_custom'"):
         load_supernet("autoformer_tiny", weights)
-
-
-def test_every_epoch_shows_every_image_once(tmp_path: Path) -> None:
-    stages = [{**TINY_STAGE, "steps": 30, "batch_size": 127}]  # 11 batches are the 1,397 scans
-    recipe = load_recipe(tiny_recipe(tmp_path, stages=stages))
-    view = SupernetView(AutoFormerSupernet(SPEC), SPEC.largest())
-    batches = training_batches(recipe, view)
-    rng = np.random.default_rng(0)
-    epochs = [[batches.batch(11 * e + i, rng).labels for i in range(11)] for e in range(2)]
-    one, two = (torch.cat(labels) for labels in epochs)
-    assert torch.equal(one.sort().values, two.sort().values)
-    assert not torch.equal(one, two)
-
-
-def test_augmented_images_are_shifted_and_flipped_by_their_seed() -> None:
-    images = torch.arange(2 * 64, dtype=torch.float32).reshape(2, 1, 8, 8).repeat(8, 1, 1, 1)
-    once, again = (augmented(images, "crop-flip", np.random.default_rng(3)) for _ in range(2))
-    assert torch.equal(once, again)
-    assert once.shape == images.shape
-    assert not torch.equal(once, images)
-    middle = images[0, 0, 3, 3]  # a shift of one pixel at most keeps the middle inside
-    assert all((picture == middle).any() for picture in once[::2, 0])

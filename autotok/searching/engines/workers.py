@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 
 from autotok.errors import AutotokError, ConfigError
@@ -34,6 +34,7 @@ _ATTEMPTS = 2
 """Of a job whose worker dies."""
 _STARTS = 4
 """Workers in a row that may die while they start."""
+# no code that Python, a shell or a signal gives
 _REIMPORTED = 86
 """Exit code of a worker that found itself running the caller's script again."""
 _FAREWELL_S = 1.0
@@ -48,7 +49,12 @@ class ProcessEngine:
     """
 
     def __init__(
-        self, factory: WorkerFactory, workers: int, *, timeout_s: float | None = None
+        self,
+        factory: WorkerFactory,
+        workers: int,
+        *,
+        timeout_s: float | None = None,
+        gpus: Sequence[str] = (),
     ) -> None:
         """Start the processes.
 
@@ -57,6 +63,7 @@ class ProcessEngine:
             workers: Number of processes.
             timeout_s: An evaluation that takes longer is stopped and fails; one of more images than
                 the smallest so far may take longer in proportion, a fine-tune any time.
+            gpus: Each process sees one of them, in turns; whatever is here, if none is named.
 
         Raises:
             ConfigError: `workers` is not positive, or the factory does not pickle.
@@ -74,8 +81,9 @@ class ProcessEngine:
         self._closed = False
         self._begin = time.monotonic()
         self._workers: list[_Process] = []
-        for _ in range(workers):
-            self._workers.append(_Process(self._threads))
+        for seat in range(workers):
+            gpu = gpus[seat % len(gpus)] if gpus else None
+            self._workers.append(_Process(self._threads, gpu))
 
     def start(self) -> float:
         """Wait until every worker is built; the seconds that took since this was made.
@@ -183,7 +191,7 @@ class ProcessEngine:
             self._jobs.appendleft((worker.job, worker.attempt))
         else:
             self._done.append(Outcome(worker.job, None, worker.seconds, words))
-        return _Process(self._threads)
+        return _Process(self._threads, worker.gpu)
 
     def _note_stillborn(self, worker: _Process, words: str) -> None:
         """A worker died before it was ready: another one is started, unless none ever gets there.
@@ -210,14 +218,14 @@ class ProcessEngine:
         self._done.append(Outcome(worker.job, None, worker.seconds, reason))
         worker.dismiss()
         worker.join(time.monotonic() + _FAREWELL_S)
-        return _Process(self._threads)
+        return _Process(self._threads, worker.gpu)
 
 
 class _Process:
     """One worker process, seen from the driver: 'starting', 'idle', 'busy' or 'dead'."""
 
-    def __init__(self, threads: int) -> None:
-        self.state = "starting"
+    def __init__(self, threads: int, gpu: str | None = None) -> None:
+        self.state, self.gpu = "starting", gpu
         self.job: Job | None = None
         self.attempt = 0
         self.deadline: float | None = None
@@ -228,7 +236,7 @@ class _Process:
         self._process = _CONTEXT.Process(
             target=_serve, args=(theirs, threads), daemon=True, name="autotok-worker"
         )
-        with _child_env(threads):
+        with _child_env(threads, gpu):
             self._process.start()
         theirs.close()
 
@@ -287,10 +295,13 @@ class _Process:
 
 
 @contextlib.contextmanager
-def _child_env(threads: int) -> Iterator[None]:
-    """What a child inherits: its number of threads, and deafness to `SIGNALS` from the start."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+def _child_env(threads: int, gpu: str | None) -> Iterator[None]:
+    """What a child inherits: its number of threads, its GPU, and deafness to `SIGNALS` from the
+    start."""
+    own = {"OMP_NUM_THREADS": str(threads)}
+    own |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
     masked = None
     if sys.platform != "win32":
         importlib.import_module("multiprocessing.resource_tracker").ensure_running()
@@ -298,10 +309,11 @@ def _child_env(threads: int) -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         if masked is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 

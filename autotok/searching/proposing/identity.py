@@ -22,6 +22,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from autotok.errors import RunDirectoryError, StudyTaken
+from autotok.plain_data import Place, typed
 from autotok.searching.records.objective import Objective
 
 __all__ = [
@@ -84,7 +85,7 @@ def check_study(
         raise StudyTaken(f"study '{name}' belongs to another run; choose another --study")
     if (attrs.get("fingerprint") or identity.fingerprint) != identity.fingerprint:
         raise StudyTaken(
-            f"study '{name}' was started with another backbone, space, budget or data;"
+            f"study '{name}' was started with another backbone, space, budget, data or precision;"
             " start a new run with another --output, under another --study"
         )
     labels, known = [o.label for o in objectives], study.metric_names
@@ -193,7 +194,7 @@ class Owner:
     place: str
     """Boot and process namespace: only there does the process number mean anything."""
     pid: int
-    started: str
+    started: str = ""
     """When, by the machine's own count; a number that was given away again differs in it."""
 
     @classmethod
@@ -203,10 +204,9 @@ class Owner:
         return cls(socket.gethostname(), _place(), pid, _started(pid))
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Owner:
+    def from_dict(cls, data: object, where: Place | str = "owner of the study") -> Owner:
         """From `dataclasses.asdict` of one."""
-        pid = int(data.get("pid", 0))
-        return cls(str(data.get("host")), str(data.get("place")), pid, str(data.get("started", "")))
+        return typed(cls, data, where, newer=True)
 
     @property
     def gone(self) -> bool:

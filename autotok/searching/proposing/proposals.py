@@ -42,7 +42,7 @@ from .identity import StudyIdentity, claim, name_metrics, open_study, release
 from .samplers import check_sampler, faults_of, grid_point, make_sampler
 from .storage import damaged_journal, hold_journal, is_url, open_storage, storage_errors
 
-__all__ = ["CRASH", "Proposals"]
+__all__ = ["CRASH", "Proposals", "record_of"]
 
 CRASH = 3
 """Deaths from outside that one crash weighs as much as."""
@@ -143,7 +143,7 @@ class Proposals:
         for trial in self._study.get_trials(deepcopy=False):
             if not trial.state.is_finished():
                 trial = self._settled(trial)
-            record = _record_of(trial)
+            record = record_of(trial)
             if "died" in trial.user_attrs:
                 self.deaths[int(trial.user_attrs["number"])] += int(trial.user_attrs["died"])
             if record is not None:
@@ -156,7 +156,8 @@ class Proposals:
         storage, attrs = self._study._storage, trial.user_attrs
         told = attrs.get("record")
         if told is not None and attrs.get("reason") != _INTERRUPTED:
-            self._finish(trial._trial_id, TrialRecord.from_dict(json.loads(told)))
+            record = TrialRecord.from_json(told, f"trial {trial.number} of the study")
+            self._finish(trial._trial_id, record)
         else:
             storage.set_trial_user_attr(trial._trial_id, "reason", _INTERRUPTED)
             if attrs.get("in_process"):
@@ -315,12 +316,12 @@ class Proposals:
         return self._attrs.get(key)
 
 
-def _record_of(trial: FrozenTrial) -> TrialRecord | None:
+def record_of(trial: FrozenTrial) -> TrialRecord | None:
     """What was found, if the trial was finished with it: not of one given up while it was told."""
     text = trial.user_attrs.get("record")
     if text is None or trial.user_attrs.get("reason") == _INTERRUPTED:
         return None
-    record = TrialRecord.from_dict(json.loads(text))
+    record = TrialRecord.from_json(text, f"trial {trial.number} of the study")
     return record if _STATES.get(record.state) == trial.state else None
 
 

@@ -85,23 +85,34 @@ class Surrogate:
         self._ranked: tuple[int, list[Params]] = -1, []
 
     def propose(
-        self, number: int, attempt: int, records: Sequence[TrialRecord], ceiling: float | None
+        self,
+        number: int,
+        attempt: int,
+        records: Sequence[TrialRecord],
+        ceiling: float | None,
+        earlier: Sequence[TrialRecord] = (),
     ) -> Params | None:
         """Parameters of trial `number`, the next best at each further attempt; None where nothing
         was seen yet.
 
-        `ceiling` is the quality of the uncompressed model, where it is known.
+        `ceiling` is the quality of the uncompressed model, where it is known; `earlier` records are
+        those of another run of the same model and images, which may be tried again.
         """
         if self._ranked[0] != number:
-            self._ranked = number, self._rank(number, records, ceiling)
+            self._ranked = number, self._rank(number, records, ceiling, earlier)
         ranked = self._ranked[1]
         return ranked[attempt] if attempt < len(ranked) else None
 
     def _rank(
-        self, number: int, records: Sequence[TrialRecord], ceiling: float | None
+        self,
+        number: int,
+        records: Sequence[TrialRecord],
+        ceiling: float | None,
+        earlier: Sequence[TrialRecord],
     ) -> list[Params]:
         """The most promising proposals, best first; none where too little was seen."""
-        seen = [r for r in records if r.measured and r.config is not None and r.base is None]
+        known = [*earlier, *records]
+        seen = [r for r in known if r.measured and r.config is not None and r.base is None]
         if len(seen) < _LEAST_SEEN:
             return []
         seen = self._visible(seen)

@@ -33,6 +33,7 @@ from autotok.searching.space.search_space import Params
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from autotok.searching.space.warm_starts import warm_starts
 
+from .earlier import front_again
 from .proposals import Proposals
 from .repair import Repaired, repair
 from .surrogate import Surrogate
@@ -64,7 +65,11 @@ class TrialBuilder:
         self._settings, self._problem, self._proposals = settings, problem, proposals
         self.known: dict[str, TrialRecord] = {}
         """Trials by the id of their configuration."""
-        self._starts = self._warm_starts()
+        noted = proposals.noted("earlier") or ()
+        self._earlier = [TrialRecord.from_dict(data) for data in noted]
+        self._objectives = make_objectives(settings.objectives, problem.metric)
+        again: list[Params | None] = [*front_again(self._earlier, problem, self._objectives)]
+        self._starts = again + self._warm_starts()
         self._surrogate = self._learner() if settings.sampler == "auto" else None
 
     @property
@@ -75,9 +80,9 @@ class TrialBuilder:
     def _learner(self) -> Surrogate:
         """What chooses proposals once a few trials were seen."""
         starts = [p for p in self._starts if p is not None]
-        self._starts = self._starts[: _FIRST + (len(starts) < len(self._starts))]
-        objectives = make_objectives(self._settings.objectives, self._problem.metric)
-        return Surrogate(self._problem, objectives, starts, self._settings.seed)
+        first = max(_FIRST, len(front_again(self._earlier, self._problem, self._objectives)))
+        self._starts = self._starts[: first + (len(starts) < len(self._starts))]
+        return Surrogate(self._problem, self._objectives, starts, self._settings.seed)
 
     def proposal(
         self, number: int, plan: FidelityPlan, ceiling: float | None = None
@@ -107,7 +112,7 @@ class TrialBuilder:
         if self._surrogate is None:
             return None
         records = sorted(self._proposals.records, key=lambda r: r.number)
-        return self._surrogate.propose(number, attempt, records, ceiling)
+        return self._surrogate.propose(number, attempt, records, ceiling, self._earlier)
 
     def _attempt(
         self,

@@ -8,12 +8,13 @@ been chosen, on the same images, as the highest of several.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotok.evaluation.paired import Paired, compare
 from autotok.metrics import METRICS
+from autotok.plain_data import Place, typed
 from autotok.searching.records.final import Final
 
 from .finetune_gain import TuningGain, tuning_gains
@@ -97,14 +98,9 @@ class Standing:
         return {**data, "words": self.words}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Standing:
+    def from_dict(cls, data: object, where: Place | str = "standing") -> Standing:
         """The inverse of `to_dict`."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        values = {key: value for key, value in data.items() if key in known}
-        for name in ("against_reference", "against_best", "against_next"):
-            if values.get(name) is not None:
-                values[name] = Paired.from_dict(values[name])
-        return cls(**values)
+        return typed(cls, data, where, newer=True)
 
 
 @dataclass(frozen=True)
@@ -150,13 +146,9 @@ class Comparisons:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any] | None) -> Comparisons:
+    def from_dict(cls, data: object, where: Place | str = "comparisons") -> Comparisons:
         """The inverse of `to_dict`; empty for a run that was written without any."""
-        data = data or {}
-        return cls(
-            tuple(Standing.from_dict(item) for item in data.get("standings", ())),
-            tuple(TuningGain.from_dict(item) for item in data.get("tuning", ())),
-        )
+        return typed(cls, data or {}, where, newer=True)
 
 
 def compare_front(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotok.evaluation.paired import Paired, compare
+from autotok.plain_data import Place, typed
 
 from .record import TrialRecord
 
@@ -76,13 +77,9 @@ class TuningGain:
         return {**data, "per_minute": self.per_minute, "verdict": self.verdict}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TuningGain:
+    def from_dict(cls, data: object, where: Place | str = "gain") -> TuningGain:
         """The inverse of `to_dict`."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        values = {key: value for key, value in data.items() if key in known}
-        if values.get("gain") is not None:
-            values["gain"] = Paired.from_dict(values["gain"])
-        return cls(**values)
+        return typed(cls, data, where, newer=True)
 
 
 def tuning_gain(record: TrialRecord) -> TuningGain | None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from autotok.metrics import TABLE
+
 from .objective import Objective, losses
 from .record import TrialRecord
 
@@ -46,8 +48,18 @@ class Front:
 
     @property
     def records(self) -> list[TrialRecord]:
-        """The members, cheapest first."""
-        return sorted(self._members, key=lambda r: (r.costs.macs if r.costs else 0, r.number))
+        """The members, cheapest first: by their exact cost, or where that is no objective and
+        another cost is, by the last of those."""
+        judged = {m.column for m in TABLE if m.kind == "judged"}
+        costs = [i for i, o in enumerate(self._objectives) if o.name not in judged]
+        exact = not costs or any(o.name == "macs_g" for o in self._objectives)
+
+        def place(at: int) -> tuple[float, int]:
+            member = self._members[at]
+            macs = member.costs.macs if member.costs else 0
+            return macs if exact else float(self._points[at, costs[-1]]), member.number
+
+        return [self._members[at] for at in sorted(range(len(self._members)), key=place)]
 
     @property
     def best(self) -> TrialRecord | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from autotok.config import CompressionConfig, Primitive
 from autotok.metrics import METRICS, ON_DEVICE, Metric
+from autotok.names import known
+from autotok.plain_data import Place, parse_json, typed
 
 __all__ = ["FINISHED", "MEASURED", "Costs", "Score", "TrialRecord", "foretold"]
 
@@ -55,6 +57,9 @@ class Score:
     """Multiply-accumulates of an image over those images, where they differ between images."""
     macs_std: float | None = None
     macs_noattn_mean: float | None = None
+
+    def __post_init__(self) -> None:
+        known("metric", self.metric, METRICS)
 
 
 @dataclass(frozen=True)
@@ -166,19 +171,14 @@ class TrialRecord:
         return data
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TrialRecord:
+    def from_dict(cls, data: object, where: Place | str = "record") -> TrialRecord:
         """The inverse of `to_dict`; keys of later versions are left out."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        values = {key: value for key, value in data.items() if key in known}
-        if values.get("config") is not None:
-            values["config"] = CompressionConfig.from_dict(values["config"])
-        if values.get("costs") is not None:
-            values["costs"] = Costs(**values["costs"])
-        if values.get("score") is not None:
-            values["score"] = Score(**values["score"])
-        values["layers"] = tuple(values.get("layers", ()))
-        values["counts"] = tuple(values.get("counts", ()))
-        return cls(**values)
+        return typed(cls, data, where, newer=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> TrialRecord:
+        """From `json.dumps` of its plain data."""
+        return cls.from_dict(parse_json(text, where), where)
 
     def row(self) -> dict[str, Any]:
         """One table row: every cost convention, the realised counts, how the quality was got."""

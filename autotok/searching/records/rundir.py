@@ -11,13 +11,14 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from autotok.errors import ConfigError, RunDirectoryError
-from autotok.files import sweep_folder, write_text
+from autotok.files import check_folder, sweep_folder, write_text
 from autotok.plain_data import Place, read_yaml, typed
 
 from .record import TrialRecord
@@ -72,11 +73,7 @@ class RunDirectory:
                 raise RunDirectoryError(f"output '{path}' is a file; choose another --output")
             occupied = run.path.is_dir() and any(not run._unstarted(p) for p in run.path.iterdir())
             is_run = occupied and run.is_run
-            parent = next(p for p in (run.path, *run.path.absolute().parents) if p.exists())
-            if not parent.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, f"'{parent}' is a file")
-            if not os.access(parent, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, "not yours to write")
+            check_folder(run.path)
         except OSError as error:
             raise run.trouble(error) from error
         if occupied:
@@ -203,7 +200,9 @@ class RunDirectory:
     def section(self, name: str, cls: type[T]) -> T:
         """A part of config.yaml, typed; one that is left out has all defaults."""
         data, place = self._config()
-        return typed(cls, data.get(name) or {}, place / name)
+        read = getattr(cls, "from_dict", None) or partial(typed, cls)
+        found: T = read(data.get(name) or {}, place / name)
+        return found
 
     def _config(self) -> tuple[dict[str, Any], Place]:
         data, place = read_yaml(self.path / "config.yaml", like="a folder with a run")

@@ -17,7 +17,7 @@ from typing import Any
 
 from autotok.config import CompressionConfig
 from autotok.devices.measurement import Measurement
-from autotok.errors import AutotokError, DeviceUnreachable
+from autotok.errors import AutotokError, DeviceUnreachable, RunDirectoryError
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
 from autotok.metrics import METRICS, ON_DEVICE, PREDICTED
@@ -240,10 +240,16 @@ class DeviceCorrections:
         """Take over what a study knows, and keep further readings there."""
         self._notebook = notebook
         data = notebook.noted("measured") or {}
-        for key, item in (data.get("readings") or {}).items():
-            self._readings.setdefault(key, Measurement.from_dict(item["reading"]))
-            self._raw.setdefault(key, item["predicted"])
-        self._failures = {**(data.get("failures") or {}), **self._failures}
+        try:
+            for key, item in (data.get("readings") or {}).items():
+                self._readings.setdefault(key, Measurement.from_dict(item["reading"]))
+                self._raw.setdefault(key, item["predicted"])
+            self._failures = {**(data.get("failures") or {}), **self._failures}
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RunDirectoryError(
+                f"what was measured is damaged in the study ({type(error).__name__}: {error});"
+                " start another run"
+            ) from error
         self._early = data.get("early") or self._early or self._early_as_stated()
         self._factors = data.get("factors") or self._factors or dict(self._early)
         self._write()

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ def make_engine(
     factory: WorkerFactory,
     directory: str | Path,
     trial_timeout_s: float | None = None,
+    gpus: Sequence[str] = (),
 ) -> Engine | None:
     """The engine of a name; None where the search runs in this process.
 
@@ -113,6 +114,7 @@ def make_engine(
         directory: Run directory.
         trial_timeout_s: Stops an evaluation that takes longer; see `SearchSettings`. It takes a
             process of its own to stop one.
+        gpus: Of this machine, for local workers to take turns at; Ray gives its own.
 
     Raises:
         UsageError: a combination that cannot be; the message says which.
@@ -133,7 +135,7 @@ def make_engine(
             return None
         from autotok.searching.engines.workers import ProcessEngine
 
-        return ProcessEngine(factory, workers or 1, timeout_s=trial_timeout_s)
+        return ProcessEngine(factory, workers or 1, timeout_s=trial_timeout_s, gpus=gpus)
     if trial_timeout_s is not None:
         raise ConfigError("--trial-timeout works with --engine local; this search has --engine ray")
     from autotok.searching.engines.ray import RayEngine
@@ -179,7 +181,9 @@ def load_shared(folder: Path | None) -> Loaded | None:
         return None
     # the driver of this run wrote the file moments ago: unpickling it runs nobody else's code
     try:
-        loaded: Loaded = torch.load(folder / "model.pt", mmap=True, weights_only=False)
+        loaded: Loaded = torch.load(
+            folder / "model.pt", mmap=True, map_location="cpu", weights_only=False
+        )
     except UnicodeEncodeError:  # torch maps no file whose name the locale cannot say
         return None
     return loaded

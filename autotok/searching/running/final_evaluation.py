@@ -1,7 +1,8 @@
 """The final evaluation: the front, a random control and the uncompressed model on the full split.
 
-Only images that a configuration has not seen are run. Every result is kept with the study as soon
-as it is there, so an interrupted final evaluation goes on where it stopped.
+A race (`race.py`): the front and whatever is not told from its best start; whoever is told from the
+best takes no further images. Only images that a configuration has not seen are run. Every result is
+kept with the study as soon as it is there, so an interrupted one goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -12,51 +13,27 @@ import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from autotok.methods.registry import list_methods
+from autotok.evaluation.paired import compare
 from autotok.metrics import ON_DEVICE
 from autotok.searching.engines.base import Engine, Job, Outcome
 from autotok.searching.proposing.repair import Repaired, match_cost
 from autotok.searching.records.final import Final
-from autotok.searching.records.objective import losses
-from autotok.searching.records.pareto import Front, best_of, thin
+from autotok.searching.records.pareto import Front, best_of
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import COUNTED_IMAGES, TallyLike, to_score
-from autotok.searching.space.shape import Shape
 
+from .controls import control_shapes
 from .loop import REFERENCE, Search, after_finetune, judged, plain_tally
+from .race import finalists, in_question
 from .time_limit import Begun, TimeLimit
 
-__all__ = ["finalists", "final_evaluation"]
+__all__ = ["final_evaluation"]
 
 _LOG = logging.getLogger(__name__)
-CONTROL = "random"
 _ROUNDS = 4
 """Of choosing finalists anew where some turn out to be outside the budget."""
-
-
-def finalists(
-    search: Search, without: Collection[int] = ()
-) -> tuple[list[TrialRecord], list[TrialRecord]]:
-    """(the front, thinned, measured where a device is at hand; what that showed to be outside).
-
-    The extremes of the front, the best quality among them, stay. The front is that of all trials
-    but `without`.
-
-    Raises:
-        DeviceUnreachable: the device does not answer.
-    """
-
-    def choose(records: list[TrialRecord]) -> list[TrialRecord]:
-        front = Front(search.objectives, records).records
-        if not front:
-            return []
-        points = losses([r.values for r in front], search.objectives)
-        return [front[i] for i in thin(points, search.settings.front_size)]
-
-    pool = [r for r in search.records if r.measured and r.number not in without]
-    return search.corrections.settle(pool, choose)
 
 
 def final_evaluation(
@@ -88,7 +65,7 @@ def final_evaluation(
         fallen |= new  # all images told that they cost too much: others take their places
         chosen, more = finalists(search, fallen)
         outside = [*outside, *(r for r in more if r not in outside)]
-        chosen = word.finals([(f"final:{r.number}", r) for r in chosen])
+        chosen = word.after_race([(f"final:{r.number}", r) for r in chosen])
     front = Front(search.objectives, [r for r in chosen if r.within_budget]).records
     best = best_of(front, search.objectives)
     controls = [] if best is None else word.controls(best)
@@ -110,28 +87,57 @@ class _FinalEvaluation:
         self._clock = clock
         self._total = finalists + 1 + search.settings.control_shapes
         self._done = self._ran = 0
+        self._raced: dict[str, TrialRecord] = {}
 
     def finals_in_parts(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
-        """`finals` on ever more images, as many in the end as the time left affords."""
+        """`finals` on ever more images, of those still in the race, as many as the time affords."""
         total, clock = self._search.problem.total_images, self._clock
-        begun, found = None, []
-        self._total += (clock.final_parts - 1) * len(entries)
+        found, racing, begun = dict(entries), [key for key, _ in entries], None
         for part in range(clock.final_parts):
             last = part == clock.final_parts - 1
-            affords = functools.partial(clock.final_images, total, begun, last=last)
+            self._total = self._done + (clock.final_parts - part) * len(racing)
+            self._total += self._search.settings.control_shapes
+            affords = functools.partial(clock.final_images, total, begun, len(racing), last=last)
             if not self._more_images(part, affords):
-                self._total -= (clock.final_parts - part) * len(entries)
                 break
             ran, begin = self._ran, time.monotonic()
-            found = self.finals(entries)
-            entries = [(key, r) for (key, _), r in zip(entries, found, strict=True)]
+            found |= zip(racing, self.finals([(key, found[key]) for key in racing]), strict=True)
             begun = Begun(
                 images=self._search.plan.final,
-                members=len(entries),
                 ran=self._ran - ran,
                 seconds=time.monotonic() - begin,
             )
-        return found
+            racing = self._racing(part, found)
+        self._raced = found
+        return list(self._with_best_in_full().values())
+
+    def _with_best_in_full(self) -> dict[str, TrialRecord]:
+        """What raced; where a part that came later left the best behind one that had dropped out,
+        that one catches up."""
+        found = self._raced
+        while True:
+            best = best_of([r for r in found.values() if r.measured], self._search.objectives)
+            behind = [key for key, r in found.items() if r is best and self._job(r) is not None]
+            if not behind:
+                return found
+            found[behind[0]] = self.finals([(behind[0], found[behind[0]])])[0]
+
+    def after_race(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
+        """Those that raced as they came out of it, others on all images."""
+        new = [(key, record) for key, record in entries if key not in self._raced]
+        self._raced |= zip([key for key, _ in new], self.finals(new), strict=True)
+        return [self._raced[key] for key, _ in entries]
+
+    def _racing(self, part: int, found: Mapping[str, TrialRecord]) -> list[str]:
+        """Who takes part in what follows; kept with the study, so that a resumed one agrees."""
+        notes, objectives = self._search.proposals, self._search.objectives
+        noted: list[str] | None = notes.noted(f"racing:{part}")
+        if noted is None:
+            best = best_of([r for r in found.values() if r.measured], objectives)
+            stay = in_question(list(found.values()), objectives, best)
+            noted = [key for key, stays in zip(found, stay, strict=True) if stays]
+            notes.note(f"racing:{part}", noted)
+        return noted
 
     def _more_images(self, part: int, affords: Callable[[], int]) -> bool:
         """Set the images that `finals` runs; False where an earlier part ran as many.
@@ -156,7 +162,8 @@ class _FinalEvaluation:
         waiting = []
         for key, record in entries:
             noted = notes.noted(key)
-            known = record if noted is None else TrialRecord.from_dict(noted)
+            where = f"'{key}' of the study"
+            known = record if noted is None else TrialRecord.from_dict(noted, where)
             if noted is not None and self._job(known) is None:
                 found[key] = known
                 self._tell(known)
@@ -275,7 +282,7 @@ class _FinalEvaluation:
         """
         entries: list[tuple[str, TrialRecord]] = []
         seen: set[str] = set()
-        for shape in _control_shapes(self._search, best):
+        for shape in control_shapes(self._search, best):
             if len(entries) == self._search.settings.control_shapes or best.costs is None:
                 break
             repaired = match_cost(shape, best.costs.macs, self._search.problem)
@@ -291,7 +298,30 @@ class _FinalEvaluation:
                 record = _retrained_like(record, best)
             assert record.config is not None
             entries.append((f"control:{record.config.config_id}", record))
-        return self._finals_in_time(entries)
+        return self._contested(entries, best)
+
+    def _contested(
+        self, entries: Sequence[tuple[str, TrialRecord]], best: TrialRecord
+    ) -> list[TrialRecord]:
+        """Controls on the first images; those not told from the best there, on all of them."""
+        search = self._search
+        every, few = search.plan.final, min(search.plan.final, search.plan.more)
+        search.plan = dataclasses.replace(search.plan, final=few)
+        found = self._finals_in_time(entries)
+        tied = [
+            r
+            for r, close in zip(found, in_question(found, search.objectives, best), strict=True)
+            if close and compare(best.tally, r.tally) is not None
+        ]
+        images = search.proposals.noted("control_images")
+        if images is None:
+            images = self._clock.control_images(every, len(tied))
+            search.proposals.note("control_images", images)
+        search.plan = dataclasses.replace(search.plan, final=images)
+        keys = {record.number: key for key, record in entries}
+        more = {r.number: r for r in self.finals([(keys[r.number], r) for r in tied])}
+        search.plan = dataclasses.replace(search.plan, final=every)
+        return [more.get(r.number, r) for r in found]
 
     def _finals_in_time(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
         """`finals` of as many as the time limit affords, those at least that run first; whether
@@ -336,31 +366,3 @@ def _as_record(number: int, repaired: Repaired, origin: str) -> TrialRecord:
         violation=repaired.violation,
         origin=origin,
     )
-
-
-def _control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
-    """Shapes for random pruning on the best's subnet: its own, three stages, one early, every
-    layer. A best that takes no tokens away is met by random pruning of the default subnet."""
-    problem = search.problem
-    if CONTROL not in list_methods() or best.config is None:
-        return []
-    structure = problem.space.structure
-    subnet = best.config.subnet if best.layers else None
-    facts = problem.facts if structure is None else structure.facts(subnet)
-    if not best.layers and structure is None:
-        return []
-    depth = facts.num_blocks
-    stages = tuple(dict.fromkeys(depth * i // 4 for i in (1, 2, 3)))
-    steps = tuple((i + 1) / len(stages) for i in range(len(stages)))
-    rising = tuple((i + 1) / depth for i in range(depth))
-    shapes = [
-        Shape(CONTROL, stages, steps),
-        Shape(CONTROL, tuple(range(depth)), rising, "linear"),
-        Shape(CONTROL, (max(0, depth // 6),), (1.0,)),
-    ]
-    if best.layers:
-        gone = [1.0 - count / facts.num_patches for count in best.counts]
-        own = Shape(CONTROL, best.layers, tuple(g / gone[-1] for g in gone), "linear")
-        shapes.insert(0, own)
-    options = dict(sorted(shapes[0].reducer.resolve_options({}).items()))
-    return [dataclasses.replace(shape, options=options, subnet=subnet) for shape in shapes]

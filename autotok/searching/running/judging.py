@@ -13,6 +13,7 @@ from autotok.compression.model import CompressedViT
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Quality
 from autotok.evaluation.data import DataSource, load_data
+from autotok.evaluation.precision import ChosenFormat, choose_format
 
 from .model_worker import judged_tally, plugged_in
 
@@ -33,6 +34,7 @@ class Judged:
     """On which images thresholds were found; '' where none had to be."""
     data: DataSource
     """The images."""
+    judged_in: ChosenFormat
 
 
 def judge(
@@ -44,6 +46,7 @@ def judge(
     seed: int = 0,
     uncompressed: Backbone | None = None,
     class_names: str | Path | None = None,
+    precision: str = "auto",
     on_progress: Callable[[float, str], None] | None = None,
 ) -> Judged:
     """Quality of a model and of the uncompressed one on a data set, as a search judges it.
@@ -55,7 +58,10 @@ def judge(
     source = load_data(data, original, class_names=class_names)
     if on_progress is not None:
         on_progress(0.0, source.labelling)
-    evaluator = Evaluator(original, source, metric=metric, seed=seed)
+    chosen = choose_format(precision, original, source, seed=seed)
+    if on_progress is not None:
+        on_progress(0.0, chosen.sentence)
+    evaluator = Evaluator(original, source, metric=metric, seed=seed, precision=chosen.precision)
     if model.config.mode == "retrain" and uncompressed is None and evaluator.metric != "top1":
         raise ConfigError(
             f"the model was fine-tuned, so '{evaluator.metric}' needs the model it came from; give"
@@ -76,7 +82,7 @@ def judge(
 
     reference = evaluator.reference(0, stop, on_images=advance).quality()
     tally = judged_tally(evaluator, model, 0, stop, on_images=advance)
-    return Judged(model, tally.quality(), reference, found_on, source)
+    return Judged(model, tally.quality(), reference, found_on, source, chosen)
 
 
 def _training_images(

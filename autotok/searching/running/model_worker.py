@@ -13,6 +13,7 @@ from statistics import fmean
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
+from autotok.compression.activations import Activations
 from autotok.compression.calibrate import (
     CALIBRATION_IMAGES,
     needs_calibration,
@@ -27,6 +28,7 @@ from autotok.counting.counter import count_each, count_macs
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource
+from autotok.evaluation.transfer import sent
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
 from autotok.searching.space.problem import COUNTED_IMAGES, Tuned
@@ -63,6 +65,7 @@ class ModelWorker:
         """`training` loads the training images, or raises why there are none; `weights` is the
         folder of fine-tuned weights; without one nothing can be retrained."""
         self.backbone, self.evaluator = backbone, evaluator
+        evaluator.activations = Activations(backbone)
         self._training, self.supernet, self._weights = training, supernet, weights
         self.on_finetune: Callable[[FineTuneProgress], None] | None = None
         """Told after every step of a fine-tune."""
@@ -70,6 +73,14 @@ class ModelWorker:
         self._train_data: DataSource | None = None
         self._last: tuple[str, CompressedViT] | None = None
         self._told = False
+
+    def bring_home(self) -> None:
+        """Backbone and supernet back to the CPU, where files are written from."""
+        for part in (self.backbone, self.supernet):
+            if part is not None:
+                part.cpu()
+        self._last = self._teacher = None
+        self.evaluator.activations = Activations(self.backbone)
 
     def backbone_of(self, subnet: SubnetSpec | None) -> Backbone:
         """The backbone, or a view of another subnet on the supernet's weights."""
@@ -206,7 +217,7 @@ def plugged_in(
 def calibrated_on(model: CompressedViT, data: DataSource, seed: int) -> CompressedViT:
     """The model under thresholds found on the first images of a data set."""
     images = data.batch(data.subset(CALIBRATION_IMAGES, seed))[0]
-    return calibrated_within(model, images.to(next(model.parameters()).device))
+    return calibrated_within(model, sent(images, next(model.parameters()).device))
 
 
 def tuned(student: CompressedViT, training: DataSource, seed: int) -> CompressedViT:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotok.errors import StudyTaken
+from autotok.errors import RunDirectoryError, StudyTaken
 from autotok.plain_data import Place, typed
 from autotok.searching.engines.base import Engine
 from autotok.searching.proposing.feasible import check_budgets
 from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, check_study, new_id
-from autotok.searching.proposing.proposals import Proposals
-from autotok.searching.proposing.storage import check_storage, masked, open_storage, storage_errors
+from autotok.searching.proposing.proposals import Proposals, record_of
+from autotok.searching.proposing.storage import (
+    check_storage,
+    damaged_journal,
+    masked,
+    open_storage,
+    storage_errors,
+)
 from autotok.searching.records.objective import make_objectives
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.space.budget import Budget, stated
 from autotok.searching.space.problem import Problem
@@ -26,10 +33,10 @@ from .events import (
 )
 from .faults import crashed_before
 from .loop import Search
-from .study import SearchResult, StudyRun
+from .study import SearchResult, StudyRun, result_key
 from .time_limit import Around
 
-__all__ = ["open_search", "resume_search", "run_search"]
+__all__ = ["kept_result", "kept_trials", "open_search", "resume_search", "run_search"]
 
 
 def run_search(
@@ -41,10 +48,12 @@ def run_search(
     sections: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     around: Around | None = None,
+    earlier: Sequence[TrialRecord] = (),
 ) -> SearchResult:
     """A whole search in a new run directory.
 
     `sections` are further parts of config.yaml: what the caller needs to build the problem again.
+    `earlier` are trials of other runs of the same model and images, to start from.
     `around` is what the time limit covers besides the search itself.
 
     Raises:
@@ -81,7 +90,7 @@ def run_search(
                 **(sections or {}),
             }
             run.write_config(config)
-            job = StudyRun(settings, corrections, run, on_event, engine, around, identity)
+            job = StudyRun(settings, corrections, run, on_event, engine, around, identity, earlier)
             joined = stated(job.problem.budgets)  # what the study measured counts, not what we did
             if any(config[key] != value for key, value in joined.items()):
                 run.write_config({**config, **joined})
@@ -162,6 +171,48 @@ def open_search(
     proposals = Proposals(settings, problem, storage, identity)
     plan = plan or fidelity_plan(settings, problem.total_images, 1e-6)
     return Search(settings, problem, proposals, plan)
+
+
+def kept_trials(run: RunDirectory) -> list[TrialRecord]:
+    """The finished trials of a run in logical order, from its study.
+
+    Raises:
+        StorageUnreachable: the study's database does not answer.
+        RunDirectoryError: its journal is damaged, or there is none.
+    """
+    settings = run.section("search", SearchSettings)
+    storage = settings.storage or run.study_log
+    if settings.storage is None and not run.study_log.is_file():
+        raise RunDirectoryError(f"run '{run.path}' has no study.log; name another run")
+    with storage_errors(storage), damaged_journal(storage):
+        opened = open_storage(storage)
+        try:
+            study = opened.get_study_id_from_name(settings.study or STUDY_NAME)
+        except KeyError:
+            return []
+        found = [record_of(trial) for trial in opened.get_all_trials(study, deepcopy=False)]
+    return sorted((r for r in found if r is not None), key=lambda r: r.number)
+
+
+def kept_result(run: RunDirectory) -> dict[str, Any] | None:
+    """What a finished run's pareto.json says, from its study; None where that does not keep it.
+
+    Raises:
+        StorageUnreachable: the study's database does not answer.
+        RunDirectoryError: its journal is damaged.
+    """
+    settings = run.section("search", SearchSettings)
+    if settings.storage is None and not run.study_log.is_file():
+        return None
+    storage = settings.storage or run.study_log
+    with storage_errors(storage), damaged_journal(storage):
+        opened = open_storage(storage)
+        try:
+            study = opened.get_study_id_from_name(settings.study or STUDY_NAME)
+        except KeyError:
+            return None
+        kept = opened.get_study_user_attrs(study).get(result_key(run))
+    return dict(kept) if isinstance(kept, Mapping) else None
 
 
 def _named(settings: SearchSettings, run: RunDirectory, run_id: str) -> SearchSettings:

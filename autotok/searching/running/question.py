@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from autotok.devices.placing import check_device
 from autotok.devices.ssh_address import SshAddress
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.export.formats import check_format
 from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric
-from autotok.names import ENGINES, SUBNETS, known
+from autotok.names import ENGINES, SUBNETS, check_precision, known
 from autotok.plain_data import Place, read_yaml, typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 from autotok.searching.space.budget import BudgetRequest, parse_budgets
@@ -59,6 +60,12 @@ class Question:
     """At most this many images of the data count as its validation split."""
     device: str | None = None
     """Where finalists are measured: 'local', 'ssh://user@host' or 'ray:RESOURCE'."""
+    runs_on: str = "auto"
+    """Where models run: 'auto', 'cpu', 'cuda[:N]' or 'mps'."""
+    precision: str = "auto"
+    """What models are judged in; config.yaml keeps what 'auto' came to, for the resumes to come."""
+    precision_why: str = ""
+    """Why, in words."""
 
     def __post_init__(self) -> None:
         known("subnet", self.subnet, SUBNETS)
@@ -78,9 +85,16 @@ class Question:
             "methods": list(self.methods),
         }
 
+    @property
+    def judged_in(self) -> str:
+        """What models are judged in and why, in words."""
+        return f"models are judged in {self.precision}: {self.precision_why}"
+
     @classmethod
     def from_dict(cls, data: object, where: Place | str = "question") -> Question:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; runs of earlier versions judged in float32."""
+        if isinstance(data, Mapping):
+            data = {"precision": "float32", "precision_why": "as it began", **data}
         return typed(cls, data, where)
 
 
@@ -93,6 +107,8 @@ def check_names(
     """Raise `UsageError` for a name that cannot be; torch is not imported for it."""
     known("engine", engine, ENGINES)
     known("quality", question.quality, QUALITIES)
+    check_precision(question.precision)
+    check_device(question.runs_on)
     device = question.device or "none"
     if device.startswith("ssh:"):
         SshAddress.parse(device)

@@ -21,9 +21,11 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive
 from autotok.devices.device import Device
 from autotok.devices.measurement import Measurement
+from autotok.devices.placing import torch_device
 from autotok.errors import ConfigError, DataError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
+from autotok.evaluation.precision import choose_format
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer, Training
 from autotok.methods.image_scoring import ImageScoring
@@ -75,6 +77,7 @@ def build_problem(
     # what the user named is there: asked before anything is loaded
     check_data(question.data, question.train_data, question.class_names)
     check_file(None if question.checkpoint is None else Path(question.checkpoint))
+    placed = torch_device(question.runs_on)
     space = load_space(question.space)
     if question.methods:
         space = dataclasses.replace(space, methods=question.methods)
@@ -82,8 +85,19 @@ def build_problem(
     backbone, supernet, structure = _load_model(question, model, loaded)
     space = dataclasses.replace(space, structure=structure)
     require_device([r.metric for r in question.requests], question.target)
+    for part in (backbone, supernet):
+        if part is not None:
+            part.to(placed)
     images = _images(question, backbone, "val")
-    evaluator = Evaluator(backbone, images, metric=question.quality, seed=seed)
+    chosen = choose_format(question.precision, backbone, images, seed=seed)
+    settled = dataclasses.replace(
+        question,
+        precision=chosen.precision,
+        precision_why=question.precision_why or chosen.why,
+    )
+    evaluator = Evaluator(
+        backbone, images, metric=question.quality, seed=seed, precision=chosen.precision
+    )
     training = partial(_images, question, backbone, "train")
     worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
     reason = None if question.train_data is None else worker.why_not_trainable()
@@ -105,8 +119,9 @@ def build_problem(
         load_tally=lambda data: Tally(**data),
         count=worker.count,
         finetune=worker.finetune if weights is not None else None,
+        precision=chosen.precision,
     )
-    return Session(question, backbone, evaluator, target, problem, worker, plug_in_only)
+    return Session(settled, backbone, evaluator, target, problem, worker, plug_in_only)
 
 
 def _images(question: Question, backbone: Backbone, split: str) -> DataSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,12 @@ from .events import (
     Working,
 )
 from .faults import faults_told
-from .final_evaluation import final_evaluation, finalists
+from .final_evaluation import final_evaluation
 from .loop import REFERENCE, Search, plain_tally
+from .race import finalists
 from .time_limit import Around, TimeLimit
 
-__all__ = ["SearchResult", "StudyRun"]
+__all__ = ["SearchResult", "StudyRun", "result_key"]
 
 _LOG = logging.getLogger(__name__)
 _TABLE_EVERY_S = 5.0
@@ -100,6 +101,7 @@ class StudyRun:
         engine: Engine | None,
         around: Around,
         identity: StudyIdentity,
+        earlier: Sequence[TrialRecord] = (),
     ) -> None:
         self.settings, self.corrections, self.run = settings, corrections, run
         self.engine = engine or InProcessEngine(corrections.original)
@@ -111,6 +113,8 @@ class StudyRun:
         with run.guarded():
             self.notes = Proposals(settings, corrections.original, run.study_log, identity)
             corrections.keep_in(self.notes)
+            if earlier and self.notes.noted("earlier") is None:
+                self.notes.note("earlier", [r.to_dict() for r in earlier])
         self.notes.in_process = isinstance(self.engine, InProcessEngine)
         self.problem = corrections.problem
         self.search = Search(settings, self.problem, self.notes, FidelityPlan(1, 1, 1), corrections)
@@ -370,8 +374,15 @@ class StudyRun:
             "objectives": [dataclasses.asdict(o) for o in self.search.objectives],
             "budgets": [dataclasses.asdict(b) for b in self.problem.budgets],
             "plan": dataclasses.asdict(self.search.plan),
+            "precision": self.problem.precision,
             **final.to_dict(),
             "comparisons": found.to_dict(),
             "measuring": self.corrections.summary(),
         }
+        self.notes.note(result_key(self.run), data)
         self.run.write_json("pareto.json", data)
+
+
+def result_key(run: RunDirectory) -> str:
+    """The study's note that holds what pareto.json does; several runs may share a study."""
+    return f"result:{run.read_config().get('run_id')}"

@@ -23,8 +23,8 @@ _SPEED_SHARE = 0.05
 _MOST_ROOM = 4.0
 _LEAST_S = 1.0
 """A plan is made for so much at least."""
-_PARTS = 4
-"""Of the final evaluation: the last is an eighth of what the speed of the trials promised."""
+_PARTS = 6
+"""Of the final evaluation: after each, fewer are still in the race."""
 _SLACK = 1.1
 """Estimates are stretched by this: the machine may be busier later."""
 
@@ -44,8 +44,7 @@ class Begun:
     """The latest part of the final evaluation."""
 
     images: int
-    """Of each member, those of earlier parts included."""
-    members: int
+    """Of each that took part, those of earlier parts included."""
     ran: int
     """Images run in this part, over all members."""
     seconds: float
@@ -143,23 +142,31 @@ class TimeLimit:
         each = left / (plan.finetunes + 1)
         return min(_MOST_ROOM, max(1.0, each / (_SLACK * plan.finetune_s)))
 
-    def final_images(self, total: int, begun: Begun | None, *, last: bool) -> int:
-        """Images of the final evaluation after its next part, from the pace of the one before; the
-        random controls are still to come. A part that is not the last takes half of the time."""
+    def final_images(self, total: int, begun: Begun | None, racing: int, *, last: bool) -> int:
+        """Images that those still `racing` have seen after the next part of the final evaluation,
+        from the pace of the one before; the random controls are still to come. A part that is not
+        the last takes half of the time."""
         plan = self._search.plan
         if not self._fits_final_images():
             return plan.final
-        left = self._left() - self._control_s()
-        if begun is None:
-            seen, images = plan.more, left / max(self._final_evaluation_s(), 1e-9)
-        else:
-            pace = _SLACK * begun.seconds / begun.ran if begun.ran else self._speed()
-            seen, members = begun.images, begun.members
-            images = (left / max(pace, 1e-9) + members * seen) / (
-                members + self._settings.control_shapes
-            )
+        left, seen = self._left() - self._control_s(), plan.more
+        pace = self._speed() / min(racing, self._capacity)
+        if begun is not None:
+            seen = begun.images
+            pace = begun.seconds / begun.ran if begun.ran else pace
+        pace = _SLACK * max(pace, 1e-9)
+        left -= self._settings.control_shapes * min(plan.more, seen) * pace
+        images = seen + left / pace / racing
         images = images if last else seen + (images - seen) / 2
         return max(seen, min(total, int(images)))
+
+    def control_images(self, every: int, racing: int) -> int:
+        """Images, `every` one at most, of random controls that are not told from the best."""
+        seen = min(every, self._search.plan.more)
+        if self._limit_s is None or not racing:
+            return every
+        pace = _SLACK * max(self._speed(), 1e-9) / min(racing, self._capacity)
+        return min(every, seen + int(max(0.0, self._left()) / pace / racing))
 
     @property
     def final_parts(self) -> int:

@@ -18,6 +18,7 @@ PREFIX = "finetune."
 AUTO_STEPS = 200
 """Where no time limit says otherwise."""
 FEWEST_STEPS, MOST_STEPS = 4, 20_000
+# the backward pass has two products for each of the forward pass
 FORWARDS_PER_STEP = 3.0
 """Cost of a training step in forward passes of the same images."""
 _AUTO = re.compile(r"auto(?:/(\d+))?")

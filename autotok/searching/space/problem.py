@@ -179,6 +179,8 @@ class Problem:
     """See `Worker.finetune`; without it the space is plug-in only."""
     batch: int | None = None
     """Images at a time that the metrics on the target mean; None: the target's own."""
+    precision: str = "float32"
+    """What `evaluate` computes in."""
 
     def __post_init__(self) -> None:
         if self.finetune is None and "retrain" in self.space.mode:
@@ -203,6 +205,7 @@ class Problem:
             [repr(self.space), self.metric, self.total_images],
             [[b.metric, b.limit] for b in self.budgets],
             *([] if self.batch is None else [self.batch]),
+            *([] if self.precision == "float32" else [self.precision]),
         ]
         return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""Where a search starts: every method's published default schedule, as proposals."""
+"""Where a search starts: every method's published default schedule, spread over the front."""
 
 from __future__ import annotations
 
@@ -21,19 +21,29 @@ Schedule = tuple[tuple[int, ...], tuple[float, ...]]
 
 
 def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
-    """One proposal per method and published schedule, at the limit of the budget, no two alike."""
+    """One proposal per method and published schedule, no two alike.
+
+    The first is at the limit of the budget, those after it halve the largest gaps between costs, so
+    that however few are run, they reach from the limit to the cheapest (van der Corput's sequence).
+    """
     found: list[Params] = []
+    low, high = space.budget_fraction
     for method in space.candidates(facts):
         if method == "none":
             for subnet in _subnets(space.structure):
                 found.append(space.encode("none", (), (), facts, subnet=subnet))
             continue
         for layers, ratios in _published(method, facts) or [_default(method, facts)]:
-            most = space.budget_fraction[1]
-            params = space.encode(method, layers, ratios, facts, budget_fraction=most)
-            if params not in found:
-                found.append(params)
+            params = space.encode(method, layers, ratios, facts, budget_fraction=high)
+            if params not in [{**p, "budget_fraction": high} for p in found]:
+                fraction = high - _halved(len(found)) * (high - low)
+                found.append({**params, "budget_fraction": fraction})
     return found
+
+
+def _halved(number: int) -> float:
+    """0, 1/2, 1/4, 3/4, 1/8 ...: the binary digits of a number behind the point, last one first."""
+    return int(f"{number:b}"[::-1], 2) / 2 ** len(f"{number:b}") if number else 0.0
 
 
 def _subnets(structure: Structure | None) -> Iterator[SubnetSpec]:

@@ -16,7 +16,6 @@ from test_workers import alive, config, jobs, outcomes, until
 
 from autotok.errors import ConfigError, DeviceUnreachable, UnknownName
 from autotok.searching.engines.base import InProcessEngine, Job, WorkerFactory
-from autotok.searching.engines.job_queue import JobQueue
 from autotok.searching.engines.ray import LOSSES, RayEngine
 from autotok.searching.running.events import Event, TrialFinished
 from autotok.searching.running.opening import run_search
@@ -45,21 +44,6 @@ def test_without_ray_the_engine_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'autotok\[ray\]'"):
         engine_of(factories.fake_worker, tmp_path, 1)
-
-
-def test_a_scheduler_waits_for_the_driver_to_think_and_not_while_it_waits() -> None:
-    queue = JobQueue()
-    first, second = jobs(2)
-    queue.submit(first)
-    assert queue.next("a") == first
-    queue.submit(second)
-    assert queue.next("b") == second
-    queue.finish("a", None, "lost")
-    assert queue.collect().error == "lost"
-    queue.close()
-    assert queue.next("c") is None
-    queue.finish("unknown", None)
-    assert queue.job("b") == second
 
 
 # --- Ray started here

@@ -42,7 +42,7 @@ def test_a_study_that_exists_is_joined_only_on_request(tmp_path: Path) -> None:
         run_search(named, fake_problem(), tmp_path / "b")
     assert not (tmp_path / "b").exists()
     joining = dataclasses.replace(named, join=True, n_trials=5)
-    with pytest.raises(StudyTaken, match="another backbone, space, budget or data"):
+    with pytest.raises(StudyTaken, match="another backbone, space, budget, data or precision"):
         run_search(joining, fake_problem("40%"), tmp_path / "b")
     other = dataclasses.replace(joining, objectives=("quality", "params_m"))
     with pytest.raises(StudyTaken, match="has the objectives"):

@@ -54,7 +54,7 @@ class LowFirst(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         low = getattr(param_distribution, "low", None)
-        if low is not None and len(study.trials) < 8:
+        if low is not None and len(study.trials) < 20:
             return low
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
@@ -64,7 +64,7 @@ def proposed(result: SearchResult) -> list[dict[str, Any]]:
 
 
 def settings(sampler: object, seed: int = 0) -> SearchSettings:
-    return SearchSettings(n_trials=14, sampler=sampler, seed=seed)
+    return SearchSettings(n_trials=22, sampler=sampler, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_sampler_from_outside_searches_and_proposes_by_seed_and_trial(
     first = run_search(settings(sampler), fake_problem(), tmp_path / "a")
     again = run_search(settings(sampler), fake_problem(), tmp_path / "b")
     other = run_search(settings(sampler, seed=1), fake_problem(), tmp_path / "c")
-    assert first.evaluated == 14
+    assert first.evaluated == 22
     assert proposed(first)
     assert proposed(first) == proposed(again)
     assert proposed(first) != proposed(other)
@@ -114,22 +114,22 @@ def test_the_same_seed_sets_every_random_state_of_a_sampler_object() -> None:
 
 def test_a_run_keeps_the_spelling_of_its_sampler_and_is_resumed_with_it(tmp_path: Path) -> None:
     whole = run_search(settings(LowFirst), fake_problem(), tmp_path / "whole")
-    part = dataclasses.replace(settings(LowFirst), n_trials=9)
+    part = dataclasses.replace(settings(LowFirst), n_trials=17)
     run_search(part, fake_problem(), tmp_path / "run")
     again = SearchSettings.from_dict(part.to_dict())
     assert again.sampler == f"{LowFirst.__module__}:LowFirst"
-    resumed = resume_search(fake_problem(), tmp_path / "run", n_trials=14)
+    resumed = resume_search(fake_problem(), tmp_path / "run", n_trials=22)
     assert proposed(resumed) == proposed(whole)
 
 
 def test_a_run_of_a_nameless_sampler_is_resumed_only_with_it(tmp_path: Path) -> None:
     sampler = TPESampler(seed=1)
     whole = run_search(settings(sampler), fake_problem(), tmp_path / "whole")
-    part = dataclasses.replace(settings(sampler), n_trials=9)
+    part = dataclasses.replace(settings(sampler), n_trials=17)
     run_search(part, fake_problem(), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"sampler '<TPESampler>' .* resume .* with sampler="):
-        resume_search(fake_problem(), tmp_path / "run", n_trials=14)
-    resumed = resume_search(fake_problem(), tmp_path / "run", n_trials=14, sampler=sampler)
+        resume_search(fake_problem(), tmp_path / "run", n_trials=22)
+    resumed = resume_search(fake_problem(), tmp_path / "run", n_trials=22, sampler=sampler)
     assert proposed(resumed) == proposed(whole)
 
 

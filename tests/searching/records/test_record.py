@@ -7,11 +7,10 @@ import pytest
 
 from autotok.config import CompressionConfig, Reduction
 from autotok.devices.measurement import Measurement
-from autotok.errors import ConfigError, UnknownName
-from autotok.searching.records.objective import losses, make_objectives
+from autotok.errors import ConfigError, UsageError
 from autotok.searching.records.record import Costs, Score, TrialRecord
-from autotok.searching.space.settings import SearchSettings
 
+SCORE = Score("top1", 80.0, 75.0, 85.0, 100, top1_pct=80.0)
 RECORD = TrialRecord(
     number=4,
     state="complete",
@@ -20,7 +19,7 @@ RECORD = TrialRecord(
     counts=(98,),
     costs=Costs(2_300_000_000, 2_100_000_000, 22_000_000),
     predicted={"latency_ms": 20.0},
-    score=Score("top1", 80.0, 75.0, 85.0, 100, top1_pct=80.0),
+    score=SCORE,
     fidelity="few",
     params={"method": "tome", "budget_fraction": 1.0},
     tally={"hits": 80},
@@ -35,6 +34,31 @@ READING = Measurement(
 
 def test_a_record_survives_json() -> None:
     assert TrialRecord.from_dict(json.loads(json.dumps(RECORD.to_dict()))) == RECORD
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("number", "4", "record: number: must be a whole number, got '4'"),
+        ("costs", {"macs": 1, "macs_noattn": 1}, "record: costs: lacks the key 'params'"),
+        ("layers", 3, "record: layers: must be a list, got 3"),
+        ("feasible", "no", "record: feasible: must be true or false"),
+        ("config", {"method": 3}, "record: config.method: must be text, got 3"),
+        ("score", {**dataclasses.asdict(SCORE), "low": [1]}, "record: score.low: must be a"),
+        ("score", {**dataclasses.asdict(SCORE), "metric": "luck"}, "metric 'luck' is unkno"),
+        ("predicted", {"latency_ms": None}, "record: predicted.latency_ms: must be a number"),
+    ],
+)
+def test_a_damaged_value_of_a_record_is_one_sentence_that_names_it(
+    key: str, value: object, words: str
+) -> None:
+    data = {**RECORD.to_dict(), key: value, "of_a_later_version": 1}
+    with pytest.raises(UsageError) as caught:
+        TrialRecord.from_json(json.dumps(data), "record")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="record: is not valid JSON"):
+        TrialRecord.from_json(json.dumps(data)[:-9], "record")
 
 
 def test_a_row_names_units_and_counts() -> None:
@@ -60,30 +84,3 @@ def test_a_row_says_what_its_latency_and_memory_are() -> None:
     assert "measured_host_ms" not in row
     assert measured.values["latency_ms"] == 25.0
     assert TrialRecord.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured
-
-
-def test_losses_turn_every_objective_downwards_in_the_order_given() -> None:
-    objectives = make_objectives(("macs_g", "quality"), "top1")
-    assert losses([RECORD.values], objectives).tolist() == [[2.3, -80.0]]
-
-
-def test_less_divergence_is_better() -> None:
-    assert not make_objectives(("quality",), "kl")[0].maximise
-    assert make_objectives(("quality",), "agreement")[0].label == "agreement_pct [%]"
-
-
-def test_unknown_and_repeated_objectives_are_refused() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'latency'"):
-        make_objectives(("latancy",), "top1")
-    with pytest.raises(ConfigError, match="different names"):
-        make_objectives(("quality", "quality"), "top1")
-
-
-def test_settings_refuse_nonsense_and_unknown_keys() -> None:
-    assert SearchSettings.from_dict(SearchSettings(seed=3).to_dict()).seed == 3
-    with pytest.raises(ConfigError, match="n_trials is 0"):
-        SearchSettings(n_trials=0)
-    with pytest.raises(ConfigError, match="did you mean 'n_trials'"):
-        SearchSettings.from_dict({"n_trial": 3})
-    with pytest.raises(ConfigError, match="front_size is 1"):
-        SearchSettings(front_size=1)

@@ -143,12 +143,16 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOTOK_WEIGHTS", str(tmp_path))
 
 
-QUICK = [*ADAPTIVE, "tome", "diffrate", "tofe", "dynamicvit"]
-SWEEP = [pytest.param(m, marks=() if m in QUICK else pytest.mark.slow) for m in METHODS]
+QUICK = ["ats", "diffrate", "dynamicvit", "ltmp", "tofe-instance", "tome"]
+"""Of each kind one or two; all others are among the slow ones."""
+
+
+def some_slow(names: list[str]) -> list[object]:
+    return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names]
 
 
 @pytest.mark.usefixtures("networks")
-@pytest.mark.parametrize("name", SWEEP)
+@pytest.mark.parametrize("name", some_slow(METHODS))
 def test_what_was_judged_is_what_is_saved_loaded_and_evaluated(
     name: str, evaluator: Evaluator, tmp_path: Path
 ) -> None:
@@ -159,7 +163,7 @@ def test_what_was_judged_is_what_is_saved_loaded_and_evaluated(
         check_round_trip(retrained(config_of(method)), evaluator, tmp_path / "retrained")
 
 
-@pytest.mark.parametrize("name", ADAPTIVE)
+@pytest.mark.parametrize("name", some_slow(ADAPTIVE))
 def test_what_the_meter_reads_is_what_torch_counts_image_by_image(
     name: str, evaluator: Evaluator, tmp_path: Path
 ) -> None:

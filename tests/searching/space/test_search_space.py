@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from problems import fake_problem, vit_facts
 
-from autotok.errors import ConfigError, UnknownName
+from autotok.errors import ConfigError
 from autotok.searching.space.search_space import Parameter
 from autotok.searching.space.space_file import list_spaces, load_space, space_from_dict
-from autotok.searching.space.warm_starts import warm_starts
 
 FACTS = vit_facts()
 
@@ -69,13 +68,6 @@ def test_encoding_a_constant_r_gives_every_layer_the_same() -> None:
     assert space.decode(params, FACTS).layers == tuple(range(12))
 
 
-def test_warm_starts_hold_every_method_once_at_least() -> None:
-    space = load_space("default")
-    starts = warm_starts(space, FACTS)
-    assert {str(p["method"]) for p in starts} == set(space.candidates(FACTS))
-    assert all(p["budget_fraction"] == 1.0 for p in starts)
-
-
 def test_a_condition_restricts_an_answer() -> None:
     space = load_space("merging")
     families = set()
@@ -91,33 +83,6 @@ def test_a_fixed_option_reaches_the_configuration() -> None:
     params = space.walk(random_chooser(0), FACTS)
     assert "evit.fuse" not in params
     assert space.decode(params, FACTS).options["fuse"] is False
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ({"metods": ["tome"]}, "did you mean 'methods'"),
-        ({"schedule": {"tapper": [1, 2]}}, "did you mean 'taper'"),
-        ({"schedule": {"num_stages": [3, 1]}}, r"give \[low, high\]"),
-        ({"schedule": {"families": ["stage"]}}, "did you mean 'stages'"),
-        ({"options": {"evit": {"fus": True}}}, "did you mean 'fuse'"),
-        ([1], "must be a mapping"),
-        ({"version": 2}, "reads version 1"),
-    ],
-)
-def test_a_wrong_file_is_refused_by_its_key(data: object, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        space_from_dict(data)
-
-
-def test_an_unknown_method_in_a_space_names_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'tome'"):
-        space_from_dict({"methods": ["tomee"]})
-
-
-def test_an_unknown_space_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'default'"):
-        load_space("defualt")
 
 
 def test_a_space_that_only_retrains_is_refused_where_nothing_can_be_fine_tuned() -> None:

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import autotok
-from autotok.api.arguments import parse_keep, parse_options
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.errors import ConfigError, RunDirectoryError, UnsupportedBackbone
 from autotok.searching.space.settings import SearchSettings
@@ -62,6 +61,7 @@ def test_a_model_no_adapter_knows_is_refused() -> None:
         autotok.compress(nn.Sequential(nn.Linear(2, 2)), method="tome", r=1)
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -> None:
     model = tiny_vit()
     run = autotok.search(
@@ -79,6 +79,7 @@ def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -
     assert (again.trials["state"] == "complete").sum() >= 5
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_the_same_seed_gives_the_same_front(tmp_path: Path) -> None:
     fronts = [
         autotok.search("tiny", data="digits", budget="60%", settings=SETTINGS, output=tmp_path / n)
@@ -94,50 +95,8 @@ def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path) -> None:
         autotok.Run(tmp_path)
 
 
-@pytest.mark.parametrize(("budget", "idle"), [("60%", 0), ("9GMACs", 1)])
-def test_ask_and_tell_names_a_budget_that_limits_nothing(
-    caplog: pytest.LogCaptureFixture, budget: str, idle: int
-) -> None:
-    autotok.AskTell(tiny_backbone(), budget=budget)
-    found = [text for text in caplog.messages if "limits nothing: the uncompressed model" in text]
-    assert len(found) == idle
-
-
-def test_ask_and_tell_never_repeats_and_stays_inside_the_budget() -> None:
-    model = tiny_backbone()
-    limit = 0.6 * autotok.macs(model).macs_g
-    study = autotok.AskTell(model, budget="60%", metric="agreement")
-    seen = set()
-    for number in range(8):
-        candidate = study.ask()
-        assert candidate is not None
-        assert candidate.macs_g <= limit
-        seen.add(candidate.config.config_id)
-        if number == 3:
-            study.fail(candidate, "the board caught fire")
-        else:
-            study.tell(candidate, 50.0 + number)
-    assert len(seen) == 8
-    front = study.front()
-    assert front
-    assert all(record.score is not None for record in front)
-
-
 def test_predictions_name_their_target_and_what_stands_behind_them() -> None:
     found = autotok.predict(tiny_backbone(), "rtx3090")
     assert found.latency_ms > 0
     assert found.target == "rtx3090"
     assert "checked" in found.source
-
-
-def test_small_notations_are_read_or_refused() -> None:
-    assert parse_keep("0.7@3, 0.5@6") == {3: 0.7, 6: 0.5}
-    assert parse_options(["alpha=0.5", "fuse=false", "score=cls"]) == {
-        "alpha": 0.5,
-        "fuse": False,
-        "score": "cls",
-    }
-    with pytest.raises(ConfigError, match="RATIO@LAYER"):
-        parse_keep("0.7")
-    with pytest.raises(ConfigError, match="NAME=VALUE"):
-        parse_options(["alpha"])

@@ -2,28 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 
-from autotok.backbones.base import Backbone
 from autotok.methods import Kind, TokenReducer, get_method, list_methods
 from autotok.methods.primitives import select
 from autotok.testing import (
-    MODEL_CHECKS,
     REDUCTION_CHECKS,
     check_method,
     default_backbones,
-    example_config,
-    synthetic_facts,
 )
 from autotok.testing import reduction_case as reduction_case
-from autotok.testing.model import check_export
 from autotok.tokens import Taps, Tokens
 
 ReductionCheck = Callable[[type[TokenReducer]], None]
-ModelCheck = Callable[[type[TokenReducer], Backbone], None]
 
 
 def named(check: object) -> str:
@@ -34,29 +27,6 @@ def named(check: object) -> str:
 @pytest.mark.parametrize("method", list_methods())
 def test_a_reduction_keeps_its_promises(method: str, check: ReductionCheck) -> None:
     assert check(get_method(method)) is None  # type: ignore[func-returns-value]
-
-
-def on_backbones() -> list[Any]:
-    """Every check on every backbone; an export takes seconds, so that the default run has those of
-    `tiny`, and the whole matrix is among the slow ones."""
-    return [
-        pytest.param(
-            check,
-            backbone,
-            id=f"{backbone.facts.name}-{named(check)}",
-            marks=[pytest.mark.slow] * (check is check_export and backbone.facts.name != "tiny"),
-        )
-        for backbone in default_backbones()
-        for check in MODEL_CHECKS
-    ]
-
-
-@pytest.mark.parametrize(("check", "backbone"), on_backbones())
-@pytest.mark.parametrize("method", list_methods())
-def test_a_compressed_model_keeps_its_promises(
-    method: str, check: ModelCheck, backbone: Backbone
-) -> None:
-    assert check(get_method(method), backbone) is None  # type: ignore[func-returns-value]
 
 
 class Honest(TokenReducer):
@@ -171,17 +141,3 @@ def test_check_method_runs_the_whole_contract_by_name() -> None:
     check_method("none", backbones=default_backbones()[:1])
     with pytest.raises(Exception, match="did you mean 'tome'"):
         check_method("tomee")
-
-
-def test_example_configurations_reduce_twice_unless_the_method_reduces_once() -> None:
-    facts = synthetic_facts(1)
-    assert len(example_config(get_method("tome"), facts).reductions) == 2
-    assert len(example_config(get_method("ltp"), facts).reductions) == 1
-    assert example_config(get_method("none"), facts).reductions == ()
-
-
-def test_a_scene_hands_out_exactly_the_declared_taps() -> None:
-    assert reduction_case(get_method("tome")).taps.names() == ("keys",)
-    assert reduction_case(get_method("topk")).taps.names() == ("cls_attention",)
-    assert reduction_case(get_method("topk"), num_prefix=0).taps.names() == ("column_means",)
-    assert reduction_case(get_method("random")).taps.names() == ()

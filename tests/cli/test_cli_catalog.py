@@ -43,7 +43,10 @@ def test_an_unknown_method_is_one_sentence_with_the_nearest_name(run: Run) -> No
     assert err.strip().count("\n") == 0
 
 
-def test_pages_are_written_to_a_folder(run: Run, tmp_path: Path) -> None:
+def test_pages_are_written_to_a_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotok.report.method_pages.list_methods", lambda: ["tome", "topk"])
     code, out, _ = run("methods", "--write", str(tmp_path / "pages"))
     assert code == 0
     assert "pages written to" in out
@@ -64,3 +67,26 @@ def test_a_missing_network_is_one_sentence_and_does_not_stand_in_the_way_of_coun
     code, out, _ = run("profile", *model, "--no-measure", "--check", "--json")
     assert code == 0
     assert json.loads(out)["check"] == "equal"
+
+
+def test_the_catalogues_list_what_there_is(run: Run) -> None:
+    code, out, _ = run("methods", "--backbone", "autoformer_demo", "--json")
+    rows = {row["method"]: row for row in json.loads(out)}
+    assert code == 0
+    assert {"tome", "evit", "topk", "ltp", "pitome", "tofu", "random", "none"} <= set(rows)
+    assert "column" in rows["evit"]["fits"]
+    code, out, _ = run("methods", "--backbone", "vit_medium_patch16_gap_240", "--json")
+    assert code == 0
+    code, out, _ = run("targets", "--json")
+    assert "jetson-nx" in {row["target"] for row in json.loads(out)}
+    code, out, _ = run("backbones", "deit_small*")
+    assert "deit_small_patch16_224" in out.split()
+
+
+def test_a_target_is_confronted_with_the_published_points(run: Run) -> None:
+    code, out, _ = run("targets", "show", "rtx3090", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert len(report["points"]) >= 8
+    assert all(point["published"] > 0 and point["predicted"] > 0 for point in report["points"])
+    assert all(row["source"] for row in report["numbers"])

@@ -1,0 +1,114 @@
+"""`pareto.png` and `report.html` of a finished run, drawn from what its folder keeps."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autotok.errors import RunDirectoryError, printable
+from autotok.searching.records.objective import DEFAULT_OBJECTIVES
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.running.opening import kept_result
+from autotok.searching.space.settings import SearchSettings, sampler_text
+
+from .fronts import axes_of, front_over
+from .html import Report, write_report
+from .plots import pareto_png
+from .points import limits_of
+from .run import Run
+from .sources import device_notes, sources_of
+from .tables import on_device_of
+
+__all__ = ["draw_pages", "write_again"]
+
+
+def write_again(run: Run) -> Run:
+    """A finished run with its pareto.json, pareto.csv, pareto.png and report.html written anew,
+    from its study and what else its folder keeps; no model, image or device is needed.
+
+    Raises:
+        RunDirectoryError: it is not finished, or in use.
+    """
+    folder = RunDirectory.open(run.directory)
+    folder.claim()
+    with folder.held(), folder.guarded():
+        try:
+            found = run.records()
+        except RunDirectoryError:  # the file is gone or damaged: its study has it too
+            kept = kept_result(folder)
+            if kept is None:
+                raise
+            folder.write_json("pareto.json", kept)
+            found = run.records()
+        folder.write_records("pareto.csv", found["front"], further=found["comparisons"].columns)
+        draw_pages(run)
+    return run
+
+
+def draw_pages(run: Run) -> None:
+    """Write the picture and the page of a finished run."""
+    found, question, asked = run.records(), run.config["question"], run.asked
+    points = [p for p in run.points() if p.kind != "trial" or p.feasible]
+    title = printable(
+        f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
+    )
+    x, y = axes_of(asked)
+    picture, limits = run.directory / "pareto.png", limits_of(found["budgets"])
+    pareto_png(picture, points, y, x=x, limits=limits, title=title)
+    facts = _kept(run.directory / "report.json")
+    best = run.directory / "best.yaml"
+    report = Report(
+        title=title,
+        command=_command(question, RunDirectory(run.directory).section("search", SearchSettings)),
+        points=points,
+        metric=run.judged,
+        budget="; ".join(b.echo for b in found["budgets"]),
+        sources=sources_of(question.get("target"), found["front"], found["measuring"]),
+        on_device=on_device_of([m.name for m in asked] + [b.metric for b in found["budgets"]]),
+        environment={k: str(v) for k, v in _kept(run.directory / "env.json").items()},
+        checks=facts.get("checks", {}),
+        notes=[
+            *facts.get("notes", ()),
+            *([f"{front_over(points, asked).sentence.capitalize()}."] if found["front"] else []),
+            *device_notes(question.get("target"), found["measuring"], question.get("batch")),
+        ],
+        config_yaml=best.read_text("utf-8") if found["best"] and best.is_file() else "",
+        comparisons=found["comparisons"],
+    )
+    write_report(run.directory / "report.html", report, picture=picture)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What the hand-over wrote down; nothing where an earlier version did not, or it is gone."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _command(question: Mapping[str, Any], settings: SearchSettings) -> str:
+    """A command that asks the same question with the same effort."""
+    plain = {"backbone": "autoformer_demo", "data": "demo", "space": "default", "quality": "auto"}
+    plain |= {"flops_convention": "macs", "subnet": "fixed", "runs_on": "auto"}
+    parts = ["autotok search"]
+    for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
+                "flops_convention", "max_images", "train_data",
+                "class_names", "subnet", "device", "batch", "precision", "runs_on"):  # fmt: skip
+        value = question.get(key)
+        if value is not None and value != plain.get(key):
+            option = {"device": "measure-on", "runs_on": "device"}.get(key, key.replace("_", "-"))
+            parts.append(f"--{option} {shlex.quote(str(value))}")
+    if question.get("methods"):
+        parts.append(f"--methods {','.join(question['methods'])}")
+    parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
+    if settings.objectives != DEFAULT_OBJECTIVES:
+        parts += [f"--objective {name}" for name in settings.objectives]
+    parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
+    if settings.retrain_trials is not None:
+        parts.append(f"--finetunes {settings.retrain_trials}")
+    parts += [f"--seed {settings.seed}", f"--sampler {shlex.quote(sampler_text(settings.sampler))}"]
+    return printable(" ".join(parts))

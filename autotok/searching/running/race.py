@@ -1,0 +1,128 @@
+"""The race of the final evaluation: images go to those that may still be the best.
+
+All run on the same images in the same order, so that two are compared image by image
+(`evaluation.paired`) over those that both have seen. What is told from the best takes no more of
+them. After F-Race (Birattari et al., "A racing algorithm for configuring metaheuristics", GECCO
+2002), with paired tests against the best alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from autotok.evaluation.paired import compare
+from autotok.facts import BackboneFacts
+from autotok.metrics import METRICS, ON_DEVICE
+from autotok.searching.records.objective import Objective, losses
+from autotok.searching.records.pareto import Front, best_of, thin
+from autotok.searching.records.record import Score, TrialRecord
+
+from .loop import Search
+
+__all__ = ["challengers", "finalists", "in_question", "is_of_use"]
+
+_CONFIDENCE = 0.9
+"""Of what leaves: less than the 95 % of a verdict, as it is only about where images go."""
+
+_GUESSING: Mapping[str, Callable[[int], float]] = {
+    "top1": lambda classes: 100.0 / classes,
+    "agreement": lambda classes: 100.0 / classes,
+    "kl": math.log,
+}
+"""Quality of answers drawn evenly from the classes; for KL, where the model itself is sure."""
+
+
+def in_question(
+    records: Sequence[TrialRecord], objectives: Sequence[Objective], best: TrialRecord | None
+) -> list[bool]:
+    """Which of the records are not told from the best yet, itself included.
+
+    Where the first objective is no quality, images do not decide and all stay.
+    """
+    if best is None or not _decided_by_quality(best, objectives):
+        return [True] * len(records)
+    return [_may_be_as_good(record, best, objectives) for record in records]
+
+
+def _may_be_as_good(
+    record: TrialRecord, best: TrialRecord, objectives: Sequence[Objective]
+) -> bool:
+    if record.score is None or record.state == "failed":
+        return False
+    own, other = losses([record.values, best.values], objectives[:1])[:, 0].tolist()
+    if record.measured and own <= other:
+        return True
+    found = compare(best.tally, record.tally, confidence=_CONFIDENCE)
+    return found is None or found.verdict == "tie"
+
+
+def finalists(
+    search: Search, without: Collection[int] = ()
+) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    """(who runs, measured where a device is at hand; what that showed to be outside).
+
+    Those are the front of all trials but `without`, thinned, its extremes with the best quality
+    among them, and as many again that are not told from that best by the images so far. Left out is
+    what is of no use: no better than guessing, or worse than the least quality asked for.
+
+    Raises:
+        DeviceUnreachable: the device does not answer.
+    """
+
+    def choose(records: list[TrialRecord]) -> list[TrialRecord]:
+        front = Front(search.objectives, records).records
+        if not front:
+            return []
+        size = search.settings.front_size
+        points = losses([r.values for r in front], search.objectives)
+        chosen = [front[i] for i in thin(points, size)]
+        return chosen + challengers(chosen, records, search.objectives, beside * size)
+
+    problem, least = search.problem, search.settings.min_quality
+    # what a device has to measure first is too dear for a hunch
+    asked = {o.name for o in search.objectives} | {b.metric for b in problem.budgets}
+    beside = int(asked.isdisjoint(ON_DEVICE))
+    pool = [r for r in search.records if r.measured and r.number not in without]
+    pool = [r for r in pool if is_of_use(r.score, problem.facts, least)] or pool
+    return search.corrections.settle(pool, choose)
+
+
+def challengers(
+    front: Sequence[TrialRecord],
+    records: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    most: int,
+) -> list[TrialRecord]:
+    """Records beside the front, at most so many, that are not told from its best, nearest first."""
+    best = best_of(front, objectives)
+    if best is None or not _decided_by_quality(best, objectives):
+        return []
+    inside = {r.number for r in front}
+    others = [r for r in records if r.number not in inside and r.measured and r.tally is not None]
+    asked = in_question(others, objectives, best)
+    close = [
+        record
+        for record, may in zip(others, asked, strict=True)
+        if may and compare(best.tally, record.tally) is not None
+    ]
+    points = losses([r.values for r in close], objectives).tolist()
+    order = sorted(zip(points, close, strict=True), key=lambda pair: (pair[0], pair[1].number))
+    return [record for _, record in order[:most]]
+
+
+def is_of_use(score: Score | None, facts: BackboneFacts, least: float | None) -> bool:
+    """Whether a quality is above guessing, and no worse than the least that was asked for."""
+    if score is None:
+        return True
+    better = METRICS[score.metric].higher_is_better
+    if least is not None and (score.value < least if better else score.value > least):
+        return False
+    if score.metric not in _GUESSING or facts.num_classes < 2:
+        return True
+    guessing = _GUESSING[score.metric](facts.num_classes)
+    return score.high > guessing if better else score.low < guessing
+
+
+def _decided_by_quality(best: TrialRecord, objectives: Sequence[Objective]) -> bool:
+    return best.score is not None and METRICS[best.score.metric].column == objectives[0].name

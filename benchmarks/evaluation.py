@@ -1,0 +1,91 @@
+"""Images a second of an evaluation, in float32 and in the format that `--precision auto` chooses.
+
+    python benchmarks/evaluation.py --images 24 --threads 1
+
+Both formats judge each image in turn, so that other load falls on both. Of every configuration:
+images a second (medians), the ratio, images whose class is the same in both, quality against the
+uncompressed model in either, and, for the error of a KL, what a float32 reference would have made
+of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from autotok.backbones.loading import load_backbone
+from autotok.compression.compress import compress_backbone
+from autotok.config import CompressionConfig, Reduction
+from autotok.evaluation.accuracy import Evaluator, computing
+from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.evaluation.data import load_data
+from autotok.evaluation.precision import choose_format
+
+STAGES = {3: 0.7, 6: 0.5, 9: 0.35}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="autoformer_demo")
+    parser.add_argument("--data", default="demo")
+    parser.add_argument("--methods", default="none,evit,tome,pitome,dpcknn")
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", default="auto")
+    asked = parser.parse_args()
+    reuse_large_blocks()
+    torch.set_num_threads(asked.threads)
+    backbone = load_backbone(asked.backbone).eval()
+    data = load_data(asked.data, backbone)
+    chosen = choose_format(asked.precision, backbone, data, seed=0)
+    print(f"{asked.backbone}, {asked.images} images, {asked.threads} threads; {chosen.sentence}")
+    formats = ("float32", chosen.precision)
+    judges = {name: Evaluator(backbone, data, metric="kl", precision=name) for name in formats}
+    print("method   float32  chosen  ratio  same class  KL float32  KL chosen  (float32 reference)")
+    for method in asked.methods.split(","):
+        reductions = tuple(Reduction(layer, ratio) for layer, ratio in STAGES.items())
+        config = CompressionConfig(method, () if method == "none" else reductions)
+        print(row(method, config, judges, formats, asked.images), flush=True)
+
+
+def row(
+    method: str,
+    config: CompressionConfig,
+    judges: dict[str, Evaluator],
+    formats: tuple[str, str],
+    count: int,
+) -> str:
+    """One line of the table."""
+    plain = judges["float32"]
+    data, size = plain.data, plain.batch_size
+    model = compress_backbone(plain.backbone, config).eval()
+    seconds: dict[str, list[float]] = {name: [] for name in formats}
+    outputs: dict[str, list[torch.Tensor]] = {name: [] for name in formats}
+    kls: dict[str, list[float]] = {name: [] for name in (*formats, "mixed")}
+    for first in range(0, count, size):
+        images = data.batch(data.subset(first + size, 0)[first:])[0]
+        for name in formats:
+            judges[name].reference(first, first + size)
+        for name in formats:
+            start = time.perf_counter()
+            with torch.inference_mode(), computing(images.device, name):
+                outputs[name].append(model(images).float())
+            seconds[name].append((time.perf_counter() - start) / len(images))
+            kls[name] += judges[name].evaluate(model, first, first + size).kls
+        same = plain._count(outputs[formats[1]][-1], None, first, images, False)
+        kls["mixed"] += same.kls
+    a, b = (torch.cat(outputs[name]).argmax(dim=-1) for name in formats)
+    rates = [1 / statistics.median(seconds[name]) for name in formats]
+    ratio = statistics.median(x / y for x, y in zip(*seconds.values(), strict=True))
+    means = [statistics.fmean(kls[name]) for name in (*formats, "mixed")]
+    return (
+        f"{method:8} {rates[0]:7.2f} {rates[1]:7.2f} {ratio:6.2f}  {int((a == b).sum()):4} of"
+        f" {len(a):3} {means[0]:11.4f} {means[1]:10.4f} {means[2]:11.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Record what many configurations of one model do to the same images; goes on where it was stopped.
+
+    python studies/search_benchmark/record.py demo --minutes 60
+
+Configurations: all methods of the default space with their published schedules, schedules drawn
+from that space, and schedules as a user would write them, spread over the costs that there are.
+They come in random order, each with its first images, so that the table is of use whenever the
+recording is stopped; a further recording with more `--images` adds to all. The uncompressed
+model runs between the others, and times are divided by its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core
+
+import numpy as np
+import torch
+from recorded import read_rows
+
+from autotok.compression.compress import compress_backbone
+from autotok.config import CompressionConfig, Reduction
+from autotok.errors import AutotokError
+from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.files import write_text
+from autotok.report.handover import environment
+from autotok.searching.proposing.candidates import random_params
+from autotok.searching.proposing.repair import repair
+from autotok.searching.running.question import Question
+from autotok.searching.running.session import Session, build_problem
+from autotok.searching.space.problem import Problem
+from autotok.searching.space.warm_starts import warm_starts
+
+HERE = Path(__file__).parent
+QUESTIONS = {
+    "demo": Question(backbone="autoformer_demo", data="demo", budgets=("100%",), quality="kl"),
+}
+DRAWN, WRITTEN, FRACTIONS = 58, 36, 6
+"""Schedules of a method: drawn from the space, written by hand; costs of each published one."""
+BLOCK = 8
+EVERY = 25
+"""Configurations between two runs of the uncompressed model."""
+
+
+def choose(problem: Problem, seed: int) -> list[tuple[str, CompressionConfig]]:
+    """(where it comes from, configuration), none twice; the first is the uncompressed model."""
+    rng = np.random.default_rng(seed)
+    found = {"": ("uncompressed", CompressionConfig())}
+
+    def add(origin: str, config: CompressionConfig | None) -> bool:
+        if config is None or not config.reductions or config.config_id in found:
+            return False
+        found[config.config_id] = origin, config
+        return True
+
+    methods = [m for m in problem.space.candidates(problem.facts) if m != "none"]
+    for params in warm_starts(problem.space, problem.facts):
+        shape = problem.space.decode(params, problem.facts)
+        for step in range(FRACTIONS):
+            add(
+                "published", repair(shape, (step + rng.random()) / FRACTIONS * 0.97, problem).config
+            )
+    for method in [*methods, "random"]:
+        for origin, number in (("space", DRAWN), ("written", WRITTEN)):
+            if method == "random" and origin == "space":
+                continue
+            made = 0
+            for _ in range(20 * number):
+                drawn = _drawn if origin == "space" else written
+                made += add(origin, drawn(method, problem, rng))
+                if made == number:
+                    break
+    return list(found.values())
+
+
+def _drawn(method: str, problem: Problem, rng: np.random.Generator) -> CompressionConfig | None:
+    """A schedule of the space at a cost drawn evenly."""
+    params = {**random_params(problem, rng)}
+    while params["method"] != method:
+        params = {**random_params(problem, rng)}
+    try:
+        shape = problem.space.decode(params, problem.facts)
+        return repair(shape, 0.97 * float(rng.random()), problem).config
+    except AutotokError:
+        return None
+
+
+def written(method: str, problem: Problem, rng: np.random.Generator) -> CompressionConfig | None:
+    """One to three layers or all of them, each with a ratio of what enters it."""
+    depth, total = problem.facts.num_blocks, problem.facts.num_patches
+    stages = int(rng.integers(1, 5))
+    layers = range(depth) if stages == 4 else rng.choice(depth, size=stages, replace=False)
+    each = rng.uniform(0.85, 1.0) if stages == 4 else None
+    left, reductions = 1.0, []
+    for layer in sorted(int(i) for i in layers):
+        left *= rng.uniform(0.3, 0.95) if each is None else each
+        reductions.append(Reduction(layer, num_keep=max(1, round(left * total))))
+    config = CompressionConfig(method, tuple(reductions))
+    try:
+        macs = problem.costs.cost(config).macs
+    except AutotokError:
+        return None
+    return config if macs <= problem.costs.cost(CompressionConfig()).macs else None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One configuration on one block of images."""
+
+    row: int
+    config: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What it did to them."""
+
+    row: int
+    start: int
+    kl: list[float]
+    right: list[int]
+    slowness: float
+
+
+class Runner:
+    """One process with the model and the images."""
+
+    def __init__(self, name: str) -> None:
+        torch.set_num_threads(1)
+        reuse_large_blocks()
+        self.session: Session = build_problem(QUESTIONS[name])
+        self._whole: dict[int, float] = {}
+        self._since = 0
+
+    def run(self, block: Block) -> Found:
+        """Judge one image at a time, so that each has its figures."""
+        evaluator = self.session.evaluator
+        if self._since == 0:
+            self._whole = {}
+        if block.start not in self._whole:
+            self._whole[block.start] = self._time(CompressionConfig(), block.start)[1]
+        self._since = (self._since + 1) % EVERY
+        config = CompressionConfig.from_json(block.config)
+        tallies, seconds = self._time(config, block.start)
+        labelled = evaluator.data.labelled
+        return Found(
+            *(block.row, block.start, [float(t.kl_sum) for t in tallies]),
+            [t.correct if labelled else -1 for t in tallies],
+            seconds / self._whole[block.start],
+        )
+
+    def _time(self, config: CompressionConfig, start: int) -> tuple[list, float]:
+        evaluator = self.session.evaluator
+        evaluator.reference(start, start + BLOCK)
+        model = compress_backbone(self.session.backbone, config)
+        tallies, seconds = [], []
+        for image in range(start, start + BLOCK):
+            begin = time.perf_counter()
+            tallies.append(evaluator.evaluate(model, image, image + 1))
+            seconds.append(time.perf_counter() - begin)
+        return tallies, statistics.median(seconds)
+
+
+_RUNNER: list[Runner] = []
+
+
+def _start(name: str) -> None:
+    _RUNNER.append(Runner(name))
+
+
+def _run(block: Block) -> Found:
+    return _RUNNER[0].run(block)
+
+
+class Table:
+    """The files of one recording."""
+
+    def __init__(self, name: str, images: int) -> None:
+        self.folder = HERE / name
+        self.rows = self._rows(name)
+        self.kl = np.full((len(self.rows), images), np.nan, dtype=np.float16)
+        self.right = np.full(self.kl.shape, -1, dtype=np.int8)
+        self.slowness = np.full((len(self.rows), images // BLOCK), np.nan, dtype=np.float16)
+        if (self.folder / "images.npz").exists():
+            with np.load(self.folder / "images.npz", allow_pickle=False) as old:
+                for key in ("kl", "right", "slowness"):
+                    into, have = getattr(self, key), old[key]
+                    width = min(have.shape[1], into.shape[1])
+                    into[:, :width] = have[:, :width]
+
+    def _rows(self, name: str) -> list[dict[str, object]]:
+        path = self.folder / "configurations.jsonl.gz"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            chosen = choose(build_problem(QUESTIONS[name]).problem, seed=0)
+            rows = [{"origin": o, "config": json.loads(c.canonical)} for o, c in chosen]
+            text = "".join(f"{json.dumps(row)}\n" for row in rows)
+            path.write_bytes(gzip.compress(text.encode(), mtime=0))
+        return read_rows(path)
+
+    def missing(self) -> Iterator[Block]:
+        """Blocks still to be run: the uncompressed model's, then the others in random order."""
+        order = [0, *(1 + np.random.default_rng(0).permutation(len(self.rows) - 1)).tolist()]
+        for row in order:
+            for start in range(0, self.kl.shape[1], BLOCK):
+                if np.isnan(self.kl[row, start]):
+                    yield Block(row, json.dumps(self.rows[row]["config"]), start)
+
+    def _seen(self) -> list[str]:
+        """How many images each configuration was judged on."""
+        counts = (~np.isnan(self.kl)).sum(axis=1).tolist()
+        return [f"{count} images" for count in counts]
+
+    def take(self, found: Found) -> None:
+        """Keep what one block gave."""
+        images = slice(found.start, found.start + BLOCK)
+        self.kl[found.row, images] = found.kl
+        self.right[found.row, images] = found.right
+        self.slowness[found.row, found.start // BLOCK] = found.slowness
+
+    def save(self, name: str) -> None:
+        """Write beside, then rename."""
+        beside = self.folder / ".images.npz"
+        np.savez_compressed(beside, kl=self.kl, right=self.right, slowness=self.slowness)
+        os.replace(beside, self.folder / "images.npz")
+        question = QUESTIONS[name]
+        about = {
+            "backbone": question.backbone,
+            "data": question.data,
+            "image_size": question.image_size,
+            "configurations": len(self.rows),
+            "judged_on": dict(sorted(Counter(self._seen()).items(), reverse=True)),
+            "environment": environment(),
+        }
+        write_text(self.folder / "about.json", json.dumps(about, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(QUESTIONS))
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    end = time.monotonic() + 60.0 * asked.minutes
+    table = Table(asked.name, asked.images)
+    saved = time.monotonic()
+    waiting, done = table.missing(), 0
+    with multiprocessing.get_context("spawn").Pool(
+        asked.workers, initializer=_start, initargs=(asked.name,)
+    ) as pool:
+        while time.monotonic() < end:
+            part = [b for b, _ in zip(waiting, range(8 * asked.workers), strict=False)]
+            if not part:
+                break
+            for found in pool.imap_unordered(_run, part):
+                table.take(found)
+            done += len(part)
+            if time.monotonic() - saved > 60.0:
+                table.save(asked.name)
+                saved = time.monotonic()
+    table.save(asked.name)
+    print(f"{done} blocks of {BLOCK} images; {sum(1 for _ in table.missing())} are left")
+
+
+if __name__ == "__main__":
+    main()

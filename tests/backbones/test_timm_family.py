@@ -1,0 +1,39 @@
+"""timm's models by name."""
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from autotok.backbones.loading import as_backbone, known_backbones, load_backbone
+from autotok.backbones.timm_family import create_timm
+from autotok.backbones.timm_vit import timm
+from autotok.errors import CheckpointError, UnknownName, UnsupportedBackbone
+
+
+def test_anything_but_a_known_model_is_refused() -> None:
+    with pytest.raises(UnsupportedBackbone, match="Linear"):
+        as_backbone(nn.Linear(3, 3))
+    with pytest.raises(UnknownName, match="did you mean 'deit_small_patch16_224'"):
+        load_backbone("deit_smal_patch16_224")
+
+
+def test_known_backbones_can_be_filtered() -> None:
+    assert "deit_small_patch16_224" in known_backbones("deit_small*")
+    assert known_backbones("autoformer_demo") == ["autoformer_demo"]
+
+
+def test_weights_that_cannot_be_fetched_are_an_error_not_random_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    create = timm.create_model
+
+    def offline(*args: Any, **kwargs: Any) -> nn.Module:
+        if kwargs.get("pretrained"):
+            raise OSError("no route to host")
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr("autotok.backbones.hub.hub_answers", lambda: False)
+    with pytest.raises(CheckpointError, match="--checkpoint"):
+        create_timm("deit_small_patch16_224")

@@ -1,0 +1,20 @@
+"""The architecture that a file's tensors tell."""
+
+import pytest
+import torch
+
+from autotok.backbones.timm_family import supported_timm_names
+from autotok.backbones.timm_layout import inferred_arguments
+from autotok.backbones.timm_vit import timm
+
+
+@pytest.mark.slow
+def test_no_models_own_weights_ask_for_another_architecture() -> None:
+    changed = {}
+    for name in supported_timm_names():
+        with torch.device("meta"):
+            model = timm.create_model(name, pretrained=False)
+        found = inferred_arguments(model.state_dict(), model)
+        if found:
+            changed[name] = found
+    assert changed == {}

@@ -1,0 +1,20 @@
+"""A reading on the wire."""
+
+import pytest
+
+from autotok.devices.measurement import Measurement
+
+
+def test_a_reading_survives_the_wire_and_one_that_cannot_be_is_refused() -> None:
+    data = {
+        "latency_ms": 2, "p90_ms": 3.0, "mad_ms": 0.1, "runs": 9, "verdict": "steady",
+        "reference_latency_ms": None, "speedup": None, "peak_memory_mb": 10.0,
+        "memory_source": "x", "device": "d", "runtime": "r", "dtype": "float32", "batch": 1,
+        "image_shape": [3, 8, 8], "threads": 1, "when": "now", "more": "left out",
+    }  # fmt: skip
+    reading = Measurement.from_dict(data)
+    assert Measurement.from_dict(reading.to_dict()) == reading
+    assert "median of 9 +- 5.0 %" in reading.source
+    for wrong in ({"latency_ms": 0}, {"latency_ms": float("nan")}, {"mad_ms": "x"}):
+        with pytest.raises(ValueError, match=r"."):
+            Measurement.from_dict({**data, **wrong})

@@ -1,0 +1,29 @@
+"""Sums over images: what adds up, what must not, and what they come to."""
+
+import pytest
+
+from autotok.errors import DataError
+from autotok.evaluation.tally import Tally
+
+
+def test_an_empty_tally_has_no_quality() -> None:
+    with pytest.raises(DataError, match="no image was evaluated"):
+        Tally("top1").quality()
+
+
+def test_tallies_of_different_metrics_do_not_add_up() -> None:
+    with pytest.raises(ValueError, match="do not add up"):
+        Tally("top1") + Tally("kl")
+
+
+def test_sums_in_two_formats_do_not_mix() -> None:
+    with pytest.raises(ValueError, match=r"bfloat16 and float32"):
+        Tally("top1", 1, precision="bfloat16") + Tally("top1", 1)
+
+
+def test_a_divergence_of_one_image_is_refused_as_it_has_no_interval() -> None:
+    one = Tally("kl", num_images=1, num_compared=1, kl_sum=0.3, kl_squares=0.09, kls=(0.3,))
+    with pytest.raises(DataError, match="give 2 images or more"):
+        one.quality()
+    found = (one + one).quality()
+    assert (found.value, found.low, found.high) == (0.3, 0.3, 0.3)

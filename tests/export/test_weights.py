@@ -1,0 +1,66 @@
+"""Weights beside a configuration."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from autotok.backbones.autoformer import SupernetSpec
+from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
+from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.evaluation.preprocessing import preprocessing_of
+from autotok.export.bundle import (
+    BackboneRef,
+    Bundle,
+    load_bundle,
+    save_bundle,
+)
+
+CONFIG = CompressionConfig("topk", (Reduction(1, num_keep=9), Reduction(2, num_keep=5)))
+
+
+def made() -> tuple[CompressedViT, Bundle]:
+    backbone = tiny_backbone()
+    with torch.no_grad():
+        backbone.model.head.bias.add_(torch.arange(10.0))  # as a fine-tune would
+    bundle = Bundle(
+        BackboneRef.of(backbone.facts),
+        CONFIG,
+        preprocessing_of(backbone).to_dict(),
+        {"top1_pct": 91.5, "macs_g": torch.tensor(0.5)},
+    )
+    return compress_backbone(backbone, CONFIG).eval(), bundle
+
+
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_saved_weights_carry_the_names_timm_uses(tmp_path: Path) -> None:
+    model, bundle = made()
+    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
+    saved = load_file(tmp_path / "best" / "weights.safetensors")
+    assert saved.keys() == tiny_backbone().model.state_dict().keys()
+
+
+TUNED = dataclasses.replace(CONFIG, mode="retrain", finetune=FineTuneSpec(length="20 steps"))
+
+
+def test_the_weights_of_a_subnet_say_which_supernet_they_are_of(tmp_path: Path) -> None:
+    spec = SupernetSpec(
+        embed_dim=16, depth=2, heads=2, mlp_ratio=2.0, embed_choices=(8, 16), depth_choices=(2,),
+        heads_choices=(1, 2), mlp_ratio_choices=(1.0, 2.0), image_shape=(3, 32, 32), patch_size=8,
+        num_classes=10, head_dim=8,
+    )  # fmt: skip
+    view = SupernetView(AutoFormerSupernet(spec), spec.smallest(), name="autoformer_custom")
+    config = dataclasses.replace(TUNED, reductions=CONFIG.reductions[:1], subnet=spec.smallest())
+    model = compress_backbone(view, config).eval()
+    ref = BackboneRef.of(view.facts)
+    bundle = Bundle(ref, model.config, preprocessing_of(view).to_dict())
+    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
+    with torch.inference_mode():
+        torch.testing.assert_close(load_bundle(tmp_path / "best")(images()), model(images()))

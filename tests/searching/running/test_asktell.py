@@ -1,0 +1,35 @@
+"""Ask and tell from one's own loop."""
+
+import pytest
+
+import autotok
+from autotok.backbones.tiny import tiny_backbone
+
+
+@pytest.mark.parametrize(("budget", "idle"), [("60%", 0), ("9GMACs", 1)])
+def test_ask_and_tell_names_a_budget_that_limits_nothing(
+    caplog: pytest.LogCaptureFixture, budget: str, idle: int
+) -> None:
+    autotok.AskTell(tiny_backbone(), budget=budget)
+    found = [text for text in caplog.messages if "limits nothing: the uncompressed model" in text]
+    assert len(found) == idle
+
+
+def test_ask_and_tell_never_repeats_and_stays_inside_the_budget() -> None:
+    model = tiny_backbone()
+    limit = 0.6 * autotok.macs(model).macs_g
+    study = autotok.AskTell(model, budget="60%", metric="agreement")
+    seen = set()
+    for number in range(8):
+        candidate = study.ask()
+        assert candidate is not None
+        assert candidate.macs_g <= limit
+        seen.add(candidate.config.config_id)
+        if number == 3:
+            study.fail(candidate, "the board caught fire")
+        else:
+            study.tell(candidate, 50.0 + number)
+    assert len(seen) == 8
+    front = study.front()
+    assert front
+    assert all(record.score is not None for record in front)

@@ -1,0 +1,96 @@
+"""The final evaluation runs in parts, each fitted to the time left."""
+
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from problems import FakeEvaluator, fake_problem, vit_facts
+
+from autotok.searching.engines.base import Job, Outcome
+from autotok.searching.running.opening import run_search
+from autotok.searching.running.time_limit import Around
+from autotok.searching.space.settings import SearchSettings
+
+
+class Workers:
+    """Workers on a clock of their own: a second passes when the test says so."""
+
+    def __init__(self, capacity: int, *, image_s: float, start_s: float = 0.0) -> None:
+        self.capacity, self.now = capacity, 0.0
+        self.asked: list[Job] = []
+        self._image_s, self._start_s = image_s, start_s
+        self._open: deque[Job] = deque()
+        self._accuracy = FakeEvaluator(vit_facts())
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def start(self) -> float:
+        self.now += self._start_s
+        return self._start_s
+
+    def submit(self, job: Job) -> None:
+        assert len(self._open) < self.capacity
+        self._open.append(job)
+        self.asked.append(job)
+
+    def collect(self) -> Outcome:
+        job = self._open.popleft()
+        spent = self._image_s * (job.stop - job.start)
+        self.now += spent / self.capacity
+        return Outcome(job, self._accuracy(job.config, job.start, job.stop), spent)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def follow(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let time limits go by the workers' clock."""
+    clock = SimpleNamespace(monotonic=workers.monotonic)
+    monkeypatch.setattr("autotok.searching.running.time_limit.time", clock)
+
+
+class BusyLater(Workers):
+    """Workers whose machine becomes three times slower after a while."""
+
+    def collect(self) -> Outcome:
+        self._image_s = 0.15 if self.now > 70.0 else 0.05
+        return super().collect()
+
+
+def test_a_machine_that_slows_down_in_the_final_evaluation_does_not_overrun_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = BusyLater(1, image_s=0.05)
+    follow(workers, monkeypatch)
+    monkeypatch.setattr(
+        "autotok.searching.running.final_evaluation.time",
+        SimpleNamespace(monotonic=workers.monotonic),
+    )
+    settings = SearchSettings(n_trials=24, timeout_s=100.0)
+    problem = fake_problem(total_images=100_000)
+    run = run_search(settings, problem, tmp_path / "run", engine=workers, around=Around(0.0))
+    assert 75.0 < workers.now <= 110.0
+    final = run.final
+    assert final.reference is not None
+    seen = {r.score.num_images for r in [*final.front, final.reference] if r.score}
+    assert len(seen) == 1
+    assert seen.pop() > run.plan.more
+    least = min(r.score.num_images for r in final.controls if r.measured and r.score)
+    assert least >= run.plan.more
+
+
+def test_a_final_evaluation_in_parts_sees_no_image_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(1, image_s=0.05)
+    follow(workers, monkeypatch)
+    settings = SearchSettings(n_trials=12, timeout_s=60.0)
+    run = run_search(settings, fake_problem(), tmp_path / "run", engine=workers, around=Around(0.0))
+    assert run.best is not None
+    assert run.best.config is not None
+    assert run.best.score is not None
+    mine = [j for j in workers.asked if j.config == run.best.config]
+    images = [i for job in mine for i in range(job.start, job.stop)]
+    assert images == list(range(run.best.score.num_images))

@@ -1,0 +1,128 @@
+"""Images of the final evaluation go to those that may still be the best."""
+
+import dataclasses
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from evidence import hits, record
+from problems import FakeEvaluator, fake_problem, vit_facts
+from test_time_limit import Workers
+
+from autotok.config import CompressionConfig
+from autotok.evaluation.accuracy import Tally
+from autotok.searching.records.objective import make_objectives
+from autotok.searching.records.record import Score, TrialRecord
+from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.race import challengers, in_question, is_of_use
+from autotok.searching.running.study import SearchResult
+from autotok.searching.running.time_limit import Around
+from autotok.searching.space.settings import SearchSettings
+
+OBJECTIVES = make_objectives(("top1", "macs"), "top1")
+
+
+def test_what_is_told_from_the_best_leaves_and_ties_stay() -> None:
+    best = record(1, "tome", 2.0, hits(0.9))
+    tie = record(2, "evit", 1.9, hits(0.895, seed=2))
+    worse = record(3, "topk", 1.0, hits(0.6, seed=3))
+    assert in_question([best, tie, worse], OBJECTIVES, best) == [True, True, False]
+
+
+def test_whoever_has_the_better_figure_stays_on_however_few_images() -> None:
+    best = record(1, "tome", 2.0, hits(0.8))
+    few = record(2, "evit", 1.9, "1" * 10)
+    assert in_question([few], OBJECTIVES, best) == [True]
+
+
+def test_where_cost_decides_nobody_leaves() -> None:
+    objectives = make_objectives(("macs", "top1"), "top1")
+    cheap, worse = record(1, "tome", 1.0, hits(0.9)), record(2, "topk", 2.0, hits(0.5))
+    assert in_question([cheap, worse], objectives, cheap) == [True, True]
+
+
+def test_challengers_are_those_near_the_best_that_the_front_left_out() -> None:
+    best = record(1, "tome", 2.0, hits(0.9))
+    near = [record(n, "evit", 2.1, hits(0.898, seed=n)) for n in (2, 3, 4)]
+    far = record(5, "topk", 2.2, hits(0.5, seed=5))
+    found = challengers([best], [*near, far, best], OBJECTIVES, most=2)
+    values = [r.score.value for r in found if r.score]
+    assert len(found) == 2
+    assert far not in found
+    assert values == sorted(values, reverse=True)
+
+
+def test_a_quality_of_guessing_or_below_the_least_is_of_no_use() -> None:
+    facts = dataclasses.replace(vit_facts(), num_classes=10)
+    good = Score("top1", 80.0, 72.0, 88.0, 64, False)
+    blind = Score("top1", 6.0, 3.0, 9.0, 64, False)
+    assert not is_of_use(blind, facts, None)
+    assert is_of_use(good, facts, 75.0)
+    assert not is_of_use(good, facts, 85.0)
+    kl = Score("kl", 2.5, 2.4, 2.6, 64, False)
+    assert not is_of_use(kl, facts, None)  # guessing is ln 10 = 2.3
+    assert is_of_use(dataclasses.replace(kl, value=0.5, low=0.4, high=0.6), facts, 0.5)
+    assert is_of_use(None, facts, 85.0)
+
+
+class Images(FakeEvaluator):
+    """Outcomes per image: hard images are hard for all."""
+
+    def __call__(self, config: CompressionConfig, start: int, stop: int) -> Tally:  # type: ignore[override]
+        share, marks = self.accuracy(config), ""
+        self.calls.append((config.config_id, start, stop))
+        for image in range(start, stop):
+            luck = random.Random(f"{config.config_id} {image}").gauss(0.0, 0.02)
+            marks += "1" if random.Random(image).random() + luck < share else "0"
+        return Tally("top1", len(marks), len(marks), marks.count("1"), hits=marks)
+
+
+def raced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, image_s: float
+) -> tuple[SearchResult, Workers]:
+    workers = Workers(1, image_s=image_s)
+    workers._accuracy = Images(vit_facts())
+    for module in ("time_limit", "final_evaluation"):
+        clock = SimpleNamespace(monotonic=workers.monotonic)
+        monkeypatch.setattr(f"autotok.searching.running.{module}.time", clock)
+    problem = fake_problem(total_images=20_000)
+    problem = dataclasses.replace(problem, load_tally=lambda data: Tally(**data))
+    settings = SearchSettings(n_trials=20, timeout_s=100.0)
+    run = run_search(settings, problem, folder, engine=workers, around=Around(0.0))
+    return run, workers
+
+
+def images_of(record: TrialRecord | None) -> int:
+    assert record is not None
+    assert record.score is not None
+    return record.score.num_images
+
+
+def test_the_best_has_seen_most_images_and_those_told_from_it_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, workers = raced(tmp_path / "run", monkeypatch, image_s=0.02)
+    assert workers.now <= 110.0
+    seen = [images_of(r) for r in run.front]
+    assert images_of(run.best) == max(seen)
+    assert images_of(run.best) >= 2 * min(seen)
+    assert all(images_of(c) < images_of(run.best) for c in run.final.controls)
+
+
+def test_a_resumed_race_runs_as_it_would_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, workers = raced(tmp_path / "run", monkeypatch, image_s=0.02)
+    asked = len(workers.asked)
+    problem = dataclasses.replace(
+        fake_problem(total_images=20_000), load_tally=lambda data: Tally(**data)
+    )
+    again = resume_search(problem, tmp_path / "run", engine=workers, around=Around(0.0))
+    assert len(workers.asked) == asked
+    for one, two in zip(
+        [*again.final.front, *again.final.controls],
+        [*run.final.front, *run.final.controls],
+        strict=True,
+    ):
+        assert (one.number, one.score) == (two.number, two.score)

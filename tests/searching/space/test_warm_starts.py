@@ -1,0 +1,24 @@
+"""Where a search begins."""
+
+from itertools import pairwise
+
+from problems import vit_facts
+
+from autotok.searching.space.space_file import load_space
+from autotok.searching.space.warm_starts import warm_starts
+
+FACTS = vit_facts()
+
+
+def test_warm_starts_hold_every_method_once_at_least() -> None:
+    space = load_space("default")
+    starts = warm_starts(space, FACTS)
+    assert {str(p["method"]) for p in starts} == set(space.candidates(FACTS))
+
+
+def test_however_few_warm_starts_are_run_they_are_spread_over_the_costs() -> None:
+    fractions = [float(p["budget_fraction"]) for p in warm_starts(load_space("default"), FACTS)]
+    assert fractions[:4] == [1.0, 0.5, 0.75, 0.25]
+    for many in range(2, len(fractions) + 1):  # no gap is wider than twice the even one
+        edges = sorted([0.0, *fractions[:many], 1.0])
+        assert max(b - a for a, b in pairwise(edges)) <= 2.0 / many

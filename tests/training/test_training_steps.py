@@ -1,0 +1,65 @@
+"""Steps of a fine-tune: batches in parts, averages, numbers that are none."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from tiny_student import Noise, student, weights
+
+from autotok.backbones.tiny import tiny_backbone
+from autotok.config import FineTuneSpec
+from autotok.errors import Diverged
+from autotok.training import finetune as room
+from autotok.training.distill import Teacher
+from autotok.training.finetune import finetune_student
+
+SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
+
+
+def tuned(
+    spec: FineTuneSpec, *, precision: str = "float32", method: str = "evit"
+) -> torch.nn.Module:
+    model = student(method)
+    finetune_student(model, Noise(), spec, teacher=Teacher(tiny_backbone()), precision=precision)
+    return model
+
+
+def test_two_batches_of_eight_equal_one_of_sixteen() -> None:
+    losses = {"soft": 1.0, "ce": 0.5}
+    one = dataclasses.replace(SPEC, batch_size=16, losses=losses)
+    two = dataclasses.replace(SPEC, batch_size=8, accumulate=2, losses=losses)
+    left, right = tuned(one).state_dict(), tuned(two).state_dict()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], atol=1e-5, rtol=0)
+
+
+def test_a_batch_in_chunks_equals_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = dataclasses.replace(SPEC, losses={"soft": 1.0, "relations": 0.5, "mimic": 1.0})
+    whole = tuned(spec).state_dict()
+    monkeypatch.setattr(room, "chunk_size", lambda *_: 3)
+    parts = tuned(spec).state_dict()
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], atol=1e-5, rtol=0)
+
+
+def test_averaged_weights_lie_between_the_first_and_the_last_ones() -> None:
+    start, last = weights(student()), weights(tuned(SPEC))
+    mean = weights(tuned(dataclasses.replace(SPEC, ema_decay=0.9)))
+    by_hand = {}
+    spec = dataclasses.replace(SPEC, ema_decay=0.0)
+    assert spec == SPEC
+    for name in ("backbone.model.head.weight", "backbone.model.blocks.0.mlp.fc1.weight"):
+        by_hand[name] = (mean[name] - start[name]).norm() / (last[name] - start[name]).norm()
+        assert 0.0 < by_hand[name] < 1.0
+
+
+def test_a_loss_that_is_no_number_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = student()
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    before = weights(model)
+    with pytest.raises(Diverged, match=r"at step 1 \(loss nan\)"):
+        finetune_student(model, Noise(), SPEC, teacher=Teacher(tiny_backbone()))
+    head = "backbone.model.head.weight"
+    assert torch.equal(before[head], weights(model)[head])
