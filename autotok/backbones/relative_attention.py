@@ -66,7 +66,6 @@ def relative_attention(
         group = _Group(q[own], k[own], v[own], by_line[own], lines, own, tokens)
         blocks = [group.block(some, needs) for some in _slices(total, queries)]
         parts.append({name: _joined(name, [b[name] for b in blocks]) for name in blocks[0]})
-        del group, blocks
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     sums = found.pop("sums")
     bins = sums.new_zeros(batch, heads, len(table), total).scatter_add(2, entries, sums)
