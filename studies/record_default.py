@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from autotok.metrics import metric_of
-from autotok.report.handover import points_of, sources_of
+from autotok.report.points import points_of
 from autotok.report.run import Run
 from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
+from autotok.report.sources import sources_of
 from autotok.report.tables import plain_table
 
 HERE = Path(__file__).parent / "default"

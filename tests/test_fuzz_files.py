@@ -223,7 +223,7 @@ def test_a_finished_run_with_a_damaged_file_is_read_or_refused_by_every_reader(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("autotok.report.run.pareto_png", lambda path, *_, **__: path)
-    monkeypatch.setattr("autotok.report.run_reports.pareto_png", lambda path, *_, **__: path)
+    monkeypatch.setattr("autotok.report.pages.pareto_png", lambda path, *_, **__: path)
     monkeypatch.setattr(WholeSearch, "resume", lambda *_, **__: None)  # all that is read before
     home = shutil.copytree(ROOT / "studies/default", tmp_path / "run")
     draw, text, refused = random.Random(name), (home / name).read_text("utf-8"), 0

@@ -15,9 +15,8 @@ from typing import Any
 import autotok
 from autotok.evaluation.paired import compare
 from autotok.metrics import metric_of
-from autotok.report.handover import points_of
 from autotok.report.plots import pareto_png
-from autotok.report.points import Point
+from autotok.report.points import Point, points_of
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.settings import SearchSettings
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 import yaml
+from exporting import CONFIG, images, made
 
 from autotok.backbones.loading import as_backbone
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
@@ -27,25 +28,6 @@ from autotok.export.bundle import (
     save_bundle,
     write_best,
 )
-
-CONFIG = CompressionConfig("topk", (Reduction(1, num_keep=9), Reduction(2, num_keep=5)))
-
-
-def made() -> tuple[CompressedViT, Bundle]:
-    backbone = tiny_backbone()
-    with torch.no_grad():
-        backbone.model.head.bias.add_(torch.arange(10.0))  # as a fine-tune would
-    bundle = Bundle(
-        BackboneRef.of(backbone.facts),
-        CONFIG,
-        preprocessing_of(backbone).to_dict(),
-        {"top1_pct": 91.5, "macs_g": torch.tensor(0.5)},
-    )
-    return compress_backbone(backbone, CONFIG).eval(), bundle
-
-
-def images() -> torch.Tensor:
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def test_best_yaml_round_trips(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exporting import compressed, photos
 from torch import Tensor, nn
 
 from autotok.backbones.autoformer import AutoFormer, SupernetSpec
@@ -14,15 +15,11 @@ from autotok.backbones.feature_net import FeatureNet, _create
 from autotok.backbones.timm_vit import TimmViT
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ExportError, UnknownName
 from autotok.export.exported import ExportResult, _judge, check_exportable, export_model
 from autotok.export.formats import FORMATS
-from autotok.methods.base import Placement
-from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method, list_methods
-from autotok.testing.reduction_case import stand_in
 
 SPEC = SupernetSpec(
     embed_dim=32, depth=3, heads=2, mlp_ratio=2.0, embed_choices=(32,), depth_choices=(3,),
@@ -45,26 +42,6 @@ def autoformer() -> Backbone:
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.3)
     return model.eval()
-
-
-def photos(count: int = 3) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-
-def compressed(name: str, backbone: Backbone) -> CompressedViT:
-    method = get_method(name)
-    reductions = [Reduction(1, num_keep=12), Reduction(2, num_keep=9)]
-    if name == "none":
-        reductions = []
-    elif method.placement is Placement.BEFORE_BLOCKS:
-        reductions = [Reduction(0, num_keep=12)]
-    elif method.single_layer:
-        reductions = reductions[:1]
-    model = compress_backbone(backbone, CompressionConfig(name, tuple(reductions)))
-    for reducer in model.reducers.values():
-        if isinstance(reducer, ImageScoring):  # whose weights tests do not have
-            reducer.network = stand_in()
-    return model
 
 
 @pytest.mark.parametrize("name", some_slow(EXPORTABLE))

@@ -5,41 +5,14 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from exporting import compressed, photos
 from torch import Tensor
 
-from autotok.backbones.base import Backbone
 from autotok.backbones.tiny import tiny_backbone
-from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ExportError
 from autotok.export import onnx as onnx_room
 from autotok.export.exported import export_model
 from autotok.export.formats import FORMATS
-from autotok.methods.base import Placement
-from autotok.methods.image_scoring import ImageScoring
-from autotok.methods.registry import get_method
-from autotok.testing.reduction_case import stand_in
-
-
-def photos(count: int = 3) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-
-def compressed(name: str, backbone: Backbone) -> CompressedViT:
-    method = get_method(name)
-    reductions = [Reduction(1, num_keep=12), Reduction(2, num_keep=9)]
-    if name == "none":
-        reductions = []
-    elif method.placement is Placement.BEFORE_BLOCKS:
-        reductions = [Reduction(0, num_keep=12)]
-    elif method.single_layer:
-        reductions = reductions[:1]
-    model = compress_backbone(backbone, CompressionConfig(name, tuple(reductions)))
-    for reducer in model.reducers.values():
-        if isinstance(reducer, ImageScoring):  # whose weights tests do not have
-            reducer.network = stand_in()
-    return model
 
 
 def test_a_file_of_dynamic_batch_takes_any_batch(tmp_path: Path) -> None:

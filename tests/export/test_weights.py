@@ -4,14 +4,14 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from exporting import CONFIG, images, made
 from safetensors.torch import load_file
 
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import FineTuneSpec
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import (
     BackboneRef,
@@ -19,25 +19,6 @@ from autotok.export.bundle import (
     load_bundle,
     save_bundle,
 )
-
-CONFIG = CompressionConfig("topk", (Reduction(1, num_keep=9), Reduction(2, num_keep=5)))
-
-
-def made() -> tuple[CompressedViT, Bundle]:
-    backbone = tiny_backbone()
-    with torch.no_grad():
-        backbone.model.head.bias.add_(torch.arange(10.0))  # as a fine-tune would
-    bundle = Bundle(
-        BackboneRef.of(backbone.facts),
-        CONFIG,
-        preprocessing_of(backbone).to_dict(),
-        {"top1_pct": 91.5, "macs_g": torch.tensor(0.5)},
-    )
-    return compress_backbone(backbone, CONFIG).eval(), bundle
-
-
-def images() -> torch.Tensor:
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def test_saved_weights_carry_the_names_timm_uses(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 __all__ = [
+    "KeptStudy",
+    "kept_study",
     "PASSWORD_VARIABLE",
     "check_storage",
     "check_url",
@@ -68,6 +71,30 @@ def open_storage(storage: str | Path) -> BaseStorage:
     path = Path(storage)
     lock = JournalFileOpenLock(str(path))
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+KeptStudy = AbstractContextManager[tuple[BaseStorage, int] | None]
+
+
+@contextlib.contextmanager
+def kept_study(storage: str | Path, name: str) -> Iterator[tuple[BaseStorage, int] | None]:
+    """The storage and the id of a study in it, to read; None where there is none.
+
+    Raises:
+        StorageUnreachable: its database does not answer.
+        RunDirectoryError: its journal is damaged.
+    """
+    if not is_url(storage) and not Path(storage).is_file():
+        yield None
+        return
+    with storage_errors(storage), damaged_journal(storage):
+        opened = open_storage(storage)
+        try:
+            study = opened.get_study_id_from_name(name)
+        except KeyError:
+            yield None
+        else:
+            yield opened, study
 
 
 def _database(url: str) -> BaseStorage:

@@ -68,19 +68,19 @@ class TrialBuilder:
         noted = proposals.noted("earlier") or ()
         self._earlier = [TrialRecord.from_dict(data) for data in noted]
         self._objectives = make_objectives(settings.objectives, problem.metric)
-        again: list[Params | None] = [*front_again(self._earlier, problem, self._objectives)]
-        self._starts = again + self._warm_starts()
-        self._surrogate = self._learner() if settings.sampler == "auto" else None
+        again = front_again(self._earlier, problem, self._objectives)
+        self._starts = [*again, *self._warm_starts()]
+        first = max(_FIRST, len(again))
+        self._surrogate = self._learner(first) if settings.sampler == "auto" else None
 
     @property
     def promotes(self) -> bool:
         """Whether both modes are searched: plug-in first, fine-tunes where they promise most."""
         return set(self._problem.space.mode) == set(MODES)
 
-    def _learner(self) -> Surrogate:
-        """What chooses proposals once a few trials were seen."""
+    def _learner(self, first: int) -> Surrogate:
+        """What chooses proposals once the `first` starts were seen."""
         starts = [p for p in self._starts if p is not None]
-        first = max(_FIRST, len(front_again(self._earlier, self._problem, self._objectives)))
         self._starts = self._starts[: first + (len(starts) < len(self._starts))]
         return Surrogate(self._problem, self._objectives, starts, self._settings.seed)
 

@@ -14,8 +14,9 @@ from autotok.searching.proposing.feasible import check_budgets
 from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, check_study, new_id
 from autotok.searching.proposing.proposals import Proposals, record_of
 from autotok.searching.proposing.storage import (
+    KeptStudy,
     check_storage,
-    damaged_journal,
+    kept_study,
     masked,
     open_storage,
     storage_errors,
@@ -180,18 +181,12 @@ def kept_trials(run: RunDirectory) -> list[TrialRecord]:
         StorageUnreachable: the study's database does not answer.
         RunDirectoryError: its journal is damaged, or there is none.
     """
-    settings = run.section("search", SearchSettings)
-    storage = settings.storage or run.study_log
-    if settings.storage is None and not run.study_log.is_file():
-        raise RunDirectoryError(f"run '{run.path}' has no study.log; name another run")
-    with storage_errors(storage), damaged_journal(storage):
-        opened = open_storage(storage)
-        try:
-            study = opened.get_study_id_from_name(settings.study or STUDY_NAME)
-        except KeyError:
-            return []
-        found = [record_of(trial) for trial in opened.get_all_trials(study, deepcopy=False)]
-    return sorted((r for r in found if r is not None), key=lambda r: r.number)
+    with _study_of(run) as found:
+        if found is None:
+            raise RunDirectoryError(f"run '{run.path}' has no study any more; name another run")
+        storage, study = found
+        records = [record_of(trial) for trial in storage.get_all_trials(study, deepcopy=False)]
+    return sorted((r for r in records if r is not None), key=lambda r: r.number)
 
 
 def kept_result(run: RunDirectory) -> dict[str, Any] | None:
@@ -201,18 +196,15 @@ def kept_result(run: RunDirectory) -> dict[str, Any] | None:
         StorageUnreachable: the study's database does not answer.
         RunDirectoryError: its journal is damaged.
     """
-    settings = run.section("search", SearchSettings)
-    if settings.storage is None and not run.study_log.is_file():
-        return None
-    storage = settings.storage or run.study_log
-    with storage_errors(storage), damaged_journal(storage):
-        opened = open_storage(storage)
-        try:
-            study = opened.get_study_id_from_name(settings.study or STUDY_NAME)
-        except KeyError:
-            return None
-        kept = opened.get_study_user_attrs(study).get(result_key(run))
+    with _study_of(run) as found:
+        kept = None if found is None else found[0].get_study_user_attrs(found[1])
+    kept = (kept or {}).get(result_key(run))
     return dict(kept) if isinstance(kept, Mapping) else None
+
+
+def _study_of(run: RunDirectory) -> KeptStudy:
+    settings = run.section("search", SearchSettings)
+    return kept_study(settings.storage or run.study_log, settings.study or STUDY_NAME)
 
 
 def _named(settings: SearchSettings, run: RunDirectory, run_id: str) -> SearchSettings:

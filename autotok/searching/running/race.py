@@ -8,6 +8,7 @@ them. After F-Race (Birattari et al., "A racing algorithm for configuring metahe
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -22,6 +23,7 @@ from .loop import Search
 
 __all__ = ["challengers", "finalists", "in_question", "is_of_use"]
 
+_LOG = logging.getLogger(__name__)
 _CONFIDENCE = 0.9
 """Of what leaves: less than the 95 % of a verdict, as it is only about where images go."""
 
@@ -80,11 +82,15 @@ def finalists(
         return chosen + challengers(chosen, records, search.objectives, beside * size)
 
     problem, least = search.problem, search.settings.min_quality
-    # what a device has to measure first is too dear for a hunch
+    # what a device measures, or only it can tell, is too dear for a hunch
     asked = {o.name for o in search.objectives} | {b.metric for b in problem.budgets}
-    beside = int(asked.isdisjoint(ON_DEVICE))
+    beside = int(asked.isdisjoint(ON_DEVICE) and not search.corrections.active)
     pool = [r for r in search.records if r.measured and r.number not in without]
-    pool = [r for r in pool if is_of_use(r.score, problem.facts, least)] or pool
+    useful = [r for r in pool if is_of_use(r.score, problem.facts, least)]
+    if pool and not useful:
+        asked_for = "better than guessing" if least is None else f"of the least quality, {least:g}"
+        _LOG.warning("nothing evaluated is %s: the final evaluation runs what there is", asked_for)
+    pool = useful or pool
     return search.corrections.settle(pool, choose)
 
 

@@ -120,6 +120,11 @@ class SearchSettings:
                 f"front_size is {self.front_size} and control_shapes {self.control_shapes};"
                 " they must be at least 2 and 0"
             )
+        if self.min_quality is not None and not 0.0 <= self.min_quality <= 100.0:
+            raise ConfigError(
+                f"min_quality is {self.min_quality:g}; give percent, 0 to 100, or the most KL"
+                " divergence"
+            )
         if self.retrain_trials is not None and self.retrain_trials < 0:
             raise ConfigError(f"retrain_trials is {self.retrain_trials}; it must be 0 or more")
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from clocked import Workers
 from evidence import hits, record
 from problems import FakeEvaluator, fake_problem, vit_facts
-from test_time_limit import Workers
 
 from autotok.config import CompressionConfig
+from autotok.errors import ConfigError
 from autotok.evaluation.accuracy import Tally
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import Score, TrialRecord
@@ -126,3 +127,13 @@ def test_a_resumed_race_runs_as_it_would_have(
         strict=True,
     ):
         assert (one.number, one.score) == (two.number, two.score)
+
+
+def test_a_least_quality_that_nothing_has_is_said_and_not_kept_silent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_search(SearchSettings(n_trials=6, min_quality=99.9), fake_problem(), tmp_path / "run")
+    assert run.best is not None
+    assert "nothing evaluated is of the least quality, 99.9" in caplog.text
+    with pytest.raises(ConfigError, match="min_quality is 300; give percent, 0 to 100"):
+        SearchSettings(min_quality=300)

@@ -2,16 +2,15 @@
 
 import dataclasses
 import time
-from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from clocked import Workers, follow
 from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.errors import NothingEvaluated
-from autotok.searching.engines.base import Job, Outcome
 from autotok.searching.running.opening import open_search, resume_search, run_search
 from autotok.searching.running.time_limit import Around, TimeLimit
 from autotok.searching.space.settings import SearchSettings, fidelity_plan
@@ -46,44 +45,6 @@ def test_trials_that_all_fail_are_named_with_the_first_reason(tmp_path: Path) ->
     settings = dataclasses.replace(LIMITED, timeout_s=None)
     with pytest.raises(NothingEvaluated, match=r"all 6 trials failed, .* no such image"):
         run_search(settings, fake_problem(evaluate=evaluate), tmp_path / "run")
-
-
-class Workers:
-    """Workers on a clock of their own: a second passes when the test says so."""
-
-    def __init__(self, capacity: int, *, image_s: float, start_s: float = 0.0) -> None:
-        self.capacity, self.now = capacity, 0.0
-        self.asked: list[Job] = []
-        self._image_s, self._start_s = image_s, start_s
-        self._open: deque[Job] = deque()
-        self._accuracy = FakeEvaluator(vit_facts())
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def start(self) -> float:
-        self.now += self._start_s
-        return self._start_s
-
-    def submit(self, job: Job) -> None:
-        assert len(self._open) < self.capacity
-        self._open.append(job)
-        self.asked.append(job)
-
-    def collect(self) -> Outcome:
-        job = self._open.popleft()
-        spent = self._image_s * (job.stop - job.start)
-        self.now += spent / self.capacity
-        return Outcome(job, self._accuracy(job.config, job.start, job.stop), spent)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def follow(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let time limits go by the workers' clock."""
-    clock = SimpleNamespace(monotonic=workers.monotonic)
-    monkeypatch.setattr("autotok.searching.running.time_limit.time", clock)
 
 
 def planned(
