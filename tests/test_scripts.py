@@ -1,4 +1,4 @@
-"""What scripts outside the package import of it is there: they are run by hand, long after a move."""
+"""What scripts outside the package import of it is there: they are run by hand, long after."""
 
 import ast
 import importlib
