@@ -1,5 +1,6 @@
 """Thousands of damaged files and budgets: each is understood, or refused in one sentence."""
 
+import copy
 import csv
 import io
 import json
@@ -95,7 +96,7 @@ def bad_structure(text: str, draw: random.Random) -> bytes:
                 other, its = draw.choice(spots)
                 holder[key] = yaml.safe_load(yaml.safe_dump(other[its]))
             case _:
-                holder[key] = draw.choice(VALUES)
+                holder[key] = copy.deepcopy(draw.choice(VALUES))  # or it ends up inside itself
         if not data:
             break
     return yaml.safe_dump(data, sort_keys=False).encode("utf-8", "surrogatepass")

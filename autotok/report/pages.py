@@ -50,7 +50,7 @@ def write_again(run: Run) -> Run:
 
 def draw_pages(run: Run) -> None:
     """Write the picture and the page of a finished run."""
-    found, question, asked = run.records(), run.config["question"], run.asked
+    found, question, asked = run.records(), run.question.to_dict(), run.asked
     points = [p for p in run.points() if p.kind != "trial" or p.feasible]
     title = printable(
         f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
@@ -62,7 +62,7 @@ def draw_pages(run: Run) -> None:
     best = run.directory / "best.yaml"
     report = Report(
         title=title,
-        command=_command(question, RunDirectory(run.directory).section("search", SearchSettings)),
+        command=_command(question, run.settings),
         points=points,
         metric=run.judged,
         budget="; ".join(b.echo for b in found["budgets"]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -21,6 +22,11 @@ __all__ = ["Watchdog"]
 
 _MARK = "AUTOTOK_RAY_STARTED_BY"
 _PATIENCE_S = 5.0
+_LOOK_S = 1.0
+_BEGAN = 19
+"""When a process began, in clock ticks, among the fields of its stat behind the name: with it a
+number that was given anew is not taken for the old one."""
+_Process = tuple[int, str]
 
 
 class Watchdog:
@@ -57,25 +63,47 @@ class Watchdog:
                 process.wait(2 * _PATIENCE_S)
 
 
-def _marked(mark: bytes) -> list[int]:
-    """Processes whose environment carries the mark; one that is dead already has none."""
-    found = []
+def _marked(mark: bytes) -> set[_Process]:
+    """Processes whose environment carries the mark, and what they started."""
+    found, parents = set(), dict[_Process, int]()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                process = int(entry.name), fields[_BEGAN]
+                if fields[0] != "Z":
+                    parents[process] = int(fields[1])
                 if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
+                    found.add(process)
+    while more := {p for p, parent in parents.items() if parent in dict(found)} - found:
+        found |= more
+    return found & parents.keys()
+
+
+def _alive(process: _Process) -> bool:
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{process[0]}/stat").read_text().rpartition(")")[2].split()
+        return fields[0] != "Z" and fields[_BEGAN] == process[1]
+    return False
 
 
 def _watch(mark: bytes) -> None:
-    """Wait for the end of standard input, then for the end of all that carry the mark."""
-    sys.stdin.buffer.read()
+    """Wait for the end of standard input, then for the end of all that carried the mark.
+
+    Who belongs here is noted all along: a process that gives itself a title, as Ray's agents do,
+    writes it over its environment, and an orphan no longer shows who started it.
+    """
+    known = _marked(mark)
+    while not select.select([sys.stdin], [], [], _LOOK_S)[0]:
+        known = {p for p in known if _alive(p)} | _marked(mark)
     deadline = time.monotonic() + _PATIENCE_S
-    while (left := _marked(mark)) and time.monotonic() < deadline:
-        for pid in left:
+    while left := {p for p in known if _alive(p)} | _marked(mark):
+        known |= left
+        for pid, _ in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.05)
 
 
