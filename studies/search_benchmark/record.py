@@ -1,6 +1,7 @@
 """Record what many configurations of one model do to the same images; goes on where it was stopped.
 
     python studies/search_benchmark/record.py demo --minutes 60
+    python studies/search_benchmark/record.py dinov2 --data PHOTOS --checkpoint FILE --minutes 60
 
 Configurations: all methods of the default space with their published schedules, schedules drawn
 from that space, and schedules as a user would write them, spread over the costs that there are.
@@ -12,6 +13,7 @@ model runs between the others, and times are divided by its time.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import json
 import multiprocessing
@@ -45,7 +47,14 @@ from autotok.searching.space.warm_starts import warm_starts
 HERE = Path(__file__).parent
 QUESTIONS = {
     "demo": Question(backbone="autoformer_demo", data="demo", budgets=("100%",), quality="kl"),
+    "dinov2": Question(
+        backbone="vit_small_patch14_dinov2", image_size=224, budgets=("100%",), quality="kl"
+    ),
+    "cifar": Question(
+        *("vit_small_patch14_dinov2", None, 112, "cifar10"), budgets=("100%",), quality="kl"
+    ),
 }
+"""Of the others, data and weights are named at the start."""
 DRAWN, WRITTEN, FRACTIONS = 58, 36, 6
 """Schedules of a method: drawn from the space, written by hand; costs of each published one."""
 BLOCK = 8
@@ -137,10 +146,10 @@ class Found:
 class Runner:
     """One process with the model and the images."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, question: Question) -> None:
         torch.set_num_threads(1)
         reuse_large_blocks()
-        self.session: Session = build_problem(QUESTIONS[name])
+        self.session: Session = build_problem(question)
         self._whole: dict[int, float] = {}
         self._since = 0
 
@@ -176,8 +185,8 @@ class Runner:
 _RUNNER: list[Runner] = []
 
 
-def _start(name: str) -> None:
-    _RUNNER.append(Runner(name))
+def _start(question: Question) -> None:
+    _RUNNER.append(Runner(question))
 
 
 def _run(block: Block) -> Found:
@@ -187,9 +196,9 @@ def _run(block: Block) -> Found:
 class Table:
     """The files of one recording."""
 
-    def __init__(self, name: str, images: int) -> None:
-        self.folder = HERE / name
-        self.rows = self._rows(name)
+    def __init__(self, name: str, question: Question, images: int) -> None:
+        self.folder, self.question = HERE / name, question
+        self.rows = self._rows()
         self.kl = np.full((len(self.rows), images), np.nan, dtype=np.float16)
         self.right = np.full(self.kl.shape, -1, dtype=np.int8)
         self.slowness = np.full((len(self.rows), images // BLOCK), np.nan, dtype=np.float16)
@@ -200,11 +209,11 @@ class Table:
                     width = min(have.shape[1], into.shape[1])
                     into[:, :width] = have[:, :width]
 
-    def _rows(self, name: str) -> list[dict[str, object]]:
+    def _rows(self) -> list[dict[str, object]]:
         path = self.folder / "configurations.jsonl.gz"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            chosen = choose(build_problem(QUESTIONS[name]).problem, seed=0)
+            chosen = choose(build_problem(self.question).problem, seed=0)
             rows = [{"origin": o, "config": json.loads(c.canonical)} for o, c in chosen]
             text = "".join(f"{json.dumps(row)}\n" for row in rows)
             path.write_bytes(gzip.compress(text.encode(), mtime=0))
@@ -230,16 +239,15 @@ class Table:
         self.right[found.row, images] = found.right
         self.slowness[found.row, found.start // BLOCK] = found.slowness
 
-    def save(self, name: str) -> None:
+    def save(self) -> None:
         """Write beside, then rename."""
         beside = self.folder / ".images.npz"
         np.savez_compressed(beside, kl=self.kl, right=self.right, slowness=self.slowness)
         os.replace(beside, self.folder / "images.npz")
-        question = QUESTIONS[name]
         about = {
-            "backbone": question.backbone,
-            "data": question.data,
-            "image_size": question.image_size,
+            "backbone": self.question.backbone,
+            "data": Path(self.question.data).name,
+            "image_size": self.question.image_size,
             "configurations": len(self.rows),
             "judged_on": dict(sorted(Counter(self._seen()).items(), reverse=True)),
             "environment": environment(),
@@ -253,13 +261,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--data", help="of 'dinov2' and 'cifar': a folder of images")
+    parser.add_argument("--checkpoint", help="of 'dinov2' and 'cifar': their weights")
     asked = parser.parse_args()
     end = time.monotonic() + 60.0 * asked.minutes
-    table = Table(asked.name, asked.images)
+    named = {k: v for k in ("data", "checkpoint") if (v := getattr(asked, k)) is not None}
+    question = dataclasses.replace(QUESTIONS[asked.name], **named)
+    table = Table(asked.name, question, asked.images)
     saved = time.monotonic()
     waiting, done = table.missing(), 0
     with multiprocessing.get_context("spawn").Pool(
-        asked.workers, initializer=_start, initargs=(asked.name,)
+        asked.workers, initializer=_start, initargs=(question,)
     ) as pool:
         while time.monotonic() < end:
             part = [b for b, _ in zip(waiting, range(8 * asked.workers), strict=False)]
@@ -269,9 +281,9 @@ def main() -> None:
                 table.take(found)
             done += len(part)
             if time.monotonic() - saved > 60.0:
-                table.save(asked.name)
+                table.save()
                 saved = time.monotonic()
-    table.save(asked.name)
+    table.save()
     print(f"{done} blocks of {BLOCK} images; {sum(1 for _ in table.missing())} are left")
 
 
