@@ -68,11 +68,17 @@ class Metric:
     """The metric that its predictions are worked out from."""
     predicted: Callable[[Any], float] | None = None
     """Its value of a `Prediction`; None: the attribute of its name."""
+    guessed: Callable[[int], float] | None = None
+    """Its value for answers drawn evenly from so many classes; for KL, where the model is sure."""
 
     def of(self, prediction: object) -> float:
         """Its value of a `Prediction`."""
         read = self.predicted
         return float(getattr(prediction, self.name) if read is None else read(prediction))
+
+    def guessing(self, classes: int) -> float | None:
+        """Its value for answers drawn evenly; None where nobody can tell."""
+        return None if self.guessed is None or classes < 2 else self.guessed(classes)
 
     def number(self, value: float | None) -> str:
         """A value of the column; more digits where it is small, and '-' for none."""
@@ -170,13 +176,16 @@ def register_metric(metric: Metric) -> None:
 _ROWS = (
     Metric(
         "top1", "top1_pct", "top-1 accuracy", "%", "judged", ("accuracy",),
-        higher_is_better=True, digits=1,
+        higher_is_better=True, digits=1, guessed=lambda classes: 100.0 / classes,
     ),
     Metric(
         "agreement", "agreement_pct", "agreement with the uncompressed model", "%", "judged",
-        higher_is_better=True, digits=1,
+        higher_is_better=True, digits=1, guessed=lambda classes: 100.0 / classes,
     ),
-    Metric("kl", "kl", "KL divergence from the uncompressed model", "", "judged", digits=4),
+    Metric(
+        "kl", "kl", "KL divergence from the uncompressed model", "", "judged", digits=4,
+        guessed=math.log,
+    ),
     Metric(
         "macs", "macs_g", "GFLOPs, attention included", "G multiply-accumulates", "exact",
         ("mac", "flops", "flop", "gflops", "cost"), digits=3, scale=1e9,

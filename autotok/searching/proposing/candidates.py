@@ -20,7 +20,7 @@ from autotok.searching.space.search_space import Chooser, Parameter, Params
 
 from .repair import Strengths
 
-__all__ = ["BINS", "Priced", "tokens_by_depth", "nearby", "random_params", "priced_at"]
+__all__ = ["BINS", "Priced", "tokens_by_depth", "nearby", "random_params", "priced_at", "steepest"]
 
 BINS = 12
 """Depths at which the share of tokens left is read: as many as a ViT-S has blocks."""
@@ -39,6 +39,8 @@ class Priced:
     """Over those of the uncompressed model."""
     profile: tuple[float, ...]
     """(`BINS`,) share of the patch tokens left, from the first block to the last."""
+    steepest: float
+    """Least share of the tokens that enter a reduction which it keeps."""
 
 
 def random_params(problem: Problem, rng: np.random.Generator) -> Params:
@@ -84,7 +86,8 @@ def priced_at(
         at = inside[int(np.argmin(np.abs(macs[inside] - target)))]
         left = tokens_by_depth(shape.layers, counts[at].tolist(), facts)
         priced = {**params, "budget_fraction": float(fraction)}
-        found.append(Priced(priced, shape.method, float(macs[at]) / whole, left))
+        steep = steepest(counts[at].tolist(), facts)
+        found.append(Priced(priced, shape.method, float(macs[at]) / whole, left, steep))
     return found
 
 
@@ -98,6 +101,12 @@ def tokens_by_depth(
         left[layer:] = count / facts.num_patches
     places = np.linspace(0.0, depth - 1, BINS)
     return tuple(np.interp(places, np.arange(depth), left).tolist())
+
+
+def steepest(counts: Sequence[int], facts: BackboneFacts) -> float:
+    """Least share of the tokens that enter a reduction which it keeps; 1 without a reduction."""
+    entering = [facts.num_patches, *counts]
+    return min((c / max(e, 1) for c, e in zip(counts, entering, strict=False)), default=1.0)
 
 
 def _drawn(rng: np.random.Generator) -> Chooser:

@@ -75,6 +75,8 @@ _GRID = [
         (0.15, 0.3, 0.6), (0.3, 0.6, 0.9), (0.1, 0.6), (0.003, 0.03, 0.1)
     )
 ]
+USUAL = Hyper(length=0.3, shared=0.6, kinship=0.6, noise=0.03)
+"""The middle of the grid, where observations are too few to tell."""
 _DETAILS = 0.5
 """Length over which the other answers matter."""
 

@@ -29,8 +29,8 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Params
 
-from .candidates import BINS, Priced, nearby, priced_at, random_params, tokens_by_depth
-from .gaussian_process import Hyper, Inputs, best_hyper, fit
+from .candidates import BINS, Priced, nearby, priced_at, random_params, steepest, tokens_by_depth
+from .gaussian_process import USUAL, Hyper, Inputs, best_hyper, fit
 
 __all__ = ["Surrogate"]
 
@@ -40,16 +40,25 @@ _NEAR_SHAPES = 8
 """New shapes around the front for each proposal: 10 ms."""
 _MOST_SEEN = 150
 """Observations that the process looks at: a proposal stays within 15 ms."""
-_LEAST_SEEN = 3
+_PUBLISHED = 5
+"""The first proposals, each the published schedule of another method, at the cost where it promises
+most: a paper's schedule is a better guess than a random one, one method twice is a worse."""
 _AGAIN = 1.25
 """Growth of what was seen after which hyper-parameters are found anew."""
-_COST_WEIGHT = 2.0
-"""Of the cost beside the tokens left at one depth, as one says little about many layers."""
+_FEW = 5
+"""Observations that say nothing about hyper-parameters yet."""
+_LEAST_LEFT = 0.02
+"""Share of the tokens below which one more or less no longer matters; above it, half as many again
+is the same step everywhere."""
+_STEP_WEIGHT = 2.0
+"""Of the steepest reduction beside the tokens left at one depth."""
 _DRAWS = 64
 _RANKED = 12
 """More than a trial builder tries where proposals turn out to be known."""
-_WHOLE = Priced({}, "none", 1.0, (1.0,) * BINS)
+_WHOLE = Priced({}, "none", 1.0, (1.0,) * BINS, 1.0)
 """The uncompressed model."""
+_NOTHING = Priced({}, "none", 0.0, (0.0,) * BINS, 0.0)
+"""No token left."""
 _SEEN_OTHERWISE = (
     *("method", "budget_fraction", "family", "first_layer", "num_stages"),
     *("spacing", "taper", "inflection"),
@@ -92,8 +101,8 @@ class Surrogate:
         ceiling: float | None,
         earlier: Sequence[TrialRecord] = (),
     ) -> Params | None:
-        """Parameters of trial `number`, the next best at each further attempt; None where nothing
-        was seen yet.
+        """Parameters of trial `number`, the next best at each further attempt; None where all that
+        could be thought of was tried.
 
         `ceiling` is the quality of the uncompressed model, where it is known; `earlier` records are
         those of another run of the same model and images, which may be tried again.
@@ -110,11 +119,9 @@ class Surrogate:
         ceiling: float | None,
         earlier: Sequence[TrialRecord],
     ) -> list[Params]:
-        """The most promising proposals, best first; none where too little was seen."""
+        """The most promising proposals, best first."""
         known = [*earlier, *records]
         seen = [r for r in known if r.measured and r.config is not None and r.base is None]
-        if len(seen) < _LEAST_SEEN:
-            return []
         seen = self._visible(seen)
         fresh = self._around(number, seen)
         rows = self._pool_rows + self._rows_of(fresh)
@@ -122,8 +129,11 @@ class Surrogate:
         order = np.argsort(-self._gains(rows, seen, ceiling, rng), kind="stable")
         tried = {_key(r.params) for r in records}
         candidates, found = [*self._pool, *fresh], []
+        opening = self._opening(seen)
         for index in order.tolist():
             params = candidates[index].params
+            if opening and index not in opening:
+                continue
             if _key(params) not in tried:
                 found.append(params)
             if len(found) == _RANKED:
@@ -133,10 +143,22 @@ class Surrogate:
     # --- what could be tried
 
     @cached_property
+    def _published(self) -> list[Priced]:
+        rng = np.random.default_rng([self._seed, 5])
+        return [c for params in self._starts for c in self._spread(params, rng)]
+
+    @cached_property
     def _pool(self) -> list[Priced]:
         rng = np.random.default_rng([self._seed, 7])
-        shapes = [*self._starts, *(random_params(self._problem, rng) for _ in range(_SHAPES))]
-        return [c for params in shapes for c in self._spread(params, rng)]
+        shapes = [random_params(self._problem, rng) for _ in range(_SHAPES)]
+        return [*self._published, *(c for p in shapes for c in self._spread(p, rng))]
+
+    def _opening(self, seen: Sequence[TrialRecord]) -> set[int]:
+        """Of the pool, what one of the first proposals may be; none where all may."""
+        if len(seen) >= _PUBLISHED:
+            return set()
+        methods = {r.config.method for r in seen if r.config}
+        return {i for i, c in enumerate(self._published) if c.method not in methods}
 
     @cached_property
     def _pool_rows(self) -> _Rows:
@@ -194,25 +216,45 @@ class Surrogate:
         rows: _Rows,
     ) -> _Belief:
         """What is known of one objective, for the candidates and for what was seen."""
-        if objective.name == "macs_g":
-            return _Belief(rows.macs, np.zeros(len(rows.macs)), history.macs, exact=True)
+        judged = METRICS[self._problem.metric].column == objective.name
+        if objective.name == "macs_g" or not (seen or judged):  # unseen, it goes with the cost
+            exact = objective.name == "macs_g"
+            worst = float(history.macs.max(initial=1.0))
+            return _Belief(rows.macs, np.zeros(len(rows.macs)), history.macs, worst, exact)
         values = losses([r.values for r in seen], [objective])[:, 0]
         variances = np.array([_variance(r, objective) for r in seen])
-        inputs = history.inputs
-        if ceiling is not None and any(_judged(r, objective) for r in seen):
-            sign = -1.0 if objective.maximise else 1.0
-            values, variances = np.append(values, sign * ceiling), np.append(variances, 0.0)
-            inputs = inputs + self._rows_of([_WHOLE]).inputs
+        inputs, worst = history.inputs, float(values.max(initial=-math.inf))
+        if judged:
+            whole = self._whole_loss(objective, ceiling)
+            worst = self._blind_loss(values, whole)
+            values, variances = np.append(values, [whole, worst]), np.append(variances, [0.0, 0.0])
+            inputs = inputs + self._rows_of([_WHOLE, _NOTHING]).inputs
         values = np.minimum(values, _worst_told_apart(values))
         hyper = self._hyper(objective.name, len(seen), inputs, values, variances)
         posterior = fit(inputs, values, variances, hyper)
         means, deviations = posterior.at(rows.inputs)
-        return _Belief(means, deviations, posterior.at(history.inputs)[0], exact=False)
+        return _Belief(means, deviations, posterior.at(history.inputs)[0], worst, exact=False)
+
+    def _whole_loss(self, objective: Objective, ceiling: float | None) -> float:
+        """Loss of the uncompressed model; that of a perfect one where it is not known yet."""
+        if objective.maximise:
+            return -(100.0 if ceiling is None else ceiling)
+        return ceiling or 0.0
+
+    def _blind_loss(self, values: Floats, whole: float) -> float:
+        """Loss of a model that sees nothing: that of guessing, else the worst seen so far."""
+        metric = METRICS[self._problem.metric]
+        guessing = metric.guessing(self._problem.facts.num_classes)
+        if guessing is not None:
+            return -guessing if metric.higher_is_better else guessing
+        return float(values.max()) if len(values) else whole + 1.0  # any scale is as good
 
     def _hyper(
         self, name: str, count: int, inputs: Inputs, values: Floats, variances: Floats
     ) -> Hyper:
         """Hyper-parameters, found anew whenever a fifth more was seen."""
+        if count < _FEW:
+            return USUAL
         due = int(_AGAIN ** int(math.log(count, _AGAIN)))
         if (name, due) not in self._hypers:
             first = np.arange(min(due, _MOST_SEEN, len(values)))
@@ -228,6 +270,7 @@ class Surrogate:
             [c.params for c in candidates],
             np.array([c.profile for c in candidates]).reshape(-1, BINS),
             np.array([c.macs for c in candidates]),
+            np.array([c.steepest for c in candidates]),
         )
 
     def _rows_of_records(self, seen: Sequence[TrialRecord]) -> _Rows:
@@ -237,6 +280,7 @@ class Surrogate:
             [r.params for r in seen],
             np.array([tokens_by_depth(r.layers, r.counts, facts) for r in seen]).reshape(-1, BINS),
             np.array([r.costs.macs / self._whole for r in seen if r.costs]),
+            np.array([steepest(r.counts, facts) for r in seen]),
         )
 
     def _rows(
@@ -245,10 +289,12 @@ class Surrogate:
         params: Sequence[Mapping[str, Primitive]],
         profile: Floats,
         macs: Floats,
+        steps: Floats,
     ) -> _Rows:
         gone = 1.0 - profile.mean(axis=1)
+        left = np.log(profile + _LEAST_LEFT) / math.log(1.0 / _LEAST_LEFT)
         inputs = Inputs(
-            profile=np.hstack([profile, _COST_WEIGHT * macs[:, None]]),
+            profile=np.hstack([left, _STEP_WEIGHT * steps[:, None]]),
             removed=gone / (gone + _STRONG) * (1.0 + _STRONG),
             method=np.array(
                 [self._methods.index(m) if m in self._methods else -1 for m in methods]
@@ -274,6 +320,8 @@ class _Belief:
     means: Floats
     deviations: Floats
     seen: Floats
+    worst: float
+    """Beyond it nothing counts."""
     exact: bool
 
 
@@ -342,12 +390,11 @@ def _worst_told_apart(values: Floats) -> float:
 
 
 def _hypervolume_gain(cost: _Belief, quality: _Belief) -> Floats:
-    """(m,) expected gain of the area between the front and (cost of the uncompressed model, worst
-    quality of what was seen); the front is that of the means at what was seen."""
+    """(m,) expected gain of the area between the front and (cost of the uncompressed model, quality
+    of guessing); the front is that of the means at what was seen."""
     order = np.argsort(cost.seen, kind="stable")
-    edges = np.concatenate([[0.0], cost.seen[order], [max(1.0, float(cost.seen.max()))]])
-    worst = float(quality.seen.max())
-    levels = np.concatenate([[worst], np.minimum.accumulate(quality.seen[order])])
+    edges = np.concatenate([[0.0], cost.seen[order], [cost.worst]])
+    levels = np.minimum.accumulate(np.concatenate([[quality.worst], quality.seen[order]]))
     falls = np.concatenate([[True], levels[1:] < levels[:-1]])  # the front's own steps
     levels, edges = levels[falls], np.append(edges[:-1][falls], edges[-1])
     begin = np.maximum(edges[:-1], cost.means[:, None])
@@ -366,14 +413,15 @@ def _expected_fall(levels: Floats, quality: _Belief) -> Floats:
 def _scalar_gain(beliefs: Sequence[_Belief], rng: np.random.Generator) -> Floats:
     """(m,) expected improvement of one augmented Chebyshev scalarisation with random weights."""
     weights = rng.dirichlet(np.ones(len(beliefs)))
+    seen = np.stack([b.seen if len(b.seen) else [b.worst] for b in beliefs], axis=-1)
+    low = np.array([(b.seen if len(b.seen) else b.means).min() for b in beliefs])
+    wide = np.maximum(seen.max(axis=0) - low, 1e-12)
 
     def scalar(columns: Floats) -> Floats:  # (..., objectives)
-        low = np.array([b.seen.min() for b in beliefs])
-        wide = np.array([max(float(np.ptp(b.seen)), 1e-12) for b in beliefs])
         scaled = weights * (columns - low) / wide
         return scaled.max(axis=-1) + 0.05 * scaled.sum(axis=-1)  # type: ignore[no-any-return]
 
-    best = float(scalar(np.stack([b.seen for b in beliefs], axis=-1)).min())
+    best = float(scalar(seen).min())
     draws = rng.standard_normal((_DRAWS, 1, len(beliefs)))
     means = np.stack([b.means for b in beliefs], axis=-1)
     deviations = np.stack([b.deviations for b in beliefs], axis=-1)

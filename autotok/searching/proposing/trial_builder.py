@@ -51,8 +51,6 @@ __all__ = [
 _ATTEMPTS = 6
 """At a proposal that is not known yet; the late ones are random."""
 PRIOR_RECOVERY = 0.5
-_FIRST = 5
-"""Published defaults that a surrogate starts from; it weighs the others against all else."""
 MOST_RECOVERY = 1.0
 """What a fine-tune could regain at the very best: all that compression lost."""
 Points = NDArray[np.float64]
@@ -70,18 +68,17 @@ class TrialBuilder:
         self._objectives = make_objectives(settings.objectives, problem.metric)
         again = front_again(self._earlier, problem, self._objectives)
         self._starts = [*again, *self._warm_starts()]
-        first = max(_FIRST, len(again))
-        self._surrogate = self._learner(first) if settings.sampler == "auto" else None
+        self._surrogate = self._learner(len(again)) if settings.sampler == "auto" else None
 
     @property
     def promotes(self) -> bool:
         """Whether both modes are searched: plug-in first, fine-tunes where they promise most."""
         return set(self._problem.space.mode) == set(MODES)
 
-    def _learner(self, first: int) -> Surrogate:
-        """What chooses proposals once the `first` starts were seen."""
+    def _learner(self, again: int) -> Surrogate:
+        """What chooses proposals after those tried `again` and the uncompressed model."""
         starts = [p for p in self._starts if p is not None]
-        self._starts = self._starts[: first + (len(starts) < len(self._starts))]
+        self._starts = self._starts[: again + (len(starts) < len(self._starts))]
         return Surrogate(self._problem, self._objectives, starts, self._settings.seed)
 
     def proposal(

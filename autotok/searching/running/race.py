@@ -9,8 +9,7 @@ them. After F-Race (Birattari et al., "A racing algorithm for configuring metahe
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from autotok.evaluation.paired import compare
 from autotok.facts import BackboneFacts
@@ -26,13 +25,6 @@ __all__ = ["challengers", "finalists", "in_question", "is_of_use"]
 _LOG = logging.getLogger(__name__)
 _CONFIDENCE = 0.9
 """Of what leaves: less than the 95 % of a verdict, as it is only about where images go."""
-
-_GUESSING: Mapping[str, Callable[[int], float]] = {
-    "top1": lambda classes: 100.0 / classes,
-    "agreement": lambda classes: 100.0 / classes,
-    "kl": math.log,
-}
-"""Quality of answers drawn evenly from the classes; for KL, where the model itself is sure."""
 
 
 def in_question(
@@ -124,9 +116,9 @@ def is_of_use(score: Score | None, facts: BackboneFacts, least: float | None) ->
     better = METRICS[score.metric].higher_is_better
     if least is not None and (score.value < least if better else score.value > least):
         return False
-    if score.metric not in _GUESSING or facts.num_classes < 2:
+    guessing = METRICS[score.metric].guessing(facts.num_classes)
+    if guessing is None:
         return True
-    guessing = _GUESSING[score.metric](facts.num_classes)
     return score.high > guessing if better else score.low < guessing
 
 
