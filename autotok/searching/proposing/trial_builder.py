@@ -36,7 +36,7 @@ from autotok.searching.space.warm_starts import warm_starts
 from .earlier import front_again
 from .proposals import Proposals
 from .repair import Repaired, repair
-from .surrogate import Surrogate
+from .surrogate import Known, Surrogate
 
 __all__ = [
     "TrialBuilder",
@@ -109,7 +109,14 @@ class TrialBuilder:
         if self._surrogate is None:
             return None
         records = sorted(self._proposals.records, key=lambda r: r.number)
-        return self._surrogate.propose(number, attempt, records, ceiling, self._earlier)
+        finished = {r.number for r in records}
+        running = {
+            r.number: r
+            for r in self.known.values()
+            if r.number not in finished and r.config is not None and r.base is None
+        }
+        known = Known(records, [running[n] for n in sorted(running)], self._earlier, ceiling)
+        return self._surrogate.propose(number, attempt, known)
 
     def _attempt(
         self,

@@ -1,16 +1,18 @@
 """Sampler `auto`: it depends on results only, repeats nothing, and learns faster than chance."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from problems import FakeEvaluator, fake_problem, vit_facts
 
-from autotok.config import CompressionConfig
+from autotok.config import CompressionConfig, Primitive
 from autotok.searching.records.pareto import hypervolume
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.opening import open_search, resume_search, run_search
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
+from autotok.searching.space.warm_starts import warm_starts
 
 
 def trials(
@@ -29,6 +31,11 @@ def trials(
         search.advance(job.number, problem.evaluate(job.config, 0, 24), 0.0)
     search.proposals.close()
     return search.records
+
+
+def shape(params: Mapping[str, Primitive]) -> dict[str, Primitive]:
+    """A proposal without its cost."""
+    return {k: v for k, v in params.items() if k not in ("budget_fraction", "mode")}
 
 
 def area(records: list[TrialRecord]) -> float:
@@ -81,3 +88,28 @@ def test_fine_tunes_are_promoted_as_with_any_sampler(tmp_path: Path) -> None:
     settings = SearchSettings(n_trials=8, sampler="auto", retrain_trials=1)
     result = run_search(settings, problem, tmp_path / "run")
     assert sum(r.tuned is not None for r in result.records) == 1
+
+
+def test_the_first_proposals_are_published_schedules_of_different_methods(tmp_path: Path) -> None:
+    problem = fake_problem("50%")
+    records = trials(tmp_path, "auto", 3, 5)
+    assert len({r.params["method"] for r in records}) == 5
+    published = [shape(p) for p in warm_starts(problem.space, problem.facts)]
+    assert all(shape(r.params) in published for r in records)
+
+
+def test_who_asks_while_others_still_run_is_told_something_else(tmp_path: Path) -> None:
+    problem = fake_problem("50%")
+    settings = SearchSettings(seed=0, sampler="auto")
+    search = open_search(settings, problem, tmp_path / "study.log", plan=FidelityPlan(24, 24, 24))
+    first = [search.ask() for _ in range(4)]
+    assert len({job.config.method for job in first if job}) == 4
+    for job in first:
+        assert job is not None
+        search.advance(job.number, problem.evaluate(job.config, 0, 24), 0.0)
+    later = [search.ask() for _ in range(4)]
+    costs = sorted(problem.costs.cost(job.config).macs for job in later if job)
+    whole = problem.costs.cost(CompressionConfig()).macs
+    assert len(costs) == 4
+    assert costs[-1] - costs[0] > 0.02 * whole  # not four times the same place of the front
+    search.proposals.close()

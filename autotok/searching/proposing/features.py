@@ -1,0 +1,136 @@
+"""`Features`: configurations as the surrogate sees them, from what is known for nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotok.config import CompressionConfig, Primitive
+from autotok.methods.base import Kind
+from autotok.methods.registry import get_method
+from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.problem import Problem
+
+from .candidates import BINS, Priced, steepest, tokens_by_depth
+from .gaussian_process import Inputs
+
+__all__ = ["NOTHING", "WHOLE", "Features", "Rows"]
+
+WHOLE = Priced({}, "none", 1.0, (1.0,) * BINS, 1.0)
+"""The uncompressed model."""
+NOTHING = Priced({}, "none", 0.0, (0.0,) * BINS, 0.0)
+"""No token left."""
+_LEAST_LEFT = 0.02
+"""Share of the tokens below which one more or less no longer matters; above it, half as many is the
+same step everywhere."""
+_STEP_WEIGHT = 2.0
+"""Of the steepest reduction beside the tokens left at one depth."""
+_STRONG = 0.2
+"""Share of the tokens removed at which the method makes half of the difference it can make."""
+_SEEN_OTHERWISE = (
+    *("method", "budget_fraction", "family", "first_layer", "num_stages"),
+    *("spacing", "taper", "inflection"),
+)
+"""Answers that the method and the tokens at each depth stand for."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Configurations as the process sees them, and their cost over the uncompressed model's."""
+
+    inputs: Inputs
+    macs: Floats
+
+    def __add__(self, other: Rows) -> Rows:
+        return Rows(self.inputs + other.inputs, np.concatenate([self.macs, other.macs]))
+
+
+class Features:
+    """Rows of candidates and of records of one problem."""
+
+    def __init__(self, problem: Problem, pool: Sequence[Priced]) -> None:
+        """Options are scaled by what the `pool` holds."""
+        self._facts = problem.facts
+        self._whole = float(problem.costs.cost(CompressionConfig()).macs)
+        self._methods = problem.space.candidates(problem.facts)
+        self._scale = _Scale.over([c.params for c in pool])
+
+    def of(self, candidates: Sequence[Priced]) -> Rows:
+        """Of candidates."""
+        profile = np.array([c.profile for c in candidates]).reshape(-1, BINS)
+        left = np.log(profile + _LEAST_LEFT) / math.log(1.0 / _LEAST_LEFT)
+        steps = np.array([c.steepest for c in candidates])
+        gone = 1.0 - profile.mean(axis=1)
+        inputs = Inputs(
+            profile=np.hstack([left, _STEP_WEIGHT * steps[:, None]]),
+            removed=gone / (gone + _STRONG) * (1.0 + _STRONG),
+            method=np.array([self._number(c.method) for c in candidates]),
+            kind=np.array([_kind_number(c.method) for c in candidates]),
+            details=self._scale.of([c.params for c in candidates]),
+        )
+        return Rows(inputs, np.array([c.macs for c in candidates]))
+
+    def of_records(self, records: Sequence[TrialRecord]) -> Rows:
+        """Of trials whose configuration and costs are known."""
+        return self.of([self._priced(r) for r in records])
+
+    def _priced(self, record: TrialRecord) -> Priced:
+        assert record.config is not None
+        assert record.costs is not None
+        return Priced(
+            dict(record.params),
+            record.config.method,
+            record.costs.macs / self._whole,
+            tokens_by_depth(record.layers, record.counts, self._facts),
+            steepest(record.counts, self._facts),
+        )
+
+    def _number(self, method: str) -> int:
+        return self._methods.index(method) if method in self._methods else -1
+
+
+def _kind_number(method: str) -> int:
+    """-1 for the uncompressed model, which is akin to nobody."""
+    return -1 if method == "none" else list(Kind).index(get_method(method).kind)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Options and other answers as numbers from 0 to 1."""
+
+    places: Mapping[str, Callable[[Primitive], float]]
+    """Of each question, where an answer stands among those that the pool gives."""
+
+    @classmethod
+    def over(cls, params: Sequence[Mapping[str, Primitive]]) -> _Scale:
+        """From the proposals of a pool."""
+        found: dict[str, set[Primitive]] = {}
+        for answers in params:
+            for name, value in answers.items():
+                if name not in _SEEN_OTHERWISE and not name.startswith("finetune."):
+                    found.setdefault(name, set()).add(value)
+        several = {n: v for n, v in sorted(found.items()) if len(v) > 1}
+        return cls({n: _placing(sorted(v, key=str)) for n, v in several.items()})
+
+    def of(self, params: Sequence[Mapping[str, Primitive]]) -> Floats:
+        """(n, d); what was not asked is 0.5."""
+        found = np.full((len(params), len(self.places)), 0.5)
+        for row, given in enumerate(params):
+            for column, (name, place) in enumerate(self.places.items()):
+                if name in given:
+                    found[row, column] = place(given[name])
+        return found
+
+
+def _placing(known: Sequence[Primitive]) -> Callable[[Primitive], float]:
+    """Where an answer stands between the first and the last of those known, 0 to 1."""
+    if all(isinstance(k, (int, float)) and not isinstance(k, bool) for k in known):
+        low, high = min(map(float, known)), max(map(float, known))
+        return lambda value: (float(value) - low) / (high - low)
+    number = {value: i / (len(known) - 1) for i, value in enumerate(known)}
+    return lambda value: number.get(value, 0.5)
