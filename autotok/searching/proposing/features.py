@@ -59,6 +59,7 @@ class Features:
         self._whole = float(problem.costs.cost(CompressionConfig()).macs)
         self._methods = problem.space.candidates(problem.facts)
         self._scale = _Scale.over([c.params for c in pool])
+        self._records: dict[tuple[int, str], Priced] = {}
 
     def of(self, candidates: Sequence[Priced]) -> Rows:
         """Of candidates."""
@@ -82,13 +83,16 @@ class Features:
     def _priced(self, record: TrialRecord) -> Priced:
         assert record.config is not None
         assert record.costs is not None
-        return Priced(
-            dict(record.params),
-            record.config.method,
-            record.costs.macs / self._whole,
-            tokens_by_depth(record.layers, record.counts, self._facts),
-            steepest(record.counts, self._facts),
-        )
+        key = record.number, record.config.config_id
+        if key not in self._records:
+            self._records[key] = Priced(
+                dict(record.params),
+                record.config.method,
+                record.costs.macs / self._whole,
+                tokens_by_depth(record.layers, record.counts, self._facts),
+                steepest(record.counts, self._facts),
+            )
+        return self._records[key]
 
     def _number(self, method: str) -> int:
         return self._methods.index(method) if method in self._methods else -1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 __all__ = ["Hyper", "Inputs", "Posterior", "best_hyper", "fit"]
 
@@ -99,9 +99,9 @@ class Posterior:
         """(m,) means and (m,) standard deviations, observation noise left out."""
         across = _kernel(others, self.inputs, self.hyper)  # (m, n)
         means = self.mean + self.scale * across @ self.weights
-        solved = cho_solve(self.factor, across.T)
+        solved = solve_triangular(self.factor[0], across.T, lower=True, check_finite=False)
         prior = self.hyper.shared + (1.0 - self.hyper.shared) * others.removed**2
-        variance = prior - np.einsum("mn,nm->m", across, solved)
+        variance = prior - np.einsum("nm,nm->m", solved, solved)
         return means, self.amplitude * self.scale * np.sqrt(np.maximum(variance, 1e-9))
 
 
