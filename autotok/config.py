@@ -18,8 +18,6 @@ from typing import Any
 from autotok.errors import ConfigError, nearest
 from autotok.plain_data import Place, parse_json, typed
 
-__all__ = ["CompressionConfig", "FineTuneSpec", "Length", "Reduction", "SubnetSpec", "round_count"]
-
 VERSION = 1
 MODES = ("plug-in", "retrain")
 MOST_SEED = 2**32

@@ -23,8 +23,6 @@ import yaml
 
 from autotok.errors import ConfigError, UsageError, nearest
 
-__all__ = ["Place", "checked_keys", "parse_json", "parse_yaml", "read_yaml", "typed"]
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 

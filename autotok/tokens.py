@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["AttentionRule", "Extra", "Needs", "Parked", "Taps", "Tokens", "exactly"]
-
 
 class Needs(enum.Flag):
     """Intermediate values a method asks of the backbone; each costs nothing unless asked for."""

@@ -24,8 +24,9 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.devices.footprint import footprint
 from autotok.evaluation.allocator import reuse_large_blocks
-from autotok.predicting.calibrate import CalibrationPlan, Measured, draw_candidates, measure_all
+from autotok.predicting.calibrate import CalibrationPlan, draw_candidates
 from autotok.predicting.calibration import calibrate, plan_of
+from autotok.predicting.calibration_run import Measured, measure_all
 from autotok.predicting.fitting import FitCheck, check
 from autotok.predicting.predict import Prediction, predict_trace
 from autotok.predicting.target import Target, load_target

@@ -33,17 +33,6 @@ from autotok.report.model_report import random_images
 from autotok.searching.running.judging import judge
 from autotok.training.student import emitted
 
-__all__ = [
-    "build_config",
-    "compress",
-    "count",
-    "evaluate",
-    "export",
-    "macs",
-    "profile",
-    "read_config",
-]
-
 ConfigLike = CompressionConfig | str | Path
 
 

@@ -25,8 +25,6 @@ from autotok.searching.running.question import Question, check_names
 from autotok.searching.running.stopwatch import Stopwatch
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 
-__all__ = ["resume", "search"]
-
 
 @left_alone
 def search(

@@ -25,8 +25,6 @@ from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens, exactly
 
-__all__ = ["Backbone", "evaluating", "in_full", "left_alone", "pool_mean", "prove"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 B = TypeVar("B", bound="Backbone")

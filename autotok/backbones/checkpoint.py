@@ -15,8 +15,6 @@ from autotok.errors import CheckpointError
 
 from .weight_file import check_claims, read_claims, read_weight_file, shown
 
-__all__ = ["Peeled", "peeled", "read_state_dict"]
-
 log = logging.getLogger(__name__)
 
 AVERAGES = {

@@ -21,8 +21,6 @@ from torch import Tensor, UntypedStorage
 
 from autotok.errors import CheckpointError
 
-__all__ = ["check_claims", "read_claims", "read_weight_file", "shown"]
-
 MAX_BYTES = 8 * 2**30
 # what torch.save writes since 1.6 is a zip archive; before, a pickle
 ZIP_MAGIC = b"PK\x03\x04"

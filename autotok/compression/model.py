@@ -22,8 +22,6 @@ from autotok.tokens import Needs, Taps, Tokens, exactly, naive_coords
 
 from .schedule import Schedule
 
-__all__ = ["BlockCounts", "CompressedViT", "TapRequest"]
-
 _LOG = logging.getLogger(__name__)
 EMBEDDED = Needs.EMBEDDING | Needs.IMAGE | Needs.GRID
 """What the embedding gives."""

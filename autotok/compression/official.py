@@ -15,8 +15,6 @@ from autotok.methods.official_weights import OfficialWeights
 
 from .model import CompressedViT
 
-__all__ = ["load_official"]
-
 
 @torch.no_grad()
 def load_official(

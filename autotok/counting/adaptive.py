@@ -20,8 +20,6 @@ from autotok.methods.registry import get_method
 
 from .macs import cost, counted_macs
 
-__all__ = ["ImageCosts", "Metered", "calibrated_within", "image_costs", "is_adaptive", "metered"]
-
 _ROUNDS = 4
 _ERRORS = 2.0
 """Standard errors of the mean cost by which a calibration stays below what is allowed: images that

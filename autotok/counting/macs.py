@@ -34,8 +34,6 @@ from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import get_method
 from autotok.tokens import NEEDS_MAP, Needs
 
-__all__ = ["Cost", "cost", "counted_macs", "schedule_macs", "uncompressed"]
-
 
 @dataclass(frozen=True)
 class Cost:

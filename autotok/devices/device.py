@@ -29,17 +29,6 @@ from .ssh_board import RemoteDevice
 if TYPE_CHECKING:
     from .ray_tasks import RayTasks
 
-__all__ = [
-    "Device",
-    "LocalDevice",
-    "RayDevice",
-    "SshDevice",
-    "leaving",
-    "measure_on",
-    "open_device",
-    "ready_device",
-]
-
 _LOG = logging.getLogger(__name__)
 ROUNDS, TIMEOUT_S = 15, 300.0
 _RAY = re.compile(r"ray:([A-Za-z0-9_][A-Za-z0-9_.-]*)(?:@(auto|[A-Za-z0-9_.\[\]:-]+:\d+))?")

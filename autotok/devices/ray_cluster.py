@@ -14,17 +14,6 @@ from typing import Any
 
 from autotok.errors import ConfigError, DeviceUnreachable, failure
 
-__all__ = [
-    "load_ray",
-    "TUNE_SETTINGS",
-    "capacity",
-    "check_shared_folder",
-    "join",
-    "plain",
-    "room",
-    "start",
-]
-
 _LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 _CONNECT_S = 10.0

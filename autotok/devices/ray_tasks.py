@@ -12,8 +12,6 @@ from autotok.errors import DeviceUnreachable, failure
 
 from .ray_cluster import join, load_ray
 
-__all__ = ["RayTasks", "TaskLost"]
-
 _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
 RETRIES = 2

@@ -15,8 +15,6 @@ from .measurement import Measurement, MeasurementFailed, now
 from .ssh_address import RUNTIMES, SshAddress
 from .ssh_link import BoardTrouble, ConnectionDropped, Link
 
-__all__ = ["BoardFacts", "RemoteDevice"]
-
 _LOG = logging.getLogger(__name__)
 PAUSES_S = (1.0, 3.0)
 """Between attempts to reach the device."""

@@ -24,8 +24,6 @@ from autotok.errors import AutotokError, ConfigError, DeviceUnreachable
 
 from .ssh_address import SshAddress
 
-__all__ = ["BoardTrouble", "ConnectionDropped", "Link"]
-
 SSH_OPTIONS = {
     "BatchMode": "yes",
     "ServerAliveInterval": "5",

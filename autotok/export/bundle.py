@@ -45,17 +45,6 @@ from .weights import (
     write_weights,
 )
 
-__all__ = [
-    "BackboneRef",
-    "Bundle",
-    "bundle_structure",
-    "load_bundle",
-    "load_uncompressed",
-    "read_best",
-    "save_bundle",
-    "write_best",
-]
-
 FORMAT = 1
 
 

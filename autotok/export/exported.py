@@ -23,8 +23,6 @@ from autotok.names import known
 
 from .formats import FORMATS, ExportFormat, Written
 
-__all__ = ["ExportResult", "check_exportable", "export_model"]
-
 logger = logging.getLogger(__name__)
 TOLERANCE = 1e-3
 

@@ -40,8 +40,6 @@ from .registry import register
 from .scoring import SCORE, score_needs, score_note
 from .thresholds import Calibrated, with_thresholds
 
-__all__ = ["ASViT", "ASViTBatch"]
-
 HEARD, COUNTS = "asvit.score", "asvit.counts"
 ACCUMULATE = Option(
     "accumulate",

@@ -34,8 +34,6 @@ from .registry import register
 from .scoring import SCORE, Scoring
 from .thresholds import Calibrated
 
-__all__ = ["ATS"]
-
 MOST_POINTS = 4096
 
 

@@ -41,8 +41,6 @@ from .primitives import select_ragged
 from .registry import register
 from .thresholds import Calibrated
 
-__all__ = ["AViT"]
-
 PLACE = "avit.place"
 READ = {"cls": 1, "cls+dist": 2}
 """Prefix tokens that the read-out takes, where it takes nothing else."""

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .base import Option
 
-__all__ = ["TRACK_SIZE", "distances", "farthest_points", "left_over", "official_stage"]
-
 TRACK_SIZE = Option(
     "track_size",
     False,

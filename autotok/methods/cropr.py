@@ -38,8 +38,6 @@ from .official_weights import OfficialWeights
 from .primitives import park, recall, select
 from .registry import register
 
-__all__ = ["Cropr"]
-
 
 class Queries(nn.Module):
     """The scorer, and the training-only rest of its cross-attention."""

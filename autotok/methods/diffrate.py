@@ -43,8 +43,6 @@ from .primitives import gather_rows, select
 from .registry import register
 from .scoring import SCORE, Scoring, attention_scores
 
-__all__ = ["DiffRate"]
-
 KEPT = "diffrate.kept"
 
 

@@ -33,8 +33,6 @@ from .official_weights import OfficialWeights
 from .primitives import gather_rows
 from .registry import register
 
-__all__ = ["DPCKNN", "density_peaks"]
-
 # the authors' code
 EPSILON = 1e-6
 """Added to the sum of a cluster's weights."""

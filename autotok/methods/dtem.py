@@ -34,8 +34,6 @@ from .official_weights import OfficialWeights
 from .primitives import select
 from .registry import register
 
-__all__ = ["DTEM", "soft_pairs"]
-
 
 @register("dtem")
 class DTEM(Matching, OfficialWeights, Learning):

@@ -36,8 +36,6 @@ from .primitives import fuse, select
 from .registry import register
 from .scoring import SCORE, Scoring, attention_scores
 
-__all__ = ["EViT"]
-
 
 @register("evit")
 class EViT(Scoring, Learning):

@@ -34,8 +34,6 @@ from .primitives import park, recall
 from .registry import register
 from .scoring import SCORE, score_needs, score_note
 
-__all__ = ["EvoViT"]
-
 SCORES = "evovit.score"
 
 

@@ -24,8 +24,6 @@ from .losses import tofe_approximation, tofe_flops
 from .official_weights import OfficialWeights
 from .predictors import keep_one
 
-__all__ = ["Approximator", "Freezing", "FreezingSelector"]
-
 FROZEN, COUNTS = "tofe.frozen", "tofe.counts"
 MOMENTUM = 0.02
 

@@ -35,8 +35,6 @@ from .block_hooks import BlockHooks
 from .primitives import gather_rows, select
 from .registry import register
 
-__all__ = ["GTP"]
-
 GRAPH = "gtp.graph"
 SELECTIONS = tuple(
     f"{who}_{over}" for who in ("mixed", "cls", "image", "diagonal") for over in ("max", "mean")

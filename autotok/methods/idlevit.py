@@ -35,8 +35,6 @@ from .primitives import park, recall
 from .registry import register
 from .scoring import SCORE, score_needs
 
-__all__ = ["IdleViT"]
-
 
 @register("idlevit")
 class IdleViT(BlockHooks, Learning):

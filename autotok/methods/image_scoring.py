@@ -10,8 +10,6 @@ from autotok.config import Primitive
 
 from .base import Site, TokenReducer
 
-__all__ = ["ImageScoring", "image_network"]
-
 
 class ImageScoring(TokenReducer):
     """A reducer that looks at the images with a small network before they are embedded."""

@@ -14,8 +14,6 @@ from autotok.tokens import Tokens
 
 from .base import TokenReducer
 
-__all__ = ["Learning", "LossContext", "TrainingRecipe", "options_when_chosen", "recipe_of"]
-
 
 @dataclass(frozen=True)
 class TrainingRecipe:

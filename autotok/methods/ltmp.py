@@ -39,8 +39,6 @@ from .primitives import select, select_ragged
 from .registry import register
 from .thresholds import Calibrated, with_thresholds
 
-__all__ = ["LTMP"]
-
 MEANS = "ltmp.means"
 THOUSANDTHS = 1000.0
 

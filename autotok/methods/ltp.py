@@ -28,8 +28,6 @@ from .base import Counts, Kind, Option, Placement, TokenReducer
 from .primitives import select
 from .registry import register
 
-__all__ = ["LTP"]
-
 EPSILON = 1e-6
 
 

@@ -18,8 +18,6 @@ from autotok.tokens import Taps
 
 from .base import Counts, TokenReducer
 
-__all__ = ["Match", "Matching", "Pairs", "bipartite", "by_similarity", "key_direction", "unit_rows"]
-
 
 @dataclass(frozen=True)
 class Match:

@@ -14,8 +14,6 @@ from autotok.tokens import Taps, Tokens
 from .base import Kind, TokenReducer
 from .registry import register
 
-__all__ = ["Nothing"]
-
 
 @register("none")
 class Nothing(TokenReducer):

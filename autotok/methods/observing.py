@@ -10,8 +10,6 @@ from autotok.tokens import Needs, Taps, Tokens
 
 from .base import TokenReducer
 
-__all__ = ["Observing", "observed_needs"]
-
 
 class Observing(TokenReducer):
     """A reducer that is shown the attention of further blocks."""

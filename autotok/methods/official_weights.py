@@ -8,8 +8,6 @@ from torch import Tensor
 
 from .base import TokenReducer
 
-__all__ = ["OfficialWeights"]
-
 
 class OfficialWeights(TokenReducer):
     """A reducer that knows its parameters by their authors' names."""

@@ -29,8 +29,6 @@ from .image_scoring import ImageScoring
 from .primitives import select
 from .registry import register
 
-__all__ = ["PaPr"]
-
 PROXIES = (
     *(f"mobileone_s{size}" for size in range(5)),
     "resnet18",

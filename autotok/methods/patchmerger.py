@@ -29,8 +29,6 @@ from .official_weights import OfficialWeights
 from .primitives import pool
 from .registry import register
 
-__all__ = ["PatchMerger"]
-
 
 @register("patchmerger")
 class PatchMerger(OfficialWeights, Learning):

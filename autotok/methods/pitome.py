@@ -31,8 +31,6 @@ from .merging import merge_ordered
 from .primitives import gather_rows
 from .registry import register
 
-__all__ = ["PiToMe"]
-
 
 @register("pitome")
 class PiToMe(TokenReducer):

@@ -22,14 +22,6 @@ from .learning import Learning, LossContext, TrainingRecipe
 from .losses import dynamicvit_ratio
 from .official_weights import OfficialWeights
 
-__all__ = [
-    "LocalGlobal",
-    "PredictedKeep",
-    "keep_one",
-    "local_global_macs",
-    "threshold_for",
-]
-
 
 class LocalGlobal(nn.Module):
     """Log-probabilities (..., n, 2) of keeping and dropping tokens (..., n, C).

@@ -20,8 +20,6 @@ from .base import Kind, Option, Site, TokenReducer
 from .primitives import select
 from .registry import register
 
-__all__ = ["RandomPruning"]
-
 
 @register("random")
 class RandomPruning(TokenReducer):

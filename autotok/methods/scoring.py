@@ -18,8 +18,6 @@ from autotok.tokens import Needs, Taps
 
 from .base import Option, TokenReducer
 
-__all__ = ["SCORE", "Scoring", "attention_scores", "score_needs", "score_note"]
-
 SCORE = Option(
     "score",
     "auto",

@@ -32,8 +32,6 @@ from .official_weights import OfficialWeights
 from .primitives import pool
 from .registry import register
 
-__all__ = ["SiT"]
-
 
 @register("sit")
 class SiT(BlockHooks, OfficialWeights, Learning):

@@ -40,8 +40,6 @@ from .primitives import gather_rows, select_ragged
 from .registry import register
 from .thresholds import Calibrated
 
-__all__ = ["SPViT", "PackagingSelector"]
-
 PACKAGE = "spvit.package"
 
 

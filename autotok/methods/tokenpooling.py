@@ -40,8 +40,6 @@ from .observing import Observing
 from .primitives import gather_rows, select
 from .registry import register
 
-__all__ = ["KMeans", "KMedoids", "TokenPooling"]
-
 WEIGHT = "pooling_weight"
 SHARED = (
     Option("weighted", True, "weigh tokens by the attention they received in the block before"),

@@ -35,8 +35,6 @@ from .primitives import gather_rows
 from .registry import register
 from .scoring import SCORE, Scoring, attention_scores
 
-__all__ = ["DTPS", "ETPS", "squeeze", "squeeze_masked"]
-
 TEMPERATURE = Option(
     "temperature", 1.0, "divides the similarity of a squeezed token", low=0.01, high=100.0, log=True
 )

@@ -36,8 +36,6 @@ from .base import Counts, Kind, Option, TokenReducer
 from .primitives import gather_rows, select
 from .registry import register
 
-__all__ = ["ZeroTPrune"]
-
 # published: heads whose scores vary less or more have no voice
 LEAST_SPREAD, GREATEST_SPREAD = 0.01, 0.7
 

@@ -29,7 +29,6 @@ from .calibration_run import (
     CalibrationRun,
     Measured,
     OnStep,
-    measure_all,
 )
 from .fitting import Array, FitCheck, check, fit_terms, informative, row_of
 from .latency_model import features_of
@@ -37,19 +36,6 @@ from .measurers import InterleavedMeasurer, Machine, Measurer
 from .memory_fit import LEAST_PEAKS, MemoryFit, fit_memory, fit_peaks, memory_row
 from .random_configs import draw, drawable_methods
 from .trace import trace
-
-__all__ = [
-    "BACKBONES",
-    "CalibrationFound",
-    "Measured",
-    "MemoryFit",
-    "OnStep",
-    "CalibrationPlan",
-    "calibrate_target",
-    "draw_candidates",
-    "measure_all",
-    "table_of",
-]
 
 BACKBONES = ("vit_small_patch16_224", "deit_tiny_patch16_224", "autoformer_demo")
 CANDIDATES, FEWER_CANDIDATES = 4, 1.5

@@ -24,8 +24,6 @@ from autotok.errors import AutotokError, DeviceUnreachable
 from .fitting import Array
 from .measurers import InterleavedMeasurer, Measurer, Sample
 
-__all__ = ["LEAST", "CalibrationCandidate", "Measured", "OnStep", "CalibrationRun", "measure_all"]
-
 _LOG = logging.getLogger(__name__)
 LEAST = 10
 """Measurements that time running short does not cut off."""

@@ -16,8 +16,6 @@ from autotok.devices.interleaved import clock_for, interleaved
 from autotok.devices.measure import device_name
 from autotok.devices.measurement import Measurement, MeasurementFailed
 
-__all__ = ["DeviceMeasurer", "InterleavedMeasurer", "Machine", "Measurer", "Sample", "this_machine"]
-
 SAME = ("runtime", "dtype", "threads")
 """What one latency model cannot mix."""
 

@@ -18,23 +18,9 @@ from .target_parts import (
     CalibrationRecord,
     Number,
     PublishedPoint,
-    Reference,
     Setting,
-    Terms,
     check_choice,
 )
-
-__all__ = [
-    "CalibrationRecord",
-    "Number",
-    "PublishedPoint",
-    "Reference",
-    "Setting",
-    "Target",
-    "Terms",
-    "list_targets",
-    "load_target",
-]
 
 KINDS = ("gpu", "cpu")
 

@@ -12,16 +12,6 @@ from autotok.metrics import PREDICTED
 
 from .regressors import FEATURES
 
-__all__ = [
-    "CalibrationRecord",
-    "Number",
-    "PublishedPoint",
-    "Reference",
-    "Setting",
-    "Terms",
-    "check_choice",
-]
-
 ROLES = ("fitted", "held out")
 EFFICIENCIES = ("matmul", "conv", "attention", "bandwidth")
 FUSIONS = ("none", "pointwise", "epilogue")

@@ -9,8 +9,6 @@ from autotok.methods import get_method, list_methods, unmet_need
 from autotok.predicting.predict import check_points
 from autotok.predicting.target import load_target
 
-__all__ = ["describe_methods", "describe_target", "methods_markdown"]
-
 
 def describe_methods(
     backbone: str | None = None,

@@ -43,8 +43,6 @@ from autotok.training.losses import get_loss
 from autotok.training.precision import PRECISIONS, resolve_precision
 from autotok.training.student import emitted, student_of
 
-__all__ = ["FineTuneResult", "finetune", "fresh_finetune_folder", "read_question"]
-
 NUM_IMAGES = 500
 CHECK_IMAGES = 4
 CHECKPOINT, QUESTION, BEFORE = "finetune.ckpt", "finetune.json", "before.json"

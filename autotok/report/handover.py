@@ -34,8 +34,6 @@ from autotok.searching.space.problem import COUNTED_IMAGES
 from .pages import draw_pages
 from .run import Run
 
-__all__ = ["environment", "hand_over"]
-
 PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
 CHECK_IMAGES = 4
 

@@ -39,8 +39,6 @@ from .sources import device_sentences
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Run", "fresh_run_folder", "load"]
-
 
 class Run:
     """A finished or unfinished run directory."""

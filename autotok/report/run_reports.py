@@ -18,8 +18,6 @@ from autotok.searching.records.record import TrialRecord
 from .fronts import FrontOver, axes_of, front_over, losses_of
 from .run import Run
 
-__all__ = ["compare_runs", "status_report"]
-
 _JUDGED = tuple(metric.column for name, metric in METRICS.items() if name in QUALITIES)
 
 

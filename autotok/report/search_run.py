@@ -38,8 +38,6 @@ from .finetune_run import finetune_line
 from .handover import hand_over
 from .run import Run
 
-__all__ = ["WholeSearch"]
-
 _LOG = logging.getLogger(__name__)
 
 

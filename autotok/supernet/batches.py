@@ -21,8 +21,6 @@ from autotok.evaluation.demo import CANVAS, CLASS_NAMES, MEAN, STD, DemoDigits
 from .live_tokens import choose_live
 from .recipe import Recipe
 
-__all__ = ["Batch", "Batches", "CanvasData", "held_out", "training_batches"]
-
 TRAIN_SEED_STRIDE = 1_000_003
 ORDER_KEY, AUGMENT_KEY = 0x0EDE, 0xA06
 

@@ -21,8 +21,6 @@ from autotok.files import write_state
 
 from .recipe import Recipe
 
-__all__ = ["TrainingState", "fresh_state", "restore_state", "save_state"]
-
 log = logging.getLogger(__name__)
 
 

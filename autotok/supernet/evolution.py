@@ -20,8 +20,6 @@ from autotok.errors import ConfigError
 
 from .sampling import sample_uniform
 
-__all__ = ["SubnetCandidate", "Evolution", "EvolutionSettings", "crossover", "mutate"]
-
 TRIES = 50
 """Re-draws of one mutation or crossover before the next random candidate takes its place."""
 RANDOM_TRIES = 2000

@@ -12,8 +12,6 @@ from autotok.errors import ConfigError, nearest
 
 from .recipe import Stage
 
-__all__ = ["KINDS", "SAMPLINGS", "draw_subnet", "draw_subnets", "sample_uniform"]
-
 KINDS = ("default", "largest", "smallest", "random")
 SAMPLINGS = ("mixture", "uniform", "sandwich")
 

@@ -24,8 +24,6 @@ from .recipe import Recipe, Stage
 from .recipe_file import load_recipe
 from .steps import train_step
 
-__all__ = ["Progress", "train_from_recipe"]
-
 log = logging.getLogger(__name__)
 REPORT_EVERY, VAL_SEED = 20, 1
 CHECKPOINT, LOG = "checkpoint.pt", "log.csv"

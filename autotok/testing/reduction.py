@@ -20,8 +20,6 @@ from autotok.tokens import Needs, Taps, Tokens
 
 from .reduction_case import ReductionCase, keeps, layers, loss_context, reduction_case, require
 
-__all__ = ["REDUCTION_CHECKS"]
-
 Method = type[TokenReducer]
 PREFIXES = (1, 2, 5, 0)
 

@@ -21,16 +21,6 @@ from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import check_compatible
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
-__all__ = [
-    "ReductionCase",
-    "require",
-    "keeps",
-    "layers",
-    "loss_context",
-    "reduction_case",
-    "synthetic_facts",
-]
-
 BLOCKS, HEADS, HEAD_DIM, GRID = 6, 2, 8, (3, 5)
 WIDTH = HEADS * HEAD_DIM
 

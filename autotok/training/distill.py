@@ -32,15 +32,6 @@ from .losses import LOSSES, MIMIC_LAYERS, align, get_loss
 from .precision import autocast
 from .student import weights_identity
 
-__all__ = [
-    "TrainingObjective",
-    "Observed",
-    "Teacher",
-    "check_losses",
-    "default_losses",
-    "reducers_of",
-]
-
 CACHE_BYTES = 256 * 2**20
 _TOKENS = ("tokens", "tokens_kl")
 _RELATIONS = Needs.QUERIES | Needs.KEYS | Needs.VALUES

@@ -47,8 +47,6 @@ from .steps import (
 )
 from .student import weights_identity
 
-__all__ = ["FineTuneProgress", "FineTuned", "check_spec", "finetune_student"]
-
 CHECKPOINT_EVERY_S = 30.0
 MOST_CHECKS = 10
 CHECKS_SHARE = 0.1

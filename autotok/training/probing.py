@@ -23,8 +23,6 @@ from .probe import (
 from .schedule import TrainingPlan
 from .steps import TrainingRun, steps_at
 
-__all__ = ["find_rate"]
-
 TIMED = 200
 """Steps that a fine-tune whose length is a time is probed as if it had."""
 _LOG = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from autotok.predicting.calibrate import (
     CalibrationPlan,
     calibrate_target,
     draw_candidates,
-    measure_all,
 )
+from autotok.predicting.calibration_run import measure_all
 from autotok.predicting.fitting import NAMES, row_of
 from autotok.predicting.latency_model import features_of
 from autotok.predicting.measurers import DeviceMeasurer, Machine, Sample, this_machine

@@ -15,16 +15,6 @@ from autotok.config import CompressionConfig
 from autotok.errors import failure
 from autotok.searching.space.problem import TallyLike, Tuned, Worker
 
-__all__ = [
-    "Engine",
-    "InProcessEngine",
-    "Job",
-    "Outcome",
-    "WorkerFactory",
-    "Workers",
-    "run_job",
-]
-
 WorkerFactory = Callable[[], Worker]
 """Makes a worker in another process: must pickle, and builds everything from plain data."""
 

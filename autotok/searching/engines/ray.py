@@ -41,8 +41,6 @@ from .job_queue import JobQueue, from_flat, to_flat
 from .pickling import build_error, dumped, packed, rebuilt, threads_per_worker, use_threads
 from .watchdog import Watchdog
 
-__all__ = ["RayEngine"]
-
 LOSSES = 3
 """Workers or nodes that a job may lose before it fails."""
 _FAREWELL_S = 20.0

@@ -27,8 +27,6 @@ from autotok.interrupts import SIGNALS
 from .base import Job, Outcome, WorkerFactory, run_job
 from .pickling import build_error, dumped, packed, rebuilt, threads_per_worker, use_threads
 
-__all__ = ["ProcessEngine", "leave_if_reimported"]
-
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 2
 """Of a job whose worker dies."""

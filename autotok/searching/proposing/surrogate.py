@@ -32,8 +32,6 @@ from autotok.searching.space.search_space import Params
 from .candidates import BINS, Priced, nearby, priced_at, random_params, tokens_by_depth
 from .gaussian_process import Hyper, Inputs, best_hyper, fit
 
-__all__ = ["Surrogate"]
-
 _SHAPES, _FRACTIONS = 400, 4
 """Of the candidates made once, before the first trial: half a second."""
 _NEAR_SHAPES = 8

@@ -22,8 +22,6 @@ from .objective import Objective
 from .pareto import best_of
 from .record import TrialRecord
 
-__all__ = ["Comparisons", "Standing", "compare_front"]
-
 _CHEAPER = 0.98
 """Share of the best's cost from which on a configuration counts as costing as much."""
 

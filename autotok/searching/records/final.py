@@ -7,8 +7,6 @@ from typing import Any
 
 from .record import TrialRecord
 
-__all__ = ["Final"]
-
 
 @dataclass(frozen=True)
 class Final:

@@ -12,8 +12,6 @@ from autotok.plain_data import Place, typed
 
 from .record import TrialRecord
 
-__all__ = ["HELPED", "HURT", "SUFFICES", "UNKNOWN", "TuningGain", "tuning_gain", "tuning_gains"]
-
 HELPED = "fine-tuning helped"
 SUFFICES = "plug-in suffices (within noise)"
 HURT = "fine-tuning hurt"

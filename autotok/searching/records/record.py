@@ -13,8 +13,6 @@ from autotok.metrics import METRICS, ON_DEVICE, Metric
 from autotok.names import known
 from autotok.plain_data import Place, parse_json, typed
 
-__all__ = ["FINISHED", "MEASURED", "Costs", "Score", "TrialRecord", "foretold"]
-
 FINISHED = ("complete", "infeasible", "failed", "duplicate")
 VERSION = 1
 MEASURED = "measured"

@@ -10,8 +10,6 @@ from autotok.searching.space.shape import Shape
 
 from .loop import Search
 
-__all__ = ["control_shapes"]
-
 CONTROL = "random"
 
 

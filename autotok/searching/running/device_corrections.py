@@ -32,8 +32,6 @@ from autotok.searching.space.warm_starts import warm_starts
 from .events import OnEvent, Working
 from .question import device_needed
 
-__all__ = ["CORRECTED", "DeviceCorrections"]
-
 _LOG = logging.getLogger(__name__)
 CORRECTED = {m: METRICS[m].aspect for m in PREDICTED if not METRICS[m].follows}
 """What is predicted by itself and measured; other metrics follow from these."""

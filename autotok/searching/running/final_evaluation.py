@@ -29,8 +29,6 @@ from .loop import REFERENCE, Search, after_finetune, judged, plain_tally
 from .race import finalists, in_question
 from .time_limit import Begun, TimeLimit
 
-__all__ = ["final_evaluation"]
-
 _LOG = logging.getLogger(__name__)
 _ROUNDS = 4
 """Of choosing finalists anew where some turn out to be outside the budget."""

@@ -38,8 +38,6 @@ from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from .device_corrections import DeviceCorrections
 from .events import trial_text
 
-__all__ = ["REFERENCE", "Search", "after_finetune", "judged", "plain_tally"]
-
 _LOG = logging.getLogger(__name__)
 REFERENCE = -1
 """Number under which the uncompressed model's tally is kept, inside the budget or not."""

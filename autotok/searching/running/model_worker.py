@@ -37,15 +37,6 @@ from autotok.training.finetune import FineTuneProgress, finetune_student
 from autotok.training.losses import LOSSES
 from autotok.training.student import emitted, retrained, save_weights, student_of
 
-__all__ = [
-    "WEIGHTS_FOLDER",
-    "ModelWorker",
-    "calibrated_on",
-    "judged_tally",
-    "plugged_in",
-    "tuned",
-]
-
 _LOG = logging.getLogger(__name__)
 WEIGHTS_FOLDER = "weights"
 

@@ -37,8 +37,6 @@ from .loop import Search
 from .study import SearchResult, StudyRun, result_key
 from .time_limit import Around
 
-__all__ = ["kept_result", "kept_trials", "open_search", "resume_search", "run_search"]
-
 
 def run_search(
     settings: SearchSettings,

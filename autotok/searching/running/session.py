@@ -42,8 +42,6 @@ from autotok.searching.space.subnets import Structure
 from .model_worker import ModelWorker
 from .question import Question, require_device
 
-__all__ = ["Session", "build_problem", "measuring_on"]
-
 
 @dataclass(frozen=True)
 class Session:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 from .time_limit import Around
 
-__all__ = ["Stopwatch", "busyness"]
-
 _EXPORT_PER_LOADING = 5.0
 """Processor time of an export and its check over that of loading model and data: 17.4 to 3.7 s for
 the demo."""

@@ -45,8 +45,6 @@ from .loop import REFERENCE, Search, plain_tally
 from .race import finalists
 from .time_limit import Around, TimeLimit
 
-__all__ = ["SearchResult", "StudyRun", "result_key"]
-
 _LOG = logging.getLogger(__name__)
 _TABLE_EVERY_S = 5.0
 _FINAL_SHARE = 0.25

@@ -27,19 +27,6 @@ from .budget import Budget, BudgetRequest, resolve
 from .search_space import SearchSpace
 from .subnets import Structure
 
-__all__ = [
-    "COUNTED_IMAGES",
-    "ExactCosts",
-    "Problem",
-    "QualityLike",
-    "TallyLike",
-    "Tuned",
-    "Worker",
-    "budgets_of",
-    "to_score",
-]
-
-
 COUNTED_IMAGES = 16
 """Images that the independent counter runs where they cost different amounts."""
 

@@ -25,8 +25,6 @@ from .finetuning import FineTuneChoices
 from .shape import Shape
 from .subnets import Structure
 
-__all__ = ["FAMILIES", "Chooser", "Condition", "Parameter", "SearchSpace"]
-
 FAMILIES = ("stages", "every", "ratio")
 """One to four tapered stages; every layer, removing r; every layer, keeping the same ratio."""
 Params = dict[str, Primitive]

@@ -20,8 +20,6 @@ from autotok.facts import BackboneFacts
 from autotok.methods.base import Span, TokenReducer
 from autotok.methods.registry import get_method
 
-__all__ = ["Shape"]
-
 Counts = NDArray[np.int64]
 
 

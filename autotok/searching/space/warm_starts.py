@@ -13,9 +13,6 @@ from autotok.methods.registry import get_method
 from .search_space import Params, SearchSpace
 from .subnets import Structure
 
-__all__ = ["warm_starts"]
-
-
 Schedule = tuple[tuple[int, ...], tuple[float, ...]]
 """Layers, and the keep ratio after each."""
 
