@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import CompressionConfig, Options, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens
 
@@ -65,11 +65,7 @@ class HeardScore(Observing):
 
     @classmethod
     def listens(
-        cls,
-        layer: int,
-        layers: Sequence[int],
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
+        cls, layer: int, layers: Sequence[int], facts: BackboneFacts, options: Options
     ) -> Needs:
         wanted = score_needs(cls.name, facts, options) | Needs.HEAD_OUTPUTS
         if options["accumulate"] == "last":
@@ -77,7 +73,7 @@ class HeardScore(Observing):
         return wanted if layer < max(layers) else Needs.NONE
 
     @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
+    def notes(cls, facts: BackboneFacts, options: Options) -> tuple[str, ...]:
         return (score_note(score_needs(cls.name, facts, options)),)
 
     def observe(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
@@ -131,7 +127,7 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
         source="Cydia2018/AS-ViT: 30 epochs, 2e-5 to 2e-6 (batch 512), weight decay 1e-6",
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         start = FIRST_THRESHOLD * (site.index + 1) * PATCHES / site.facts.num_patches
         given = float(self.values["threshold"])
@@ -147,7 +143,7 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
         return (int(stage), "threshold") if stage.isdigit() else None
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         return 1
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:

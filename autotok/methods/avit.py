@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Taps, Tokens, grid_coords
 
@@ -103,7 +103,7 @@ class AViT(BlockHooks, Learning, Calibrated):
         losses={"ce": 1.0}, source="NVlabs/A-ViT: 100 epochs from DeiT, 5e-4 (T) or 3e-4 (S)"
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.threshold = float(self.values["threshold"])
         self.limit = 1.0 - float(self.values["epsilon"])
@@ -113,11 +113,7 @@ class AViT(BlockHooks, Learning, Calibrated):
 
     @classmethod
     def occupancy(
-        cls,
-        layers: Sequence[int],
-        counts: Counts,
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
+        cls, layers: Sequence[int], counts: Counts, facts: BackboneFacts, options: Options
     ) -> Occupancy:
         found = super().occupancy(layers, counts, facts, options)
         if not layers:

@@ -16,12 +16,10 @@ not to the plug-in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
@@ -54,7 +52,7 @@ class DPCKNN(OfficialWeights, Learning):
     )
     recipe = TrainingRecipe(source="TokenReduction: 30 epochs from the trained model, lr 1e-3")
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.score: nn.Linear | None = None
         if self.values["weighted"]:
@@ -64,18 +62,13 @@ class DPCKNN(OfficialWeights, Learning):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         score = entering if options["weighted"] else 0
         return (entering * entering + score) * facts.blocks[layer].width
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         return facts.blocks[0].width + 1 if options["weighted"] else 0
 
     @classmethod

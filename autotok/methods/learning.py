@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import CompressionConfig, Options
 from autotok.tokens import Tokens
 
 from .base import TokenReducer
@@ -56,11 +56,11 @@ class Learning(TokenReducer):
 
     recipe: ClassVar[TrainingRecipe] = TrainingRecipe()
     """How it is trained, as published."""
-    when_chosen: ClassVar[Mapping[str, Primitive]] = MappingProxyType({})
+    when_chosen: ClassVar[Options] = MappingProxyType({})
     """Options for a fine-tune of amounts that somebody else chose, such as a search."""
 
     @classmethod
-    def recipe_for(cls, options: Mapping[str, Primitive]) -> TrainingRecipe:
+    def recipe_for(cls, options: Options) -> TrainingRecipe:
         """How it is trained with these options."""
         return cls.recipe
 
@@ -89,11 +89,11 @@ class Learning(TokenReducer):
         return config
 
 
-def recipe_of(method: type[TokenReducer], options: Mapping[str, Primitive]) -> TrainingRecipe:
+def recipe_of(method: type[TokenReducer], options: Options) -> TrainingRecipe:
     """How a method is trained with these options; the plain recipe for those that say nothing."""
     return method.recipe_for(options) if issubclass(method, Learning) else TrainingRecipe()
 
 
-def options_when_chosen(method: type[TokenReducer]) -> Mapping[str, Primitive]:
+def options_when_chosen(method: type[TokenReducer]) -> Options:
     """Options for a fine-tune of amounts that somebody else chose, such as a search."""
     return method.when_chosen if issubclass(method, Learning) else {}

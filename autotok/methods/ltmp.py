@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import CompressionConfig, Options, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Taps, Tokens
 
@@ -81,7 +81,7 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
         source="Mxbonn/ltmp: thresholds only, lr 5e-3 (merge) and 5e-6 (prune), 1 epoch",
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.merge_threshold = nn.Parameter(torch.tensor(float(self.values["merge_threshold"])))
         prune = float(self.values["threshold"]) * THOUSANDTHS
@@ -89,11 +89,11 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
         self.rule = AttentionRule(diagonal=False, epsilon=1e-5)
 
     @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+    def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         return 1, entering
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         return 2
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:

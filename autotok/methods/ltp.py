@@ -14,13 +14,11 @@ in raster order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -54,12 +52,7 @@ class LTP(TokenReducer):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return entering * entering * facts.blocks[layer].width  # similarities
 

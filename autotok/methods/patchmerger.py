@@ -13,12 +13,10 @@ layer and count are the configuration's, and a layer that keeps all tokens leave
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
@@ -45,7 +43,7 @@ class PatchMerger(OfficialWeights, Learning):
     )
     recipe = TrainingRecipe(source="TokenReduction: 30 epochs from the trained model, lr 1e-3")
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
         self.scale = width**-0.5 if self.values["scaled"] else 1.0
@@ -54,17 +52,12 @@ class PatchMerger(OfficialWeights, Learning):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return 2 * entering * keep * facts.blocks[layer].width  # products, averages
 
     @classmethod
-    def site_params(cls, site: Site, options: Mapping[str, Primitive]) -> int:
+    def site_params(cls, site: Site, options: Options) -> int:
         return (site.num_keep + 2) * site.facts.blocks[site.layer].width
 
     @classmethod

@@ -5,14 +5,13 @@ Column 0 of every predictor's output is the log-probability of keeping a token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Tokens
 
@@ -114,7 +113,7 @@ class PredictedKeep(OfficialWeights, Learning):
     recipe = TrainingRecipe(backbone_lr=0.01)
     ratio_weight = 2.0
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.predictor = LocalGlobal(site.facts.blocks[site.layer].width)
         self.decision: Tensor | None = None
@@ -150,15 +149,10 @@ class PredictedKeep(OfficialWeights, Learning):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return local_global_macs(entering, facts.blocks[layer].width)
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         return local_global_params(facts.blocks[0].width)

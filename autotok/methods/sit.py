@@ -14,13 +14,11 @@ that keeps all tokens leaves them as they are, where the module would mix them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
@@ -51,7 +49,7 @@ class SiT(BlockHooks, OfficialWeights, Learning):
         source="Sense-X/SiT: 125 epochs, lr 2e-4, no warm-up, teacher the unslimmed network",
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
         self.weight = nn.Sequential(
@@ -69,18 +67,13 @@ class SiT(BlockHooks, OfficialWeights, Learning):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         width = facts.blocks[layer].width
         return entering * (width // 2) * (width + keep) + keep * entering * width
 
     @classmethod
-    def site_params(cls, site: Site, options: Mapping[str, Primitive]) -> int:
+    def site_params(cls, site: Site, options: Options) -> int:
         width = site.facts.blocks[site.layer].width
         half = width // 2
         return 2 * width + (width + 1) * half + (half + 1) * site.num_keep + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autotok.backbones.attention import attention
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.methods.base import Placement, Site, TokenReducer
 from autotok.methods.block_hooks import BlockHooks
@@ -52,9 +51,7 @@ def layers(method: type[TokenReducer]) -> tuple[int, ...]:
     return (0,) if method.placement is Placement.BEFORE_BLOCKS else (1, BLOCKS - 1)
 
 
-def keeps(
-    method: type[TokenReducer], options: Mapping[str, Primitive] | None = None
-) -> tuple[int, ...]:
+def keeps(method: type[TokenReducer], options: Options | None = None) -> tuple[int, ...]:
     """The fewest tokens the method can keep of the scene's, one less than all, and one between."""
     entering = GRID[0] * GRID[1]
     low, high = method.feasible(entering, method.resolve_options(options or {}))
@@ -90,7 +87,7 @@ def reduction_case(
     num_prefix: int = 1,
     num_keep: int | None = None,
     layer: int | None = None,
-    options: Mapping[str, Primitive] | None = None,
+    options: Options | None = None,
     batch: int = 3,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",

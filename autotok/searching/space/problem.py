@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Primitive, SubnetSpec
+from autotok.config import CompressionConfig, Options, SubnetSpec
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
@@ -116,7 +116,7 @@ class ExactCosts:
     def schedule_macs(
         self,
         method: str,
-        options: Mapping[str, Primitive],
+        options: Options,
         layers: Sequence[int],
         counts: NDArray[np.int64],
         subnet: SubnetSpec | None = None,
