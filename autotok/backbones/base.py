@@ -100,9 +100,7 @@ class Backbone(nn.Module):
         return tokens
 
 
-def in_full(
-    step: Callable[Concatenate[B, X, P], R],
-) -> Callable[Concatenate[B, X, P], R]:
+def in_full(step: Callable[Concatenate[B, X, P], R]) -> Callable[Concatenate[B, X, P], R]:
     """An embedding or a read-out that keeps the precision of what it is given (`exactly`)."""
 
     @functools.wraps(step)

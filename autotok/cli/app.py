@@ -57,8 +57,7 @@ def spelt(name: str | None) -> str | None:
 
 
 DeviceOption = Annotated[
-    str,
-    typer.Option(help="Where models run: auto, cpu, cuda[:N] or mps.", callback=spelt),
+    str, typer.Option(help="Where models run: auto, cpu, cuda[:N] or mps.", callback=spelt)
 ]
 
 

@@ -77,12 +77,7 @@ def build(
         else autotok.load_backbone(name, checkpoint=checkpoint, image_size=image_size)
     )
     return autotok.compress(
-        model,
-        method=method or "none",
-        keep=ratios,
-        r=r,
-        options=options,
-        untrained=shapes_alone,
+        model, method=method or "none", keep=ratios, r=r, options=options, untrained=shapes_alone
     )
 
 

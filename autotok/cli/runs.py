@@ -136,8 +136,7 @@ def search_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same proposals.")] = 0,
     sampler: Annotated[
-        str,
-        typer.Option(help="tpe, auto (surrogate), nsgaii, gp, random, grid or MODULE:FACTORY."),
+        str, typer.Option(help="tpe, auto (surrogate), nsgaii, gp, random, grid or MODULE:FACTORY.")
     ] = "tpe",
     warm_start: Annotated[
         list[Path] | None,
@@ -262,8 +261,7 @@ def resume_command(
     ray_address: RayAddressOption = None,
     resource: ResourceOption = None,
     measure_on: Annotated[
-        str | None,
-        typer.Option(help="Another device to time on from now on; 'none': without one."),
+        str | None, typer.Option(help="Another device to time on from now on; 'none': without one.")
     ] = None,
     device: Annotated[
         str | None,

@@ -23,13 +23,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig
 from autotok.errors import AutotokError, ConfigError
 
-from .calibration_run import (
-    LEAST,
-    CalibrationCandidate,
-    CalibrationRun,
-    Measured,
-    OnStep,
-)
+from .calibration_run import LEAST, CalibrationCandidate, CalibrationRun, Measured, OnStep
 from .fitting import Array, FitCheck, check, fit_terms, informative, row_of
 from .latency_model import features_of
 from .measurers import InterleavedMeasurer, Machine, Measurer

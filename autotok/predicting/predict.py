@@ -121,11 +121,7 @@ def _standing(target: Target, setting: str, what: str) -> str:
 
 
 def bare_prediction(
-    trace: Trace,
-    target: Target,
-    setting: str,
-    *,
-    launch_correction: int = 0,
+    trace: Trace, target: Target, setting: str, *, launch_correction: int = 0
 ) -> Prediction:
     """The bare formula, without what stands behind it (as that needs traces of its own)."""
     how = target.setting(setting)

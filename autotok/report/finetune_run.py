@@ -263,9 +263,7 @@ def _prepared(folder: Path, resume: bool) -> Path:
 
 
 def _job(
-    model: nn.Module | CompressionConfig | str | Path,
-    name: str | None,
-    checkpoint: Path | None,
+    model: nn.Module | CompressionConfig | str | Path, name: str | None, checkpoint: Path | None
 ) -> _Job:
     if isinstance(model, CompressedViT):
         if model.config.mode == "retrain":

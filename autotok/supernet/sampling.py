@@ -39,10 +39,7 @@ def sample_uniform(spec: SupernetSpec, rng: np.random.Generator) -> SubnetSpec:
 
 
 def draw_subnet(
-    spec: SupernetSpec,
-    default: SubnetSpec,
-    shares: Mapping[str, float],
-    rng: np.random.Generator,
+    spec: SupernetSpec, default: SubnetSpec, shares: Mapping[str, float], rng: np.random.Generator
 ) -> SubnetSpec:
     """One of 'default', 'largest', 'smallest' or 'random', drawn by `shares` (they add up to 1)."""
     for kind in shares:

@@ -169,12 +169,7 @@ def _report(state: TrainingState, recipe: Recipe, stage: Stage, window: Window) 
 
 
 def _log_row(
-    path: Path,
-    state: TrainingState,
-    stage: Stage,
-    local: int,
-    report: Progress,
-    val: float | None,
+    path: Path, state: TrainingState, stage: Stage, local: int, report: Progress, val: float | None
 ) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:

@@ -10,16 +10,7 @@ from typing import Any
 from autotok.errors import Diverged
 
 from .heldout import snapshot
-from .probe import (
-    SHARE,
-    ProbePlan,
-    RateChoice,
-    Tried,
-    choose,
-    climb,
-    finite_loss,
-    plan_probe,
-)
+from .probe import SHARE, ProbePlan, RateChoice, Tried, choose, climb, finite_loss, plan_probe
 from .schedule import TrainingPlan
 from .steps import TrainingRun, steps_at
 

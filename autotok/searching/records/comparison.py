@@ -195,10 +195,7 @@ def _against(record: TrialRecord, other: TrialRecord | None) -> Paired | None:
 
 
 def _runner_up(
-    best: TrialRecord,
-    others: Sequence[TrialRecord],
-    final: Final,
-    objectives: Sequence[Objective],
+    best: TrialRecord, others: Sequence[TrialRecord], final: Final, objectives: Sequence[Objective]
 ) -> TrialRecord | None:
     """The next of the front by the first objective; where there is no other, the best control."""
     rivals = [r for r in others if r.score is not None]

@@ -29,9 +29,7 @@ from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan
 
 from .device_corrections import DeviceCorrections
-from .events import (
-    OnEvent,
-)
+from .events import OnEvent
 from .faults import crashed_before
 from .loop import Search
 from .study import SearchResult, StudyRun, result_key

@@ -216,12 +216,7 @@ class SearchSpace:
         if method.kind is Kind.NONE:
             layers, weights = (), ()
         return Shape(
-            name,
-            layers,
-            weights,
-            curve,
-            method.resolve_options({**fixed, **given}),
-            subnet=subnet,
+            name, layers, weights, curve, method.resolve_options({**fixed, **given}), subnet=subnet
         )
 
     def encode(
