@@ -149,7 +149,7 @@ class CompressedViT(nn.Module):
         image_scores = self._look(images)
         tokens, embedded = self.backbone.embed(images, self.embedding_needs(), trace=trace)
         if image_scores is not None:
-            embedded = embedded.having("sight", image_scores)
+            embedded = embedded.having("image_scores", image_scores)
         for reducer in hooked:
             tokens = reducer.before_blocks(tokens, embedded)
         return 0, tokens, embedded
