@@ -17,7 +17,7 @@ from autotok.names import ENGINES, known
 from autotok.report.run import Run, fresh_run_folder
 from autotok.report.search_run import WholeSearch
 from autotok.searching.engines.base import Workers
-from autotok.searching.engines.workers import leave_if_reimported
+from autotok.searching.engines.worker_process import leave_if_reimported
 from autotok.searching.records.objective import judged_by
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import OnEvent
