@@ -32,7 +32,8 @@ from .device_corrections import DeviceCorrections
 from .events import OnEvent
 from .faults import crashed_before
 from .loop import Search
-from .study import SearchResult, StudyRun, result_key
+from .search_result import SearchResult, result_key
+from .study import StudyRun
 from .time_limit import Around
 
 
