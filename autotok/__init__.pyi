@@ -71,10 +71,10 @@ from autotok.report.closing import closing_parts as closing_parts
 from autotok.report.closing import front_data as front_data
 from autotok.report.closing import front_parts as front_parts
 from autotok.report.dashboard import serve_dashboard as serve_dashboard
+from autotok.report.finetune_folder import fresh_finetune_folder as fresh_finetune_folder
+from autotok.report.finetune_folder import read_question as read_question
 from autotok.report.finetune_run import FineTuneResult as FineTuneResult
 from autotok.report.finetune_run import finetune as finetune
-from autotok.report.finetune_run import fresh_finetune_folder as fresh_finetune_folder
-from autotok.report.finetune_run import read_question as read_question
 from autotok.report.method_page import describe_method as describe_method
 from autotok.report.method_page import method_text as method_text
 from autotok.report.method_pages import write_method_pages as write_method_pages

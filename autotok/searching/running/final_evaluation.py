@@ -100,11 +100,8 @@ class _FinalEvaluation:
                 break
             ran, begin = self._ran, time.monotonic()
             found |= zip(racing, self.finals([(key, found[key]) for key in racing]), strict=True)
-            begun = Begun(
-                images=self._search.plan.final,
-                ran=self._ran - ran,
-                seconds=time.monotonic() - begin,
-            )
+            spent_s = time.monotonic() - begin
+            begun = Begun(self._search.plan.final, self._ran - ran, spent_s)
             racing = self._racing(part, found)
         self._raced = found
         return list(self._with_best_in_full().values())
