@@ -38,7 +38,8 @@ from autotok.plain_data import parse_json, typed
 from autotok.searching.running.model_worker import calibrated_on, judged_tally, tuned
 from autotok.training import finetune as training
 from autotok.training.distill import Teacher, default_losses
-from autotok.training.finetune import FineTuned, FineTuneProgress, check_spec
+from autotok.training.finetune import check_spec
+from autotok.training.finetuned import FineTuned, FineTuneProgress
 from autotok.training.losses import get_loss
 from autotok.training.precision import PRECISIONS, resolve_precision
 from autotok.training.student import emitted, student_of
