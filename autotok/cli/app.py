@@ -79,6 +79,24 @@ FormerDevice = Annotated[str, typer.Option("--device", hidden=True, callback=spe
 ImageSizeOption = Annotated[
     int | None, typer.Option(min=16, max=4096, help="Input side in pixels (timm models).")
 ]
+TrialsOption = Annotated[
+    int | None, typer.Option("--trials", min=1, help="Different configurations to evaluate.")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0, help="Seconds for the whole command; 0: no limit."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", "-j", min=1, help="Jobs at a time.")
+]
+EngineOption = Annotated[str, typer.Option(help="local or ray.")]
+RayAddressOption = Annotated[
+    str | None, typer.Option(help="A running Ray cluster, or 'auto'; else Ray starts here.")
+]
+ResourceOption = Annotated[
+    list[str] | None,
+    typer.Option(help="What a job needs on Ray: CPU=1, GPU=0.5, jetson=1; may be repeated."),
+]
 
 
 @app.callback(invoke_without_command=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autotok.backbones.attention import attention
 from autotok.config import Options
+from autotok.errors import IncompatibleMethod
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.methods.base import Placement, Site, TokenReducer
 from autotok.methods.block_hooks import BlockHooks
@@ -20,6 +22,8 @@ from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import check_compatible
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
+PREFIXES = (1, 2, 5, 0)
+"""Numbers of prefix tokens: none last, which a method may refuse."""
 BLOCKS, HEADS, HEAD_DIM, GRID = 6, 2, 8, (3, 5)
 WIDTH = HEADS * HEAD_DIM
 
@@ -122,6 +126,30 @@ def reduction_case(
             start = reducer.observe(block, start, _attended(tokens, heard))
     taps = _taps(method, tokens, needs)
     return ReductionCase(reducer, start, taps, keep, counter.get_total_flops() // 2)
+
+
+def reduction_cases(
+    method: type[TokenReducer],
+    *,
+    options: Options | None = None,
+    prefixes: tuple[int, ...] = PREFIXES,
+    batch: int = 3,
+) -> Iterator[ReductionCase]:
+    """Cases over prefix counts, layers and amounts, as far as the method allows them."""
+    for num_prefix in prefixes:
+        for layer in layers(method):
+            for keep in keeps(method, options):
+                try:
+                    yield reduction_case(
+                        method,
+                        num_prefix=num_prefix,
+                        layer=layer,
+                        num_keep=keep,
+                        options=options,
+                        batch=batch,
+                    )
+                except IncompatibleMethod:
+                    continue
 
 
 def stand_in() -> nn.Module:

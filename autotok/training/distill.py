@@ -63,8 +63,7 @@ class Teacher:
         self.backbone = backbone
         self._model = compress_backbone(backbone, CompressionConfig())
         self._cache: dict[tuple[str, int], Tensor] = {}
-        self._room = cache_bytes
-        self._left = cache_bytes
+        self._room = self._left = cache_bytes
         self._data: DataSource | None = None
 
     @property
@@ -228,9 +227,8 @@ class TrainingObjective(nn.Module):
         if name in ("hard", "cosine"):
             return getattr(losses, name)(mine.logits, theirs.logits)  # type: ignore[no-any-return]
         if name in _TOKENS:
-            return _tokens(
-                mine, theirs, losses.token_kl if name == "tokens_kl" else losses.token_mse
-            )
+            term = losses.token_kl if name == "tokens_kl" else losses.token_mse
+            return _tokens(mine, theirs, term)
         return (self._mimic if name == "mimic" else _relations)(mine, theirs)
 
     def _mimic(self, mine: Observed, theirs: Observed) -> Tensor:
