@@ -26,6 +26,7 @@ WRAPPERS = (
     *AVERAGES, "model", "state_dict", "model_state_dict", "model_state", "module", "net",
     "encoder", "student",
 )  # fmt: skip
+# wrappers are peeled one by one: a dictionary that holds itself would go on for ever
 MAX_DEPTH = 8
 ANCHOR = re.compile(
     r"(?P<chain>(?:(?:module|_orig_mod|model|backbone|encoder|net|student|teacher|ema_model"

@@ -30,6 +30,7 @@ from .fitting import checked_fit, load_fitting
 
 # torch's default, as the authors' code leaves it; timm's ViTs have 1e-6
 LAYER_NORM_EPS = 1e-5
+# channels of the official stem; the variant of SiT has others
 STEM_WIDTH = 64
 AUX_SHARE = 0.5
 """Share of the patch tokens' largest auxiliary logit in the result."""

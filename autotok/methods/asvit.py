@@ -81,6 +81,7 @@ class HeardScore(Observing):
         needs = score_needs(self.name, self.site.facts, self.values)
         row = taps.cls_attention if needs & Needs.CLS_ATTENTION else taps.column_means
         loudness = taps.head_outputs[:, :, prefix:].norm(dim=-1)  # (B, H, n)
+        # 1e-8 as in the authors' code
         share = loudness / (loudness.sum(dim=1, keepdim=True) + 1e-8)
         score = (row[:, :, prefix:] * share).sum(dim=1)  # (B, n)
         if how != "last" and HEARD in tokens.extras:

@@ -239,6 +239,7 @@ class AViT(BlockHooks, Learning, Calibrated):
         if self.ponder is None or not self.means:
             return None
         scores = torch.stack(self.means).float()
+        # clamped as the authors' code does, like the prior
         scores = (scores / scores.sum()).clamp(0.01, 0.99)
         wanted = _prior(self.site.facts.num_blocks)[-len(self.means) :].to(scores.device)
         divergence = F.kl_div(scores.log(), wanted, reduction="sum")
@@ -262,4 +263,5 @@ def _prior(num_blocks: int) -> Tensor:
     mean = 2 * num_blocks / 3
     bell = torch.tensor([math.exp(-0.5 * (block - mean) ** 2) for block in range(num_blocks)])
     before = bell[: max(1, math.ceil(mean))].sum()
+    # both figures are the authors', so that no logarithm of the divergence grows without limit
     return (0.98 * bell / before).clamp(0.01, 0.99)

@@ -89,6 +89,7 @@ class Head(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes)
+        # as the authors start it, with torch's usual 1e-5 in this norm and 1e-6 in the others
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 

@@ -262,6 +262,7 @@ def _expecting(candidates: Tensor, count: int) -> Tensor:
     scaled = (candidates / candidates[0]).double()
     wanted = (count - 0.5) / float(candidates[0])  # numbers are rounded up
     low, high = -1e4, 1e4
+    # halvings: more than the 53 bits of a double
     for _ in range(60):
         slope = (low + high) / 2
         expected = float((scaled * (slope * scaled).softmax(dim=0)).sum())

@@ -57,6 +57,7 @@ class DPCKNN(OfficialWeights, Learning):
         self.score: nn.Linear | None = None
         if self.values["weighted"]:
             self.score = nn.Linear(site.facts.blocks[site.layer].width, 1)
+            # as the authors start it
             nn.init.trunc_normal_(self.score.weight, std=0.02)
             nn.init.zeros_(self.score.bias)
 

@@ -25,6 +25,7 @@ from .official_weights import OfficialWeights
 from .predictors import keep_one
 
 FROZEN, COUNTS = "tofe.frozen", "tofe.counts"
+# of a running mean over about the last fifty steps
 MOMENTUM = 0.02
 
 

@@ -40,6 +40,7 @@ from .registry import register
 from .thresholds import Calibrated, with_thresholds
 
 MEANS = "ltmp.means"
+# published rates are 5e-3 for merge and 5e-6 for prune thresholds: so scaled, one does for both
 THOUSANDTHS = 1000.0
 
 
@@ -86,6 +87,7 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
         self.merge_threshold = nn.Parameter(torch.tensor(float(self.values["merge_threshold"])))
         prune = float(self.values["threshold"]) * THOUSANDTHS
         self.prune_threshold = nn.Parameter(torch.tensor(prune))
+        # the authors' 1e-5 in masked attention; the other methods' code has 1e-6
         self.rule = AttentionRule(diagonal=False, epsilon=1e-5)
 
     @classmethod

@@ -150,5 +150,6 @@ def _mlp(inner: int, hidden: int, outer: int) -> nn.Sequential:
 
 def _init(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
+        # as the authors start it
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

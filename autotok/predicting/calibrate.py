@@ -36,6 +36,7 @@ CANDIDATES, FEWER_CANDIDATES = 4, 1.5
 """For each one measured, and where time is short."""
 # never fitted: the error that the file states is measured on these alone
 HELD_OUT_SHARE = 0.2
+# of the time, at most: measuring is what the rest is for
 DRAWING_SHARE, MEMORY_SHARE = 0.2, 0.2
 
 

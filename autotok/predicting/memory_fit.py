@@ -17,6 +17,7 @@ from autotok.devices.footprint import footprint
 from .fitting import Array
 from .trace import MB, Trace, trace
 
+# two coefficients, and each point is judged by a fit to all others
 LEAST_PEAKS = 3
 
 

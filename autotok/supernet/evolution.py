@@ -22,6 +22,7 @@ from .sampling import sample_uniform
 
 TRIES = 50
 """Re-draws of one mutation or crossover before the next random candidate takes its place."""
+# where so many draws in a row are known or outside the limits, nothing new is left
 RANDOM_TRIES = 2000
 Gene = TypeVar("Gene")
 

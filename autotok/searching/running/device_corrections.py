@@ -277,6 +277,7 @@ class DeviceCorrections:
 
     def _unmeasured(self, record: TrialRecord, *, kind: str, reason: str) -> TrialRecord:
         if kind == "memory":
+            # above 0, or samplers would take it for one inside the budget
             worst = max(0.01, record.violation)
             return dataclasses.replace(record, feasible=False, violation=worst, reason=reason)
         return dataclasses.replace(record, unmeasured=reason)

@@ -282,6 +282,7 @@ class Search:
         assert record.config is not None
         known = self.builder.known[record.config.config_id]
         if known.score is None or not known.feasible:
+            # above 0, or samplers would take it for one inside the budget
             worst = max(0.01, record.violation, known.violation)
             return dataclasses.replace(record, state="infeasible", violation=worst)
         return dataclasses.replace(

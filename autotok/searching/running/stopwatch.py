@@ -14,6 +14,7 @@ the demo."""
 _LEAST_LOADING_S = 1.0
 _REPORT_SHARE = 0.12
 """Time of tables, picture and report over that of an export."""
+# long beside the few milliseconds for which a scheduler gives the processor away
 _SPIN_S = 0.2
 
 

@@ -44,6 +44,7 @@ from .search_result import SearchResult, result_key
 from .time_limit import Around, TimeLimit
 
 _LOG = logging.getLogger(__name__)
+# the whole table is written each time; what must not be lost is in the study at once
 _TABLE_EVERY_S = 5.0
 _FINAL_SHARE = 0.25
 """Of the progress shown."""
