@@ -263,5 +263,5 @@ def _prior(num_blocks: int) -> Tensor:
     mean = 2 * num_blocks / 3
     bell = torch.tensor([math.exp(-0.5 * (block - mean) ** 2) for block in range(num_blocks)])
     before = bell[: max(1, math.ceil(mean))].sum()
-    # both figures are the authors', so that no logarithm of the divergence grows without limit
+    # all three figures are the authors'
     return (0.98 * bell / before).clamp(0.01, 0.99)

@@ -77,7 +77,11 @@ class Engine(Protocol):
         ...
 
     def collect(self) -> Outcome:
-        """Wait for the next finished job; one that fails in any way has `error` set."""
+        """Wait for the next finished job; one that fails in any way has `error` set.
+
+        Raises:
+            AutotokError: no worker can be built, or what runs them is gone.
+        """
         ...
 
     def close(self) -> None:
@@ -112,11 +116,9 @@ class InProcessEngine:
         self._jobs: deque[Job] = deque()
 
     def start(self) -> float:
-        """At once."""
         return 0.0
 
     def submit(self, job: Job) -> None:
-        """Queue a job."""
         self._jobs.append(job)
 
     def collect(self) -> Outcome:

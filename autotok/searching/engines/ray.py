@@ -120,15 +120,9 @@ class RayEngine:
         return time.monotonic() - self._begin
 
     def submit(self, job: Job) -> None:
-        """Take a job."""
         self._queue.submit(job)
 
     def collect(self) -> Outcome:
-        """Wait for the next finished job.
-
-        Raises:
-            AutotokError: no worker can be built, or Ray is gone.
-        """
         try:
             return self._queue.collect()
         except AutotokError:

@@ -88,11 +88,6 @@ class ProcessEngine:
         self._hand_out()
 
     def collect(self) -> Outcome:
-        """Wait for the next finished job.
-
-        Raises:
-            AutotokError: no worker can be built; it is what the factory raised, if that was one.
-        """
         with self._closing():
             while not self._done:
                 self._hand_out()
