@@ -20,17 +20,17 @@ allowed where the read-out takes prefix tokens alone; elsewhere the best one sta
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from autotok.config import CompressionConfig, Options, Primitive
+from autotok.config import Options, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens
 
-from .base import Count, Kind, Option, Placement, Site, TokenReducer, Training
+from .base import Count, Kind, Option, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .losses import straight_through_mask
 from .observing import Observing
@@ -38,7 +38,7 @@ from .official_weights import OfficialWeights
 from .primitives import select, select_ragged
 from .registry import register
 from .scoring import SCORE, score_needs, score_note
-from .thresholds import Calibrated, with_thresholds
+from .thresholds import Calibrated
 
 HEARD, COUNTS = "asvit.score", "asvit.counts"
 ACCUMULATE = Option(
@@ -213,13 +213,6 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
 
     def deploy(self) -> None:
         self.counts = None
-
-    @classmethod
-    def emit(
-        cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
-    ) -> CompressionConfig:
-        """The configuration with the learned thresholds."""
-        return with_thresholds(config, reducers)
 
 
 def _at_least_one(keep: Tensor, score: Tensor) -> Tensor:

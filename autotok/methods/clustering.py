@@ -16,6 +16,8 @@ TRACK_SIZE = Option(
     False,
     "count the patches each token stands for, and add log size to later attention logits",
 )
+OFFICIAL = (("cluster_layers", ""),)
+"""Where the TokenReduction code keeps the parameters of a stage."""
 
 
 @torch.no_grad()
@@ -66,12 +68,3 @@ def left_over(chosen: Tensor, total: int) -> Tensor:
     taken = taken.scatter(1, chosen, torch.ones_like(chosen))
     place = taken * total + torch.arange(total, device=chosen.device)  # those free sort first
     return place.sort(dim=1).values[:, : total - chosen.shape[1]]
-
-
-def official_stage(name: str) -> tuple[int, str] | None:
-    """(number, rest) of the TokenReduction code's `cluster_layers.<number>.<rest>`."""
-    head, _, tail = name.partition(".")
-    number, _, rest = tail.partition(".")
-    if head != "cluster_layers" or not number.isdigit() or not rest:
-        return None
-    return int(number), rest

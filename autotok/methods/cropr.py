@@ -106,6 +106,7 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
     placement = Placement.AFTER
     training_need = Training.REQUIRED
     official_by_block = True
+    official_modules = (("cropr", ""),)
     options = (
         Option("llf", True, "put pruned tokens back in front of the last block", search=True),
         Option("num_queries", 1, "learned queries", low=1, high=16),
@@ -167,13 +168,6 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
     def deploy(self) -> None:
         self.cross_attn.deploy()
         self.head, self.answer = nn.Identity(), None
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        parts = name.split(".", 2)
-        if len(parts) < 3 or parts[0] != "cropr" or not parts[1].isdigit():
-            return None
-        return int(parts[1]), parts[2]
 
     @classmethod
     def occupancy(

@@ -24,7 +24,7 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, Site, Training
-from .clustering import TRACK_SIZE, distances, left_over, official_stage
+from .clustering import OFFICIAL, TRACK_SIZE, distances, left_over
 from .learning import Learning, TrainingRecipe
 from .merging import merge
 from .official_weights import OfficialWeights
@@ -45,6 +45,7 @@ class DPCKNN(OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.OPTIONAL
     rounding = "floor"
+    official_modules = OFFICIAL
     options = (
         Option("neighbours", 5, "tokens a density is taken from", low=1, high=20, search=True),
         Option("weighted", False, "weigh tokens by a learned score in their cluster's mean"),
@@ -71,10 +72,6 @@ class DPCKNN(OfficialWeights, Learning):
     @classmethod
     def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         return facts.blocks[0].width + 1 if options["weighted"] else 0
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        return official_stage(name)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         patches, track = tokens.patches, bool(self.values["track_size"])

@@ -69,6 +69,7 @@ class Freezing(OfficialWeights, Learning):
     recipe = TrainingRecipe(
         frozen_share=5 / 30, losses={"ce": 1.0}, source="30 epochs, 1e-4 to 2e-6, 5 of them frozen"
     )
+    official_modules = (("selectors", "selector."), ("approximators", "approximator."))
     approximation_weight = 2.0
     budget_weight = 5.0
 
@@ -157,14 +158,6 @@ class Freezing(OfficialWeights, Learning):
         return dataclasses.replace(config, reductions=tuple(learned))
 
     # --- declarations
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        parts = name.split(".", 2)
-        modules = {"selectors": "selector", "approximators": "approximator"}
-        if len(parts) < 3 or parts[0] not in modules or not parts[1].isdigit():
-            return None
-        return int(parts[1]), f"{modules[parts[0]]}.{parts[2]}"
 
     @classmethod
     def overhead_macs(

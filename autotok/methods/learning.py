@@ -13,6 +13,7 @@ from autotok.config import CompressionConfig, Options
 from autotok.tokens import Tokens
 
 from .base import TokenReducer
+from .thresholds import trains_thresholds, with_thresholds
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Learning(TokenReducer):
         cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
     ) -> CompressionConfig:
         """What training made of the configuration: methods that learn amounts say them here."""
-        return config
+        return with_thresholds(config, reducers) if trains_thresholds(cls) else config
 
 
 def recipe_of(method: type[TokenReducer], options: Options) -> TrainingRecipe:

@@ -21,23 +21,22 @@ counts the dropped ones too and so learns thresholds for counts that inference d
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import CompressionConfig, Options, Primitive
+from autotok.config import Options, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Taps, Tokens
 
-from .base import Count, Kind, Option, Site, TokenReducer, Training
+from .base import Count, Kind, Option, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .matching import Matching
 from .official_weights import OfficialWeights
 from .primitives import select, select_ragged
 from .registry import register
-from .thresholds import Calibrated, with_thresholds
+from .thresholds import Calibrated
 
 MEANS = "ltmp.means"
 # published rates are 5e-3 for merge and 5e-6 for prune thresholds: so scaled, one does for both
@@ -209,13 +208,6 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
             "merge_threshold": float(self.merge_threshold.detach()),
             "threshold": float(self.prune_threshold.detach()) / THOUSANDTHS,
         }
-
-    @classmethod
-    def emit(
-        cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
-    ) -> CompressionConfig:
-        """The configuration with the learned thresholds."""
-        return with_thresholds(config, reducers)
 
     @classmethod
     def official_name(cls, name: str) -> tuple[int, str] | None:

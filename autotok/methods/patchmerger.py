@@ -21,7 +21,7 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, Site, Training
-from .clustering import TRACK_SIZE, official_stage
+from .clustering import OFFICIAL, TRACK_SIZE
 from .learning import Learning, TrainingRecipe
 from .official_weights import OfficialWeights
 from .primitives import pool
@@ -37,6 +37,7 @@ class PatchMerger(OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.REQUIRED
     rounding = "floor"
+    official_modules = OFFICIAL
     options = (
         Option("scaled", False, "divide products by the square root of the width"),
         TRACK_SIZE,
@@ -59,10 +60,6 @@ class PatchMerger(OfficialWeights, Learning):
     @classmethod
     def site_params(cls, site: Site, options: Options) -> int:
         return (site.num_keep + 2) * site.facts.blocks[site.layer].width
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        return official_stage(name)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         normed = self.norm(tokens.patches)

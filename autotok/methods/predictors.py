@@ -111,6 +111,7 @@ class PredictedKeep(OfficialWeights, Learning):
     training_need = Training.REQUIRED
     rounding = "floor"
     recipe = TrainingRecipe(backbone_lr=0.01)
+    official_modules = (("score_predictor", "predictor."),)
     ratio_weight = 2.0
 
     def __init__(self, site: Site, options: Options) -> None:
@@ -139,13 +140,6 @@ class PredictedKeep(OfficialWeights, Learning):
 
     def deploy(self) -> None:
         self.decision = None
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        parts = name.split(".", 2)
-        if len(parts) < 3 or parts[0] != "score_predictor" or not parts[1].isdigit():
-            return None
-        return int(parts[1]), f"predictor.{parts[2]}"
 
     @classmethod
     def overhead_macs(

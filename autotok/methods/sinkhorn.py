@@ -25,7 +25,7 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, Site, Training
-from .clustering import TRACK_SIZE, official_stage
+from .clustering import OFFICIAL, TRACK_SIZE
 from .learning import Learning, TrainingRecipe
 from .official_weights import OfficialWeights
 from .primitives import pool
@@ -41,6 +41,7 @@ class Sinkhorn(OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.REQUIRED
     rounding = "floor"
+    official_modules = OFFICIAL
     options = (
         Option("epsilon", 1.0, "how soft the plan is", low=0.01, high=10.0, log=True, search=True),
         Option("iterations", 3, "Sinkhorn rounds", low=1, high=20),
@@ -61,10 +62,6 @@ class Sinkhorn(OfficialWeights, Learning):
     @classmethod
     def site_params(cls, site: Site, options: Options) -> int:
         return site.num_keep * site.facts.blocks[site.layer].width
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        return official_stage(name)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         unit = F.normalize(tokens.patches, dim=-1)

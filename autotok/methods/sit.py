@@ -24,7 +24,7 @@ from autotok.tokens import Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, Site, Training
 from .block_hooks import BlockHooks
-from .clustering import TRACK_SIZE, official_stage
+from .clustering import OFFICIAL, TRACK_SIZE
 from .learning import Learning, LossContext, TrainingRecipe
 from .official_weights import OfficialWeights
 from .primitives import pool
@@ -40,6 +40,7 @@ class SiT(BlockHooks, OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.REQUIRED
     rounding = "floor"
+    official_modules = OFFICIAL
     options = (
         Option("token_loss", 2.0, "weight of the feature recalibration loss", low=0.0, high=100.0),
         TRACK_SIZE,
@@ -77,10 +78,6 @@ class SiT(BlockHooks, OfficialWeights, Learning):
         width = site.facts.blocks[site.layer].width
         half = width // 2
         return 2 * width + (width + 1) * half + (half + 1) * site.num_keep + 1
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        return official_stage(name)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         logits = self.scale * self.weight(tokens.patches)  # (B, n, k)
