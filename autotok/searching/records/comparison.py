@@ -7,14 +7,13 @@ been chosen, on the same images, as the highest of several.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotok.evaluation.paired import Paired, compare
 from autotok.metrics import METRICS
-from autotok.plain_data import Place, typed
+from autotok.plain_data import Place, plain_fields, typed
 from autotok.searching.records.final import Final
 
 from .finetune_gain import TuningGain, tuning_gains
@@ -90,10 +89,7 @@ class Standing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the words included."""
-        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name in ("against_reference", "against_best", "against_next"):
-            data[name] = None if data[name] is None else data[name].to_dict()
-        return {**data, "words": self.words}
+        return {**plain_fields(self), "words": self.words}
 
     @classmethod
     def from_dict(cls, data: object, where: Place | str = "standing") -> Standing:
@@ -138,10 +134,7 @@ class Comparisons:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for pareto.json."""
-        return {
-            "standings": [s.to_dict() for s in self.standings],
-            "tuning": [g.to_dict() for g in self.tuning],
-        }
+        return plain_fields(self)
 
     @classmethod
     def from_dict(cls, data: object, where: Place | str = "comparisons") -> Comparisons:
