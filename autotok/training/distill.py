@@ -132,8 +132,7 @@ class TrainingObjective(nn.Module):
         chosen = [get_loss(name) for name in spec.losses]
         self.progress = 0.0
         """0 to 1 through the fine-tune; methods' own terms may follow it."""
-        layers = [reducer.teacher_layers() for reducer in reducers_of(student)]
-        self._layers = frozenset().union(*layers)
+        self._layers = frozenset().union(*(r.teacher_layers() for r in reducers_of(student)))
         self._inside = any(loss.inside for loss in chosen) or bool(self._layers)
         self._learns = any(loss.teacher for loss in chosen) or bool(self._layers)
         self._last = student.backbone.facts.num_blocks - 1
