@@ -7,8 +7,6 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["HealthCheck", "diagnose"]
-
 REQUIRED = ("torch", "timm", "numpy", "optuna", "pandas", "scikit-learn", "safetensors", "onnx",
             "onnxruntime", "onnxscript", "matplotlib", "typer", "rich")  # fmt: skip
 OPTIONAL = {"ray": "pip install 'autotok[ray]' for Ray Tune", "fvcore": "only the tests use it"}

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from autotok.errors import UnknownName
 
-__all__ = ["ENGINES", "SUBNETS", "check_precision", "known"]
-
 ENGINES = ("local", "ray")
 NUMBER_FORMATS = ("auto", "float32", "bfloat16", "float16")
 SUBNETS = ("fixed", "search")

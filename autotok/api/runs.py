@@ -17,15 +17,13 @@ from autotok.names import ENGINES, known
 from autotok.report.run import Run, fresh_run_folder
 from autotok.report.search_run import WholeSearch
 from autotok.searching.engines.base import Workers
-from autotok.searching.engines.workers import leave_if_reimported
+from autotok.searching.engines.worker_process import leave_if_reimported
 from autotok.searching.records.objective import judged_by
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.events import OnEvent
 from autotok.searching.running.question import Question, check_names
 from autotok.searching.running.stopwatch import Stopwatch
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
-
-__all__ = ["resume", "search"]
 
 
 @left_alone

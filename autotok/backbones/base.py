@@ -25,8 +25,6 @@ from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens, exactly
 
-__all__ = ["Backbone", "evaluating", "in_full", "left_alone", "pool_mean", "prove"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 B = TypeVar("B", bound="Backbone")
@@ -102,9 +100,7 @@ class Backbone(nn.Module):
         return tokens
 
 
-def in_full(
-    step: Callable[Concatenate[B, X, P], R],
-) -> Callable[Concatenate[B, X, P], R]:
+def in_full(step: Callable[Concatenate[B, X, P], R]) -> Callable[Concatenate[B, X, P], R]:
     """An embedding or a read-out that keeps the precision of what it is given (`exactly`)."""
 
     @functools.wraps(step)

@@ -8,8 +8,6 @@ from typing import Any
 
 import autotok
 
-__all__ = ["SearchProgress", "StepProgress"]
-
 PLAIN_EVERY_S = 15.0
 
 

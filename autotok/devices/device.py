@@ -29,17 +29,6 @@ from .ssh_board import RemoteDevice
 if TYPE_CHECKING:
     from .ray_tasks import RayTasks
 
-__all__ = [
-    "Device",
-    "LocalDevice",
-    "RayDevice",
-    "SshDevice",
-    "leaving",
-    "measure_on",
-    "open_device",
-    "ready_device",
-]
-
 _LOG = logging.getLogger(__name__)
 ROUNDS, TIMEOUT_S = 15, 300.0
 _RAY = re.compile(r"ray:([A-Za-z0-9_][A-Za-z0-9_.-]*)(?:@(auto|[A-Za-z0-9_.\[\]:-]+:\d+))?")
@@ -141,19 +130,15 @@ class LocalDevice:
         self._runtime = runtime
 
     def check(self) -> str:
-        """What it is."""
         return f"this machine, {self._runtime}"
 
     def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
-        """Measured here."""
         return measure_here(model, images, reference, runtime=self._runtime)
 
     def settle(self) -> str:
-        """The one it was made with."""
         return self._runtime
 
     def memory_mb(self) -> float | None:
-        """Of this machine."""
         return installed_mb()
 
     def close(self) -> None:
@@ -178,11 +163,9 @@ class SshDevice:
         return f"{facts.device}, {facts.cores} cores{memory}, Python {facts.python}, {runtimes}"
 
     def memory_mb(self) -> float | None:
-        """Installed; None where it does not say."""
         return self._remote.hello().memory_mb
 
     def settle(self) -> str:
-        """The runtime it prefers, the only one it measures in from now on."""
         self._runtime = self._remote.runtimes[0]
         self._remote.energy = False  # which takes a second or more of every model
         return self._runtime
@@ -242,11 +225,9 @@ class RayDevice:
         self._tasks: RayTasks | None = None
 
     def check(self) -> str:
-        """Where the resource is."""
         return f"{', '.join(self._ready().nodes())} of the Ray cluster"
 
     def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
-        """Measured where the resource is."""
         from .ray_tasks import TaskLost
 
         tasks = self._ready()
@@ -270,7 +251,6 @@ class RayDevice:
         return dataclasses.replace(found, device=f"{self.name} ({found.device})")
 
     def settle(self) -> str:
-        """The only one there is."""
         return "eager"
 
     def memory_mb(self) -> float | None:

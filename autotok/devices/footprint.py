@@ -22,8 +22,6 @@ from autotok.errors import AutotokError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["SOURCE", "Footprint", "footprint", "footprint_of"]
-
 TIMEOUT_S = 300
 SOURCE = "high-water mark of a process of its own, torch and weights included"
 

@@ -11,8 +11,6 @@ from autotok.errors import ConfigError, UnknownName
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_device", "gpus_to_share", "torch_device"]
-
 _KNOWN = ("auto", "cpu", "cuda", "cuda:0", "mps")
 
 

@@ -25,16 +25,6 @@ from .layout import Layout, require_folder
 from .order import NestedOrder
 from .preprocessing import Preprocessing, preprocessing_of
 
-__all__ = [
-    "ArrayData",
-    "DataSource",
-    "DemoData",
-    "absolute",
-    "check_data",
-    "is_named",
-    "load_data",
-]
-
 DEMO_SIZES = {"train": 50_000, "val": 2_000}
 
 

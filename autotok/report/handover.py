@@ -28,13 +28,11 @@ from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.question import Question
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.problem import COUNTED_IMAGES
 
 from .pages import draw_pages
 from .run import Run
-
-__all__ = ["environment", "hand_over"]
 
 PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
 CHECK_IMAGES = 4

@@ -25,8 +25,6 @@ from autotok.methods.thresholds import Calibrated
 from autotok.predicting.predict import predict
 from autotok.searching.running.judging import Judged, judge
 
-__all__ = ["export_report", "profile_report", "quality_report", "random_images", "write_bundle"]
-
 OnProgress = Callable[[float, str], None]
 
 

@@ -22,8 +22,6 @@ from .run import Run
 from .sources import device_notes, sources_of
 from .tables import on_device_of
 
-__all__ = ["draw_pages", "write_again"]
-
 
 def write_again(run: Run) -> Run:
     """A finished run with its pareto.json, pareto.csv, pareto.png and report.html written anew,

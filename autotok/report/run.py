@@ -39,8 +39,6 @@ from .sources import device_sentences
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Run", "fresh_run_folder", "load"]
-
 
 class Run:
     """A finished or unfinished run directory."""
@@ -163,9 +161,9 @@ class Run:
         across, up = self._metrics((x, y))
         found, points = self.front_over(x, y), self.points()
         numbers = {p.number for p in found.points}
-        kept = ("uncompressed", "random control")
+        kept, names = ("uncompressed", "random control"), ("trial", "front")
         drawn = [
-            p if p.kind in kept else _shown_as(p, "front" if p.number in numbers else "trial")
+            p if p.kind in kept else dataclasses.replace(p, kind=names[p.number in numbers])
             for p in points
         ]
         path = self.directory / f"pareto-{across.column}-{up.column}.png"
@@ -231,10 +229,6 @@ class Run:
 _NUMBERS = {"number", "violation", *(metric.column for metric in METRICS.values())}
 _WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What reading values of other kinds raises; pandas' own errors are ValueErrors."""
-
-
-def _shown_as(point: Point, kind: str) -> Point:
-    return dataclasses.replace(point, kind=kind)
 
 
 def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:

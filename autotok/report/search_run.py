@@ -27,9 +27,9 @@ from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Worki
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
 from autotok.searching.running.opening import kept_trials, resume_search, run_search
 from autotok.searching.running.question import Question, check_hand_over
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.session import Session, build_problem, measuring_on
 from autotok.searching.running.stopwatch import Stopwatch
-from autotok.searching.running.study import SearchResult
 from autotok.searching.running.time_limit import Around
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import SearchSettings
@@ -37,8 +37,6 @@ from autotok.searching.space.settings import SearchSettings
 from .finetune_run import finetune_line
 from .handover import hand_over
 from .run import Run
-
-__all__ = ["WholeSearch"]
 
 _LOG = logging.getLogger(__name__)
 

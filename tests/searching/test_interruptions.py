@@ -14,7 +14,7 @@ from autotok.config import CompressionConfig
 from autotok.interrupts import SIGNALS, Interrupted
 from autotok.searching.running.events import Event, FinalEvaluation, Working
 from autotok.searching.running.opening import resume_search, run_search
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent

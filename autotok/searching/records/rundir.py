@@ -31,8 +31,6 @@ except ImportError:  # not on POSIX: two processes on one run are then not told 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["RunDirectory"]
-
 T = TypeVar("T", bound="DataclassInstance")
 
 VERSION = 1

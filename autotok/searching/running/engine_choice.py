@@ -34,8 +34,6 @@ from .model_worker import WEIGHTS_FOLDER
 from .question import Question
 from .session import Session, build_problem
 
-__all__ = ["SHARED_FOLDER", "ProblemFactory", "load_shared", "make_engine", "share"]
-
 _LOG = logging.getLogger(__name__)
 _WARM_UP = 2
 """Images."""

@@ -10,22 +10,6 @@ from autotok.metrics import METRICS
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import Budget
 
-__all__ = [
-    "BudgetsResolved",
-    "Done",
-    "Event",
-    "FinalEvaluation",
-    "FineTuneStep",
-    "FineTuning",
-    "OnEvent",
-    "Promoted",
-    "Started",
-    "TrialFinished",
-    "Working",
-    "event_text",
-    "trial_text",
-]
-
 
 @dataclass(frozen=True)
 class Event:

@@ -21,14 +21,6 @@ from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metric
 from autotok.searching.space.budget import BudgetRequest, parse_budgets
 from autotok.searching.space.space_names import find_space
 
-__all__ = [
-    "Question",
-    "check_hand_over",
-    "check_names",
-    "device_needed",
-    "require_device",
-]
-
 LEAST_MB = 100
 """Free disk a hand-over may need: weights, an ONNX file, pictures."""
 

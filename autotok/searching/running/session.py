@@ -42,8 +42,6 @@ from autotok.searching.space.subnets import Structure
 from .model_worker import ModelWorker
 from .question import Question, require_device
 
-__all__ = ["Session", "build_problem", "measuring_on"]
-
 
 @dataclass(frozen=True)
 class Session:
@@ -91,9 +89,7 @@ def build_problem(
     images = _images(question, backbone, "val")
     chosen = choose_format(question.precision, backbone, images, seed=seed)
     settled = dataclasses.replace(
-        question,
-        precision=chosen.precision,
-        precision_why=question.precision_why or chosen.why,
+        question, precision=chosen.precision, precision_why=question.precision_why or chosen.why
     )
     evaluator = Evaluator(
         backbone, images, metric=question.quality, seed=seed, precision=chosen.precision

@@ -12,16 +12,6 @@ from autotok.errors import ConfigError, UnknownName
 from autotok.plain_data import Place, typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 
-__all__ = [
-    "DEFAULT_TIMEOUT_S",
-    "DEFAULT_TRIALS",
-    "SAMPLERS",
-    "FidelityPlan",
-    "SearchSettings",
-    "fidelity_plan",
-    "sampler_text",
-]
-
 _LONGEST_NAME = 200
 DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 255.0
 """What a search gets that is not told."""

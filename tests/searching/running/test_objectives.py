@@ -21,7 +21,7 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.device_corrections import DeviceCorrections
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.question import Question, check_names
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.problem import ExactCosts, Problem
 from autotok.searching.space.settings import SearchSettings
 
