@@ -163,8 +163,8 @@ def search(
         subnet=subnet,
         batch=batch,
         max_images=max_images,
-        device=measure_on,
-        runs_on=device,
+        measure_on=measure_on,
+        device=device,
         precision=precision,
     )
     check_names(question, engine=workers.engine, objectives=settings.objectives)
@@ -222,9 +222,9 @@ def resume(
     known("engine", workers.engine, ENGINES)
     if measure_on is not None:
         chosen = None if measure_on == "none" else measure_on
-        question = dataclasses.replace(question, device=chosen)
+        question = dataclasses.replace(question, measure_on=chosen)
     if device is not None:
         check_device(device)
-        question = dataclasses.replace(question, runs_on=device)
+        question = dataclasses.replace(question, device=device)
     whole = WholeSearch(question, settings, Path(run), watch, model, workers, on_event)
     return whole.resume(given)

@@ -203,7 +203,7 @@ def search_command(
         target=target,
         quality=quality,
         subnet=subnet,
-        device=measure_on,
+        measure_on=measure_on,
         space=space,
         methods=only,
     )

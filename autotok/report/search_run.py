@@ -124,7 +124,7 @@ class WholeSearch:
         check_hand_over(self.folder)
         reuse_large_blocks()
         address = self.workers.ray_address
-        measurer = ready_device(self.question.device, ray_address=address)
+        measurer = ready_device(self.question.measure_on, ray_address=address)
         session = self._loaded()
         directory = RunDirectory.create(self.folder) if new else RunDirectory.open(self.folder)
         with self._engine(session) as engine, leaving(measurer):
@@ -181,7 +181,7 @@ class WholeSearch:
                 factory=factory,
                 directory=self.folder,
                 trial_timeout_s=settings.trial_timeout_s,
-                gpus=gpus_to_share(session.question.runs_on),
+                gpus=gpus_to_share(session.question.device),
             )
             yield engine
         finally:

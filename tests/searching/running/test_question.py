@@ -23,7 +23,7 @@ WRONG = [
     (("--space", "defualt"), "did you mean 'default'"),
     (("--target", "jetson-xn"), "did you mean 'jetson-nx'"),
     (("--flops-convention", "mac"), "did you mean 'macs'"),
-    (("--measure-on", "gpu7"), "device 'gpu7' is unknown"),
+    (("--measure-on", "gpu7"), "--measure-on 'gpu7' is unknown"),
     (("--measure-on", "ssh://-oProxyCommand"), "is no ssh address"),
     (("--budget", "26ms"), "give --target"),
     (("--budget", "1e308GFLOPs"), "out of all proportion"),
@@ -113,9 +113,9 @@ def test_the_budgets_of_a_question_are_parsed_once(monkeypatch: pytest.MonkeyPat
 
 def test_good_names_pass() -> None:
     check_names(
-        Question(budgets=("26ms",), target="jetson-nx", device="ssh://me@board"), engine="ray"
+        Question(budgets=("26ms",), target="jetson-nx", measure_on="ssh://me@board"), engine="ray"
     )
-    check_names(Question(budgets=("50%",), device="local?runtime=compile"))
+    check_names(Question(budgets=("50%",), measure_on="local?runtime=compile"))
 
 
 def test_a_disk_with_too_little_room_is_told_before_the_first_trial(
