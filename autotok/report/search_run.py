@@ -187,7 +187,7 @@ class WholeSearch:
         finally:
             if engine is not None:
                 engine.close()
-            shutil.rmtree(shared, ignore_errors=True)
+            shutil.rmtree(shared.folder, ignore_errors=True)
 
     def _say(self, progress: float, text: str) -> None:
         if self.on_event is not None:
