@@ -90,13 +90,13 @@ _HOMES = {
         "quality_report",
         "write_bundle",
     ),
-    "autotok.report.run": ("Run", "fresh_run_folder", "load"),
+    "autotok.report.run": ("Run", "load"),
     "autotok.report.pages": ("write_again",),
     "autotok.report.run_reports": ("compare_runs", "status_report"),
     "autotok.searching.engines.base": ("Workers",),
-    "autotok.searching.records.rundir": ("RunDirectory",),
+    "autotok.searching.records.rundir": ("RunDirectory", "fresh_run_folder"),
     "autotok.searching.running.asktell": ("AskTell",),
-    "autotok.searching.running.events": ("Event", "event_text"),
+    "autotok.searching.running.events": ("Asked", "Event", "event_text"),
     "autotok.searching.running.question": ("Question", "check_names"),
     "autotok.searching.space.settings": ("SearchSettings",),
     "autotok.supernet.evolution": ("EvolutionSettings",),
@@ -115,6 +115,7 @@ globals().pop("export")
 
 __all__ = [
     "AskTell",
+    "Asked",
     "AutotokError",
     "CompressedViT",
     "CompressionConfig",
@@ -289,12 +290,12 @@ if TYPE_CHECKING:
         write_bundle,
     )
     from autotok.report.pages import write_again
-    from autotok.report.run import Run, fresh_run_folder, load
+    from autotok.report.run import Run, load
     from autotok.report.run_reports import compare_runs, status_report
     from autotok.searching.engines.base import Workers
-    from autotok.searching.records.rundir import RunDirectory
+    from autotok.searching.records.rundir import RunDirectory, fresh_run_folder
     from autotok.searching.running.asktell import AskTell
-    from autotok.searching.running.events import Event, event_text
+    from autotok.searching.running.events import Asked, Event, event_text
     from autotok.searching.running.question import Question, check_names
     from autotok.searching.space.settings import SearchSettings
     from autotok.supernet.evolution import EvolutionSettings

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from autotok.devices.device import leaving, ready_device
-from autotok.devices.placing import gpus_to_share
+from autotok.devices.placing import gpus_to_share, torch_device
 from autotok.errors import ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.searching.engines.base import Engine, Workers
@@ -72,7 +72,6 @@ class WholeSearch:
 
     def begin(self) -> Run:
         """A new run, its folder made once everything is loaded."""
-        RunDirectory.check_new(self.folder)
         earlier = [r for path in self.warm_start for r in self._trials_of(path)]
         with self._ready(new=True) as ready:
             objectives = make_objectives(self.settings.objectives, ready.problem.metric)
@@ -119,6 +118,7 @@ class WholeSearch:
 
     @contextlib.contextmanager
     def _ready(self, *, new: bool) -> Iterator[_Ready]:
+        torch_device(self.question.device)  # which is here, or nothing need be loaded
         check_storage(self.settings.storage)
         check_sampler(self.settings.sampler, objectives=len(self.settings.objectives))
         check_hand_over(self.folder)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ except ImportError:  # not on POSIX: two processes on one run are then not told 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "fresh_run_folder"]
 
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -40,6 +41,12 @@ _SINCE_1 = {"device": "measure_on", "runs_on": "device"}
 """What keys of the question of a run of version 1 are called since."""
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}|\.seen-[0-9a-f]{8}")
 """What a killed writer of a file leaves, and a killed look at whether a folder is shared."""
+
+
+def fresh_run_folder(backbone: str) -> Path:
+    """A new folder name under runs/, such as runs/autoformer_demo-20260131-120000."""
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in backbone.split(".")[0])
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 class RunDirectory:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from autotok.config import CompressionConfig
 from autotok.metrics import METRICS
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.budget import Budget
+from autotok.searching.space.budget import Budget, BudgetRequest
 
 __all__ = [
+    "Asked",
     "BudgetsResolved",
     "Done",
     "Event",
@@ -32,6 +33,13 @@ class Event:
     """Base: `progress` is the share of the whole search done, 0 to 1."""
 
     progress: float
+
+
+@dataclass(frozen=True)
+class Asked(Event):
+    """What is asked can be, and nothing is loaded yet; these are its budgets."""
+
+    budgets: tuple[BudgetRequest, ...]
 
 
 @dataclass(frozen=True)
