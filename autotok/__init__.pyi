@@ -84,13 +84,14 @@ from autotok.report.model_report import quality_report as quality_report
 from autotok.report.model_report import write_bundle as write_bundle
 from autotok.report.pages import write_again as write_again
 from autotok.report.run import Run as Run
-from autotok.report.run import fresh_run_folder as fresh_run_folder
 from autotok.report.run import load as load
 from autotok.report.run_reports import compare_runs as compare_runs
 from autotok.report.run_reports import status_report as status_report
 from autotok.searching.engines.base import Workers as Workers
 from autotok.searching.records.rundir import RunDirectory as RunDirectory
+from autotok.searching.records.rundir import fresh_run_folder as fresh_run_folder
 from autotok.searching.running.asktell import AskTell as AskTell
+from autotok.searching.running.events import Asked as Asked
 from autotok.searching.running.events import Event as Event
 from autotok.searching.running.events import event_text as event_text
 from autotok.searching.running.question import Question as Question

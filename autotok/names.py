@@ -16,6 +16,11 @@ def check_precision(name: str) -> None:
     known("precision", name, NUMBER_FORMATS)
 
 
+def is_named(spec: str) -> bool:
+    """Whether data is one of the built-in sets, not a folder."""
+    return spec in ("demo", "digits") or spec.partition(":")[0] == "cifar10"
+
+
 def known(kind: str, name: str, names: Iterable[str]) -> str:
     """`name` itself; `UnknownName` with the nearest one where it is not among `names`."""
     names = list(names)

@@ -122,7 +122,7 @@ def profile_command(
             doing = f"timing on {where} against the uncompressed model"
             bar.update(0.0, doing, important=True)
         report = autotok.profile_report(
-            model, target=target, check=check, device=where, batch=batch
+            model, target=target, check=check, measure_on=where, batch=batch
         )
     _show(report, json)
     if check and report.get("check") != "equal":

@@ -177,40 +177,19 @@ def search_command(
         retrain_trials=finetunes,
         trial_timeout_s=trial_timeout or None,
     )
-    budgets = tuple(budget or ["2.3GFLOPs"])
-    only = tuple(name.strip() for name in (methods or "").split(",") if name.strip())
-    if device != "auto":
-        autotok.torch_device(device)
-    question = autotok.Question(
-        budgets=budgets,
-        flops_convention=flops_convention,
-        target=target,
-        quality=quality,
-        subnet=subnet,
-        device=measure_on,
-        space=space,
-        methods=only,
-    )
-    autotok.check_names(question, engine=engine, objectives=settings.objectives)
-    if output is not None:
-        autotok.RunDirectory.check_new(output)
-    if not quiet and not json:
-        for line in autotok.budget_lines(question.requests):
-            typer.echo(line)
-
     folder = output or autotok.fresh_run_folder(backbone)
-    with SearchProgress("search", quiet=quiet) as bar:
+    with SearchProgress("search", quiet=quiet, echo=not (quiet or json)) as bar:
         run = _resumable(
             folder,
             lambda: autotok.search(
                 backbone,
                 data=data,
-                budget=budgets,
+                budget=tuple(budget or ["2.3GFLOPs"]),
                 target=target,
                 checkpoint=checkpoint,
                 image_size=image_size,
                 space=space,
-                methods=only,
+                methods=[name.strip() for name in (methods or "").split(",") if name.strip()],
                 quality=quality,
                 flops_convention=flops_convention,
                 train_data=train_data,

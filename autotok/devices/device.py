@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +15,14 @@ from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
-from autotok.errors import AutotokError, ConfigError, UnknownName
+from autotok.errors import AutotokError
 from autotok.export.exported import export_model
 from autotok.export.formats import FORMATS
 
 from .board import installed_mb, usable_cores
 from .footprint import SOURCE, footprint_of
 from .measurement import Measurement, MeasurementFailed
+from .placing import RAY, check_measure_on
 from .runtimes import check_runtime, measure_in
 from .ssh_board import RemoteDevice
 
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 ROUNDS, TIMEOUT_S = 15, 300.0
-_RAY = re.compile(r"ray:([A-Za-z0-9_][A-Za-z0-9_.-]*)(?:@(auto|[A-Za-z0-9_.\[\]:-]+:\d+))?")
 _FAREWELL_S = 120.0
-_LOCAL = re.compile(r"local(?:\?runtime=(.*))?")
 
 
 class Device(Protocol):
@@ -80,19 +78,13 @@ def open_device(text: str, *, ray_address: str | None = None) -> Device:
     Raises:
         UsageError: it is no such name.
     """
-    match = _LOCAL.fullmatch(text)
-    if match is not None:
-        return LocalDevice(match[1] or "eager")
+    check_measure_on(text)
     if text.startswith("ssh:"):
         return SshDevice(text)
-    match = _RAY.fullmatch(text)
+    match = RAY.fullmatch(text)
     if match is not None:
         return RayDevice(match[1], match[2] or ray_address)
-    if text.startswith("ray:"):
-        raise ConfigError(
-            f"device '{text}' must be ray:RESOURCE, or ray:RESOURCE@HOST:PORT of the cluster's head"
-        )
-    raise UnknownName("device", text, ("local", "ssh://user@host", "ray:RESOURCE"))
+    return LocalDevice(text.partition("?runtime=")[2] or "eager")
 
 
 def ready_device(text: str | None, *, ray_address: str | None = None) -> Device | None:

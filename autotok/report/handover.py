@@ -55,7 +55,7 @@ def hand_over(
     `no_export` why best/ gets weights only.
     """
     folder, final = result.directory, result.final
-    judged_in = {key: question.get(key) for key in ("runs_on", "precision", "precision_why")}
+    judged_in = {key: question.get(key) for key in ("device", "precision", "precision_why")}
     write_text(folder / "env.json", json.dumps({**environment(), **judged_in}, indent=1))
     objectives = make_objectives(result.settings.objectives, evaluator.metric)
     comparisons = compare_front(final, objectives, result.records)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -246,12 +245,6 @@ def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:
     found["comparisons"] = Comparisons.from_dict(data.get("comparisons"), where / "comparisons")
     found["measuring"] = data.get("measuring") or {}
     return found
-
-
-def fresh_run_folder(backbone: str) -> Path:
-    """A new folder name under runs/, such as runs/autoformer_demo-20260131-120000."""
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in backbone.split(".")[0])
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def load(path: str | Path) -> Run | CompressedViT:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pickles import pickles_in
 
 import autotok
 from autotok.backbones.tiny import tiny_vit
@@ -84,6 +85,12 @@ def test_lost_weights_are_said_in_one_sentence(run: autotok.Run, tmp_path: Path)
 def test_worker_processes_finish_a_search_of_a_real_model(
     run: autotok.Run, space: Path, tmp_path: Path
 ) -> None:
+    seen: set[Path] = set()
+
+    def look(event: object) -> None:
+        if (tmp_path / "two").is_dir():
+            seen.update(p for p in pickles_in(tmp_path / "two") if p.suffix != ".ckpt")
+
     again = autotok.search(
         "tiny",
         data="digits",
@@ -92,9 +99,11 @@ def test_worker_processes_finish_a_search_of_a_real_model(
         settings=SETTINGS,
         workers=Workers(2),
         output=tmp_path / "two",
+        on_event=look,
     )
     assert len(again.trials) >= 4
     assert set(again.front["state"]) == {"complete"}
+    assert (seen, pickles_in(again.directory), pickles_in(run.directory)) == (set(), [], [])
 
 
 def test_subnets_are_searched_of_named_supernets_only() -> None:

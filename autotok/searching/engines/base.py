@@ -9,13 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from autotok.config import CompressionConfig
 from autotok.errors import failure
-from autotok.searching.space.problem import TallyLike, Tuned, Worker
 
-WorkerFactory = Callable[[], Worker]
+if TYPE_CHECKING:
+    from autotok.searching.space.problem import TallyLike, Tuned, Worker
+
+WorkerFactory: TypeAlias = "Callable[[], Worker]"
 """Makes a worker in another process: must pickle, and builds everything from plain data."""
 
 

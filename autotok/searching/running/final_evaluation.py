@@ -37,13 +37,14 @@ _ROUNDS = 4
 def final_evaluation(
     search: Search,
     engine: Engine,
-    report: Callable[[TrialRecord, int, int], None],
+    report: Callable[[TrialRecord, float, int], None],
     clock: TimeLimit,
 ) -> Final:
     """Evaluate finalists, control and reference on as many images as the time limit affords.
 
     Finalists and reference run them in parts; what one part took decides how many come next.
-    `report(record, done, total)` is called after each.
+    `report(record, share, racing)` is called after each: the share done of what may be to do at
+    most, and how many models are in the race.
     """
     chosen, outside = finalists(search)
     word = _FinalEvaluation(search, engine, report, clock, len(chosen))
@@ -77,7 +78,7 @@ class _FinalEvaluation:
         self,
         search: Search,
         engine: Engine,
-        report: Callable[[TrialRecord, int, int], None],
+        report: Callable[[TrialRecord, float, int], None],
         clock: TimeLimit,
         finalists: int,
     ) -> None:
@@ -85,6 +86,7 @@ class _FinalEvaluation:
         self._clock = clock
         self._total = finalists + 1 + search.settings.control_shapes
         self._done = self._ran = 0
+        self._in_race = finalists + 1
         self._raced: dict[str, TrialRecord] = {}
 
     def finals_in_parts(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
@@ -92,7 +94,7 @@ class _FinalEvaluation:
         total, clock = self._search.problem.total_images, self._clock
         found, racing, begun = dict(entries), [key for key, _ in entries], None
         for part in range(clock.final_parts):
-            last = part == clock.final_parts - 1
+            last, self._in_race = part == clock.final_parts - 1, len(racing)
             self._total = self._done + (clock.final_parts - part) * len(racing)
             self._total += self._search.settings.control_shapes
             affords = functools.partial(clock.final_images, total, begun, len(racing), last=last)
@@ -173,7 +175,7 @@ class _FinalEvaluation:
 
     def _tell(self, record: TrialRecord) -> None:
         self._done += 1
-        self._report(record, self._done, max(self._total, self._done))
+        self._report(record, min(1.0, self._done / self._total), self._in_race)
 
     def _evaluated(
         self, entries: Sequence[tuple[str, TrialRecord]]

@@ -75,7 +75,7 @@ def build_problem(
     # what the user named is there: asked before anything is loaded
     check_data(question.data, question.train_data, question.class_names)
     check_file(None if question.checkpoint is None else Path(question.checkpoint))
-    placed = torch_device(question.runs_on)
+    placed = torch_device(question.device)
     space = load_space(question.space)
     if question.methods:
         space = dataclasses.replace(space, methods=question.methods)

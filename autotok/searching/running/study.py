@@ -301,9 +301,9 @@ class StudyRun:
         text = f"{signal_name}: stopping after the trial in hand; once more stops at once"
         self.on_event(Working(self._progress(), text))
 
-    def _on_final(self, record: TrialRecord, done: int, total: int) -> None:
-        progress = 1.0 - _FINAL_SHARE * (1.0 - done / max(1, total))
-        self.on_event(FinalEvaluation(min(1.0, progress), record, done, total))
+    def _on_final(self, record: TrialRecord, share: float, racing: int) -> None:
+        progress = 1.0 - _FINAL_SHARE * (1.0 - share)
+        self.on_event(FinalEvaluation(progress, record, racing))
         self.interrupts.check()
 
     # --- tables
