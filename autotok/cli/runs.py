@@ -121,8 +121,8 @@ def search_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same proposals.")] = 0,
     sampler: Annotated[
-        str, typer.Option(help="tpe, auto (surrogate), nsgaii, gp, random, grid or MODULE:FACTORY.")
-    ] = "tpe",
+        str, typer.Option(help="auto (surrogate), tpe, nsgaii, gp, random, grid or MODULE:FACTORY.")
+    ] = "auto",
     warm_start: Annotated[
         list[Path] | None,
         typer.Option(help="An earlier run of the same model and images; may be repeated."),

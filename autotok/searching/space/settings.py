@@ -49,7 +49,7 @@ class SearchSettings:
     min_trials: int = 24
     """Evaluated before the final evaluation's share of the time is set aside in full."""
     seed: int = 0
-    sampler: Any = "tpe"
+    sampler: Any = "auto"
     """A name of `SAMPLERS`, a `module:factory`, or in Python such a factory, which makes an Optuna
     sampler of a seed, or an Optuna sampler."""
     objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
