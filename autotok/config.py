@@ -18,8 +18,6 @@ from typing import Any
 from autotok.errors import ConfigError, nearest
 from autotok.plain_data import Place, parse_json, typed
 
-__all__ = ["CompressionConfig", "FineTuneSpec", "Length", "Reduction", "SubnetSpec", "round_count"]
-
 VERSION = 1
 MODES = ("plug-in", "retrain")
 MOST_SEED = 2**32
@@ -39,6 +37,8 @@ _FINETUNE_RANGES: tuple[tuple[str, float, float], ...] = (
 )
 POSITIONS = ("carried", "naive")
 Primitive = bool | int | float | str
+Options = Mapping[str, Primitive]
+"""A method's own options by name."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Reduction:
     layer: int
     keep_ratio: float | None = None
     num_keep: int | None = None
-    options: Mapping[str, Primitive] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
@@ -226,7 +226,7 @@ class CompressionConfig:
 
     method: str = "none"
     reductions: tuple[Reduction, ...] = ()
-    options: Mapping[str, Primitive] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     mode: str = "plug-in"
     positions: str = "carried"
     subnet: SubnetSpec | None = None

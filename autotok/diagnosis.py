@@ -7,8 +7,6 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["HealthCheck", "diagnose"]
-
 REQUIRED = ("torch", "timm", "numpy", "optuna", "pandas", "scikit-learn", "safetensors", "onnx",
             "onnxruntime", "onnxscript", "matplotlib", "typer", "rich")  # fmt: skip
 OPTIONAL = {"ray": "pip install 'autotok[ray]' for Ray Tune", "fvcore": "only the tests use it"}
@@ -23,13 +21,15 @@ class HealthCheck:
     detail: str
 
 
-def diagnose(device: str | None = None) -> list[HealthCheck]:
-    """All findings, in the order they are worth reading; `device` is asked too, and first.
+def diagnose(measure_on: str | None = None) -> list[HealthCheck]:
+    """All findings, in the order they are worth reading; device `measure_on` is asked first.
 
     Raises:
         DeviceUnreachable: the device is silent.
     """
-    answer = None if device is None else _answer(device)  # before the rest, which takes seconds
+    answer = (
+        None if measure_on is None else _answer(measure_on)
+    )  # before the rest, which takes seconds
     checks = [HealthCheck("python", True, f"{platform.python_version()} on {platform.platform()}")]
     checks += [_package(name) for name in REQUIRED]
     checks += [_package(name, optional=hint) for name, hint in OPTIONAL.items()]
@@ -41,7 +41,7 @@ def diagnose(device: str | None = None) -> list[HealthCheck]:
         _guarded("methods", _methods),
     ]
     if answer is not None:
-        checks.append(HealthCheck(f"device {device}", True, answer))
+        checks.append(HealthCheck(f"device {measure_on}", True, answer))
     return checks
 
 

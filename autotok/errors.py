@@ -27,30 +27,6 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = [
-    "failure",
-    "AutotokError",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "DeviceUnreachable",
-    "Diverged",
-    "ExportError",
-    "IncompatibleMethod",
-    "InfeasibleBudget",
-    "NonFiniteOutput",
-    "NothingEvaluated",
-    "RunDirectoryError",
-    "StorageUnreachable",
-    "StudyTaken",
-    "UnknownName",
-    "UnsupportedBackbone",
-    "UsageError",
-    "nearest",
-    "printable",
-]
-
-
 _ENDLESS = re.compile(r"\S{300,}")
 
 

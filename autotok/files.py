@@ -18,15 +18,6 @@ from autotok.errors import RunDirectoryError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = [
-    "check_folder",
-    "replacing",
-    "replacing_folder",
-    "sweep_folder",
-    "write_state",
-    "write_text",
-]
-
 
 def check_folder(folder: Path) -> None:
     """Raise `RunDirectoryError` where files could not be written into a folder; none is made.

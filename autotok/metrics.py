@@ -15,21 +15,6 @@ from typing import Any
 from autotok.errors import ConfigError, UnknownName
 from autotok.names import known
 
-__all__ = [
-    "EXACT",
-    "METRICS",
-    "ON_DEVICE",
-    "PREDICTED",
-    "QUALITIES",
-    "SCALES",
-    "TABLE",
-    "UNITS",
-    "Metric",
-    "check_quality",
-    "metric_of",
-    "register_metric",
-]
-
 SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 
 

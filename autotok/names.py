@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from autotok.errors import UnknownName
 
-__all__ = ["ENGINES", "SUBNETS", "check_precision", "known"]
-
 ENGINES = ("local", "ray")
 NUMBER_FORMATS = ("auto", "float32", "bfloat16", "float16")
 SUBNETS = ("fixed", "search")
@@ -16,6 +14,11 @@ SUBNETS = ("fixed", "search")
 def check_precision(name: str) -> None:
     """Raise `UnknownName` unless models can be judged in it."""
     known("precision", name, NUMBER_FORMATS)
+
+
+def is_named(spec: str) -> bool:
+    """Whether data is one of the built-in sets, not a folder."""
+    return spec in ("demo", "digits") or spec.partition(":")[0] == "cifar10"
 
 
 def known(kind: str, name: str, names: Iterable[str]) -> str:

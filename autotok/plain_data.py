@@ -23,8 +23,6 @@ import yaml
 
 from autotok.errors import ConfigError, UsageError, nearest
 
-__all__ = ["Place", "checked_keys", "parse_json", "parse_yaml", "read_yaml", "typed"]
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -258,6 +256,22 @@ def typed(cls: type[T], data: object, where: Place | str, *, newer: bool = False
         return cls(**values)
 
 
+def to_plain(value: Any) -> Any:
+    """What `typed` reads back: dataclasses as mappings, by their own `to_dict` where they have one,
+    tuples as lists; what mappings hold is plain already."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = getattr(value, "to_dict", None)
+        return plain_fields(value) if own is None else own()
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def plain_fields(item: DataclassInstance) -> dict[str, Any]:
+    """The fields of a dataclass as `to_plain` has them, in their order."""
+    return {field.name: to_plain(getattr(item, field.name)) for field in dataclasses.fields(item)}
+
+
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
@@ -287,15 +301,15 @@ def _fitted(value: Any, hint: Any, place: Place) -> Any:
 def _one_of(value: Any, kinds: tuple[Any, ...], place: Place) -> Any:
     if value is None and type(None) in kinds:
         return None
-    plain = tuple(kind for kind in kinds if kind in _WORDS)
-    others = [kind for kind in kinds if kind not in (*plain, type(None))]
+    simple = tuple(kind for kind in kinds if kind in _WORDS)
+    others = [kind for kind in kinds if kind not in (*simple, type(None))]
     listed = isinstance(value, (list, tuple))
-    if others and (not plain or listed == (typing.get_origin(others[0]) is tuple)):
+    if others and (not simple or listed == (typing.get_origin(others[0]) is tuple)):
         return _fitted(value, others[0], place)
-    if len(plain) == 1:
-        return _primitive(value, plain[0], place)
-    if not isinstance(value, plain) or (isinstance(value, float) and not math.isfinite(value)):
-        words = ", ".join(_WORDS[kind] for kind in plain)
+    if len(simple) == 1:
+        return _primitive(value, simple[0], place)
+    if not isinstance(value, simple) or (isinstance(value, float) and not math.isfinite(value)):
+        words = ", ".join(_WORDS[kind] for kind in simple)
         raise ConfigError(f"{place}: must be one of {words}, got {_shown(value)}")
     return value
 

@@ -14,8 +14,6 @@ from typing import Generic, TypeVar
 
 from autotok.errors import ConfigError, UnknownName
 
-__all__ = ["Registry"]
-
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["wait_asleep"]
-
 # libgomp counts tries, and 300,000 of them by default: those are the milliseconds
 _SPINS = "1000"
 

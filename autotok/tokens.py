@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["AttentionRule", "Extra", "Needs", "Parked", "Taps", "Tokens", "exactly"]
-
 
 class Needs(enum.Flag):
     """Intermediate values a method asks of the backbone; each costs nothing unless asked for."""
@@ -60,98 +58,57 @@ class Taps:
     `AttributeError`, so that a declaration can be trusted.
     """
 
-    __slots__ = ("_values",)
+    keys: Tensor
+    """(B, H, N, D), after any key norm, before scaling."""
+    queries: Tensor
+    """(B, H, N, D), after any query norm, unscaled."""
+    values: Tensor
+    """(B, H, N, D)."""
+    cls_attention: Tensor
+    """(B, H, N), rows sum to 1 over N; column 0 is the class token itself."""
+    column_means: Tensor
+    """(B, H, N), mean over query rows of the softmaxed map; sums to 1 over N."""
+    attention: Tensor
+    """(B, H, N, N), rows sum to 1."""
+    normed: Tensor
+    """(B, N, C), the tokens after the block's first norm."""
+    cls_query: Tensor
+    """(B, H, 1, D), the query of token 0, unscaled."""
+    head_outputs: Tensor
+    """(B, H, N, D), what each head's attention gives, before the projection."""
+    patch_embedding: Tensor
+    """(B, n, C), before the position table was added."""
+    position_table: Tensor
+    """(n, C), the absolute position rows of the patch tokens."""
+    image: Tensor
+    """(B, channels, height, width), normalised."""
+    image_scores: Tensor | None = None
+    """What the method's own `look` gave; None where it was not called."""
 
     def __init__(self, values: Mapping[str, Tensor] | None = None) -> None:
-        self._values = dict(values or {})
+        for name, value in (values or {}).items():
+            setattr(self, name, value)
 
-    def names(self) -> tuple[str, ...]:
-        """Names of the values that were asked for."""
-        return tuple(self._values)
-
-    def having(self, name: str, value: Tensor) -> Taps:
-        """These taps and one more."""
-        return Taps({**self._values, name: value})
-
-    def widened(self) -> Taps:
-        """These taps with at least the bits of float32."""
-        kinds = (torch.float16, torch.bfloat16)
-        return Taps({k: v.float() if v.dtype in kinds else v for k, v in self._values.items()})
-
-    def _get(self, name: str) -> Tensor:
-        if name not in self._values:
-            raise AttributeError(f"tap '{name}' was not declared in the method's needs")
-        return self._values[name]
-
-    @property
-    def keys(self) -> Tensor:
-        """(B, H, N, D), after any key norm, before scaling."""
-        return self._get("keys")
+    def __getattr__(self, name: str) -> Tensor:
+        raise AttributeError(f"tap '{name}' was not declared in the method's needs")
 
     @property
     def mean_keys(self) -> Tensor:
         """Keys averaged over heads, (B, N, D): the metric of ToMe and its relatives."""
-        return self._get("keys").mean(dim=1)
+        return self.keys.mean(dim=1)
 
-    @property
-    def queries(self) -> Tensor:
-        """(B, H, N, D), after any query norm, unscaled."""
-        return self._get("queries")
+    def names(self) -> tuple[str, ...]:
+        """Names of the values that were asked for."""
+        return tuple(vars(self))
 
-    @property
-    def values(self) -> Tensor:
-        """(B, H, N, D)."""
-        return self._get("values")
+    def having(self, name: str, value: Tensor) -> Taps:
+        """These taps and one more."""
+        return Taps({**vars(self), name: value})
 
-    @property
-    def cls_attention(self) -> Tensor:
-        """(B, H, N), rows sum to 1 over N; column 0 is the class token itself."""
-        return self._get("cls_attention")
-
-    @property
-    def column_means(self) -> Tensor:
-        """(B, H, N), mean over query rows of the softmaxed map; sums to 1 over N."""
-        return self._get("column_means")
-
-    @property
-    def attention(self) -> Tensor:
-        """(B, H, N, N), rows sum to 1."""
-        return self._get("attention")
-
-    @property
-    def normed(self) -> Tensor:
-        """(B, N, C), the tokens after the block's first norm."""
-        return self._get("normed")
-
-    @property
-    def cls_query(self) -> Tensor:
-        """(B, H, 1, D), the query of token 0, unscaled."""
-        return self._get("cls_query")
-
-    @property
-    def head_outputs(self) -> Tensor:
-        """(B, H, N, D), what each head's attention gives, before the projection."""
-        return self._get("head_outputs")
-
-    @property
-    def patch_embedding(self) -> Tensor:
-        """(B, n, C), before the position table was added."""
-        return self._get("patch_embedding")
-
-    @property
-    def position_table(self) -> Tensor:
-        """(n, C), the absolute position rows of the patch tokens."""
-        return self._get("position_table")
-
-    @property
-    def image_scores(self) -> Tensor | None:
-        """What the method's own `look` gave; None where it was not called."""
-        return self._values.get("sight")
-
-    @property
-    def image(self) -> Tensor:
-        """(B, channels, height, width), normalised."""
-        return self._get("image")
+    def widened(self) -> Taps:
+        """These taps with at least the bits of float32."""
+        kinds = (torch.float16, torch.bfloat16)
+        return Taps({k: v.float() if v.dtype in kinds else v for k, v in vars(self).items()})
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,11 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.devices.footprint import footprint
 from autotok.evaluation.allocator import reuse_large_blocks
-from autotok.predicting.calibrate import CalibrationPlan, Measured, draw_candidates, measure_all
+from autotok.predicting.calibrate import CalibrationPlan, draw_candidates
 from autotok.predicting.calibration import calibrate, plan_of
+from autotok.predicting.calibration_run import CalibrationRun, Measured
 from autotok.predicting.fitting import FitCheck, check
+from autotok.predicting.measurers import InterleavedMeasurer
 from autotok.predicting.predict import Prediction, predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
@@ -91,9 +93,11 @@ def main() -> None:
     )
     fresh = [c for c in drawn[len(plan.backbones) :] if (c.backbone, c.config) not in known]
     reuse_large_blocks()
-    rows = measure_all(
-        fresh[:UNSEEN], batch=plan.batch, seconds=arguments.unseen_seconds, seed=arguments.seed + 1
+    run = CalibrationRun(
+        InterleavedMeasurer(), plan.backbones, batch=plan.batch, seed=arguments.seed + 1
     )
+    run.run(fresh[:UNSEEN], seconds=arguments.unseen_seconds)
+    rows = run.rows()
     guesses = [predicted(row, target) for row in rows]
     latency = np.array([g.latency_ms for g in guesses]), np.array([r.latency_ms for r in rows])
     print(verdict("latency", check(*latency)))

@@ -9,7 +9,8 @@ The slicing oracle runs the same blocks on tokens that were simply sliced to the
 the reduction would cost if choosing were free. Its counts are those the method had when it ran, so
 it is right for methods of any placement and for counts that differ between images.
 
-Everything takes turns in one process (oracle, method, oracle, uncompressed, ...); ratios are
+Everything takes turns in one process (oracle, uncompressed, method, oracle, ...), each a few times
+where it is short; a run is divided by the mean of those before and after it, and ratios are
 medians over turns, with half the distance between quartiles behind them. The whole table ends
 after about `--minutes`, shared evenly over what is left to do; a row has at least three turns, and
 `--turns` at most. With one thread, time is that thread's on the processor (`--clock processor`),
@@ -56,8 +57,8 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.macs import cost, uncompressed
 from autotok.counting.operators import OperatorClass, classify
-from autotok.devices.board import machine_name
-from autotok.devices.interleaved import CLOCKS, clock_for
+from autotok.devices.board import machine_name, take_turns
+from autotok.devices.interleaved import CLOCKS, clock_for, slot_of
 from autotok.errors import AutotokError
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Kind, Placement, TokenReducer
@@ -220,24 +221,21 @@ def compete(
 ) -> tuple[Ratio, Ratio, float, int]:
     """Time over the uncompressed model's, over the oracle's; milliseconds of the method; turns."""
 
-    def once(model: nn.Module) -> float:
-        begin = patience.clock()
-        model(images)
-        return patience.clock() - begin
-
     deadline = time.perf_counter() + patience.seconds
-    for model in (plain, oracle, method, oracle, method):
-        once(model)
-    against_plain, against_oracle, own = [], [], []
-    while len(own) < min(LEAST_TURNS, patience.turns) or time.perf_counter() < deadline:
-        whole, before, mine, after = (once(m) for m in (plain, oracle, method, oracle))
-        against_plain.append(mine / whole)
-        against_oracle.append(2 * mine / (before + after))
-        own.append(mine)
-        if len(own) == patience.turns:
-            break
-    ms = 1e3 * statistics.median(own)
-    return Ratio.of(against_plain), Ratio.of(against_oracle), ms, len(own)
+    slots = [
+        slot_of(model, images, patience.clock, patience_s=patience.seconds / 8)
+        for model in (method, oracle, plain)
+    ]
+    left = deadline - time.perf_counter()
+    found = take_turns(slots, patience.turns, left, least=LEAST_TURNS, most=patience.turns)
+    own = [lap for _, lap in found.own]
+
+    def over(reference: int) -> Ratio:
+        beside = [lap for _, lap in found.beside[reference::2]]
+        before_after = zip(beside, beside[1:], own, strict=False)
+        return Ratio.of([2 * mine / (before + after) for before, after, mine in before_after])
+
+    return over(1), over(0), statistics.median(own), len(own)
 
 
 def extra_operators(model: CompressedViT, images: Tensor) -> str:

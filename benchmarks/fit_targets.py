@@ -19,7 +19,8 @@ from scipy.optimize import least_squares
 
 import autotok.methods  # noqa: F401
 from autotok.predicting.predict import check_points
-from autotok.predicting.target import Number, Setting, Target, load_target
+from autotok.predicting.target import Target, load_target
+from autotok.predicting.target_parts import Number, Setting
 
 TIED = ("matmul", "conv", "attention")
 

@@ -1,5 +1,6 @@
 """YAML with limits and lines, and dataclasses from it by their types."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from autotok.errors import ConfigError
-from autotok.plain_data import parse_yaml, read_yaml, typed
+from autotok.plain_data import parse_yaml, read_yaml, to_plain, typed
 
 
 @dataclass(frozen=True)
@@ -131,3 +132,13 @@ def test_what_an_error_quotes_stays_on_one_line_and_short() -> None:
     assert str(error).isprintable()
     assert len(str(error)) < 300
     assert r"a\n\x1b[31mb" in str(error)
+
+
+def test_plain_data_is_read_back_equal_whatever_it_nests() -> None:
+    bicycle = Bicycle("swift", (Wheel(28.0), Wheel(26.0, 32)), (3, 9), colour=("red", "blue"))
+    text = json.dumps(to_plain((bicycle, None, "word")))
+    back = json.loads(text)
+    assert back[1:] == [None, "word"]
+    assert back[0]["wheels"][1] == {"size": 26.0, "spokes": 32}
+    assert back[0]["gears"] == [3, 9]
+    assert typed(Bicycle, back[0], "test") == bicycle

@@ -11,8 +11,6 @@ from autotok.errors import ConfigError
 from autotok.names import known
 from autotok.plain_data import parse_yaml, read_yaml
 
-__all__ = ["parse_keep", "parse_options", "parse_resources", "read_options"]
-
 
 def parse_keep(text: str) -> dict[int, float]:
     """{layer: keep ratio} of '0.7@3,0.5@6'."""

@@ -14,7 +14,7 @@ from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.compression.official import load_official
-from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.config import CompressionConfig, Options, Reduction
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import Cost, cost
 from autotok.devices.device import measure_here
@@ -33,17 +33,6 @@ from autotok.report.model_report import random_images
 from autotok.searching.running.judging import judge
 from autotok.training.student import emitted
 
-__all__ = [
-    "build_config",
-    "compress",
-    "count",
-    "evaluate",
-    "export",
-    "macs",
-    "profile",
-    "read_config",
-]
-
 ConfigLike = CompressionConfig | str | Path
 
 
@@ -54,7 +43,7 @@ def compress(
     method: str | None = None,
     keep: Mapping[int, float] | None = None,
     r: int | None = None,
-    options: Mapping[str, Primitive] | None = None,
+    options: Options | None = None,
     weights: str | Path | None = None,
     untrained: bool = False,
 ) -> CompressedViT:
@@ -121,7 +110,7 @@ def build_config(
     *,
     keep: Mapping[int, float] | None = None,
     r: int | None = None,
-    options: Mapping[str, Primitive] | None = None,
+    options: Options | None = None,
 ) -> CompressionConfig:
     """A configuration from one method's name and one knob."""
     chosen = get_method(method)

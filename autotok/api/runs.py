@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from autotok.backbones.base import left_alone
-from autotok.backbones.loading import as_backbone, check_file, check_name
 from autotok.devices.placing import check_device
 from autotok.errors import ConfigError
-from autotok.evaluation.data import absolute, check_data
-from autotok.names import ENGINES, known
-from autotok.report.run import Run, fresh_run_folder
-from autotok.report.search_run import WholeSearch
+from autotok.names import ENGINES, is_named, known
 from autotok.searching.engines.base import Workers
-from autotok.searching.engines.workers import leave_if_reimported
+from autotok.searching.engines.worker_process import leave_if_reimported
 from autotok.searching.records.objective import judged_by
-from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.running.events import OnEvent
+from autotok.searching.records.rundir import RunDirectory, fresh_run_folder
+from autotok.searching.running.events import Asked, OnEvent
 from autotok.searching.running.question import Question, check_names
-from autotok.searching.running.stopwatch import Stopwatch
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 
-__all__ = ["resume", "search"]
+if TYPE_CHECKING:  # what is wrong with a question is said before torch is imported
+    from torch import nn
+
+    from autotok.report.run import Run
+    from autotok.report.search_run import WholeSearch
 
 
-@left_alone
 def search(
     backbone: str | nn.Module = "autoformer_demo",
     *,
@@ -115,12 +113,8 @@ def search(
         DeviceUnreachable: the device does not answer; `resume` goes on from there.
     """
     leave_if_reimported()
-    watch = Stopwatch() if began is None else Stopwatch(began)
-    named = backbone if isinstance(backbone, str) else as_backbone(backbone).facts.name
-    if isinstance(backbone, str):
-        check_name(backbone)
-    workers = workers or Workers()
-    budgets = (budget,) if isinstance(budget, str) else tuple(budget)
+    began = time.monotonic() if began is None else began
+    named = backbone if isinstance(backbone, str) else _name_of(backbone)
     settings = _one_of(
         settings,
         SearchSettings(
@@ -143,37 +137,63 @@ def search(
             trial_timeout_s=trial_timeout_s,
         ),
     )
-    quality = judged_by(settings.objectives, quality)
-    if data is None and named != "autoformer_demo":
-        raise ConfigError(f"backbone '{named}' needs images to be judged on: give --data FOLDER")
-    data = data or "demo"
     question = Question(
         backbone=named,
         checkpoint=None if checkpoint is None else str(Path(checkpoint).absolute()),
         image_size=image_size,
-        data=absolute(data),
-        budgets=budgets,
+        data=_absolute(data or "demo"),
+        budgets=(budget,) if isinstance(budget, str) else tuple(budget),
         flops_convention=flops_convention,
         target=target,
         space=space,
         methods=tuple(methods),
-        quality=quality,
-        train_data=None if train_data is None else absolute(train_data),
+        quality=judged_by(settings.objectives, quality),
+        train_data=None if train_data is None else _absolute(train_data),
         class_names=None if class_names is None else str(Path(class_names).absolute()),
         subnet=subnet,
         batch=batch,
         max_images=max_images,
-        device=measure_on,
-        runs_on=device,
+        measure_on=measure_on,
+        device=device,
         precision=precision,
     )
+    workers = workers or Workers()
     check_names(question, engine=workers.engine, objectives=settings.objectives)
+    folder = Path(output or fresh_run_folder(named))
+    RunDirectory.check_new(folder)
+    if on_event is not None:
+        on_event(Asked(0.0, question.requests))
+
+    # from here on it takes seconds: torch, what was named, and the search itself
+    from autotok.backbones.loading import check_file, check_name
+    from autotok.evaluation.data import check_data
+
+    if isinstance(backbone, str):
+        check_name(backbone)
+    if data is None and named != "autoformer_demo":
+        raise ConfigError(f"backbone '{named}' needs images to be judged on: give --data FOLDER")
     check_data(question.data, question.train_data, question.class_names)
     check_file(None if checkpoint is None else Path(checkpoint))
     model = None if isinstance(backbone, str) else backbone
-    folder = Path(output or fresh_run_folder(named))
     earlier = tuple(Path(run) for run in warm_start)
-    return WholeSearch(question, settings, folder, watch, model, workers, on_event, earlier).begin()
+    with _whole(question, settings, folder, began, model, workers, on_event, earlier) as whole:
+        return whole.begin()
+
+
+def _name_of(model: nn.Module) -> str:
+    from autotok.backbones.base import leaving_alone
+    from autotok.backbones.loading import as_backbone
+
+    with leaving_alone(model):
+        return as_backbone(model).facts.name
+
+
+def _absolute(spec: str) -> str:
+    """The same data under a path that means it from everywhere."""
+    if not is_named(spec):
+        return str(Path(spec).expanduser().absolute())
+    folder = spec.partition(":")[2]
+    return f"cifar10:{Path(folder).expanduser().absolute()}" if folder else spec
 
 
 def _one_of(settings: SearchSettings | None, keywords: SearchSettings) -> SearchSettings:
@@ -184,7 +204,6 @@ def _one_of(settings: SearchSettings | None, keywords: SearchSettings) -> Search
     return settings or keywords
 
 
-@left_alone
 def resume(
     run: str | Path,
     *,
@@ -208,7 +227,7 @@ def resume(
     that no name means. What the run judged in, it goes on to judge in.
     """
     leave_if_reimported()
-    watch = Stopwatch() if began is None else Stopwatch(began)
+    began = time.monotonic() if began is None else began
     directory = RunDirectory.open(run)
     config = directory.read_config()
     question = directory.section("question", Question)
@@ -222,9 +241,30 @@ def resume(
     known("engine", workers.engine, ENGINES)
     if measure_on is not None:
         chosen = None if measure_on == "none" else measure_on
-        question = dataclasses.replace(question, device=chosen)
+        question = dataclasses.replace(question, measure_on=chosen)
     if device is not None:
         check_device(device)
-        question = dataclasses.replace(question, runs_on=device)
-    whole = WholeSearch(question, settings, Path(run), watch, model, workers, on_event)
-    return whole.resume(given)
+        question = dataclasses.replace(question, device=device)
+    with _whole(question, settings, Path(run), began, model, workers, on_event) as whole:
+        return whole.resume(given)
+
+
+@contextlib.contextmanager
+def _whole(
+    question: Question,
+    settings: SearchSettings,
+    folder: Path,
+    began: float,
+    model: nn.Module | None,
+    workers: Workers,
+    on_event: OnEvent | None,
+    warm_start: tuple[Path, ...] = (),
+) -> Iterator[WholeSearch]:
+    """What surrounds the study; the model is left alone."""
+    from autotok.backbones.base import leaving_alone
+    from autotok.report.search_run import WholeSearch
+    from autotok.searching.running.stopwatch import Stopwatch
+
+    watch = Stopwatch(began)
+    with leaving_alone(model):
+        yield WholeSearch(question, settings, folder, watch, model, workers, on_event, warm_start)

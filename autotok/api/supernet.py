@@ -31,15 +31,6 @@ from autotok.supernet.search import SearchPlan, SubnetSearch
 from autotok.supernet.search import evolve_subnets as run_search
 from autotok.supernet.train import Progress, train_from_recipe
 
-__all__ = [
-    "SubnetQuestion",
-    "cut_subnet",
-    "evaluate_subnets",
-    "parse_subnet",
-    "search_subnets",
-    "train_supernet",
-]
-
 OnProgress = Callable[[float, str], None]
 WORDS = ("default", "largest", "smallest", "random:SEED")
 

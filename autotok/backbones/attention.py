@@ -16,16 +16,6 @@ from torch.nn import functional as F
 
 from autotok.tokens import NEEDS_MAP, Needs, Taps, Tokens
 
-__all__ = [
-    "attention",
-    "key_bias",
-    "query_shares",
-    "scouted",
-    "shapes_softmax",
-    "softmax",
-    "tapped",
-]
-
 
 def key_bias(tokens: Tokens, dtype: torch.dtype) -> Tensor | None:
     """(B, N) to add to every key's logit: log of its size (1 for prefix tokens), -inf for padding.

@@ -24,8 +24,6 @@ from .attention import scouted
 from .base import Backbone, in_full, pool_mean
 from .relative_attention import RelativeTables, relative_attention
 
-__all__ = ["AutoFormer", "SupernetSpec", "subnet_facts"]
-
 # torch's default, as the authors' code leaves it; timm's ViTs have 1e-6
 LAYER_NORM_EPS = 1e-5
 

@@ -28,8 +28,6 @@ from .fitting import checked_fit, depth_of, load_fitting
 from .supernet import AutoFormerSupernet
 from .supernet_file import Origin, read_origin, save_cut
 
-__all__ = ["CUSTOM", "SUPERNETS", "AutoFormerFamily", "load_supernet", "supernet_structure"]
-
 DEMO = "autoformer_demo"
 SIZES = {f"autoformer_{size}": size for size in ("tiny", "small", "base")}
 SUPERNETS = (DEMO, *SIZES)

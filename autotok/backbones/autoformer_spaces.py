@@ -18,13 +18,6 @@ from .autoformer import SupernetSpec
 from .fitting import checked_fit, depth_of, load_fitting
 from .supernet import AutoFormerSupernet
 
-__all__ = [
-    "is_supernet_checkpoint",
-    "published_subnet",
-    "supernet_from_state_dict",
-    "supernet_spec",
-]
-
 MARKERS = ("blocks.0.attn.rel_pos_embed_k.embeddings_table_v", "patch_embed_super.proj.weight")
 
 

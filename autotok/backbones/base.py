@@ -25,8 +25,6 @@ from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens, exactly
 
-__all__ = ["Backbone", "evaluating", "in_full", "left_alone", "pool_mean", "prove"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 B = TypeVar("B", bound="Backbone")
@@ -102,9 +100,7 @@ class Backbone(nn.Module):
         return tokens
 
 
-def in_full(
-    step: Callable[Concatenate[B, X, P], R],
-) -> Callable[Concatenate[B, X, P], R]:
+def in_full(step: Callable[Concatenate[B, X, P], R]) -> Callable[Concatenate[B, X, P], R]:
     """An embedding or a read-out that keeps the precision of what it is given (`exactly`)."""
 
     @functools.wraps(step)
@@ -140,22 +136,29 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def left_alone(verb: Callable[P, R]) -> Callable[P, R]:
-    """The verb, which runs models that it is given in evaluation mode and where it likes, and
-    leaves them in their mode and on their device."""
+    """The verb, which leaves the models that it is given alone."""
 
     @functools.wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        models = [v for v in (*args, *kwargs.values()) if isinstance(v, nn.Module)]
-        homes = [next((p.device for p in model.parameters()), None) for model in models]
-        try:
-            with evaluating(*models):
-                return verb(*args, **kwargs)
-        finally:
-            for model, home in zip(models, homes, strict=True):
-                if home is not None and home != next(model.parameters()).device:
-                    model.to(home)
+        with leaving_alone(*args, *kwargs.values()):
+            return verb(*args, **kwargs)
 
     return run
+
+
+@contextmanager
+def leaving_alone(*given: object) -> Iterator[None]:
+    """The models among what is given in evaluation mode, and free to be moved; afterwards they are
+    in their mode and on their device again."""
+    models = [value for value in given if isinstance(value, nn.Module)]
+    homes = [next((p.device for p in model.parameters()), None) for model in models]
+    try:
+        with evaluating(*models):
+            yield
+    finally:
+        for model, home in zip(models, homes, strict=True):
+            if home is not None and home != next(model.parameters()).device:
+                model.to(home)
 
 
 @torch.no_grad()

@@ -15,8 +15,6 @@ from autotok.errors import CheckpointError
 
 from .weight_file import check_claims, read_claims, read_weight_file, shown
 
-__all__ = ["Peeled", "peeled", "read_state_dict"]
-
 log = logging.getLogger(__name__)
 
 AVERAGES = {
@@ -28,6 +26,7 @@ WRAPPERS = (
     *AVERAGES, "model", "state_dict", "model_state_dict", "model_state", "module", "net",
     "encoder", "student",
 )  # fmt: skip
+# wrappers are peeled one by one: a dictionary that holds itself would go on for ever
 MAX_DEPTH = 8
 ANCHOR = re.compile(
     r"(?P<chain>(?:(?:module|_orig_mod|model|backbone|encoder|net|student|teacher|ema_model"

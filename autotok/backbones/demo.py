@@ -17,8 +17,6 @@ from .autoformer import AutoFormer, SupernetSpec
 from .checkpoint import read_state_dict
 from .supernet import AutoFormerSupernet
 
-__all__ = ["DEMO_SPEC", "DEMO_SUBNET", "load_demo_backbone", "load_demo_supernet"]
-
 DEMO_SPEC = SupernetSpec(
     embed_dim=144,
     depth=12,

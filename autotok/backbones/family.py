@@ -22,16 +22,6 @@ from autotok.registry import Registry
 
 from .base import Backbone
 
-__all__ = [
-    "FAMILIES",
-    "Family",
-    "ModelRequest",
-    "family_of",
-    "no_download",
-    "register_family",
-    "tensors_of",
-]
-
 
 @dataclass(frozen=True)
 class ModelRequest:

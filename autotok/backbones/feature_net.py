@@ -29,8 +29,6 @@ ensure_torchvision()
 import timm  # noqa: E402
 from timm.utils.model import reparameterize_model  # noqa: E402
 
-__all__ = ["FeatureNet", "feature_net_cost", "feature_net_structure", "load_feature_net"]
-
 FOLDER = "AUTOTOK_WEIGHTS"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 CHANNELS = 3

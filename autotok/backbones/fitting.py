@@ -17,8 +17,6 @@ from autotok.errors import CheckpointError
 
 from .weight_file import shown
 
-__all__ = ["checked_fit", "checked_names", "depth_of", "load_fitting"]
-
 log = logging.getLogger(__name__)
 
 HARMLESS = re.compile(

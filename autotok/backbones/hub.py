@@ -13,8 +13,6 @@ from contextlib import contextmanager
 
 from huggingface_hub import constants, get_session
 
-__all__ = ["hub_answers", "hub_or_cache"]
-
 # huggingface_hub alone retries for a minute before it says that there is no network
 PATIENCE = 5.0
 """Seconds to wait for the hub's first answer, names looked up and proxies passed."""

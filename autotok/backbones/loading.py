@@ -14,17 +14,6 @@ from autotok.facts import BackboneFacts
 from .base import Backbone
 from .family import FAMILIES, Family, ModelRequest, family_of
 
-__all__ = [
-    "as_backbone",
-    "backbone_facts",
-    "check_file",
-    "check_name",
-    "known_backbones",
-    "load_backbone",
-    "load_structure",
-    "save_backbone",
-]
-
 
 def known_backbones(pattern: str = "*") -> list[str]:
     """Names `load_backbone` takes: the built-in ones, then timm's plain ViTs, then others'."""

@@ -28,19 +28,9 @@ from .checkpoint import read_state_dict
 from .family import Family, ModelRequest, no_download, register_family
 from .fitting import checked_fit, load_fitting
 
-__all__ = [
-    "LVVIT",
-    "LVViT",
-    "LVViTFamily",
-    "LVViTSpec",
-    "is_lvvit_checkpoint",
-    "lvvit_from_state_dict",
-    "sized",
-    "spec_for",
-]
-
 # torch's default, as the authors' code leaves it; timm's ViTs have 1e-6
 LAYER_NORM_EPS = 1e-5
+# channels of the official stem; the variant of SiT has others
 STEM_WIDTH = 64
 AUX_SHARE = 0.5
 """Share of the patch tokens' largest auxiliary logit in the result."""

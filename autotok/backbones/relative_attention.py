@@ -24,8 +24,6 @@ from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
 from .attention import key_bias, query_shares, shapes_softmax, softmax, tapped
 
-__all__ = ["RelativeTables", "relative_attention"]
-
 # Entries of the map at once: a megabyte of float32, half of it still in the cache of a core when
 # the values want it; an accelerator has no such cache and pays for every launch.
 CACHED, LAUNCHED = 2**18, 2**27

@@ -25,8 +25,6 @@ from .autoformer import (
 )
 from .relative_attention import RelativeTables
 
-__all__ = ["AutoFormerSupernet", "SupernetView"]
-
 
 class _OfficialAttention(nn.Module):
     """Parameter names and shapes of the official attention; the forward is elsewhere."""

@@ -23,8 +23,6 @@ from autotok.plain_data import Place, checked_keys, typed
 from .autoformer import AutoFormer, SupernetSpec
 from .supernet import AutoFormerSupernet
 
-__all__ = ["Origin", "read_origin", "save_cut", "save_supernet", "spec_from_dict"]
-
 KEY = "autotok_autoformer"
 LARGEST = 1 << 16
 """Of any width, depth or side; beyond it a typing error asks for more memory than there is."""

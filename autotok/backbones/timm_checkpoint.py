@@ -21,8 +21,6 @@ import timm  # noqa: E402
 from timm.layers import SwiGLU, SwiGLUPacked  # noqa: E402
 from timm.models.vision_transformer import checkpoint_filter_fn  # noqa: E402
 
-__all__ = ["model_from_tensors"]
-
 log = logging.getLogger(__name__)
 
 GATED = {"blocks.0.mlp.w12.weight": SwiGLUPacked, "blocks.0.mlp.fc1_g.weight": SwiGLU}

@@ -23,8 +23,6 @@ import timm  # noqa: E402
 from timm.models.deit import VisionTransformerDistilled  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
-__all__ = ["TimmViTFamily", "create_timm", "is_timm_name", "supported_timm_names"]
-
 MODULES = ("vision_transformer", "deit")
 """Of timm, whose models are of the classes that the adapter runs."""
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["inferred_arguments"]
-
 FEATURES = {
     "class_token": "cls_token",
     "pre_norm": "norm_pre.weight",

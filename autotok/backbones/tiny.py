@@ -12,8 +12,6 @@ from .family import Family, ModelRequest, register_family
 from .fitting import checked_fit, load_fitting
 from .timm_vit import TimmViT, VisionTransformer
 
-__all__ = ["TinyFamily", "tiny_backbone", "tiny_vit"]
-
 
 def tiny_vit(
     num_blocks: int = 4,

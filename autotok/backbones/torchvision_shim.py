@@ -16,8 +16,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["ensure_torchvision", "torchvision_state"]
-
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

@@ -21,8 +21,7 @@ from torch import Tensor, UntypedStorage
 
 from autotok.errors import CheckpointError
 
-__all__ = ["check_claims", "read_claims", "read_weight_file", "shown"]
-
+# a few bytes of a damaged file can claim any size: what tensors would take is held to this
 MAX_BYTES = 8 * 2**30
 # what torch.save writes since 1.6 is a zip archive; before, a pickle
 ZIP_MAGIC = b"PK\x03\x04"

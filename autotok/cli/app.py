@@ -57,8 +57,7 @@ def spelt(name: str | None) -> str | None:
 
 
 DeviceOption = Annotated[
-    str,
-    typer.Option(help="Where models run: auto, cpu, cuda[:N] or mps.", callback=spelt),
+    str, typer.Option(help="Where models run: auto, cpu, cuda[:N] or mps.", callback=spelt)
 ]
 
 
@@ -79,6 +78,24 @@ FormerDevice = Annotated[str, typer.Option("--device", hidden=True, callback=spe
 """What --measure-on was called; answered with that."""
 ImageSizeOption = Annotated[
     int | None, typer.Option(min=16, max=4096, help="Input side in pixels (timm models).")
+]
+TrialsOption = Annotated[
+    int | None, typer.Option("--trials", min=1, help="Different configurations to evaluate.")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0, help="Seconds for the whole command; 0: no limit."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", "-j", min=1, help="Jobs at a time.")
+]
+EngineOption = Annotated[str, typer.Option(help="local or ray.")]
+RayAddressOption = Annotated[
+    str | None, typer.Option(help="A running Ray cluster, or 'auto'; else Ray starts here.")
+]
+ResourceOption = Annotated[
+    list[str] | None,
+    typer.Option(help="What a job needs on Ray: CPU=1, GPU=0.5, jetson=1; may be repeated."),
 ]
 
 

@@ -11,9 +11,7 @@ from .app import FormerDevice, JsonFlag, MeasureOnOption, app, print_json
 
 @app.command("doctor")
 def doctor_command(
-    measure_on: MeasureOnOption = None,
-    device: FormerDevice = "auto",
-    json: JsonFlag = False,
+    measure_on: MeasureOnOption = None, device: FormerDevice = "auto", json: JsonFlag = False
 ) -> None:
     """Check versions, optional packages, torchvision's library, the demo's weights.
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import autotok
 
-__all__ = ["explain"]
-
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

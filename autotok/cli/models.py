@@ -55,7 +55,6 @@ def build(
     """The compressed model that the shared arguments name.
 
     With `shapes_alone` nothing is downloaded: it is for counts and predictions."""
-
     autotok.reuse_large_blocks()
     if config is None and method is None and not (keep is None and r is None and not option):
         raise autotok.ConfigError(
@@ -77,12 +76,7 @@ def build(
         else autotok.load_backbone(name, checkpoint=checkpoint, image_size=image_size)
     )
     return autotok.compress(
-        model,
-        method=method or "none",
-        keep=ratios,
-        r=r,
-        options=options,
-        untrained=shapes_alone,
+        model, method=method or "none", keep=ratios, r=r, options=options, untrained=shapes_alone
     )
 
 
@@ -128,7 +122,7 @@ def profile_command(
             doing = f"timing on {where} against the uncompressed model"
             bar.update(0.0, doing, important=True)
         report = autotok.profile_report(
-            model, target=target, check=check, device=where, batch=batch
+            model, target=target, check=check, measure_on=where, batch=batch
         )
     _show(report, json)
     if check and report.get("check") != "equal":
@@ -137,7 +131,6 @@ def profile_command(
 
 def _where(device: str, runtime: str) -> str:
     """Device and runtime as one name; the other devices' runtimes stand in their own names."""
-
     if runtime == "eager" or device == "local":
         return device if runtime == "eager" else f"local?runtime={runtime}"
     raise autotok.ConfigError(

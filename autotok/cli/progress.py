@@ -6,9 +6,9 @@ import sys
 import time
 from typing import Any
 
-import autotok
+import typer
 
-__all__ = ["SearchProgress", "StepProgress"]
+import autotok
 
 PLAIN_EVERY_S = 15.0
 
@@ -23,7 +23,10 @@ class StepProgress:
         self._last = time.monotonic()
 
     def __enter__(self) -> StepProgress:
-        if not self._quiet and sys.stderr.isatty():
+        return self
+
+    def _begin(self) -> None:
+        if self._bar is None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -38,7 +41,6 @@ class StepProgress:
             )
             self._bar.start()
             self._task = self._bar.add_task(self._title, total=1.0, detail="")
-        return self
 
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
@@ -51,6 +53,7 @@ class StepProgress:
         """
         if self._quiet:
             return
+        self._begin()
         detail = autotok.printable(detail)
         if self._bar is not None and progress == 0.0:
             self._bar.console.print(f"{self._title}: {detail}", markup=False)
@@ -65,7 +68,11 @@ class StepProgress:
 
 
 class SearchProgress(StepProgress):
-    """Listens to a search."""
+    """Listens to a search; with `echo`, its budgets go to stdout first."""
+
+    def __init__(self, title: str, *, quiet: bool = False, echo: bool = False) -> None:
+        super().__init__(title, quiet=quiet)
+        self._echo = echo
 
     def __enter__(self) -> SearchProgress:
         super().__enter__()
@@ -73,5 +80,9 @@ class SearchProgress(StepProgress):
 
     def __call__(self, event: autotok.Event) -> None:
         """Show one event."""
+        if isinstance(event, autotok.Asked):
+            for line in autotok.budget_lines(event.budgets) if self._echo else ():
+                typer.echo(line)
+            return
         detail, important = autotok.event_text(event)
         self.update(event.progress, detail, important=important)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,13 +16,19 @@ from .app import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
+    EngineOption,
     ImageSizeOption,
     JsonFlag,
     MeasureOnOption,
     PrecisionOption,
     QuietFlag,
+    RayAddressOption,
+    ResourceOption,
+    TimeoutOption,
+    TrialsOption,
     VerboseFlag,
     WideFlag,
+    WorkersOption,
     app,
     configure_logging,
     console,
@@ -30,9 +36,6 @@ from .app import (
     print_json,
     spelt,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 BudgetOption = Annotated[
     list[str] | None,
@@ -52,27 +55,9 @@ BatchOption = Annotated[
     int | None,
     typer.Option(min=1, help="Images at a time that latency, throughput and memory mean."),
 ]
-TrialsOption = Annotated[
-    int | None, typer.Option("--trials", min=1, help="Different configurations to evaluate.")
-]
-TimeoutOption = Annotated[
-    float | None,
-    typer.Option("--timeout", min=0, help="Seconds for the whole command; 0: no limit."),
-]
 FinetunesOption = Annotated[
     int | None,
     typer.Option("--finetunes", min=0, help="At most this many promotions; 0: no fine-tune."),
-]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", "-j", min=1, help="Jobs at a time.")
-]
-EngineOption = Annotated[str, typer.Option(help="local or ray.")]
-RayAddressOption = Annotated[
-    str | None, typer.Option(help="A running Ray cluster, or 'auto'; else Ray starts here.")
-]
-ResourceOption = Annotated[
-    list[str] | None,
-    typer.Option(help="What a job needs on Ray: CPU=1, GPU=0.5, jetson=1; may be repeated."),
 ]
 TrialTimeoutOption = Annotated[
     float | None,
@@ -136,9 +121,8 @@ def search_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same proposals.")] = 0,
     sampler: Annotated[
-        str,
-        typer.Option(help="tpe, auto (surrogate), nsgaii, gp, random, grid or MODULE:FACTORY."),
-    ] = "tpe",
+        str, typer.Option(help="auto (surrogate), tpe, nsgaii, gp, random, grid or MODULE:FACTORY.")
+    ] = "auto",
     warm_start: Annotated[
         list[Path] | None,
         typer.Option(help="An earlier run of the same model and images; may be repeated."),
@@ -193,40 +177,19 @@ def search_command(
         retrain_trials=finetunes,
         trial_timeout_s=trial_timeout or None,
     )
-    budgets = tuple(budget or ["2.3GFLOPs"])
-    only = tuple(name.strip() for name in (methods or "").split(",") if name.strip())
-    if device != "auto":
-        autotok.torch_device(device)
-    question = autotok.Question(
-        budgets=budgets,
-        flops_convention=flops_convention,
-        target=target,
-        quality=quality,
-        subnet=subnet,
-        device=measure_on,
-        space=space,
-        methods=only,
-    )
-    autotok.check_names(question, engine=engine, objectives=settings.objectives)
-    if output is not None:
-        autotok.RunDirectory.check_new(output)
-    if not quiet and not json:
-        for line in autotok.budget_lines(question.requests):
-            typer.echo(line)
-
     folder = output or autotok.fresh_run_folder(backbone)
-    with SearchProgress("search", quiet=quiet) as bar:
+    with SearchProgress("search", quiet=quiet, echo=not (quiet or json)) as bar:
         run = _resumable(
             folder,
             lambda: autotok.search(
                 backbone,
                 data=data,
-                budget=budgets,
+                budget=tuple(budget or ["2.3GFLOPs"]),
                 target=target,
                 checkpoint=checkpoint,
                 image_size=image_size,
                 space=space,
-                methods=only,
+                methods=[name.strip() for name in (methods or "").split(",") if name.strip()],
                 quality=quality,
                 flops_convention=flops_convention,
                 train_data=train_data,
@@ -262,8 +225,7 @@ def resume_command(
     ray_address: RayAddressOption = None,
     resource: ResourceOption = None,
     measure_on: Annotated[
-        str | None,
-        typer.Option(help="Another device to time on from now on; 'none': without one."),
+        str | None, typer.Option(help="Another device to time on from now on; 'none': without one.")
     ] = None,
     device: Annotated[
         str | None,
@@ -324,13 +286,11 @@ def _workers(
     count: int | None, engine: str, ray_address: str | None, resource: list[str] | None
 ) -> autotok.Workers:
     """The flags about who evaluates, as one value."""
-
     return autotok.Workers(count, engine, ray_address, autotok.parse_resources(resource or []))
 
 
 def _resumable(folder: Path, work: Any) -> autotok.Run:
     """Run the work; an interruption, or a device that is gone, says how to go on."""
-
     try:
         run: autotok.Run = work()
     except KeyboardInterrupt as error:
@@ -362,7 +322,7 @@ def print_closing(run: autotok.Run, *, json: bool, wide: bool) -> None:
     _print_parts(autotok.closing_parts(run, wide=wide), wide)
 
 
-def _print_parts(parts: Sequence[str | Table], wide: bool) -> None:
+def _print_parts(parts: Sequence[Any], wide: bool) -> None:
     screen = console(wide=wide)
     for part in parts:
         screen.print(part, markup=False, soft_wrap=isinstance(part, str))

@@ -116,7 +116,6 @@ def supernet_cut(
     json: JsonFlag = False,
 ) -> None:
     """Write one subnet as a stand-alone model and check it against the supernet."""
-
     autotok.reuse_large_blocks()
     report = autotok.cut_subnet(
         subnet, output, backbone=backbone, checkpoint=checkpoint, data=data, num_images=images

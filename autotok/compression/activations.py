@@ -19,8 +19,6 @@ from autotok.tokens import Needs, Tokens
 
 from .model import CompressedViT
 
-__all__ = ["Activations", "entered"]
-
 LIMIT_BYTES = 2**28  # as much as an uncompressed forward of a few images takes
 Key = tuple[Hashable, ...]
 

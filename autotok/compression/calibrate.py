@@ -16,15 +16,6 @@ from autotok.methods.thresholds import Calibrated, trains_thresholds, with_thres
 from .compress import reconfigured
 from .model import CompressedViT
 
-__all__ = [
-    "CALIBRATION_IMAGES",
-    "calibrate_thresholds",
-    "calibrated",
-    "needs_calibration",
-    "needs_recalibration",
-    "unsettled",
-]
-
 CALIBRATION_IMAGES = 32
 """As many as give steady quantiles of a few hundred tokens each."""
 

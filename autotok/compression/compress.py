@@ -11,8 +11,6 @@ from autotok.methods.registry import get_method
 from .model import CompressedViT
 from .schedule import realise
 
-__all__ = ["compress_backbone", "reconfigured", "with_networks"]
-
 
 def compress_backbone(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
     """A `CompressedViT` that holds the backbone (not a copy) and one reducer per reduction layer.

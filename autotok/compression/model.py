@@ -22,8 +22,6 @@ from autotok.tokens import Needs, Taps, Tokens, exactly, naive_coords
 
 from .schedule import Schedule
 
-__all__ = ["BlockCounts", "CompressedViT", "TapRequest"]
-
 _LOG = logging.getLogger(__name__)
 EMBEDDED = Needs.EMBEDDING | Needs.IMAGE | Needs.GRID
 """What the embedding gives."""
@@ -151,7 +149,7 @@ class CompressedViT(nn.Module):
         image_scores = self._look(images)
         tokens, embedded = self.backbone.embed(images, self.embedding_needs(), trace=trace)
         if image_scores is not None:
-            embedded = embedded.having("sight", image_scores)
+            embedded = embedded.having("image_scores", image_scores)
         for reducer in hooked:
             tokens = reducer.before_blocks(tokens, embedded)
         return 0, tokens, embedded

@@ -15,8 +15,6 @@ from autotok.methods.official_weights import OfficialWeights
 
 from .model import CompressedViT
 
-__all__ = ["load_official"]
-
 
 @torch.no_grad()
 def load_official(
@@ -94,10 +92,7 @@ def _place(reducers: list[TokenReducer], key: str) -> tuple[int, str] | None:
 
 
 def _check_complete(
-    model: CompressedViT,
-    reducers: list[TokenReducer],
-    filled: set[tuple[int, str]],
-    origin: str,
+    model: CompressedViT, reducers: list[TokenReducer], filled: set[tuple[int, str]], origin: str
 ) -> None:
     """Raise unless every parameter that inference needs was filled."""
     missing = [

@@ -12,8 +12,6 @@ from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Placement, Site, Span, TokenReducer
 from autotok.methods.registry import check_compatible, get_method
 
-__all__ = ["Schedule", "realise"]
-
 
 @dataclass(frozen=True)
 class Schedule:

@@ -20,8 +20,7 @@ from autotok.methods.registry import get_method
 
 from .macs import cost, counted_macs
 
-__all__ = ["ImageCosts", "Metered", "calibrated_within", "image_costs", "is_adaptive", "metered"]
-
+# each finds all thresholds anew, at counts lowered by what the one before cost too much
 _ROUNDS = 4
 _ERRORS = 2.0
 """Standard errors of the mean cost by which a calibration stays below what is allowed: images that
@@ -135,6 +134,7 @@ def calibrated_within(model: CompressedViT, images: Tensor) -> CompressedViT:
         high = image_costs(trial, images).high
         if high <= allowed or max(keep) == 1:
             break
+        # a little below: counts are whole, and thresholds hold on average only
         share *= 0.98 * (allowed - least) / (high - least)
     reductions = tuple(
         dataclasses.replace(old, options=new.options)

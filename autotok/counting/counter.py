@@ -27,8 +27,6 @@ from autotok.compression.model import CompressedViT
 from .meta_model import meta_copy
 from .operators import OperatorClass, classify
 
-__all__ = ["MacCount", "count_operators", "count_each", "count_macs"]
-
 _HEAVY = (OperatorClass.MATMUL, OperatorClass.CONV, OperatorClass.ATTENTION, OperatorClass.OTHER)
 
 

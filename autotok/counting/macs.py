@@ -18,7 +18,7 @@ Per block, with N = prefix + patch tokens in its attention and M in its MLP:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,15 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotok.compression.schedule import Schedule, realise
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import CompressionConfig, Options
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Counts, Placement, Span, TokenReducer
 from autotok.methods.image_scoring import image_network
 from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import get_method
 from autotok.tokens import NEEDS_MAP, Needs
-
-__all__ = ["Cost", "cost", "counted_macs", "schedule_macs", "uncompressed"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def uncompressed(facts: BackboneFacts) -> Cost:
 def schedule_macs(
     facts: BackboneFacts,
     method_name: str,
-    options: Mapping[str, Primitive],
+    options: Options,
     layers: Sequence[int],
     counts: NDArray[np.int64],
 ) -> Counts:
@@ -228,7 +226,7 @@ def _backbone_macs(
 def _listening_macs(
     facts: BackboneFacts,
     method: type[TokenReducer],
-    options: Mapping[str, Primitive],
+    options: Options,
     layers: Sequence[int],
     attention: Counts,
 ) -> Counts:
@@ -251,7 +249,7 @@ def _listening_macs(
 def _site_macs(
     facts: BackboneFacts,
     method: type[TokenReducer],
-    options: Mapping[str, Primitive],
+    options: Options,
     *,
     layer: int,
     entering: Counts,
@@ -284,7 +282,7 @@ def _scouted_macs(facts: BackboneFacts, layer: int, entering: Counts, needs: Nee
 
 
 def _auxiliary(
-    facts: BackboneFacts, method: type[TokenReducer], options: Mapping[str, Primitive]
+    facts: BackboneFacts, method: type[TokenReducer], options: Options
 ) -> tuple[int, int]:
     """(multiply-accumulates, parameters) of the network that the method looks at images with."""
     name = image_network(method, options)

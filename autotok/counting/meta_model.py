@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["meta_copy"]
-
 M = TypeVar("M", bound=nn.Module)
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["LOOK_UPS", "OperatorClass", "classify", "kernels"]
-
 
 class OperatorClass(str, enum.Enum):
     """Operators that behave alike on a device."""

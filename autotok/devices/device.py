@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,35 +15,23 @@ from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
-from autotok.errors import AutotokError, ConfigError, UnknownName
+from autotok.errors import AutotokError
 from autotok.export.exported import export_model
 from autotok.export.formats import FORMATS
 
 from .board import installed_mb, usable_cores
 from .footprint import SOURCE, footprint_of
 from .measurement import Measurement, MeasurementFailed
+from .placing import RAY, check_measure_on
 from .runtimes import check_runtime, measure_in
 from .ssh_board import RemoteDevice
 
 if TYPE_CHECKING:
     from .ray_tasks import RayTasks
 
-__all__ = [
-    "Device",
-    "LocalDevice",
-    "RayDevice",
-    "SshDevice",
-    "leaving",
-    "measure_on",
-    "open_device",
-    "ready_device",
-]
-
 _LOG = logging.getLogger(__name__)
 ROUNDS, TIMEOUT_S = 15, 300.0
-_RAY = re.compile(r"ray:([A-Za-z0-9_][A-Za-z0-9_.-]*)(?:@(auto|[A-Za-z0-9_.\[\]:-]+:\d+))?")
 _FAREWELL_S = 120.0
-_LOCAL = re.compile(r"local(?:\?runtime=(.*))?")
 
 
 class Device(Protocol):
@@ -91,19 +78,13 @@ def open_device(text: str, *, ray_address: str | None = None) -> Device:
     Raises:
         UsageError: it is no such name.
     """
-    match = _LOCAL.fullmatch(text)
-    if match is not None:
-        return LocalDevice(match[1] or "eager")
+    check_measure_on(text)
     if text.startswith("ssh:"):
         return SshDevice(text)
-    match = _RAY.fullmatch(text)
+    match = RAY.fullmatch(text)
     if match is not None:
         return RayDevice(match[1], match[2] or ray_address)
-    if text.startswith("ray:"):
-        raise ConfigError(
-            f"device '{text}' must be ray:RESOURCE, or ray:RESOURCE@HOST:PORT of the cluster's head"
-        )
-    raise UnknownName("device", text, ("local", "ssh://user@host", "ray:RESOURCE"))
+    return LocalDevice(text.partition("?runtime=")[2] or "eager")
 
 
 def ready_device(text: str | None, *, ray_address: str | None = None) -> Device | None:
@@ -141,19 +122,15 @@ class LocalDevice:
         self._runtime = runtime
 
     def check(self) -> str:
-        """What it is."""
         return f"this machine, {self._runtime}"
 
     def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
-        """Measured here."""
         return measure_here(model, images, reference, runtime=self._runtime)
 
     def settle(self) -> str:
-        """The one it was made with."""
         return self._runtime
 
     def memory_mb(self) -> float | None:
-        """Of this machine."""
         return installed_mb()
 
     def close(self) -> None:
@@ -178,11 +155,9 @@ class SshDevice:
         return f"{facts.device}, {facts.cores} cores{memory}, Python {facts.python}, {runtimes}"
 
     def memory_mb(self) -> float | None:
-        """Installed; None where it does not say."""
         return self._remote.hello().memory_mb
 
     def settle(self) -> str:
-        """The runtime it prefers, the only one it measures in from now on."""
         self._runtime = self._remote.runtimes[0]
         self._remote.energy = False  # which takes a second or more of every model
         return self._runtime
@@ -242,11 +217,9 @@ class RayDevice:
         self._tasks: RayTasks | None = None
 
     def check(self) -> str:
-        """Where the resource is."""
         return f"{', '.join(self._ready().nodes())} of the Ray cluster"
 
     def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
-        """Measured where the resource is."""
         from .ray_tasks import TaskLost
 
         tasks = self._ready()
@@ -270,7 +243,6 @@ class RayDevice:
         return dataclasses.replace(found, device=f"{self.name} ({found.device})")
 
     def settle(self) -> str:
-        """The only one there is."""
         return "eager"
 
     def memory_mb(self) -> float | None:

@@ -1,7 +1,7 @@
 """Peak memory of one model in a process of its own: `python -m autotok.devices.footprint JOB`.
 
 A process that has run other models says nothing about one, so each is measured afresh: a backbone
-by name with random weights, or a model as it is, handed over in a file. Torch and timm are loaded
+by name with random weights, or a model as it is, handed over. Torch and timm are loaded
 in all of them, as in the command line's. JOB and the answer are JSON.
 """
 
@@ -21,8 +21,6 @@ from autotok.errors import AutotokError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-__all__ = ["SOURCE", "Footprint", "footprint", "footprint_of"]
 
 TIMEOUT_S = 300
 SOURCE = "high-water mark of a process of its own, torch and weights included"
@@ -54,17 +52,17 @@ def footprint_of(model: nn.Module, images: Tensor, *, threads: int) -> Footprint
     Raises:
         AutotokError: the process failed, or the model cannot be handed over to it.
     """
-    import torch
+    from .handed_model import take_apart
 
     backbone = getattr(model, "backbone", model)
     name = getattr(getattr(backbone, "facts", None), "name", type(model).__name__)
     with tempfile.TemporaryDirectory(prefix="autotok-footprint-") as folder:
-        path = Path(folder) / "model.pt"
+        path = Path(folder) / "weights.safetensors"
         try:
-            torch.save((_alone(model), images.clone()), path)
+            rest = take_apart((_alone(model), images.clone()), path)
         except Exception as error:  # pickling raises whatever an object's own methods do
             raise _sorry(name, str(error)) from error
-        return _run({"file": str(path), "threads": threads}, name)
+        return _run({"weights": str(path), "threads": threads}, name, rest)
 
 
 def _alone(model: nn.Module) -> nn.Module:
@@ -82,21 +80,25 @@ def _alone(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _run(job: dict[str, Any], name: str) -> Footprint:
+def _run(job: dict[str, Any], name: str, rest: bytes = b"") -> Footprint:
     """What a process with this job says."""
     command = [sys.executable, "-W", "ignore", "-m", "autotok.devices.footprint"]
     try:
         done = subprocess.run(
             [*command, json.dumps(job)],
+            input=rest,
             capture_output=True,
-            text=True,
             timeout=TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise _sorry(name, f"not done after {TIMEOUT_S} s") from error
     if done.returncode:
-        raise _sorry(name, done.stderr or f"the process ended with status {done.returncode}")
+        raise _sorry(
+            name,
+            done.stderr.decode(errors="replace")
+            or f"the process ended with status {done.returncode}",
+        )
     return Footprint(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -114,6 +116,7 @@ def _main(job: str) -> None:
     from autotok.compression.compress import compress_backbone
 
     from .board import high_water_mb, reset_high_water
+    from .handed_model import put_together
 
     wanted = json.loads(job)
     torch.set_num_threads(wanted["threads"])
@@ -122,8 +125,8 @@ def _main(job: str) -> None:
     reset_high_water()
     idle = high_water_mb()
     model: nn.Module
-    if "file" in wanted:
-        model, images = torch.load(wanted["file"], weights_only=False)
+    if "weights" in wanted:
+        model, images = put_together(sys.stdin.buffer.read(), Path(wanted["weights"]))
         model.eval()
     else:
         model = compress_backbone(

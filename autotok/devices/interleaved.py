@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from .board import SLOT_MS, Slot, Timer, deviation, take_turns
 
-__all__ = ["CLOCKS", "Relative", "clock_for", "interleaved", "slot_of"]
-
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {
     "processor": lambda: time.thread_time(),

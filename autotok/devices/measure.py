@@ -23,8 +23,6 @@ from . import board
 from .interleaved import CLOCKS, clock_for, slot_of
 from .measurement import Measurement, now
 
-__all__ = ["device_name", "measure"]
-
 SURE_PCT = 0.5
 """Standard error of the speed-up at which a run is long enough."""
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from autotok.errors import AutotokError
 
-__all__ = ["MeasurementFailed", "Measurement", "now"]
-
 OPTIONAL = (
     *("reference_latency_ms", "speedup", "speedup_error_pct"),
     *("host_ms", "device_ms", "energy_mj"),

@@ -1,4 +1,4 @@
-"""Where models run for quality and training: `--device auto | cpu | cuda[:N] | mps`."""
+"""How one says where models run (`--device cuda:1`) and what they are timed on (`--measure-on`)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from autotok.errors import ConfigError, UnknownName
 
+from .ssh_address import SshAddress
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_device", "gpus_to_share", "torch_device"]
-
 _KNOWN = ("auto", "cpu", "cuda", "cuda:0", "mps")
+_TIMED_ON = ("local", "ssh://user@host", "ray:RESOURCE")
+RAY = re.compile(r"ray:([A-Za-z0-9_][A-Za-z0-9_.-]*)(?:@(auto|[A-Za-z0-9_.\[\]:-]+:\d+))?")
+"""Resource of the node, and the cluster's address."""
 
 
 def check_device(name: str) -> None:
@@ -30,6 +33,18 @@ def check_device(name: str) -> None:
         )
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise UnknownName("device", name, _KNOWN)
+
+
+def check_measure_on(name: str) -> None:
+    """Raise `UsageError` unless a device to time on is spelt right; nothing is asked of it."""
+    if name.startswith("ssh:"):
+        SshAddress.parse(name)
+    elif name.startswith("ray:") and not RAY.fullmatch(name):
+        raise ConfigError(
+            f"device '{name}' must be ray:RESOURCE, or ray:RESOURCE@HOST:PORT of the cluster's head"
+        )
+    elif not name.startswith("ray:") and not re.fullmatch(r"local(\?runtime=.*)?", name):
+        raise UnknownName("--measure-on", name, _TIMED_ON)
 
 
 def torch_device(name: str = "auto") -> torch.device:

@@ -14,20 +14,10 @@ from typing import Any
 
 from autotok.errors import ConfigError, DeviceUnreachable, failure
 
-__all__ = [
-    "load_ray",
-    "TUNE_SETTINGS",
-    "capacity",
-    "check_shared_folder",
-    "join",
-    "plain",
-    "room",
-    "start",
-]
-
 _LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 _CONNECT_S = 10.0
+# Ray would set aside 30 % of the memory; jobs and outcomes take kilobytes
 _OBJECT_STORE = 256 * 2**20
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a table per trial, which nobody reads

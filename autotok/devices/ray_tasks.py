@@ -12,9 +12,8 @@ from autotok.errors import DeviceUnreachable, failure
 
 from .ray_cluster import join, load_ray
 
-__all__ = ["RayTasks", "TaskLost"]
-
 _LOG = logging.getLogger(__name__)
+# between two looks at whether a node with the resource is still there
 _POLL_S = 1.0
 RETRIES = 2
 """Of a task whose node was lost."""

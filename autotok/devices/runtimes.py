@@ -21,8 +21,6 @@ from autotok.names import known
 from .measure import measure
 from .measurement import Measurement, MeasurementFailed
 
-__all__ = ["check_runtime", "measure_in"]
-
 
 def measure_in(
     runtime: str, model: nn.Module, images: Tensor, reference: nn.Module | None

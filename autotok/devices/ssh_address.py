@@ -9,8 +9,6 @@ from urllib.parse import parse_qsl
 from autotok.errors import ConfigError
 from autotok.names import known
 
-__all__ = ["RUNTIMES", "SshAddress"]
-
 RUNTIMES = ("torch", "onnxruntime", "trtexec")
 DTYPES = ("float32", "float16")
 _ADDRESS = re.compile(

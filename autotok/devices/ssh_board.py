@@ -15,13 +15,13 @@ from .measurement import Measurement, MeasurementFailed, now
 from .ssh_address import RUNTIMES, SshAddress
 from .ssh_link import BoardTrouble, ConnectionDropped, Link
 
-__all__ = ["BoardFacts", "RemoteDevice"]
-
 _LOG = logging.getLogger(__name__)
 PAUSES_S = (1.0, 3.0)
 """Between attempts to reach the device."""
 _ON_CUDA, _ON_CPU = ("torch", "onnxruntime", "trtexec"), ("onnxruntime", "torch")
+# a board probes up to three runtimes one by one, 180 s each at most (`board.PROBE_S`)
 _PROBING_S = 600.0
+# the board ends a measurement that takes too long by itself: this is to hear it say so
 _GRACE_S = 60.0
 T = TypeVar("T")
 

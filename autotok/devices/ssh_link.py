@@ -24,8 +24,6 @@ from autotok.errors import AutotokError, ConfigError, DeviceUnreachable
 
 from .ssh_address import SshAddress
 
-__all__ = ["BoardTrouble", "ConnectionDropped", "Link"]
-
 SSH_OPTIONS = {
     "BatchMode": "yes",
     "ServerAliveInterval": "5",
@@ -39,11 +37,13 @@ SSH_OPTIONS = {
 }
 SILENCE_S = 30.0
 """The board says that it is still working every two seconds; longer silence is a dropped line."""
+# a board that sends without an end must not fill our memory with one line
 MAX_LINE = 2**20
 _FINAL = (
     "Permission denied", "Host key verification failed", "REMOTE HOST IDENTIFICATION HAS CHANGED",
     "Could not resolve hostname", "Too many authentication failures", "Bad configuration option",
 )  # fmt: skip
+# no codes that ssh (255), a shell (126 on) or Python (1, 2) gives
 _OLD_PYTHON, _NO_PYTHON, _NO_FOLDER = 85, 86, 87
 _FAREWELL_S = 5.0
 

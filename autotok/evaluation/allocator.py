@@ -6,8 +6,6 @@ import ctypes
 import ctypes.util
 import sys
 
-__all__ = ["reuse_large_blocks"]
-
 # as glibc's malloc.h numbers them; mallopt takes an int, which limits the largest
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST = 2**31 - 1

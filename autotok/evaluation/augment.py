@@ -9,8 +9,6 @@ from torch.nn import functional as F
 
 from autotok.errors import UnknownName
 
-__all__ = ["AUGMENTS", "augmented", "check_augment"]
-
 AUGMENTS = ("none", "crop-flip")
 
 

@@ -12,8 +12,6 @@ from autotok.errors import DataError, nearest, printable
 
 from .preprocessing import open_regular
 
-__all__ = ["Labelling", "Source", "read_class_names", "understand"]
-
 MAX_NAMES_BYTES = 16 * 2**20
 NAMED = 3
 SYNSET = re.compile(r"n\d{8}")

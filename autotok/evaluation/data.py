@@ -18,22 +18,13 @@ from torch import Tensor
 from autotok.backbones.base import Backbone
 from autotok.backbones.torchvision_shim import ensure_torchvision
 from autotok.errors import DataError
+from autotok.names import is_named
 
 from .demo import CANVAS, CLASS_NAMES, MEAN, NUM_VALIDATION_SOURCES, STD, DemoDigits
 from .folder import FolderData, PixelCache
 from .layout import Layout, require_folder
 from .order import NestedOrder
 from .preprocessing import Preprocessing, preprocessing_of
-
-__all__ = [
-    "ArrayData",
-    "DataSource",
-    "DemoData",
-    "absolute",
-    "check_data",
-    "is_named",
-    "load_data",
-]
 
 DEMO_SIZES = {"train": 50_000, "val": 2_000}
 
@@ -201,19 +192,6 @@ def load_data(
         )
     source.batch(source.subset(1, seed=0))
     return source
-
-
-def is_named(spec: str) -> bool:
-    """Whether data is one of the built-in sets, not a folder."""
-    return spec in ("demo", "digits") or spec.partition(":")[0] == "cifar10"
-
-
-def absolute(spec: str) -> str:
-    """The same data under a path that means it from everywhere."""
-    if not is_named(spec):
-        return str(Path(spec).expanduser().absolute())
-    folder = spec.partition(":")[2]
-    return f"cifar10:{Path(folder).expanduser().absolute()}" if folder else spec
 
 
 def check_data(

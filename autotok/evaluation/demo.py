@@ -18,8 +18,6 @@ from torch import Tensor
 
 from autotok.errors import DataError
 
-__all__ = ["CANVAS", "CLASS_NAMES", "DemoDigits", "DigitBox"]
-
 CANVAS = 232
 """Side of the square canvas in pixels."""
 CLASS_NAMES = tuple(str(digit) for digit in range(10))

@@ -12,8 +12,6 @@ from PIL import Image
 
 from autotok.errors import DataError
 
-__all__ = ["eight_bit", "is_deep_colour", "is_white_zero", "stated_top"]
-
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (0.0, 4095.0), (0.0, 65535.0))
 """What values of an image may lie in, narrowest first; whole numbers start at the third."""
 OVERSHOOT = 0.05

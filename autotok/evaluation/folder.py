@@ -21,8 +21,6 @@ from .order import nested_order
 from .preprocessing import Preprocessing
 from .shared_pixels import SharedPixels
 
-__all__ = ["FolderData", "PixelCache"]
-
 logger = logging.getLogger(__name__)
 MAX_CACHE_BYTES = 512 * 2**20
 MAX_UNREADABLE_SHARE = 0.01

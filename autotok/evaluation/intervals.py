@@ -6,8 +6,6 @@ import math
 from statistics import NormalDist
 from typing import NamedTuple
 
-__all__ = ["Interval", "mean_interval", "wilson"]
-
 
 class Interval(NamedTuple):
     """Lower and upper end."""

@@ -16,8 +16,6 @@ from .classes import Source
 from .order import nested_order
 from .preprocessing import open_regular
 
-__all__ = ["SUFFIXES", "Layout", "Listing", "list_images", "require_folder", "source_of"]
-
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 )

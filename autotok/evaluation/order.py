@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["NestedOrder", "nested_order"]
-
 
 class NestedOrder:
     """`nested_order` of one data set, computed once per seed."""

@@ -24,8 +24,6 @@ from autotok.plain_data import Place, typed
 
 from .intervals import Interval, wilson
 
-__all__ = ["Paired", "compare", "mcnemar", "paired_hits", "paired_kls"]
-
 # differences that are all the same spread by rounding alone, which no t-test may divide by
 _ROUNDING = 1e-12
 _MOST_DIGITS = 6

@@ -23,8 +23,6 @@ from autotok.names import check_precision
 from .accuracy import Evaluator, computing
 from .data import DataSource
 
-__all__ = ["CHECK_IMAGES", "MOST_KL", "ChosenFormat", "choose_format", "cpu_has_bf16"]
-
 _LOG = logging.getLogger(__name__)
 CHECK_IMAGES = 8
 MOST_KL = 0.01

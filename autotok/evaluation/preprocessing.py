@@ -27,8 +27,6 @@ from autotok.errors import ConfigError, DataError
 from .demo import MEAN, STD
 from .depth import eight_bit, is_deep_colour, is_white_zero, stated_top
 
-__all__ = ["Preprocessing", "open_regular", "preprocessing_of", "read_image"]
-
 logger = logging.getLogger(__name__)
 # 300 MB as RGB: a file of a few kB may claim any size
 MAX_PIXELS = 100_000_000

@@ -19,8 +19,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["SharedPixels"]
-
 _MOST_BYTES = 4 * 2**30
 _DISK_SHARE = 4
 """At most one part in so many of the disk's free room is used."""

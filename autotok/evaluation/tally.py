@@ -9,8 +9,6 @@ from autotok.errors import DataError
 
 from .intervals import mean_interval, wilson
 
-__all__ = ["Quality", "Tally"]
-
 
 @dataclass(frozen=True)
 class Quality:

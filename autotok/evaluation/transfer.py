@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["sent"]
-
 
 def sent(batch: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """The batch on a device; to a GPU from pinned memory, so that the host need not wait."""

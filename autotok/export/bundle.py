@@ -28,7 +28,7 @@ from autotok.config import CompressionConfig
 from autotok.errors import CheckpointError, ConfigError, ExportError
 from autotok.facts import BackboneFacts
 from autotok.files import replacing_folder, write_text
-from autotok.plain_data import checked_keys, read_yaml, typed
+from autotok.plain_data import checked_keys, read_yaml, to_plain, typed
 
 from .exported import export_model
 from .formats import FORMATS
@@ -44,17 +44,6 @@ from .weights import (
     weights_home,
     write_weights,
 )
-
-__all__ = [
-    "BackboneRef",
-    "Bundle",
-    "bundle_structure",
-    "load_bundle",
-    "load_uncompressed",
-    "read_best",
-    "save_bundle",
-    "write_best",
-]
 
 FORMAT = 1
 
@@ -108,16 +97,13 @@ class Bundle:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for YAML."""
-        ref = dataclasses.asdict(self.backbone)
-        ref.update(grid=list(self.backbone.grid), image_shape=list(self.backbone.image_shape))
-        weights = [dataclasses.asdict(item) for item in self.weights]
         return {
             "format": self.format,
             "autotok": self.autotok,
-            "backbone": ref,
+            "backbone": to_plain(self.backbone),
             "preprocessing": dict(self.preprocessing),
             "config": self.config.to_dict(),
-            **({"weights": weights} if weights else {}),
+            **({"weights": to_plain(self.weights)} if self.weights else {}),
             "evidence": dict(self.evidence),
         }
 

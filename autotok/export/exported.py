@@ -20,10 +20,9 @@ from autotok.errors import ExportError
 from autotok.files import replacing
 from autotok.methods.registry import get_method
 from autotok.names import known
+from autotok.plain_data import plain_fields
 
 from .formats import FORMATS, ExportFormat, Written
-
-__all__ = ["ExportResult", "check_exportable", "export_model"]
 
 logger = logging.getLogger(__name__)
 TOLERANCE = 1e-3
@@ -61,13 +60,7 @@ class ExportResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        data = dataclasses.asdict(self)
-        data.update(
-            input_shape=list(self.input_shape),
-            risky_operators=list(self.risky_operators),
-            notes=list(self.notes),
-        )
-        return data
+        return plain_fields(self)
 
 
 def check_exportable(method: str, format: str = "onnx") -> None:

@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = [
-    "FORMATS",
-    "ExportFormat",
-    "Written",
-    "check_format",
-    "list_formats",
-    "not_exported",
-    "register_format",
-]
-
 
 @dataclass(frozen=True)
 class Written:

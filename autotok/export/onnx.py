@@ -14,8 +14,6 @@ from autotok.errors import ExportError, failure
 
 from .formats import ExportFormat, Written, not_exported, register_format
 
-__all__ = ["Onnx", "OnnxSession", "output_name"]
-
 logger = logging.getLogger(__name__)
 # what torch's default exporter writes itself; it converts to others
 OPSET = 18

@@ -12,8 +12,6 @@ from autotok.errors import failure
 
 from .formats import ExportFormat, Written, not_exported, register_format
 
-__all__ = ["Pt2"]
-
 
 @register_format("pt2")
 class Pt2(ExportFormat):

@@ -13,8 +13,6 @@ from .weights import REDUCERS, WEIGHTS
 if TYPE_CHECKING:
     from .bundle import Bundle
 
-__all__ = ["readme"]
-
 
 def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> str:
     """Text on how to use a bundle folder."""

@@ -13,8 +13,6 @@ from autotok.errors import failure
 
 from .formats import ExportFormat, Written, not_exported, register_format
 
-__all__ = ["TorchScript"]
-
 
 @register_format("torchscript")
 class TorchScript(ExportFormat):

@@ -15,18 +15,6 @@ from autotok.backbones.loading import save_backbone
 from autotok.compression.model import CompressedViT
 from autotok.errors import CheckpointError, ConfigError
 
-__all__ = [
-    "REDUCERS",
-    "WEIGHTS",
-    "WeightFile",
-    "checked_files",
-    "describe_weights",
-    "load_into",
-    "sha256_of",
-    "weights_home",
-    "write_weights",
-]
-
 WEIGHTS, REDUCERS = "weights.safetensors", "reducers.safetensors"
 
 

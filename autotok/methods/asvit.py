@@ -20,17 +20,17 @@ allowed where the read-out takes prefix tokens alone; elsewhere the best one sta
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import Options, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens
 
-from .base import Count, Kind, Option, Placement, Site, TokenReducer, Training
+from .base import Count, Kind, Option, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .losses import straight_through_mask
 from .observing import Observing
@@ -38,9 +38,7 @@ from .official_weights import OfficialWeights
 from .primitives import select, select_ragged
 from .registry import register
 from .scoring import SCORE, score_needs, score_note
-from .thresholds import Calibrated, with_thresholds
-
-__all__ = ["ASViT", "ASViTBatch"]
+from .thresholds import Calibrated
 
 HEARD, COUNTS = "asvit.score", "asvit.counts"
 ACCUMULATE = Option(
@@ -67,11 +65,7 @@ class HeardScore(Observing):
 
     @classmethod
     def listens(
-        cls,
-        layer: int,
-        layers: Sequence[int],
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
+        cls, layer: int, layers: Sequence[int], facts: BackboneFacts, options: Options
     ) -> Needs:
         wanted = score_needs(cls.name, facts, options) | Needs.HEAD_OUTPUTS
         if options["accumulate"] == "last":
@@ -79,7 +73,7 @@ class HeardScore(Observing):
         return wanted if layer < max(layers) else Needs.NONE
 
     @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
+    def notes(cls, facts: BackboneFacts, options: Options) -> tuple[str, ...]:
         return (score_note(score_needs(cls.name, facts, options)),)
 
     def observe(self, layer: int, tokens: Tokens, taps: Taps) -> Tokens:
@@ -87,6 +81,7 @@ class HeardScore(Observing):
         needs = score_needs(self.name, self.site.facts, self.values)
         row = taps.cls_attention if needs & Needs.CLS_ATTENTION else taps.column_means
         loudness = taps.head_outputs[:, :, prefix:].norm(dim=-1)  # (B, H, n)
+        # 1e-8 as in the authors' code
         share = loudness / (loudness.sum(dim=1, keepdim=True) + 1e-8)
         score = (row[:, :, prefix:] * share).sum(dim=1)  # (B, n)
         if how != "last" and HEARD in tokens.extras:
@@ -133,7 +128,7 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
         source="Cydia2018/AS-ViT: 30 epochs, 2e-5 to 2e-6 (batch 512), weight decay 1e-6",
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         start = FIRST_THRESHOLD * (site.index + 1) * PATCHES / site.facts.num_patches
         given = float(self.values["threshold"])
@@ -149,7 +144,7 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
         return (int(stage), "threshold") if stage.isdigit() else None
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         return 1
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
@@ -218,13 +213,6 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
 
     def deploy(self) -> None:
         self.counts = None
-
-    @classmethod
-    def emit(
-        cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
-    ) -> CompressionConfig:
-        """The configuration with the learned thresholds."""
-        return with_thresholds(config, reducers)
 
 
 def _at_least_one(keep: Tensor, score: Tensor) -> Tensor:

@@ -20,12 +20,11 @@ are protected; where the class token is unsupervised or missing, the mean of all
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from autotok.config import Primitive
+from autotok.config import Options, Primitive
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Count, Kind, Option, Site, Training
@@ -33,8 +32,6 @@ from .primitives import select_ragged
 from .registry import register
 from .scoring import SCORE, Scoring
 from .thresholds import Calibrated
-
-__all__ = ["ATS"]
 
 MOST_POINTS = 4096
 
@@ -55,17 +52,11 @@ class ATS(Scoring, Calibrated):
         Option(
             "sampler", "sorted", "how significances are cumulated", choices=("sorted", "raster")
         ),
-        Option(
-            "points",
-            0,
-            "points that sample; 0 is num_keep",
-            low=0,
-            high=MOST_POINTS,
-        ),
+        Option("points", 0, "points that sample; 0 is num_keep", low=0, high=MOST_POINTS),
     )
     needs = Needs.CLS_ATTENTION | Needs.VALUES
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.points = int(self.values["points"])
 

@@ -13,14 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from autotok.config import Reduction, round_count
 from autotok.errors import ConfigError
 
-__all__ = [
-    "from_counts",
-    "from_entering_ratios",
-    "from_num_removed",
-    "from_stage_ratios",
-    "spread",
-]
-
 
 def spread(num_removed: int, inflection: float, num_blocks: int) -> tuple[int, ...]:
     """ToMe's `(r, inflection)` as tokens removed per block: -1 falls to 0, 0 is constant, 1 rises.

@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Taps, Tokens, grid_coords
 
@@ -40,8 +40,6 @@ from .occupancy import Occupancy
 from .primitives import select_ragged
 from .registry import register
 from .thresholds import Calibrated
-
-__all__ = ["AViT"]
 
 PLACE = "avit.place"
 READ = {"cls": 1, "cls+dist": 2}
@@ -105,7 +103,7 @@ class AViT(BlockHooks, Learning, Calibrated):
         losses={"ce": 1.0}, source="NVlabs/A-ViT: 100 epochs from DeiT, 5e-4 (T) or 3e-4 (S)"
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.threshold = float(self.values["threshold"])
         self.limit = 1.0 - float(self.values["epsilon"])
@@ -115,11 +113,7 @@ class AViT(BlockHooks, Learning, Calibrated):
 
     @classmethod
     def occupancy(
-        cls,
-        layers: Sequence[int],
-        counts: Counts,
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
+        cls, layers: Sequence[int], counts: Counts, facts: BackboneFacts, options: Options
     ) -> Occupancy:
         found = super().occupancy(layers, counts, facts, options)
         if not layers:
@@ -245,6 +239,7 @@ class AViT(BlockHooks, Learning, Calibrated):
         if self.ponder is None or not self.means:
             return None
         scores = torch.stack(self.means).float()
+        # clamped as the authors' code does, like the prior
         scores = (scores / scores.sum()).clamp(0.01, 0.99)
         wanted = _prior(self.site.facts.num_blocks)[-len(self.means) :].to(scores.device)
         divergence = F.kl_div(scores.log(), wanted, reduction="sum")
@@ -268,4 +263,5 @@ def _prior(num_blocks: int) -> Tensor:
     mean = 2 * num_blocks / 3
     bell = torch.tensor([math.exp(-0.5 * (block - mean) ** 2) for block in range(num_blocks)])
     before = bell[: max(1, math.ceil(mean))].sum()
+    # all three figures are the authors'
     return (0.98 * bell / before).clamp(0.01, 0.99)

@@ -7,14 +7,14 @@ each reduction layer with the live tokens, the taps declared and how many to kee
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from torch import nn
 
-from autotok.config import Primitive
+from autotok.config import Options, Primitive
 from autotok.errors import ConfigError, nearest
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
@@ -155,7 +155,7 @@ class TokenReducer(nn.Module):
     """Later blocks add log size to their keys' logits; an option `proportional` or `track_size`
     of the method decides it."""
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__()
         self.site = site
         self.values = dict(options)
@@ -171,7 +171,7 @@ class TokenReducer(nn.Module):
     # --- what can be said without running it
 
     @classmethod
-    def resolve_options(cls, given: Mapping[str, Primitive]) -> dict[str, Primitive]:
+    def resolve_options(cls, given: Options) -> dict[str, Primitive]:
         """All options with defaults filled in; unknown names raise `ConfigError`."""
         known = {option.name: option for option in cls.options}
         for key in given:
@@ -186,22 +186,18 @@ class TokenReducer(nn.Module):
         }
 
     @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+    def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         """Lowest and highest number of patch tokens one reduction can leave of `entering`."""
         return 1, entering
 
     @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
+    def resolve_needs(cls, facts: BackboneFacts, options: Options) -> Needs:
         """Taps wanted on this backbone with these options; `needs` unless that depends."""
         return cls.needs
 
     @classmethod
     def occupancy(
-        cls,
-        layers: Sequence[int],
-        counts: Counts,
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
+        cls, layers: Sequence[int], counts: Counts, facts: BackboneFacts, options: Options
     ) -> Occupancy:
         """Patch tokens per block when reduction layers (S,) keep `counts` (M, S)."""
         return occupancy(
@@ -215,38 +211,29 @@ class TokenReducer(nn.Module):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         """Multiply-accumulates (M,) of its own products where something goes, taps' left out."""
         return np.zeros_like(entering)
 
     @classmethod
     def joint_macs(
-        cls,
-        facts: BackboneFacts,
-        layers: Sequence[int],
-        counts: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layers: Sequence[int], counts: Counts, options: Options
     ) -> Counts:
         """More multiply-accumulates (M,): of several `layers` (S,) at once, keeping (M, S)."""
         return np.zeros(counts.shape[0], dtype=np.int64)
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         """Parameters per reduction layer."""
         return 0
 
     @classmethod
-    def site_params(cls, site: Site, options: Mapping[str, Primitive]) -> int:
+    def site_params(cls, site: Site, options: Options) -> int:
         """Parameters at one place, training-only ones left out, where counts decide the shapes."""
         return cls.overhead_params(site.facts, options)
 
     @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
+    def notes(cls, facts: BackboneFacts, options: Options) -> tuple[str, ...]:
         """What a result should record, such as which score stood in for the class token's."""
         return ()

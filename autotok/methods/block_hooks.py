@@ -6,8 +6,6 @@ from autotok.tokens import Taps, Tokens
 
 from .base import TokenReducer
 
-__all__ = ["BlockHooks"]
-
 
 class BlockHooks(TokenReducer):
     """A reducer that the block loop also calls around the blocks; each hook does nothing here."""

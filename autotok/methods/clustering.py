@@ -11,13 +11,13 @@ from torch import Tensor
 
 from .base import Option
 
-__all__ = ["TRACK_SIZE", "distances", "farthest_points", "left_over", "official_stage"]
-
 TRACK_SIZE = Option(
     "track_size",
     False,
     "count the patches each token stands for, and add log size to later attention logits",
 )
+OFFICIAL = (("cluster_layers", ""),)
+"""Where the TokenReduction code keeps the parameters of a stage."""
 
 
 @torch.no_grad()
@@ -68,12 +68,3 @@ def left_over(chosen: Tensor, total: int) -> Tensor:
     taken = taken.scatter(1, chosen, torch.ones_like(chosen))
     place = taken * total + torch.arange(total, device=chosen.device)  # those free sort first
     return place.sort(dim=1).values[:, : total - chosen.shape[1]]
-
-
-def official_stage(name: str) -> tuple[int, str] | None:
-    """(number, rest) of the TokenReduction code's `cluster_layers.<number>.<rest>`."""
-    head, _, tail = name.partition(".")
-    number, _, rest = tail.partition(".")
-    if head != "cluster_layers" or not number.isdigit() or not rest:
-        return None
-    return int(number), rest

@@ -18,14 +18,14 @@ are averaged; the auxiliary branch has no value projection.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
@@ -38,13 +38,11 @@ from .official_weights import OfficialWeights
 from .primitives import park, recall, select
 from .registry import register
 
-__all__ = ["Cropr"]
-
 
 class Queries(nn.Module):
     """The scorer, and the training-only rest of its cross-attention."""
 
-    def __init__(self, width: int, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, width: int, options: Options) -> None:
         super().__init__()
         self.heads = int(options["num_heads"])
         self.queries = nn.Parameter(torch.empty(1, int(options["num_queries"]), width))
@@ -91,6 +89,7 @@ class Head(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes)
+        # as the authors start it, with torch's usual 1e-5 in this norm and 1e-6 in the others
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
@@ -107,6 +106,7 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
     placement = Placement.AFTER
     training_need = Training.REQUIRED
     official_by_block = True
+    official_modules = (("cropr", ""),)
     options = (
         Option("llf", True, "put pruned tokens back in front of the last block", search=True),
         Option("num_queries", 1, "learned queries", low=1, high=16),
@@ -116,11 +116,10 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
         Option("k_proj", False, "project the keys"),
     )
     recipe = TrainingRecipe(
-        losses={"ce": 1.0},
-        source="50 epochs, 1e-3 to 1e-6, layer decay 0.75 (MAE ViT-L)",
+        losses={"ce": 1.0}, source="50 epochs, 1e-3 to 1e-6, layer decay 0.75 (MAE ViT-L)"
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
         if width % int(options["num_heads"]):
@@ -133,7 +132,7 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
         self.answer: Tensor | None = None
 
     @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
+    def resolve_needs(cls, facts: BackboneFacts, options: Options) -> Needs:
         if not facts.num_classes:
             raise IncompatibleMethod(
                 f"method 'cropr' needs a classifier to learn from, which backbone '{facts.name}'"
@@ -171,19 +170,8 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
         self.head, self.answer = nn.Identity(), None
 
     @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        parts = name.split(".", 2)
-        if len(parts) < 3 or parts[0] != "cropr" or not parts[1].isdigit():
-            return None
-        return int(parts[1]), parts[2]
-
-    @classmethod
     def occupancy(
-        cls,
-        layers: Sequence[int],
-        counts: Counts,
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
+        cls, layers: Sequence[int], counts: Counts, facts: BackboneFacts, options: Options
     ) -> Occupancy:
         """As for any pruning, but with `llf` the last block works on every token."""
         found = super().occupancy(layers, counts, facts, options)
@@ -199,12 +187,7 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         width = facts.blocks[layer].width
         projected = int(options["num_queries"]) * bool(options["q_proj"]) + bool(options["k_proj"])
@@ -212,11 +195,7 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
 
     @classmethod
     def joint_macs(
-        cls,
-        facts: BackboneFacts,
-        layers: Sequence[int],
-        counts: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layers: Sequence[int], counts: Counts, options: Options
     ) -> Counts:
         """Scores behind the last block are those of every token, if tokens came back before it."""
         total = super().joint_macs(facts, layers, counts, options)
@@ -226,7 +205,7 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
         return np.where(counts[:, -1] != counts[:, -2], returned, total)
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         width = facts.blocks[0].width
         matrices = bool(options["q_proj"]) + bool(options["k_proj"])
         norm = 2 * width if options["pre_attn_norm"] else 0

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.config import CompressionConfig, Options, Reduction
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Taps, Tokens
@@ -42,8 +42,6 @@ from .official_weights import OfficialWeights
 from .primitives import gather_rows, select
 from .registry import register
 from .scoring import SCORE, Scoring, attention_scores
-
-__all__ = ["DiffRate"]
 
 KEPT = "diffrate.kept"
 
@@ -104,10 +102,10 @@ class DiffRate(Scoring, OfficialWeights, Learning):
     when_chosen = MappingProxyType({"train": "weights"})
 
     @classmethod
-    def recipe_for(cls, options: Mapping[str, Primitive]) -> TrainingRecipe:
+    def recipe_for(cls, options: Options) -> TrainingRecipe:
         return cls.recipe if options["train"] == "rates" else TrainingRecipe()
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         removed, pruned = site.num_entering - site.num_keep, int(self.values["num_pruned"])
         if pruned > removed:
@@ -124,12 +122,7 @@ class DiffRate(Scoring, OfficialWeights, Learning):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         merged = np.maximum(entering - keep - _num_pruned(entering - keep, options), 0)
         macs: Counts = merged * keep * facts.blocks[layer].width  # similarities
@@ -259,7 +252,7 @@ class DiffRate(Scoring, OfficialWeights, Learning):
         return None
 
 
-def _candidates(facts: BackboneFacts, options: Mapping[str, Primitive]) -> list[float]:
+def _candidates(facts: BackboneFacts, options: Options) -> list[float]:
     """The numbers of patches a layer may keep, falling."""
     return [float(n) for n in range(facts.num_patches, 0, -int(options["granularity"]))]
 
@@ -269,6 +262,7 @@ def _expecting(candidates: Tensor, count: int) -> Tensor:
     scaled = (candidates / candidates[0]).double()
     wanted = (count - 0.5) / float(candidates[0])  # numbers are rounded up
     low, high = -1e4, 1e4
+    # halvings: more than the 53 bits of a double
     for _ in range(60):
         slope = (low + high) / 2
         expected = float((scaled * (slope * scaled).softmax(dim=0)).sum())
@@ -277,7 +271,7 @@ def _expecting(candidates: Tensor, count: int) -> Tensor:
     return logits.to(candidates.dtype)
 
 
-def _num_pruned(removed: Counts, options: Mapping[str, Primitive]) -> Counts:
+def _num_pruned(removed: Counts, options: Options) -> Counts:
     """How many of the removed are pruned; the others merge."""
     fixed = int(options["num_pruned"])
     if fixed >= 0:
@@ -286,7 +280,7 @@ def _num_pruned(removed: Counts, options: Mapping[str, Primitive]) -> Counts:
     return share
 
 
-def _share(removed: Any, options: Mapping[str, Primitive]) -> Any:
+def _share(removed: Any, options: Options) -> Any:
     """The share that is pruned, of one number (no array: torch.compile) or of an array of them."""
     return (float(options["prune_share"]) * removed + 0.5) // 1
 

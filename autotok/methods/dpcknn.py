@@ -16,24 +16,20 @@ not to the plug-in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, Site, Training
-from .clustering import TRACK_SIZE, distances, left_over, official_stage
+from .clustering import OFFICIAL, TRACK_SIZE, distances, left_over
 from .learning import Learning, TrainingRecipe
 from .merging import merge
 from .official_weights import OfficialWeights
 from .primitives import gather_rows
 from .registry import register
-
-__all__ = ["DPCKNN", "density_peaks"]
 
 # the authors' code
 EPSILON = 1e-6
@@ -49,6 +45,7 @@ class DPCKNN(OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.OPTIONAL
     rounding = "floor"
+    official_modules = OFFICIAL
     options = (
         Option("neighbours", 5, "tokens a density is taken from", low=1, high=20, search=True),
         Option("weighted", False, "weigh tokens by a learned score in their cluster's mean"),
@@ -56,33 +53,25 @@ class DPCKNN(OfficialWeights, Learning):
     )
     recipe = TrainingRecipe(source="TokenReduction: 30 epochs from the trained model, lr 1e-3")
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.score: nn.Linear | None = None
         if self.values["weighted"]:
             self.score = nn.Linear(site.facts.blocks[site.layer].width, 1)
+            # as the authors start it
             nn.init.trunc_normal_(self.score.weight, std=0.02)
             nn.init.zeros_(self.score.bias)
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         score = entering if options["weighted"] else 0
         return (entering * entering + score) * facts.blocks[layer].width
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         return facts.blocks[0].width + 1 if options["weighted"] else 0
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        return official_stage(name)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         patches, track = tokens.patches, bool(self.values["track_size"])

@@ -17,12 +17,11 @@ attention untrained where the class token alone is read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -33,8 +32,6 @@ from .merging import merge_pairs
 from .official_weights import OfficialWeights
 from .primitives import select
 from .registry import register
-
-__all__ = ["DTEM", "soft_pairs"]
 
 
 @register("dtem")
@@ -71,26 +68,21 @@ class DTEM(Matching, OfficialWeights, Learning):
         source="movinghoon/DTEM: metric only, AdamW, lr 1e-4 to 1e-6, 30 epochs",
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
         self.metric = nn.Linear(width, _features(site.facts, site.layer, options))
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         features, half = _features(facts, layer, options), entering // 2
         macs: Counts = half * (entering - half) * features  # similarities
         return macs + entering * facts.blocks[layer].width * features
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         return (facts.blocks[0].width + 1) * _features(facts, 0, options)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
@@ -168,7 +160,7 @@ def soft_pairs(
     return torch.zeros_like(similarity).scatter(2, index, total)
 
 
-def _features(facts: BackboneFacts, layer: int, options: Mapping[str, Primitive]) -> int:
+def _features(facts: BackboneFacts, layer: int, options: Options) -> int:
     block = facts.blocks[layer]
     return int(options["features"]) or block.head_dim * (2 if block.width >= 1024 else 1)
 

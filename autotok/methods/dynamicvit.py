@@ -27,8 +27,6 @@ from .predictors import PredictedKeep
 from .primitives import select
 from .registry import register
 
-__all__ = ["DynamicViT"]
-
 
 @register("dynamicvit")
 class DynamicViT(PredictedKeep):

@@ -15,16 +15,6 @@ from typing import Any
 
 from autotok.plain_data import read_yaml
 
-__all__ = [
-    "Held",
-    "NotBuilt",
-    "PublishedResult",
-    "held_to",
-    "not_built",
-    "published_methods",
-    "published_results",
-]
-
 FOLDER = Path(__file__).parent
 WORDS = {
     "authors": "the authors' code",

@@ -21,11 +21,10 @@ epochs. A fine-tune keeps the final rate throughout, as theirs does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -35,8 +34,6 @@ from .losses import keep_rate_at
 from .primitives import fuse, select
 from .registry import register
 from .scoring import SCORE, Scoring, attention_scores
-
-__all__ = ["EViT"]
 
 
 @register("evit")
@@ -59,7 +56,7 @@ class EViT(Scoring, Learning):
     )
     needs = Needs.CLS_ATTENTION
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.progress = 1.0
 
@@ -83,17 +80,12 @@ class EViT(Scoring, Learning):
         return entering if kept >= entering else min(kept + fused, entering)
 
     @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+    def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         return min(2 if options["fuse"] else 1, entering), entering
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         if not options["fuse"]:
             return np.zeros_like(entering)

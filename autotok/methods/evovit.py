@@ -17,12 +17,12 @@ are protected; where the class token is unsupervised or missing, the mean of all
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens
 
@@ -33,8 +33,6 @@ from .occupancy import Occupancy
 from .primitives import park, recall
 from .registry import register
 from .scoring import SCORE, score_needs, score_note
-
-__all__ = ["EvoViT"]
 
 SCORES = "evovit.score"
 
@@ -79,27 +77,19 @@ class EvoViT(BlockHooks, Observing):
 
     @classmethod
     def listens(
-        cls,
-        layer: int,
-        layers: Sequence[int],
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
+        cls, layer: int, layers: Sequence[int], facts: BackboneFacts, options: Options
     ) -> Needs:
         if layer >= max(layers):
             return Needs.NONE
         return score_needs(cls.name, facts, options)
 
     @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
+    def notes(cls, facts: BackboneFacts, options: Options) -> tuple[str, ...]:
         return (score_note(score_needs(cls.name, facts, options)),)
 
     @classmethod
     def occupancy(
-        cls,
-        layers: Sequence[int],
-        counts: Counts,
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
+        cls, layers: Sequence[int], counts: Counts, facts: BackboneFacts, options: Options
     ) -> Occupancy:
         found = super().occupancy(layers, counts, facts, options)
         if not options["restore"] or not layers:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.config import CompressionConfig, Options, Reduction
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Tokens
 
@@ -24,9 +24,8 @@ from .losses import tofe_approximation, tofe_flops
 from .official_weights import OfficialWeights
 from .predictors import keep_one
 
-__all__ = ["Approximator", "Freezing", "FreezingSelector"]
-
 FROZEN, COUNTS = "tofe.frozen", "tofe.counts"
+# of a running mean over about the last fifty steps
 MOMENTUM = 0.02
 
 
@@ -70,10 +69,11 @@ class Freezing(OfficialWeights, Learning):
     recipe = TrainingRecipe(
         frozen_share=5 / 30, losses={"ce": 1.0}, source="30 epochs, 1e-4 to 2e-6, 5 of them frozen"
     )
+    official_modules = (("selectors", "selector."), ("approximators", "approximator."))
     approximation_weight = 2.0
     budget_weight = 5.0
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
         self.selector = FreezingSelector(width)
@@ -160,21 +160,8 @@ class Freezing(OfficialWeights, Learning):
     # --- declarations
 
     @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        parts = name.split(".", 2)
-        modules = {"selectors": "selector", "approximators": "approximator"}
-        if len(parts) < 3 or parts[0] not in modules or not parts[1].isdigit():
-            return None
-        return int(parts[1]), f"{modules[parts[0]]}.{parts[2]}"
-
-    @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         width = facts.blocks[layer].width
         half, quarter = width // 2, width // 4
@@ -182,11 +169,7 @@ class Freezing(OfficialWeights, Learning):
 
     @classmethod
     def joint_macs(
-        cls,
-        facts: BackboneFacts,
-        layers: Sequence[int],
-        counts: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layers: Sequence[int], counts: Counts, options: Options
     ) -> Counts:
         """Estimates of what every stage but the last froze."""
         total = np.zeros(counts.shape[0], dtype=np.int64)
@@ -196,13 +179,13 @@ class Freezing(OfficialWeights, Learning):
         return total
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         width = facts.blocks[0].width
         half, quarter = width // 2, width // 4
         return (width + 1) * half + (half + 1) * quarter + (quarter + 1) * 2
 
     @classmethod
-    def site_params(cls, site: Site, options: Mapping[str, Primitive]) -> int:
+    def site_params(cls, site: Site, options: Options) -> int:
         width = site.facts.blocks[0].width
         estimate = 0 if site.is_last else (width + 1) * (width // 2) + (width // 2 + 1) * width
         return cls.overhead_params(site.facts, options) + estimate

@@ -18,14 +18,13 @@ keeps nothing; the rankings by cosine similarity and by chance are left out, and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.errors import IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
@@ -34,8 +33,6 @@ from .base import Counts, Kind, Option, Training
 from .block_hooks import BlockHooks
 from .primitives import gather_rows, select
 from .registry import register
-
-__all__ = ["GTP"]
 
 GRAPH = "gtp.graph"
 SELECTIONS = tuple(
@@ -68,7 +65,7 @@ class GTP(BlockHooks):
     needs = Needs.ATTENTION
 
     @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
+    def resolve_needs(cls, facts: BackboneFacts, options: Options) -> Needs:
         who = str(options["selection"]).split("_")[0]
         if who == "cls" and not facts.has_cls:
             raise IncompatibleMethod(
@@ -82,12 +79,7 @@ class GTP(BlockHooks):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         width = facts.blocks[layer].width
         macs: Counts = keep * (entering - keep) * width  # propagation

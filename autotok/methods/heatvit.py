@@ -18,8 +18,6 @@ from __future__ import annotations
 from .registry import register
 from .spvit import SPViT
 
-__all__ = ["HeatViT"]
-
 
 @register("heatvit")
 class HeatViT(SPViT):

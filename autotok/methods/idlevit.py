@@ -17,13 +17,11 @@ features compared are those before the final norm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -34,8 +32,6 @@ from .losses import idlevit_cut, idlevit_features
 from .primitives import park, recall
 from .registry import register
 from .scoring import SCORE, score_needs
-
-__all__ = ["IdleViT"]
 
 
 @register("idlevit")
@@ -59,12 +55,12 @@ class IdleViT(BlockHooks, Learning):
         source="Ackesnal/IdleViT: 30 epochs, 1e-5 to 1e-6 (batch 512)",
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.cut: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
+    def resolve_needs(cls, facts: BackboneFacts, options: Options) -> Needs:
         by_class = score_needs(cls.name, facts, options) & Needs.CLS_ATTENTION
         return Needs.GRID | Needs.KEYS | (Needs.CLS_QUERY if by_class else Needs.QUERIES)
 
@@ -77,18 +73,13 @@ class IdleViT(BlockHooks, Learning):
         return self
 
     @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
+    def notes(cls, facts: BackboneFacts, options: Options) -> tuple[str, ...]:
         by_class = score_needs(cls.name, facts, options) & Needs.CLS_ATTENTION
         return (f"score: keys against {'the class query' if by_class else 'the mean query'}",)
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return entering * facts.blocks[layer].inner_width  # one query against every key
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor, nn
 
-from autotok.config import Primitive
+from autotok.config import Options
 
 from .base import Site, TokenReducer
-
-__all__ = ["ImageScoring", "image_network"]
 
 
 class ImageScoring(TokenReducer):
     """A reducer that looks at the images with a small network before they are embedded."""
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         # what `auxiliary` names, frozen; not a class attribute, which would hide a sub-module
         self.network: nn.Module | None = None
 
     @classmethod
-    def auxiliary(cls, options: Mapping[str, Primitive]) -> str:
+    def auxiliary(cls, options: Options) -> str:
         """Name of the timm CNN."""
         raise NotImplementedError
 
@@ -31,6 +27,6 @@ class ImageScoring(TokenReducer):
         raise NotImplementedError
 
 
-def image_network(method: type[TokenReducer], options: Mapping[str, Primitive]) -> str | None:
+def image_network(method: type[TokenReducer], options: Options) -> str | None:
     """Name of the timm CNN that a method looks at images with; None where it needs none."""
     return method.auxiliary(options) if issubclass(method, ImageScoring) else None

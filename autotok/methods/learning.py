@@ -9,12 +9,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import CompressionConfig, Options
 from autotok.tokens import Tokens
 
 from .base import TokenReducer
-
-__all__ = ["Learning", "LossContext", "TrainingRecipe", "options_when_chosen", "recipe_of"]
+from .thresholds import trains_thresholds, with_thresholds
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,11 @@ class Learning(TokenReducer):
 
     recipe: ClassVar[TrainingRecipe] = TrainingRecipe()
     """How it is trained, as published."""
-    when_chosen: ClassVar[Mapping[str, Primitive]] = MappingProxyType({})
+    when_chosen: ClassVar[Options] = MappingProxyType({})
     """Options for a fine-tune of amounts that somebody else chose, such as a search."""
 
     @classmethod
-    def recipe_for(cls, options: Mapping[str, Primitive]) -> TrainingRecipe:
+    def recipe_for(cls, options: Options) -> TrainingRecipe:
         """How it is trained with these options."""
         return cls.recipe
 
@@ -88,14 +87,14 @@ class Learning(TokenReducer):
         cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
     ) -> CompressionConfig:
         """What training made of the configuration: methods that learn amounts say them here."""
-        return config
+        return with_thresholds(config, reducers) if trains_thresholds(cls) else config
 
 
-def recipe_of(method: type[TokenReducer], options: Mapping[str, Primitive]) -> TrainingRecipe:
+def recipe_of(method: type[TokenReducer], options: Options) -> TrainingRecipe:
     """How a method is trained with these options; the plain recipe for those that say nothing."""
     return method.recipe_for(options) if issubclass(method, Learning) else TrainingRecipe()
 
 
-def options_when_chosen(method: type[TokenReducer]) -> Mapping[str, Primitive]:
+def options_when_chosen(method: type[TokenReducer]) -> Options:
     """Options for a fine-tune of amounts that somebody else chose, such as a search."""
     return method.when_chosen if issubclass(method, Learning) else {}

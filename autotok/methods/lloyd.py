@@ -7,8 +7,6 @@ from torch import Tensor
 
 from .primitives import gather_rows
 
-__all__ = ["filled", "reference_step", "textbook_step", "to_means"]
-
 
 def reference_step(distance: Tensor, weights: Tensor | None, medoids: Tensor) -> Tensor:
     """Medoids (B, k) after one round, by distances to all tokens times the own weight."""

@@ -12,16 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "dynamicvit_ratio",
-    "idlevit_cut",
-    "idlevit_features",
-    "keep_rate_at",
-    "straight_through_mask",
-    "tofe_approximation",
-    "tofe_flops",
-]
-
 
 def dynamicvit_ratio(masks: Sequence[Tensor], keep: Sequence[float]) -> Tensor:
     """Sum over stages of mean_b (mean_i mask - keep)^2; masks (B, N) per stage."""

@@ -21,27 +21,25 @@ counts the dropped ones too and so learns thresholds for counts that inference d
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import Options, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Taps, Tokens
 
-from .base import Count, Kind, Option, Site, TokenReducer, Training
+from .base import Count, Kind, Option, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .matching import Matching
 from .official_weights import OfficialWeights
 from .primitives import select, select_ragged
 from .registry import register
-from .thresholds import Calibrated, with_thresholds
-
-__all__ = ["LTMP"]
+from .thresholds import Calibrated
 
 MEANS = "ltmp.means"
+# published rates are 5e-3 for merge and 5e-6 for prune thresholds: so scaled, one does for both
 THOUSANDTHS = 1000.0
 
 
@@ -83,19 +81,20 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
         source="Mxbonn/ltmp: thresholds only, lr 5e-3 (merge) and 5e-6 (prune), 1 epoch",
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.merge_threshold = nn.Parameter(torch.tensor(float(self.values["merge_threshold"])))
         prune = float(self.values["threshold"]) * THOUSANDTHS
         self.prune_threshold = nn.Parameter(torch.tensor(prune))
+        # the authors' 1e-5 in masked attention; the other methods' code has 1e-6
         self.rule = AttentionRule(diagonal=False, epsilon=1e-5)
 
     @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+    def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         return 1, entering
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         return 2
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
@@ -209,13 +208,6 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
             "merge_threshold": float(self.merge_threshold.detach()),
             "threshold": float(self.prune_threshold.detach()) / THOUSANDTHS,
         }
-
-    @classmethod
-    def emit(
-        cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
-    ) -> CompressionConfig:
-        """The configuration with the learned thresholds."""
-        return with_thresholds(config, reducers)
 
     @classmethod
     def official_name(cls, name: str) -> tuple[int, str] | None:

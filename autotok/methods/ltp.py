@@ -14,21 +14,17 @@ in raster order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, TokenReducer
 from .primitives import select
 from .registry import register
-
-__all__ = ["LTP"]
 
 EPSILON = 1e-6
 
@@ -56,12 +52,7 @@ class LTP(TokenReducer):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return entering * entering * facts.blocks[layer].width  # similarities
 

@@ -6,19 +6,16 @@ order is part of the algorithm, because it decides the next layer's split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps
 
 from .base import Counts, TokenReducer
-
-__all__ = ["Match", "Matching", "Pairs", "bipartite", "by_similarity", "key_direction", "unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -126,17 +123,12 @@ class Matching(TokenReducer):
     """A reducer that merges by `bipartite` over `key_direction`: one half of the tokens at most."""
 
     @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+    def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         return entering - entering // 2, entering
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         half = entering // 2
         return half * (entering - half) * facts.blocks[layer].head_dim  # similarities

@@ -19,8 +19,6 @@ from .matching import Pairs
 from .primitives import gather_rows, moved
 from .row_index import add_rows, fixed_rows
 
-__all__ = ["drop_pairs", "merge", "merge_ordered", "merge_pairs"]
-
 
 def merge(
     tokens: Tokens,

@@ -6,15 +6,11 @@ Reduction layers are refused, because nothing would happen in them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.tokens import Taps, Tokens
 
 from .base import Kind, TokenReducer
 from .registry import register
-
-__all__ = ["Nothing"]
 
 
 @register("none")
@@ -25,7 +21,7 @@ class Nothing(TokenReducer):
     kind = Kind.NONE
 
     @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+    def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         return entering, entering
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:

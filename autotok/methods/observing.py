@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import TokenReducer
-
-__all__ = ["Observing", "observed_needs"]
 
 
 class Observing(TokenReducer):
@@ -18,11 +16,7 @@ class Observing(TokenReducer):
 
     @classmethod
     def listens(
-        cls,
-        layer: int,
-        layers: Sequence[int],
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
+        cls, layer: int, layers: Sequence[int], facts: BackboneFacts, options: Options
     ) -> Needs:
         """Taps wanted of block `layer`'s attention for `observe`, given all reduction layers."""
         raise NotImplementedError
@@ -33,10 +27,7 @@ class Observing(TokenReducer):
 
 
 def observed_needs(
-    method: type[TokenReducer],
-    layers: Sequence[int],
-    facts: BackboneFacts,
-    options: Mapping[str, Primitive],
+    method: type[TokenReducer], layers: Sequence[int], facts: BackboneFacts, options: Options
 ) -> dict[int, Needs]:
     """Blocks whose attention a method wants to be shown, and which taps of it."""
     if not issubclass(method, Observing) or not layers:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Counts", "Occupancy", "Placement", "Span", "occupancy"]
-
 Counts = NDArray[np.int64]
 """Patch-token counts of many candidate schedules at once, (M,) or (M, layers)."""
 

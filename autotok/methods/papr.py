@@ -13,13 +13,11 @@ backbone's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
@@ -28,8 +26,6 @@ from .base import Kind, Option, Placement
 from .image_scoring import ImageScoring
 from .primitives import select
 from .registry import register
-
-__all__ = ["PaPr"]
 
 PROXIES = (
     *(f"mobileone_s{size}" for size in range(5)),
@@ -58,7 +54,7 @@ class PaPr(ImageScoring):
     needs = Needs.IMAGE
 
     @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
+    def resolve_needs(cls, facts: BackboneFacts, options: Options) -> Needs:
         if facts.image_shape[0] not in CHANNELS:
             raise IncompatibleMethod(
                 f"method '{cls.name}' looks with a network of three colour channels, and backbone"
@@ -67,7 +63,7 @@ class PaPr(ImageScoring):
         return cls.needs
 
     @classmethod
-    def auxiliary(cls, options: Mapping[str, Primitive]) -> str:
+    def auxiliary(cls, options: Options) -> str:
         return str(options["proxy"])
 
     def look(self, images: Tensor) -> Tensor:

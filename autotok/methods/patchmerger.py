@@ -13,23 +13,19 @@ layer and count are the configuration's, and a layer that keeps all tokens leave
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, Site, Training
-from .clustering import TRACK_SIZE, official_stage
+from .clustering import OFFICIAL, TRACK_SIZE
 from .learning import Learning, TrainingRecipe
 from .official_weights import OfficialWeights
 from .primitives import pool
 from .registry import register
-
-__all__ = ["PatchMerger"]
 
 
 @register("patchmerger")
@@ -41,13 +37,14 @@ class PatchMerger(OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.REQUIRED
     rounding = "floor"
+    official_modules = OFFICIAL
     options = (
         Option("scaled", False, "divide products by the square root of the width"),
         TRACK_SIZE,
     )
     recipe = TrainingRecipe(source="TokenReduction: 30 epochs from the trained model, lr 1e-3")
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
         self.scale = width**-0.5 if self.values["scaled"] else 1.0
@@ -56,22 +53,13 @@ class PatchMerger(OfficialWeights, Learning):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return 2 * entering * keep * facts.blocks[layer].width  # products, averages
 
     @classmethod
-    def site_params(cls, site: Site, options: Mapping[str, Primitive]) -> int:
+    def site_params(cls, site: Site, options: Options) -> int:
         return (site.num_keep + 2) * site.facts.blocks[site.layer].width
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        return official_stage(name)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         normed = self.norm(tokens.patches)

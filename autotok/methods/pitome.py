@@ -15,13 +15,11 @@ are protected (the code merges a distillation token). Counts out of reach are er
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -30,8 +28,6 @@ from .matching import by_similarity, key_direction, unit_rows
 from .merging import merge_ordered
 from .primitives import gather_rows
 from .registry import register
-
-__all__ = ["PiToMe"]
 
 
 @register("pitome")
@@ -56,7 +52,7 @@ class PiToMe(TokenReducer):
     conserves_size = True
     needs = Needs.KEYS
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         depth = site.facts.num_blocks
         self.margin = float(self.values["margin"]) * (1.0 - site.layer / depth)
@@ -64,19 +60,14 @@ class PiToMe(TokenReducer):
         self.variant = auto if self.values["variant"] == "auto" else str(self.values["variant"])
 
     @classmethod
-    def feasible(cls, entering: int, options: Mapping[str, Primitive]) -> tuple[int, int]:
+    def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         if options["variant"] == "bsm" and entering > 1:
             return entering // 2, entering
         return entering - entering // 2, entering
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return entering * entering * facts.blocks[layer].head_dim  # similarities
 

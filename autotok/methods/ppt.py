@@ -31,8 +31,6 @@ from .merging import merge
 from .registry import register
 from .scoring import SCORE, Scoring, attention_scores
 
-__all__ = ["PPT"]
-
 
 @register("ppt")
 class PPT(Scoring, Matching, Learning):

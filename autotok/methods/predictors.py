@@ -5,14 +5,13 @@ Column 0 of every predictor's output is the log-probability of keeping a token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Tokens
 
@@ -21,14 +20,6 @@ from .base import Counts, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .losses import dynamicvit_ratio
 from .official_weights import OfficialWeights
-
-__all__ = [
-    "LocalGlobal",
-    "PredictedKeep",
-    "keep_one",
-    "local_global_macs",
-    "threshold_for",
-]
 
 
 class LocalGlobal(nn.Module):
@@ -120,9 +111,10 @@ class PredictedKeep(OfficialWeights, Learning):
     training_need = Training.REQUIRED
     rounding = "floor"
     recipe = TrainingRecipe(backbone_lr=0.01)
+    official_modules = (("score_predictor", "predictor."),)
     ratio_weight = 2.0
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.predictor = LocalGlobal(site.facts.blocks[site.layer].width)
         self.decision: Tensor | None = None
@@ -150,23 +142,11 @@ class PredictedKeep(OfficialWeights, Learning):
         self.decision = None
 
     @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        parts = name.split(".", 2)
-        if len(parts) < 3 or parts[0] != "score_predictor" or not parts[1].isdigit():
-            return None
-        return int(parts[1]), f"predictor.{parts[2]}"
-
-    @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return local_global_macs(entering, facts.blocks[layer].width)
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         return local_global_params(facts.blocks[0].width)

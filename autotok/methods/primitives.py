@@ -17,17 +17,6 @@ from autotok.tokens import Extra, Parked, Tokens
 
 from .row_index import flat_rows
 
-__all__ = [
-    "fuse",
-    "gather_rows",
-    "moved",
-    "park",
-    "pool",
-    "recall",
-    "select",
-    "select_ragged",
-]
-
 FEW = 8  # numbers in a row, up to which `gather` is as fast as `index_select`
 
 

@@ -18,8 +18,6 @@ from .author_units import from_entering_ratios, from_stage_ratios
 from .base import Span, TokenReducer
 from .registry import get_method
 
-__all__ = ["PublishedSchedule", "published_schedules"]
-
 TABLE = Path(__file__).with_name("published.yaml")
 
 

@@ -7,20 +7,16 @@ batch neighbours, and export as a constant gather. No paper; departures: none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.tokens import Taps, Tokens
 
 from .base import Kind, Option, Site, TokenReducer
 from .primitives import select
 from .registry import register
-
-__all__ = ["RandomPruning"]
 
 
 @register("random")
@@ -32,7 +28,7 @@ class RandomPruning(TokenReducer):
     options = (Option("seed", 0, "seed of the random positions", low=0, high=2**31 - 1),)
     kept: Tensor
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         generator = np.random.default_rng([int(self.values["seed"]), site.layer])
         ranking = generator.permutation(site.num_entering)

@@ -11,8 +11,6 @@ from autotok.registry import Registry
 
 from .base import TokenReducer
 
-__all__ = ["METHODS", "get_method", "list_methods", "register", "requirements", "unmet_need"]
-
 METHODS: Registry[type[TokenReducer]] = Registry("method", group="autotok.methods")
 _T = TypeVar("_T", bound=type[TokenReducer])
 

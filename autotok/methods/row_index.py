@@ -12,8 +12,6 @@ import functools
 import torch
 from torch import Tensor
 
-__all__ = ["add_rows", "fixed_rows", "flat_rows"]
-
 
 def flat_rows(index: Tensor, count: int, *, skip: int = 0, step: int = 1) -> Tensor:
     """(B, k) rows of B blocks of `count` rows: those at `skip + step * index` of each block."""

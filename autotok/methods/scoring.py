@@ -7,18 +7,14 @@ elsewhere; results record which it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.errors import IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps
 
 from .base import Option, TokenReducer
-
-__all__ = ["SCORE", "Scoring", "attention_scores", "score_needs", "score_note"]
 
 SCORE = Option(
     "score",
@@ -29,7 +25,7 @@ SCORE = Option(
 )
 
 
-def score_needs(method: str, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
+def score_needs(method: str, facts: BackboneFacts, options: Options) -> Needs:
     """CLS_ATTENTION or COLUMN_MEANS, whichever option `score` means on this backbone.
 
     Raises:
@@ -65,9 +61,9 @@ class Scoring(TokenReducer):
     needs = Needs.CLS_ATTENTION
 
     @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> Needs:
+    def resolve_needs(cls, facts: BackboneFacts, options: Options) -> Needs:
         return score_needs(cls.name, facts, options) | (cls.needs & ~Needs.CLS_ATTENTION)
 
     @classmethod
-    def notes(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> tuple[str, ...]:
+    def notes(cls, facts: BackboneFacts, options: Options) -> tuple[str, ...]:
         return (score_note(score_needs(cls.name, facts, options)),)

@@ -15,24 +15,21 @@ same outputs; a layer that keeps all tokens leaves them as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, Site, Training
-from .clustering import TRACK_SIZE, official_stage
+from .clustering import OFFICIAL, TRACK_SIZE
 from .learning import Learning, TrainingRecipe
 from .official_weights import OfficialWeights
 from .primitives import pool
 from .registry import register
-
-__all__ = ["Sinkhorn", "transport_plan"]
 
 
 @register("sinkhorn")
@@ -44,43 +41,27 @@ class Sinkhorn(OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.REQUIRED
     rounding = "floor"
+    official_modules = OFFICIAL
     options = (
-        Option(
-            "epsilon",
-            1.0,
-            "how soft the plan is",
-            low=0.01,
-            high=10.0,
-            log=True,
-            search=True,
-        ),
+        Option("epsilon", 1.0, "how soft the plan is", low=0.01, high=10.0, log=True, search=True),
         Option("iterations", 3, "Sinkhorn rounds", low=1, high=20),
         TRACK_SIZE,
     )
     recipe = TrainingRecipe(source="TokenReduction: 30 epochs from the trained model, lr 1e-3")
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.v = nn.Parameter(torch.randn(site.num_keep, site.facts.blocks[site.layer].width))
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return 2 * entering * keep * facts.blocks[layer].width  # scores, sums
 
     @classmethod
-    def site_params(cls, site: Site, options: Mapping[str, Primitive]) -> int:
+    def site_params(cls, site: Site, options: Options) -> int:
         return site.num_keep * site.facts.blocks[site.layer].width
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        return official_stage(name)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         unit = F.normalize(tokens.patches, dim=-1)

@@ -14,25 +14,21 @@ that keeps all tokens leaves them as they are, where the module would mix them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, Site, Training
 from .block_hooks import BlockHooks
-from .clustering import TRACK_SIZE, official_stage
+from .clustering import OFFICIAL, TRACK_SIZE
 from .learning import Learning, LossContext, TrainingRecipe
 from .official_weights import OfficialWeights
 from .primitives import pool
 from .registry import register
-
-__all__ = ["SiT"]
 
 
 @register("sit")
@@ -44,6 +40,7 @@ class SiT(BlockHooks, OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.REQUIRED
     rounding = "floor"
+    official_modules = OFFICIAL
     options = (
         Option("token_loss", 2.0, "weight of the feature recalibration loss", low=0.0, high=100.0),
         TRACK_SIZE,
@@ -53,7 +50,7 @@ class SiT(BlockHooks, OfficialWeights, Learning):
         source="Sense-X/SiT: 125 epochs, lr 2e-4, no warm-up, teacher the unslimmed network",
     )
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
         self.weight = nn.Sequential(
@@ -71,25 +68,16 @@ class SiT(BlockHooks, OfficialWeights, Learning):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         width = facts.blocks[layer].width
         return entering * (width // 2) * (width + keep) + keep * entering * width
 
     @classmethod
-    def site_params(cls, site: Site, options: Mapping[str, Primitive]) -> int:
+    def site_params(cls, site: Site, options: Options) -> int:
         width = site.facts.blocks[site.layer].width
         half = width // 2
         return 2 * width + (width + 1) * half + (half + 1) * site.num_keep + 1
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        return official_stage(name)
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         logits = self.scale * self.weight(tokens.patches)  # (B, n, k)
@@ -159,5 +147,6 @@ def _mlp(inner: int, hidden: int, outer: int) -> nn.Sequential:
 
 def _init(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
+        # as the authors start it
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -21,13 +21,12 @@ A package stands at the place of the best token it holds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options, Primitive
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Taps, Tokens
 
@@ -39,8 +38,6 @@ from .predictors import LocalGlobal, local_global_macs, local_global_params, thr
 from .primitives import gather_rows, select_ragged
 from .registry import register
 from .thresholds import Calibrated
-
-__all__ = ["SPViT", "PackagingSelector"]
 
 PACKAGE = "spvit.package"
 
@@ -89,11 +86,7 @@ class SPViT(OfficialWeights, Learning, Calibrated):
     exportable = False
     options = (
         Option(
-            "threshold",
-            0.0,
-            "log-odds of staying above which a token is kept",
-            low=-1e4,
-            high=1e4,
+            "threshold", 0.0, "log-odds of staying above which a token is kept", low=-1e4, high=1e4
         ),
     )
     recipe = TrainingRecipe(
@@ -106,7 +99,7 @@ class SPViT(OfficialWeights, Learning, Calibrated):
     normalise_package = False
     ratio_weight = 2.0
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         block = site.facts.blocks[site.layer]
         self.selector = PackagingSelector(block.width, block.heads)
@@ -203,12 +196,7 @@ class SPViT(OfficialWeights, Learning, Calibrated):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         block = facts.blocks[layer]
         groups = num_groups(block.width, block.heads)
@@ -217,7 +205,7 @@ class SPViT(OfficialWeights, Learning, Calibrated):
         return judged + entering * (weights + block.width)
 
     @classmethod
-    def overhead_params(cls, facts: BackboneFacts, options: Mapping[str, Primitive]) -> int:
+    def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         block = facts.blocks[0]
         groups = num_groups(block.width, block.heads)
         hidden = max(1, groups // 2)

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["hard_gumbel"]
-
 
 def hard_gumbel(log_probs: Tensor) -> Tensor:
     """One-hot samples of log-probabilities (..., K), with the gradient of the soft ones (tau 1).

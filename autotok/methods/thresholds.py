@@ -10,8 +10,6 @@ from autotok.config import CompressionConfig, Primitive
 
 from .base import TokenReducer
 
-__all__ = ["Calibrated", "trains_thresholds", "with_thresholds"]
-
 
 class Calibrated(TokenReducer):
     """A reducer with a threshold that calibration on images can find."""

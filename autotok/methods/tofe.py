@@ -38,8 +38,6 @@ from .primitives import park, recall, select, select_ragged
 from .registry import register
 from .thresholds import Calibrated
 
-__all__ = ["ToFe", "ToFeInstance"]
-
 
 @register("tofe")
 class ToFe(Freezing):

@@ -26,8 +26,6 @@ from .matching import Matching, Pairs, bipartite, key_direction
 from .merging import drop_pairs, merge_pairs
 from .registry import register
 
-__all__ = ["ToFu"]
-
 
 @register("tofu")
 class ToFu(Matching):

@@ -20,14 +20,14 @@ and place inside the block were not checked.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens
@@ -39,8 +39,6 @@ from .merging import merge
 from .observing import Observing
 from .primitives import gather_rows, select
 from .registry import register
-
-__all__ = ["KMeans", "KMedoids", "TokenPooling"]
 
 WEIGHT = "pooling_weight"
 SHARED = (
@@ -62,7 +60,7 @@ class TokenPooling(Observing):
     rounding = "floor"
     options: ClassVar[tuple[Option, ...]] = SHARED
 
-    def __init__(self, site: Site, options: Mapping[str, Primitive]) -> None:
+    def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.iterations, self.first = int(self.values["iterations"]), int(self.values["first"])
         if self.first >= site.num_entering:
@@ -76,11 +74,7 @@ class TokenPooling(Observing):
 
     @classmethod
     def listens(
-        cls,
-        layer: int,
-        layers: Sequence[int],
-        facts: BackboneFacts,
-        options: Mapping[str, Primitive],
+        cls, layer: int, layers: Sequence[int], facts: BackboneFacts, options: Options
     ) -> Needs:
         heard = bool(options["weighted"]) and layer + 1 in layers
         return Needs.COLUMN_MEANS if heard else Needs.NONE
@@ -110,12 +104,7 @@ class KMedoids(TokenPooling):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return entering * entering * facts.blocks[layer].width  # distances
 
@@ -157,12 +146,7 @@ class KMeans(TokenPooling):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         width = facts.blocks[layer].width
         start = 0 if options["weighted"] and layer > 0 else entering * entering * width

@@ -21,8 +21,6 @@ from .matching import Matching, bipartite, key_direction
 from .merging import merge_pairs
 from .registry import register
 
-__all__ = ["ToMe"]
-
 
 @register("tome")
 class ToMe(Matching):

@@ -21,8 +21,6 @@ from .primitives import select
 from .registry import register
 from .scoring import SCORE, Scoring, attention_scores
 
-__all__ = ["TopK"]
-
 
 @register("topk")
 class TopK(Scoring):

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -34,8 +33,6 @@ from .predictors import PredictedKeep, local_global_macs
 from .primitives import gather_rows
 from .registry import register
 from .scoring import SCORE, Scoring, attention_scores
-
-__all__ = ["DTPS", "ETPS", "squeeze", "squeeze_masked"]
 
 TEMPERATURE = Option(
     "temperature", 1.0, "divides the similarity of a squeezed token", low=0.01, high=100.0, log=True
@@ -107,12 +104,7 @@ class DTPS(PredictedKeep):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         predictor = local_global_macs(entering, facts.blocks[layer].width)
         return predictor + _squeeze_macs(facts, layer, entering, keep)
@@ -130,12 +122,7 @@ class ETPS(Scoring):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         return _squeeze_macs(facts, layer, entering, keep)
 

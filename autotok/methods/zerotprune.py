@@ -20,7 +20,6 @@ prefix tokens are protected and take part in the walk. It acts between attention
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,15 +27,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, TokenReducer
 from .primitives import gather_rows, select
 from .registry import register
-
-__all__ = ["ZeroTPrune"]
 
 # published: heads whose scores vary less or more have no voice
 LEAST_SPREAD, GREATEST_SPREAD = 0.01, 0.7
@@ -63,12 +60,7 @@ class ZeroTPrune(TokenReducer):
 
     @classmethod
     def overhead_macs(
-        cls,
-        facts: BackboneFacts,
-        layer: int,
-        entering: Counts,
-        keep: Counts,
-        options: Mapping[str, Primitive],
+        cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         block, half = facts.blocks[layer], entering // 2
         alike, rows = _alike(entering, keep, options), entering + facts.num_prefix
@@ -98,14 +90,14 @@ class ZeroTPrune(TokenReducer):
         return left.gather(1, importance.topk(num_keep, dim=1).indices)
 
 
-def _alike(entering: Counts, keep: Counts, options: Mapping[str, Primitive]) -> Counts:
+def _alike(entering: Counts, keep: Counts, options: Options) -> Counts:
     """Tokens that go for similarity: their share, and no more than there are candidates."""
     asked = _asked(entering - keep, options).astype(np.int64)
     number: Counts = np.minimum(asked, entering // 2)
     return number
 
 
-def _asked(dropped: Any, options: Mapping[str, Primitive]) -> Any:
+def _asked(dropped: Any, options: Options) -> Any:
     """The share of one number (no array: torch.compile), or of an array of them."""
     return (float(options["alike_share"]) * dropped + 1e-9) // 1
 

@@ -16,8 +16,6 @@ from autotok.backbones.base import Backbone
 from autotok.errors import ConfigError
 from autotok.tokens import Needs, Taps, Tokens
 
-__all__ = ["DenseAutoFormer", "as_published"]
-
 
 def as_published(backbone: Backbone, *, proportional: bool) -> Backbone:
     """The stand-in of an AutoFormer structure, on the meta device.

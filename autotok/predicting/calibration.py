@@ -18,13 +18,12 @@ from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.methods.registry import get_method, list_methods
 
-from .calibrate import BACKBONES, CalibrationFound, CalibrationPlan, OnStep
+from .calibrate import BACKBONES, CalibrationFound, CalibrationPlan
 from .calibrate import calibrate_target as calibrate_with
+from .calibration_run import OnStep
 from .measurers import DeviceMeasurer, Machine
 from .target import Target, load_target
 from .target_file import calibrated_target, save_target
-
-__all__ = ["Calibration", "calibrate", "plan_of"]
 
 MOST_MEASUREMENTS = 60
 LEAST_MINUTES = 0.5

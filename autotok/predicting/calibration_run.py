@@ -22,9 +22,7 @@ from autotok.config import CompressionConfig
 from autotok.errors import AutotokError, DeviceUnreachable
 
 from .fitting import Array
-from .measurers import InterleavedMeasurer, Measurer, Sample
-
-__all__ = ["LEAST", "CalibrationCandidate", "Measured", "OnStep", "CalibrationRun", "measure_all"]
+from .measurers import Measurer, Sample
 
 _LOG = logging.getLogger(__name__)
 LEAST = 10
@@ -175,18 +173,3 @@ class CalibrationRun:
     def _ends(self, *, late: bool) -> bool:
         enough = len(self._samples) >= LEAST or self._in_a_row >= LATE_IN_A_ROW
         return (late and enough) or self._in_a_row >= IN_A_ROW
-
-
-def measure_all(
-    wanted: Sequence[CalibrationCandidate],
-    *,
-    batch: int,
-    seconds: float,
-    seed: int = 0,
-    on_step: OnStep = lambda share, text: None,
-) -> list[Measured]:
-    """Latency of each here, in turns with its uncompressed backbone; see `CalibrationRun`."""
-    names = dict.fromkeys(item.backbone for item in wanted)
-    calibration_run = CalibrationRun(InterleavedMeasurer(), names, batch=batch, seed=seed)
-    calibration_run.run(wanted, seconds=seconds, on_step=on_step)
-    return calibration_run.rows()

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from .regressors import FEATURES
 
-__all__ = ["Array", "FIXED", "FitCheck", "check", "fit_terms", "informative", "row_of"]
-
 Array = NDArray[np.float64]
 FIXED = "fixed"
 """The name of the term that every forward pays once."""

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from autotok.counting.operators import OperatorClass
 
 from .regressors import operator_features
-from .target import Setting, Target
+from .target import Target
+from .target_parts import Setting
 from .trace import Operator
-
-__all__ = ["device_ms", "features_of", "fused"]
 
 _PRODUCTS = {
     OperatorClass.MATMUL: "matmul",

@@ -16,8 +16,6 @@ from autotok.devices.interleaved import clock_for, interleaved
 from autotok.devices.measure import device_name
 from autotok.devices.measurement import Measurement, MeasurementFailed
 
-__all__ = ["DeviceMeasurer", "InterleavedMeasurer", "Machine", "Measurer", "Sample", "this_machine"]
-
 SAME = ("runtime", "dtype", "threads")
 """What one latency model cannot mix."""
 
@@ -82,13 +80,11 @@ class InterleavedMeasurer:
     tells_memory = False
 
     def machine(self) -> Machine:
-        """This one."""
         return this_machine()
 
     def measure(
         self, model: nn.Module, images: Tensor, reference: nn.Module, *, seconds: float
     ) -> Sample:
-        """Timed here."""
         clock = clock_for(images.device, torch.get_num_threads())
         found = interleaved(model, images, reference, clock=clock, seconds=seconds)
         return Sample(found.ratio, found.spread, found.reference_ms)
@@ -109,7 +105,6 @@ class DeviceMeasurer:
         self._first: Measurement | None = None
 
     def machine(self) -> Machine:
-        """What the first reading says."""
         assert self._first is not None, "asked before anything was measured"
         return self._machine(self._first)
 

@@ -17,8 +17,7 @@ from autotok.devices.footprint import footprint
 from .fitting import Array
 from .trace import MB, Trace, trace
 
-__all__ = ["LEAST_PEAKS", "MemoryFit", "fit_memory", "fit_peaks", "memory_row"]
-
+# two coefficients, and each point is judged by a fit to all others
 LEAST_PEAKS = 3
 
 

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["MetaCache"]
-
 MOST = 100_000
 """Results remembered; then it starts anew."""
 Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]

@@ -29,19 +29,9 @@ from autotok.metrics import METRICS
 from .as_published import as_published
 from .latency_model import device_ms as device_ms_of
 from .latency_model import fused
-from .target import CalibrationRecord, PublishedPoint, Target, load_target
+from .target import Target, load_target
+from .target_parts import CalibrationRecord, PublishedPoint
 from .trace import MB, Trace, trace
-
-__all__ = [
-    "MODEL_VERSION",
-    "CheckedPoint",
-    "Prediction",
-    "checked_error_pct",
-    "check_points",
-    "predict",
-    "predict_trace",
-    "provenance",
-]
 
 MODEL_VERSION = 1
 STORED_AS = {"tfloat32": "float32"}
@@ -131,11 +121,7 @@ def _standing(target: Target, setting: str, what: str) -> str:
 
 
 def bare_prediction(
-    trace: Trace,
-    target: Target,
-    setting: str,
-    *,
-    launch_correction: int = 0,
+    trace: Trace, target: Target, setting: str, *, launch_correction: int = 0
 ) -> Prediction:
     """The bare formula, without what stands behind it (as that needs traces of its own)."""
     how = target.setting(setting)

@@ -10,8 +10,6 @@ from autotok.methods.base import Kind, Placement, TokenReducer
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
-__all__ = ["draw", "drawable_methods"]
-
 LEAST_KEPT = 0.25
 MOST_SITES = 4
 

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 from autotok.counting.operators import OperatorClass
 
-__all__ = ["FEATURES", "operator_features"]
-
 Sizes = Sequence[int]
 TILE = 16
 """Rows that a vectorised matrix product handles at once."""

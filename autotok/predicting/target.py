@@ -14,27 +14,7 @@ from autotok.errors import ConfigError, UnknownName
 from autotok.names import known
 from autotok.plain_data import parse_yaml, read_yaml, typed
 
-from .target_parts import (
-    CalibrationRecord,
-    Number,
-    PublishedPoint,
-    Reference,
-    Setting,
-    Terms,
-    check_choice,
-)
-
-__all__ = [
-    "CalibrationRecord",
-    "Number",
-    "PublishedPoint",
-    "Reference",
-    "Setting",
-    "Target",
-    "Terms",
-    "list_targets",
-    "load_target",
-]
+from .target_parts import CalibrationRecord, Number, PublishedPoint, Setting, check_choice
 
 KINDS = ("gpu", "cpu")
 

@@ -12,13 +12,12 @@ import yaml
 from autotok.devices.measurement import now
 from autotok.files import write_text
 
-from .calibrate import CalibrationFound, CalibrationPlan, Measured
+from .calibrate import CalibrationFound, CalibrationPlan
+from .calibration_run import Measured
 from .fitting import NAMES
 from .measurers import Machine
-from .target import Number, Target, load_target
-from .target_parts import CalibrationRecord, PublishedPoint, Setting, Terms
-
-__all__ = ["calibrated_target", "save_target", "target_dict"]
+from .target import Target, load_target
+from .target_parts import CalibrationRecord, Number, PublishedPoint, Setting, Terms
 
 
 def calibrated_target(found: CalibrationFound, *, name: str, base: Target | None = None) -> Target:

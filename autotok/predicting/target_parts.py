@@ -6,21 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from autotok.config import Primitive
+from autotok.config import Options
 from autotok.errors import ConfigError, nearest
 from autotok.metrics import PREDICTED
 
 from .regressors import FEATURES
-
-__all__ = [
-    "CalibrationRecord",
-    "Number",
-    "PublishedPoint",
-    "Reference",
-    "Setting",
-    "Terms",
-    "check_choice",
-]
 
 ROLES = ("fitted", "held out")
 EFFICIENCIES = ("matmul", "conv", "attention", "bandwidth")
@@ -178,7 +168,7 @@ class PublishedPoint:
     """Patch tokens leaving `layers`, chosen to meet `gflops`."""
     layers: tuple[int, ...] = ()
     """Layers that reduce; 0, 1, ... by default."""
-    options: Mapping[str, Primitive] = field(default_factory=dict, hash=False)
+    options: Options = field(default_factory=dict, hash=False)
     """Of the method, by name."""
     reference: Reference | None = None
     note: str = ""

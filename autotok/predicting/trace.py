@@ -31,8 +31,6 @@ from autotok.methods.registry import get_method
 
 from .meta_cache import MetaCache
 
-__all__ = ["MB", "LiveBytes", "Operator", "Trace", "trace"]
-
 MB = 1e6
 Shape = tuple[int, ...]
 _OUTCOMES = MetaCache()

@@ -9,12 +9,8 @@ from autotok.methods import get_method, list_methods, unmet_need
 from autotok.predicting.predict import check_points
 from autotok.predicting.target import load_target
 
-__all__ = ["describe_methods", "describe_target", "methods_markdown"]
 
-
-def describe_methods(
-    backbone: str | None = None,
-) -> list[dict[str, str]]:
+def describe_methods(backbone: str | None = None) -> list[dict[str, str]]:
     """One row per registered method, from its declarations; with a backbone, whether it fits."""
     facts = None if backbone is None else backbone_facts(backbone)
     rows = []

@@ -18,8 +18,6 @@ from .tables import closing_table, on_device_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["budget_lines", "closing_data", "closing_parts", "front_data", "front_parts"]
-
 
 def budget_lines(requests: Sequence[BudgetRequest]) -> list[str]:
     """The budgets as understood, before anything is loaded."""

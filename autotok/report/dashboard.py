@@ -21,8 +21,6 @@ from autotok.searching.space.settings import SearchSettings
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["HOST", "dashboard_app", "serve_dashboard"]
-
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)

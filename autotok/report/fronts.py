@@ -14,8 +14,6 @@ from autotok.searching.records.pareto import front_mask, hypervolume
 
 from .points import Point
 
-__all__ = ["FrontOver", "axes_of", "front_over", "losses_of", "non_dominated"]
-
 
 @dataclass(frozen=True)
 class FrontOver:

@@ -28,13 +28,11 @@ from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.question import Question
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.problem import COUNTED_IMAGES
 
 from .pages import draw_pages
 from .run import Run
-
-__all__ = ["environment", "hand_over"]
 
 PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
 CHECK_IMAGES = 4
@@ -57,7 +55,7 @@ def hand_over(
     `no_export` why best/ gets weights only.
     """
     folder, final = result.directory, result.final
-    judged_in = {key: question.get(key) for key in ("runs_on", "precision", "precision_why")}
+    judged_in = {key: question.get(key) for key in ("device", "precision", "precision_why")}
     write_text(folder / "env.json", json.dumps({**environment(), **judged_in}, indent=1))
     objectives = make_objectives(result.settings.objectives, evaluator.metric)
     comparisons = compare_front(final, objectives, result.records)

@@ -17,8 +17,6 @@ from .sentences import CAUTION, control_sentence, standing_sentences, tuning_sen
 from .sources import Sources
 from .tables import SHOWN, plain_table, tuning_table
 
-__all__ = ["Report", "write_report"]
-
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 80rem; margin: 2rem auto;
 padding: 0 1rem } h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }

@@ -21,8 +21,6 @@ from autotok.methods.registry import requirements
 from autotok.metrics import METRICS
 from autotok.tokens import Needs
 
-__all__ = ["describe_method", "method_text", "signals"]
-
 EXAMPLE = "deit_small_patch16_224"
 """Whose block and patch counts a page is written for, unless another backbone is named."""
 SIGNALS = {

@@ -13,8 +13,6 @@ from autotok.methods.evidence import not_built
 from .catalog import methods_markdown
 from .method_page import UNITS, describe_method, method_text
 
-__all__ = ["COMMAND", "method_markdown", "method_pages", "write_method_pages"]
-
 COMMAND = "autotok methods --write docs/methods"
 MARK = f"<!-- written by `{COMMAND}`; do not edit -->"
 INDEX = "README.md"

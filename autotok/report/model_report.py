@@ -25,17 +25,15 @@ from autotok.methods.thresholds import Calibrated
 from autotok.predicting.predict import predict
 from autotok.searching.running.judging import Judged, judge
 
-__all__ = ["export_report", "profile_report", "quality_report", "random_images", "write_bundle"]
-
 OnProgress = Callable[[float, str], None]
 
 
 def profile_report(
-    model: CompressedViT, *, target: str | None, check: bool, device: str | None, batch: int
+    model: CompressedViT, *, target: str | None, check: bool, measure_on: str | None, batch: int
 ) -> dict[str, Any]:
     """Exact cost; with `check` the independent count; prediction and measurement if asked for.
 
-    `device` is what measures, see `devices.open_device`; None for no measurement.
+    `measure_on` is what it is timed on, see `open_device`; None for no measurement.
     """
     facts = model.backbone.facts
     exact, whole = cost(facts, model.config), uncompressed_cost(facts)
@@ -67,8 +65,8 @@ def profile_report(
             "prediction": found.source,
             "prediction_setting": f"{found.setting}, {found.dtype}, batch {found.batch}",
         }
-    if device is not None:
-        report |= _measured(model, device, batch)
+    if measure_on is not None:
+        report |= _measured(model, measure_on, batch)
     return report
 
 

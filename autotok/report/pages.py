@@ -22,8 +22,6 @@ from .run import Run
 from .sources import device_notes, sources_of
 from .tables import on_device_of
 
-__all__ = ["draw_pages", "write_again"]
-
 
 def write_again(run: Run) -> Run:
     """A finished run with its pareto.json, pareto.csv, pareto.png and report.html written anew,
@@ -93,15 +91,14 @@ def _kept(path: Path) -> dict[str, Any]:
 def _command(question: Mapping[str, Any], settings: SearchSettings) -> str:
     """A command that asks the same question with the same effort."""
     plain = {"backbone": "autoformer_demo", "data": "demo", "space": "default", "quality": "auto"}
-    plain |= {"flops_convention": "macs", "subnet": "fixed", "runs_on": "auto"}
+    plain |= {"flops_convention": "macs", "subnet": "fixed", "device": "auto"}
     parts = ["autotok search"]
     for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
                 "flops_convention", "max_images", "train_data",
-                "class_names", "subnet", "device", "batch", "precision", "runs_on"):  # fmt: skip
+                "class_names", "subnet", "measure_on", "batch", "precision", "device"):  # fmt: skip
         value = question.get(key)
         if value is not None and value != plain.get(key):
-            option = {"device": "measure-on", "runs_on": "device"}.get(key, key.replace("_", "-"))
-            parts.append(f"--{option} {shlex.quote(str(value))}")
+            parts.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
     if question.get("methods"):
         parts.append(f"--methods {','.join(question['methods'])}")
     parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]

@@ -14,8 +14,6 @@ from autotok.metrics import METRICS, Metric
 from .fronts import non_dominated
 from .points import Point
 
-__all__ = ["pareto_png"]
-
 INK, GREY, FRONT, CONTROL = "#222222", "#b8b8b8", "#0b6e4f", "#d1720a"
 BASE, BEST, LIMIT, TUNED = "#2b59c3", "#c1121f", "#666666", "#6a4c93"
 MAX_LABELS = 6

@@ -13,8 +13,6 @@ from autotok.metrics import METRICS, TABLE, Metric
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.space.budget import Budget
 
-__all__ = ["KINDS", "Point", "gflops", "limits_of", "points_of"]
-
 KINDS = ("best", "front", "uncompressed", "random control", "trial")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,8 +37,6 @@ from .sources import device_sentences
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["Run", "fresh_run_folder", "load"]
 
 
 class Run:
@@ -163,9 +160,9 @@ class Run:
         across, up = self._metrics((x, y))
         found, points = self.front_over(x, y), self.points()
         numbers = {p.number for p in found.points}
-        kept = ("uncompressed", "random control")
+        kept, names = ("uncompressed", "random control"), ("trial", "front")
         drawn = [
-            p if p.kind in kept else _shown_as(p, "front" if p.number in numbers else "trial")
+            p if p.kind in kept else dataclasses.replace(p, kind=names[p.number in numbers])
             for p in points
         ]
         path = self.directory / f"pareto-{across.column}-{up.column}.png"
@@ -233,10 +230,6 @@ _WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What reading values of other kinds raises; pandas' own errors are ValueErrors."""
 
 
-def _shown_as(point: Point, kind: str) -> Point:
-    return dataclasses.replace(point, kind=kind)
-
-
 def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:
     """What pareto.json holds, as `Run.records` gives it."""
     found: dict[str, Any] = {
@@ -252,12 +245,6 @@ def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:
     found["comparisons"] = Comparisons.from_dict(data.get("comparisons"), where / "comparisons")
     found["measuring"] = data.get("measuring") or {}
     return found
-
-
-def fresh_run_folder(backbone: str) -> Path:
-    """A new folder name under runs/, such as runs/autoformer_demo-20260131-120000."""
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in backbone.split(".")[0])
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def load(path: str | Path) -> Run | CompressedViT:

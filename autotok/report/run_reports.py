@@ -18,8 +18,6 @@ from autotok.searching.records.record import TrialRecord
 from .fronts import FrontOver, axes_of, front_over, losses_of
 from .run import Run
 
-__all__ = ["compare_runs", "status_report"]
-
 _JUDGED = tuple(metric.column for name, metric in METRICS.items() if name in QUALITIES)
 
 
@@ -47,7 +45,7 @@ def _best_so_far(run: Run, trials: pd.DataFrame) -> dict[str, Any] | None:
     if run.state == "finished":
         best = run.records()["best"]
         return None if best is None else _row(best)
-    column = _quality_column(trials)
+    column = next((c for c in _JUDGED if c in trials), None)
     if column is None or not len(trials):
         return None
     if "feasible" in trials:
@@ -57,10 +55,6 @@ def _best_so_far(run: Run, trials: pd.DataFrame) -> dict[str, Any] | None:
     )
     keys = [key for key in ("number", "method", column, "macs_g") if key in ranked]
     return None if ranked.empty else ranked.iloc[0][keys].to_dict()
-
-
-def _quality_column(trials: pd.DataFrame) -> str | None:
-    return next((c for c in _JUDGED if c in trials), None)
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:

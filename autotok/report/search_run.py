@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from autotok.devices.device import leaving, ready_device
-from autotok.devices.placing import gpus_to_share
+from autotok.devices.placing import gpus_to_share, torch_device
 from autotok.errors import ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.searching.engines.base import Engine, Workers
@@ -27,9 +27,9 @@ from autotok.searching.running.events import Event, FineTuneStep, OnEvent, Worki
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
 from autotok.searching.running.opening import kept_trials, resume_search, run_search
 from autotok.searching.running.question import Question, check_hand_over
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.session import Session, build_problem, measuring_on
 from autotok.searching.running.stopwatch import Stopwatch
-from autotok.searching.running.study import SearchResult
 from autotok.searching.running.time_limit import Around
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import SearchSettings
@@ -37,8 +37,6 @@ from autotok.searching.space.settings import SearchSettings
 from .finetune_run import finetune_line
 from .handover import hand_over
 from .run import Run
-
-__all__ = ["WholeSearch"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -72,7 +70,6 @@ class WholeSearch:
 
     def begin(self) -> Run:
         """A new run, its folder made once everything is loaded."""
-        RunDirectory.check_new(self.folder)
         earlier = [r for path in self.warm_start for r in self._trials_of(path)]
         with self._ready(new=True) as ready:
             objectives = make_objectives(self.settings.objectives, ready.problem.metric)
@@ -119,12 +116,13 @@ class WholeSearch:
 
     @contextlib.contextmanager
     def _ready(self, *, new: bool) -> Iterator[_Ready]:
+        torch_device(self.question.device)  # which is here, or nothing need be loaded
         check_storage(self.settings.storage)
         check_sampler(self.settings.sampler, objectives=len(self.settings.objectives))
         check_hand_over(self.folder)
         reuse_large_blocks()
         address = self.workers.ray_address
-        measurer = ready_device(self.question.device, ray_address=address)
+        measurer = ready_device(self.question.measure_on, ray_address=address)
         session = self._loaded()
         directory = RunDirectory.create(self.folder) if new else RunDirectory.open(self.folder)
         with self._engine(session) as engine, leaving(measurer):
@@ -181,13 +179,13 @@ class WholeSearch:
                 factory=factory,
                 directory=self.folder,
                 trial_timeout_s=settings.trial_timeout_s,
-                gpus=gpus_to_share(session.question.runs_on),
+                gpus=gpus_to_share(session.question.device),
             )
             yield engine
         finally:
             if engine is not None:
                 engine.close()
-            shutil.rmtree(shared, ignore_errors=True)
+            shutil.rmtree(shared.folder, ignore_errors=True)
 
     def _say(self, progress: float, text: str) -> None:
         if self.on_event is not None:

@@ -11,8 +11,6 @@ from autotok.searching.records.finetune_gain import HELPED, HURT, SUFFICES, Tuni
 
 from .points import Point, gflops
 
-__all__ = ["CAUTION", "control_sentence", "standing_sentences", "tuning_sentence"]
-
 CAUTION = (
     "A tie means that the 95 % interval of the difference over the same images contains zero, not"
     " that the two are equal. Each interval is for one comparison: the best was chosen on these"

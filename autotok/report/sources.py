@@ -11,8 +11,6 @@ from autotok.predicting.predict import provenance
 from autotok.predicting.target import load_target
 from autotok.searching.records.record import MEASURED, TrialRecord, foretold
 
-__all__ = ["MEASURED", "Sources", "device_notes", "device_sentences", "sources_of"]
-
 ALLOWED_PCT = 10.0
 """Disagreement that a target which states no error is allowed."""
 

@@ -15,8 +15,6 @@ from .sources import Sources
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["SHOWN", "closing_table", "on_device_of", "plain_table", "tuning_table"]
-
 SHOWN = (METRICS["latency_ms"], METRICS["peak_memory_mb"])
 """Metrics on the device that tables have in any case, where they are known."""
 ORDER = ("uncompressed", "best", "front", "random control", "trial")

@@ -21,9 +21,9 @@ from autotok.evaluation.demo import CANVAS, CLASS_NAMES, MEAN, STD, DemoDigits
 from .live_tokens import choose_live
 from .recipe import Recipe
 
-__all__ = ["Batch", "Batches", "CanvasData", "held_out", "training_batches"]
-
+# a large prime: steps under neighbouring seeds draw different canvases
 TRAIN_SEED_STRIDE = 1_000_003
+# two streams of one seed: what augmentation draws never changes the order
 ORDER_KEY, AUGMENT_KEY = 0x0EDE, 0xA06
 
 

@@ -21,8 +21,6 @@ from autotok.files import write_state
 
 from .recipe import Recipe
 
-__all__ = ["TrainingState", "fresh_state", "restore_state", "save_state"]
-
 log = logging.getLogger(__name__)
 
 
@@ -104,10 +102,7 @@ def _sinusoids(grid: tuple[int, int], width: int) -> Tensor:
         angle = torch.arange(extent)[:, None] * frequency
         axes.append(torch.cat([angle.sin(), angle.cos()], dim=1))
     rows, columns = grid
-    table = [
-        axes[0][:, None].expand(rows, columns, -1),
-        axes[1][None].expand(rows, columns, -1),
-    ]
+    table = [axes[0][:, None].expand(rows, columns, -1), axes[1][None].expand(rows, columns, -1)]
     return torch.cat(table, dim=-1).reshape(rows * columns, width)
 
 

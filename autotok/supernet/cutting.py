@@ -13,8 +13,6 @@ from autotok.backbones.supernet import SupernetView
 from autotok.backbones.supernet_file import save_cut
 from autotok.errors import ExportError
 
-__all__ = ["cut_to_file", "largest_difference"]
-
 TOLERANCE = 1e-6
 """Of the logits' scale, between the cut model and the view it was cut from."""
 

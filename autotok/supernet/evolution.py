@@ -20,10 +20,9 @@ from autotok.errors import ConfigError
 
 from .sampling import sample_uniform
 
-__all__ = ["SubnetCandidate", "Evolution", "EvolutionSettings", "crossover", "mutate"]
-
 TRIES = 50
 """Re-draws of one mutation or crossover before the next random candidate takes its place."""
+# where so many draws in a row are known or outside the limits, nothing new is left
 RANDOM_TRIES = 2000
 Gene = TypeVar("Gene")
 

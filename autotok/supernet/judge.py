@@ -24,8 +24,7 @@ from .batches import held_out
 from .recipe_file import load_recipe
 from .sampling import sample_uniform
 
-__all__ = ["SubnetScore", "judge_supernet", "score_subnet", "score_subnets"]
-
+# canvases that neither training nor its checks (seed 1) have seen
 JUDGE_SEED = 2
 OTHERS_SHARE = 0.2
 """Of the test images, for subnets other than the default."""

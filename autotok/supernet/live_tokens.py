@@ -21,8 +21,6 @@ from autotok.backbones.supernet import SupernetView
 from autotok.evaluation.demo import CANVAS, DigitBox
 from autotok.tokens import Tokens
 
-__all__ = ["LiveTokens", "choose_live", "forward_live"]
-
 INK = 0.15
 """A patch counts as written on if its brightest pixel exceeds this."""
 

@@ -11,8 +11,6 @@ from typing import Any
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.config import SubnetSpec
 
-__all__ = ["Distill", "Recipe", "Stage"]
-
 
 @dataclass(frozen=True)
 class Distill:

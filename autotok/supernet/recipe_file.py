@@ -20,8 +20,6 @@ from autotok.plain_data import Place, checked_keys, read_yaml, typed
 from .recipe import Distill, Recipe, Stage
 from .sampling import KINDS, SAMPLINGS
 
-__all__ = ["load_recipe"]
-
 WORDS = {
     "augment": AUGMENTS,
     "position_start": ("sinusoids", "normal"),

@@ -12,8 +12,6 @@ from autotok.errors import ConfigError, nearest
 
 from .recipe import Stage
 
-__all__ = ["KINDS", "SAMPLINGS", "draw_subnet", "draw_subnets", "sample_uniform"]
-
 KINDS = ("default", "largest", "smallest", "random")
 SAMPLINGS = ("mixture", "uniform", "sandwich")
 
@@ -41,10 +39,7 @@ def sample_uniform(spec: SupernetSpec, rng: np.random.Generator) -> SubnetSpec:
 
 
 def draw_subnet(
-    spec: SupernetSpec,
-    default: SubnetSpec,
-    shares: Mapping[str, float],
-    rng: np.random.Generator,
+    spec: SupernetSpec, default: SubnetSpec, shares: Mapping[str, float], rng: np.random.Generator
 ) -> SubnetSpec:
     """One of 'default', 'largest', 'smallest' or 'random', drawn by `shares` (they add up to 1)."""
     for kind in shares:

@@ -28,8 +28,6 @@ from autotok.files import replacing, write_text
 from .evolution import Evolution, EvolutionSettings, SubnetCandidate
 from .judge import SubnetScore, score_subnets
 
-__all__ = ["Constraint", "SearchPlan", "SubnetSearch", "evolve_subnets"]
-
 log = logging.getLogger(__name__)
 OnProgress = Callable[[float, str], None]
 LOG, TABLE, RESULT = "candidates.jsonl", "candidates.csv", "result.json"

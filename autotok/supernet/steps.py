@@ -16,8 +16,6 @@ from .live_tokens import forward_live
 from .recipe import Distill, Recipe
 from .sampling import draw_subnets
 
-__all__ = ["subnet_loss", "train_step"]
-
 
 def train_step(state: TrainingState, recipe: Recipe, batches: Batches) -> tuple[float, float]:
     """Mean loss and mean share of correct images over the step's subnets."""

@@ -24,8 +24,6 @@ from .recipe import Recipe, Stage
 from .recipe_file import load_recipe
 from .steps import train_step
 
-__all__ = ["Progress", "train_from_recipe"]
-
 log = logging.getLogger(__name__)
 REPORT_EVERY, VAL_SEED = 20, 1
 CHECKPOINT, LOG = "checkpoint.pt", "log.csv"
@@ -171,12 +169,7 @@ def _report(state: TrainingState, recipe: Recipe, stage: Stage, window: Window) 
 
 
 def _log_row(
-    path: Path,
-    state: TrainingState,
-    stage: Stage,
-    local: int,
-    report: Progress,
-    val: float | None,
+    path: Path, state: TrainingState, stage: Stage, local: int, report: Progress, val: float | None
 ) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:

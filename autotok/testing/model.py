@@ -25,8 +25,6 @@ from autotok.methods.registry import unmet_need
 
 from .reduction_case import require, stand_in
 
-__all__ = ["MODEL_CHECKS", "check_export", "default_backbones", "example_config"]
-
 Method = type[TokenReducer]
 
 

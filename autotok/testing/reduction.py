@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,12 +18,17 @@ from autotok.methods.learning import Learning
 from autotok.methods.registry import get_method
 from autotok.tokens import Needs, Taps, Tokens
 
-from .reduction_case import ReductionCase, keeps, layers, loss_context, reduction_case, require
-
-__all__ = ["REDUCTION_CHECKS"]
+from .reduction_case import (
+    PREFIXES,
+    ReductionCase,
+    layers,
+    loss_context,
+    reduction_case,
+    reduction_cases,
+    require,
+)
 
 Method = type[TokenReducer]
-PREFIXES = (1, 2, 5, 0)
 
 
 def check_declarations(method: Method) -> None:
@@ -212,13 +217,8 @@ def check_declared_needs_suffice(method: Method) -> None:
 
 def check_overhead(method: Method) -> None:
     """The declared multiply-accumulates are those that torch's counter sees."""
-    choices: list[dict[str, Primitive]] = [
-        {option.name: value} for option in method.options for value in option.choices
-    ]
-    flags: list[dict[str, Primitive]] = [
-        {o.name: v} for o in method.options if isinstance(o.default, bool) for v in (True, False)
-    ]
-    cases: list[dict[str, Primitive]] = [{}, *choices, *flags]
+    kinds = [o for o in method.options if o.choices or isinstance(o.default, bool)]
+    cases: list[dict[str, Primitive]] = [{}, *({o.name: v} for o in kinds for v in _samples(o))]
     for options in cases:
         for moment in reduction_cases(method, options=options, prefixes=(1, 0), batch=1):
             site = moment.reducer.site
@@ -250,30 +250,6 @@ def check_config_round_trip(method: Method) -> None:
     again = CompressionConfig.from_json(config.to_json())
     same = again == config and again.config_id == config.config_id
     require(same, method, "has options that do not survive JSON")
-
-
-def reduction_cases(
-    method: Method,
-    *,
-    options: dict[str, Primitive] | None = None,
-    prefixes: tuple[int, ...] = PREFIXES,
-    batch: int = 3,
-) -> Iterator[ReductionCase]:
-    """Scenes over prefix counts, layers and amounts, as far as the method allows them."""
-    for num_prefix in prefixes:
-        for layer in layers(method):
-            for keep in keeps(method, options):
-                try:
-                    yield reduction_case(
-                        method,
-                        num_prefix=num_prefix,
-                        layer=layer,
-                        num_keep=keep,
-                        options=options,
-                        batch=batch,
-                    )
-                except IncompatibleMethod:
-                    continue
 
 
 def _own_loss(reducer: TokenReducer, left: Tokens) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autotok.backbones.attention import attention
-from autotok.config import Primitive
+from autotok.config import Options
+from autotok.errors import IncompatibleMethod
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.methods.base import Placement, Site, TokenReducer
 from autotok.methods.block_hooks import BlockHooks
@@ -21,16 +22,8 @@ from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import check_compatible
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
-__all__ = [
-    "ReductionCase",
-    "require",
-    "keeps",
-    "layers",
-    "loss_context",
-    "reduction_case",
-    "synthetic_facts",
-]
-
+PREFIXES = (1, 2, 5, 0)
+"""Numbers of prefix tokens: none last, which a method may refuse."""
 BLOCKS, HEADS, HEAD_DIM, GRID = 6, 2, 8, (3, 5)
 WIDTH = HEADS * HEAD_DIM
 
@@ -62,9 +55,7 @@ def layers(method: type[TokenReducer]) -> tuple[int, ...]:
     return (0,) if method.placement is Placement.BEFORE_BLOCKS else (1, BLOCKS - 1)
 
 
-def keeps(
-    method: type[TokenReducer], options: Mapping[str, Primitive] | None = None
-) -> tuple[int, ...]:
+def keeps(method: type[TokenReducer], options: Options | None = None) -> tuple[int, ...]:
     """The fewest tokens the method can keep of the scene's, one less than all, and one between."""
     entering = GRID[0] * GRID[1]
     low, high = method.feasible(entering, method.resolve_options(options or {}))
@@ -100,7 +91,7 @@ def reduction_case(
     num_prefix: int = 1,
     num_keep: int | None = None,
     layer: int | None = None,
-    options: Mapping[str, Primitive] | None = None,
+    options: Options | None = None,
     batch: int = 3,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
@@ -135,6 +126,30 @@ def reduction_case(
             start = reducer.observe(block, start, _attended(tokens, heard))
     taps = _taps(method, tokens, needs)
     return ReductionCase(reducer, start, taps, keep, counter.get_total_flops() // 2)
+
+
+def reduction_cases(
+    method: type[TokenReducer],
+    *,
+    options: Options | None = None,
+    prefixes: tuple[int, ...] = PREFIXES,
+    batch: int = 3,
+) -> Iterator[ReductionCase]:
+    """Cases over prefix counts, layers and amounts, as far as the method allows them."""
+    for num_prefix in prefixes:
+        for layer in layers(method):
+            for keep in keeps(method, options):
+                try:
+                    yield reduction_case(
+                        method,
+                        num_prefix=num_prefix,
+                        layer=layer,
+                        num_keep=keep,
+                        options=options,
+                        batch=batch,
+                    )
+                except IncompatibleMethod:
+                    continue
 
 
 def stand_in() -> nn.Module:

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from autotok.evaluation.data import DataSource
 
-__all__ = ["BatchOrder", "augmentation_draws", "data_identity"]
-
 # two streams of one seed: what crops draw never changes the order
 _ORDER, _CROP = 0x0BDE2, 0xC209F
 _IDENTITY_IMAGES = 16

@@ -16,8 +16,6 @@ from .probe import RateChoice, Tried
 from .schedule import TrainingPlan
 from .steps import BackOff, TrainingRun
 
-__all__ = ["read_checkpoint", "restore", "state_of", "write_checkpoint"]
-
 FORMAT = 2
 PAST = ("step", "images", "seconds", "losses", "marks", "gave_up")
 _WORDS = {

@@ -32,15 +32,7 @@ from .losses import LOSSES, MIMIC_LAYERS, align, get_loss
 from .precision import autocast
 from .student import weights_identity
 
-__all__ = [
-    "TrainingObjective",
-    "Observed",
-    "Teacher",
-    "check_losses",
-    "default_losses",
-    "reducers_of",
-]
-
+# the logits of 65,536 images over 1,000 classes
 CACHE_BYTES = 256 * 2**20
 _TOKENS = ("tokens", "tokens_kl")
 _RELATIONS = Needs.QUERIES | Needs.KEYS | Needs.VALUES
@@ -72,8 +64,7 @@ class Teacher:
         self.backbone = backbone
         self._model = compress_backbone(backbone, CompressionConfig())
         self._cache: dict[tuple[str, int], Tensor] = {}
-        self._room = cache_bytes
-        self._left = cache_bytes
+        self._room = self._left = cache_bytes
         self._data: DataSource | None = None
 
     @property
@@ -141,8 +132,7 @@ class TrainingObjective(nn.Module):
         chosen = [get_loss(name) for name in spec.losses]
         self.progress = 0.0
         """0 to 1 through the fine-tune; methods' own terms may follow it."""
-        layers = [reducer.teacher_layers() for reducer in reducers_of(student)]
-        self._layers = frozenset().union(*layers)
+        self._layers = frozenset().union(*(r.teacher_layers() for r in reducers_of(student)))
         self._inside = any(loss.inside for loss in chosen) or bool(self._layers)
         self._learns = any(loss.teacher for loss in chosen) or bool(self._layers)
         self._last = student.backbone.facts.num_blocks - 1
@@ -237,9 +227,8 @@ class TrainingObjective(nn.Module):
         if name in ("hard", "cosine"):
             return getattr(losses, name)(mine.logits, theirs.logits)  # type: ignore[no-any-return]
         if name in _TOKENS:
-            return _tokens(
-                mine, theirs, losses.token_kl if name == "tokens_kl" else losses.token_mse
-            )
+            term = losses.token_kl if name == "tokens_kl" else losses.token_mse
+            return _tokens(mine, theirs, term)
         return (self._mimic if name == "mimic" else _relations)(mine, theirs)
 
     def _mimic(self, mine: Observed, theirs: Observed) -> Tensor:

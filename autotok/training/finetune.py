@@ -11,7 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from autotok.methods.registry import get_method
 from .batches import BatchOrder, data_identity
 from .checkpoint import read_checkpoint, restore, state_of, write_checkpoint
 from .distill import Teacher, TrainingObjective, check_losses
+from .finetuned import FineTuned, FineTuneProgress
 from .heldout import Best, HeldOut, held_out_indices, own_randomness, snapshot
 from .precision import chunk_size, resolve_precision
 from .probe import CAREFUL, USUAL, RateChoice, finite_loss
@@ -36,7 +36,6 @@ from .probing import find_rate
 from .schedule import make_optimizer, training_plan
 from .steps import (
     WINDOW,
-    BackOff,
     TrainingRun,
     apply_step,
     check_divergence,
@@ -47,86 +46,11 @@ from .steps import (
 )
 from .student import weights_identity
 
-__all__ = ["FineTuneProgress", "FineTuned", "check_spec", "finetune_student"]
-
 CHECKPOINT_EVERY_S = 30.0
 MOST_CHECKS = 10
 CHECKS_SHARE = 0.1
 """Of a fine-tune's effort, about what its checks on held-out images may cost."""
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """What a fine-tune did."""
-
-    steps: int
-    images: int
-    seconds: float
-    loss: float
-    """Mean over the last tenth of the steps."""
-    images_per_s: float
-    precision: str
-    rate: RateChoice
-    """The learning rate, what was tried, and why it was chosen."""
-    warmup_steps: int
-    kept_step: int
-    """The step whose state was handed over; 0 is the start."""
-    held_out_images: int
-    held_out: tuple[tuple[int, float | None], ...]
-    """(step, loss on held-out training images), the start first; None is no number."""
-    back_offs: tuple[BackOff, ...] = ()
-    """Where the rate was lowered on the way."""
-
-    @property
-    def held_out_before(self) -> float | None:
-        """Loss on held-out images of the start."""
-        return self.held_out[0][1]
-
-    @property
-    def held_out_after(self) -> float | None:
-        """The same of what was handed over: the lowest, so never above the start's."""
-        return dict(self.held_out)[self.kept_step]
-
-    def evidence(self) -> dict[str, Any]:
-        """The rate, what was tried, which state was kept and why: plain data for records."""
-        return {
-            "lr": self.rate.lr,
-            "lr_reason": self.rate.why,
-            "probe_start": self.rate.start,
-            "probe": [dataclasses.asdict(one) for one in self.rate.tried],
-            "probe_steps": self.rate.spent,
-            "warmup_steps": self.warmup_steps,
-            "back_offs": [dataclasses.asdict(one) for one in self.back_offs],
-            "held_out_images": self.held_out_images,
-            "held_out_before": self.held_out_before,
-            "held_out_after": self.held_out_after,
-            "kept_step": self.kept_step,
-            "kept_reason": self._kept(),
-        }
-
-    def _kept(self) -> str:
-        if self.kept_step == 0:
-            return "the start: no step lowered the loss on held-out images"
-        lowest = f"the lowest loss on held-out images of {len(self.held_out)} states"
-        return lowest if self.kept_step < self.steps else f"the end: {lowest}"
-
-
-@dataclass(frozen=True)
-class FineTuneProgress:
-    """Where a fine-tune stands after a step."""
-
-    step: int
-    steps: int | None
-    """None where the length is given in minutes."""
-    progress: float
-    """0 to 1."""
-    loss: float
-    """Mean over the last steps."""
-    lr: float
-    images_per_s: float
-    """Since this process started it."""
-    seconds_left: float
 
 
 def finetune_student(

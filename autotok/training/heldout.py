@@ -22,8 +22,6 @@ from autotok.methods.thresholds import Calibrated
 from .distill import TrainingObjective
 from .precision import chunk_size
 
-__all__ = ["Best", "HeldOut", "held_out_indices", "own_randomness", "snapshot"]
-
 MOST_IMAGES = 32
 SHARE = 5
 """One training image in so many, at most, is held out."""

@@ -16,24 +16,6 @@ from torch.nn import functional as F
 
 from autotok.errors import UnknownName
 
-__all__ = [
-    "LOSSES",
-    "Loss",
-    "align",
-    "cosine",
-    "cross_entropy",
-    "deit_soft",
-    "dkd",
-    "get_loss",
-    "hard",
-    "mimic",
-    "relation",
-    "relations",
-    "soft",
-    "token_kl",
-    "token_mse",
-]
-
 # both as published with ViTKD: deeper layers are generated there, not imitated
 MIMIC_FACTOR = 3e-5
 MIMIC_LAYERS = (0, 1)

@@ -11,8 +11,6 @@ from autotok.evaluation.precision import cpu_has_bf16
 from autotok.facts import BackboneFacts
 from autotok.names import known
 
-__all__ = ["PRECISIONS", "autocast", "chunk_size", "resolve_precision"]
-
 PRECISIONS = ("auto", "bf16", "float32")
 
 

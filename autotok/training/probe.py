@@ -12,20 +12,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = [
-    "CAREFUL",
-    "RATES",
-    "USUAL",
-    "ProbePlan",
-    "RateChoice",
-    "Tried",
-    "choose",
-    "climb",
-    "finite_loss",
-    "lower",
-    "plan_probe",
-]
-
 RATES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7)
 """What is tried, from high to low."""
 FIRST = 3e-5

@@ -10,20 +10,9 @@ from typing import Any
 from autotok.errors import Diverged
 
 from .heldout import snapshot
-from .probe import (
-    SHARE,
-    ProbePlan,
-    RateChoice,
-    Tried,
-    choose,
-    climb,
-    finite_loss,
-    plan_probe,
-)
+from .probe import SHARE, ProbePlan, RateChoice, Tried, choose, climb, finite_loss, plan_probe
 from .schedule import TrainingPlan
 from .steps import TrainingRun, steps_at
-
-__all__ = ["find_rate"]
 
 TIMED = 200
 """Steps that a fine-tune whose length is a time is probed as if it had."""

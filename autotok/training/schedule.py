@@ -18,8 +18,6 @@ ensure_torchvision()
 from timm.optim import param_groups_weight_decay  # noqa: E402
 from timm.scheduler import CosineLRScheduler  # noqa: E402
 
-__all__ = ["TrainingPlan", "make_optimizer", "training_plan", "make_schedule", "set_lr"]
-
 BACKBONE = "backbone"
 # timm's scheduler counts whole steps and a length may be minutes: both become shares of this
 TICKS = 1_000_000

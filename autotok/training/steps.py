@@ -25,20 +25,6 @@ from .heldout import Best, HeldOut, snapshot
 from .probe import RateChoice, lower
 from .schedule import TrainingPlan, make_optimizer, make_schedule, set_lr
 
-__all__ = [
-    "MOST_BACK_OFFS",
-    "WINDOW",
-    "BackOff",
-    "TrainingRun",
-    "apply_step",
-    "check_divergence",
-    "check_worse",
-    "mean",
-    "prepare_step",
-    "training_recipe",
-    "steps_at",
-]
-
 # the loss of one batch says little of the training
 WINDOW = 10
 """Steps whose mean loss is compared with the first ones' to notice divergence."""

@@ -20,8 +20,6 @@ from autotok.config import CompressionConfig
 from autotok.errors import CheckpointError, RunDirectoryError, UnsupportedBackbone
 from autotok.files import replacing
 
-__all__ = ["emitted", "load_weights", "retrained", "save_weights", "student_of", "weights_identity"]
-
 FORMAT = "autotok weights 1"
 
 

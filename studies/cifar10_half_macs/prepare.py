@@ -21,7 +21,8 @@ from autotok.backbones.timm_vit import TimmViT
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource, load_data
-from autotok.training.finetune import FineTuneProgress, finetune_student
+from autotok.training.finetune import finetune_student
+from autotok.training.finetuned import FineTuneProgress
 from autotok.training.student import student_of
 
 BATCH = 32

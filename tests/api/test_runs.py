@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pickles import pickles_in
 
 import autotok
 from autotok.backbones.tiny import tiny_vit
@@ -59,14 +60,20 @@ def test_the_weights_of_every_retrained_configuration_on_the_front_are_kept(
 
 
 def test_the_best_carries_its_own_weights_and_loads_elsewhere(run: autotok.Run) -> None:
-    best = run.best
-    assert best.config is not None
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         mine, bundled = run.load_best()(images), load_bundle(run.directory / "best.yaml")(images)
-        plain = autotok.compress(tiny_vit(), dataclasses.replace(best.config.plugged_in))(images)
     assert torch.equal(mine, bundled)
-    assert not torch.allclose(mine, plain)
+
+
+def test_weights_that_a_fine_tune_moved_are_not_the_plugged_in_ones(run: autotok.Run) -> None:
+    images, moved = torch.randn(2, 3, 32, 32), []
+    for record in run.records()["front"]:
+        assert record.config is not None
+        if record.config.mode == "retrain":  # some fine-tunes end where they began
+            plain = autotok.compress(tiny_vit(), record.config.plugged_in)(images)
+            moved.append(not torch.allclose(run.load(record)(images), plain))
+    assert any(moved)
 
 
 def test_lost_weights_are_said_in_one_sentence(run: autotok.Run, tmp_path: Path) -> None:
@@ -84,6 +91,12 @@ def test_lost_weights_are_said_in_one_sentence(run: autotok.Run, tmp_path: Path)
 def test_worker_processes_finish_a_search_of_a_real_model(
     run: autotok.Run, space: Path, tmp_path: Path
 ) -> None:
+    seen: set[Path] = set()
+
+    def look(event: object) -> None:
+        if (tmp_path / "two").is_dir():
+            seen.update(p for p in pickles_in(tmp_path / "two") if p.suffix != ".ckpt")
+
     again = autotok.search(
         "tiny",
         data="digits",
@@ -92,9 +105,11 @@ def test_worker_processes_finish_a_search_of_a_real_model(
         settings=SETTINGS,
         workers=Workers(2),
         output=tmp_path / "two",
+        on_event=look,
     )
     assert len(again.trials) >= 4
     assert set(again.front["state"]) == {"complete"}
+    assert (seen, pickles_in(again.directory), pickles_in(run.directory)) == (set(), [], [])
 
 
 def test_subnets_are_searched_of_named_supernets_only() -> None:

@@ -212,7 +212,7 @@ def test_a_resume_may_do_without_the_device(fake: FakeDevice, run: Run, tmp_path
     code, out, err = run("resume", folder, "--measure-on", "none")
     assert code == 0, err
     assert "3 configurations were measured" in " ".join(out.split())
-    assert yaml.safe_load((folder / "config.yaml").read_text())["question"]["device"] is None
+    assert yaml.safe_load((folder / "config.yaml").read_text())["question"]["measure_on"] is None
     assert run("resume", folder)[0] == 0  # from now on, and this one is not asked
 
 
@@ -225,11 +225,11 @@ def test_a_device_named_at_a_resume_is_the_run_s_from_then_on(
     fake.answers = False
     assert run("resume", folder, "--measure-on", "ssh://fake", "--trials", "5")[0] == 4
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["question"]["device"] is None  # it never answered
+    assert config["question"]["measure_on"] is None  # it never answered
     fake.answers, fake.left = True, 0
     assert run("resume", folder, "--measure-on", "ssh://fake", "--trials", "5")[0] == 4
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["question"]["device"], config["search"]["n_trials"]) == ("ssh://fake", 5)
+    assert (config["question"]["measure_on"], config["search"]["n_trials"]) == ("ssh://fake", 5)
     fake.left = 10**6
     code, _, err = run("resume", folder)
     assert code == 0, err

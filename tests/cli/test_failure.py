@@ -69,7 +69,7 @@ def test_with_v_the_traceback_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch
     def fail(*given: object, **named: object) -> None:
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr(autotok, "check_names", fail, raising=False)
+    monkeypatch.setattr(autotok, "search", fail, raising=False)
     monkeypatch.setattr(logging, "basicConfig", lambda **kw: None)
     records: list[str] = []
     handler = logging.Handler()

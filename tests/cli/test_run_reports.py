@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 import autotok
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS
@@ -104,6 +105,30 @@ def test_report_writes_the_files_again_and_closes_as_the_search_did(
     assert code == 0
     assert out == run("pareto", own_run)[1]
     assert (own_run / "pareto.csv").is_file()
+
+
+def test_a_run_of_an_earlier_version_is_shown_compared_and_resumed(
+    run: Cli, own_run: Path, finished: autotok.Run
+) -> None:
+    """Its config.yaml calls `device` what is `measure_on` since, and `runs_on` what is `device`."""
+    path = own_run / "config.yaml"
+    config = yaml.safe_load(path.read_text("utf-8"))
+    question = config["question"]
+    question["device"], question["runs_on"] = question.pop("measure_on"), "cpu"
+    path.write_text(yaml.safe_dump({**config, "version": 1}, sort_keys=False), "utf-8")
+    assert autotok.Run(own_run).question.measure_on is None
+    assert autotok.Run(own_run).question.device == "cpu"
+    for words in (("report", own_run), ("compare", own_run, finished.directory)):
+        code, _, err = run(*words)
+        assert code == 0, err
+    page = (own_run / "report.html").read_text("utf-8")
+    assert "--device cpu" in page
+    assert "--measure-on" not in page
+    code, _, err = run("resume", own_run, "--device", "auto", "-q")
+    assert code == 0, err
+    again = yaml.safe_load(path.read_text("utf-8"))
+    del question["runs_on"]
+    assert again["question"] == {**question, "measure_on": None, "device": "auto"}
 
 
 def test_json_nests_and_holds_no_string_of_json(run: Cli, finished: autotok.Run) -> None:

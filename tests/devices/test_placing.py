@@ -11,10 +11,13 @@ import autotok
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.devices.device import open_device
 from autotok.devices.placing import gpus_to_share, torch_device
+from autotok.errors import UsageError
 from autotok.evaluation.accuracy import ACCELERATOR_BATCH
 from autotok.methods import get_method, list_methods, unmet_need
 from autotok.methods.image_scoring import ImageScoring
+from autotok.searching.running.question import Question, check_names
 from autotok.testing import example_config
 from autotok.testing.reduction_case import stand_in
 
@@ -38,6 +41,16 @@ def test_workers_share_the_gpus_that_the_user_may_see(monkeypatch: pytest.Monkey
     assert gpus_to_share("cpu") == gpus_to_share("cuda:1") == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
     assert gpus_to_share("auto") == ["5", "3"]
+
+
+@pytest.mark.parametrize("name", ["locale", "gpu", "ray:", "ray:b@", "ssh://", "local?runs=x"])
+def test_what_a_search_would_refuse_to_time_on_no_verb_opens(name: str) -> None:
+    with pytest.raises(UsageError) as of_the_search:
+        check_names(Question(measure_on=name))
+    with pytest.raises(UsageError) as of_the_device:
+        open_device(name)
+    assert str(of_the_search.value) == str(of_the_device.value)
+    assert name in str(of_the_device.value)
 
 
 @pytest.mark.parametrize("name", list_methods())
@@ -106,8 +119,8 @@ def test_a_search_runs_there_and_finds_what_it_finds_here(tmp_path: Path) -> Non
     here = autotok.search("tiny", **asked, output=tmp_path / "here")
     assert there.front["method"].iloc[0] == here.front["method"].iloc[0]
     question = yaml.safe_load((there.directory / "config.yaml").read_text())["question"]
-    assert question["runs_on"] == "cuda"
+    assert question["device"] == "cuda"
     assert "--device cuda" in (there.directory / "report.html").read_text()
     assert (there.directory / "best" / "model.onnx").is_file()
     more = autotok.resume(there.directory, n_trials=5, device="cpu")
-    assert more.config["question"]["runs_on"] == "cpu"
+    assert more.config["question"]["device"] == "cpu"

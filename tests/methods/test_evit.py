@@ -29,7 +29,7 @@ def test_gradient_flows_through_the_attention_weights() -> None:
     scores = torch.tensor([[SCORES]], requires_grad=True)
     method = reducer("evit", entering=4, keep=3)
     taps = attended("cls_attention", SCORES)
-    taps._values["cls_attention"] = scores
+    taps.cls_attention = scores
     method.reduce(tokens(PATCHES), taps, 3).x[0, -1].sum().backward()
     assert scores.grad is not None
     assert scores.grad[0, 0].tolist() == [0, 10, 0, 30, 0]

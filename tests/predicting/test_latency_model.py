@@ -6,8 +6,8 @@ import pytest
 
 from autotok.counting.operators import OperatorClass
 from autotok.predicting.latency_model import device_ms, fused
-from autotok.predicting.target import Number, Setting, Target, load_target
-from autotok.predicting.target_parts import Terms
+from autotok.predicting.target import Target, load_target
+from autotok.predicting.target_parts import Number, Setting, Terms
 from autotok.predicting.trace import Operator
 
 

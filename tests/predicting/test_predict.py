@@ -14,7 +14,8 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.counting.operators import OperatorClass
 from autotok.errors import UnknownName
 from autotok.predicting.predict import check_points, checked_error_pct, predict_trace
-from autotok.predicting.target import Number, Setting, Target, load_target
+from autotok.predicting.target import Target, load_target
+from autotok.predicting.target_parts import Number, Setting
 from autotok.predicting.trace import Operator, Trace, trace
 
 

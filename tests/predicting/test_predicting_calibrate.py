@@ -23,11 +23,17 @@ from autotok.predicting.calibrate import (
     CalibrationPlan,
     calibrate_target,
     draw_candidates,
-    measure_all,
 )
+from autotok.predicting.calibration_run import CalibrationRun
 from autotok.predicting.fitting import NAMES, row_of
 from autotok.predicting.latency_model import features_of
-from autotok.predicting.measurers import DeviceMeasurer, Machine, Sample, this_machine
+from autotok.predicting.measurers import (
+    DeviceMeasurer,
+    InterleavedMeasurer,
+    Machine,
+    Sample,
+    this_machine,
+)
 from autotok.predicting.memory_fit import MB
 from autotok.predicting.trace import Trace, trace
 
@@ -114,7 +120,9 @@ def test_where_time_is_short_fewer_are_drawn() -> None:
 
 
 def test_a_measurement_is_the_ratio_times_the_usual_reference() -> None:
-    rows = measure_all(draw_candidates(TINY, 3), batch=1, seconds=0.0)
+    run = CalibrationRun(InterleavedMeasurer(), TINY.backbones, batch=1)
+    run.run(draw_candidates(TINY, 3), seconds=0.0)
+    rows = run.rows()
     assert rows[0].candidate.config == CompressionConfig()
     assert [row.candidate.backbone for row in rows] == ["tiny"] * 3
     assert all(row.spread >= 0 for row in rows)

@@ -14,12 +14,12 @@ from autotok.errors import ConfigError
 from autotok.predicting.calibrate import (
     CalibrationFound,
     CalibrationPlan,
-    Measured,
-    MemoryFit,
     draw_candidates,
 )
+from autotok.predicting.calibration_run import Measured
 from autotok.predicting.fitting import FIXED, NAMES, FitCheck
 from autotok.predicting.measurers import Machine, this_machine
+from autotok.predicting.memory_fit import MemoryFit
 from autotok.predicting.predict import predict_trace, provenance
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.target_file import calibrated_target, save_target, target_dict

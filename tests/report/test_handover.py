@@ -15,8 +15,8 @@ from autotok.searching.records.comparison import compare_front
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import run_search
 from autotok.searching.running.question import Question
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.session import Session, build_problem
-from autotok.searching.running.study import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 

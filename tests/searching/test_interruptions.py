@@ -14,7 +14,7 @@ from autotok.config import CompressionConfig
 from autotok.interrupts import SIGNALS, Interrupted
 from autotok.searching.running.events import Event, FinalEvaluation, Working
 from autotok.searching.running.opening import resume_search, run_search
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent
@@ -78,17 +78,17 @@ def test_the_second_signal_stops_at_once_and_a_resume_still_ends_the_same(tmp_pa
 
 
 def test_a_signal_in_the_last_word_keeps_what_was_judged(tmp_path: Path) -> None:
-    finals: list[int] = []
+    finals: list[FinalEvaluation] = []
 
     def observe(event: Event) -> None:
         if isinstance(event, FinalEvaluation):
-            finals.append(event.done)
-            if event.done == 2:
+            finals.append(event)
+            if len(finals) == 2:
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted, match="SIGINT"):
         run_search(SETTINGS, fake_problem(), tmp_path / "run", observe)
-    assert finals == [1, 2]
+    assert len(finals) == 2
     again = FakeEvaluator(vit_facts())
     resumed = resume_search(fake_problem(evaluate=again), tmp_path / "run")
     assert outline(resumed) == outline(run_search(SETTINGS, fake_problem(), tmp_path / "whole"))

@@ -18,7 +18,7 @@ from postgresql import quick_folder
 from autotok.searching.proposing.storage import repair_journal
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import resume_search, run_search
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent

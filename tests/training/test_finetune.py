@@ -13,7 +13,8 @@ from autotok.config import CompressionConfig, FineTuneSpec, Reduction
 from autotok.errors import Diverged
 from autotok.training import finetune as room
 from autotok.training.distill import Teacher
-from autotok.training.finetune import FineTuneProgress, finetune_student
+from autotok.training.finetune import finetune_student
+from autotok.training.finetuned import FineTuneProgress
 from autotok.training.probe import RateChoice
 from autotok.training.steps import MOST_BACK_OFFS, TrainingRun
 from autotok.training.student import student_of

@@ -21,7 +21,8 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.config import FineTuneSpec
 from autotok.errors import CheckpointError, RunDirectoryError
 from autotok.training.distill import Teacher
-from autotok.training.finetune import FineTuneProgress, finetune_student
+from autotok.training.finetune import finetune_student
+from autotok.training.finetuned import FineTuneProgress
 
 SPEC = FineTuneSpec(length="6 steps", batch_size=4, lr=1e-5, ema_decay=0.5)
 SCRIPT = Path(__file__).with_name("killable_finetune.py")

@@ -9,23 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from autotok.config import CompressionConfig
 from autotok.errors import failure
-from autotok.searching.space.problem import TallyLike, Tuned, Worker
 
-__all__ = [
-    "Engine",
-    "InProcessEngine",
-    "Job",
-    "Outcome",
-    "WorkerFactory",
-    "Workers",
-    "run_job",
-]
+if TYPE_CHECKING:
+    from autotok.searching.space.problem import TallyLike, Tuned, Worker
 
-WorkerFactory = Callable[[], Worker]
+WorkerFactory: TypeAlias = "Callable[[], Worker]"
 """Makes a worker in another process: must pickle, and builds everything from plain data."""
 
 
@@ -87,7 +79,11 @@ class Engine(Protocol):
         ...
 
     def collect(self) -> Outcome:
-        """Wait for the next finished job; one that fails in any way has `error` set."""
+        """Wait for the next finished job; one that fails in any way has `error` set.
+
+        Raises:
+            AutotokError: no worker can be built, or what runs them is gone.
+        """
         ...
 
     def close(self) -> None:
@@ -122,11 +118,9 @@ class InProcessEngine:
         self._jobs: deque[Job] = deque()
 
     def start(self) -> float:
-        """At once."""
         return 0.0
 
     def submit(self, job: Job) -> None:
-        """Queue a job."""
         self._jobs.append(job)
 
     def collect(self) -> Outcome:

@@ -16,8 +16,6 @@ from autotok.config import CompressionConfig, Primitive
 
 from .base import Job, Outcome
 
-__all__ = ["JobQueue", "from_flat", "to_flat"]
-
 _PATIENCE_S = 1.0
 """With a driver that thinks; a scheduler has other things to see to."""
 

@@ -12,15 +12,6 @@ from autotok.errors import AutotokError, ConfigError, failure
 
 from .base import Outcome
 
-__all__ = [
-    "build_error",
-    "dumped",
-    "packed",
-    "rebuilt",
-    "threads_per_worker",
-    "use_threads",
-]
-
 
 def threads_per_worker(workers: int) -> int:
     """Threads that each of some workers on this machine may use; never more than the user set."""

@@ -41,8 +41,6 @@ from .job_queue import JobQueue, from_flat, to_flat
 from .pickling import build_error, dumped, packed, rebuilt, threads_per_worker, use_threads
 from .watchdog import Watchdog
 
-__all__ = ["RayEngine"]
-
 LOSSES = 3
 """Workers or nodes that a job may lose before it fails."""
 _FAREWELL_S = 20.0
@@ -122,15 +120,9 @@ class RayEngine:
         return time.monotonic() - self._begin
 
     def submit(self, job: Job) -> None:
-        """Take a job."""
         self._queue.submit(job)
 
     def collect(self) -> Outcome:
-        """Wait for the next finished job.
-
-        Raises:
-            AutotokError: no worker can be built, or Ray is gone.
-        """
         try:
             return self._queue.collect()
         except AutotokError:

@@ -18,8 +18,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["Watchdog"]
-
 _MARK = "AUTOTOK_RAY_STARTED_BY"
 _PATIENCE_S = 5.0
 _LOOK_S = 1.0

@@ -1,44 +1,30 @@
 """The process engine: local worker processes, each with a worker of its own, doing jobs over pipes.
 
-Processes are spawned, not forked, because the threads of torch do not survive a fork. The driver
-has no thread of its own: everything happens in `submit`, `collect` and `close`.
+The driver has no thread of its own: everything happens in `submit`, `collect` and `close`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import math
-import multiprocessing
-import os
 import pickle
-import signal
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 
 from autotok.errors import AutotokError, ConfigError
-from autotok.interrupts import SIGNALS
 
-from .base import Job, Outcome, WorkerFactory, run_job
-from .pickling import build_error, dumped, packed, rebuilt, threads_per_worker, use_threads
-
-__all__ = ["ProcessEngine", "leave_if_reimported"]
+from .base import Job, Outcome, WorkerFactory
+from .pickling import dumped, rebuilt, threads_per_worker
+from .worker_process import FAREWELL_S, REIMPORTED, WorkerProcess, leave_if_reimported
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 2
 """Of a job whose worker dies."""
 _STARTS = 4
 """Workers in a row that may die while they start."""
-# no code that Python, a shell or a signal gives
-_REIMPORTED = 86
-"""Exit code of a worker that found itself running the caller's script again."""
-_FAREWELL_S = 1.0
-_CONTEXT = multiprocessing.get_context("spawn")
 
 
 class ProcessEngine:
@@ -80,10 +66,10 @@ class ProcessEngine:
         self._stillborn = 0
         self._closed = False
         self._begin = time.monotonic()
-        self._workers: list[_Process] = []
+        self._workers: list[WorkerProcess] = []
         for seat in range(workers):
             gpu = gpus[seat % len(gpus)] if gpus else None
-            self._workers.append(_Process(self._threads, gpu))
+            self._workers.append(WorkerProcess(self._threads, gpu))
 
     def start(self) -> float:
         """Wait until every worker is built; the seconds that took since this was made.
@@ -102,11 +88,6 @@ class ProcessEngine:
         self._hand_out()
 
     def collect(self) -> Outcome:
-        """Wait for the next finished job.
-
-        Raises:
-            AutotokError: no worker can be built; it is what the factory raised, if that was one.
-        """
         with self._closing():
             while not self._done:
                 self._hand_out()
@@ -129,7 +110,7 @@ class ProcessEngine:
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.dismiss()
-        deadline = time.monotonic() + _FAREWELL_S
+        deadline = time.monotonic() + FAREWELL_S
         for worker in workers:
             worker.join(deadline)
 
@@ -161,7 +142,7 @@ class ProcessEngine:
             elif worker.deadline is not None and worker.deadline <= time.monotonic():
                 self._workers[index] = self._after_hang(worker)
 
-    def _listen(self, worker: _Process) -> bool:
+    def _listen(self, worker: WorkerProcess) -> bool:
         """Take one message; False when the worker is dead."""
         try:
             if not worker.pipe.poll():
@@ -180,7 +161,7 @@ class ProcessEngine:
         worker.became("starting" if kind == "up" else "idle")
         return True
 
-    def _after_death(self, worker: _Process) -> _Process:
+    def _after_death(self, worker: WorkerProcess) -> WorkerProcess:
         """A fresh worker; the dead one's job is queued again or has failed."""
         unborn, words = worker.state == "starting", worker.last_words()
         if worker.job is None:
@@ -191,16 +172,16 @@ class ProcessEngine:
             self._jobs.appendleft((worker.job, worker.attempt))
         else:
             self._done.append(Outcome(worker.job, None, worker.seconds, words))
-        return _Process(self._threads, worker.gpu)
+        return WorkerProcess(self._threads, worker.gpu)
 
-    def _note_stillborn(self, worker: _Process, words: str) -> None:
+    def _note_stillborn(self, worker: WorkerProcess, words: str) -> None:
         """A worker died before it was ready: another one is started, unless none ever gets there.
 
         Raises:
             AutotokError: the last of `_STARTS` in a row; or the script runs again in its workers.
         """
         self._stillborn += 1
-        if worker.exit_code == _REIMPORTED:
+        if worker.exit_code == REIMPORTED:
             raise AutotokError(
                 "the script that calls this search is run again by each worker, as Python's spawn"
                 " does; put its calls under `if __name__ == '__main__':`"
@@ -212,146 +193,10 @@ class ProcessEngine:
             )
         _LOG.warning("%s while it started; another one is started", words)
 
-    def _after_hang(self, worker: _Process) -> _Process:
+    def _after_hang(self, worker: WorkerProcess) -> WorkerProcess:
         assert worker.job is not None
         reason = f"no result after {worker.limit_s:g} s; its worker was stopped"
         self._done.append(Outcome(worker.job, None, worker.seconds, reason))
         worker.dismiss()
-        worker.join(time.monotonic() + _FAREWELL_S)
-        return _Process(self._threads, worker.gpu)
-
-
-class _Process:
-    """One worker process, seen from the driver: 'starting', 'idle', 'busy' or 'dead'."""
-
-    def __init__(self, threads: int, gpu: str | None = None) -> None:
-        self.state, self.gpu = "starting", gpu
-        self.job: Job | None = None
-        self.attempt = 0
-        self.deadline: float | None = None
-        self.limit_s: float | None = None
-        self.exit_code = 0
-        self._begin = 0.0
-        self.pipe, theirs = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(
-            target=_serve, args=(theirs, threads), daemon=True, name="autotok-worker"
-        )
-        with _child_env(threads, gpu):
-            self._process.start()
-        theirs.close()
-
-    @property
-    def sentinel(self) -> int:
-        """Ready when the process has ended."""
-        return self._process.sentinel
-
-    @property
-    def seconds(self) -> float:
-        """Since the job was given."""
-        return time.perf_counter() - self._begin
-
-    def give(self, job: Job, attempt: int, limit_s: float | None) -> None:
-        """Send a job; should the worker be dead, its sentinel tells."""
-        self.state, self.job, self.attempt = "busy", job, attempt
-        self._begin, self.limit_s = time.perf_counter(), limit_s
-        self.deadline = None if limit_s is None else time.monotonic() + limit_s
-        with contextlib.suppress(OSError):
-            self.pipe.send(job)
-
-    def became(self, state: str) -> None:
-        """Note what the worker said of itself."""
-        self.state, self.job, self.deadline = state, None, None
-
-    def last_words(self) -> str:
-        """Why it died, in words; waits for its end."""
-        self.state = "dead"
-        self.pipe.close()
-        self._process.join(_FAREWELL_S)
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join()
-        code = self.exit_code = self._process.exitcode or 0
-        self._process.close()
-        if code >= 0:
-            return f"worker ended with exit code {code}"
-        hint = ", perhaps out of memory" if -code == signal.SIGKILL else ""
-        return f"worker died with signal {-code}{hint}"
-
-    def dismiss(self) -> None:
-        """An idle worker leaves when its pipe closes; any other is killed."""
-        self.pipe.close()
-        if self.state in ("starting", "busy"):
-            self._process.kill()
-
-    def join(self, deadline: float) -> None:
-        """Wait for its end, until the deadline gently."""
-        if self.state == "dead":
-            return
-        self._process.join(max(0.0, deadline - time.monotonic()))
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join()
-        self._process.close()
-
-
-@contextlib.contextmanager
-def _child_env(threads: int, gpu: str | None) -> Iterator[None]:
-    """What a child inherits: its number of threads, its GPU, and deafness to `SIGNALS` from the
-    start."""
-    own = {"OMP_NUM_THREADS": str(threads)}
-    own |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-    before = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
-    masked = None
-    if sys.platform != "win32":
-        importlib.import_module("multiprocessing.resource_tracker").ensure_running()
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        if masked is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-
-
-# --- in the worker process
-
-
-def leave_if_reimported() -> None:
-    """End this process if it is a worker that is still importing the script which started it.
-
-    That script lacks the guard `if __name__ == '__main__':`; the driver is told by the exit code.
-    """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        os._exit(_REIMPORTED)
-
-
-def _serve(pipe: Connection, threads: int) -> None:
-    """Build the worker, then do jobs until the driver closes the pipe or is gone."""
-    for number in SIGNALS:  # a terminal, or `timeout`, sends them to the whole group
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, OSError):  # the driver is gone
-        pipe.send(("up", None))
-        try:
-            worker = pickle.loads(pipe.recv_bytes())()
-        except (
-            BaseException
-        ) as error:  # SystemExit too: told to the driver, where it ends the search
-            pipe.send(("unable", build_error(error)))
-            return
-        use_threads(threads)
-        pipe.send(("built", None))
-        while True:
-            pipe.send(("done", packed(run_job(worker, pipe.recv()))))
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
+        worker.join(time.monotonic() + FAREWELL_S)
+        return WorkerProcess(self._threads, worker.gpu)

@@ -20,8 +20,6 @@ from autotok.searching.space.search_space import Chooser, Parameter, Params
 
 from .repair import Strengths
 
-__all__ = ["BINS", "Priced", "tokens_by_depth", "nearby", "random_params", "priced_at", "steepest"]
-
 BINS = 12
 """Depths at which the share of tokens left is read: as many as a ViT-S has blocks."""
 _GRID = np.linspace(0.0, 1.0, 25)

@@ -22,8 +22,6 @@ from autotok.searching.space.search_space import Params
 
 from .candidates import priced_at
 
-__all__ = ["MOST_KEPT", "front_again", "worth_keeping"]
-
 MOST_KEPT = 200
 """Records of an earlier run: more than a surrogate looks at."""
 _STARTS = 8

@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-__all__ = ["Belief", "expected_gain"]
-
 _DRAWS = 64
 Floats = NDArray[np.float64]
 

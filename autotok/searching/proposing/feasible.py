@@ -16,8 +16,6 @@ from autotok.searching.space.shape import Shape
 
 from .repair import Strengths
 
-__all__ = ["check_budgets", "idle_budgets"]
-
 
 def check_budgets(problem: Problem) -> None:
     """Raise `InfeasibleBudget` if nothing in the space meets the budgets.

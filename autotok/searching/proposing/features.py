@@ -18,8 +18,6 @@ from autotok.searching.space.problem import Problem
 from .candidates import BINS, Priced, steepest, tokens_by_depth
 from .gaussian_process import Inputs
 
-__all__ = ["NOTHING", "WHOLE", "Features", "Rows"]
-
 WHOLE = Priced({}, "none", 1.0, (1.0,) * BINS, 1.0)
 """The uncompressed model."""
 NOTHING = Priced({}, "none", 0.0, (0.0,) * BINS, 0.0)

@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-__all__ = ["Hyper", "Inputs", "Posterior", "best_hyper", "fit"]
-
 Floats = NDArray[np.float64]
 
 

@@ -25,18 +25,6 @@ from autotok.errors import RunDirectoryError, StudyTaken
 from autotok.plain_data import Place, typed
 from autotok.searching.records.objective import Objective
 
-__all__ = [
-    "STUDY_NAME",
-    "Owner",
-    "StudyIdentity",
-    "check_study",
-    "claim",
-    "name_metrics",
-    "new_id",
-    "open_study",
-    "release",
-]
-
 STUDY_NAME = "autotok"
 _CLAIM = "claim:"
 _HERE: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()

@@ -42,8 +42,6 @@ from .identity import StudyIdentity, claim, name_metrics, open_study, release
 from .samplers import check_sampler, faults_of, grid_point, make_sampler
 from .storage import damaged_journal, hold_journal, is_url, open_storage, storage_errors
 
-__all__ = ["CRASH", "Proposals", "record_of"]
-
 CRASH = 3
 """Deaths from outside that one crash weighs as much as."""
 _HISTORY, _ELITE = 90, 45

@@ -24,8 +24,6 @@ from autotok.searching.space.problem import Problem
 from autotok.searching.space.shape import Shape
 from autotok.searching.space.subnets import Structure
 
-__all__ = ["Repaired", "Strengths", "match_cost", "repair"]
-
 _PREDICTIONS = 7
 """Of one shape at most, to meet one predicted limit: each costs a trace of the model."""
 _CLOSE = 0.005

@@ -25,8 +25,6 @@ from autotok.facts import BackboneFacts
 from autotok.searching.space.search_space import Parameter, Params, SearchSpace
 from autotok.searching.space.settings import SAMPLERS, sampler_text
 
-__all__ = ["check_sampler", "faults_of", "grid_point", "make_sampler"]
-
 _GRID_STEPS = 5
 """Per range."""
 

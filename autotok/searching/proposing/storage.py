@@ -26,22 +26,6 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-__all__ = [
-    "KeptStudy",
-    "kept_study",
-    "PASSWORD_VARIABLE",
-    "check_storage",
-    "check_url",
-    "damaged_journal",
-    "filled_url",
-    "hold_journal",
-    "is_url",
-    "masked",
-    "open_storage",
-    "repair_journal",
-    "storage_errors",
-]
-
 PASSWORD_VARIABLE = "AUTOTOK_STORAGE_PASSWORD"
 _HIDDEN = "***"
 _SECRET = ("password", "passwd")

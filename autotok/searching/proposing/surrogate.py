@@ -32,8 +32,6 @@ from .expected_gain import Belief, expected_gain
 from .features import NOTHING, WHOLE, Features, Rows
 from .gaussian_process import USUAL, Hyper, Inputs, best_hyper, fit
 
-__all__ = ["Known", "Surrogate"]
-
 _SHAPES, _FRACTIONS = 400, 4
 """Of the candidates made once, before the first trial: half a second."""
 _NEAR_SHAPES = 8

@@ -38,16 +38,6 @@ from .proposals import Proposals
 from .repair import Repaired, repair
 from .surrogate import Known, Surrogate
 
-__all__ = [
-    "TrialBuilder",
-    "can_gain",
-    "can_reach_front",
-    "expected_recovery",
-    "next_to_tune",
-    "recoveries",
-    "recovery",
-]
-
 _ATTEMPTS = 6
 """At a proposal that is not known yet; the late ones are random."""
 PRIOR_RECOVERY = 0.5

@@ -7,22 +7,19 @@ been chosen, on the same images, as the highest of several.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotok.evaluation.paired import Paired, compare
 from autotok.metrics import METRICS
-from autotok.plain_data import Place, typed
+from autotok.plain_data import Place, plain_fields, typed
 from autotok.searching.records.final import Final
 
 from .finetune_gain import TuningGain, tuning_gains
 from .objective import Objective
 from .pareto import best_of
 from .record import TrialRecord
-
-__all__ = ["Comparisons", "Standing", "compare_front"]
 
 _CHEAPER = 0.98
 """Share of the best's cost from which on a configuration counts as costing as much."""
@@ -92,10 +89,7 @@ class Standing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the words included."""
-        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name in ("against_reference", "against_best", "against_next"):
-            data[name] = None if data[name] is None else data[name].to_dict()
-        return {**data, "words": self.words}
+        return {**plain_fields(self), "words": self.words}
 
     @classmethod
     def from_dict(cls, data: object, where: Place | str = "standing") -> Standing:
@@ -140,10 +134,7 @@ class Comparisons:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for pareto.json."""
-        return {
-            "standings": [s.to_dict() for s in self.standings],
-            "tuning": [g.to_dict() for g in self.tuning],
-        }
+        return plain_fields(self)
 
     @classmethod
     def from_dict(cls, data: object, where: Place | str = "comparisons") -> Comparisons:
@@ -197,10 +188,7 @@ def _against(record: TrialRecord, other: TrialRecord | None) -> Paired | None:
 
 
 def _runner_up(
-    best: TrialRecord,
-    others: Sequence[TrialRecord],
-    final: Final,
-    objectives: Sequence[Objective],
+    best: TrialRecord, others: Sequence[TrialRecord], final: Final, objectives: Sequence[Objective]
 ) -> TrialRecord | None:
     """The next of the front by the first objective; where there is no other, the best control."""
     rivals = [r for r in others if r.score is not None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .record import TrialRecord
+from autotok.plain_data import to_plain
 
-__all__ = ["Final"]
+from .record import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,5 @@ class Final:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        singles = {name: getattr(self, name) for name in ("best", "random_control", "reference")}
-        return {
-            **{name: None if r is None else r.to_dict() for name, r in singles.items()},
-            "front": [r.to_dict() for r in self.front],
-            "controls": [r.to_dict() for r in self.controls],
-            "outside": [r.to_dict() for r in self.outside],
-        }
+        order = ("best", "random_control", "reference", "front", "controls", "outside")
+        return {name: to_plain(getattr(self, name)) for name in order}

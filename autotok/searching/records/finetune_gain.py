@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotok.evaluation.paired import Paired, compare
-from autotok.plain_data import Place, typed
+from autotok.plain_data import Place, plain_fields, typed
 
 from .record import TrialRecord
-
-__all__ = ["HELPED", "HURT", "SUFFICES", "UNKNOWN", "TuningGain", "tuning_gain", "tuning_gains"]
 
 HELPED = "fine-tuning helped"
 SUFFICES = "plug-in suffices (within noise)"
@@ -72,9 +69,8 @@ class TuningGain:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the verdict included."""
-        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        data["gain"] = None if self.gain is None else self.gain.to_dict()
-        return {**data, "per_minute": self.per_minute, "verdict": self.verdict}
+        further = {"per_minute": self.per_minute, "verdict": self.verdict}
+        return {**plain_fields(self), **further}
 
     @classmethod
     def from_dict(cls, data: object, where: Place | str = "gain") -> TuningGain:

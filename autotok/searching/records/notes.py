@@ -18,8 +18,6 @@ from autotok.metrics import METRICS, ON_DEVICE
 from .objective import Objective
 from .record import Score, TrialRecord
 
-__all__ = ["attributes", "note_entries", "study_note", "trial_note"]
-
 _PART = 2045
 """Characters per part: the limit of a column in Optuna's databases."""
 _CONVENTIONS = {

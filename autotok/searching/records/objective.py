@@ -11,15 +11,6 @@ from numpy.typing import NDArray
 from autotok.errors import ConfigError
 from autotok.metrics import METRICS, Metric, metric_of
 
-__all__ = [
-    "DEFAULT_OBJECTIVES",
-    "Objective",
-    "asked_metrics",
-    "judged_by",
-    "losses",
-    "make_objectives",
-]
-
 DEFAULT_OBJECTIVES = ("quality", "macs_g")
 MOST = 4
 """Objectives at a time: beyond it nearly every configuration is on the front."""

@@ -16,8 +16,6 @@ from autotok.metrics import TABLE
 from .objective import Objective, losses
 from .record import TrialRecord
 
-__all__ = ["Front", "best_of", "crowding", "dominating", "front_mask", "hypervolume", "thin"]
-
 Points = NDArray[np.float64]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +10,7 @@ from typing import Any
 from autotok.config import CompressionConfig, Primitive
 from autotok.metrics import METRICS, ON_DEVICE, Metric
 from autotok.names import known
-from autotok.plain_data import Place, parse_json, typed
-
-__all__ = ["FINISHED", "MEASURED", "Costs", "Score", "TrialRecord", "foretold"]
+from autotok.plain_data import Place, parse_json, plain_fields, typed
 
 FINISHED = ("complete", "infeasible", "failed", "duplicate")
 VERSION = 1
@@ -159,16 +156,7 @@ class TrialRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        data["config"] = None if self.config is None else self.config.to_dict()
-        data["costs"] = None if self.costs is None else dataclasses.asdict(self.costs)
-        data["score"] = None if self.score is None else dataclasses.asdict(self.score)
-        data.update(layers=list(self.layers), counts=list(self.counts))
-        data.update(predicted=dict(self.predicted), params=dict(self.params), version=VERSION)
-        for name in ("tally", "tuned", "untuned", "reading"):
-            value = getattr(self, name)
-            data[name] = None if value is None else dict(value)
-        return data
+        return {**plain_fields(self), "version": VERSION}
 
     @classmethod
     def from_dict(cls, data: object, where: Place | str = "record") -> TrialRecord:

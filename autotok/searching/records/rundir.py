@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,13 +32,19 @@ except ImportError:  # not on POSIX: two processes on one run are then not told 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["RunDirectory"]
-
 T = TypeVar("T", bound="DataclassInstance")
 
-VERSION = 1
+VERSION = 2
+_SINCE_1 = {"device": "measure_on", "runs_on": "device"}
+"""What keys of the question of a run of version 1 are called since."""
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}|\.seen-[0-9a-f]{8}")
 """What a killed writer of a file leaves, and a killed look at whether a folder is shared."""
+
+
+def fresh_run_folder(backbone: str) -> Path:
+    """A new folder name under runs/, such as runs/autoformer_demo-20260131-120000."""
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in backbone.split(".")[0])
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 class RunDirectory:
@@ -206,10 +213,14 @@ class RunDirectory:
 
     def _config(self) -> tuple[dict[str, Any], Place]:
         data, place = read_yaml(self.path / "config.yaml", like="a folder with a run")
-        if not isinstance(data, dict) or data.pop("version", None) != VERSION:
+        version = data.pop("version", None) if isinstance(data, dict) else None
+        if version not in (1, VERSION):
             raise ConfigError(
-                f"{place}: the run is not of version {VERSION}, which this autotok reads"
+                f"{place}: the run is not of version 1 or {VERSION}; autotok reads those"
             )
+        question = data.get("question")
+        if version == 1 and isinstance(question, dict):
+            data["question"] = {_SINCE_1.get(key, key): v for key, v in question.items()}
         return data, place
 
     def write_records(

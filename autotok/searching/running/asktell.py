@@ -30,8 +30,6 @@ from autotok.searching.space.space_file import load_space
 
 from .opening import open_search
 
-__all__ = ["AskTell", "Candidate"]
-
 _LOG = logging.getLogger(__name__)
 
 

@@ -1,16 +1,16 @@
-"""Shapes of the random control: what any method has to beat at the same cost."""
+"""The random control, in several shapes: what any method has to beat at the same cost."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 from autotok.methods.registry import list_methods
+from autotok.searching.proposing.repair import Repaired, match_cost
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.shape import Shape
 
 from .loop import Search
-
-__all__ = ["control_shapes"]
 
 CONTROL = "random"
 
@@ -41,3 +41,23 @@ def control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
         shapes.insert(0, own)
     options = dict(sorted(shapes[0].reducer.resolve_options({}).items()))
     return [dataclasses.replace(shape, options=options, subnet=subnet) for shape in shapes]
+
+
+def controls_at_cost(search: Search, best: TrialRecord) -> Iterator[Repaired]:
+    """Random pruning at the cost of the best, each configuration once."""
+    seen: set[str] = set()
+    for shape in () if best.costs is None else control_shapes(search, best):
+        assert best.costs is not None
+        repaired = match_cost(shape, best.costs.macs, search.problem)
+        if repaired is None or repaired.config is None or repaired.config.config_id in seen:
+            continue
+        seen.add(repaired.config.config_id)
+        yield repaired
+
+
+def retrained_like(record: TrialRecord, best: TrialRecord) -> TrialRecord:
+    """The control, to be fine-tuned in the way that the best was."""
+    assert record.config is not None
+    assert best.config is not None
+    config = dataclasses.replace(record.config, mode="retrain", finetune=best.config.finetune)
+    return dataclasses.replace(record, config=config)

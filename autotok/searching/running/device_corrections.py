@@ -11,28 +11,23 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from autotok.config import CompressionConfig
 from autotok.devices.measurement import Measurement
 from autotok.errors import AutotokError, DeviceUnreachable, RunDirectoryError
-from autotok.methods.base import Count
-from autotok.methods.registry import get_method
 from autotok.metrics import METRICS, ON_DEVICE, PREDICTED
 from autotok.searching.proposing.proposals import Proposals
-from autotok.searching.proposing.repair import match_cost
 from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.warm_starts import warm_starts
 
+from .early_configs import early_configs
 from .events import OnEvent, Working
 from .question import device_needed
-
-__all__ = ["CORRECTED", "DeviceCorrections"]
 
 _LOG = logging.getLogger(__name__)
 CORRECTED = {m: METRICS[m].aspect for m in PREDICTED if not METRICS[m].follows}
@@ -42,10 +37,6 @@ _POWER = "power_w"
 _NOTED = {_POWER, *(f"{aspect}_correction" for aspect in CORRECTED.values())}
 UNCHECKED_PCT = 10.0
 """Allowed disagreement with a target that states no error."""
-EARLY_KINDS = 2
-"""Kinds of method that are measured before the first trial, beside the uncompressed model."""
-EARLY_SHARE = 0.6
-"""Of the uncompressed cost, roughly where budgets lie."""
 _GUESS_S = 15.0
 """A measurement, until one was made."""
 _ROUNDS = 3
@@ -63,7 +54,7 @@ class DeviceCorrections:
         limits: tuple[Budget, ...] | None = None,
     ) -> None:
         """`limits` are the budgets as the run stated them when it began."""
-        self._original, self._on_event = problem, on_event
+        self.original, self._on_event = problem, on_event
         self.progress: Callable[[], float] = lambda: 0.0
         """Of the whole search."""
         self._limits = limits
@@ -81,26 +72,21 @@ class DeviceCorrections:
     @property
     def active(self) -> bool:
         """Whether there is a device, or was one."""
-        return self._original.measure is not None or bool(self._readings)
-
-    @property
-    def original(self) -> Problem:
-        """The problem as it was given."""
-        return self._original
+        return self.original.measure is not None or bool(self._readings)
 
     @property
     def problem(self) -> Problem:
         """The problem with predictions corrected; shares of a predicted cost follow what was
         measured before the first trial, and then stay."""
-        budgets = self._limits or tuple(map(self._rescaled, self._original.budgets))
-        problem = dataclasses.replace(self._original, budgets=budgets)
-        if self._original.predict is None:
+        budgets = self._limits or tuple(map(self._rescaled, self.original.budgets))
+        problem = dataclasses.replace(self.original, budgets=budgets)
+        if self.original.predict is None:
             return problem
         return dataclasses.replace(problem, predict=self._predict)
 
     def expected_s(self, count: int) -> float:
         """Seconds that so many measurements take."""
-        if self._original.measure is None:
+        if self.original.measure is None:
             return 0.0
         return count * (median(self._seconds) if self._seconds else _GUESS_S)
 
@@ -110,9 +96,9 @@ class DeviceCorrections:
         Raises:
             DeviceUnreachable: the device does not answer.
         """
-        if self._original.measure is None or self._original.predict is None or self._early:
+        if self.original.measure is None or self.original.predict is None or self._early:
             return
-        for config in self._early_configs():
+        for config in early_configs(self.original):
             self._measure(config)
         self.learn()
         self._early = dict(self._factors)
@@ -134,7 +120,7 @@ class DeviceCorrections:
 
     def insist_on(self, objectives: Sequence[str]) -> None:
         """Raise `ConfigError` where a metric of these or of the budgets is not known."""
-        problem, predict = self._original, self.problem.predict
+        problem, predict = self.original, self.problem.predict
         asked = asked_metrics(objectives, problem.metric)
         for metric in (*asked, *(METRICS[b.metric] for b in problem.budgets)):
             if metric.name in ON_DEVICE and (
@@ -268,7 +254,7 @@ class DeviceCorrections:
 
     def _measure(self, config: CompressionConfig) -> None:
         """Have a configuration's reading, or why there is none."""
-        key, measure = config.config_id, self._original.measure
+        key, measure = config.config_id, self.original.measure
         if key in self._readings or key in self._failures or measure is None:
             return
         if self._on_event is not None:
@@ -284,33 +270,14 @@ class DeviceCorrections:
             self._failures[key] = {"kind": str(kind), "reason": str(error)}
             _LOG.warning("%s was not measured: %s", config.method, error)
         else:
-            if self._original.predict is not None:
-                self._raw[key] = dict(self._original.predict(config))
+            if self.original.predict is not None:
+                self._raw[key] = dict(self.original.predict(config))
             self._seconds.append(time.monotonic() - begin)
         self._write()
 
-    def _early_configs(self) -> Iterable[CompressionConfig]:
-        """The uncompressed model, and published schedules of methods of different kinds."""
-        problem, kinds = self._original, set[Any]()
-        yield CompressionConfig()
-        macs = int(EARLY_SHARE * problem.costs.cost(CompressionConfig()).macs)
-        problem = dataclasses.replace(problem, budgets=())  # what is to be learned is the device
-        for params in warm_starts(problem.space, problem.facts):
-            method = get_method(str(params["method"]))
-            if method.name == "none" or method.kind in kinds or len(kinds) == EARLY_KINDS:
-                continue
-            if method.count is Count.ADAPTIVE or not method.exportable:
-                continue
-            try:
-                repaired = match_cost(problem.space.decode(params, problem.facts), macs, problem)
-            except AutotokError:
-                continue
-            if repaired is not None and repaired.config is not None:
-                kinds.add(method.kind)
-                yield repaired.config
-
     def _unmeasured(self, record: TrialRecord, *, kind: str, reason: str) -> TrialRecord:
         if kind == "memory":
+            # above 0, or samplers would take it for one inside the budget
             worst = max(0.01, record.violation)
             return dataclasses.replace(record, feasible=False, violation=worst, reason=reason)
         return dataclasses.replace(record, unmeasured=reason)
@@ -318,8 +285,8 @@ class DeviceCorrections:
     # --- predictions
 
     def _predict(self, config: CompressionConfig) -> Mapping[str, float]:
-        assert self._original.predict is not None
-        return self._corrected(self._original.predict(config))
+        assert self.original.predict is not None
+        return self._corrected(self.original.predict(config))
 
     def _corrected(self, raw: Mapping[str, float]) -> dict[str, float]:
         found = {**raw, **self._corrections()}
@@ -360,7 +327,7 @@ class DeviceCorrections:
 
     def _early_as_stated(self) -> dict[str, float]:
         """What the first measurements must have said, of a run killed before it noted them."""
-        both = zip(self._limits or (), self._original.budgets, strict=False)
+        both = zip(self._limits or (), self.original.budgets, strict=False)
         pairs = [(a, b) for a, b in both if b.relative and b.metric in METRICS]
         return {b.metric: a.limit / b.limit for a, b in pairs if a.limit != b.limit}
 

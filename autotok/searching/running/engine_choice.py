@@ -6,6 +6,7 @@ Workers of one run share decoded images and weights, instead of loading their ow
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import pickle
 import shutil
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.config import CompressionConfig
-from autotok.errors import ConfigError
+from autotok.devices.handed_model import put_together, take_apart
+from autotok.errors import ConfigError, failure
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.folder import PixelCache
@@ -34,8 +35,6 @@ from .model_worker import WEIGHTS_FOLDER
 from .question import Question
 from .session import Session, build_problem
 
-__all__ = ["SHARED_FOLDER", "ProblemFactory", "load_shared", "make_engine", "share"]
-
 _LOG = logging.getLogger(__name__)
 _WARM_UP = 2
 """Images."""
@@ -46,18 +45,45 @@ Loaded = tuple[Backbone, AutoFormerSupernet | None]
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What the processes of a run share: decoded images, and weights that all of them map."""
+
+    folder: Path
+    rest: bytes | None
+    """Of backbone and supernet, without their weights; None: each worker loads its own."""
+
+    @property
+    def weights(self) -> Path:
+        """The file with the weights; no pickle, see `take_apart`."""
+        return self.folder / "weights.safetensors"
+
+    def load(self) -> Loaded | None:
+        """Backbone and supernet."""
+        if self.rest is None:
+            return None
+        loaded: Loaded = put_together(self.rest, self.weights)
+        return loaded
+
+    def open_images(self, data: DataSource) -> None:
+        """Read decoded images from the folder, and leave new ones there."""
+        cache = _cache(data)
+        if cache is not None and (self.folder / "images.json").is_file():
+            cache.shared = SharedPixels.open(self.folder)
+
+
+@dataclass(frozen=True)
 class ProblemFactory:
     """Builds the problem of a question in the process that calls it; pickles."""
 
     question: Mapping[str, Any]
     """`Question.to_dict()`."""
     model: bytes | None
-    """The pickled model that replaces the named backbone."""
+    """The pickled model that replaces the named backbone; None where it is shared."""
     seed: int
     directory: Path
     """Run directory: where fine-tunes keep their weights and checkpoints."""
-    shared: Path | None = None
-    """Folder of what the driver shares with its workers, see `share`."""
+    shared: Shared | None = None
+    """What the driver shares with its workers."""
 
     @classmethod
     def of(
@@ -67,26 +93,27 @@ class ProblemFactory:
         seed: int,
         directory: Path,
         *,
-        shared: Path | None = None,
+        shared: Shared | None = None,
     ) -> ProblemFactory:
         """A factory for a question, and for a model object if one is given.
 
         Raises:
             ConfigError: the model does not pickle.
         """
-        content = None if model is None else dumped(model, "model object")
-        shared = None if shared is None else shared.absolute()
+        here = shared is not None and shared.rest is not None
+        content = None if model is None or here else dumped(model, "model object")
         return cls(dict(question), content, seed, Path(directory).absolute(), shared)
 
     def __call__(self) -> Problem:
         """The problem, loaded here or shared, and warm: its first trial is as fast as the next."""
         reuse_large_blocks()
-        loaded = load_shared(self.shared)
-        model = None if self.model is None or loaded else pickle.loads(self.model)
+        loaded = None if self.shared is None else self.shared.load()
+        model = None if self.model is None else pickle.loads(self.model)
         question = Question.from_dict(self.question)
         weights = self.directory / WEIGHTS_FOLDER
         session = build_problem(question, model, seed=self.seed, weights=weights, loaded=loaded)
-        _share_images(session.evaluator.data, self.shared)
+        if self.shared is not None:
+            self.shared.open_images(session.evaluator.data)
         with contextlib.suppress(Exception):  # if it fails, the trials say so
             session.problem.evaluate(CompressionConfig(), 0, _WARM_UP)
         return session.problem
@@ -149,22 +176,18 @@ def make_engine(
     )
 
 
-# --- shared by the processes of a run
-
-
-def share(session: Session, folder: Path) -> Path:
-    """The folder, new, with the session's weights and room for its images.
+def share(session: Session, folder: Path) -> Shared:
+    """What the folder, made anew, holds then: the session's weights and room for its images.
 
     A model that does not pickle is left out: each worker loads its own then, as it is named.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    loaded: Loaded = (session.backbone, session.worker.supernet)
+    shared, loaded = Shared(folder.absolute(), None), (session.backbone, session.worker.supernet)
     try:
-        torch.save(loaded, folder / "model.pt")
-    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
-        (folder / "model.pt").unlink(missing_ok=True)
-        _LOG.info("each worker loads its own model: %s", error)
+        shared = dataclasses.replace(shared, rest=take_apart(loaded, shared.weights))
+    except Exception as error:  # pickling runs arbitrary code
+        _LOG.info("each worker loads its own model: %s", failure(error))
     data = session.evaluator.data
     cache = _cache(data)
     if cache is not None:
@@ -172,28 +195,7 @@ def share(session: Session, folder: Path) -> Path:
         first = cache.get(index)
         if first is not None:
             cache.shared = SharedPixels.create(folder, 2 * len(data) + index, first)
-    return folder
-
-
-def load_shared(folder: Path | None) -> Loaded | None:
-    """The model that `share` left, its weights mapped from the file; None where there is none."""
-    if folder is None or not (folder / "model.pt").is_file():
-        return None
-    # the driver of this run wrote the file moments ago: unpickling it runs nobody else's code
-    try:
-        loaded: Loaded = torch.load(
-            folder / "model.pt", mmap=True, map_location="cpu", weights_only=False
-        )
-    except UnicodeEncodeError:  # torch maps no file whose name the locale cannot say
-        return None
-    return loaded
-
-
-def _share_images(data: DataSource, folder: Path | None) -> None:
-    """Read decoded images from the folder that `share` made, and leave new ones there."""
-    cache = _cache(data)
-    if cache is not None and folder is not None and (folder / "images.json").is_file():
-        cache.shared = SharedPixels.open(folder)
+    return shared
 
 
 def _cache(data: DataSource) -> PixelCache | None:

@@ -8,23 +8,7 @@ from dataclasses import dataclass
 from autotok.config import CompressionConfig
 from autotok.metrics import METRICS
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.budget import Budget
-
-__all__ = [
-    "BudgetsResolved",
-    "Done",
-    "Event",
-    "FinalEvaluation",
-    "FineTuneStep",
-    "FineTuning",
-    "OnEvent",
-    "Promoted",
-    "Started",
-    "TrialFinished",
-    "Working",
-    "event_text",
-    "trial_text",
-]
+from autotok.searching.space.budget import Budget, BudgetRequest
 
 
 @dataclass(frozen=True)
@@ -32,6 +16,13 @@ class Event:
     """Base: `progress` is the share of the whole search done, 0 to 1."""
 
     progress: float
+
+
+@dataclass(frozen=True)
+class Asked(Event):
+    """What is asked can be, and nothing is loaded yet; these are its budgets."""
+
+    budgets: tuple[BudgetRequest, ...]
 
 
 @dataclass(frozen=True)
@@ -92,11 +83,13 @@ class FineTuneStep(Event):
 
 @dataclass(frozen=True)
 class FinalEvaluation(Event):
-    """One configuration of the final evaluation is done, `done` of `total`."""
+    """A model of the final evaluation has seen more images; so many are in the race with it.
+
+    How many are to come nobody knows: whatever is told from the best drops out.
+    """
 
     record: TrialRecord
-    done: int
-    total: int
+    racing: int
 
 
 @dataclass(frozen=True)
@@ -132,8 +125,9 @@ def event_text(event: Event) -> tuple[str, bool]:
         method = event.config.method
         return f"fine-tuning {method} for {event.length} (trial {event.number})", True
     if isinstance(event, FinalEvaluation):
-        done = f"final evaluation {event.done} of {event.total}"
-        return f"{done}: {trial_text(event.record)}", True
+        control = event.record.origin == "control"
+        what = "random control" if control else f"{event.racing} models in the race"
+        return f"final evaluation, {what}: {trial_text(event.record)}", True
     if isinstance(event, Done):
         return f"{event.evaluated} configurations evaluated, {event.front} on the front", True
     return "", False

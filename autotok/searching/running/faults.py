@@ -12,8 +12,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["crashed_before", "faults_told"]
-
 _NAME = ".fault"
 
 

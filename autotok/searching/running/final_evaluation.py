@@ -18,18 +18,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from autotok.evaluation.paired import compare
 from autotok.metrics import ON_DEVICE
 from autotok.searching.engines.base import Engine, Job, Outcome
-from autotok.searching.proposing.repair import Repaired, match_cost
+from autotok.searching.proposing.repair import Repaired
 from autotok.searching.records.final import Final
 from autotok.searching.records.pareto import Front, best_of
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import COUNTED_IMAGES, TallyLike, to_score
 
-from .controls import control_shapes
+from .controls import controls_at_cost, retrained_like
 from .loop import REFERENCE, Search, after_finetune, judged, plain_tally
 from .race import finalists, in_question
 from .time_limit import Begun, TimeLimit
-
-__all__ = ["final_evaluation"]
 
 _LOG = logging.getLogger(__name__)
 _ROUNDS = 4
@@ -39,13 +37,14 @@ _ROUNDS = 4
 def final_evaluation(
     search: Search,
     engine: Engine,
-    report: Callable[[TrialRecord, int, int], None],
+    report: Callable[[TrialRecord, float, int], None],
     clock: TimeLimit,
 ) -> Final:
     """Evaluate finalists, control and reference on as many images as the time limit affords.
 
     Finalists and reference run them in parts; what one part took decides how many come next.
-    `report(record, done, total)` is called after each.
+    `report(record, share, racing)` is called after each: the share done of what may be to do at
+    most, and how many models are in the race.
     """
     chosen, outside = finalists(search)
     word = _FinalEvaluation(search, engine, report, clock, len(chosen))
@@ -70,8 +69,8 @@ def final_evaluation(
     best = best_of(front, search.objectives)
     controls = [] if best is None else word.controls(best)
     control = best_of([c for c in controls if c.measured], search.objectives)
-    outside = [*outside, *fallen.values()]
-    return Final(tuple(front), best, control, tuple(controls), uncompressed, tuple(outside))
+    out = (*outside, *fallen.values())
+    return Final(tuple(front), best, control, tuple(controls), uncompressed, out)
 
 
 class _FinalEvaluation:
@@ -79,7 +78,7 @@ class _FinalEvaluation:
         self,
         search: Search,
         engine: Engine,
-        report: Callable[[TrialRecord, int, int], None],
+        report: Callable[[TrialRecord, float, int], None],
         clock: TimeLimit,
         finalists: int,
     ) -> None:
@@ -87,6 +86,7 @@ class _FinalEvaluation:
         self._clock = clock
         self._total = finalists + 1 + search.settings.control_shapes
         self._done = self._ran = 0
+        self._in_race = finalists + 1
         self._raced: dict[str, TrialRecord] = {}
 
     def finals_in_parts(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
@@ -94,7 +94,7 @@ class _FinalEvaluation:
         total, clock = self._search.problem.total_images, self._clock
         found, racing, begun = dict(entries), [key for key, _ in entries], None
         for part in range(clock.final_parts):
-            last = part == clock.final_parts - 1
+            last, self._in_race = part == clock.final_parts - 1, len(racing)
             self._total = self._done + (clock.final_parts - part) * len(racing)
             self._total += self._search.settings.control_shapes
             affords = functools.partial(clock.final_images, total, begun, len(racing), last=last)
@@ -102,11 +102,8 @@ class _FinalEvaluation:
                 break
             ran, begin = self._ran, time.monotonic()
             found |= zip(racing, self.finals([(key, found[key]) for key in racing]), strict=True)
-            begun = Begun(
-                images=self._search.plan.final,
-                ran=self._ran - ran,
-                seconds=time.monotonic() - begin,
-            )
+            spent_s = time.monotonic() - begin
+            begun = Begun(self._search.plan.final, self._ran - ran, spent_s)
             racing = self._racing(part, found)
         self._raced = found
         return list(self._with_best_in_full().values())
@@ -162,8 +159,9 @@ class _FinalEvaluation:
         waiting = []
         for key, record in entries:
             noted = notes.noted(key)
-            where = f"'{key}' of the study"
-            known = record if noted is None else TrialRecord.from_dict(noted, where)
+            known = (
+                record if noted is None else TrialRecord.from_dict(noted, f"'{key}' of the study")
+            )
             if noted is not None and self._job(known) is None:
                 found[key] = known
                 self._tell(known)
@@ -177,7 +175,7 @@ class _FinalEvaluation:
 
     def _tell(self, record: TrialRecord) -> None:
         self._done += 1
-        self._report(record, self._done, max(self._total, self._done))
+        self._report(record, min(1.0, self._done / self._total), self._in_race)
 
     def _evaluated(
         self, entries: Sequence[tuple[str, TrialRecord]]
@@ -212,14 +210,10 @@ class _FinalEvaluation:
             return None
         if record.config.mode == "retrain" and record.tuned is None and record.score is None:
             return Job(record.number, record.config, task="finetune")
-        stop, start = self._search.plan.final, self._start(record)
+        seen, stop = self._tally(record), self._search.plan.final
+        start = 0 if seen is None else to_score(seen).num_images
         config = record.config if record.tuned is not None else record.config.plugged_in
         return Job(record.number, config, start, stop) if start < stop else None
-
-    def _start(self, record: TrialRecord) -> int:
-        """Images already seen; their sums are there to add to."""
-        seen = self._tally(record)
-        return 0 if seen is None else to_score(seen).num_images
 
     def _tally(self, record: TrialRecord) -> TallyLike | None:
         """The sums behind the record's own quality: a trial's, or those of the first part."""
@@ -281,21 +275,16 @@ class _FinalEvaluation:
         Where the best was fine-tuned, the first is fine-tuned in the same way.
         """
         entries: list[tuple[str, TrialRecord]] = []
-        seen: set[str] = set()
-        for shape in control_shapes(self._search, best):
-            if len(entries) == self._search.settings.control_shapes or best.costs is None:
+        for repaired in controls_at_cost(self._search, best):
+            if len(entries) == self._search.settings.control_shapes:
                 break
-            repaired = match_cost(shape, best.costs.macs, self._search.problem)
-            if repaired is None or repaired.config is None or repaired.config.config_id in seen:
-                continue
-            seen.add(repaired.config.config_id)
             record = self.verified(_as_record(-2 - len(entries), repaired, "control"))
             if any(b.metric in ON_DEVICE for b in self._search.problem.budgets):
                 record = self._search.corrections.judged(record)
             if not record.feasible or not record.within_budget:
                 continue
             if not entries and best.tuned is not None:
-                record = _retrained_like(record, best)
+                record = retrained_like(record, best)
             assert record.config is not None
             entries.append((f"control:{record.config.config_id}", record))
         return self._contested(entries, best)
@@ -344,13 +333,6 @@ def _expected_count(record: TrialRecord) -> float:
     each = (record.tally or {}).get("macs") or ()
     assert record.costs is not None
     return statistics.fmean(each[:COUNTED_IMAGES]) if each else float(record.costs.macs)
-
-
-def _retrained_like(record: TrialRecord, best: TrialRecord) -> TrialRecord:
-    assert record.config is not None
-    assert best.config is not None
-    config = dataclasses.replace(record.config, mode="retrain", finetune=best.config.finetune)
-    return dataclasses.replace(record, config=config)
 
 
 def _as_record(number: int, repaired: Repaired, origin: str) -> TrialRecord:

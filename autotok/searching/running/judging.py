@@ -17,8 +17,6 @@ from autotok.evaluation.precision import ChosenFormat, choose_format
 
 from .model_worker import judged_tally, plugged_in
 
-__all__ = ["Judged", "judge"]
-
 _LOG = logging.getLogger(__name__)
 
 

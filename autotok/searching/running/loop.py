@@ -38,8 +38,6 @@ from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from .device_corrections import DeviceCorrections
 from .events import trial_text
 
-__all__ = ["REFERENCE", "Search", "after_finetune", "judged", "plain_tally"]
-
 _LOG = logging.getLogger(__name__)
 REFERENCE = -1
 """Number under which the uncompressed model's tally is kept, inside the budget or not."""
@@ -57,11 +55,6 @@ class _OpenTrial:
     seconds: float = 0.0
     untuned: TallyLike | None = None
     tuned: Tuned | None = None
-
-    @property
-    def needs_finetune(self) -> bool:
-        """Whether it is to be fine-tuned and was not yet."""
-        return self.config.mode == "retrain" and self.tuned is None
 
     @property
     def config(self) -> CompressionConfig:
@@ -88,7 +81,9 @@ class Search:
         self._open: dict[int, _OpenTrial] = {}
         self._retrained: set[int] = set()
         """Trials whose configuration was promoted to a fine-tune."""
-        self._fruitless = self._evaluated = 0
+        self._fruitless = 0
+        self.evaluated = 0
+        """Different configurations that were evaluated, or tried and failed."""
         for record in proposals.records:
             self._count(record)
         self.tallies: dict[int, TallyLike] = {}
@@ -99,11 +94,6 @@ class Search:
     def records(self) -> list[TrialRecord]:
         """Finished trials in logical order."""
         return sorted(self.proposals.records, key=lambda r: r.number)
-
-    @property
-    def evaluated(self) -> int:
-        """Different configurations that were evaluated, or tried and failed."""
-        return self._evaluated
 
     @property
     def promoted(self) -> int:
@@ -137,7 +127,7 @@ class Search:
         if record.base is not None:
             self._retrained.add(record.base)
         fruitful = record.evaluated or record.state == "failed"
-        self._evaluated += fruitful
+        self.evaluated += fruitful
         self._fruitless = 0 if fruitful else self._fruitless + 1
 
     # --- ask
@@ -235,7 +225,7 @@ class Search:
         score = to_score(tally)
         if not math.isfinite(score.value):
             return self.fail(number, f"diverged: {score.metric} is {score.value}", 0.0)
-        if trial.needs_finetune:
+        if trial.config.mode == "retrain" and trial.tuned is None:
             return self._judge_untuned(trial, tally)
         trial.tally = tally if trial.tally is None else trial.tally + tally
         trial.record = judged(trial.record, trial.tally, self.problem.budgets)
@@ -292,6 +282,7 @@ class Search:
         assert record.config is not None
         known = self.builder.known[record.config.config_id]
         if known.score is None or not known.feasible:
+            # above 0, or samplers would take it for one inside the budget
             worst = max(0.01, record.violation, known.violation)
             return dataclasses.replace(record, state="infeasible", violation=worst)
         return dataclasses.replace(

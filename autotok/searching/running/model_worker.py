@@ -33,18 +33,10 @@ from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
 from autotok.searching.space.problem import COUNTED_IMAGES, Tuned
 from autotok.training.distill import Teacher, default_losses
-from autotok.training.finetune import FineTuneProgress, finetune_student
+from autotok.training.finetune import finetune_student
+from autotok.training.finetuned import FineTuneProgress
 from autotok.training.losses import LOSSES
 from autotok.training.student import emitted, retrained, save_weights, student_of
-
-__all__ = [
-    "WEIGHTS_FOLDER",
-    "ModelWorker",
-    "calibrated_on",
-    "judged_tally",
-    "plugged_in",
-    "tuned",
-]
 
 _LOG = logging.getLogger(__name__)
 WEIGHTS_FOLDER = "weights"

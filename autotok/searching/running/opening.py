@@ -29,15 +29,12 @@ from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan
 
 from .device_corrections import DeviceCorrections
-from .events import (
-    OnEvent,
-)
+from .events import OnEvent
 from .faults import crashed_before
 from .loop import Search
-from .study import SearchResult, StudyRun, result_key
+from .search_result import SearchResult, result_key
+from .study import StudyRun
 from .time_limit import Around
-
-__all__ = ["kept_result", "kept_trials", "open_search", "resume_search", "run_search"]
 
 
 def run_search(

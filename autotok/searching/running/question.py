@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autotok.devices.placing import check_device
-from autotok.devices.ssh_address import SshAddress
+from autotok.devices.placing import check_device, check_measure_on
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.export.formats import check_format
 from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric
@@ -20,14 +19,6 @@ from autotok.plain_data import Place, read_yaml, typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 from autotok.searching.space.budget import BudgetRequest, parse_budgets
 from autotok.searching.space.space_names import find_space
-
-__all__ = [
-    "Question",
-    "check_hand_over",
-    "check_names",
-    "device_needed",
-    "require_device",
-]
 
 LEAST_MB = 100
 """Free disk a hand-over may need: weights, an ONNX file, pictures."""
@@ -58,9 +49,9 @@ class Question:
     """Images at a time that latency, throughput, memory and energy mean; None: the target's."""
     max_images: int | None = None
     """At most this many images of the data count as its validation split."""
-    device: str | None = None
-    """Where finalists are measured: 'local', 'ssh://user@host' or 'ray:RESOURCE'."""
-    runs_on: str = "auto"
+    measure_on: str | None = None
+    """What finalists are timed on: 'local', 'ssh://user@host' or 'ray:RESOURCE'."""
+    device: str = "auto"
     """Where models run: 'auto', 'cpu', 'cuda[:N]' or 'mps'."""
     precision: str = "auto"
     """What models are judged in; config.yaml keeps what 'auto' came to, for the resumes to come."""
@@ -108,12 +99,10 @@ def check_names(
     known("engine", engine, ENGINES)
     known("quality", question.quality, QUALITIES)
     check_precision(question.precision)
-    check_device(question.runs_on)
-    device = question.device or "none"
-    if device.startswith("ssh:"):
-        SshAddress.parse(device)
-    elif device.partition("?")[0] not in ("local", "none") and not device.startswith("ray:"):
-        known("device", device, ("local", "ssh://user@host", "ray:RESOURCE"))
+    check_device(question.device)
+    timed_on = question.measure_on or "none"
+    if timed_on != "none":
+        check_measure_on(timed_on)
     read_yaml(find_space(question.space), like="a search space")
     if question.methods:
         from autotok.methods.registry import list_methods
@@ -126,13 +115,13 @@ def check_names(
 
         load_target(question.target)
     wanted = [m.name for m in asked_metrics(objectives)]
-    require_device(limited + wanted, question.target, device)
+    require_device(limited + wanted, question.target, timed_on)
 
 
-def require_device(names: Iterable[str], target: str | None, device: str = "any") -> None:
+def require_device(names: Iterable[str], target: str | None, measure_on: str = "any") -> None:
     """Raise `ConfigError` where metrics of budgets and objectives cannot be known."""
     for metric in (METRICS[name] for name in names if name in ON_DEVICE):
-        if target is None or (metric.kind == "measured" and device == "none"):
+        if target is None or (metric.kind == "measured" and measure_on == "none"):
             raise device_needed(metric)
 
 

@@ -20,8 +20,6 @@ from autotok.searching.records.record import Score, TrialRecord
 
 from .loop import Search
 
-__all__ = ["challengers", "finalists", "in_question", "is_of_use"]
-
 _LOG = logging.getLogger(__name__)
 _CONFIDENCE = 0.9
 """Of what leaves: less than the 95 % of a verdict, as it is only about where images go."""

@@ -42,8 +42,6 @@ from autotok.searching.space.subnets import Structure
 from .model_worker import ModelWorker
 from .question import Question, require_device
 
-__all__ = ["Session", "build_problem", "measuring_on"]
-
 
 @dataclass(frozen=True)
 class Session:
@@ -77,7 +75,7 @@ def build_problem(
     # what the user named is there: asked before anything is loaded
     check_data(question.data, question.train_data, question.class_names)
     check_file(None if question.checkpoint is None else Path(question.checkpoint))
-    placed = torch_device(question.runs_on)
+    placed = torch_device(question.device)
     space = load_space(question.space)
     if question.methods:
         space = dataclasses.replace(space, methods=question.methods)
@@ -91,9 +89,7 @@ def build_problem(
     images = _images(question, backbone, "val")
     chosen = choose_format(question.precision, backbone, images, seed=seed)
     settled = dataclasses.replace(
-        question,
-        precision=chosen.precision,
-        precision_why=question.precision_why or chosen.why,
+        question, precision=chosen.precision, precision_why=question.precision_why or chosen.why
     )
     evaluator = Evaluator(
         backbone, images, metric=question.quality, seed=seed, precision=chosen.precision

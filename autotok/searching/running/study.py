@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from autotok.config import CompressionConfig
@@ -23,7 +21,6 @@ from autotok.searching.records.final import Final
 from autotok.searching.records.notes import study_note
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import TallyLike, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
@@ -43,50 +40,16 @@ from .faults import faults_told
 from .final_evaluation import final_evaluation
 from .loop import REFERENCE, Search, plain_tally
 from .race import finalists
+from .search_result import SearchResult, result_key
 from .time_limit import Around, TimeLimit
 
-__all__ = ["SearchResult", "StudyRun", "result_key"]
-
 _LOG = logging.getLogger(__name__)
+# the whole table is written each time; what must not be lost is in the study at once
 _TABLE_EVERY_S = 5.0
 _FINAL_SHARE = 0.25
 """Of the progress shown."""
 _DEADLY = 2 * CRASH
 """Deaths of the process in a trial after which it is not tried again."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """A finished search."""
-
-    directory: Path
-    records: tuple[TrialRecord, ...]
-    final: Final
-    plan: FidelityPlan
-    settings: SearchSettings
-    stopped_by: str
-    seconds: float
-    measuring: Mapping[str, Any] = field(default_factory=dict)
-    """What was measured on a device and how predictions compare, `DeviceCorrections.summary()`."""
-    budgets: tuple[Budget, ...] = ()
-    """The limits that held, as config.yaml and pareto.json state them."""
-    workers: str = ""
-    """How many workers were started and what that took, in words; '' without any."""
-
-    @property
-    def front(self) -> tuple[TrialRecord, ...]:
-        """Non-dominated after the final evaluation, cheapest first."""
-        return self.final.front
-
-    @property
-    def best(self) -> TrialRecord | None:
-        """The recommended configuration."""
-        return self.final.best
-
-    @property
-    def evaluated(self) -> int:
-        """Different configurations evaluated."""
-        return sum(r.evaluated for r in self.records)
 
 
 class StudyRun:
@@ -338,9 +301,9 @@ class StudyRun:
         text = f"{signal_name}: stopping after the trial in hand; once more stops at once"
         self.on_event(Working(self._progress(), text))
 
-    def _on_final(self, record: TrialRecord, done: int, total: int) -> None:
-        progress = 1.0 - _FINAL_SHARE * (1.0 - done / max(1, total))
-        self.on_event(FinalEvaluation(min(1.0, progress), record, done, total))
+    def _on_final(self, record: TrialRecord, share: float, racing: int) -> None:
+        progress = 1.0 - _FINAL_SHARE * (1.0 - share)
+        self.on_event(FinalEvaluation(progress, record, racing))
         self.interrupts.check()
 
     # --- tables
@@ -381,8 +344,3 @@ class StudyRun:
         }
         self.notes.note(result_key(self.run), data)
         self.run.write_json("pareto.json", data)
-
-
-def result_key(run: RunDirectory) -> str:
-    """The study's note that holds what pareto.json does; several runs may share a study."""
-    return f"result:{run.read_config().get('run_id')}"

@@ -14,8 +14,6 @@ from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidel
 
 from .loop import REFERENCE, Search
 
-__all__ = ["Around", "Begun", "TimeLimit"]
-
 _SPEED_IMAGES = 8
 """Per worker, the first of which warms up."""
 _SPEED_SHARE = 0.05

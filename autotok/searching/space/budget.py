@@ -18,17 +18,6 @@ from typing import Any
 from autotok.errors import ConfigError, UnknownName, nearest
 from autotok.metrics import EXACT, METRICS, SCALES, TABLE, UNITS, metric_of
 
-__all__ = [
-    "CONVENTIONS",
-    "Budget",
-    "BudgetRequest",
-    "parse_budget",
-    "parse_budgets",
-    "resolve",
-    "stated",
-    "worst_excess",
-]
-
 CONVENTIONS = ("macs", "macs-noattn", "flops2x")
 _NUMBER = re.compile(
     r"^\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*(.*?)\s*$", re.I

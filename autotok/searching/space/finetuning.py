@@ -12,8 +12,6 @@ from autotok.config import FineTuneSpec, Primitive
 from autotok.errors import ConfigError
 from autotok.training.losses import get_loss
 
-__all__ = ["FORWARDS_PER_STEP", "FineTuneChoices", "auto_steps", "parse_losses"]
-
 PREFIX = "finetune."
 AUTO_STEPS = 200
 """Where no time limit says otherwise."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Primitive, SubnetSpec
+from autotok.config import CompressionConfig, Options, SubnetSpec
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
@@ -26,19 +26,6 @@ from autotok.searching.records.record import Costs, Score
 from .budget import Budget, BudgetRequest, resolve
 from .search_space import SearchSpace
 from .subnets import Structure
-
-__all__ = [
-    "COUNTED_IMAGES",
-    "ExactCosts",
-    "Problem",
-    "QualityLike",
-    "TallyLike",
-    "Tuned",
-    "Worker",
-    "budgets_of",
-    "to_score",
-]
-
 
 COUNTED_IMAGES = 16
 """Images that the independent counter runs where they cost different amounts."""
@@ -129,7 +116,7 @@ class ExactCosts:
     def schedule_macs(
         self,
         method: str,
-        options: Mapping[str, Primitive],
+        options: Options,
         layers: Sequence[int],
         counts: NDArray[np.int64],
         subnet: SubnetSpec | None = None,

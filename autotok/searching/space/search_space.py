@@ -25,8 +25,6 @@ from .finetuning import FineTuneChoices
 from .shape import Shape
 from .subnets import Structure
 
-__all__ = ["FAMILIES", "Chooser", "Condition", "Parameter", "SearchSpace"]
-
 FAMILIES = ("stages", "every", "ratio")
 """One to four tapered stages; every layer, removing r; every layer, keeping the same ratio."""
 Params = dict[str, Primitive]
@@ -218,12 +216,7 @@ class SearchSpace:
         if method.kind is Kind.NONE:
             layers, weights = (), ()
         return Shape(
-            name,
-            layers,
-            weights,
-            curve,
-            method.resolve_options({**fixed, **given}),
-            subnet=subnet,
+            name, layers, weights, curve, method.resolve_options({**fixed, **given}), subnet=subnet
         )
 
     def encode(

@@ -12,16 +12,6 @@ from autotok.errors import ConfigError, UnknownName
 from autotok.plain_data import Place, typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 
-__all__ = [
-    "DEFAULT_TIMEOUT_S",
-    "DEFAULT_TRIALS",
-    "SAMPLERS",
-    "FidelityPlan",
-    "SearchSettings",
-    "fidelity_plan",
-    "sampler_text",
-]
-
 _LONGEST_NAME = 200
 DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 255.0
 """What a search gets that is not told."""
@@ -59,7 +49,7 @@ class SearchSettings:
     min_trials: int = 24
     """Evaluated before the final evaluation's share of the time is set aside in full."""
     seed: int = 0
-    sampler: Any = "tpe"
+    sampler: Any = "auto"
     """A name of `SAMPLERS`, a `module:factory`, or in Python such a factory, which makes an Optuna
     sampler of a seed, or an Optuna sampler."""
     objectives: tuple[str, ...] = DEFAULT_OBJECTIVES

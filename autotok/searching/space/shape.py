@@ -7,7 +7,6 @@ solves the strength from the budget; the shape stays as proposed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
@@ -15,12 +14,10 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Primitive, Reduction, SubnetSpec
+from autotok.config import CompressionConfig, Options, Reduction, SubnetSpec
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Span, TokenReducer
 from autotok.methods.registry import get_method
-
-__all__ = ["Shape"]
 
 Counts = NDArray[np.int64]
 
@@ -35,7 +32,7 @@ class Shape:
     """Share of the whole reduction reached after each layer, rising to 1."""
     curve: str = "geometric"
     """'geometric': keep ratios multiply, as stage ratios do; 'linear': removals add, as r does."""
-    options: Mapping[str, Primitive] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     subnet: SubnetSpec | None = None
 
     def __post_init__(self) -> None:

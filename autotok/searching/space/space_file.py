@@ -16,9 +16,7 @@ from autotok.training.losses import get_loss
 
 from .finetuning import FineTuneChoices, parse_losses
 from .search_space import FAMILIES, Condition, SearchSpace
-from .space_names import find_space, list_spaces
-
-__all__ = ["list_spaces", "load_space", "space_from_dict"]
+from .space_names import find_space
 
 
 def load_space(name_or_path: str | Path) -> SearchSpace:

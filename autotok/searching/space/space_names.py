@@ -6,8 +6,6 @@ from pathlib import Path
 
 from autotok.errors import UnknownName
 
-__all__ = ["find_space", "list_spaces"]
-
 
 def list_spaces() -> list[str]:
     """Names of the spaces that come with autotok."""

@@ -10,8 +10,6 @@ from typing import TypeVar
 from autotok.config import Primitive, SubnetSpec
 from autotok.facts import BackboneFacts
 
-__all__ = ["Structure"]
-
 
 @dataclass(frozen=True)
 class Structure:

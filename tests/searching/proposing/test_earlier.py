@@ -12,7 +12,7 @@ from autotok.searching.records.objective import losses, make_objectives
 from autotok.searching.records.pareto import hypervolume
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import kept_trials, run_search
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 OBJECTIVES = make_objectives(("quality", "macs"), "top1")

@@ -15,7 +15,7 @@ from autotok.searching.engines.base import Job
 from autotok.searching.proposing.identity import Owner
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import open_search, resume_search, run_search
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 

@@ -16,7 +16,7 @@ from problems import fake_problem
 from autotok.errors import ConfigError, UnknownName
 from autotok.searching.proposing.samplers import check_sampler, make_sampler
 from autotok.searching.running.opening import resume_search, run_search
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
 MINE = """

@@ -17,7 +17,7 @@ from autotok.searching.proposing.trial_builder import (
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import Costs, Score, TrialRecord
 from autotok.searching.running.opening import resume_search, run_search
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.problem import Problem, Tuned
 from autotok.searching.space.settings import SearchSettings
 from autotok.searching.space.space_file import load_space, space_from_dict

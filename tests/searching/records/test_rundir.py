@@ -73,9 +73,20 @@ def test_the_configuration_round_trips_and_a_later_version_is_refused(tmp_path: 
     run.write_config({"search": {"seed": 3}, "budgets": ["50%"]})
     assert run.read_config() == {"search": {"seed": 3}, "budgets": ["50%"]}
     run.write_text("config.yaml", "version: 9\n")
-    with pytest.raises(ConfigError, match="not of version 1"):
+    with pytest.raises(ConfigError, match=r"not of version 1 or 2"):
         run.read_config()
     run.write_text("config.yaml", "a: [")
     with pytest.raises(ConfigError, match=r"config.yaml:1: is not valid YAML"):
         run.read_config()
     run.release()
+
+
+def test_a_run_of_version_1_is_read_by_what_its_keys_are_called_since(tmp_path: Path) -> None:
+    """There `device` was what finalists are timed on, and `runs_on` where models run."""
+    run = RunDirectory(tmp_path)
+    run.write_text("config.yaml", "version: 1\nquestion: {device: local, runs_on: 'cuda:1'}\n")
+    assert run.read_config()["question"] == {"measure_on": "local", "device": "cuda:1"}
+    run.write_text("config.yaml", "version: 1\nquestion: {device: 'ssh://board'}\n")
+    assert run.read_config()["question"] == {"measure_on": "ssh://board"}
+    run.write_config(run.read_config())
+    assert run.read_config()["question"] == {"measure_on": "ssh://board"}

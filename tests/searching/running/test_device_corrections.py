@@ -17,7 +17,7 @@ from autotok.errors import AutotokError, DeviceUnreachable, InfeasibleBudget
 from autotok.searching.running.device_corrections import DeviceCorrections
 from autotok.searching.running.events import BudgetsResolved, Event, Started, Working
 from autotok.searching.running.opening import open_search, resume_search, run_search
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.time_limit import Around, TimeLimit
 from autotok.searching.space.problem import ExactCosts, Problem
 from autotok.searching.space.settings import SearchSettings

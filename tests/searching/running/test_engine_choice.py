@@ -1,14 +1,15 @@
 """Workers take weights and images from the folder that the driver shares."""
 
-import sys
 from pathlib import Path
 
 import pytest
-import torch
+from pickles import is_pickle
 
+from autotok.backbones.tiny import tiny_vit
 from autotok.config import CompressionConfig
+from autotok.errors import ConfigError
 from autotok.searching.running import session as session_module
-from autotok.searching.running.engine_choice import ProblemFactory, load_shared, share
+from autotok.searching.running.engine_choice import ProblemFactory, share
 from autotok.searching.running.question import Question
 from autotok.searching.running.session import build_problem
 
@@ -19,8 +20,8 @@ def test_a_worker_maps_the_weights_of_the_driver_and_loads_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = build_problem(QUESTION)
-    folder = share(driver, tmp_path / "shared")
-    factory = ProblemFactory.of(QUESTION.to_dict(), None, 0, tmp_path, shared=folder)
+    shared = share(driver, tmp_path / "shared")
+    factory = ProblemFactory.of(QUESTION.to_dict(), None, 0, tmp_path, shared=shared)
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a model was loaded although one is shared")
@@ -31,18 +32,34 @@ def test_a_worker_maps_the_weights_of_the_driver_and_loads_none(
     assert worker.evaluate(CompressionConfig(), 0, 8) == expected
 
 
-def test_shared_weights_are_mapped_from_the_file_and_equal(tmp_path: Path) -> None:
-    driver = build_problem(QUESTION)
-    folder = share(driver, tmp_path / "shared")
-    loaded = load_shared(folder)
+def test_nothing_in_the_shared_folder_is_a_pickle(tmp_path: Path) -> None:
+    shared = share(build_problem(QUESTION), tmp_path / "shared")
+    names = {path.name for path in shared.folder.iterdir()}
+    assert "weights.safetensors" in names
+    assert [path for path in shared.folder.iterdir() if is_pickle(path)] == []
+    assert shared.rest is not None
+
+
+def test_a_model_of_one_s_own_reaches_the_workers_without_a_file_of_code(tmp_path: Path) -> None:
+    model = tiny_vit()
+    shared = share(build_problem(QUESTION, model), tmp_path / "shared")
+    factory = ProblemFactory.of(QUESTION.to_dict(), model, 0, tmp_path, shared=shared)
+    assert factory.model is None
+    loaded = shared.load()
     assert loaded is not None
-    ours, theirs = driver.backbone.state_dict(), loaded[0].state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    if sys.platform == "linux":
-        assert str(folder / "model.pt") in Path("/proc/self/maps").read_text("utf-8")
+    ours, theirs = model.state_dict(), loaded[0].state_dict()
+    assert [(tuple(v.shape), v.sum()) for v in ours.values()] == [
+        (tuple(v.shape), v.sum()) for v in theirs.values()
+    ]
 
 
-def test_without_a_shared_folder_each_loads_its_own(tmp_path: Path) -> None:
-    assert load_shared(None) is None
-    assert load_shared(tmp_path) is None
+def test_a_model_that_does_not_pickle_is_left_to_each_worker_or_refused(tmp_path: Path) -> None:
+    driver, model = build_problem(QUESTION), tiny_vit()
+    driver.backbone.hook = lambda: None
+    shared = share(driver, tmp_path / "shared")
+    assert shared.load() is None
+    named = ProblemFactory.of(QUESTION.to_dict(), None, 0, tmp_path, shared=shared)
+    assert named().evaluate(CompressionConfig(), 0, 8) is not None
+    model.hook = lambda: None
+    with pytest.raises(ConfigError, match="model object, which cannot be pickled"):
+        ProblemFactory.of(QUESTION.to_dict(), model, 0, tmp_path, shared=shared)

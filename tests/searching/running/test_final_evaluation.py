@@ -8,6 +8,7 @@ from clocked import Workers, follow
 from problems import fake_problem
 
 from autotok.searching.engines.base import Outcome
+from autotok.searching.running.events import Event, FinalEvaluation, event_text
 from autotok.searching.running.opening import run_search
 from autotok.searching.running.time_limit import Around
 from autotok.searching.space.settings import SearchSettings
@@ -56,3 +57,22 @@ def test_a_final_evaluation_in_parts_sees_no_image_twice(
     mine = [j for j in workers.asked if j.config == run.best.config]
     images = [i for job in mine for i in range(job.start, job.stop)]
     assert images == list(range(run.best.score.num_images))
+
+
+def test_the_progress_of_a_race_counts_no_model_that_has_left_it(tmp_path: Path) -> None:
+    """How many results are to come nobody knows; how many race does, and controls do not race."""
+    heard: list[Event] = []
+    run_search(SearchSettings(n_trials=12, seed=1), fake_problem(), tmp_path, heard.append)
+    finals = [event for event in heard if isinstance(event, FinalEvaluation)]
+    racers = [event for event in finals if event.record.origin != "control"]
+    for event in racers:
+        assert 1 <= event.racing <= len({other.record.number for other in racers})
+        assert f"{event.racing} models in the race" in event_text(event)[0]
+    assert [event.racing for event in racers] == sorted((e.racing for e in racers), reverse=True)
+    controls = [event for event in finals if event.record.origin == "control"]
+    assert controls
+    assert all("random control: " in event_text(event)[0] for event in controls)
+    assert not any(" of " in event_text(event)[0].split(":")[0] for event in finals)
+    shown = [event.progress for event in finals]
+    assert shown == sorted(shown)
+    assert shown[-1] <= 1.0

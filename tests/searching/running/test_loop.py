@@ -12,7 +12,7 @@ from autotok.searching.records.finetune_gain import UNKNOWN, tuning_gains
 from autotok.searching.records.record import Costs, TrialRecord
 from autotok.searching.running.loop import judged
 from autotok.searching.running.opening import run_search
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.budget import Budget
 from autotok.searching.space.settings import SearchSettings
 from autotok.searching.space.space_file import space_from_dict

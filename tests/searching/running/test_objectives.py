@@ -21,7 +21,7 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.device_corrections import DeviceCorrections
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.question import Question, check_names
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.problem import ExactCosts, Problem
 from autotok.searching.space.settings import SearchSettings
 
@@ -46,8 +46,10 @@ def problem(budgets: str = "70%") -> Problem:
     return fake_problem(budgets, facts=FACTS, predict=predict)
 
 
-def search(folder: Path, *objectives: str, budgets: str = "70%", trials: int = 20) -> SearchResult:
-    settings = SearchSettings(n_trials=trials, objectives=objectives)
+def search(
+    folder: Path, *objectives: str, budgets: str = "70%", trials: int = 20, sampler: str = "auto"
+) -> SearchResult:
+    settings = SearchSettings(n_trials=trials, objectives=objectives, sampler=sampler)
     return run_search(settings, problem(budgets), folder)
 
 
@@ -111,7 +113,7 @@ def test_the_first_objective_decides_what_is_best(tmp_path: Path) -> None:
 
 def test_a_throughput_budget_is_met_by_every_trial_and_nearly_reached(tmp_path: Path) -> None:
     least = 1.5 * predict(CompressionConfig())["throughput_img_s"]
-    result = search(tmp_path / "run", "top1", "macs", budgets=f"{least:.1f}img/s")
+    result = search(tmp_path / "run", "top1", "macs", budgets=f"{least:.1f}img/s", sampler="tpe")
     rates = [r.predicted["throughput_img_s"] for r in result.records if r.state == "complete"]
     assert min(rates) >= round(least, 1)
     assert min(rates) < 1.05 * least  # not only far faster ones

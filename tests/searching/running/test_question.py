@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 import autotok
+import autotok.api.runs
 from autotok import cli
 from autotok.errors import RunDirectoryError, UsageError
+from autotok.report.search_run import WholeSearch
+from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running import question
 from autotok.searching.running.question import Question, check_hand_over, check_names
 from autotok.searching.running.session import build_problem
@@ -23,7 +26,7 @@ WRONG = [
     (("--space", "defualt"), "did you mean 'default'"),
     (("--target", "jetson-xn"), "did you mean 'jetson-nx'"),
     (("--flops-convention", "mac"), "did you mean 'macs'"),
-    (("--measure-on", "gpu7"), "device 'gpu7' is unknown"),
+    (("--measure-on", "gpu7"), "--measure-on 'gpu7' is unknown"),
     (("--measure-on", "ssh://-oProxyCommand"), "is no ssh address"),
     (("--budget", "26ms"), "give --target"),
     (("--budget", "1e308GFLOPs"), "out of all proportion"),
@@ -111,11 +114,40 @@ def test_the_budgets_of_a_question_are_parsed_once(monkeypatch: pytest.MonkeyPat
     assert Question.from_dict(asked.to_dict()) == asked  # what was parsed is no part of it
 
 
+def test_a_search_by_the_command_line_says_and_checks_everything_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[str] = []
+
+    def counted(owner: object, name: str) -> None:
+        whole = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: [calls.append(name), whole(*a, **k)][1])
+
+    def begin(whole: WholeSearch) -> None:
+        assert [r.metric for r in whole.question.requests] == ["macs", "params"]
+        raise UsageError("far enough")
+
+    counted(question, "parse_budgets")
+    counted(autotok.api.runs, "check_names")
+    counted(RunDirectory, "check_new")
+    monkeypatch.setattr(WholeSearch, "begin", begin)
+    arguments = ["--budget", "2.3GFLOPs", "--budget", "12Mparams", "-o", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["autotok", "search", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, "far enough" in err) == (2, True)
+    assert sorted(calls) == ["check_names", "check_new", "parse_budgets"]
+    assert [line.split(" = ")[0] for line in out.splitlines()] == [
+        "budget: 2.3 GFLOPs", "budget: 12 Mparams"
+    ]  # fmt: skip
+
+
 def test_good_names_pass() -> None:
     check_names(
-        Question(budgets=("26ms",), target="jetson-nx", device="ssh://me@board"), engine="ray"
+        Question(budgets=("26ms",), target="jetson-nx", measure_on="ssh://me@board"), engine="ray"
     )
-    check_names(Question(budgets=("50%",), device="local?runtime=compile"))
+    check_names(Question(budgets=("50%",), measure_on="local?runtime=compile"))
 
 
 def test_a_disk_with_too_little_room_is_told_before_the_first_trial(

@@ -17,7 +17,7 @@ from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import Score, TrialRecord
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.race import challengers, in_question, is_of_use
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.time_limit import Around
 from autotok.searching.space.settings import SearchSettings
 

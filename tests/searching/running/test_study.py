@@ -24,7 +24,7 @@ from autotok.searching.running.events import (
     TrialFinished,
 )
 from autotok.searching.running.opening import resume_search, run_search
-from autotok.searching.running.study import SearchResult
+from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.settings import SAMPLERS, FidelityPlan, SearchSettings, fidelity_plan
 
 FACTS = vit_facts()
