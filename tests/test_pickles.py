@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "autotok"
 FROM_PIPES = {
     "devices/handed_model.py",
     "searching/engines/ray.py",
+    "searching/engines/worker_process.py",
     "searching/engines/workers.py",
     "searching/running/engine_choice.py",
 }
