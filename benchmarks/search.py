@@ -48,6 +48,7 @@ from recorded import Recorded
 
 SHOWN = (5, 10, 20, 30, 50, 100)
 IMAGES = 24
+REPORTED = ["demo@2.3GFLOPs", "demo@1.5GFLOPs", "cifar@50%", "dinov2@70%"]
 USER = "user:"
 ALGORITHMS = ("auto", "tpe", "nsgaii", "random", "user:tpe", "user:nsgaii", "user:random")
 Point = tuple[float, float]
@@ -247,7 +248,7 @@ def _p_values(curves: dict[str, NDArray[np.float64]], shown: list[int]) -> list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="*", default=["demo@2.3GFLOPs", "demo@1.5GFLOPs"])
+    parser.add_argument("tasks", nargs="*", default=REPORTED)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--algorithms", default=",".join(ALGORITHMS))
