@@ -33,7 +33,8 @@ def fixed_rows(
 
 def add_rows(values: Tensor, target: Tensor, rows: Tensor) -> None:
     """Add `rows` (B, r, C) to `values` (B, k, C), in place, at `target` (B, r) of each image."""
-    if target.shape[0] == 1:
+    # for gradients `index_add_` keeps its source, which here is often a part of what it changes
+    if target.shape[0] == 1 and not values.requires_grad:
         values[0].index_add_(0, target[0], rows[0])
     elif (
         _plain(target) and values.device.type == "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -178,9 +179,9 @@ def check_precision_device_and_repeat(method: Method) -> None:
 
 
 def check_gradients(method: Method) -> None:
-    """Gradients reach the tokens, and every parameter in training mode."""
-    for layer in layers(method):
-        moment = reduction_case(method, layer=layer)
+    """Gradients reach the tokens, and every parameter in training mode, of one image too."""
+    for layer, batch in itertools.product(layers(method), (3, 1)):
+        moment = reduction_case(method, layer=layer, batch=batch)
         moment.reducer.train()
         leaf = moment.tokens.x.clone().requires_grad_()
         out = moment.reducer.reduce(moment.tokens.with_x(leaf), moment.taps, moment.num_keep)
