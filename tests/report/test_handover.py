@@ -73,7 +73,7 @@ def test_what_fine_tuning_did_travels_with_the_best(searched: tuple[Session, Sea
     tuned = dataclasses.replace(
         best,
         tuned={"steps": 10, "images": 80, "seconds": 6.0, "loss": 0.5},
-        untuned=result.final.controls[0].tally,
+        untuned=best.tally,
     )
     front = tuple(tuned if r.number == best.number else r for r in result.front)
     final = dataclasses.replace(result.final, front=front, best=tuned)
