@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from autotok.api import models, supernet
 from autotok.devices import placing
 from autotok.export import bundle
-from autotok.report import finetune_run
+from autotok.report import finetune_run, search_run
 from autotok.searching.running import model_worker, session
 
 if "elsewhere" not in str(torch._C._get_privateuse1_backend_name()):
@@ -127,7 +127,7 @@ def a_device_elsewhere() -> Iterator[Recorder]:
         return count(copy.deepcopy(model).cpu())
 
     with pytest.MonkeyPatch.context() as patch, Recorder() as recorder:
-        for module in (placing, session, finetune_run, models, supernet):
+        for module in (placing, session, finetune_run, search_run, models, supernet):
             patch.setattr(module, "torch_device", lambda n: DEVICE if n == "cuda" else real(n))
         patch.setattr(model_worker, "count_macs", counted)
         patch.setattr(bundle, "export_model", _alone(bundle.export_model))
