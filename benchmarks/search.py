@@ -255,8 +255,11 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.filterwarnings("ignore", module="optuna")
     for text in asked.tasks:
-        task = Task.parse(text)
-        lines = compare(task, asked.seeds, asked.evaluations, asked.algorithms.split(","))
+        try:
+            task = Task.parse(text)
+            lines = compare(task, asked.seeds, asked.evaluations, asked.algorithms.split(","))
+        except (AutotokError, ValueError) as error:  # a table that is not there, or too thin
+            sys.exit(f"{text}: {error}")
         print("\n".join(lines), flush=True)
 
 

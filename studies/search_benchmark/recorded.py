@@ -53,6 +53,9 @@ class Recorded:
     def load(cls, name: str, images: int) -> Recorded:
         """The configurations of the table of that name that were judged on so many images."""
         folder = HERE / name
+        if not (folder / "about.json").is_file():
+            known = ", ".join(sorted(p.parent.name for p in HERE.glob("*/about.json")))
+            raise ValueError(f"table '{name}' is not recorded here; there is {known}")
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         rows = read_rows(folder / "configurations.jsonl.gz")
         with np.load(folder / "images.npz", allow_pickle=False) as arrays:

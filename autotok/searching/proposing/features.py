@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import Primitive
 from autotok.methods.base import Kind
 from autotok.methods.registry import get_method
 from autotok.searching.records.record import TrialRecord
@@ -51,10 +51,9 @@ class Rows:
 class Features:
     """Rows of candidates and of records of one problem."""
 
-    def __init__(self, problem: Problem, pool: Sequence[Priced]) -> None:
-        """Options are scaled by what the `pool` holds."""
-        self._facts = problem.facts
-        self._whole = float(problem.costs.cost(CompressionConfig()).macs)
+    def __init__(self, problem: Problem, pool: Sequence[Priced], whole: float) -> None:
+        """Options are scaled by what the `pool` holds, costs by those of the uncompressed model."""
+        self._facts, self._whole = problem.facts, whole
         self._methods = problem.space.candidates(problem.facts)
         self._scale = _Scale.over([c.params for c in pool])
         self._records: dict[tuple[int, str], Priced] = {}

@@ -33,14 +33,15 @@ from .features import NOTHING, WHOLE, Features, Rows
 from .gaussian_process import USUAL, Hyper, Inputs, best_hyper, fit
 
 _SHAPES, _FRACTIONS = 400, 4
-"""Of the candidates made once, before the first trial: half a second."""
+"""Of the candidates made once, before the first trial."""
 _NEAR_SHAPES = 8
-"""New shapes around the front for each proposal: 10 ms."""
+"""New shapes around the front for each proposal."""
 _MOST_SEEN = 150
-"""Observations that the process looks at: a proposal stays within 15 ms."""
+"""Observations that the process looks at, as its time grows with their square."""
 _PUBLISHED = 5
 """The first proposals, each the published schedule of another method, at the cost where it promises
-most: a paper's schedule is a better guess than a random one, one method twice is a worse."""
+most: before anything was seen, a paper's schedule is a likely guess, and one method twice says
+less than two."""
 _AGAIN = 1.25
 """Growth of what was seen after which hyper-parameters are found anew."""
 _FEW = 5
@@ -127,7 +128,7 @@ class Surrogate:
 
     @cached_property
     def _features(self) -> Features:
-        return Features(self._problem, self._pool)
+        return Features(self._problem, self._pool, self._whole)
 
     @cached_property
     def _pool_rows(self) -> Rows:
