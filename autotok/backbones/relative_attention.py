@@ -9,6 +9,9 @@ side attention is added up per line, then per offset, and multiplied by the tabl
 keys down, queries across, so that both are copies and sums of contiguous rows; it is made for a few
 queries at a time, which stay in the cache, and is nowhere whole unless somebody asked for it.
 Multiply-accumulates: 4 * (2 max_offset + 2) * N * H * D a block beside the two products.
+
+In half precision products cost less than copies: there the lines are features of keys and values,
+1 where a key is on the line, and of queries what they give to it, so that both products do it all.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from .attention import key_bias, query_shares, shapes_softmax, softmax, tapped
 # the values want it; an accelerator has no such cache and pays for every launch.
 CACHED, LAUNCHED = 2**18, 2**27
 TILE = 32  # queries: other numbers cost products up to a fifth, and maxima over keys ten times
+HIDDEN = -30000.0  # the logit of padding: no weight is left, and no 0 times infinity
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ def relative_attention(
     q: Tensor, k: Tensor, v: Tensor, tables: RelativeTables, tokens: Tokens, needs: Needs
 ) -> tuple[Tensor, Taps]:
     """Heads' outputs (B, H, N, D) of queries, keys and values of that shape, and the taps."""
+    if q.dtype.itemsize == 2 and _cached(q) and not shapes_softmax(tokens) and not q.requires_grad:
+        with torch.autocast("cpu", enabled=False):
+            return _by_features(q, k, v, tables, tokens, needs)
     batch, heads, total, _ = q.shape
     lines = _Lines.of(tokens, tables.max_offset)
     entries = lines.entries.unsqueeze(1).expand(batch, heads, -1, -1)
@@ -71,6 +78,44 @@ def relative_attention(
     table = torch.cat([tables.value_rows, tables.value_columns])
     out = torch.addmm(found.pop("out").flatten(0, 2), bins, table).view_as(q)
     return out, tapped(q, k, v, out, needs, found)
+
+
+def _by_features(
+    q: Tensor, k: Tensor, v: Tensor, tables: RelativeTables, tokens: Tokens, needs: Needs
+) -> tuple[Tensor, Taps]:
+    """`relative_attention` with lines as features of D + L."""
+    batch, heads, total, width = q.shape
+    lines = _Lines.of(tokens, tables.max_offset)
+    entries = lines.entries.transpose(1, 2).unsqueeze(1).expand(batch, heads, -1, -1)
+    table = torch.cat([tables.key_rows, tables.key_columns]).to(q.dtype)
+    asking = torch.cat([q, (q @ table.T).gather(3, entries)], dim=-1) * width**-0.5
+    on = lines.features(q.dtype).unsqueeze(1).expand(batch, heads, -1, -1)
+    keys, values = [k, on], torch.cat([v, on], dim=-1).flatten(0, 1)
+    bias = key_bias(tokens, q.dtype)
+    if bias is not None:
+        asking = F.pad(asking, (0, 1), value=1.0)
+        bias = bias.clamp(min=HIDDEN)[:, None, :, None]
+        keys.append(bias.expand(batch, heads, -1, -1))
+    asking, asked = asking.flatten(0, 1), torch.cat(keys, dim=-1).flatten(0, 1).transpose(1, 2)
+    parts, shares = [], query_shares(tokens, q) if needs & Needs.COLUMN_MEANS else None
+    for own in _slices(total, max(TILE, 2 * CACHED // (batch * heads * total) // TILE * TILE)):
+        weights = torch.bmm(asking[:, own], asked).softmax(dim=-1)
+        found = {"out": torch.bmm(weights, values)}
+        whole = weights.unflatten(0, (batch, heads))
+        if needs & Needs.CLS_ATTENTION:
+            found["cls_attention"] = whole[:, :, 0].clone()
+        if needs & Needs.ATTENTION:
+            found["attention"] = whole
+        if shares is not None:
+            found["column_means"] = (shares[:, None, None, own] @ whole).squeeze(2)
+        parts.append(found)
+    taps = {name: _joined(name, [part[name] for part in parts]) for name in parts[0]}
+    out, sums = taps.pop("out").view(batch, heads, total, -1).split([width, on.shape[-1]], dim=-1)
+    bins = q.new_zeros(batch, heads, total, len(table), dtype=torch.float32)
+    bins = bins.scatter_add_(3, entries, sums.float()).to(q.dtype)
+    table = torch.cat([tables.value_rows, tables.value_columns]).to(q.dtype)
+    out = torch.addmm(out.flatten(0, 2), bins.flatten(0, 2), table).view_as(q)
+    return out, tapped(q, k, v, out, needs, taps)
 
 
 @dataclass(frozen=True)
@@ -104,6 +149,13 @@ class _Lines:
             keys.append(F.pad(own, (tokens.num_prefix, 0), value=count))
         rows, columns = (count + 1 for count in counts)
         return cls(rows, columns, torch.cat(keys, dim=1), torch.cat(entries, dim=1))
+
+    def features(self, dtype: torch.dtype) -> Tensor:
+        """(B, N, L): 1 where a key is on the line, else 0."""
+        row, column = self.keys.unbind(1)
+        shape = (*row.shape, self.rows + self.columns)
+        on = torch.zeros(shape, dtype=dtype, device=row.device)
+        return on.scatter_(2, torch.stack([row, column + self.rows], dim=2), 1.0)
 
     def of_maps(self, images: slice, batch: int, heads: int) -> tuple[Tensor, Tensor, Tensor]:
         """Row, column and cell of every key (b * H * N), counted through the maps of some images:
@@ -142,7 +194,7 @@ def _slices(total: int, step: int | None) -> list[slice]:
     return [slice(start, start + step) for start in range(0, total, step)]
 
 
-_AXES = {"out": 2, "sums": 3, "attention": 2}
+_AXES = {"out": -2, "sums": 3, "attention": 2}
 
 
 def _joined(name: str, parts: list[Tensor]) -> Tensor:

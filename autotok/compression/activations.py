@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -31,25 +32,30 @@ class Activations:
         self.bytes, self.hits = 0, 0
         """Bytes held; blocks that were not run again, a batch at a time."""
         self._kept: OrderedDict[Key, Tokens] = OrderedDict()
+        self._lock = Lock()
 
     def entering(self, layer: int, images: Tensor, batch: Hashable, needs: Needs) -> Tokens:
         """Tokens of a batch, which `batch` names, as they enter block `layer`."""
         cast = torch.is_autocast_enabled(images.device.type)
         like = batch, needs, images.dtype, cast and torch.get_autocast_dtype(images.device.type)
         keys = [(*like, start) for start in range(layer, 0, -1)]
-        key = next((key for key in keys if key in self._kept), None)
+        with self._lock:
+            key = next((key for key in keys if key in self._kept), None)
+            if key is not None:
+                start, tokens = layer - keys.index(key), self._kept[key]
+                self._kept.move_to_end(key)
+                self.hits += start
         if key is None:
             start, tokens = 0, self.backbone.embed(images, needs)[0]
-        else:
-            start, tokens = layer - keys.index(key), self._kept[key]
-            self._kept.move_to_end(key)
-            self.hits += start
         if start < layer:
             tokens = self.backbone.run_blocks(tokens, start, layer)
-            self._keep(keys[0], tokens)
+            with self._lock:
+                self._keep(keys[0], tokens)
         return tokens
 
     def _keep(self, key: Key, tokens: Tokens) -> None:
+        if key in self._kept:
+            return
         self._kept[key] = tokens
         self.bytes += tokens.x.nbytes
         while self.bytes > self.limit_bytes:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from autotok.metrics import QUALITIES
 from autotok.names import known
 
 from .data import DataSource
+from .side_by_side import LoadedBatch, at_a_time, in_order, twins
 from .tally import Quality, Tally
 from .transfer import sent
 
@@ -111,19 +113,47 @@ class Evaluator:
         if finetuned is None:
             finetuned = config is not None and config.mode == "retrain"
         judged = "" if config is None else config.canonical
-        tally = self._tally(0, finetuned=finetuned, judged=judged)
+        self._fill_gallery()
         with evaluating(model):
-            for first, indices in self._batches(start, stop):
-                with self._halving():
-                    found = self._judged(model, first, indices, finetuned)
-                    tally = tally + dataclasses.replace(found, judged=judged)
+            models = twins(model, self._threads(start, stop))
+            judge = partial(self._judged, finetuned=finetuned)
+            tally = self._summed(models, start, stop, judge, on_images)
+        return dataclasses.replace(tally, finetuned=finetuned, judged=judged)
+
+    def _threads(self, start: int, stop: int) -> int:
+        batches = math.ceil((min(stop, len(self.data)) - start) / self.batch_size)
+        return at_a_time(batches, next(self.backbone.parameters()).device)
+
+    def _summed(
+        self,
+        models: Sequence[nn.Module],
+        start: int,
+        stop: int,
+        judge: Callable[[nn.Module, LoadedBatch], Tally],
+        on_images: Callable[[int], None] | None,
+    ) -> Tally:
+        """The tally of images [start, stop), of each batch by one of the models."""
+
+        def judged(model: nn.Module, batch: LoadedBatch) -> Tally | None:
+            found: Tally | None = None
+            with self._halving():
+                found = judge(model, batch)
+            return found  # None: its halves come next
+
+        tally = self._tally(0)
+        batches = self._batches(start, stop)
+        loaded = (LoadedBatch(first, own, *self.data.batch(own)) for first, own in batches)
+        with closing(in_order(loaded, judged, models)) as tallies:
+            for found in tallies:
+                if found is not None:
+                    tally = tally + found
                     if on_images is not None:
-                        on_images(len(indices))
+                        on_images(found.num_images)
         return tally
 
-    def _judged(self, model: nn.Module, first: int, indices: list[int], finetuned: bool) -> Tally:
+    def _judged(self, model: nn.Module, batch: LoadedBatch, *, finetuned: bool) -> Tally:
         """The tally of one batch."""
-        images, labels = self.data.batch(indices)
+        first, indices, images, labels = batch
         output = self._run(model, images, indices)
         if not bool(torch.isfinite(output).all()):
             raise NonFiniteOutput(
@@ -144,15 +174,15 @@ class Evaluator:
 
         Called before a search, it also fills the cache and finds unreadable images early.
         """
-        tally = self._tally(0)
-        for first, indices in self._batches(start, stop):
-            with self._halving():
-                images, labels = self.data.batch(indices)
-                output = self._reference_of(first, images)
-                tally = tally + self._count(output, labels, first, images, False)
-                if on_images is not None:
-                    on_images(len(indices))
-        return tally
+
+        def judged(_: nn.Module, batch: LoadedBatch) -> Tally:
+            output = self._reference_of(batch.first, batch.images)
+            return self._count(output, batch.labels, batch.first, batch.images, False)
+
+        self._fill_gallery()
+        models = [self.backbone] * self._threads(start, stop)
+        with evaluating(self.backbone):
+            return self._summed(models, start, stop, judged, on_images)
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
         """(position of the first, indices) of every batch; each is asked for when its turn comes,
@@ -256,13 +286,18 @@ class Evaluator:
             precision=self.precision,
         )
 
-    def _similarity(self, features: Tensor, first: int) -> Tensor:
-        """(B, gallery) cosine similarity over the temperature; -inf for the image itself."""
-        if self._gallery is None:
+    def _fill_gallery(self) -> None:
+        """Have the features of the gallery, before several threads want them."""
+        if self.gallery_size and self._gallery is None:
             rows = []
             for start, indices in self._batches(0, self.gallery_size):
                 rows.append(self._reference_of(start, self.data.batch(indices)[0]))
             self._gallery = F.normalize(torch.cat(rows), dim=-1)
+
+    def _similarity(self, features: Tensor, first: int) -> Tensor:
+        """(B, gallery) cosine similarity over the temperature; -inf for the image itself."""
+        self._fill_gallery()
+        assert self._gallery is not None
         logits = F.normalize(features, dim=-1) @ self._gallery.T / TEMPERATURE
         for row, position in enumerate(range(first, first + len(features))):
             if position < self.gallery_size:

@@ -178,3 +178,32 @@ def test_an_exported_batch_may_be_of_any_size() -> None:
     two = [x[:2] for x in given]
     expected = relative_attention(*qkv, tables, tokens, Needs.NONE)[0][:2]
     torch.testing.assert_close(program.module()(*two), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_half_precision_gives_what_double_gives_within_its_bits(padded: bool) -> None:
+    torch.manual_seed(3)
+    coords = torch.stack([torch.randperm(30)[:20].sort().values for _ in range(2)])
+    coords = torch.stack([coords // 6, coords % 6], dim=-1)
+    live = torch.arange(20).expand(2, -1) < torch.tensor([[20], [13]]) if padded else None
+    tokens = Tokens(
+        torch.zeros(2, 21, 8),
+        1,
+        (5, 6),
+        raster=False,
+        coords=coords,
+        size=torch.randint(1, 9, (2, 20)).float(),
+        live=live,
+    )
+    needs = Needs.ATTENTION | Needs.COLUMN_MEANS | Needs.CLS_ATTENTION
+    numbers = [torch.randn(2, 2, 21, 16).bfloat16() for _ in range(3)]
+    tables = [torch.randn(6, 16).bfloat16() for _ in range(4)]
+    wide = RelativeTables(*(table.double() for table in tables))
+    right, taps = relative_attention(*(x.double() for x in numbers), wide, tokens, needs)
+    out, low = relative_attention(*numbers, RelativeTables(*tables), tokens, needs)
+    rows = slice(None) if live is None else slice(14)
+    # logits of some tens carry 8 bits, so weights are off by some hundredths
+    torch.testing.assert_close(out[:, :, rows].double(), right[:, :, rows], atol=0.15, rtol=0.05)
+    for name in ("attention", "cls_attention", "column_means"):
+        found, expected = getattr(low, name), getattr(taps, name)
+        torch.testing.assert_close(found.double(), expected, atol=0.05, rtol=0.05)
