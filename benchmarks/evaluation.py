@@ -48,7 +48,8 @@ def main() -> None:
     formats = ("float32", chosen.precision)
     judges = {name: Evaluator(backbone, data, metric="kl", precision=name) for name in formats}
     print(
-        "method   float32  chosen  ratio  same class  KL float32  KL chosen  (float32 reference)  side by side"
+        "method   float32  chosen  ratio  same class  KL float32  KL chosen  (float32 reference)"
+        "  side by side"
     )
     for method in asked.methods.split(","):
         reductions = tuple(Reduction(layer, ratio) for layer, ratio in STAGES.items())

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 
-
 _LOG = logging.getLogger(__name__)
 J = TypeVar("J")
 R = TypeVar("R")
