@@ -1,8 +1,8 @@
 """The final evaluation: the front, a random control and the uncompressed model on the full split.
 
 A race (`race.py`): the front and whatever is not told from its best start; whoever is told from the
-best takes no further images. Only images that a configuration has not seen are run. Every result is
-kept with the study as soon as it is there, so an interrupted one goes on where it stopped.
+best, or is in the worse half, takes no further images. No image is run twice. Every result is kept
+with the study as soon as it is there, so an interrupted one goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from autotok.searching.space.problem import COUNTED_IMAGES, TallyLike, to_score
 
 from .controls import controls_at_cost, retrained_like
 from .loop import REFERENCE, Search, after_finetune, judged, plain_tally
-from .race import finalists, in_question
+from .race import finalists, goes_on, in_question
 from .time_limit import Begun, TimeLimit
 
 _LOG = logging.getLogger(__name__)
@@ -42,9 +42,8 @@ def final_evaluation(
 ) -> Final:
     """Evaluate finalists, control and reference on as many images as the time limit affords.
 
-    Finalists and reference run them in parts; what one part took decides how many come next.
-    `report(record, share, racing)` is called after each: the share done of what may be to do at
-    most, and how many models are in the race.
+    What one part took decides how many images come next. `report(record, share, racing)` is called
+    after each: the share done of what may be to do at most, and how many models are in the race.
     """
     chosen, outside = finalists(search)
     word = _FinalEvaluation(search, engine, report, clock, len(chosen))
@@ -82,8 +81,7 @@ class _FinalEvaluation:
         clock: TimeLimit,
         finalists: int,
     ) -> None:
-        self._search, self._engine, self._report = search, engine, report
-        self._clock = clock
+        self._search, self._engine, self._report, self._clock = search, engine, report, clock
         self._total = finalists + 1 + search.settings.control_shapes
         self._done = self._ran = 0
         self._in_race = finalists + 1
@@ -91,13 +89,13 @@ class _FinalEvaluation:
 
     def finals_in_parts(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
         """`finals` on ever more images, of those still in the race, as many as the time affords."""
-        total, clock = self._search.problem.total_images, self._clock
-        found, racing, begun = dict(entries), [key for key, _ in entries], None
+        total, clock, begun = self._search.problem.total_images, self._clock, None
+        found, racing = dict(entries), [key for key, _ in entries]
         for part in range(clock.final_parts):
-            last, self._in_race = part == clock.final_parts - 1, len(racing)
+            self._in_race = len(racing)
             self._total = self._done + (clock.final_parts - part) * len(racing)
             self._total += self._search.settings.control_shapes
-            affords = functools.partial(clock.final_images, total, begun, len(racing), last=last)
+            affords = functools.partial(clock.final_images, total, begun, len(racing), part)
             if not self._more_images(part, affords):
                 break
             ran, begin = self._ran, time.monotonic()
@@ -131,7 +129,7 @@ class _FinalEvaluation:
         noted: list[str] | None = notes.noted(f"racing:{part}")
         if noted is None:
             best = best_of([r for r in found.values() if r.measured], objectives)
-            stay = in_question(list(found.values()), objectives, best)
+            stay = goes_on(list(found.values()), objectives, best)
             noted = [key for key, stays in zip(found, stay, strict=True) if stays]
             notes.note(f"racing:{part}", noted)
         return noted
@@ -316,15 +314,17 @@ class _FinalEvaluation:
         """`finals` of as many as the time limit affords, those at least that run first; whether
         one is left out is kept with the study."""
         found: list[TrialRecord] = []
-        notes, each = self._search.proposals, self._engine.capacity
+        notes, each, took_s = self._search.proposals, self._engine.capacity, 0.0
         for begin in range(0, len(entries), each):
             now = [e for e in entries[begin : begin + each] if not notes.noted(f"without {e[0]}")]
-            if begin and now and notes.noted(now[0][0]) is None and self._clock.is_over():
+            if begin and now and notes.noted(now[0][0]) is None and self._clock.is_over(took_s):
                 for key, record in now:
                     notes.note(f"without {key}", True)
                     _LOG.warning("no time is left for random control %d", record.number)
                 continue
+            begun = time.monotonic()
             found += self.finals(now)
+            took_s = time.monotonic() - begun
         return found
 
 

@@ -2,13 +2,16 @@
 
 All run on the same images in the same order, so that two are compared image by image
 (`evaluation.paired`) over those that both have seen. What is told from the best takes no more of
-them. After F-Race (Birattari et al., "A racing algorithm for configuring metaheuristics", GECCO
-2002), with paired tests against the best alone.
+them, and no more than the better half goes on, so that the last images, most of them, go to two or
+three. After F-Race (Birattari et al., "A racing algorithm for configuring metaheuristics", GECCO
+2002), with paired tests against the best alone, and sequential halving (Karnin et al., "Almost
+optimal exploration in multi-armed bandits", ICML 2013).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Sequence
 
 from autotok.evaluation.paired import compare
@@ -18,7 +21,7 @@ from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import Front, best_of, thin
 from autotok.searching.records.record import Score, TrialRecord
 
-from .loop import Search
+from .loop import REFERENCE, Search
 
 _LOG = logging.getLogger(__name__)
 _CONFIDENCE = 0.9
@@ -35,6 +38,27 @@ def in_question(
     if best is None or not _decided_by_quality(best, objectives):
         return [True] * len(records)
     return [_may_be_as_good(record, best, objectives) for record in records]
+
+
+def goes_on(
+    records: Sequence[TrialRecord], objectives: Sequence[Objective], best: TrialRecord | None
+) -> list[bool]:
+    """Which of the records run further images: of those in question the better half, two at least.
+
+    The uncompressed model, and what keeps no outcomes per image, go on beside them.
+    """
+    stay = in_question(records, objectives, best)
+    if best is None or not _decided_by_quality(best, objectives):
+        return stay
+    racing = [
+        i
+        for i, (record, stays) in enumerate(zip(records, stay, strict=True))
+        if stays and record.number != REFERENCE and compare(best.tally, record.tally) is not None
+    ]
+    points = losses([records[i].values for i in racing], objectives).tolist()
+    order = [i for _, i in sorted(zip(points, racing, strict=True))]
+    left = set(order[max(2, math.ceil(len(order) / 2)) :])
+    return [stays and i not in left for i, stays in enumerate(stay)]
 
 
 def _may_be_as_good(

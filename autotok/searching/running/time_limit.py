@@ -21,8 +21,9 @@ _SPEED_SHARE = 0.05
 _MOST_ROOM = 4.0
 _LEAST_S = 1.0
 """A plan is made for so much at least."""
-_PARTS = 6
-"""Of the final evaluation: after each, fewer are still in the race."""
+_PARTS = (0.4, 1 / 3, 0.5, 1.0)
+"""Of the final evaluation, shares of the time left then: two fifths for all, then equal ones for
+ever fewer."""
 _SLACK = 1.1
 """Estimates are stretched by this: the machine may be busier later."""
 
@@ -140,10 +141,9 @@ class TimeLimit:
         each = left / (plan.finetunes + 1)
         return min(_MOST_ROOM, max(1.0, each / (_SLACK * plan.finetune_s)))
 
-    def final_images(self, total: int, begun: Begun | None, racing: int, *, last: bool) -> int:
-        """Images that those still `racing` have seen after the next part of the final evaluation,
-        from the pace of the one before; the random controls are still to come. A part that is not
-        the last takes half of the time."""
+    def final_images(self, total: int, begun: Begun | None, racing: int, part: int) -> int:
+        """Images that those still `racing` have seen after a part of the final evaluation, from
+        the pace of the one before; the random controls are still to come."""
         plan = self._search.plan
         if not self._fits_final_images():
             return plan.final
@@ -154,8 +154,7 @@ class TimeLimit:
             pace = begun.seconds / begun.ran if begun.ran else pace
         pace = _SLACK * max(pace, 1e-9)
         left -= self._settings.control_shapes * min(plan.more, seen) * pace
-        images = seen + left / pace / racing
-        images = images if last else seen + (images - seen) / 2
+        images = seen + _PARTS[part] * left / pace / racing
         return max(seen, min(total, int(images)))
 
     def control_images(self, every: int, racing: int) -> int:
@@ -169,14 +168,14 @@ class TimeLimit:
     @property
     def final_parts(self) -> int:
         """Parts of the final evaluation, each fitted to the time that the one before took."""
-        return _PARTS if self._fits_final_images() else 1
+        return len(_PARTS) if self._fits_final_images() else 1
 
     def _fits_final_images(self) -> bool:
         return self._limit_s is not None and self._settings.images_final is None
 
-    def is_over(self) -> bool:
-        """Whether the time limit is used up."""
-        return self._limit_s is not None and self._left() <= 0.0
+    def is_over(self, needed_s: float = 0.0) -> bool:
+        """Whether the time limit is used up, or would be before half of what needs so long."""
+        return self._limit_s is not None and self._left() <= 0.5 * needed_s
 
     def _left(self) -> float:
         assert self._limit_s is not None

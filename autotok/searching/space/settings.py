@@ -13,7 +13,7 @@ from autotok.plain_data import Place, typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 
 _LONGEST_NAME = 200
-DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 255.0
+DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 280.0
 """What a search gets that is not told."""
 _OURS = "autotok.searching.proposing.samplers"
 SAMPLERS = {

@@ -15,8 +15,9 @@ from autotok.errors import ConfigError
 from autotok.evaluation.accuracy import Tally
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import Score, TrialRecord
+from autotok.searching.running.loop import REFERENCE
 from autotok.searching.running.opening import resume_search, run_search
-from autotok.searching.running.race import challengers, in_question, is_of_use
+from autotok.searching.running.race import challengers, goes_on, in_question, is_of_use
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.time_limit import Around
 from autotok.searching.space.settings import SearchSettings
@@ -37,10 +38,26 @@ def test_whoever_has_the_better_figure_stays_on_however_few_images() -> None:
     assert in_question([few], OBJECTIVES, best) == [True]
 
 
+def test_no_more_than_the_better_half_goes_on_beside_the_uncompressed_model() -> None:
+    best = record(1, "tome", 2.0, hits(0.91))
+    ties = [record(n, "evit", 1.9, hits(0.9, seed=n)) for n in range(2, 7)]
+    reference = record(REFERENCE, "none", 4.0, hits(0.89, seed=9))
+    everybody = [*ties, reference, best]
+    on = [r for r, on in zip(everybody, goes_on(everybody, OBJECTIVES, best), strict=True) if on]
+    assert best in on
+    assert reference in on
+    assert len(on) == 3 + 1
+    values = {r.number: r.score.value for r in ties if r.score}
+    stayed = [values[r.number] for r in on if r.number in values]
+    assert min(stayed) >= max(v for n, v in values.items() if v not in stayed)
+    assert goes_on([*ties[:1], best], OBJECTIVES, best) == [True, True]
+
+
 def test_where_cost_decides_nobody_leaves() -> None:
     objectives = make_objectives(("macs", "top1"), "top1")
     cheap, worse = record(1, "tome", 1.0, hits(0.9)), record(2, "topk", 2.0, hits(0.5))
     assert in_question([cheap, worse], objectives, cheap) == [True, True]
+    assert goes_on([cheap, cheap, worse], objectives, cheap) == [True, True, True]
 
 
 def test_challengers_are_those_near_the_best_that_the_front_left_out() -> None:
