@@ -1,5 +1,6 @@
 """The engine benchmark: its oracle is the model itself, its counts are right, its table prints."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from autotok.config import CompressionConfig, Reduction
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import accelerator
 import engine
 
 TINY = "vit_tiny_patch16_224"
@@ -82,3 +84,18 @@ def test_no_time_left_still_gives_a_row(capsys: pytest.CaptureFixture[str]) -> N
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("random")]
     assert len(rows) == 1
     assert rows[0].split()[-1] == str(engine.LEAST_TURNS)
+
+
+def test_the_script_for_a_gpu_goes_through_its_steps_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = ("same", "throughput", "finetune")  # the others are commands tested elsewhere
+    words = ["accelerator.py", "--device", "cpu", "--quick", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*words, "--steps", ",".join(steps)])
+    accelerator.main()
+    found = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert not [found[step] for step in steps if "failed" in found[step]]
+    differences = found["same"]["largest difference"]
+    assert "could not be fetched" in differences.pop("papr")  # a pretrained network of its own
+    assert set(differences.values()) == {0.0}
+    assert set(found["throughput"]) >= {"none", "tome", "evit"}

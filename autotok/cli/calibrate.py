@@ -37,6 +37,9 @@ def calibrate_command(
         str,
         typer.Option(help="Target that gives what is not measured: kind, peaks, bandwidth, notes."),
     ] = "local",
+    device: Annotated[
+        str, typer.Option(help="Of this machine, what is measured: cpu, cuda[:N] or auto.")
+    ] = "cpu",
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the drawn configurations.")
     ] = 0,
@@ -56,7 +59,9 @@ def calibrate_command(
         seed=seed,
     )
     with StepProgress("calibrating", quiet=quiet or json) as bar:
-        found = autotok.calibrate(target, output=output, base=base, plan=plan, on_step=bar.update)
+        found = autotok.calibrate(
+            target, output=output, base=base, plan=plan, run_on=device, on_step=bar.update
+        )
     if json:
         print_json(found.to_dict())
         return

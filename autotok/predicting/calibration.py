@@ -13,6 +13,7 @@ from typing import Any
 
 from autotok.devices.device import Device, leaving, open_device
 from autotok.devices.measurement import Measurement
+from autotok.devices.placing import torch_device
 from autotok.devices.ssh_address import SshAddress
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
@@ -21,7 +22,7 @@ from autotok.methods.registry import get_method, list_methods
 from .calibrate import BACKBONES, CalibrationFound, CalibrationPlan
 from .calibrate import calibrate_target as calibrate_with
 from .calibration_run import OnStep
-from .measurers import DeviceMeasurer, Machine
+from .measurers import DeviceMeasurer, InterleavedMeasurer, Machine
 from .target import Target, load_target
 from .target_file import calibrated_target, save_target
 
@@ -86,6 +87,7 @@ def calibrate(
     output: Path | None = None,
     base: str = "local",
     plan: CalibrationPlan | None = None,
+    run_on: str = "cpu",
     on_step: OnStep = lambda share, text: None,
 ) -> Calibration:
     """Measure a machine, fit its latency and memory model, and write them as a target file.
@@ -96,6 +98,8 @@ def calibrate(
             calibrated target is not overwritten.
         base: The target that gives what is not measured: kind, peaks, bandwidth, notes.
         plan: What to measure; see `plan_of`.
+        run_on: Of target 'local', what is measured: 'cpu', 'cuda[:N]', or 'auto', a GPU if there
+            is one.
         on_step: Told the share done and what comes.
 
     Raises:
@@ -103,14 +107,14 @@ def calibrate(
         DeviceUnreachable: the device does not answer; nothing is written.
         AutotokError: too few configurations could be measured on the device.
     """
-    device = _device_of(target)
+    device, here = _device_of(target), torch_device(run_on)
     plan = plan or plan_of(target=target)
     path = output or Path(f"calibrated-{_short(target)}.yaml")
     _spare(path)
     lender = _lender(base, target)
     reuse_large_blocks()
     if device is None:
-        found = calibrate_with(plan, on_step=on_step)
+        found = calibrate_with(plan, measurer=InterleavedMeasurer(here), on_step=on_step)
     else:
         on_step(0.0, f"asking {device.name}")
         with leaving(device), _without_comparisons():

@@ -11,11 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from autotok.devices.board import installed_mb
+from autotok.devices.board import MB, Timer, installed_mb
 from autotok.devices.interleaved import clock_for, interleaved
 from autotok.devices.measure import device_name
 from autotok.devices.measurement import Measurement, MeasurementFailed
 
+CPU = torch.device("cpu")
 SAME = ("runtime", "dtype", "threads")
 """What one latency model cannot mix."""
 
@@ -75,19 +76,30 @@ class Measurer(Protocol):
 
 
 class InterleavedMeasurer:
-    """This machine: torch, its present number of threads, R M R M R."""
+    """This machine, on a device of it: torch, its present number of threads, R M R M R."""
 
-    tells_memory = False
+    def __init__(self, device: torch.device = CPU) -> None:
+        self._device = device
+        self.tells_memory = device.type == "cuda"
 
     def machine(self) -> Machine:
-        return this_machine()
+        return this_machine(self._device)
 
     def measure(
         self, model: nn.Module, images: Tensor, reference: nn.Module, *, seconds: float
     ) -> Sample:
-        clock = clock_for(images.device, torch.get_num_threads())
-        found = interleaved(model, images, reference, clock=clock, seconds=seconds)
-        return Sample(found.ratio, found.spread, found.reference_ms)
+        clock, images = clock_for(self._device, torch.get_num_threads()), images.to(self._device)
+        try:
+            model.to(self._device), reference.to(self._device)
+            found = interleaved(model, images, reference, clock=clock, seconds=seconds)
+            peak = self._peak_mb(model, images) if self.tells_memory else None
+        finally:
+            model.cpu(), reference.cpu()
+        return Sample(found.ratio, found.spread, found.reference_ms, peak)
+
+    @torch.inference_mode()
+    def _peak_mb(self, model: nn.Module, images: Tensor) -> float:
+        return Timer(lambda: model(images), self._device).peak_memory()[0]
 
 
 class DeviceMeasurer:
@@ -133,16 +145,18 @@ class DeviceMeasurer:
         return Sample(1 / found.speedup, share, found.reference_latency_ms, found.peak_memory_mb)
 
 
-def this_machine() -> Machine:
-    """Processor, system and memory of the machine this runs on."""
-    name, threads, cpu = device_name(torch.device("cpu")), torch.get_num_threads(), "cpu"
-    memory = installed_mb()
+def this_machine(device: torch.device = CPU) -> Machine:
+    """Processor, or GPU, system and memory of the machine this runs on."""
+    name, threads, memory = device_name(device), torch.get_num_threads(), installed_mb()
+    source = "the operating system"
+    if device.type == "cuda":
+        memory, source = torch.cuda.get_device_properties(device).total_memory / MB, "its driver"
     return Machine(
         name=name,
         account=f"{name}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}",
         runtime=f"torch {torch.__version__} eager",
         threads=threads,
-        clock=clock_for(torch.device(cpu), threads),
+        clock=clock_for(device, threads),
         memory_mb=memory,
-        memory_source="measured: what the operating system reports",
+        memory_source=f"measured: what {source} reports",
     )
