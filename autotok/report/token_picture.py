@@ -1,7 +1,8 @@
 """Pictures of token maps: the image, then one panel for each change, as papers show them.
 
-What is kept looks as it does in the image; a merged region has its mean colour and an outline; what
-was removed is greyed, what is parked is blue and hatched, and what came back has a green edge.
+What is kept looks as it does in the image. A merged region has its mean colour (tinted where the
+image is grey) and an outline, in one hue wherever parts of it lie. What was removed is greyed, what
+is parked is blue and hatched, and what came back has a green edge.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from autotok.files import replacing
 
 Pixels = NDArray[np.float32]
 WASHED, WAITING, BACK, DIGIT = (0.80, 0.80, 0.80), (0.33, 0.49, 0.83), (0.1, 0.75, 0.25), "#e8b800"
+TINT = 0.3
 GAP, TITLE, LEGEND = 10, 36, 24
 INK, PALE = "#222222", "#666666"
 
@@ -106,6 +108,8 @@ def _panel(pixels: Pixels, found: TokenMap, stage: MapStage, scale: int) -> Pixe
     for channel in range(3):
         colour = np.bincount(holder, weights=out[..., channel][merged]) / total
         out[..., channel][merged] = colour[holder]
+    if not np.ptp(pixels, axis=2).any():  # means of greys tell too little apart
+        out[merged] += TINT * (_hues(stage.anchors[cell][merged]) - out[merged])
     out = _mixed(out, stage.removed[cell], WASHED, 0.75)
     out = _mixed(out, parked, WAITING, 0.55)
     out, cell = _enlarged(out, scale), cell.repeat(scale, axis=0).repeat(scale, axis=1)

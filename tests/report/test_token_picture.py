@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from autotok.compression.token_map import PARKED, REMOVED, MapStage, TokenMap
@@ -13,14 +14,13 @@ from autotok.report.token_picture import GAP, TITLE, WASHED, PictureSize, token_
 SIDE = 64
 
 
-def shown(digit: bool = False) -> ShownImage:
-    """Four quarters, from black to white."""
-    import torch
-
+def shown(digit: bool = False, *, grey: bool = False) -> ShownImage:
+    """Four quarters, from black to white; the first is a little red unless all is grey."""
     pixels = np.zeros((SIDE, SIDE, 3), dtype=np.float32)
     for number, level in enumerate((0.0, 0.2, 0.8, 1.0)):
         row, column = divmod(number, 2)
         pixels[row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] = level
+    pixels[0, 0, 0] = 0.0 if grey else 0.01
     where = np.array([False, False, False, True]) if digit else None
     return ShownImage("quarters", torch.zeros(3, SIDE, SIDE), pixels, digit=where)
 
@@ -48,6 +48,16 @@ def test_kept_patches_are_as_they_were_and_merged_ones_have_their_mean(tmp_path:
     assert drawn[31, 16].tolist() != [26, 26, 26]  # its outline
     expected = 255 * (0.25 + 0.75 * WASHED[0])
     assert abs(int(drawn[48, 48, 0]) - expected) <= 1
+
+
+def test_regions_of_a_grey_image_are_tinted(tmp_path: Path) -> None:
+    size, maps = PictureSize(side=SIDE), found([0, 0, 1, 1])
+    drawn = panel(token_png(tmp_path / "p.png", shown(grey=True), maps, size), 1)
+    one, same, other = drawn[16, 16], drawn[16, 48], drawn[48, 16]
+    assert one.tolist() == same.tolist()
+    assert np.ptp(one) > 20
+    assert np.ptp(other) > 20
+    assert int(one.argmax()) != int(other.argmax())
 
 
 def test_parked_patches_are_blue(tmp_path: Path) -> None:
