@@ -135,7 +135,7 @@ def profile_command(
 
 def _show_profile(report: dict[str, Any]) -> None:
     """Facts, then the table of blocks."""
-    print_facts({k: v for k, v in report.items() if k != "blocks"})
+    print_facts({k: v for k, v in report.items() if k not in ("blocks", "fvcore_uncounted")})
     heads, rows = autotok.block_rows(report)
     caption = "in brackets: the uncompressed model" if "uncompressed" in report["blocks"][0] else ""
     print_table("", heads, rows, caption=caption)

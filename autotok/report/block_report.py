@@ -98,9 +98,9 @@ def _name(model: CompressedViT, figures: BlockFigures) -> str:
 def block_rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(headings, rows of cells): figures now and, in brackets, those of the uncompressed model."""
     columns = {
-        "macs_g": ("GFLOPs", 3),
-        "predicted_ms": ("predicted ms", 2),
-        "measured_ms": ("measured ms", 2),
+        "macs_g": ("GFLOPs", 2 if report["macs_g"] >= 1 else 4),
+        "predicted_ms": ("predicted ms", 1),
+        "measured_ms": ("measured ms", 1),
         "live_mb": ("live MB", 1),
     }
     blocks = report["blocks"]

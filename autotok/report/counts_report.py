@@ -7,11 +7,11 @@ from typing import Any
 from autotok.compression.model import CompressedViT
 from autotok.counting.counter import count_operators
 from autotok.counting.macs import Cost
-from autotok.counting.operators import OperatorClass
 from autotok.counting.third_opinion import FvcoreCount, count_with_fvcore
 from autotok.errors import UsageError
 from autotok.predicting.trace import trace
 
+_NAMES = {"scaled_dot_product_attention": "fused attention"}
 LEFT_OUT = {
     "formula": "norms, softmax, activations, additions, gathers, sorts",
     "meta_counter": "the same; it adds up the products that ran, fused attention as its two",
@@ -35,19 +35,17 @@ def counts_report(model: CompressedViT, exact: Cost) -> dict[str, Any]:
 
 def _fvcore(model: CompressedViT, exact: Cost, found: FvcoreCount) -> dict[str, Any]:
     """Its figure, and the difference to the formula taken apart."""
-    operators = trace(model).operators
-    missing = sum(op.macs for op in operators if op.kind is OperatorClass.ATTENTION)
-    rest = found.macs - (exact.macs - missing + found.norms)
-    difference = f"{100 * (found.macs / exact.macs - 1):+.2f} %: "
-    parts = [f"{sign} {value / 1e9:.4f} G {what}" for sign, value, what in (
-        ("-", missing, "of fused attention"),
-        ("+", found.norms, "of norms"),
-        ("+" if rest > 0 else "-", abs(rest), "of other operators"),
-    ) if value]  # fmt: skip
-    report: dict[str, Any] = {
+    missing: dict[str, int] = {}
+    for operator in trace(model).operators:
+        if operator.macs and operator.name in found.left_out:
+            missing[operator.name] = missing.get(operator.name, 0) + operator.macs
+    rest = found.macs - (exact.macs - sum(missing.values()) + found.norms)
+    told = [(-macs, _NAMES.get(name, name)) for name, macs in missing.items()]
+    told += [(found.norms, "norms"), (rest, "products that it counts otherwise")]
+    parts = [f"{value / 1e9:+.4f} G of {what}" for value, what in told if value]
+    return {
         "fvcore_macs": found.macs,
-        "fvcore_difference": difference + (", ".join(parts) or "none"),
+        "fvcore_difference": f"{100 * (found.macs / exact.macs - 1):+.2f} %: {', '.join(parts)}",
+        "left_out_by_fvcore": ", ".join([*missing, "and what multiplies nothing, norms excepted"]),
+        "fvcore_uncounted": dict(sorted(found.left_out.items())),
     }
-    if found.left_out:
-        report["left_out_by_fvcore"] = dict(sorted(found.left_out.items()))
-    return report
