@@ -44,12 +44,14 @@ class MapStage:
     @property
     def parked(self) -> Patches:
         """Waiting to be recalled."""
-        return self.holder == PARKED
+        found: Patches = self.holder == PARKED
+        return found
 
     @property
     def removed(self) -> Patches:
         """Gone for good."""
-        return self.holder == REMOVED
+        found: Patches = self.holder == REMOVED
+        return found
 
     @cached_property
     def merged(self) -> Patches:
@@ -70,7 +72,8 @@ class MapStage:
     @cached_property
     def anchors(self) -> NDArray[np.int64]:
         """`holder`, a token being named by the first patch that it holds."""
-        found, live = self.holder.copy(), self.live
+        found: NDArray[np.int64] = self.holder.copy()
+        live = self.live
         _, first, inverse = np.unique(found[live], return_index=True, return_inverse=True)
         found[live] = np.flatnonzero(live)[first][inverse]
         return found

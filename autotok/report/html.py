@@ -89,7 +89,7 @@ def _headline(report: Report) -> str:
     parts += [f"<p class='warning'>{escape(_sentence(slower))}</p>"] if slower else []
     sentence = control_sentence(report.points, report.metric)
     parts += [f"<p class='fact'>{escape(_sentence(sentence))}</p>"] if sentence else []
-    parts.append(f"<pre>{escape(report.command)}</pre>")
+    parts.append(f"<pre class='command'>{escape(report.command)}</pre>")
     return "\n".join(parts)
 
 

@@ -17,8 +17,11 @@ _HTML = """<h2>The front</h2>
 <div id="front" hidden><div class="choice"><label>across <select id="across"></select></label>
 <label>up <select id="up"></select></label>
 <label><input id="all" type="checkbox" checked> everything that was evaluated</label></div>
-<div id="plot"></div><p id="said">Hollow marks rest on few images; dashed lines are limits; point at
-a mark for its figures.</p></div>
+<div id="plot"></div><p class="key small"><span style="color:#c1121f">&#9733; best</span>
+<span style="color:#0b6e4f">&#9679; front, &#9650; fine-tuned</span>
+<span style="color:#2b59c3">&#9670; uncompressed</span>
+<span style="color:#d1720a">&#9632; random pruning</span><span>&#9675; seen on few images</span>
+<span>- - limit</span></p><p id="said">Point at a mark for its figures.</p></div>
 <noscript>{instead}</noscript>
 <script type="application/json" id="points">{data}</script>
 <script type="text/javascript">{script}</script>"""
@@ -84,7 +87,7 @@ def _point(point: Point, known: Sequence[Metric]) -> dict[str, Any]:
         "mode": point.mode_text,
         "schedule": point.schedule,
         "tuned": point.retrained,
-        "feasible": point.feasible,
+        "able": point.feasible and not point.over,
         "images": point.num_images,
         "low": _finite(point.low),
         "high": _finite(point.high),

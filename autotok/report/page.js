@@ -31,12 +31,16 @@
   const shownOf = (x, y) => data.points.filter((p) => p.values[x.column] != null && p.values[y.column] != null
     && (p.kind !== "trial" || all.checked));
   const better = (metric, a, b) => metric.higher ? a >= b : a <= b;
-  const frontOf = (points, x, y) => points.filter((p) => p.feasible && p.kind !== "random control"
-    && p.kind !== "uncompressed" && !points.some((q) => q !== p && q.feasible
-    && q.kind !== "random control" && q.kind !== "uncompressed"
-    && better(x, q.values[x.column], p.values[x.column]) && better(y, q.values[y.column], p.values[y.column])
-    && (q.values[x.column] !== p.values[x.column] || q.values[y.column] !== p.values[y.column])))
-    .sort((a, b) => a.values[x.column] - b.values[x.column]);
+  // Over the run's own axes the front is the one that the final evaluation judged.
+  const frontOf = (points, x, y) => {
+    const own = data.metrics[data.x] === x && data.metrics[data.y] === y;
+    const able = points.filter((p) => p.able && (p.kind === "best" || p.kind === "front"
+      || (p.kind === "trial" && !own)));
+    const value = (p, metric) => p.values[metric.column];
+    const beats = (q, p) => better(x, value(q, x), value(p, x)) && better(y, value(q, y), value(p, y))
+      && (value(q, x) !== value(p, x) || value(q, y) !== value(p, y));
+    return able.filter((p) => !able.some((q) => beats(q, p))).sort((p, q) => value(p, x) - value(q, x));
+  };
 
   const scale = (values, from, to) => {
     let low = Math.min(...values), high = Math.max(...values);
@@ -80,7 +84,9 @@
     const meets = (a) => taken.some((b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]);
     for (const p of points.filter((q) => q.kind !== "trial" || q.leading)) {
       const text = p.kind === "random control" ? "random" : p.kind === "uncompressed" ? p.kind : p.method;
-      const [cx, cy] = place(p), w = 6.6 * text.length, h = 13;
+      const label = put("text", { fill: "#222", "pointer-events": "none" }, text);
+      const [cx, cy] = place(p), w = label.getComputedTextLength(), h = 13;
+      let free = false;
       search: for (const far of [10, 18, 28, 40, 54]) {
         for (let i = 0; i < 12; i += 1) {
           const angle = Math.PI * (0.15 + i / 6), dx = far * Math.cos(angle), dy = far * Math.sin(angle);
@@ -89,10 +95,13 @@
           if (left < PAD.left || left + w > width - 4 || top < 2 || top + h > HIGH - PAD.bottom || meets(box)) continue;
           taken.push(box);
           if (far > 10) put("line", { x1: cx, y1: cy, x2: dx >= 0 ? left : left + w, y2: cy + dy, stroke: "#999", "stroke-width": 0.7 });
-          put("text", { x: left, y: top + 10, fill: "#222", "pointer-events": "none" }, text);
+          label.setAttribute("x", left);
+          label.setAttribute("y", top + 10);
+          free = true;
           break search;
         }
       }
+      if (!free) label.remove();
     }
   };
 
@@ -114,9 +123,11 @@
       if (i % every === 0) put("text", { x: h.at(t), y: bottom + 16, "text-anchor": "middle", fill: "#444" }, t); });
     v.ticks.forEach((t) => { put("line", { x1: PAD.left, x2: width - PAD.right, y1: v.at(t), y2: v.at(t), ...thin });
       put("text", { x: PAD.left - 6, y: v.at(t) + 4, "text-anchor": "end", fill: "#444" }, t); });
-    put("text", { x: (PAD.left + width) / 2, y: HIGH - 8, "text-anchor": "middle", fill: "#222" }, x.axis);
+    const fitting = (metric, room) => 7 * metric.axis.length < room ? metric.axis : metric.label;
+    put("text", { x: (PAD.left + width) / 2, y: HIGH - 8, "text-anchor": "middle", fill: "#222" },
+      fitting(x, width - PAD.left));
     put("text", { transform: `translate(14 ${bottom / 2}) rotate(-90)`, "text-anchor": "middle", fill: "#222" },
-      y.axis.length > 44 ? `${y.axis.slice(0, 42)}...` : y.axis);
+      fitting(y, bottom));
     const dashed = { stroke: "#666", "stroke-dasharray": "5 4" };
     if (limits[0] != null) put("line", { x1: h.at(limits[0]), x2: h.at(limits[0]), y1: PAD.top, y2: bottom, ...dashed });
     if (limits[1] != null) put("line", { x1: PAD.left, x2: width - PAD.right, y1: v.at(limits[1]), y2: v.at(limits[1]), ...dashed });
@@ -137,5 +148,6 @@
   across = choose("across", data.x);
   up = choose("up", data.y);
   all.addEventListener("change", draw);
-  new ResizeObserver(draw).observe(home);
+  window.addEventListener("resize", () => window.requestAnimationFrame(draw));
+  draw();
 })();

@@ -93,7 +93,7 @@ def _shrunk(pixels: Pixels, side: int) -> Pixels:
     """The image, its longer side being `side` where that was longer."""
     image = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
     image.thumbnail((side, side))
-    return np.asarray(image, dtype=np.float32) / 255
+    return (np.asarray(image) / 255).astype(np.float32)
 
 
 def _panel(pixels: Pixels, found: TokenMap, stage: MapStage, scale: int) -> Pixels:
