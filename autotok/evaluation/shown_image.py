@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autotok.backbones.base import Backbone
-from autotok.errors import DataError
+from autotok.errors import DataError, printable
 
 from .data import DataSource, DemoData, load_data
+from .folder import FolderData
 from .preprocessing import Preprocessing, preprocessing_of
 
 _NUMBERED = re.compile(r"(demo|digits)(?::(\d+))?")
@@ -53,7 +54,7 @@ def shown_image(name: str, backbone: Backbone) -> ShownImage:
     check_image(name)
     pixels = preprocessing.decoded(path)
     tensor = preprocessing.normalise(pixels[None])[0]
-    return ShownImage(path.name, tensor, _visible(tensor, preprocessing))
+    return ShownImage(printable(path.name), tensor, _visible(tensor, preprocessing))
 
 
 def check_image(name: str) -> None:
@@ -77,7 +78,10 @@ def shown_of(source: DataSource, index: int, backbone: Backbone) -> ShownImage:
     if isinstance(source, DemoData):
         digit = source.digit_patches(index, backbone.facts.grid)
     visible = _visible(images[0], preprocessing_of(backbone))
-    return ShownImage(f"{source.name} {index}", images[0], visible, label, digit)
+    called = f"{source.name} {index}"
+    if isinstance(source, FolderData):
+        called = printable(source.path(index).name)
+    return ShownImage(called, images[0], visible, label, digit)
 
 
 def _visible(tensor: Tensor, preprocessing: Preprocessing) -> NDArray[np.float32]:

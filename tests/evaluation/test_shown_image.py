@@ -9,8 +9,9 @@ from PIL import Image
 from autotok.backbones.loading import load_structure
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import DataError
+from autotok.evaluation.data import load_data
 from autotok.evaluation.demo import DemoDigits
-from autotok.evaluation.shown_image import check_image, shown_image
+from autotok.evaluation.shown_image import check_image, shown_image, shown_of
 
 
 def test_a_file_is_shown_as_it_is_cropped_for_the_model(tmp_path: Path) -> None:
@@ -41,6 +42,12 @@ def test_the_digit_is_found_again_where_the_canvas_was_resized_for_a_model() -> 
     rows, columns = np.argwhere(shown.digit.reshape(4, 4)).T
     assert (rows.min(), columns.min()) == (box.top // 58, box.left // 58)
     assert rows.max() == (box.top + box.side - 1) // 58
+
+
+def test_an_image_of_a_folder_is_called_by_its_file(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a\tb.png")
+    source = load_data(str(tmp_path), tiny_backbone())
+    assert shown_of(source, 0, tiny_backbone()).name == "a\\tb.png"
 
 
 @pytest.mark.parametrize("name", ["nothing.png", "demo:x", "demo:-1", "."])
