@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -188,5 +187,7 @@ def _legend(
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """matplotlib's own, as Pillow before 10.1 brings none that can be scaled."""
+    import matplotlib
+
     fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"
     return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size)
