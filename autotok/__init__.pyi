@@ -22,6 +22,8 @@ from autotok.backbones.loading import load_backbone as load_backbone
 from autotok.backbones.loading import load_structure as load_structure
 from autotok.compression.compress import with_networks as with_networks
 from autotok.compression.model import CompressedViT as CompressedViT
+from autotok.compression.token_map import TokenMap as TokenMap
+from autotok.compression.token_map import token_maps as token_maps
 from autotok.config import CompressionConfig as CompressionConfig
 from autotok.config import FineTuneSpec as FineTuneSpec
 from autotok.config import Reduction as Reduction
@@ -38,6 +40,7 @@ from autotok.errors import UnknownName as UnknownName
 from autotok.errors import printable as printable
 from autotok.evaluation.allocator import reuse_large_blocks as reuse_large_blocks
 from autotok.evaluation.data import check_data as check_data
+from autotok.evaluation.shown_image import check_image as check_image
 from autotok.export.bundle import bundle_structure as bundle_structure
 from autotok.export.bundle import load_bundle as load_bundle
 from autotok.export.bundle import load_uncompressed as load_uncompressed
@@ -62,6 +65,7 @@ from autotok.predicting.calibration import plan_of as plan_of
 from autotok.predicting.predict import predict as predict
 from autotok.predicting.target import list_targets as list_targets
 from autotok.predicting.target import load_target as load_target
+from autotok.report.block_report import block_rows as block_rows
 from autotok.report.catalog import describe_methods as describe_methods
 from autotok.report.catalog import describe_target as describe_target
 from autotok.report.catalog import methods_markdown as methods_markdown
@@ -87,6 +91,8 @@ from autotok.report.run import Run as Run
 from autotok.report.run import load as load
 from autotok.report.run_reports import compare_runs as compare_runs
 from autotok.report.run_reports import status_report as status_report
+from autotok.report.token_report import token_report as token_report
+from autotok.report.token_report import token_rows as token_rows
 from autotok.searching.engines.base import Workers as Workers
 from autotok.searching.records.rundir import RunDirectory as RunDirectory
 from autotok.searching.records.rundir import fresh_run_folder as fresh_run_folder

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 REQUIRED = ("torch", "timm", "numpy", "optuna", "pandas", "scikit-learn", "safetensors", "onnx",
             "onnxruntime", "onnxscript", "matplotlib", "typer", "rich")  # fmt: skip
-OPTIONAL = {"ray": "pip install 'autotok[ray]' for Ray Tune", "fvcore": "only the tests use it"}
+OPTIONAL = {
+    "ray": "pip install 'autotok[ray]' for Ray Tune",
+    "fvcore": "pip install 'autotok[check]' for its count in profile --check",
+}
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,8 @@ class Tokens:
     coords: Tensor | None = None
     """(B, n, 2) int64, row and column in the original grid; None where nobody asked."""
     source: Tensor | None = None
-    """(B, n, N0) bool, which original patches a token holds; None where nobody asked."""
+    """(B, n, N0) bool, which original patches a token holds, each in one token at most; None where
+    nobody asked."""
     mask: Tensor | None = None
     """(B, n), 1 live and 0 dropped, soft or hard, during masked training; None means all live."""
     live: Tensor | None = None

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from autotok.metrics import metric_of
+from autotok.report.headline import slower_sentence
 from autotok.report.points import points_of
 from autotok.report.run import Run
 from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
@@ -52,7 +53,7 @@ def page(run: Run) -> str:
         "",
         f"In one line: {control_sentence(points, metric)}.",
         "",
-        *(f"- {line}" for line in told(found["comparisons"], metric)),
+        *(f"- {line}" for line in told(points, found["comparisons"], metric)),
         "",
         f"{evaluated} different configurations were evaluated; every row of `pareto.csv` is"
         " inside the"
@@ -67,9 +68,9 @@ def page(run: Run) -> str:
     return "\n".join(lines)
 
 
-def told(comparisons, metric):
-    """What is more than noise, and what fine-tuning bought."""
-    lines = standing_sentences(comparisons, metric)
+def told(points, comparisons, metric):
+    """What is slower, what is more than noise, and what fine-tuning bought."""
+    lines = [slower_sentence(points), *standing_sentences(comparisons, metric)]
     return [line for line in [*lines, tuning_sentence(comparisons.tuning, metric)] if line]
 
 

@@ -28,6 +28,7 @@ def main() -> None:
         run_reports,
         runs,
         supernet,
+        tokens,
     )
     from .app import app
 

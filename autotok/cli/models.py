@@ -23,6 +23,7 @@ from .app import (
     app,
     print_facts,
     print_json,
+    print_table,
 )
 
 ConfigArgument = Annotated[
@@ -92,7 +93,7 @@ def profile_command(
     option: OptionOption = None,
     target: Annotated[str | None, typer.Option(help="Predict for this device.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Count the cost a second, independent way.")
+        bool, typer.Option("--check", help="Count the cost in two further ways.")
     ] = False,
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Time it on the device.")
@@ -124,9 +125,20 @@ def profile_command(
         report = autotok.profile_report(
             model, target=target, check=check, measure_on=where, batch=batch
         )
-    _show(report, json)
+    if json:
+        print_json(report)
+    else:
+        _show_profile(report)
     if check and report.get("check") != "equal":
         raise typer.Exit(1)
+
+
+def _show_profile(report: dict[str, Any]) -> None:
+    """Facts, then the table of blocks."""
+    print_facts({k: v for k, v in report.items() if k not in ("blocks", "fvcore_uncounted")})
+    heads, rows = autotok.block_rows(report)
+    caption = "in brackets: the uncompressed model" if "uncompressed" in report["blocks"][0] else ""
+    print_table("", heads, rows, caption=caption)
 
 
 def _where(device: str, runtime: str) -> str:

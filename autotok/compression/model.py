@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,10 @@ EMBEDDED = Needs.EMBEDDING | Needs.IMAGE | Needs.GRID
 """What the embedding gives."""
 
 
+Part = Literal["attention", "mlp", "after", "read-out"]
+"""Of a block, or what follows the last one."""
+
+
 @dataclass
 class BlockCounts:
     """Live patch tokens of one block, (B,) each."""
@@ -35,6 +39,17 @@ class BlockCounts:
     """Before any reduction of the block."""
     attention: Tensor
     mlp: Tensor
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The tokens of one part of a block: what its attention saw, what its MLP saw, what a reduction
+    after it left; or what the read-out sees."""
+
+    layer: int
+    """Block; the number of blocks for the read-out."""
+    part: Part
+    tokens: Tokens
 
 
 @dataclass
@@ -53,6 +68,29 @@ class TapRequest:
     """Whether to count live patch tokens."""
     counts: dict[int, BlockCounts] = field(default_factory=dict)
     """Per block, if `counting`; under the number of blocks, the read-out's."""
+    mapping: bool = False
+    """Whether to keep the tokens of every part of every block."""
+    moments: list[Moment] = field(default_factory=list)
+    """In their order, if `mapping`."""
+    on_block: Callable[[int], None] | None = None
+    """Told of every block before it runs, and of the read-out as the number of blocks."""
+
+    def begin(self, layer: int) -> None:
+        """A block begins, its reduction included."""
+        if self.on_block is not None:
+            self.on_block(layer)
+
+    def enter(self, layer: int, tokens: Tokens) -> None:
+        """Tokens arrive at a block, or at the read-out."""
+        if self.counting:
+            self.counts[layer] = BlockCounts(*[live_counts(tokens)] * 3)
+
+    def see(self, layer: int, part: Part, tokens: Tokens) -> None:
+        """A part of a block runs on tokens."""
+        if self.counting and part in ("attention", "mlp"):
+            setattr(self.counts[layer], part, live_counts(tokens))
+        if self.mapping:
+            self.moments.append(Moment(layer, part, tokens))
 
 
 class CompressedViT(nn.Module):
@@ -120,10 +158,12 @@ class CompressedViT(nn.Module):
         hooked = [reducer for reducer in self._at().values() if isinstance(reducer, BlockHooks)]
         first, tokens, embedded = self._entering(images, trace, hooked)
         last = self.backbone.facts.num_blocks - 1
-        if watch is not None and watch.counting:
+        if watch is not None:
             for layer in range(first):
-                watch.counts[layer] = BlockCounts(*[live_counts(tokens)] * 3)
+                watch.enter(layer, tokens)
         for layer in range(first, last + 1):
+            if watch is not None:
+                watch.begin(layer)
             if layer == last:
                 for reducer in hooked:
                     tokens = reducer.before_last(tokens)
@@ -134,10 +174,13 @@ class CompressedViT(nn.Module):
                 tokens = reducer.after_block(layer, tokens)
             if watch is not None and layer in watch.after:
                 watch.tokens[layer] = tokens
+        if watch is not None:
+            watch.begin(last + 1)
         for reducer in hooked:
             tokens = reducer.finish(tokens)
-        if watch is not None and watch.counting:
-            watch.counts[last + 1] = BlockCounts(*[live_counts(tokens)] * 3)
+        if watch is not None:
+            watch.enter(last + 1, tokens)
+            watch.see(last + 1, "read-out", tokens)
         return tokens
 
     def _entering(
@@ -201,8 +244,8 @@ class CompressedViT(nn.Module):
         """First half of a block; the taps come back only for a reduction after the block."""
         reducer = self._reducer(layer)
         placement = None if reducer is None else reducer.placement
-        if watch is not None and watch.counting:
-            watch.counts[layer] = BlockCounts(*[live_counts(tokens)] * 3)
+        if watch is not None:
+            watch.enter(layer, tokens)
         if reducer is not None and placement is Placement.BEFORE_BLOCKS:
             tokens = reduced(reducer, tokens, embedded)
         elif reducer is not None and placement is Placement.BEFORE:
@@ -219,8 +262,7 @@ class CompressedViT(nn.Module):
         if watch is not None:
             if wanted:
                 watch.taps[layer] = (tokens, taps)
-            if watch.counting:
-                watch.counts[layer].attention = live_counts(tokens)
+            watch.see(layer, "attention", tokens)
         tokens = tokens.with_x(tokens.x + branch)
         del branch
         if heard:
@@ -233,12 +275,14 @@ class CompressedViT(nn.Module):
 
     def _fed(self, layer: int, tokens: Tokens, taps: Taps, watch: TapRequest | None) -> Tokens:
         """Second half of a block."""
-        if watch is not None and watch.counting:
-            watch.counts[layer].mlp = live_counts(tokens)
+        if watch is not None:
+            watch.see(layer, "mlp", tokens)
         tokens = tokens.with_x(tokens.x + self.backbone.feed(layer, tokens))
         reducer = self._reducer(layer)
         if reducer is not None and reducer.placement is Placement.AFTER:
             tokens = reduced(reducer, tokens, taps)
+            if watch is not None:
+                watch.see(layer, "after", tokens)
         return tokens
 
     def _seen(self, tokens: Tokens) -> Tokens:

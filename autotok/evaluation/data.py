@@ -135,6 +135,16 @@ class DemoData:
             return images, None
         return images, torch.tensor([self._digits.label(i) for i in indices], dtype=torch.int64)
 
+    def digit_patches(self, index: int, grid: tuple[int, int]) -> NDArray[np.bool_]:
+        """(N0,): patches of a grid over the canvas that the whole digit touches."""
+        box, found = self._digits.digit_box(index), np.zeros(grid, dtype=bool)
+        rows, columns = (
+            slice(start * cells // CANVAS, -(-(start + box.side) * cells // CANVAS))
+            for start, cells in zip((box.top, box.left), grid, strict=True)
+        )
+        found[rows, columns] = True
+        return found.reshape(-1)
+
     def _image(self, index: int) -> Tensor:
         image = self._cache.get(index)
         if image is None:

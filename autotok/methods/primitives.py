@@ -12,6 +12,7 @@ import dataclasses
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from autotok.tokens import Extra, Parked, Tokens
 
@@ -99,7 +100,8 @@ def fuse(tokens: Tokens, index: Tensor, weights: Tensor) -> Tokens:
 def pool(tokens: Tokens, weights: Tensor, *, track_size: bool = False) -> Tokens:
     """Re-express the patches as K weighted sums: `weights` (B, K, n), used as given.
 
-    Coordinates are the expected ones under each row's normalised weights, rounded to the grid.
+    Coordinates are the expected ones under each row's normalised weights, rounded to the grid. A
+    patch counts to the source of the row that weighs it most.
     With `track_size` the tokens' sizes are shared out by column-normalised weights, so their sum
     is kept.
     """
@@ -115,8 +117,8 @@ def pool(tokens: Tokens, weights: Tensor, *, track_size: bool = False) -> Tokens
         size = (columns * tokens.sizes().unsqueeze(1)).sum(dim=-1)
     source = None
     if tokens.source is not None:
-        held = (weights > 0).to(torch.float32) @ tokens.source.to(torch.float32)
-        source = held > 0
+        most = F.one_hot(weights.argmax(dim=1), weights.shape[1]).transpose(1, 2)  # (B, K, n)
+        source = most.to(torch.float32) @ tokens.source.to(torch.float32) > 0
     return dataclasses.replace(
         tokens,
         x=torch.cat([tokens.prefix, patches], dim=1),

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from autotok.backbones.base import Backbone
-from autotok.compression.model import CompressedViT
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.counting.meta_model import meta_copy
 from autotok.counting.operators import LOOK_UPS, OperatorClass, classify, kernels
 from autotok.methods.base import Kind
@@ -51,6 +51,18 @@ class Operator:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """The operators of one block of a traced compressed model, its reduction included."""
+
+    block: int
+    """-1 for the embedding, the number of blocks for the read-out."""
+    first: int
+    """Where its operators start among those of the trace."""
+    peak_live_bytes: int
+    """Highest sum of live tensors meanwhile."""
+
+
+@dataclass(frozen=True)
 class Trace:
     """All operators of one forward, and what memory it needs."""
 
@@ -64,6 +76,13 @@ class Trace:
     """Highest sum of live tensors, images included, weights not."""
     pooled: bool = False
     """Tokens are soft mixtures, so their positions crowd in the middle of the image."""
+    segments: tuple[Segment, ...] = ()
+    """Of a compressed model: embedding, blocks, read-out."""
+
+    def operators_of(self, segment: Segment) -> tuple[Operator, ...]:
+        """Those of one segment."""
+        later = [s.first for s in self.segments if s.block > segment.block]
+        return self.operators[segment.first : min(later, default=len(self.operators))]
 
     @property
     def macs(self) -> int:
@@ -100,15 +119,21 @@ def trace(
     recorder.memory.add(images)
     fusing = _FusedAttention(recorder) if fused_attention else contextlib.nullcontext()
     with fusing, recorder:
-        twin(images)
+        if isinstance(twin, CompressedViT):
+            watch = TapRequest(on_block=recorder.begin)
+            twin.backbone.readout(twin.forward_tokens(images, watch=watch))
+        else:
+            twin(images)
+    recorder.end()
     return Trace(
         operators=tuple(recorder.operators),
         batch=batch,
         dtype=str(dtype).removeprefix("torch."),
         image_shape=facts.image_shape,
         weight_bytes=_weight_bytes(twin),
-        peak_live_bytes=recorder.memory.peak,
+        peak_live_bytes=max(s.peak_live_bytes for s in recorder.segments),
         pooled=isinstance(twin, CompressedViT) and get_method(twin.config.method).kind is Kind.POOL,
+        segments=tuple(recorder.segments) if isinstance(twin, CompressedViT) else (),
     )
 
 
@@ -146,6 +171,11 @@ class LiveBytes:
         self.known.remove(key)
         self.live -= size
 
+    def lap(self) -> int:
+        """The peak since the last lap; the next one starts with what is live."""
+        peak, self.peak = self.peak, self.live
+        return peak
+
 
 class _Recorder(TorchDispatchMode):
     """Writes down every operator below autograd, and follows what it allocates."""
@@ -155,6 +185,17 @@ class _Recorder(TorchDispatchMode):
         self.operators: list[Operator] = []
         self.memory = LiveBytes()
         self.paused = False
+        self.segments: list[Segment] = []
+        self._at = (-1, 0)
+
+    def begin(self, block: int) -> None:
+        """A block begins, or the read-out; the embedding has begun."""
+        self.end()
+        self._at = (block, len(self.operators))
+
+    def end(self) -> None:
+        """The block that had begun is over."""
+        self.segments.append(Segment(*self._at, self.memory.lap()))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import BudgetRequest, resolve
 
+from .headline import slower_sentence
 from .points import points_of
 from .run import Run
 from .sentences import control_sentence, standing_sentences, tuning_sentence
@@ -53,7 +54,8 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     on_device = on_device_of(names)
     parts: list[str | Table] = [f"budget: {budget.echo}" for budget in found["budgets"]]
     parts.append(closing_table(points, metric, sources=sources, on_device=on_device, wide=wide))
-    lines = [control_sentence(points, metric), *standing_sentences(found["comparisons"], metric)]
+    lines = [control_sentence(points, metric), slower_sentence(points)]
+    lines += standing_sentences(found["comparisons"], metric)
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
     lines += device_notes(target, found["measuring"], run.question.batch)
     parts += filter(None, lines)

@@ -33,6 +33,7 @@ from autotok.searching.space.problem import COUNTED_IMAGES
 
 from .pages import draw_pages
 from .run import Run
+from .run_maps import write_maps
 
 PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
 CHECK_IMAGES = 4
@@ -61,11 +62,13 @@ def hand_over(
     comparisons = compare_front(final, objectives, result.records)
     exports: dict[str, Any] = {}
     if final.best is not None:
-        build = compressed or partial(compress_backbone, backbone)
+        assert final.best.config is not None
+        model = (compressed or partial(compress_backbone, backbone))(final.best.config).eval()
         evidence = _evidence(question, final.best, comparisons)
         formats = () if no_export else ("onnx",)
-        exports = _write_best(folder, backbone, evaluator, final.best, evidence, build, formats)
+        exports = _write_best(folder, backbone, evaluator, final.best, evidence, model, formats)
         exports = exports or {"onnx": {"error": no_export}}
+        write_maps(folder, model, evaluator.data, seed=evaluator.seed)
     images = f"{evaluator.data.name}: {evaluator.data.labelling}."
     facts = {
         "checks": _checks(result, exports),
@@ -152,13 +155,12 @@ def _write_best(
     evaluator: Evaluator,
     best: TrialRecord,
     evidence: Mapping[str, Any],
-    compressed: Callable[[CompressionConfig], CompressedViT],
+    model: CompressedViT,
     formats: Sequence[str],
 ) -> dict[str, Any]:
     """Results of the exports of best/; beside it, best.yaml."""
     assert best.config is not None
     checkpoint = evidence["question"].get("checkpoint")
-    model = compressed(best.config).eval()
     bundle = Bundle(
         backbone=BackboneRef.of(
             model.backbone.facts, checkpoint=None if checkpoint is None else Path(checkpoint)

@@ -7,28 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 
 from autotok.files import write_text
-from autotok.metrics import Metric
+from autotok.metrics import METRICS, Metric
 from autotok.searching.records.comparison import Comparisons
 
+from .headline import headline, slower_sentence
+from .interactive import interactive_front
 from .points import Point
+from .run_maps import KeptMap
 from .sentences import CAUTION, control_sentence, standing_sentences, tuning_sentence
 from .sources import Sources
 from .tables import SHOWN, plain_table, tuning_table
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 80rem; margin: 2rem auto;
-padding: 0 1rem } h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse; font-size: 13px } th, td { padding: .3rem .6rem; text-align:
-left; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums } th { vertical-align:
-bottom } .wide td { white-space: nowrap } .wide td.long { white-space: normal; min-width: 11rem }
-tr.best { background: #e7f5ee; font-weight: 600 } tr.uncompressed { color: #2b59c3 }
-tr.random-control { color: #a85a05 } img { max-width: min(100%, 62rem) } .wide { overflow-x: auto }
-pre { background: #f5f5f5; padding: .7rem; overflow-x: auto } .fact { font-size: 1.05rem }
-.small { color: #555; font-size: 13px } tr.fine-tuning-helped { background: #e7f5ee }
-tr.fine-tuning-hurt { color: #a8201a }
-"""
+_STYLE = Path(__file__).with_name("page.css")
 _LONG, MAX_CELL = ' class="long"', 40
 
 
@@ -53,20 +46,19 @@ class Report:
     config_yaml: str = ""
     """Text of best.yaml."""
     comparisons: Comparisons = field(default_factory=Comparisons)
+    axes: tuple[Metric, Metric] | None = None
+    """Of the picture; GFLOPs and the quality by default."""
+    limits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """By metric's name, in its column's unit."""
+    maps: Sequence[KeptMap] = ()
+    """Where the tokens of some images went."""
+    maps_summary: str = ""
 
 
 def write_report(path: Path, report: Report, *, picture: Path | None = None) -> Path:
     """`path`, now the report; the picture is embedded."""
-    parts = [f"<h1>{escape(report.title)}</h1>"]
-    if report.budget:
-        parts.append(f"<p>Budget: {escape(report.budget)}</p>")
-    sentence = control_sentence(report.points, report.metric)
-    if sentence:
-        parts.append(f'<p class="fact">{escape(_sentence(sentence))}</p>')
-    if picture is not None and picture.is_file():
-        data = base64.b64encode(picture.read_bytes()).decode("ascii")
-        parts.append(f'<img alt="Pareto front" src="data:image/png;base64,{data}">')
-    parts += [_standings(report), _table(report), _tuning(report)]
+    parts = [f"<h1>{escape(report.title)}</h1>", _headline(report), _front(report, picture)]
+    parts += [_standings(report), _table(report), _tuning(report), _maps(report)]
     parts += [f"<p>{escape(note)}</p>" for note in report.notes]
     parts += [_facts("Checks", report.checks), _facts("Environment", report.environment)]
     if report.config_yaml:
@@ -76,8 +68,40 @@ def write_report(path: Path, report: Report, *, picture: Path | None = None) -> 
     return write_text(
         path,
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(report.title)}</title><style>{_STYLE}</style></head>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(report.title)}</title><style>{_STYLE.read_text('utf-8')}</style></head>\n"
         f"<body>\n{body}\n</body></html>\n",
+    )
+
+
+def _headline(report: Report) -> str:
+    """The best in five figures, the command that found it, and what is wrong with it."""
+    cells = [
+        f"<div class='figure{' alarming' if figure.alarming else ''}'>"
+        f"<div class='label'>{escape(figure.label)}</div>"
+        f"<div class='value'>{escape(figure.value)}</div>"
+        f"<div class='against'>{escape(figure.against)}</div></div>"
+        for figure in headline(report.points, report.metric, report.sources)
+    ]
+    parts = [f"<p>Budget: {escape(report.budget)}</p>"] if report.budget else []
+    parts += [f"<div class='figures'>{''.join(cells)}</div>"] if cells else []
+    slower = slower_sentence(report.points)
+    parts += [f"<p class='warning'>{escape(_sentence(slower))}</p>"] if slower else []
+    sentence = control_sentence(report.points, report.metric)
+    parts += [f"<p class='fact'>{escape(_sentence(sentence))}</p>"] if sentence else []
+    parts.append(f"<pre class='command'>{escape(report.command)}</pre>")
+    return "\n".join(parts)
+
+
+def _front(report: Report, picture: Path | None) -> str:
+    """The front: over any two metrics where scripts run, else the picture."""
+    if picture is None or not picture.is_file():
+        return ""
+    data = base64.b64encode(picture.read_bytes()).decode("ascii")
+    image = f'<img alt="Pareto front" src="data:image/png;base64,{data}">'
+    axes = report.axes or (METRICS["macs"], report.metric)
+    return interactive_front(
+        report.points, report.metric, axes=axes, limits=report.limits, instead=image
     )
 
 
@@ -116,6 +140,20 @@ def _tuning(report: Report) -> str:
     return f"<h2>Fine-tuning</h2>{told}{_drawn(heads, rows, classes)}"
 
 
+def _maps(report: Report) -> str:
+    """Where the tokens of some images went."""
+    if not report.maps:
+        return ""
+    told = f"<p>{escape(_sentence(report.maps_summary))}</p>" if report.maps_summary else ""
+    figures = [
+        f"<figure><figcaption>{escape(one.caption)}</figcaption><div class='wide'>"
+        f'<img alt="{escape(one.caption)}" loading="lazy"'
+        f' src="data:image/png;base64,{base64.b64encode(one.png).decode("ascii")}"></div></figure>'
+        for one in report.maps
+    ]
+    return f"<h2>Where the tokens went</h2>{told}<div class='maps'>{''.join(figures)}</div>"
+
+
 def _drawn(heads: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str]) -> str:
     head = "".join(f"<th>{escape(h)}</th>" for h in heads)
     lines = [f"<div class='wide'><table><tr>{head}</tr>"]
@@ -138,4 +176,4 @@ def _facts(title: str, facts: Mapping[str, str]) -> str:
         f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>"
         for key, value in facts.items()
     )
-    return f"<h2>{escape(title)}</h2><table>{rows}</table>"
+    return f"<h2>{escape(title)}</h2><div class='wide'><table class='facts'>{rows}</table></div>"

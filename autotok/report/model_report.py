@@ -11,7 +11,6 @@ import torch
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.counting.adaptive import is_adaptive
-from autotok.counting.counter import count_operators
 from autotok.counting.macs import cost
 from autotok.counting.macs import uncompressed as uncompressed_cost
 from autotok.devices.device import leaving, measure_on, open_device
@@ -25,13 +24,17 @@ from autotok.methods.thresholds import Calibrated
 from autotok.predicting.predict import predict
 from autotok.searching.running.judging import Judged, judge
 
+from .block_report import block_report
+from .counts_report import counts_report
+
 OnProgress = Callable[[float, str], None]
 
 
 def profile_report(
     model: CompressedViT, *, target: str | None, check: bool, measure_on: str | None, batch: int
 ) -> dict[str, Any]:
-    """Exact cost; with `check` the independent count; prediction and measurement if asked for.
+    """Exact cost, block by block too; with `check` the independent counts, torch's and fvcore's;
+    prediction and measurement if asked for.
 
     `measure_on` is what it is timed on, see `open_device`; None for no measurement.
     """
@@ -53,10 +56,7 @@ def profile_report(
     if is_adaptive(model.config):
         report["counts"] = "nominal: they depend on the image; `autotok evaluate` says the mean"
     if check:
-        counted = count_operators(model)
-        report["macs_counted"] = counted.macs
-        report["check"] = "equal" if counted.macs == exact.macs else "DIFFERENT"
-        report["uncounted_operators"] = list(counted.uncounted)
+        report |= counts_report(model, exact)
     if target is not None:
         found = predict(model, target, batch=batch)
         report |= {
@@ -67,7 +67,7 @@ def profile_report(
         }
     if measure_on is not None:
         report |= _measured(model, measure_on, batch)
-    return report
+    return report | block_report(model, target=target, measure_on=measure_on, batch=batch)
 
 
 def _measured(model: CompressedViT, name: str, batch: int) -> dict[str, Any]:

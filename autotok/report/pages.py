@@ -19,6 +19,7 @@ from .html import Report, write_report
 from .plots import pareto_png
 from .points import limits_of
 from .run import Run
+from .run_maps import kept_maps
 from .sources import device_notes, sources_of
 from .tables import on_device_of
 
@@ -57,6 +58,7 @@ def draw_pages(run: Run) -> None:
     picture, limits = run.directory / "pareto.png", limits_of(found["budgets"])
     pareto_png(picture, points, y, x=x, limits=limits, title=title)
     facts = _kept(run.directory / "report.json")
+    summary, maps = kept_maps(run.directory) if found["best"] else ("", [])
     best = run.directory / "best.yaml"
     report = Report(
         title=title,
@@ -66,7 +68,7 @@ def draw_pages(run: Run) -> None:
         budget="; ".join(b.echo for b in found["budgets"]),
         sources=sources_of(question.get("target"), found["front"], found["measuring"]),
         on_device=on_device_of([m.name for m in asked] + [b.metric for b in found["budgets"]]),
-        environment={k: str(v) for k, v in _kept(run.directory / "env.json").items()},
+        environment={k: _in_words(v) for k, v in _kept(run.directory / "env.json").items()},
         checks=facts.get("checks", {}),
         notes=[
             *facts.get("notes", ()),
@@ -75,8 +77,19 @@ def draw_pages(run: Run) -> None:
         ],
         config_yaml=best.read_text("utf-8") if found["best"] and best.is_file() else "",
         comparisons=found["comparisons"],
+        axes=(x, y),
+        limits=limits,
+        maps=maps,
+        maps_summary=summary,
     )
     write_report(run.directory / "report.html", report, picture=picture)
+
+
+def _in_words(value: Any) -> str:
+    """A value of env.json; packages as 'torch 2.13, timm 1.0'."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return str(value)
 
 
 def _kept(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from autotok.files import replacing
 from autotok.metrics import METRICS, Metric
 
 from .fronts import non_dominated
+from .labels import label_points
 from .points import Point
 
 INK, GREY, FRONT, CONTROL = "#222222", "#b8b8b8", "#0b6e4f", "#d1720a"
@@ -60,8 +61,8 @@ def pareto_png(
     if best:
         axes.scatter(*plane.xy(best), s=190, marker="*", color=BEST, label="best", zorder=6)
     _draw_limits(axes, plane, limits)
-    plane.name(axes, front)
     _frame(axes, plane, points, limits.get(x.name), title)
+    plane.name(axes, front, points, leading)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png", metadata={"Software": "autotok"})
     return path
@@ -145,18 +146,27 @@ class _Plane:
             zorder=5, label="fine-tuned",
         )  # fmt: skip
 
-    def name(self, axes: Any, front: Sequence[Point]) -> None:
-        """Write methods beside the front, best first, as many as stay readable."""
+    def name(
+        self,
+        axes: Any,
+        front: Sequence[Point],
+        points: Sequence[Point],
+        leading: Sequence[Point],
+    ) -> None:
+        """Write methods beside the front, best first, as many as find a place of their own."""
         from matplotlib.patheffects import withStroke
 
         sign = 1 if self.y.higher_is_better else -1
         by_worth = sorted(front, key=lambda p: (p.kind != "best", -sign * (p.value(self.y) or 0.0)))
-        for point in by_worth[:: max(1, len(by_worth) // MAX_LABELS)]:
-            axes.annotate(
-                point.method, (point.value(self.x), point.value(self.y)), xytext=(7, -12 * sign),
-                fontsize=8.5, textcoords="offset points", color=INK, zorder=7,
-                path_effects=[withStroke(linewidth=2.5, foreground="white")],
-            )  # fmt: skip
+        spread = by_worth[:: max(1, len(by_worth) // MAX_LABELS)]
+        stroke = withStroke(linewidth=2.5, foreground="white")
+        label_points(
+            axes,
+            [(p.method, p.value(self.x) or 0.0, p.value(self.y) or 0.0) for p in spread],
+            marks=list(zip(*self.xy(points), strict=True)),
+            lines=[self.xy(leading)],
+            style={"fontsize": 8.5, "color": INK, "zorder": 7, "path_effects": [stroke]},
+        )
 
 
 def _frame(

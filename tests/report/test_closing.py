@@ -1,6 +1,11 @@
-"""What a search says first."""
+"""What a search says first and last."""
 
-from autotok.report.closing import budget_lines
+import json
+from pathlib import Path
+
+from autotok.report.closing import budget_lines, closing_parts
+from autotok.report.pages import draw_pages
+from autotok.report.run import Run
 from autotok.searching.space.budget import parse_budget
 
 
@@ -8,3 +13,26 @@ def test_budgets_are_echoed_as_understood() -> None:
     share, limit = budget_lines([parse_budget("50 %"), parse_budget("26ms")])
     assert share == "budget: 50 % = 50 % of the uncompressed model's macs"
     assert "26 ms per batch on the target" in limit
+
+
+def test_a_best_slower_than_the_uncompressed_model_is_told_in_terminal_and_page(
+    own_run: Path,
+) -> None:
+    path = own_run / "pareto.json"
+    found = json.loads(path.read_text("utf-8"))
+    latency = found["reference"]["predicted"]["latency_ms"]
+    for record in (found["best"], *found["front"]):
+        record["predicted"]["latency_ms"] = latency / 2
+    path.write_text(json.dumps(found), "utf-8")
+    assert not any("SLOWER" in part for part in closing_parts(Run(own_run)) if type(part) is str)
+    for record in (found["best"], *found["front"]):
+        record["predicted"]["latency_ms"] = 2 * latency
+    path.write_text(json.dumps(found), "utf-8")
+    told = [part for part in closing_parts(Run(own_run)) if type(part) is str]
+    (place,) = (i for i, part in enumerate(told) if part.startswith("SLOWER THAN UNCOMPRESSED"))
+    assert told[place - 1].startswith("best: ")
+    assert "2.00 times as long" in told[place]
+    draw_pages(Run(own_run))
+    page = (own_run / "report.html").read_text("utf-8")
+    assert "<p class='warning'>SLOWER THAN UNCOMPRESSED" in page
+    assert "0.50 times" in page

@@ -9,6 +9,7 @@ from autotok.metrics import metric_of
 from autotok.report.html import Report, write_report
 from autotok.report.plots import pareto_png
 from autotok.report.points import Point
+from autotok.report.run_maps import KeptMap
 from autotok.report.sentences import control_sentence
 from autotok.searching.records.comparison import Comparisons, Standing
 from autotok.searching.records.finetune_gain import TuningGain
@@ -105,3 +106,23 @@ def test_a_run_without_comparisons_has_neither_section(tmp_path: Path) -> None:
     text = write_report(tmp_path / "r.html", REPORT).read_text()
     assert "More than noise?" not in text
     assert "Fine-tuning" not in text
+
+
+def test_the_page_begins_with_the_best_beside_the_uncompressed_model(tmp_path: Path) -> None:
+    text = write_report(tmp_path / "r.html", REPORT).read_text()
+    assert "width=device-width" in text
+    first = text.index("92.0 %")
+    assert text.index("uncompressed 94.0") > first
+    assert text.index("uncompressed 94.0") < text.index("Configurations")
+    assert text.index("autotok search --budget") < text.index("Configurations")
+
+
+def test_token_maps_are_embedded_and_their_captions_escaped(tmp_path: Path) -> None:
+    maps = [KeptMap("a <b> photo", b"\x89PNG")]
+    report = dataclasses.replace(REPORT, maps=maps, maps_summary="much is held")
+    text = write_report(tmp_path / "r.html", report).read_text()
+    assert "Where the tokens went" in text
+    assert "Much is held." in text
+    assert "a &lt;b&gt; photo" in text
+    assert "<b> photo" not in text
+    assert "Where the tokens went" not in write_report(tmp_path / "q.html", REPORT).read_text()

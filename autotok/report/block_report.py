@@ -1,0 +1,122 @@
+"""Where the time goes: tokens, cost, time and memory of every block, before and after."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from autotok.backbones.base import evaluating
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
+from autotok.devices.block_times import block_times
+from autotok.predicting.block_figures import BlockFigures, ModelFigures, model_figures
+from autotok.predicting.target import load_target
+
+LOCAL = "local"
+
+
+def block_report(
+    model: CompressedViT, *, target: str | None, measure_on: str | None, batch: int
+) -> dict[str, Any]:
+    """Plain data: of every block the figures now, and under `uncompressed` those before.
+
+    Times are measured in eager torch on this machine alone: exported files have no blocks.
+    """
+    plain = compress_backbone(model.backbone, CompressionConfig())
+    on = None if target is None else load_target(target)
+    compressed = bool(model.config.reductions)
+    models = [model, plain] if compressed else [model]
+    found = [model_figures(one, on, batch=batch) for one in models]
+    timed: list[tuple[float, ...] | None] = [None] * len(models)
+    if measure_on == LOCAL:
+        timed = list(_measured(models, batch))
+    sides = [_rows(*given) for given in zip(models, found, timed, strict=True)]
+    rows = sides[0]
+    if compressed:
+        for row, before in zip(rows, sides[1], strict=True):
+            row["uncompressed"] = {k: v for k, v in before.items() if k != "block"}
+    report: dict[str, Any] = {"blocks": rows, "peak_block": _name(model, found[0].peak)}
+    report["peak_live_mb"] = round(found[0].peak.live_mb, 2)
+    if compressed:
+        report["peak_block_uncompressed"] = _name(model, found[1].peak)
+        report["peak_live_mb_uncompressed"] = round(found[1].peak.live_mb, 2)
+    return report | _by_class(found)
+
+
+def _by_class(found: list[ModelFigures]) -> dict[str, Any]:
+    if not found[0].by_class:
+        return {}
+    names = ("predicted_ms_by_operator", "predicted_ms_by_operator_uncompressed")
+    report: dict[str, Any] = {
+        name: {kind: round(ms, 3) for kind, ms in figures.by_class.items()}
+        for name, figures in zip(names, found, strict=False)
+    }
+    if found[0].bound_by:
+        report["predicted_bound_by"] = found[0].bound_by
+    return report
+
+
+def _measured(models: list[CompressedViT], batch: int) -> list[tuple[float, ...]]:
+    like, facts = next(models[0].parameters()), models[0].backbone.facts
+    images = torch.randn(batch, *facts.image_shape, generator=torch.Generator().manual_seed(0))
+    with evaluating(*models):
+        return block_times(models, images.to(like.device, like.dtype))
+
+
+def _rows(
+    model: CompressedViT, found: ModelFigures, timed: tuple[float, ...] | None
+) -> list[dict[str, Any]]:
+    rows, schedule = [], model.schedule
+    initial = model.backbone.facts.num_patches
+    for number, figures in enumerate(found.blocks):
+        within = 0 <= figures.block < len(schedule.attention)
+        last = schedule.readout if figures.block >= 0 else initial
+        row: dict[str, Any] = {
+            "block": _name(model, figures),
+            "tokens_in_attention": schedule.attention[figures.block] if within else last,
+            "tokens_in_mlp": schedule.mlp[figures.block] if within else last,
+            "macs_g": round(figures.macs / 1e9, 4),
+            "live_mb": round(figures.live_mb, 2),
+        }
+        if figures.predicted_ms is not None:
+            row["predicted_ms"] = round(figures.predicted_ms, 3)
+        if timed is not None:
+            row["measured_ms"] = round(timed[number], 3)
+        rows.append(row)
+    return rows
+
+
+def _name(model: CompressedViT, figures: BlockFigures) -> str:
+    if figures.block < 0:
+        return "embedding"
+    depth = model.backbone.facts.num_blocks
+    return str(figures.block) if figures.block < depth else "read-out"
+
+
+def block_rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows of cells): figures now and, in brackets, those of the uncompressed model."""
+    columns = {
+        "macs_g": ("GFLOPs", 2 if report["macs_g"] >= 1 else 4),
+        "predicted_ms": ("predicted ms", 1),
+        "measured_ms": ("measured ms", 1),
+        "live_mb": ("live MB", 1),
+    }
+    blocks = report["blocks"]
+    used = {key: told for key, told in columns.items() if key in blocks[0]}
+    rows = []
+    for block in blocks:
+        attention, mlp = block["tokens_in_attention"], block["tokens_in_mlp"]
+        tokens = str(attention) if attention == mlp else f"{attention}, {mlp}"
+        cells = [
+            _cell(block[key], block.get("uncompressed", {}).get(key), digits)
+            for key, (_, digits) in used.items()
+        ]
+        rows.append([block["block"], tokens, *cells])
+    return ["block", "tokens", *(head for head, _ in used.values())], rows
+
+
+def _cell(now: float, before: float | None, digits: int) -> str:
+    own = f"{now:.{digits}f}"
+    return own if before is None else f"{own} ({before:.{digits}f})"

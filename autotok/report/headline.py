@@ -1,0 +1,94 @@
+"""The recommended configuration against the uncompressed model: what a report says first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotok.metrics import METRICS, Metric
+
+from .points import Point
+from .sources import Sources
+
+LATENCY, MEMORY, COST = METRICS["latency_ms"], METRICS["peak_memory_mb"], METRICS["macs"]
+
+
+@dataclass(frozen=True)
+class HeadlineFigure:
+    """One figure, and what it is to be compared with."""
+
+    label: str
+    value: str
+    against: str
+    alarming: bool = False
+
+
+def best_and_base(points: Sequence[Point]) -> tuple[Point | None, Point | None]:
+    """The recommended configuration and the uncompressed model, where there are such."""
+    kinds = {p.kind: p for p in points}
+    return kinds.get("best"), kinds.get("uncompressed")
+
+
+def slower_sentence(points: Sequence[Point]) -> str:
+    """That the best takes more time than the uncompressed model, in one sentence; '' where it does
+    not, or nobody knows."""
+    best, base = best_and_base(points)
+    if best is None or base is None or not _slower(best, base):
+        return ""
+    own, other = best.value(LATENCY), base.value(LATENCY)
+    assert own is not None
+    assert other is not None
+    return (
+        f"SLOWER THAN UNCOMPRESSED: the best is {best.origin} at {LATENCY.text(own)}, the"
+        f" uncompressed model at {LATENCY.text(other)}, {own / other:.2f} times as long; few FLOPs"
+        " are not few milliseconds: where time counts, ask for it, such as --budget 70%latency"
+    )
+
+
+def headline(points: Sequence[Point], metric: Metric, sources: Sources) -> list[HeadlineFigure]:
+    """Quality, cost, latency, speed-up and memory of the best beside the uncompressed model's."""
+    best, base = best_and_base(points)
+    if best is None:
+        return []
+    figures = [
+        _figure(metric, best, base, ""),
+        _figure(COST, best, base, "", label="cost", unit="GFLOPs"),
+        _figure(LATENCY, best, base, _source(best, sources.latency, sources)),
+    ]
+    speed = _speed_up(best, base)
+    figures += [] if speed is None else [speed]
+    figures.append(_figure(MEMORY, best, base, _source(best, sources.memory, sources)))
+    return [figure for figure in figures if figure.value != "-"]
+
+
+def _figure(
+    metric: Metric, best: Point, base: Point | None, source: str, *, label: str = "", unit: str = ""
+) -> HeadlineFigure:
+    own, other = best.value(metric), None if base is None else base.value(metric)
+    written = metric.number(own)
+    value = written if written == "-" else f"{written} {unit or metric.unit}".strip()
+    parts = []
+    if other is not None:
+        share = f" ({100 * own / other:.0f} % of it)" if own is not None and other > 0 else ""
+        parts.append(f"uncompressed {metric.number(other)}{share}")
+    parts += [source] if source else []
+    worse = metric is LATENCY and base is not None and _slower(best, base)
+    return HeadlineFigure(label or metric.label, value, "; ".join(parts), worse)
+
+
+def _speed_up(best: Point, base: Point | None) -> HeadlineFigure | None:
+    own, other = best.value(LATENCY), None if base is None else base.value(LATENCY)
+    if not own or other is None or base is None:
+        return None
+    slower = _slower(best, base)
+    told = "slower than uncompressed" if slower else "against uncompressed"
+    return HeadlineFigure(f"{best.origin} speed-up", f"{other / own:.2f} times", told, slower)
+
+
+def _slower(best: Point, base: Point) -> bool:
+    own, other = best.value(LATENCY), base.value(LATENCY)
+    return own is not None and other is not None and own > other
+
+
+def _source(best: Point, predicted: str, sources: Sources) -> str:
+    return sources.measured if best.origin == "measured" else predicted

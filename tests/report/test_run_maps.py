@@ -1,0 +1,45 @@
+"""The token maps that a run keeps for its page."""
+
+import json
+from pathlib import Path
+
+from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.compress import compress_backbone
+from autotok.config import CompressionConfig, Reduction
+from autotok.evaluation.data import load_data
+from autotok.report.run_maps import CAPTIONS, FOLDER, kept_maps, write_maps
+
+
+def test_a_dozen_maps_are_drawn_and_read_again(tmp_path: Path) -> None:
+    config = CompressionConfig("evit", (Reduction(1, num_keep=8),))
+    model, data = compress_backbone(tiny_backbone(), config), load_data("demo", tiny_backbone())
+    write_maps(tmp_path, model, data)
+    summary, maps = kept_maps(tmp_path)
+    assert len(maps) == 12
+    assert "of the digits' patches" in summary
+    assert maps[0].caption.startswith("demo ")
+    assert "patches held" in maps[0].caption
+    assert all(one.png.startswith(b"\x89PNG") for one in maps)
+    assert sum(len(one.png) for one in maps) < 500_000
+
+
+def test_a_run_without_maps_or_with_damaged_ones_has_none(tmp_path: Path) -> None:
+    assert kept_maps(tmp_path) == ("", [])
+    (tmp_path / FOLDER).mkdir()
+    for text in ("{", "[]", '{"captions": 3, "summary": ""}', '{"captions": ["a"], "summary": ""}'):
+        (tmp_path / FOLDER / CAPTIONS).write_text(text)
+        assert kept_maps(tmp_path) == ("", [])
+
+
+def test_a_page_takes_no_more_than_it_may_hold(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    for number in range(3):
+        (tmp_path / FOLDER / f"{number:02d}.png").write_bytes(bytes(2_000_000))
+    kept = {"captions": ["a", "b", "c"], "summary": "s"}
+    (tmp_path / FOLDER / CAPTIONS).write_text(json.dumps(kept))
+    assert [one.caption for one in kept_maps(tmp_path)[1]] == ["a", "b"]
+
+
+def test_a_finished_run_shows_its_maps(finished_run: Path) -> None:
+    assert len(list((finished_run / FOLDER).glob("*.png"))) == 12
+    assert "Where the tokens went" in (finished_run / "report.html").read_text("utf-8")
