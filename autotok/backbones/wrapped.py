@@ -98,7 +98,8 @@ class WrappedViT(Backbone):
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
     ) -> tuple[Tokens, Taps]:
         x, patches = self.entering(images)
-        facts, batch, taps = self.facts, x.shape[0], dict[str, Tensor]()
+        facts, batch = self.facts, x.shape[0]
+        taps: dict[str, Tensor] = {}
         if needs & Needs.EMBEDDING:
             table = self.position_table()
             alone = x[:, facts.num_prefix :] - table if patches is None else patches

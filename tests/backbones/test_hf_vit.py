@@ -73,6 +73,7 @@ def test_after_random_pruning_places_are_the_original_ones(kind: str) -> None:
         ),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")  # Cropr's heads, of no classes
 @torch.no_grad()
 def test_every_method_runs_or_says_what_it_lacks(method: str, kind: str) -> None:
     cls, backbone = get_method(method), hf_backbone(kind)
@@ -176,6 +177,16 @@ def test_images_of_another_size_take_resampled_positions(kind: str) -> None:
         stem: Any = backbone.tower.embeddings.patch_embeddings.projection
         alone = stem(pixels(side=48)).flatten(2).transpose(1, 2)
         torch.testing.assert_close(taps.patch_embedding, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["DINOv3ViTModel", "BeitForImageClassification"])
+@torch.no_grad()
+def test_it_compiles_as_one_graph(kind: str) -> None:
+    model = compress_backbone(hf_backbone(kind), HALF).eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(pixels()), model(pixels()), atol=1e-4, rtol=1e-4)
 
 
 def test_models_that_are_none_of_these_are_refused_with_the_reason() -> None:

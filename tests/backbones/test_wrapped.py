@@ -122,6 +122,17 @@ def test_keys_are_what_attention_compares_wherever_they_are_taken() -> None:
     torch.testing.assert_close(logits.softmax(dim=-1), taps.attention, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["DINOv3", "turns of every head", "BEiT", "offsets by a network"])
+@torch.no_grad()
+def test_it_compiles_as_one_graph(word: str) -> None:
+    config = CompressionConfig("tome", (Reduction(0, num_keep=12), Reduction(2, num_keep=6)))
+    model = compress_backbone(backbone(word), config).eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(images()), model(images()), atol=1e-4, rtol=1e-4)
+
+
 def test_training_learns_turns_and_biases() -> None:
     for word, name in (
         ("turns of every head", "rope.freqs"),
