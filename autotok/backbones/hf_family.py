@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,9 +23,11 @@ from .family import Family, ModelRequest, register_family, tensors_of
 from .hf_files import PREPROCESSORS, preprocessing_from, read_json, telling, told_in
 from .hf_layouts import DEFAULTS, MODELS, REASONS
 from .hub import hub_or_cache
+from .torchvision_shim import ensure_torchvision
 
 log = logging.getLogger(__name__)
 PREFIX = "hf:"
+REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 BESIDE = re.compile(
     r"(text_model|text_projection|logit_scale|logit_bias|decoder|lm_head|visual_projection)\b.*"
     r"|.*(mask_token|position_ids|relative_position_index)|(\w+\.)?(pooler|head)\..*"
@@ -115,12 +118,28 @@ def _refuse(name: str, kind: str) -> NoReturn:
 
 
 def _transformers() -> Any:
+    ensure_torchvision()  # which transformers imports where it is installed
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
         raise CheckpointError(
             "models of Hugging Face need transformers; pip install 'autotok[transformers]'"
         ) from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Inside, transformers shows neither bars nor tables of what it found: it is looked at here."""
+    words = _transformers().utils.logging
+    level, bars = words.get_verbosity(), words.is_progress_bar_enabled()
+    words.set_verbosity(logging.CRITICAL)
+    words.disable_progress_bar()
+    try:
+        yield
+    finally:
+        words.set_verbosity(level)
+        if bars:
+            words.enable_progress_bar()
 
 
 def _class(kind: str) -> Any:
@@ -151,8 +170,10 @@ def _told(asked: ModelRequest) -> _Told:
         kind = _kind(asked.name, config)
     if kind not in MODELS:
         _refuse(asked.name, kind)
-    if kind.startswith(("CLIPVision", "SiglipVision")):
-        config = getattr(config, "vision_config", config)
+    if kind.startswith(("CLIPVision", "SiglipVision")) and hasattr(config, "vision_config"):
+        width, config = getattr(config, "projection_dim", None), config.vision_config
+        if width is not None:  # of both towers
+            config.projection_dim = width
     told_alone = carried is not None and not _is_folder(asked.name)
     given = {} if told_alone else _preprocessing(_place(asked.name))
     return _Told(kind, config, given, given.pop("side", None))
@@ -176,6 +197,11 @@ def _read_config(name: str) -> Any:
     place = _place(name)
     if _is_folder(name):
         return _configured(read_json(Path(place) / "config.json"), str(Path(place) / "config.json"))
+    if not REPOSITORY.fullmatch(place):
+        raise CheckpointError(
+            f"'{place}' is no folder and names no repository; give 'hf:organisation/model', or a"
+            " folder that holds config.json and the weights"
+        )
     try:
         with hub_or_cache():
             return _transformers().AutoConfig.from_pretrained(place)
@@ -226,7 +252,7 @@ def _loaded(asked: ModelRequest, told: _Told) -> nn.Module:
     place = _place(asked.name) if file is None else None
     given = None if file is None else read_state_dict(file)
     try:
-        with hub_or_cache():
+        with hub_or_cache(), _quietly():
             model, info = _class(told.kind).from_pretrained(
                 place, config=told.config, state_dict=given, output_loading_info=True
             )

@@ -121,6 +121,8 @@ def test_what_cannot_be_had_is_one_sentence(
     with pytest.raises(CheckpointError, match="'hf:nobody/nothing' could not be fetched") as caught:
         load_backbone("hf:nobody/nothing")
     assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="is no folder and names no repository"):
+        load_backbone(f"hf:{tmp_path / 'none'}")
     (tmp_path / "config.json").write_text("{not json")
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
         load_backbone(str(tmp_path))
