@@ -88,8 +88,7 @@ def test_a_bundle_is_rebuilt_without_the_folder_it_came_from(tmp_path: Path) -> 
     backbone = load_backbone(f"hf:{folder}")
     model = autotok.compress(backbone, HALF)
     bundle = Bundle(BackboneRef.of(backbone.facts), HALF, preprocessing_of(backbone).to_dict())
-    checks = save_bundle(tmp_path / "best", model, bundle, pixels())
-    assert checks["exports"]["onnx"]["ok"]
+    save_bundle(tmp_path / "best", model, bundle, pixels(), formats=())
     expected = model(pixels())
     for file in folder.iterdir():
         file.unlink()

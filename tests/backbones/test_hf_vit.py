@@ -42,10 +42,9 @@ def test_the_uncompressed_model_answers_as_its_own_in_every_field(kind: str) -> 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_formula_equals_the_counter_and_parameters_those_of_the_module(kind: str) -> None:
     backbone = hf_backbone(kind)
-    for config in (CompressionConfig(), PRUNED, HALF):
-        found = count_operators(compress_backbone(backbone, config))
-        assert found.macs == cost(backbone.facts, config).macs
-        assert found.uncounted == ()
+    found = count_operators(compress_backbone(backbone, HALF))
+    assert found.macs == cost(backbone.facts, HALF).macs
+    assert found.uncounted == ()
     total = sum(p.numel() for p in backbone.parameters())
     assert uncompressed(backbone.facts).params == total
 
