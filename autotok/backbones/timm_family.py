@@ -38,7 +38,7 @@ ADAPTERS: Mapping[type[nn.Module], type[TimmModel]] = {
     VisionTransformerRelPos: TimmRelPos,
 }
 """By class, sub-classes not meant."""
-UNLISTED = ("*_18x2_*", "*_xp_*", "*_dpwee_*", "*_pwee_*", "*_dwee_*", "vit_*_sapiens2")
+UNLISTED = ("*_18x2_*", "*_xp_*", "*pwee_*", "*_dwee_*", "*_dlittle_*", "vit_[!b]*_sapiens2")
 """Names of these modules whose models are refused, as `load` says with the reason."""
 
 

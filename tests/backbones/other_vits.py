@@ -51,6 +51,12 @@ EVAS: dict[str, dict[str, Any]] = {
     "turns of every head": ROTARY | {"rope_type": "mixed", "use_abs_pos_emb": False},
     "turns and a table": ROTARY | {"no_embed_class": True, "init_values": 0.3},
     "registers alone": ROTARY | {"class_token": False, "num_reg_tokens": 1},
+    "norms of queries and keys": ROTARY | {
+        "attn_type": "rope", "qkv_fused": False, "qk_norm": True, "attn_only_layer_scale": True,
+        "init_values": 0.5, "num_reg_tokens": 2,
+    },
+    "images of any size": DINOV3 | {"dynamic_img_size": True},
+    "turns of every head, any size": ROTARY | {"rope_type": "mixed", "dynamic_img_size": True},
     "interleaved turns": ROTARY | {"rope_type": "mrope", "use_abs_pos_emb": False},
 }  # fmt: skip
 BEITS: dict[str, dict[str, Any]] = {

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from autotok.backbones.loading import load_backbone
 from autotok.backbones.timm_vit import TimmViT, VisionTransformer, timm
 from autotok.backbones.tiny import tiny_vit
+from autotok.counting.counter import count_macs
+from autotok.counting.macs import uncompressed
 from autotok.errors import CheckpointError, UnsupportedBackbone
 
 from timm.models.vision_transformer import ResPostBlock  # isort: skip
@@ -82,6 +84,17 @@ def test_models_the_engine_cannot_run_are_refused_by_name_with_the_reason(
     with pytest.raises(UnsupportedBackbone, match=reason) as caught:
         load_backbone(name)
     assert name in str(caught.value)
+
+
+def test_gated_attention_and_its_cost_are_the_models_own() -> None:
+    model = VisionTransformer(**SMALL, num_classes=10).eval()
+    for block in model.blocks:
+        block.attn.gate = torch.nn.Linear(48, 48)
+    backbone = TimmViT(model)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), model(images), atol=1e-5, rtol=1e-5)
+    assert count_macs(backbone) == uncompressed(backbone.facts).macs
 
 
 @pytest.mark.parametrize(

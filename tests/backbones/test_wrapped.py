@@ -12,6 +12,7 @@ from other_vits import OTHERS, images, other, other_backbone
 from torch import Tensor
 
 from autotok.backbones.base import Backbone
+from autotok.backbones.loading import as_backbone
 from autotok.backbones.wrapped import WrappedViT
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import TapRequest
@@ -86,6 +87,20 @@ def test_after_merging_places_are_those_of_the_representatives(word: str, method
             assert not model.facts.carries_positions
             continue
         check(model, layer + 1, dataclasses.replace(tokens, size=None, source=None))
+
+
+@pytest.mark.parametrize(
+    "word", ["DINOv3", "Perception Encoder", "turns of every head", "BEiT", "offsets by tables"]
+)
+@torch.no_grad()
+def test_rows_and_columns_are_told_apart_where_the_grid_is_no_square(word: str) -> None:
+    model = other(word, img_size=(32, 48))
+    adapter = as_backbone(model).double()
+    photos = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    torch.testing.assert_close(adapter(photos), model.double()(photos), atol=1e-6, rtol=1e-6)
+    tokens, _ = adapter.embed(photos, Needs.GRID)
+    chosen = torch.stack([torch.randperm(24)[:9] for _ in range(2)])
+    check(adapter, 1, select(tokens, chosen))
 
 
 @pytest.mark.parametrize("word", OTHERS)
