@@ -66,6 +66,7 @@ from autotok.predicting.predict import predict as predict
 from autotok.predicting.target import list_targets as list_targets
 from autotok.predicting.target import load_target as load_target
 from autotok.report.block_report import block_rows as block_rows
+from autotok.report.catalog import backbones_markdown as backbones_markdown
 from autotok.report.catalog import describe_methods as describe_methods
 from autotok.report.catalog import describe_target as describe_target
 from autotok.report.catalog import methods_markdown as methods_markdown

@@ -38,7 +38,7 @@ class BackboneFacts:
 
     name: str
     family: str
-    """Adapter: 'timm_vit', 'autoformer', 'tiny' ..."""
+    """What the adapter's family is registered as: 'timm_vit', 'autoformer' ..."""
     blocks: tuple[BlockFacts, ...]
     num_prefix: int
     has_cls: bool
@@ -47,7 +47,7 @@ class BackboneFacts:
     grid: tuple[int, int]
     """Rows and columns of patches."""
     pooling: str
-    """'cls', 'cls+dist', 'mean', 'map' or 'cls+max_aux'."""
+    """'cls', 'cls+dist', 'cls+mean', 'mean', 'map' or 'cls+max_aux'."""
     carries_positions: bool
     """Blocks look positions up per token (relative or rotary), so coordinates must travel."""
     has_position_table: bool

@@ -34,6 +34,8 @@ NEVER_MEET = {("methods", "backbones"), ("backbones", "methods")}
 GUESTS = {
     "timm": {
         "backbones/timm_vit.py",
+        "backbones/timm_eva.py",
+        "backbones/timm_relative.py",
         "backbones/timm_family.py",
         "backbones/timm_checkpoint.py",
         "backbones/feature_net.py",
@@ -43,6 +45,7 @@ GUESTS = {
         f"searching/proposing/{name}.py"
         for name in ("proposals", "identity", "storage", "samplers")
     },
+    "transformers": set(),  # by name alone, in backbones/hf_family.py
     "ray": {"searching/engines/ray.py", "devices/ray_cluster.py"},
     "optuna_dashboard": {"report/dashboard.py"},
     "typer": {f"cli/{p.name}" for p in (PACKAGE / "cli").glob("*.py")},

@@ -9,6 +9,7 @@ import torch
 
 from autotok.backbones.autoformer import AutoFormer, SupernetSpec
 from autotok.backbones.base import Backbone
+from autotok.backbones.loading import as_backbone
 from autotok.backbones.lvvit import LVViT, LVViTSpec
 from autotok.backbones.timm_vit import TimmViT, VisionTransformer, VisionTransformerDistilled
 from autotok.compression.compress import compress_backbone
@@ -18,6 +19,9 @@ from autotok.methods import get_method, list_methods, unmet_need
 from autotok.methods.image_scoring import ImageScoring
 from autotok.testing import example_config
 from autotok.testing.reduction_case import stand_in
+
+from timm.models.beit import Beit  # isort: skip
+from timm.models.eva import Eva  # isort: skip
 
 SHAPES: dict[str, Any] = {
     "img_size": 32,
@@ -54,6 +58,15 @@ def lvvit() -> Backbone:
     return LVViT(spec, name="lvvit tiny").eval()
 
 
+def rotary(**options: Any) -> Backbone:
+    changes = {"use_rot_pos_emb": True, "num_heads": 3, "use_abs_pos_emb": False, **options}
+    return as_backbone(Eva(**{**SHAPES, **changes}).eval())
+
+
+def beit() -> Backbone:
+    return as_backbone(Beit(**SHAPES, use_rel_pos_bias=True, init_values=0.5).eval())
+
+
 FAMILIES: dict[str, Callable[[], Backbone]] = {
     "plain": plain,
     "distilled": distilled,
@@ -63,6 +76,9 @@ FAMILIES: dict[str, Callable[[], Backbone]] = {
     "map pooling": lambda: plain(class_token=False, global_pool="map"),
     "autoformer": subnet,
     "lvvit": lvvit,
+    "eva": lambda: rotary(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, use_abs_pos_emb=True),
+    "dinov3": lambda: rotary(rope_type="dinov3", num_reg_tokens=4, global_pool="token"),
+    "beit": beit,
 }
 
 
@@ -123,6 +139,9 @@ def test_every_family_is_the_kind_it_is_here_for(name: str) -> None:
         "map pooling": (0, False, "map"),
         "autoformer": (1, True, "mean"),
         "lvvit": (1, True, "cls+max_aux"),
+        "eva": (1, True, "mean"),
+        "dinov3": (5, True, "cls"),
+        "beit": (1, True, "mean"),
     }
     assert (facts.num_prefix, facts.has_cls, facts.pooling) == expected[name]
 

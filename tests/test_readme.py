@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import autotok
+
 ROOT = Path(__file__).parents[1]
 README_PATH = ROOT / "README.md"
 README = README_PATH.read_text("utf-8")
@@ -34,3 +36,8 @@ def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
         if not link.startswith("http"):
             assert (page.parent / link).exists(), link
+
+
+def test_the_table_of_what_runs_is_what_the_families_say() -> None:
+    marker = "<!-- autotok backbones --markdown -->\n"
+    assert README.split(marker)[1].startswith(autotok.backbones_markdown() + "\n")

@@ -54,7 +54,8 @@ def compress(
     one graph holds, so leave `fullgraph` out there. Hooks: see `CompressedViT`.
 
     Args:
-        model: A timm ViT, or any `Backbone`.
+        model: A ViT of timm or transformers, or any `Backbone`. One of transformers keeps its own
+            call, `model(pixel_values=...)`, and its own output class: see `OwnOutputViT`.
         config: A `CompressionConfig`, or the path of a `best.yaml`.
         method: Instead of `config`: a method's name, with one of
         keep: keep ratio per layer, {3: 0.7, 6: 0.5, 9: 0.35}, of the initial patch tokens, or

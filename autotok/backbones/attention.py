@@ -8,6 +8,7 @@ enter as one additive bias per key. AutoFormer's attention: `relative_attention`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -33,36 +34,51 @@ def key_bias(tokens: Tokens, dtype: torch.dtype) -> Tensor | None:
     return bias
 
 
+def _added(keys: Tensor | None, pairs: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What logits (B, H, N, N) have added, of biases per key (B, N) and per pair; None for none."""
+    rows = None if keys is None else keys[:, None, None, :]
+    if pairs is None:
+        return rows
+    return pairs.to(dtype) if rows is None else pairs.to(dtype) + rows
+
+
 def shapes_softmax(tokens: Tokens) -> bool:
     """Whether mask, learned sizes or sparsity make softmax another than the plain one."""
     learned = tokens.size is not None and tokens.size.requires_grad
     return tokens.mask is not None or tokens.rule.sparsity < 1.0 or learned
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, tokens: Tokens, needs: Needs) -> tuple[Tensor, Taps]:
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: Tokens,
+    needs: Needs,
+    *,
+    positions: Tensor | None = None,
+) -> tuple[Tensor, Taps]:
     """Softmax attention over (B, H, N, D) queries, keys and values.
 
-    Returns the heads' outputs (B, H, N, D) and the taps asked for.
+    `positions`, (B or 1, H, N, N), is what the places of two tokens add to their logit. Returns the
+    heads' outputs (B, H, N, D) and the taps asked for.
     """
     scale = q.shape[-1] ** -0.5
-    bias = key_bias(tokens, q.dtype)
+    bias = _added(key_bias(tokens, q.dtype), positions, q.dtype)
     if needs & NEEDS_MAP or shapes_softmax(tokens):
         logits = (q * scale) @ k.transpose(-2, -1)
         if bias is not None:
-            logits = logits + bias[:, None, None, :]
+            logits = logits + bias
         weights = softmax(logits, tokens)
         del logits  # or two maps are held beside the outputs
         out = weights @ v
         return out, tapped(q, k, v, out, needs, _of_map(weights, needs, tokens))
-    bias_rows = None if bias is None else bias[:, None, None, :]
-    if bias_rows is not None:
-        bias_rows = bias_rows.expand(-1, 1, q.shape[2], -1)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_rows)
+    rows = None if bias is None else bias.expand(-1, -1, q.shape[2], -1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=rows)
     of_map = {}
     if needs & Needs.CLS_ATTENTION:
         row = (q[:, :, :1] * scale) @ k.transpose(-2, -1)  # (B, H, 1, N)
         if bias is not None:
-            row = row + bias[:, None, None, :]
+            row = row + bias[:, :, :1]
         of_map["cls_attention"] = row.softmax(dim=-1)[:, :, 0]
     return out, tapped(q, k, v, out, needs, of_map)
 
@@ -152,10 +168,30 @@ class Projection(Protocol):
     @property
     def bias(self) -> Tensor | None: ...
 
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LinearPart:
+    """A linear layer's numbers, or those of some of its rows."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def thirds(qkv: Projection) -> tuple[Projection, ...]:
+    """Queries', keys' and values' own parts of a joint projection (3 H D, C)."""
+    weights = qkv.weight.chunk(3)
+    biases = (None,) * 3 if qkv.bias is None else qkv.bias.chunk(3)
+    return tuple(LinearPart(w, b) for w, b in zip(weights, biases, strict=True))
+
 
 def scouted(
     normed: Tensor,
-    qkv: Projection,
+    qkv: Projection | Sequence[Projection],
     head_dim: int,
     needs: Needs,
     norms: Sequence[Callable[[Tensor], Tensor]] = (),
@@ -164,7 +200,7 @@ def scouted(
 
     Args:
         normed: (B, N, C), the tokens after the block's first norm.
-        qkv: The joint projection, queries first, then keys and values, (3 H D, C).
+        qkv: The joint projection, queries first, then keys and values, (3 H D, C), or all three.
         head_dim: D.
         needs: NORMED, QUERIES, CLS_QUERY, KEYS, VALUES.
         norms: What queries and keys go through afterwards, if anything.
@@ -178,12 +214,10 @@ def scouted(
     values: dict[str, Tensor] = {}
     if needs & Needs.NORMED:
         values["normed"] = normed
-    inner = qkv.weight.shape[0] // 3
+    projections = qkv if isinstance(qkv, Sequence) else thirds(qkv)
 
     def project(rows: Tensor, part: int) -> Tensor:
-        own = slice(part * inner, (part + 1) * inner)
-        bias = None if qkv.bias is None else qkv.bias[own]
-        heads = F.linear(rows, qkv.weight[own], bias).unflatten(-1, (-1, head_dim))
+        heads = projections[part](rows).unflatten(-1, (-1, head_dim))
         heads = heads.transpose(1, 2)  # (B, H, N, D)
         return norms[part](heads) if part < len(norms) else heads
 

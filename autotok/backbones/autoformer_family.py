@@ -39,6 +39,10 @@ CUSTOM = "autoformer_custom"
 class AutoFormerFamily(Family):
     """Stand-alone subnets of AutoFormer supernets."""
 
+    about = "AutoFormer's subnets and supernets: relative positions on keys and values"
+    ask = (
+        "`autoformer_demo` (the default); `autoformer_tiny`, `_small`, `_base` with `--checkpoint`"
+    )
     has_subnets = True
 
     def names(self) -> Sequence[str]:

@@ -43,6 +43,12 @@ class Family:
     """Set by `register_family`; what the facts of its backbones call `family`."""
     wraps = ""
     """The model objects that `wrap` takes, in words; "" takes none."""
+    about = ""
+    """What it runs, in words, for the table of what runs."""
+    ask = ""
+    """How its models are asked for, for the same table."""
+    resizes = False
+    """Whether its models take images of other sizes than their own."""
     has_subnets = False
     """Whether one set of weights holds several models, of which a `SubnetSpec` chooses one."""
 
@@ -96,7 +102,10 @@ FAMILIES: Registry[Family] = Registry(
         "autoformer": "autotok.backbones.autoformer_family",
         "lvvit": "autotok.backbones.lvvit",
         "tiny": "autotok.backbones.tiny",
+        "transformers": "autotok.backbones.hf_family",
         "timm_vit": "autotok.backbones.timm_family",
+        "timm_eva": "autotok.backbones.timm_family",
+        "timm_relative": "autotok.backbones.timm_family",
     },
 )
 """Asked in this order; the last ones import timm."""

@@ -278,6 +278,10 @@ def _resampled(table: Tensor, grid: tuple[int, int]) -> Tensor:
 class LVViTFamily(Family):
     """The published LV-ViTs by name."""
 
+    about = "LV-ViT-S and -M: convolutional stem, dense second head"
+    ask = "`lvvit_s`, `lvvit_m`, with `--checkpoint`"
+    resizes = True
+
     def names(self) -> Sequence[str]:
         return tuple(LVVIT)
 

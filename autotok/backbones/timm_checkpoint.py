@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +14,16 @@ from torch import Tensor, nn
 from autotok.errors import CheckpointError
 
 from .fitting import checked_fit, checked_names, load_fitting
-from .timm_layout import inferred_arguments
+from .timm_layout import inferred_arguments, reads_both, sized_arguments
+from .timm_vit import under_both
 from .torchvision_shim import ensure_torchvision
 
 ensure_torchvision()
 
 import timm  # noqa: E402
 from timm.layers import SwiGLU, SwiGLUPacked  # noqa: E402
-from timm.models.vision_transformer import checkpoint_filter_fn  # noqa: E402
+from timm.models import eva  # noqa: E402
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +36,8 @@ def model_from_tensors(
 ) -> nn.Module:
     """timm's model of this name with these weights, in evaluation mode.
 
-    Names of other code bases that timm knows (DINOv2, CLIP, OpenCLIP, BEiT-3) are translated.
+    Names of other code bases that timm knows (DINOv2, CLIP, OpenCLIP, BEiT-3; DINOv3, EVA, PE) are
+    translated.
 
     Raises:
         CheckpointError: a tensor is lacking, has no place, or does not fit.
@@ -42,12 +47,15 @@ def model_from_tensors(
         with torch.device("meta"):
             template: Any = timm.create_model(name, pretrained=False)
         given = _translated(tensors, template)
-        arguments = inferred_arguments(given, template, image_size=image_size)
-        arguments |= _gated(tensors, given, template)
+        given = _one_head(given)
+        arguments = _arguments(tensors, given, template, image_size)
+        both = reads_both(given, template)
         with torch.device("meta"):
-            shapes: Any = timm.create_model(name, pretrained=False, **arguments)
+            shapes: Any = _made(name, arguments, both=both)
         checked_names(shapes.state_dict(), given, origin=origin, name=name)
-        given = checkpoint_filter_fn(given, shapes)
+        with warnings.catch_warnings():  # of memory layouts, where timm resamples biases
+            warnings.simplefilter("ignore", UserWarning)
+            given = _filter(shapes)(given, shapes)
     except CheckpointError:
         raise
     except Exception as error:  # timm asserts and indexes; a file may be anything
@@ -60,7 +68,19 @@ def model_from_tensors(
     if arguments:
         found = ", ".join(f"{key}={value}" for key, value in arguments.items())
         log.info("checkpoint '%s': built '%s' as the file shows it: %s", origin, name, found)
-    return load_fitting(timm.create_model(name, pretrained=False, **arguments), fitting)
+    return load_fitting(_made(name, arguments, both=both), fitting)
+
+
+def _made(name: str, arguments: Mapping[str, Any], *, both: bool) -> nn.Module:
+    """timm's model, under a head for class token and mean of the patches if it is `both`."""
+    model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    return under_both(model) if both else model
+
+
+def _one_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, DINOv2's linear classifier under timm's name of a head."""
+    words = {"linear_head.weight": "head.weight", "linear_head.bias": "head.bias"}
+    return {words.get(key, key): value for key, value in tensors.items()}
 
 
 def _translated(tensors: Mapping[str, Tensor], template: Any) -> dict[str, Tensor]:
@@ -76,11 +96,35 @@ def _translated(tensors: Mapping[str, Tensor], template: Any) -> dict[str, Tenso
     unused = next((key for key in tensors if "pre_logits" in key), None)
     if unused is not None:
         raise ValueError(f"'{unused}' has no place in it")
+    if not isinstance(template, (VisionTransformer, eva.Eva)):
+        return dict(tensors)  # under timm's names from the first day
+    options = {"adapt_layer_scale": True} if isinstance(template, VisionTransformer) else {}
     table, template.pos_embed = template.pos_embed, None  # then timm leaves the file's alone
     try:
-        return dict(checkpoint_filter_fn(dict(tensors), template, adapt_layer_scale=True))
+        return dict(_filter(template)(dict(tensors), template, **options))
     finally:
         template.pos_embed = table
+
+
+def _filter(model: Any) -> Callable[..., dict[str, Tensor]]:
+    """What timm makes of a file's tensors for models of this class: names, sizes of tables."""
+    if isinstance(model, VisionTransformer):
+        return cast(Callable[..., dict[str, Tensor]], checkpoint_filter_fn)
+    home = sys.modules[type(model).__module__]
+    return getattr(home, "checkpoint_filter_fn", lambda tensors, model: tensors)
+
+
+def _arguments(
+    tensors: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    template: Any,
+    image_size: int | None,
+) -> dict[str, Any]:
+    """Arguments in which the file, under its own names and timm's, differs from the named model."""
+    if not isinstance(template, VisionTransformer):
+        return sized_arguments(given, template, image_size=image_size)
+    found = inferred_arguments(given, template, image_size=image_size)
+    return found | _gated(tensors, given, template)
 
 
 def _gated(

@@ -1,4 +1,4 @@
-"""What a checkpoint of timm's `VisionTransformer` tells about its architecture.
+"""What a checkpoint of one of timm's ViTs tells about its architecture.
 
 Widths, depth and patch size are the name's to say. The rest (LayerScale, norms, pooling, prefix
 tokens, classes, image size) differs among models of one name, and is read from the file.
@@ -25,6 +25,9 @@ FEATURES = {
 """timm's arguments that are true where a tensor of this name exists."""
 
 
+RELATIVE = "relative_position_bias_table"
+
+
 def inferred_arguments(
     tensors: Mapping[str, Tensor], template: Any, *, image_size: int | None = None
 ) -> dict[str, Any]:
@@ -46,15 +49,47 @@ def inferred_arguments(
     scaled = "blocks.0.ls1.gamma"
     if (scaled in found) != (scaled in own):
         arguments["init_values"] = 1.0 if scaled in found else None
-    sizes = {
-        "num_classes": (_size(tensors.get("head.weight"), 0, 2), template.num_classes),
-        "reg_tokens": (_size(tensors.get("reg_token"), 1, 3), template.num_reg_tokens),
-    }
-    arguments |= {word: size for word, (size, named) in sizes.items() if size != named}
+    registers = _size(tensors.get("reg_token"), 1, 3)
+    if registers != template.num_reg_tokens:
+        arguments["reg_tokens"] = registers
+    arguments |= _pooling(tensors, template, own)
+    return arguments | sized_arguments(tensors, template, image_size=image_size)
+
+
+def sized_arguments(
+    tensors: Mapping[str, Tensor], template: Any, *, image_size: int | None = None
+) -> dict[str, Any]:
+    """Those of `inferred_arguments` that any of timm's ViTs takes: classes, channels, image size.
+
+    Raises:
+        ValueError: the positions belong to no square grid.
+    """
+    arguments: dict[str, Any] = {}
+    classes = _size(tensors.get("head.weight"), 0, 2)
+    if classes != template.num_classes:
+        arguments["num_classes"] = classes
     channels = _size(tensors.get("patch_embed.proj.weight"), 1, 4)
     if channels not in (0, template.in_chans):
         arguments["in_chans"] = channels
-    return arguments | _pooling(tensors, template, own) | _positions(tensors, template, image_size)
+    if not any(key.endswith(RELATIVE) for key in tensors):
+        return arguments | _positions(tensors, template, image_size)
+    side = image_size or _relative_side(tensors) * template.patch_embed.patch_size[0]
+    return arguments if side == template.patch_embed.img_size[0] else arguments | {"img_size": side}
+
+
+def reads_both(tensors: Mapping[str, Tensor], template: Any) -> bool:
+    """Whether the head reads class token and mean of the patches, side by side."""
+    return bool(_size(tensors.get("head.weight"), 1, 2) == 2 * template.embed_dim)
+
+
+def _relative_side(tensors: Mapping[str, Tensor]) -> int:
+    """Patches along a side of the grid that the tables of relative positions are of."""
+    table = next(value for key, value in tensors.items() if key.endswith(RELATIVE))
+    for beside in (0, 3):  # entries for pairs with a class token
+        offsets = _side(table.shape[0] - beside) if table.dim() == 2 else 0
+        if offsets % 2:
+            return (offsets + 1) // 2
+    raise ValueError(f"its {table.shape[0]} relative positions are those of no square grid")
 
 
 def _size(tensor: Tensor | None, axis: int, dimensions: int) -> int:
@@ -86,9 +121,9 @@ def _positions(
     distilled = "dist_token" in tensors
     prefix = ("cls_token" in tensors) + distilled + _size(tensors.get("reg_token"), 1, 3)
     rows_grid, columns_grid = template.patch_embed.grid_size
-    named = template.no_embed_class
+    named = getattr(template, "no_embed_class", False)
     counts = {named: rows - (0 if named else prefix)}
-    if prefix and not distilled:
+    if prefix and not distilled and hasattr(template, "no_embed_class"):
         counts[not named] = rows - (prefix if named else 0)
     fits = [flag for flag, count in counts.items() if count == rows_grid * columns_grid]
     fits += [flag for flag, count in counts.items() if count > 0 and _side(count)]

@@ -1,32 +1,34 @@
-"""timm's `VisionTransformer` and its distilled sibling.
+"""timm's `VisionTransformer` and its distilled sibling, and what all of timm's ViTs share.
 
-Covers ViT, DeiT, DeiT-3, AugReg, DINO, DINOv2 with and without registers, CLIP, SigLIP, MAE, global
-average pooling and BEiT-3 style models. Models that do something else are refused by name with the
-reason; what the checks miss, the self-test at wrap time catches.
+Covers ViT, DeiT, DeiT-3, AugReg, DINO, DINOv2 with and without registers, CLIP, SigLIP, MAE,
+FlexiViT, global average pooling and BEiT-3 style models. Models that do something else are refused
+by name with the reason; what the checks miss, the self-test at wrap time catches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from types import NoneType
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 
 from autotok.errors import UnsupportedBackbone
 from autotok.facts import BackboneFacts, BlockFacts
-from autotok.tokens import Needs, Taps, Tokens, grid_coords
+from autotok.tokens import Tokens
 
-from .attention import attention, scouted
-from .base import Backbone, in_full, pool_mean, prove
+from .attention import Projection
+from .base import in_full, pool_mean, prove
 from .torchvision_shim import ensure_torchvision
+from .wrapped import BlockParts, WrappedViT, pooling_bias, unchanged
 
 ensure_torchvision()
 
 import timm  # noqa: E402
 from timm.layers import Attention, GluMlp, Mlp, PatchEmbed, SwiGLU  # noqa: E402
 from timm.models.deit import VisionTransformerDistilled  # noqa: E402
-from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
+from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer  # noqa: E402
 
 __all__ = [
     "TimmViT",
@@ -48,106 +50,109 @@ REFUSED = {
     "mobilevit": "mixes convolutions and transformers",
     "xcit": "attends over channels",
     "cait": "has a separate class-attention stage",
-    "beit": "ties a relative position bias to the full grid",
-    "vision_transformer_relpos": "ties a relative position bias to the full grid",
     "vision_transformer_sam": "attends inside windows on 4-D tokens",
     "naflexvit": "takes variable-length inputs with masks",
-    "eva": "needs an adapter for rotary positions, which autotok does not have yet",
     "vision_transformer_hybrid": "has a convolutional stem, which autotok does not count yet",
 }
 
 
-class TimmViT(Backbone):
-    """Runs a timm ViT's own modules through the engine's four steps; the model is not changed."""
+class ClassAndMeanViT(VisionTransformer):  # type: ignore[misc]
+    """timm's ViT under a head that reads class token and mean of the patches, side by side, as
+    DINOv2's linear classifiers do."""
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """(B, 2 C)."""
+        return torch.cat([x[:, 0], x[:, self.num_prefix_tokens :].mean(dim=1)], dim=1)
+
+
+def under_both(model: Any) -> nn.Module:
+    """A new plain model of timm with the head of `ClassAndMeanViT`, on its device."""
+    model.__class__ = ClassAndMeanViT
+    classes, weight = model.num_classes, model.head.weight
+    model.head = nn.Linear(2 * model.embed_dim, classes, device=weight.device, dtype=weight.dtype)
+    made: nn.Module = model
+    return made
+
+
+POOLINGS = {"token": "cls", "avg": "mean", "map": "map"}
+"""timm's words, and ours."""
+OWN_POOLINGS = {VisionTransformerDistilled: "cls+dist", ClassAndMeanViT: "cls+mean"}
+"""Of classes that read out in a way of their own."""
+UNLIKE = {
+    "ParallelScalingBlock": "its blocks run attention and MLP side by side, so that tokens have no"
+    " place to go between the two",
+    "DiffParallelScalingBlock": "its blocks run attention and MLP side by side, so that tokens have"
+    " no place to go between the two",
+    "ParallelThingsBlock": "its blocks run several attentions side by side, each with its own keys,"
+    " and methods judge tokens by one",
+    "DiffAttention": "its attention is the difference of two maps, and methods judge tokens by one",
+}
+"""Why blocks and attentions of timm that are none of the plain kind are not run, by class."""
+
+
+class TimmModel(WrappedViT):
+    """What timm's ViTs have in common: names of their parts, pooling and head, preprocessing."""
+
+    family = "timm_vit"
+    carries_positions = False
 
     def __init__(self, model: nn.Module, *, name: str | None = None) -> None:
-        super().__init__()
-        self.model: Any = model
-        self.training = model.training
         label = name or model_name(model)
-        check_timm_model(model, label)
-        self.facts = _facts(self.model, label)
+        self.check(model, label)
+        facts = timm_facts(
+            model, label, family=self.family, carries_positions=self.carries_positions
+        )
+        super().__init__(model, facts)
+        self.take_tables()
         prove(self, model)
 
-    @in_full
-    def embed(
-        self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
-    ) -> tuple[Tokens, Taps]:
-        patches = self.model.patch_embed(images)  # (B, n, C)
-        x = self.model.norm_pre(self.model._pos_embed(patches))
-        taps: dict[str, Tensor] = {}
-        if needs & Needs.EMBEDDING:
-            taps |= {"patch_embedding": patches, "position_table": self._position_table()}
-        if needs & Needs.IMAGE:
-            taps["image"] = images
-        coords = source = None
-        if needs & Needs.GRID:
-            coords = grid_coords(self.facts.grid, device=x.device).expand(x.shape[0], -1, -1)
-        if trace:
-            eye = torch.eye(self.facts.num_patches, dtype=torch.bool, device=x.device)
-            source = eye.expand(x.shape[0], -1, -1)
-        tokens = Tokens(x, self.facts.num_prefix, self.facts.grid, coords=coords, source=source)
-        return tokens, Taps(taps)
+    def check(self, model: nn.Module, name: str) -> None:
+        """Raise `UnsupportedBackbone` naming the first thing the adapter cannot run."""
+        raise NotImplementedError
 
-    def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:
-        block = self.model.blocks[index]
-        attn = block.attn
-        batch, count, _ = tokens.x.shape
-        normed = block.norm1(tokens.x)
-        qkv = attn.qkv(normed).reshape(batch, count, 3, attn.num_heads, attn.head_dim)
-        if not needs & Needs.NORMED:
-            del normed  # attention's memory peaks without it
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, D)
-        out, taps = attention(attn.q_norm(q), attn.k_norm(k), v, tokens, needs)
-        if needs & Needs.NORMED:
-            taps = taps.having("normed", normed)
-        out = attn.norm(out.transpose(1, 2).reshape(batch, count, attn.attn_dim))
-        return block.drop_path1(block.ls1(attn.proj_drop(attn.proj(out)))), taps
+    def take_tables(self) -> None:
+        """Keep what blocks look up and the model makes anew for every image."""
 
-    def scout(self, index: int, tokens: Tokens, needs: Needs) -> Taps:
-        block = self.model.blocks[index]
-        attn = block.attn
-        normed = block.norm1(tokens.x)
-        norms = (attn.q_norm, attn.k_norm, nn.Identity())
-        return scouted(normed, attn.qkv, attn.head_dim, needs, norms)
+    def entering(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        patches = _in_a_row(self.model.patch_embed(images))
+        return self.placed(patches), patches
 
-    def feed(self, index: int, tokens: Tokens) -> Tensor:
-        block = self.model.blocks[index]
-        branch: Tensor = block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x))))
-        return branch
+    def placed(self, patches: Tensor) -> Tensor:
+        """(B, N, C), prefix tokens in front and positions added, of patches (B, n, C)."""
+        model, batch = self.model, patches.shape[0]
+        table: Any = getattr(model, "pos_embed", None)
+        alone = table is not None and table.shape[1] == patches.shape[1]
+        given = (model.cls_token, getattr(model, "reg_token", None))
+        prefix = [token.expand(batch, -1, -1) for token in given if token is not None]
+        x = torch.cat([*prefix, patches + table if alone else patches], dim=1)
+        if table is not None and not alone:
+            x = x + table
+        dropout = getattr(model, "pos_drop", unchanged)
+        return cast(Tensor, dropout(x))
 
-    @in_full
-    def readout(self, tokens: Tokens) -> Tensor:
-        model = self.model
-        x = model.norm(tokens.x)
-        logits: Tensor
-        uneven = any(part is not None for part in (tokens.size, tokens.mask, tokens.live))
-        if self.facts.pooling == "mean" and uneven:
-            pooled = pool_mean(x[:, tokens.num_prefix :], tokens)
-            logits = model.head(model.head_drop(model.fc_norm(pooled)))
-        elif self.facts.pooling == "map" and tokens.live is not None:
-            counts = tokens.live.sum(dim=1) + tokens.num_prefix
-            rows = [model.forward_head(x[i : i + 1, :n]) for i, n in enumerate(counts.tolist())]
-            logits = torch.cat(rows)  # timm's pooling takes no mask: image by image
-        else:
-            logits = model.forward_head(x)
-        return logits
-
-    def unused(self) -> Iterator[tuple[str, nn.Module]]:
-        yield "the model", self.model
-        for index, block in enumerate(self.model.blocks):
-            yield f"blocks.{index}", block
-            yield f"blocks.{index}.attn", block.attn
-
-    @property
-    def weights(self) -> nn.Module:
-        model: nn.Module = self.model
-        return model
-
-    def _position_table(self) -> Tensor:
+    def position_table(self) -> Tensor:
         table: Tensor | None = self.model.pos_embed
         assert table is not None, "methods that read it require 'position_table'"
         return table[0, -self.facts.num_patches :]
+
+    @in_full
+    def readout(self, tokens: Tokens) -> Tensor:
+        model, prefix = self.model, tokens.num_prefix
+        x = model.norm(tokens.x)
+        pooled: Tensor
+        if self.facts.pooling == "cls+dist":
+            return cast(Tensor, model.forward_head(x))
+        if self.facts.pooling == "cls":
+            pooled = x[:, 0]
+        elif self.facts.pooling in ("mean", "cls+mean"):
+            pooled = pool_mean(x[:, prefix:], tokens)
+            if self.facts.pooling == "cls+mean":
+                pooled = torch.cat([x[:, 0], pooled], dim=1)
+        else:
+            with_prefix = getattr(model, "pool_include_prefix", True)
+            seen = pooling_bias(tokens, x.dtype, prefix=with_prefix)
+            pooled = model.attn_pool(x if with_prefix else x[:, prefix:], attn_mask=seen)
+        return cast(Tensor, model.head(model.head_drop(model.fc_norm(pooled))))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -161,6 +166,63 @@ class TimmViT(Backbone):
         return {
             key: config[key] for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
         }
+
+
+class TimmViT(TimmModel):
+    """A plain ViT of timm, class token, distillation token and registers as it has them."""
+
+    def check(self, model: nn.Module, name: str) -> None:
+        check_timm_model(model, name)
+
+    def entering(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        patches = self.model.patch_embed(images)
+        return self.model._pos_embed(patches), _in_a_row(patches)
+
+    def before_blocks(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.model.norm_pre(x))
+
+    def parts(self, block: Any) -> BlockParts:
+        return timm_parts(block, (block.attn.qkv,), post_norm=type(block) is ResPostBlock)
+
+
+def _in_a_row(patches: Tensor) -> Tensor:
+    """(B, n, C) of patches that may be (B, rows, columns, C), where images may have any size."""
+    return patches.flatten(1, 2) if patches.dim() == 4 else patches
+
+
+def timm_parts(block: Any, qkv: tuple[Projection, ...], *, post_norm: bool = False) -> BlockParts:
+    """The parts of a block of any of timm's ViTs; `post_norm`: its norms come after branches."""
+    attn = block.attn
+
+    def out(heads: Tensor, gate: Tensor | None) -> Tensor:
+        heads = getattr(attn, "norm", unchanged)(heads)
+        branch = attn.proj_drop(attn.proj(heads if gate is None else heads * gate))
+        branch = block.norm1(branch) if post_norm else _scaled(block, 1, branch)
+        return cast(Tensor, block.drop_path1(branch))
+
+    def feed(x: Tensor) -> Tensor:
+        if post_norm:
+            return cast(Tensor, block.drop_path2(block.norm2(block.mlp(x))))
+        return cast(Tensor, block.drop_path2(_scaled(block, 2, block.mlp(block.norm2(x)))))
+
+    gate = getattr(attn, "gate", None)
+    return BlockParts(
+        norm=unchanged if post_norm else block.norm1,
+        qkv=qkv,
+        head_dim=attn.proj.in_features // attn.num_heads,
+        out=out,
+        feed=feed,
+        norms=(getattr(attn, "q_norm", unchanged), getattr(attn, "k_norm", unchanged)),
+        gate=None if gate is None else lambda normed: gate(normed).sigmoid(),
+    )
+
+
+def _scaled(block: Any, which: int, branch: Tensor) -> Tensor:
+    """A branch under the block's LayerScale, a module or a vector, where it has one."""
+    if hasattr(block, f"ls{which}"):
+        return cast(Tensor, getattr(block, f"ls{which}")(branch))
+    gamma: Tensor | None = getattr(block, f"gamma_{which}", None)
+    return branch if gamma is None else gamma * branch
 
 
 def imagenet_synsets(num_classes: int) -> tuple[str, ...]:
@@ -186,64 +248,78 @@ def refuse_module(name: str, module: str) -> None:
 
 
 def check_timm_model(model: nn.Module, name: str) -> None:
-    """Raise `UnsupportedBackbone` naming the first thing the adapter cannot run."""
+    """Raise `UnsupportedBackbone` naming the first thing the adapter of plain ViTs cannot run."""
     refuse_module(name, type(model).__module__.rsplit(".", 1)[-1])
-
-    def refuse(what: str) -> None:
-        raise UnsupportedBackbone(f"backbone '{name}' is not supported: {what}")
-
-    if type(model) not in (VisionTransformer, VisionTransformerDistilled):
-        refuse(f"its class is {type(model).__name__}, adapters exist for timm's VisionTransformer")
     timm_model: Any = model
+    if type(model) not in (VisionTransformer, VisionTransformerDistilled, ClassAndMeanViT):
+        kind = type(model).__name__
+        refuse(name, f"its class is {kind}, adapters exist for timm's VisionTransformer")
     for index, block in enumerate(timm_model.blocks):
-        if type(block) is not Block:
-            refuse(f"block {index} is a {type(block).__name__}, expected timm's plain Block")
-        if type(block.attn) is not Attention:
-            refuse(f"attention {index} is a {type(block.attn).__name__}, expected timm's Attention")
-        if getattr(block.attn, "gate", None) is not None:  # older timm has none
-            refuse("its attention is gated")
-        if type(block.mlp) not in (Mlp, GluMlp, SwiGLU):
-            refuse(f"MLP {index} is a {type(block.mlp).__name__}")
-    if type(timm_model.patch_embed) is not PatchEmbed:
-        refuse(f"its stem is a {type(timm_model.patch_embed).__name__}, expected timm's PatchEmbed")
-    if timm_model.dynamic_img_size:
-        refuse("dynamic_img_size is on; create it with a fixed image size")
-    if type(timm_model.patch_drop) is not nn.Identity:
-        refuse("patch dropout is active; create it with patch_drop_rate=0")
-    if timm_model.global_pool not in ("token", "avg", "map"):
-        refuse(f"pooling '{timm_model.global_pool}' is unknown, allowed: token, avg, map")
+        check_kind("block", index, block, (Block, ResPostBlock), name)
+        check_kind("attention", index, block.attn, (Attention,), name)
     if timm_model.global_pool == "avg" and timm_model.pool_include_prefix:
-        refuse("its average pooling includes prefix tokens")
+        refuse(name, "its average pooling includes prefix tokens")
+    check_ends(timm_model, name)
 
 
-def _facts(model: Any, name: str) -> BackboneFacts:
-    distilled = type(model) is VisionTransformerDistilled
-    grid = tuple(model.patch_embed.grid_size)
+def check_kind(
+    word: str, index: int, part: nn.Module, kinds: Sequence[type[nn.Module]], name: str
+) -> None:
+    """Raise `UnsupportedBackbone` where a block, or its attention, is of no class that is run."""
+    found = type(part).__name__
+    if type(part) not in kinds:
+        expected = f"{word} {index} is a {found}, expected timm's {kinds[0].__name__}"
+        refuse(name, f"{UNLIKE[found]} ({found})" if found in UNLIKE else expected)
+
+
+def check_ends(model: Any, name: str) -> None:
+    """Raise `UnsupportedBackbone` where stem, MLPs or pooling are none that timm's adapters run."""
+    for index, block in enumerate(model.blocks):
+        if type(block.mlp) not in (Mlp, GluMlp, SwiGLU):
+            refuse(name, f"MLP {index} is a {type(block.mlp).__name__}")
+    if type(model.patch_embed) is not PatchEmbed:
+        refuse(
+            name, f"its stem is a {type(model.patch_embed).__name__}, expected timm's PatchEmbed"
+        )
+    if getattr(model.patch_embed, "dynamic_img_pad", False):
+        refuse(name, "it pads images of any size; create it with dynamic_img_pad=False")
+    if type(getattr(model, "patch_drop", None)) not in (nn.Identity, NoneType):
+        refuse(name, "patch dropout is active; create it with patch_drop_rate=0")
+    if model.global_pool == "":
+        refuse(name, "it gives its tokens as they are; create it with global_pool='avg'")
+    if model.global_pool not in POOLINGS:
+        refuse(name, f"pooling '{model.global_pool}' is unknown, allowed: {', '.join(POOLINGS)}")
+
+
+def refuse(name: str, what: str) -> NoReturn:
+    """Raise `UnsupportedBackbone` about a model, by its name."""
+    raise UnsupportedBackbone(f"backbone '{name}' is not supported: {what}")
+
+
+def timm_facts(
+    model: Any, name: str, *, family: str, carries_positions: bool = False
+) -> BackboneFacts:
+    """What a ViT of timm says about itself."""
+    rows, columns = model.patch_embed.grid_size
     proj = model.patch_embed.proj
-    has_cls = model.cls_token is not None
-    pooling = (
-        "cls+dist"
-        if distilled
-        else {"token": "cls", "avg": "mean", "map": "map"}[model.global_pool]
-    )
-    num_patches = grid[0] * grid[1]
-    readout, per_token = _readout_macs(model)
+    pooling = OWN_POOLINGS.get(type(model)) or POOLINGS[model.global_pool]
+    fixed, per_token = _readout_macs(model)
     return BackboneFacts(
         name=name,
-        family="timm_vit",
+        family=family,
         blocks=tuple(_block_facts(block) for block in model.blocks),
         num_prefix=model.num_prefix_tokens,
-        has_cls=has_cls,
-        cls_is_supervised=has_cls and pooling in ("cls", "cls+dist"),
-        grid=(grid[0], grid[1]),
+        has_cls=model.cls_token is not None,
+        cls_is_supervised=model.cls_token is not None and pooling.startswith("cls"),
+        grid=(rows, columns),
         pooling=pooling,
-        carries_positions=False,
-        has_position_table=model.pos_embed is not None,
+        carries_positions=carries_positions,
+        has_position_table=getattr(model, "pos_embed", None) is not None,
         image_shape=(proj.in_channels, *model.patch_embed.img_size),
         patch_size=tuple(model.patch_embed.patch_size),
         num_classes=model.num_classes,
-        stem_macs=num_patches * proj.weight.numel(),
-        readout_macs=readout,
+        stem_macs=rows * columns * proj.weight.numel(),
+        readout_macs=fixed,
         readout_macs_per_token=per_token,
         params=sum(p.numel() for p in model.parameters()),
     )
@@ -251,15 +327,16 @@ def _facts(model: Any, name: str) -> BackboneFacts:
 
 def _block_facts(block: Any) -> BlockFacts:
     attn = block.attn
-    width = attn.qkv.in_features
+    width, gate = attn.proj.out_features, getattr(attn, "gate", None)
     linears = [m for m in block.mlp.modules() if isinstance(m, nn.Linear)]
     matrices = 2 if type(block.mlp) is Mlp else 3
     return BlockFacts(
         width=width,
         heads=attn.num_heads,
-        head_dim=attn.head_dim,
+        head_dim=attn.proj.in_features // attn.num_heads,
         hidden=sum(m.weight.numel() for m in linears) // (matrices * width),
         params=sum(p.numel() for p in block.parameters()),
+        linear_macs_extra_per_token=0 if gate is None else gate.weight.numel(),
         mlp_matrices=matrices,
     )
 
@@ -268,10 +345,12 @@ def _readout_macs(model: Any) -> tuple[int, int]:
     """(fixed, per token) multiply-accumulates of pooling and heads."""
     heads = [model.head, getattr(model, "head_dist", None)]
     fixed = sum(h.weight.numel() for h in heads if isinstance(h, nn.Linear))
-    pool = model.attn_pool
+    pool = getattr(model, "attn_pool", None)
     if pool is None:
         return fixed, 0
     width, latents = model.embed_dim, pool.latent_len
-    mlp = sum(m.weight.numel() for m in pool.mlp.modules() if isinstance(m, nn.Linear))
-    fixed += latents * (pool.q.weight.numel() + pool.proj.weight.numel() + mlp)
-    return fixed, pool.kv.weight.numel() + 2 * latents * width
+    linears = [m for part in (pool.q, pool.proj, pool.mlp) for m in part.modules()]
+    fixed += latents * sum(m.weight.numel() for m in linears if isinstance(m, nn.Linear))
+    per_token = pool.kv.weight.numel() + 2 * latents * width
+    without = model.num_prefix_tokens if not getattr(model, "pool_include_prefix", True) else 0
+    return fixed - without * per_token, per_token

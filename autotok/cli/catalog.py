@@ -82,8 +82,14 @@ def methods_show(
 def backbones_command(
     pattern: Annotated[str, typer.Argument(help="Shell pattern, e.g. 'deit*'.")] = "*",
     json: JsonFlag = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of what runs in Markdown.")
+    ] = False,
 ) -> None:
     """List the models that can be named with --backbone."""
+    if markdown:
+        typer.echo(autotok.backbones_markdown(), nl=False)
+        return
     names = autotok.known_backbones(pattern)
     if not names:
         raise autotok.UnknownName(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from autotok.backbones.base import Backbone
+from autotok.backbones.hf_vit import HFViT
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
 
 from .model import CompressedViT
+from .own_output import OwnOutputViT
 from .schedule import realise
 
 
@@ -36,7 +38,8 @@ def compress_backbone(backbone: Backbone, config: CompressionConfig) -> Compress
 
             reducer.network = FeatureNet(reducer.auxiliary(options))  # `with_networks` loads it
         reducers[site.layer] = reducer.train(backbone.training)
-    model = _in_mode(CompressedViT(backbone, config, schedule, reducers), backbone.training)
+    kind = OwnOutputViT if isinstance(backbone, HFViT) else CompressedViT
+    model = _in_mode(kind(backbone, config, schedule, reducers), backbone.training)
     like = next(backbone.parameters())
     if not like.is_meta:
         model.reducers.to(like.device)

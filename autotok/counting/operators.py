@@ -47,7 +47,7 @@ _ROWS: dict[OperatorClass, str] = {
     OperatorClass.COPY: """cat stack clone copy_ _to_copy contiguous constant_pad_nd fill_ fill
         zero_ zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full arange eye
         scalar_tensor repeat roll flip lift_fresh_copy one_hot repeat_interleave linspace
-        upsample_bicubic2d slice_scatter select_scatter""",
+        upsample_bicubic2d _upsample_bicubic2d_aa slice_scatter select_scatter""",
     OperatorClass.VIEW: """view _unsafe_view reshape _reshape_alias expand permute transpose t
         squeeze unsqueeze slice select split split_with_sizes unbind chunk detach alias as_strided
         narrow flatten unflatten lift_fresh empty empty_like new_empty empty_strided

@@ -21,6 +21,7 @@ from torch import Tensor
 import autotok
 from autotok.backbones.base import Backbone
 from autotok.backbones.checkpoint import read_state_dict
+from autotok.backbones.family import family_of
 from autotok.backbones.loading import load_backbone, load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
@@ -293,7 +294,7 @@ def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None
 
 def _sized(ref: BackboneRef) -> bool:
     """Whether the backbone takes an image size."""
-    return ref.family in ("timm_vit", "lvvit") and ref.name != "tiny"
+    return family_of(ref.name).resizes
 
 
 def _yaml_of(path: Path) -> Path:

@@ -130,7 +130,7 @@ class EvoViT(BlockHooks, Observing):
             return tokens
         if self.values["restore"]:
             tokens = _restored(tokens)
-        own = self.site.facts.pooling == "mean" or self.values["readout"] == "model"
+        own = "mean" in self.site.facts.pooling or self.values["readout"] == "model"
         if own or tokens.num_prefix == 0:
             return tokens
         mean = tokens.patches.mean(dim=1, keepdim=True)

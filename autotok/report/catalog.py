@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from autotok.backbones.family import FAMILIES
 from autotok.backbones.loading import backbone_facts
 from autotok.methods import get_method, list_methods, unmet_need
 from autotok.predicting.predict import check_points
@@ -40,6 +41,15 @@ def methods_markdown() -> str:
         if get_method(row["method"]).__module__.startswith("autotok."):
             cells = [f"`{row['method']}`", row["paper"], row["kind"], row["acts"]]
             lines.append("| " + " | ".join([*cells, row["training"], row["count"]]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def backbones_markdown() -> str:
+    """The table of what runs in Markdown, from the families' own words."""
+    lines = ["| what runs | ask for it as |", "|---|---|"]
+    for family in FAMILIES:
+        if family.about and type(family).__module__.startswith("autotok."):
+            lines.append(f"| {family.about} | {family.ask} |")
     return "\n".join(lines) + "\n"
 
 

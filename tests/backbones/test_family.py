@@ -172,7 +172,7 @@ def test_what_a_family_does_not_have_is_said_for_it() -> None:
 
 
 def test_a_model_that_no_family_runs_is_refused_with_those_that_are_run() -> None:
-    with pytest.raises(UnsupportedBackbone, match="class is ToyViT, adapters exist for timm's"):
+    with pytest.raises(UnsupportedBackbone, match=r"class is ToyViT, adapters exist for .*timm's"):
         as_backbone(ToyViT())
 
 

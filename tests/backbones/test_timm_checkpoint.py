@@ -15,9 +15,11 @@ from small_vits import DISTILLED, LAYOUTS, PLAIN, SMALL, drawn, layout
 from torch import Tensor, nn
 
 from autotok.backbones.loading import load_backbone
-from autotok.backbones.timm_vit import TimmViT, VisionTransformer, timm
+from autotok.backbones.timm_vit import TimmViT, VisionTransformer, timm, under_both
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.counter import count_macs
+from autotok.counting.macs import cost
 from autotok.errors import CheckpointError
 from autotok.export.bundle import BackboneRef, Bundle, load_bundle, save_bundle
 
@@ -88,6 +90,22 @@ def test_dinov2_files_under_their_own_names_load(tmp_path: Path) -> None:
     official["cls_token"] -= first
     official["mask_token"] = torch.randn(1, 64)
     same(saved(tmp_path, official), model)
+
+
+def test_dinov2s_linear_classifiers_load_with_the_head_that_reads_both(tmp_path: Path) -> None:
+    model: Any = under_both(layout("DINOv2 with registers"))
+    drawn(model, seed=1)
+    own = weights(model)
+    official = {f"backbone.{k}": v for k, v in own.items() if not k.startswith("head")}
+    official |= {f"linear_head.{part}": own[f"head.{part}"] for part in ("weight", "bias")}
+    found = same(saved(tmp_path, official), model)
+    assert found.facts.pooling == "cls+mean"
+    again = tmp_path / "again.safetensors"
+    save_file(weights(found.model), again)
+    same(again, model)
+    config = CompressionConfig("tome", (Reduction(0, num_keep=9),))
+    compressed = compress_backbone(found, config)
+    assert count_macs(compressed) == cost(found.facts, config).macs
 
 
 def test_dinov2_giants_gated_mlp_loads(tmp_path: Path) -> None:

@@ -5,7 +5,12 @@ from typing import Any
 import pytest
 from torch import nn
 
-from autotok.backbones.loading import as_backbone, known_backbones, load_backbone
+from autotok.backbones.loading import (
+    as_backbone,
+    known_backbones,
+    load_backbone,
+    load_structure,
+)
 from autotok.backbones.timm_family import create_timm
 from autotok.backbones.timm_vit import timm
 from autotok.errors import CheckpointError, UnknownName, UnsupportedBackbone
@@ -37,3 +42,17 @@ def test_weights_that_cannot_be_fetched_are_an_error_not_random_ones(
     monkeypatch.setattr("autotok.backbones.hub.hub_answers", lambda: False)
     with pytest.raises(CheckpointError, match="--checkpoint"):
         create_timm("deit_small_patch16_224")
+
+
+@pytest.mark.slow
+def test_every_name_that_is_listed_runs_and_every_other_vit_is_refused_with_a_reason() -> None:
+    modules = ("vision_transformer", "deit", "eva", "beit", "vision_transformer_relpos")
+    listed = set(known_backbones())
+    for name in (name for module in modules for name in timm.list_models(module=module)):
+        if name in listed:
+            facts = load_structure(name).facts
+            assert facts.num_blocks > 1
+            continue
+        with pytest.raises(UnsupportedBackbone, match=f"'{name}' is not supported: ") as caught:
+            load_structure(name)
+        assert "\n" not in str(caught.value)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autotok.backbones.timm_family import supported_timm_names
+from autotok.backbones.family import FAMILIES
 from autotok.backbones.timm_layout import inferred_arguments
 from autotok.backbones.timm_vit import timm
 
@@ -11,7 +11,7 @@ from autotok.backbones.timm_vit import timm
 @pytest.mark.slow
 def test_no_models_own_weights_ask_for_another_architecture() -> None:
     changed = {}
-    for name in supported_timm_names():
+    for name in FAMILIES.get("timm_vit").names():
         with torch.device("meta"):
             model = timm.create_model(name, pretrained=False)
         found = inferred_arguments(model.state_dict(), model)

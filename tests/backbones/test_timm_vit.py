@@ -9,7 +9,11 @@ from safetensors.torch import save_file
 from autotok.backbones.loading import load_backbone
 from autotok.backbones.timm_vit import TimmViT, VisionTransformer, timm
 from autotok.backbones.tiny import tiny_vit
+from autotok.counting.counter import count_macs
+from autotok.counting.macs import uncompressed
 from autotok.errors import CheckpointError, UnsupportedBackbone
+
+from timm.models.vision_transformer import ResPostBlock  # isort: skip
 
 SMALL: dict[str, Any] = {
     "img_size": 32,
@@ -31,6 +35,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], int, bool, str]] = {
     "beit3": (
         {"global_pool": "avg", "scale_attn_norm": True, "scale_mlp_norm": True}, 1, True, "mean",
     ),
+    "any size of images": ({"dynamic_img_size": True}, 1, True, "cls"),
+    "norms after branches": ({"block_fn": ResPostBlock, "init_values": 0.5}, 1, True, "cls"),
     "qk norm": ({"qk_norm": True}, 1, True, "cls"),
     "headless": ({"num_classes": 0, "init_values": 1e-2}, 1, True, "cls"),
 }  # fmt: skip
@@ -60,11 +66,8 @@ def test_the_distilled_model_keeps_two_prefix_tokens_and_both_heads() -> None:
     ("name", "reason"),
     [
         ("swin_tiny_patch4_window7_224", "windows"),
-        ("beit_base_patch16_224", "relative position bias"),
-        ("vit_relpos_small_patch16_224", "relative position bias"),
         ("samvit_base_patch16", "windows"),
         ("cait_xxs24_224", "class-attention"),
-        ("eva02_tiny_patch14_224", "rotary"),
         ("xcit_nano_12_p16_224", "channels"),
         ("naflexvit_base_patch16_gap", "variable-length"),
         ("levit_128", "convolutional"),
@@ -72,7 +75,7 @@ def test_the_distilled_model_keeps_two_prefix_tokens_and_both_heads() -> None:
         ("resnet50", "no plain Vision Transformer .*resnet"),
         ("resnet50.a1_in1k", "no plain Vision Transformer .*resnet"),
         ("convnext_tiny", "no plain Vision Transformer"),
-        ("vit_small_patch16_18x2_224", "ParallelThingsBlock"),
+        ("vit_small_patch16_18x2_224", "several attentions side by side.*ParallelThingsBlock"),
     ],
 )
 def test_models_the_engine_cannot_run_are_refused_by_name_with_the_reason(
@@ -83,11 +86,22 @@ def test_models_the_engine_cannot_run_are_refused_by_name_with_the_reason(
     assert name in str(caught.value)
 
 
+def test_gated_attention_and_its_cost_are_the_models_own() -> None:
+    model = VisionTransformer(**SMALL, num_classes=10).eval()
+    for block in model.blocks:
+        block.attn.gate = torch.nn.Linear(48, 48)
+    backbone = TimmViT(model)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), model(images), atol=1e-5, rtol=1e-5)
+    assert count_macs(backbone) == uncompressed(backbone.facts).macs
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"block_fn": timm.models.vision_transformer.ParallelScalingBlock}, "ParallelScalingBlock"),
-        ({"dynamic_img_size": True}, "dynamic_img_size"),
+        ({"dynamic_img_size": True, "dynamic_img_pad": True}, "dynamic_img_pad"),
         ({"patch_drop_rate": 0.5}, "patch dropout"),
         ({"global_pool": "avg", "pool_include_prefix": True}, "includes prefix"),
     ],

@@ -52,6 +52,15 @@ def autoformer(subnet: SubnetSpec, pooling: str = "mean") -> Backbone:
     return AutoFormer(spec, subnet).eval()
 
 
+def other(module: str, kind: str, **changes: object) -> Backbone:
+    from importlib import import_module
+
+    shape = {"img_size": 40, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3}
+    torch.manual_seed(0)
+    made = getattr(import_module(f"timm.models.{module}"), kind)
+    return as_backbone(made(**{**shape, "num_classes": 7, **changes}).eval())
+
+
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "tiny": lambda: as_backbone(tiny_vit()),
     "plain": timm_variant,
@@ -61,6 +70,9 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "attention pooling": lambda: timm_variant(class_token=False, global_pool="map"),
     "registers": lambda: timm_variant(reg_tokens=3),
     "headless": lambda: timm_variant(num_classes=0),
+    "rotary": lambda: other("eva", "Eva", use_rot_pos_emb=True, swiglu_mlp=True, num_reg_tokens=2),
+    "relative biases": lambda: other("beit", "Beit", use_rel_pos_bias=True),
+    "biases of offsets": lambda: other("vision_transformer_relpos", "VisionTransformerRelPos"),
     "autoformer": lambda: autoformer(SubnetSpec(48, (3, 2, 3, 2), (4.0, 2.5, 3.0, 2.0))),
     "autoformer, narrow": lambda: autoformer(SubnetSpec(36, (1, 2, 2, 3, 1), (1.5,) * 5), "cls"),
 }

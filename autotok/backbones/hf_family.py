@@ -1,0 +1,275 @@
+"""Hugging Face transformers' ViTs: `hf:org/name`, a local folder, and model objects."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from autotok.errors import CheckpointError, UnsupportedBackbone
+from autotok.files import replacing
+
+from .base import Backbone
+from .checkpoint import read_state_dict
+from .family import Family, ModelRequest, register_family, tensors_of
+from .hf_files import PREPROCESSORS, preprocessing_from, read_json, telling, told_in
+from .hf_layouts import DEFAULTS, MODELS, REASONS
+from .hub import hub_or_cache
+from .torchvision_shim import ensure_torchvision
+
+log = logging.getLogger(__name__)
+PREFIX = "hf:"
+REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+BESIDE = re.compile(
+    r"(text_model|text_projection|logit_scale|logit_bias|decoder|lm_head|visual_projection)\b.*"
+    r"|.*(mask_token|position_ids|relative_position_index)|(\w+\.)?(pooler|head)\..*"
+)
+"""Names of what may stand in a file beside the model that is made of it."""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What is known of a model before its weights."""
+
+    kind: str
+    config: Any
+    preprocessing: dict[str, Any]
+    side: int | None
+
+
+@register_family("transformers")
+class TransformersFamily(Family):
+    """ViT, DeiT, DINOv2, DINOv3, BEiT, and the image towers of CLIP and SigLIP."""
+
+    about = (
+        "Hugging Face transformers' ViT, DeiT, DINOv2 with and without registers, DINOv3, BEiT,"
+        " and the image towers of CLIP and SigLIP, headless or classifiers"
+    )
+    ask = "`hf:org/name`, a folder that holds `config.json`, or the model itself"
+    wraps = "transformers' ViT, DeiT, DINOv2, DINOv3, BEiT, CLIP and SigLIP vision models"
+    resizes = True
+
+    def names(self) -> Sequence[str]:
+        return ()  # as many as there are folders and repositories
+
+    def matches(self, asked: str | nn.Module) -> bool:
+        if not isinstance(asked, str):
+            return _is_theirs(asked) and type(asked).__name__ in MODELS
+        return asked.startswith(PREFIX) or (_folder(asked) / "config.json").is_file()
+
+    def refuse(self, asked: str | nn.Module) -> None:
+        if isinstance(asked, str) or not _is_theirs(asked):
+            return
+        kind = type(asked).__name__
+        _refuse(kind, kind)
+
+    def wrap(self, model: nn.Module) -> Backbone:
+        from .hf_vit import HFViT
+
+        place = Path(str(getattr(model.config, "_name_or_path", "") or "."))
+        given = _preprocessing(str(place)) if (place / "config.json").is_file() else {}
+        given.pop("side", None)
+        return HFViT(model, preprocessing=given)
+
+    def load(self, asked: ModelRequest) -> Backbone:
+        from .hf_vit import HFViT
+
+        told = _told(asked)
+        return HFViT(
+            _loaded(asked, told),
+            name=asked.name,
+            image_size=asked.image_size or told.side,
+            preprocessing=told.preprocessing,
+        )
+
+    def structure(self, asked: ModelRequest, *, device: str = "meta") -> Backbone:
+        from .hf_vit import HFViT
+
+        told = _told(asked)
+        with torch.device(device):
+            model = _class(told.kind)(told.config).eval()
+            side = asked.image_size or told.side
+            given = told.preprocessing
+            return HFViT(model, name=asked.name, image_size=side, preprocessing=given)
+
+    def save(self, backbone: Backbone, path: Path, *, name: str) -> None:
+        from safetensors.torch import save_file
+
+        with replacing(path) as temporary:
+            save_file(tensors_of(backbone.weights), temporary, metadata=telling(backbone.weights))
+
+
+def _is_theirs(model: nn.Module) -> bool:
+    return type(model).__module__.startswith("transformers.models.")
+
+
+def _refuse(name: str, kind: str) -> NoReturn:
+    reason = REASONS.get(kind, "autotok runs ViT, DeiT, DINOv2, DINOv3, BEiT, and the image towers"
+                         " of CLIP and SigLIP of transformers")  # fmt: skip
+    raise UnsupportedBackbone(f"backbone '{name}' is not supported: {kind} is none: {reason}")
+
+
+def _transformers() -> Any:
+    ensure_torchvision()  # which transformers imports where it is installed
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise CheckpointError(
+            "models of Hugging Face need transformers; pip install 'autotok[transformers]'"
+        ) from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Inside, transformers shows neither bars nor tables of what it found: it is looked at here."""
+    words = _transformers().utils.logging
+    level, bars = words.get_verbosity(), words.is_progress_bar_enabled()
+    words.set_verbosity(logging.CRITICAL)
+    words.disable_progress_bar()
+    try:
+        yield
+    finally:
+        words.set_verbosity(level)
+        if bars:
+            words.enable_progress_bar()
+
+
+def _class(kind: str) -> Any:
+    return getattr(_transformers(), kind)
+
+
+def _folder(name: str) -> Path:
+    return Path(name.removeprefix(PREFIX)).expanduser()
+
+
+def _is_folder(name: str) -> bool:
+    return _folder(name).is_dir()
+
+
+def _place(name: str) -> str:
+    """A folder, or a repository's name."""
+    return str(_folder(name)) if _is_folder(name) else name.removeprefix(PREFIX)
+
+
+def _told(asked: ModelRequest) -> _Told:
+    """Class, configuration and preprocessing of a model, from its file, folder or repository."""
+    carried = None if asked.checkpoint is None else told_in(asked.checkpoint)
+    if carried is not None:
+        kind, values = carried
+        config = _configured(values, str(asked.checkpoint))
+    else:
+        config = _read_config(asked.name)
+        kind = _kind(asked.name, config)
+    if kind not in MODELS:
+        _refuse(asked.name, kind)
+    if kind.startswith(("CLIPVision", "SiglipVision")) and hasattr(config, "vision_config"):
+        width, config = getattr(config, "projection_dim", None), config.vision_config
+        if width is not None:  # of both towers
+            config.projection_dim = width
+    told_alone = carried is not None and not _is_folder(asked.name)
+    given = {} if told_alone else _preprocessing(_place(asked.name))
+    return _Told(kind, config, given, given.pop("side", None))
+
+
+def _configured(values: dict[str, Any], origin: str) -> Any:
+    """A configuration object of plain data."""
+    transformers = _transformers()
+    try:
+        rest = {key: value for key, value in values.items() if key != "model_type"}
+        return transformers.AutoConfig.for_model(values["model_type"], **rest)
+    except Exception as error:  # their checks raise whatever they like
+        raise CheckpointError(
+            f"'{origin}' carries no configuration of transformers ({_first(error)}); give the"
+            " model's folder"
+        ) from error
+
+
+def _read_config(name: str) -> Any:
+    """The configuration of a folder or repository."""
+    place = _place(name)
+    if _is_folder(name):
+        return _configured(read_json(Path(place) / "config.json"), str(Path(place) / "config.json"))
+    if not REPOSITORY.fullmatch(place):
+        raise CheckpointError(
+            f"'{place}' is no folder and names no repository; give 'hf:organisation/model', or a"
+            " folder that holds config.json and the weights"
+        )
+    try:
+        with hub_or_cache():
+            return _transformers().AutoConfig.from_pretrained(place)
+    except CheckpointError:
+        raise
+    except Exception as error:  # offline, no such repository, a gated one, a broken file
+        raise CheckpointError(
+            f"'{name}' could not be fetched ({_first(error)}); give a local folder that holds"
+            " config.json and the weights"
+        ) from error
+
+
+def _kind(name: str, config: Any) -> str:
+    """The class to make: the one that the configuration names, else the tower of its kind."""
+    named = [str(kind) for kind in config.architectures or () if kind in MODELS]
+    if named:
+        return named[0]
+    if config.model_type in DEFAULTS:
+        return DEFAULTS[str(config.model_type)]
+    _refuse(name, str((config.architectures or [config.model_type])[0]))
+
+
+def _preprocessing(place: str) -> dict[str, Any]:
+    """That of a folder or repository; {} where it has no file of it."""
+    for file in PREPROCESSORS:
+        path = Path(place) / file
+        if not path.is_file() and not Path(place).is_dir():
+            path = _fetched(place, file) or path
+        if path.is_file():
+            return preprocessing_from(read_json(path), origin=str(path))
+    log.warning("'%s' has no preprocessor_config.json: images are prepared as its family's", place)
+    return {}
+
+
+def _fetched(repository: str, file: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        with hub_or_cache():
+            return Path(hf_hub_download(repository, file))
+    except Exception:  # offline, or no such file: then the family's own way is taken, and said
+        return None
+
+
+def _loaded(asked: ModelRequest, told: _Told) -> nn.Module:
+    """The model with the weights of its file, folder or repository, all of them found."""
+    origin, file = asked.checkpoint or asked.name, asked.checkpoint
+    place = _place(asked.name) if file is None else None
+    given = None if file is None else read_state_dict(file)
+    try:
+        with hub_or_cache(), _quietly():
+            model, info = _class(told.kind).from_pretrained(
+                place, config=told.config, state_dict=given, output_loading_info=True
+            )
+    except Exception as error:
+        raise CheckpointError(
+            f"weights of '{origin}' could not be loaded ({_first(error)}); give a folder that holds"
+            " config.json and model.safetensors"
+        ) from error
+    missing = sorted(info["missing_keys"])
+    beside = sorted(key for key in info["unexpected_keys"] if not BESIDE.fullmatch(key))
+    if missing or beside:
+        fault = f"'{missing[0]}' is missing" if missing else f"'{beside[0]}' has no place in it"
+        raise CheckpointError(f"weights of '{origin}' do not fit {told.kind}: {fault}")
+    loaded: nn.Module = model.eval()
+    return loaded
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

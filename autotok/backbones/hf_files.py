@@ -1,0 +1,124 @@
+"""What stands beside the weights of a transformers model: its configuration, how images are made
+ready for it, and both written into one weight file so that this alone gives the model again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from autotok.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+KEY = "autotok.transformers"
+"""Under which a weight file carries the model's class and configuration."""
+RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Pillow's filters by number, as preprocessor files have them."""
+MAX_JSON = 4_000_000
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Raises:
+        CheckpointError: it is none, or too large to be one of these.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError(f"it is larger than {MAX_JSON // 10**6} MB")
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise CheckpointError(
+            f"'{path}' cannot be read as JSON ({reason}); fetch it again"
+        ) from error
+    return found
+
+
+def preprocessing_from(found: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+    """A preprocessor file as `Preprocessing` has it, and the `side` of the images that come out.
+
+    Raises:
+        CheckpointError: it asks for something that is no resizing, cropping and normalising.
+    """
+    inner = found.get("image_processor")
+    given = dict(inner if isinstance(inner, Mapping) else found)
+    try:
+        values = _geometry(given) | _colours(given)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"'{origin}' says nothing about images that autotok can follow"
+            f" ({type(error).__name__}: {str(error)[:80]}); correct it or take it away"
+        ) from error
+    return values
+
+
+def _geometry(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Resizing and cropping."""
+    if not given.get("do_resize", True):
+        raise ValueError("it does not resize")
+    size, crop = given["size"], given.get("crop_size")
+    filter_name = RESAMPLING[int(given.get("resample", 2))]
+    if given.get("do_center_crop", crop is not None and "shortest_edge" in _mapping(size)):
+        inner = _mapping(crop)
+        side = int(inner.get("height", inner.get("shortest_edge", 0)))
+        outer = _mapping(size)
+        edge = int(outer.get("shortest_edge", outer.get("height", 0)))
+        mode = "center" if "shortest_edge" in outer or isinstance(size, int) else "squash"
+        share = side / edge
+        if not 0 < share <= 1:
+            raise ValueError(f"it crops {side} pixels out of {edge}")
+        return {"side": side, "interpolation": filter_name, "crop_pct": share, "crop_mode": mode}
+    outer = _mapping(size)
+    side = int(outer.get("height", outer.get("shortest_edge", 0)))
+    if side < 1:
+        raise ValueError("it names no size")
+    mode = "center" if "shortest_edge" in outer else "squash"
+    return {"side": side, "interpolation": filter_name, "crop_pct": 1.0, "crop_mode": mode}
+
+
+def _mapping(size: Any) -> Mapping[str, Any]:
+    """A size as an object; a number is both sides."""
+    return {"height": size, "width": size} if isinstance(size, int) else dict(size)
+
+
+def _colours(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and standard deviation of pixels between 0 and 1, whatever they are scaled to there."""
+    scale = (
+        255 * float(given.get("rescale_factor", 1 / 255)) if given.get("do_rescale", True) else 255
+    )
+    if not given.get("do_normalize", True):
+        return {"mean": (0.0,) * 3, "std": (1 / scale,) * 3}
+    mean, std = given["image_mean"], given["image_std"]
+    return {
+        "mean": tuple(float(value) / scale for value in mean),
+        "std": tuple(float(value) / scale for value in std),
+    }
+
+
+def told_in(path: Path) -> tuple[str, dict[str, Any]] | None:
+    """Class name and configuration that a weight file carries; None where it carries none."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+        told = None if text is None else json.loads(text)
+    except Exception:  # whatever is wrong with the file, reading its weights will say so
+        return None
+    if not isinstance(told, dict) or not isinstance(told.get("config"), dict):
+        return None
+    return str(told.get("class")), told["config"]
+
+
+def telling(model: Any) -> dict[str, str]:
+    """Metadata of a weight file that `told_in` reads."""
+    told = {"class": type(model).__name__, "config": model.config.to_dict()}
+    return {"format": "pt", KEY: json.dumps(told, default=str)}

@@ -1,0 +1,145 @@
+"""Folders and repositories of Hugging Face: read, written, refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hf_models import CONFIGS, PREPROCESSOR, hf_model, pixels
+from safetensors.torch import load_file, save_file
+
+import autotok
+from autotok.backbones import hf_family
+from autotok.backbones.hf_vit import HFViT
+from autotok.backbones.loading import load_backbone, load_structure, save_backbone
+from autotok.config import CompressionConfig, Reduction
+from autotok.errors import AutotokError, CheckpointError, UnsupportedBackbone
+from autotok.evaluation.preprocessing import preprocessing_of
+from autotok.export.bundle import BackboneRef, Bundle, load_bundle, save_bundle
+
+HALF = CompressionConfig("tome", (Reduction(0, num_keep=11), Reduction(1, num_keep=6)))
+
+
+def folder_of(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    return folder
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@torch.no_grad()
+def test_a_folder_as_transformers_writes_it_is_read_and_written_again(
+    kind: str, tmp_path: Path
+) -> None:
+    model = hf_model(kind)
+    folder = folder_of(model, tmp_path / "model")
+    found = load_backbone(f"hf:{folder}")
+    assert isinstance(found, HFViT)
+    assert type(found.model) is type(model)
+    expected = found._primary(model(pixels()))
+    torch.testing.assert_close(found(pixels()), expected, atol=1e-5, rtol=1e-5)
+    assert load_structure(str(folder)).facts.blocks == found.facts.blocks
+    again = tmp_path / "weights.safetensors"
+    save_backbone(found, again, name=f"hf:{folder}")
+    (folder / "model.safetensors").unlink()
+    alone = load_backbone(f"hf:{folder}", checkpoint=again)
+    assert torch.equal(alone(pixels()), found(pixels()))
+    assert alone.facts == found.facts
+
+
+@torch.no_grad()
+def test_a_file_with_the_names_of_the_repositories_is_read_as_a_checkpoint(tmp_path: Path) -> None:
+    model = hf_model("ViTForImageClassification")
+    folder = folder_of(model, tmp_path)
+    official = load_file(folder / "model.safetensors")
+    assert "vit.encoder.layer.0.attention.attention.query.weight" in official
+    moved = tmp_path / "elsewhere.safetensors"
+    save_file(official, moved)
+    found = load_backbone(f"hf:{folder}", checkpoint=moved)
+    torch.testing.assert_close(found(pixels()), model(pixels()).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_images_are_made_ready_as_the_folder_says(tmp_path: Path) -> None:
+    folder = folder_of(hf_model("ViTModel"), tmp_path)
+    found = preprocessing_of(load_backbone(str(folder)))
+    assert (found.height, found.crop_pct, found.crop_mode) == (32, 0.8, "center")
+    assert found.interpolation == "bicubic"
+    assert found.mean == pytest.approx((0.5, 0.4, 0.3))
+    assert found.std == pytest.approx((0.2, 0.2, 0.1))
+
+
+def test_the_size_of_images_is_that_of_the_folders_crop_unless_another_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    folder = folder_of(hf_model("Dinov2Model"), tmp_path)
+    values = PREPROCESSOR | {"crop_size": {"height": 24, "width": 24}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(values))
+    assert load_backbone(str(folder)).facts.grid == (3, 3)
+    assert load_backbone(str(folder), image_size=48).facts.grid == (6, 6)
+    beit = folder_of(hf_model("BeitModel"), tmp_path / "beit")
+    with pytest.raises(AutotokError, match="takes images of 32 pixels, not 48"):
+        load_backbone(str(beit), image_size=48)
+
+
+@torch.no_grad()
+def test_a_bundle_is_rebuilt_without_the_folder_it_came_from(tmp_path: Path) -> None:
+    folder = folder_of(hf_model("DINOv3ViTModel"), tmp_path / "model")
+    backbone = load_backbone(f"hf:{folder}")
+    model = autotok.compress(backbone, HALF)
+    bundle = Bundle(BackboneRef.of(backbone.facts), HALF, preprocessing_of(backbone).to_dict())
+    save_bundle(tmp_path / "best", model, bundle, pixels(), formats=())
+    expected = model(pixels())
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    again = load_bundle(tmp_path / "best")
+    assert torch.equal(again(pixels()), expected)
+    assert again(pixel_values=pixels()).pooler_output.shape == (2, 32)
+
+
+def test_weights_that_are_not_all_there_are_never_made_up(tmp_path: Path) -> None:
+    folder = folder_of(hf_model("ViTForImageClassification"), tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    for fault, words in (("less", "is missing"), ("more", "has no place in it")):
+        changed = dict(tensors)
+        if fault == "less":
+            del changed["classifier.weight"]
+        else:
+            changed["vit.encoder.layer.0.lora.weight"] = torch.ones(2)
+        save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match=words) as caught:
+            load_backbone(str(folder))
+        assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_had_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotok.backbones.hub.hub_answers", lambda: False)
+    with pytest.raises(CheckpointError, match="'hf:nobody/nothing' could not be fetched") as caught:
+        load_backbone("hf:nobody/nothing")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="is no folder and names no repository"):
+        load_backbone(f"hf:{tmp_path / 'none'}")
+    (tmp_path / "config.json").write_text("{not json")
+    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+        load_backbone(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "swin"}))
+    with pytest.raises(UnsupportedBackbone, match="autotok runs ViT, DeiT"):
+        load_backbone(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such"}))
+    with pytest.raises(CheckpointError, match="carries no configuration of transformers"):
+        load_backbone(str(tmp_path))
+
+
+def test_without_transformers_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise ImportError(name)
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    monkeypatch.setattr(hf_family.importlib, "import_module", fail)
+    with pytest.raises(CheckpointError, match=r"pip install 'autotok\[transformers\]'"):
+        load_backbone(str(tmp_path))

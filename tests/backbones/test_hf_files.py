@@ -1,0 +1,84 @@
+"""Preprocessor files of Hugging Face as autotok's own words."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hf_models import PREPROCESSOR, transformers
+from PIL import Image
+
+from autotok.backbones.hf_files import preprocessing_from, read_json
+from autotok.errors import CheckpointError
+from autotok.evaluation.preprocessing import Preprocessing
+
+SQUASHED = {
+    "do_resize": True, "size": {"height": 32, "width": 32}, "resample": 2, "do_rescale": True,
+    "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}  # fmt: skip
+
+
+def photo(width: int, height: int = 45) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "width"),  # of widths whose crop falls between no two pixels
+    [
+        ("ViTImageProcessorPil", SQUASHED, 61),
+        ("BitImageProcessorPil", PREPROCESSOR, 61),
+        ("CLIPImageProcessorPil", PREPROCESSOR | {"size": {"shortest_edge": 32}}, 62),
+        ("SiglipImageProcessorPil", SQUASHED | {"resample": 3}, 61),
+    ],
+)
+def test_pixels_are_those_that_transformers_makes(
+    kind: str, values: dict[str, Any], width: int
+) -> None:
+    processor = getattr(transformers, kind, None)
+    if processor is None:
+        pytest.skip("this version of transformers calls it otherwise")
+    expected = processor(**values)(photo(width), return_tensors="pt")["pixel_values"][0]
+    found = preprocessing_from(values, origin="file")
+    side = found.pop("side")
+    ours = Preprocessing(3, side, side, **found)
+    got = ours.normalise(ours.pixels(photo(width)).unsqueeze(0))[0]
+    torch.testing.assert_close(got, expected, atol=2 / 255 / 0.1, rtol=0)
+    assert float((got - expected).abs().mean()) < 0.01
+
+
+def test_other_scales_of_pixels_are_those_of_the_means() -> None:
+    found = preprocessing_from(SQUASHED | {"rescale_factor": 1 / 127.5}, origin="file")
+    assert found["mean"] == pytest.approx((0.25,) * 3)
+    assert found["std"] == pytest.approx((0.25,) * 3)
+    plain = preprocessing_from(SQUASHED | {"do_normalize": False}, origin="file")
+    assert plain["mean"] == (0.0,) * 3
+    assert plain["std"] == pytest.approx((1.0,) * 3)
+
+
+def test_a_processors_file_holds_the_images_part_inside() -> None:
+    inside = preprocessing_from({"image_processor": SQUASHED}, origin="file")
+    assert inside == preprocessing_from(SQUASHED, origin="file")
+    assert inside["crop_mode"] == "squash"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"do_resize": False}, {"size": {"longest_edge": 30}}, {"resample": 9}, {"size": "large"},
+        {"image_mean": None}, {"do_center_crop": True, "crop_size": {"height": 90, "width": 90}},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_followed_is_one_sentence(change: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="nothing about images that autotok can") as caught:
+        preprocessing_from(SQUASHED | change, origin="preprocessor_config.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    for text in ("[1, 2]", "{", "\x00"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+            read_json(tmp_path / "config.json")
