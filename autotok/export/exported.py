@@ -259,10 +259,17 @@ def _quiet() -> Iterator[None]:
     levels = [log.level for log in noisy]
     for log in noisy:
         log.setLevel(logging.ERROR)
+    root = logging.getLogger()  # ONNX Runtime's quantiser says everything there
+    root.addFilter(_is_error)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        root.removeFilter(_is_error)
         for log, level in zip(noisy, levels, strict=True):
             log.setLevel(level)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

@@ -49,7 +49,7 @@ def quantise(path: Path, images: Images, *, input_name: str, batch: int) -> tupl
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     ready, trial = (path.with_name(f"{word}-{path.name}") for word in ("ready", "trial"))
-    quant_pre_process(str(path), str(ready), skip_optimization=True, skip_symbolic_shape=True)
+    quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)  # constants folded
     layers = _layers(onnx.load(str(ready)))
     feeds = [{input_name: chunk} for chunk in np.split(images, len(images) // batch)]
     expected = _run(ready, feeds)
@@ -62,7 +62,21 @@ def quantise(path: Path, images: Images, *, input_name: str, batch: int) -> tupl
         os.replace(trial, path)
     for left in (ready, trial):
         left.unlink(missing_ok=True)
+    _forget_domains(path)
     return tuple(spared) if pays else ()
+
+
+def _forget_domains(path: Path) -> None:
+    """Leave out operator sets that no node is of: the optimiser lists all that it knows, and an
+    engine may ask for every one that a file names."""
+    import onnx
+
+    model = onnx.load(str(path))
+    used = {node.domain for node in model.graph.node}
+    named = [item for item in model.opset_import if item.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(named)
+    onnx.save(model, str(path))
 
 
 def _layers(model: Any) -> dict[str, str]:

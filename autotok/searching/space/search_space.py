@@ -106,7 +106,7 @@ class SearchSpace:
         named = [m for word in self.methods for m in (_plug_in() if word == "plug-in" else [word])]
         if self.structure is not None and "none" not in self.exclude:
             named.insert(0, "none")
-        unique = dict.fromkeys(m for m in named if m not in self.exclude and self._formats(m))
+        unique = dict.fromkeys(m for m in named if m not in self.exclude and self.formats_of(m))
         fitting = tuple(m for m in unique if unmet_need(get_method(m), facts) is None)
         if "retrain" not in self.mode:
             self._refuse_untrained(fitting)
@@ -142,7 +142,7 @@ class SearchSpace:
             for key, choices in self.finetune.questions():
                 ask(Parameter(key, choices))
         if self.number_formats != ("float32",):
-            ask(Parameter("number_format", self._formats(name)))
+            ask(Parameter("number_format", self.formats_of(name)))
         ask(_number("budget_fraction", self.budget_fraction))
         self._ask_schedule(ask, get_method(name), facts)
         for parameter in self._option_parameters(name):
@@ -154,7 +154,7 @@ class SearchSpace:
         untrained = get_method(method).training_need is Training.REQUIRED
         return ("retrain",) if untrained else self.mode
 
-    def _formats(self, method: str) -> tuple[str, ...]:
+    def formats_of(self, method: str) -> tuple[str, ...]:
         """Number formats for a method: what needs an exported file is for those that have one."""
         cls = get_method(method)
         if cls.exportable and cls.count is Count.STATIC:
