@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from problems import vit_facts
 
-from autotok.searching.space.space_file import load_space
+from autotok.searching.space.space_file import load_space, space_from_dict
 from autotok.searching.space.warm_starts import warm_starts
 
 FACTS = vit_facts()
