@@ -14,11 +14,12 @@ Runtime spends the time of both. `int8`: quality of the file, its size and laten
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.macs import cost
-from autotok.devices.device import measure_here
-from autotok.devices.runtimes import measure_file
+from autotok.devices.measure import measure
 from autotok.errors import AutotokError
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import load_data
@@ -58,7 +58,8 @@ def main() -> None:
     parser.add_argument("--method", default="tome")
     parser.add_argument("--data", default="demo")
     parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--threads", type=lambda text: text.split(","), default=["1", "2"])
+    parser.add_argument("--seconds", type=float, default=30.0, help="Of one measurement.")
     parser.add_argument("--runtimes", default="onnxruntime,openvino")
     parser.add_argument("--share", type=float, default=0.5, help="Of the multiply-accumulates.")
     asked = parser.parse_args()
@@ -191,19 +192,36 @@ def speed(asked: argparse.Namespace) -> None:
     whole, images = cost(backbone.facts, CompressionConfig()).macs, random_images(backbone, 1)
     print("| method | runtime | threads | MACs | time | MACs over time | error |")
     print("|---|---|---|---|---|---|---|")
-    for method in static_methods(asked.methods or "tome,evit,topk"):
-        model = at_share(method, backbone, asked.share)
-        share = cost(backbone.facts, model.config).macs / whole
-        for runtime in asked.runtimes.split(","):
-            for threads in map(int, asked.threads.split(",")):
-                torch.set_num_threads(threads)
-                found = measure_here(model, images, backbone, runtime=runtime)
+    with tempfile.TemporaryDirectory() as folder:
+        beside = exported(compress_backbone(backbone, CompressionConfig()), images, folder, "none")
+        for method in static_methods(asked.methods or "tome,evit,topk"):
+            model = at_share(method, backbone, asked.share)
+            share = cost(backbone.facts, model.config).macs / whole
+            path = exported(model, images, folder, method)
+            for runtime, threads in itertools.product(asked.runtimes.split(","), asked.threads):
+                torch.set_num_threads(int(threads))
+                own, other = (opened(p, runtime) for p in (path, beside))
+                found = measure(own, images, reference=other, timeout_s=asked.seconds)
                 ratio = 1 / (found.speedup or 1.0)
                 print(
                     f"| {method} | {runtime} | {threads} | {share:.3f} | {ratio:.3f} |"
                     f" {share / ratio:.2f} | {found.speedup_error_pct or 0:.1f} % |",
                     flush=True,
                 )
+
+
+def exported(model: CompressedViT, images: Tensor, folder: str, name: str) -> Path:
+    """An ONNX file of the model, which both runtimes read."""
+    path = Path(folder) / f"{name}.onnx"
+    export_model(model.eval(), path, images, strict=False)
+    return path
+
+
+def opened(path: Path, runtime: str) -> nn.Module:
+    """A file in a runtime, with as many threads as torch has now."""
+    if runtime == "openvino":
+        return OpenVinoSession(path)
+    return FORMATS.get("onnx").open(path, torch.device("cpu"))
 
 
 def operators(asked: argparse.Namespace) -> None:
@@ -247,45 +265,71 @@ def profiled(model: CompressedViT, images: Tensor, runs: int = 30) -> Counter[st
 
 
 def int8(asked: argparse.Namespace) -> None:
-    torch.set_num_threads(int(asked.threads.split(",")[0]))
+    torch.set_num_threads(int(asked.threads[0]))
     name = "autoformer_demo" if asked.data == "demo" else asked.backbone
     backbone = load_backbone(name, checkpoint=asked.checkpoint, image_size=asked.image_size)
-    data = load_data(asked.data, backbone)
-    evaluator = Evaluator(backbone, data)
-    models = {"uncompressed": compress_backbone(backbone, CompressionConfig()).eval()}
+    evaluator = Evaluator(backbone, load_data(asked.data, backbone))
+    models = {"uncompressed": compress_backbone(backbone, CompressionConfig())}
     models |= {
-        m: at_share(m, backbone, asked.share) for m in static_methods(asked.methods or "tome,evit")
+        m: at_share(m, backbone, asked.share) for m in static_methods(asked.methods or "evit")
     }
+    shown = calibration_images(models["uncompressed"], asked.data)
     print(
-        "| model | runtime | format | quality | MB | ms | over float32 uncompressed | left float |"
+        "| model | runtime | format | quality on the file | MB | ms | over float32 uncompressed |"
     )
-    print("|---|---|---|---|---|---|---|---|")
-    for label, model in models.items():
-        for format in ("onnx", "openvino"):
-            for precision in ("float32", "int8"):
-                row = file_row(model, format, precision, evaluator, asked)
-                print(f"| {label} | {format} | {precision} | {row} |", flush=True)
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        whole: dict[str, Path] = {}
+        for label, model in models.items():
+            step = exported(model, shown[:1], folder, label)
+            for runtime in asked.runtimes.split(","):
+                path = converted(step, runtime)
+                whole.setdefault(runtime, path)
+                for precision in ("float32", "int8"):
+                    if precision == "int8":
+                        format = FORMATS.get("openvino" if runtime == "openvino" else "onnx")
+                        path = copied(path)
+                        format.lower(path, precision, shown, batch=1)
+                    row = file_row(path, whole[runtime], runtime, model, evaluator, asked)
+                    print(f"| {label} | {runtime} | {precision} | {row} |", flush=True)
+
+
+def converted(path: Path, runtime: str) -> Path:
+    """The ONNX file, or what OpenVINO makes of it."""
+    if runtime != "openvino":
+        return path
+    import openvino
+
+    found = path.with_suffix(".xml")
+    openvino.save_model(openvino.Core().read_model(path), str(found), compress_to_fp16=False)
+    return found
+
+
+def copied(path: Path) -> Path:
+    """A file of another name, with what lies beside it."""
+    for file in path.parent.glob(f"{path.stem}.*"):
+        if file.suffix in (path.suffix, ".bin"):
+            shutil.copy(file, file.with_stem(f"{path.stem}-int8"))
+    return path.with_stem(f"{path.stem}-int8")
 
 
 def file_row(
-    model: CompressedViT, format: str, precision: str, evaluator: Evaluator, asked: Any
+    path: Path,
+    whole: Path,
+    runtime: str,
+    model: CompressedViT,
+    evaluator: Evaluator,
+    asked: argparse.Namespace,
 ) -> str:
-    """Quality on the file, size, latency beside the uncompressed float32 export."""
-    chosen, data = FORMATS.get(format), evaluator.data
-    images = data.batch(data.subset(4, 0))[0]
-    shown = calibration_images(model, asked.data)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"model{chosen.suffix}"
-        found = export_model(
-            model, path, images, format=format, precision=precision, calibration=shown, strict=False
-        )
-        file = FileModel(chosen.open(path, torch.device("cpu")), model.config)
-        judged = evaluator.evaluate(file, 0, asked.images).quality()
-        timed = measure_file(path, format, precision, images[:1], model.backbone)
-    time = 1 / (timed.speedup or 1.0)
+    """Quality on the file, size, latency beside the uncompressed model in float32."""
+    own, other = opened(path, runtime), opened(whole, runtime)
+    judged = evaluator.evaluate(FileModel(own, model.config), 0, asked.images).quality()
+    images = evaluator.data.batch(evaluator.data.subset(1, 0))[0]
+    timed = measure(own, images, reference=other, timeout_s=asked.seconds)
+    size = sum(f.stat().st_size for f in (path, path.with_suffix(".bin")) if f.is_file()) / 1e6
     return (
-        f"{judged.value:.1f} [{judged.low:.1f}, {judged.high:.1f}] | {found.size_mb:.1f} |"
-        f" {timed.latency_ms:.1f} | {time:.3f} | {len(found.kept_float)}"
+        f"{judged.value:.1f} [{judged.low:.1f}, {judged.high:.1f}] | {size:.1f} |"
+        f" {timed.latency_ms:.1f} | {1 / (timed.speedup or 1.0):.3f}"
     )
 
 
