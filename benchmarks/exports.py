@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["matrix", "speed", "operators", "int8"])
     parser.add_argument("--backbone", default="vit_small_patch14_dinov2")
+    parser.add_argument("--backbones", default="ViT,LayerScale,LV-ViT,demo", help="Of the matrix.")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--methods", default="", help="Only these, as 'tome,evit'.")
@@ -77,12 +78,17 @@ def backbones() -> dict[str, Backbone]:
     spec = LVViTSpec(96, 6, 3, 288, image_shape=(3, 64, 64), patch_size=8, num_classes=10)
     random = {"ViT": as_backbone(vit), "LayerScale": as_backbone(scaled), "LV-ViT": LVViT(spec)}
     for backbone in random.values():
-        for name, parameter in backbone.named_parameters():
-            if parameter.ndim > 1:  # weights so large that tokens differ
-                nn.init.normal_(parameter, std=0.15)
-            elif name.endswith("bias"):
-                nn.init.normal_(parameter, std=0.1)
+        make_large(backbone)
     return {**random, "demo": load_backbone("autoformer_demo")}
+
+
+def make_large(module: nn.Module) -> None:
+    """Random weights so large that tokens differ: what is chosen must not hang on rounding."""
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.15)
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1)
 
 
 def static_methods(only: str) -> list[str]:
@@ -105,7 +111,9 @@ def staged(method: str, backbone: Backbone) -> CompressedViT:
         reductions = [Reduction(0, RATIOS[1])]
     elif cls.single_layer:
         reductions = [Reduction(layers[0], RATIOS[1])]
-    return compress_backbone(backbone, CompressionConfig(method, tuple(reductions))).eval()
+    model = compress_backbone(backbone, CompressionConfig(method, tuple(reductions))).eval()
+    make_large(model.reducers)
+    return model
 
 
 def at_share(method: str, backbone: Backbone, share: float) -> CompressedViT:
@@ -152,7 +160,8 @@ def matrix(asked: argparse.Namespace) -> None:
     print(
         "| backbone | method | ONNX Runtime | OpenVINO | TensorRT 8.5 / 10 |\n|---|---|---|---|---|"
     )
-    for label, backbone in backbones().items():
+    chosen = {k: v for k, v in backbones().items() if k in asked.backbones.split(",")}
+    for label, backbone in chosen.items():
         images = random_images(backbone, asked.images)
         if label == "demo":
             data = load_data("demo", backbone)
