@@ -76,6 +76,7 @@ from autotok.report.closing import closing_parts as closing_parts
 from autotok.report.closing import front_data as front_data
 from autotok.report.closing import front_parts as front_parts
 from autotok.report.dashboard import serve_dashboard as serve_dashboard
+from autotok.report.export_report import export_report as export_report
 from autotok.report.finetune_folder import fresh_finetune_folder as fresh_finetune_folder
 from autotok.report.finetune_folder import read_question as read_question
 from autotok.report.finetune_run import FineTuneResult as FineTuneResult
@@ -83,7 +84,6 @@ from autotok.report.finetune_run import finetune as finetune
 from autotok.report.method_page import describe_method as describe_method
 from autotok.report.method_page import method_text as method_text
 from autotok.report.method_pages import write_method_pages as write_method_pages
-from autotok.report.model_report import export_report as export_report
 from autotok.report.model_report import profile_report as profile_report
 from autotok.report.model_report import quality_report as quality_report
 from autotok.report.model_report import write_bundle as write_bundle

@@ -36,6 +36,8 @@ _FINETUNE_RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, MOST_SEED - 1),
 )
 POSITIONS = ("carried", "naive")
+NUMBERS = ("float32", "float16", "int8")
+"""Number formats of exported files."""
 Primitive = bool | int | float | str
 Options = Mapping[str, Primitive]
 """A method's own options by name."""
@@ -232,6 +234,8 @@ class CompressionConfig:
     subnet: SubnetSpec | None = None
     finetune: FineTuneSpec | None = None
     """How it is retrained; only with mode 'retrain', where None means the defaults."""
+    number_format: str = "float32"
+    """Of the file that is shipped: one of `NUMBERS`. In torch the model stays as it is."""
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -253,6 +257,7 @@ class CompressionConfig:
                 "mode 'plug-in' does not fine-tune; leave finetune out or set retrain"
             )
         _one_of("positions", self.positions, POSITIONS)
+        _one_of("number_format", self.number_format, NUMBERS)
 
     def __hash__(self) -> int:
         return hash(self.config_id)
@@ -260,7 +265,8 @@ class CompressionConfig:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles: a read-only mapping can do neither by itself."""
         values = (self.method, self.reductions, dict(self.options), self.mode, self.positions)
-        return CompressionConfig, (*values, self.subnet, self.finetune, self.version)
+        last = (self.subnet, self.finetune, self.number_format, self.version)
+        return CompressionConfig, (*values, *last)
 
     @property
     def plugged_in(self) -> CompressionConfig:
@@ -295,6 +301,8 @@ class CompressionConfig:
             }
         if self.finetune is not None:
             data["finetune"] = self.finetune.to_dict()
+        if self.number_format != "float32":
+            data["number_format"] = self.number_format
         return data
 
     @classmethod

@@ -50,6 +50,8 @@ def _named(folder: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; renamed onto it when the block ends well, else removed.
 
+    Files that the block wrote beside the temporary path come along, before it.
+
     Raises:
         RunDirectoryError: the folder cannot be written.
     """
@@ -57,8 +59,10 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = folder / path.name
         yield temporary
         if temporary.exists():
-            _sync(temporary)
-            os.replace(temporary, path)
+            beside = sorted(file for file in folder.iterdir() if file != temporary)
+            for file in (*beside, temporary):
+                _sync(file)
+                os.replace(file, path.parent / file.name)
             _sync(path.parent)
 
 

@@ -29,7 +29,7 @@ from autotok.methods.base import Training
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
 from autotok.names import check_precision
-from autotok.report.model_report import random_images
+from autotok.report.export_report import random_images
 from autotok.searching.running.judging import judge
 from autotok.training.student import emitted
 
@@ -233,12 +233,38 @@ def evaluate(
 
 
 def export(
-    model: nn.Module, path: str | Path, *, images: Tensor | None = None, format: str = "onnx"
+    model: nn.Module,
+    path: str | Path,
+    *,
+    images: Tensor | None = None,
+    format: str = "onnx",
+    batch: int = 1,
+    dynamic_batch: bool = False,
+    precision: str | None = None,
+    opset: int | None = None,
+    calibration: Tensor | None = None,
 ) -> ExportResult:
-    """Write a model as ONNX, torch.export or TorchScript, and check the file against torch.
+    """Write a model as ONNX, OpenVINO, torch.export or TorchScript, and check the file.
 
-    `images` (n, C, H, W), normalised, are what the check runs on; random ones by default.
+    Args:
+        images: (n, C, H, W), normalised, that the check against torch runs on; random by default.
+        format: One of `autotok.list_formats()`.
+        batch: Images per run of the file.
+        dynamic_batch: Let the file take any batch.
+        precision: 'float32', 'float16' or 'int8'; by default what the configuration says.
+        opset: Of ONNX; by default the exporter's own.
+        calibration: (m, C, H, W), normalised, what int8 is calibrated on; by default `images`.
     """
     runnable = model if isinstance(model, CompressedViT) else compress(model, CompressionConfig())
     images = random_images(runnable, 4) if images is None else images
-    return export_model(runnable, Path(path), images, format=format)
+    return export_model(
+        runnable,
+        Path(path),
+        images,
+        format=format,
+        batch=batch,
+        dynamic_batch=dynamic_batch,
+        precision=precision,
+        opset=opset,
+        calibration=calibration,
+    )

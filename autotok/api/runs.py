@@ -37,6 +37,7 @@ def search(
     image_size: int | None = None,
     space: str = "default",
     methods: Sequence[str] = (),
+    formats: Sequence[str] = (),
     quality: str = "auto",
     flops_convention: str = "macs",
     batch: int | None = None,
@@ -92,6 +93,8 @@ def search(
             folders (or a `labels.csv` of file,class) get their labels.
         subnet: 'fixed', or 'search' to look for the subnet of a supernet together with its tokens.
         methods: Names of the only methods to try; those of the space by default.
+        formats: Number formats of the exported file to search, such as float32 and int8, each
+            judged on that file; those of the space by default.
         n_trials: Different configurations to evaluate; this and what follows, down to
             `trial_timeout_s`, are the fields of `SearchSettings`.
         settings: All of those as one value, instead of them.
@@ -147,6 +150,7 @@ def search(
         target=target,
         space=space,
         methods=tuple(methods),
+        formats=tuple(formats),
         quality=judged_by(settings.objectives, quality),
         train_data=None if train_data is None else _absolute(train_data),
         class_names=None if class_names is None else str(Path(class_names).absolute()),

@@ -101,7 +101,7 @@ def profile_command(
     measure_on: MeasureOnOption = "local",
     device: FormerDevice = "auto",
     runtime: Annotated[
-        str, typer.Option(help="On the local device: eager, compile or onnxruntime.")
+        str, typer.Option(help="On the local device: eager, compile, onnxruntime or openvino.")
     ] = "eager",
     batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
     json: JsonFlag = False,
@@ -237,19 +237,49 @@ def export_command(
     format: Annotated[
         str, typer.Option(help=f"One of: {', '.join(autotok.list_formats())}.")
     ] = "onnx",
-    data: Annotated[str | None, typer.Option(help="Images to check the file on.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Images to check the file on, and to calibrate int8.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32, float16 or int8; by default as the configuration says."),
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Operator set of ONNX, such as 16 for TensorRT 8.5.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Let the file take any batch.")
+    ] = False,
+    images: Annotated[
+        int, typer.Option(min=0, help="Images of --data that the file is judged on; 0: none.")
+    ] = 0,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time it beside the uncompressed model's export.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Write a model for a device and check the file against torch."""
     autotok.check_folder(output.parent)
-    autotok.check_format(format)
+    autotok.check_format(format, precision=precision or "float32", opset=opset)
 
     from .progress import StepProgress
 
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
     with StepProgress("exporting", quiet=json) as bar:
         bar.update(0.0, f"writing {format} and running it against torch", important=True)
-        report = autotok.export_report(model, output, format=format, data=data)
+        report = autotok.export_report(
+            model,
+            output,
+            format=format,
+            data=data,
+            batch=batch,
+            dynamic_batch=dynamic_batch,
+            precision=precision,
+            opset=opset,
+            measured=measure,
+            judged=images,
+        )
     _show(report, json)
 
 

@@ -101,6 +101,10 @@ def search_command(
     methods: Annotated[
         str | None, typer.Option(help="Only these, as 'tome,evit'; all of the space.")
     ] = None,
+    formats: Annotated[
+        str | None,
+        typer.Option(help="Number formats of the file: 'float32,int8'; float32 by default."),
+    ] = None,
     subnet: Annotated[
         str, typer.Option(help="'fixed', or 'search' subnets of a supernet together with tokens.")
     ] = "fixed",
@@ -189,7 +193,8 @@ def search_command(
                 checkpoint=checkpoint,
                 image_size=image_size,
                 space=space,
-                methods=[name.strip() for name in (methods or "").split(",") if name.strip()],
+                methods=_names(methods),
+                formats=_names(formats),
                 quality=quality,
                 flops_convention=flops_convention,
                 train_data=train_data,
@@ -280,6 +285,11 @@ def pareto_command(
     if json:
         return print_json(autotok.front_data(found, *axes))
     return _print_parts(autotok.front_parts(found, *axes), wide)
+
+
+def _names(text: str | None) -> list[str]:
+    """Of a list with commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _workers(

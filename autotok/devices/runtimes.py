@@ -1,4 +1,4 @@
-"""What runs a model on this machine: torch as it is, torch.compile, or ONNX Runtime."""
+"""What runs a model on this machine: torch as it is, torch.compile, ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -32,14 +32,47 @@ def measure_in(
         MeasurementFailed: the runtime refuses the model.
     """
     check_runtime(runtime)
+    number_format = _number_format(model)
+    if number_format != "float32" and runtime in ("eager", "compile"):
+        raise MeasurementFailed(
+            f"number format {number_format} runs from an exported file only, not in torch; measure"
+            " it with --runtime onnxruntime or openvino",
+            kind="load",
+        )
     prepare = _runtimes()[runtime]
     models = [model] if reference is None else [model, reference]
     with prepare(models, images) as found:
         run, *others = found.models
         result = measure(run, images, reference=others[0] if others else None)
     dtype = str(next(model.parameters(), images).dtype).removeprefix("torch.")
+    dtype = dtype if number_format == "float32" else number_format
     how = result.memory_source + (f", {found.also}" if found.also else "")
     return dataclasses.replace(result, runtime=found.name, dtype=dtype, memory_source=how)
+
+
+def measure_file(
+    path: Path, format: str, precision: str, images: Tensor, reference: nn.Module
+) -> Measurement:
+    """Latency of an exported file beside the float32 export of `reference` in the same runtime.
+
+    Args:
+        path: Written by `export_model` in `format` and `precision`, for the batch of `images`.
+        images: One batch, normalised, on the CPU.
+        reference: Usually the uncompressed model.
+    """
+    chosen = FORMATS.get(format)
+    opened = chosen.open(path, images.device)
+    with _exported(chosen, [reference], images) as beside:
+        found = measure(opened, images, reference=beside.models[0])
+    how = f"{found.memory_source}, {beside.also}"
+    return dataclasses.replace(
+        found, runtime=chosen.version(opened), dtype=precision, memory_source=how
+    )
+
+
+def _number_format(model: nn.Module) -> str:
+    """Of the file that a model is shipped as."""
+    return str(getattr(getattr(model, "config", None), "number_format", "float32"))
 
 
 def check_runtime(name: str) -> None:
@@ -86,6 +119,7 @@ def _compiled(models: list[nn.Module], images: Tensor) -> Iterator[_Prepared]:
 
 @contextlib.contextmanager
 def _exported(format: ExportFormat, models: list[nn.Module], images: Tensor) -> Iterator[_Prepared]:
+    format.check()
     with tempfile.TemporaryDirectory(prefix="autotok-export-") as folder:
         opened: list[nn.Module] = []
         for index, model in enumerate(models):

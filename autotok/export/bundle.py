@@ -2,7 +2,8 @@
 
 `best.yaml` names the backbone, its checkpoint, the preprocessing, the configuration and the
 evidence; it rebuilds the module wherever the backbone can be had. `best/` adds the weights
-(safetensors), the exported model, the results of its check and a README. Nothing is ever pickled.
+(safetensors), the exported model, the results of its check, its preprocessing as data, a program
+that runs it without autotok, and a README. Nothing is ever pickled.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from autotok.plain_data import checked_keys, read_yaml, to_plain, typed
 
 from .exported import export_model
 from .formats import FORMATS
+from .onnx import output_name
+from .preprocessing_file import preprocessing_file
 from .readme import readme
 from .weights import (
     REDUCERS,
@@ -47,6 +50,8 @@ from .weights import (
 )
 
 FORMAT = 1
+INFER = Path(__file__).with_name("infer.py")
+"""Runs a bundle's ONNX file where autotok is not installed."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,7 @@ def save_bundle(
     *,
     formats: Sequence[str] = ("onnx",),
     batch: int = 1,
+    calibration: Tensor | None = None,
 ) -> dict[str, Any]:
     """The check results of a fresh bundle folder, which replaces an older one as a whole.
 
@@ -179,6 +185,8 @@ def save_bundle(
     Args:
         images: (n, C, H, W) normalised, real ones, to compare the exported files with torch.
         batch: Images per run of the exported files.
+        calibration: (m, C, H, W) normalised, what int8 files are calibrated on; by default
+            `images`.
     """
     model.deploy()
     with replacing_folder(folder) as fresh:
@@ -188,14 +196,38 @@ def save_bundle(
         for name in formats:
             path = fresh / f"model{FORMATS.get(name).suffix}"
             try:
-                found = export_model(model, path, images, format=name, batch=batch, strict=False)
+                found = export_model(
+                    *(model, path, images),
+                    format=name,
+                    batch=batch,
+                    calibration=calibration,
+                    strict=False,
+                )
                 exports[name] = {**found.to_dict(), "path": path.name}
             except ExportError as error:
                 exports[name] = {"ok": False, "error": str(error)}
         results = {"autotok": bundle.autotok, "torch": torch.__version__, "exports": exports}
         write_text(fresh / "check.json", json.dumps(results, indent=1, default=_plain))
+        if "path" in exports.get("onnx", {}):
+            _write_runner(fresh, bundle, exports["onnx"])
         write_text(fresh / "README.md", readme(bundle, exports, has_reducers))
     return results
+
+
+def _write_runner(folder: Path, bundle: Bundle, found: Mapping[str, Any]) -> None:
+    """What runs the ONNX file without autotok: the preprocessing as data, and a program."""
+    if not bundle.preprocessing:
+        return  # of a backbone that takes no image files
+    classes = bundle.backbone.num_classes
+    data = preprocessing_file(
+        bundle.preprocessing,
+        file=found["path"],
+        batch=found["batch"],
+        output=output_name(classes),
+        classes=classes,
+    )
+    write_text(folder / "preprocessing.json", json.dumps(data, indent=1))
+    write_text(folder / INFER.name, INFER.read_text("utf-8"))
 
 
 def load_bundle(

@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from autotok.methods.registry import get_method
 from autotok.names import known
 from autotok.plain_data import plain_fields
 
-from .formats import FORMATS, ExportFormat, Written
+from .formats import FORMATS, ExportFormat, Written, chosen_format
 
 logger = logging.getLogger(__name__)
 TOLERANCE = 1e-3
@@ -50,12 +50,22 @@ class ExportResult:
     """The first choice agrees on every image."""
     num_images: int
     ok: bool
+    """float32: the same first choice and within `TOLERANCE`. Other number formats: finite; what
+    they cost in quality is to be judged on the file (`agreement_pct` is a first look)."""
     operators: dict[str, int]
     own_sensitivity: float | None = None
     """Largest difference of torch from itself when the input moves by a millionth; only where the
     file disagrees. As large as `max_abs_diff`, it means that which tokens go hangs on rounding."""
     risky_operators: tuple[str, ...] = ()
     opset: int | None = None
+    precision: str = "float32"
+    """Number format of the file."""
+    agreement_pct: float = 100.0
+    """Images on which the first choice agrees."""
+    kept_float: tuple[str, ...] = ()
+    """Layers that an int8 file leaves in float32."""
+    engines: dict[str, str] = field(default_factory=dict)
+    """What engines elsewhere make of its operators, by their own lists; see `engines.yaml`."""
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +94,9 @@ def export_model(
     format: str = "onnx",
     batch: int = 1,
     dynamic_batch: bool = False,
+    precision: str | None = None,
+    opset: int | None = None,
+    calibration: Tensor | None = None,
     strict: bool = True,
 ) -> ExportResult:
     """The result of writing `model` to `path` and running the file on `images`.
@@ -91,10 +104,14 @@ def export_model(
     Args:
         model: A `CompressedViT` or backbone; it is copied to the CPU in float32, never changed.
         images: (n, C, H, W) normalised, preferably real; every image takes part in the check.
-        format: A registered name: 'onnx', 'pt2', 'torchscript' or a plug-in's.
+        format: A registered name: 'onnx', 'openvino', 'pt2', 'torchscript', 'tensorrt' or a
+            plug-in's.
         batch: Images per run of the file.
         dynamic_batch: Let the file take any batch; where the exporter cannot, a fixed one is
             written and a note says so.
+        precision: 'float32', 'float16' or 'int8'; by default what the configuration says.
+        opset: Version of the operators, where the format has one; by default its own.
+        calibration: (m, C, H, W) normalised, what int8 is calibrated on; by default `images`.
         strict: Raise where the file disagrees with torch; else the result's `ok` says it, unless
             the older ONNX exporter wrote it, which may leave something out in silence.
 
@@ -105,10 +122,10 @@ def export_model(
     check_exportable("none" if config is None else config.method, format)
     if len(images) == 0 or batch < 1:
         raise ExportError("exporting needs a batch of at least 1 and at least 1 image to check on")
-    chosen = FORMATS.get(format)
+    precision = precision or ("float32" if config is None else config.number_format)
+    chosen = chosen_format(format, precision=precision, opset=opset)
     plain = copy.deepcopy(model).cpu().float().eval()
-    images = images.detach().cpu().float()
-    images = images[torch.arange(-(-len(images) // batch) * batch) % len(images)]  # full batches
+    images = _full_batches(images, batch)
     example = images[: max(batch, 2 if dynamic_batch else 1)]
     if len(example) < 2 and dynamic_batch:
         example = torch.cat([example, example])
@@ -116,14 +133,18 @@ def export_model(
         written, dynamic, notes = _write(
             chosen, plain, example, temporary, dynamic=dynamic_batch, batch=batch
         )
+        if precision != "float32":
+            shown = images if calibration is None else _full_batches(calibration, batch)
+            lowered = chosen.lower(temporary, precision, shown, batch=batch)
+            notes += (f"made of what '{written.exporter}' wrote", *written.notes)
+            written = lowered
         expected = torch.cat([plain(chunk) for chunk in images.split(batch)])
         got = chosen.run(temporary, images, batch)
-        size_mb = temporary.stat().st_size / 1e6
-        result = _compared(chosen, expected, got, written)
+        size_mb = sum(file.stat().st_size for file in temporary.parent.iterdir()) / 1e6
         result = dataclasses.replace(
-            result,
+            _compared(chosen, expected, got, written, precision),
             path=str(path),
-            notes=notes,
+            notes=(*notes, *written.notes),
             batch="dynamic" if dynamic else batch,
             input_shape=(batch, *images.shape[1:]),
             size_mb=round(size_mb, 3),
@@ -134,6 +155,12 @@ def export_model(
             result = dataclasses.replace(result, own_sensitivity=own)
         _judge(result, strict)
     return result
+
+
+def _full_batches(images: Tensor, batch: int) -> Tensor:
+    """The images on the CPU, the first ones again at the end where a batch lacks some."""
+    images = images.detach().cpu().float()
+    return images[torch.arange(-(-len(images) // batch) * batch) % len(images)]
 
 
 def _write(
@@ -157,13 +184,16 @@ def _write(
 
 
 def _compared(
-    format: ExportFormat, expected: Tensor, got: Tensor, written: Written
+    format: ExportFormat, expected: Tensor, got: Tensor, written: Written, precision: str
 ) -> ExportResult:
     """The numerical comparison; what is about the file is filled in by the caller."""
     fits = expected.shape == got.shape and bool(torch.isfinite(got).all())
     diff = float((expected - got).abs().max()) if fits else float("inf")
     relative = diff / max(1e-6, float(expected.abs().max()))
-    same = fits and bool((expected.argmax(dim=-1) == got.argmax(dim=-1)).all())
+    agreeing = (expected.argmax(dim=-1) == got.argmax(dim=-1)) if fits else torch.zeros(1)
+    share = float(agreeing.float().mean())
+    same = share == 1.0
+    close = (same and relative <= TOLERANCE) if precision == "float32" else fits
     return ExportResult(
         path="",
         format=format.name,
@@ -176,10 +206,14 @@ def _compared(
         max_rel_diff=relative,
         same_argmax=same,
         num_images=len(expected),
-        ok=same and relative <= TOLERANCE,
+        ok=close,
         operators=written.operators,
         risky_operators=tuple(sorted(op for op in written.operators if not format.takes(op))),
         opset=format.opset,
+        precision=precision,
+        agreement_pct=round(100.0 * share, 2),
+        kept_float=written.kept_float,
+        engines=format.engines(written.operators),
     )
 
 
@@ -195,6 +229,8 @@ def _judge(result: ExportResult, strict: bool) -> None:
         return
     stand_in = result.exporter == FORMATS.get(result.format).stand_in
     by = f", written by '{result.exporter}' after the usual exporter failed," if stand_in else ""
+    if stand_in and result.opset != FORMATS.get(result.format).opset:
+        by = f", written by '{result.exporter}' for operator set {result.opset},"
     message = (
         f"the exported {result.format} file{by} disagrees with torch: largest difference"
         f" {result.max_abs_diff:.2g} ({result.max_rel_diff:.1e} of the largest output, allowed"
@@ -223,10 +259,17 @@ def _quiet() -> Iterator[None]:
     levels = [log.level for log in noisy]
     for log in noisy:
         log.setLevel(logging.ERROR)
+    root = logging.getLogger()  # ONNX Runtime's quantiser says everything there
+    root.addFilter(_is_error)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        root.removeFilter(_is_error)
         for log, level in zip(noisy, levels, strict=True):
             log.setLevel(level)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

@@ -7,12 +7,15 @@ Installed packages add theirs through the entry-point group `autotok.formats`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from autotok.config import NUMBERS
 from autotok.errors import ExportError
+from autotok.names import known
 from autotok.registry import Registry
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ class Written:
     exporter: str
     operators: dict[str, int]
     """How often each occurs, most frequent first."""
+    kept_float: tuple[str, ...] = ()
+    """Layers that an int8 file leaves in float32, by name."""
+    notes: tuple[str, ...] = ()
 
 
 class ExportFormat:
@@ -40,6 +46,10 @@ class ExportFormat:
     """Whether `write` may leave the batch open; else a fixed one is written, and a note says so."""
     opset: int | None = None
     """Version of its operators, where it has one."""
+    opsets: tuple[int, int] | None = None
+    """Lowest and highest that it can be written in, where it has a version."""
+    precisions: tuple[str, ...] = ("float32",)
+    """Number formats that its files come in; `lower` makes the others."""
     stand_in = ""
     """An exporter that steps in where the usual one fails; its files are never taken on trust."""
     runtime: str | None = None
@@ -53,6 +63,40 @@ class ExportFormat:
     def takes(self, operator: str) -> bool:
         """Whether the runtimes of its files commonly run an operator."""
         return True
+
+    def engines(self, operators: Iterable[str]) -> dict[str, str]:
+        """What engines elsewhere make of a file with these operators, by name; see `engines.py`."""
+        return {}
+
+    def at_opset(self, opset: int) -> ExportFormat:
+        """The format written in another version of its operators.
+
+        Raises:
+            ExportError: it has none, or cannot be written in that one.
+        """
+        if self.opsets is None:
+            raise ExportError(f"{self.name} files have no operator set; leave --opset out")
+        low, high = self.opsets
+        if not low <= opset <= high:
+            raise ExportError(
+                f"operator set {opset} cannot be written to {self.name} files; give --opset"
+                f" {low} to {high}"
+            )
+        chosen = copy.copy(self)
+        chosen.opset = opset
+        return chosen
+
+    def lower(self, path: Path, precision: str, images: Tensor, *, batch: int) -> Written:
+        """What became of the float32 file at `path`, now in another of its `precisions`.
+
+        Args:
+            images: (n, C, H, W) normalised, to calibrate int8 on.
+            batch: Images per run of the file.
+
+        Raises:
+            ExportError: it cannot be had; see `not_exported`.
+        """
+        raise NotImplementedError
 
     def write(
         self, model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool
@@ -82,11 +126,12 @@ class ExportFormat:
             return torch.cat([opened(chunk) for chunk in images.split(batch)])
 
 
+_OWN = ("onnx", "openvino", "pt2", "torchscript", "tensorrt")
 _E = TypeVar("_E", bound=type[ExportFormat])
 FORMATS: Registry[ExportFormat] = Registry(
     "export format",
     group="autotok.formats",
-    own={name: f"autotok.export.{name}" for name in ("onnx", "pt2", "torchscript")},
+    own={name: f"autotok.export.{name}" for name in _OWN},
 )
 
 
@@ -106,17 +151,36 @@ def list_formats() -> tuple[str, ...]:
     return FORMATS.own
 
 
-def check_format(name: str) -> None:
-    """Raise unless a format is known and the packages that write and run it work here.
+def check_format(name: str, *, precision: str = "float32", opset: int | None = None) -> None:
+    """Raise unless a format is known, comes in that number format and operator set, and the
+    packages that write and run it work here.
 
     Raises:
         UnknownName: no such format.
-        ExportError: a package is missing or broken.
+        ExportError: not in that number format or operator set; a package is missing or broken.
     """
-    FORMATS.get(name).check()
+    found = chosen_format(name, precision=precision, opset=opset)
+    found.check()
+
+
+def chosen_format(name: str, *, precision: str, opset: int | None = None) -> ExportFormat:
+    """The format of that name, in a number format and operator set that it has.
+
+    Raises:
+        UnknownName, ExportError: see `check_format`.
+    """
+    found = FORMATS.get(name)
+    known("precision", precision, NUMBERS)
+    if precision not in found.precisions:
+        able = [f.name for f in FORMATS if precision in f.precisions]
+        raise ExportError(
+            f"{name} files come in {' or '.join(found.precisions)} here, not in {precision}; try"
+            f" --format {', '.join(able)}"
+        )
+    return found if opset is None else found.at_opset(opset)
 
 
 def not_exported(name: str, reason: str) -> ExportError:
     """The error of a format that cannot hold a model."""
-    others = ", ".join(known for known in FORMATS.names() if known != name)
+    others = ", ".join(other for other in FORMATS.names() if other != name)
     return ExportError(f"the model cannot be exported to {name}: {reason}; try --format {others}")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autotok.config import NUMBERS
 from autotok.errors import ExportError, failure
 
+from .engines import engine_verdicts
 from .formats import ExportFormat, Written, not_exported, register_format
 
 logger = logging.getLogger(__name__)
@@ -32,10 +35,12 @@ class Onnx(ExportFormat):
     """For onnxruntime, TensorRT and whatever else reads it."""
 
     suffix = ".onnx"
-    opset = OPSET
+    opset: int = OPSET
+    opsets = (14, 21)
+    precisions = NUMBERS
     stand_in = "torchscript"
-    runtime = "onnxruntime"
-    board_runtimes = ("onnxruntime", "trtexec")
+    runtime: str | None = "onnxruntime"
+    board_runtimes: tuple[str, ...] = ("onnxruntime", "trtexec")
 
     def check(self) -> None:
         try:
@@ -61,21 +66,27 @@ class Onnx(ExportFormat):
     def takes(self, operator: str) -> bool:
         return operator not in RISKY
 
+    def engines(self, operators: Iterable[str]) -> dict[str, str]:
+        return engine_verdicts(operators, self.opset)
+
     def write(
         self, model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool
     ) -> Written:
-        """By the default exporter 'dynamo', or by 'torchscript' where that one failed."""
+        """By the default exporter 'dynamo', or by 'torchscript' where that one failed and for
+        operator sets that it does not write."""
         facts = getattr(getattr(model, "backbone", model), "facts", None)
         output = output_name(1 if facts is None else facts.num_classes)
-        try:
-            _write_dynamo(model, images, path, output, dynamic_batch)
-        except Exception as error:  # the exporter raises many types, some of them private
-            reason = _innermost(error)
-            logger.warning(
-                "torch's default ONNX exporter failed (%s); trying the older one", reason
-            )
-        else:
-            return Written("dynamo", _operators(path))
+        reason = f"its operator set begins at {OPSET}"
+        if self.opset >= OPSET:
+            try:
+                _write_dynamo(model, images, path, output, dynamic_batch, self.opset)
+            except Exception as error:  # the exporter raises many types, some of them private
+                reason = _innermost(error)
+                logger.warning(
+                    "torch's default ONNX exporter failed (%s); trying the older one", reason
+                )
+            else:
+                return Written("dynamo", _operators(path))
         axes = {INPUT: {0: "batch"}, output: {0: "batch"}} if dynamic_batch else None
         try:
             torch.onnx.export(
@@ -83,7 +94,7 @@ class Onnx(ExportFormat):
                 (images,),
                 str(path),
                 dynamo=False,
-                opset_version=OPSET,
+                opset_version=self.opset,
                 input_names=[INPUT],
                 output_names=[output],
                 dynamic_axes=axes,
@@ -92,6 +103,19 @@ class Onnx(ExportFormat):
             both = f"{reason}; the older exporter failed too ({_innermost(error)})"
             raise not_exported(self.name, both) from error
         return Written(self.stand_in, _operators(path))
+
+    def lower(self, path: Path, precision: str, images: Tensor, *, batch: int) -> Written:
+        """By ONNX Runtime's own converter and quantiser."""
+        from .lowering import halve, quantise
+
+        try:
+            if precision == "float16":
+                halve(path)
+                return Written("onnxruntime float16", _operators(path))
+            kept = quantise(path, images.numpy(), input_name=INPUT, batch=batch)
+        except Exception as error:  # the tools raise what their graph surgery leads them to
+            raise not_exported(self.name, f"{precision}: {_innermost(error)}") from error
+        return Written("onnxruntime static QDQ", _operators(path), kept_float=kept)
 
     def open(self, path: Path, device: torch.device) -> nn.Module:
         return OnnxSession(path, device)
@@ -130,7 +154,7 @@ class OnnxSession(nn.Module):
 
 
 def _write_dynamo(
-    model: nn.Module, images: Tensor, path: Path, output: str, dynamic_batch: bool
+    model: nn.Module, images: Tensor, path: Path, output: str, dynamic_batch: bool, opset: int
 ) -> None:
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     program = torch.onnx.export(
@@ -138,7 +162,7 @@ def _write_dynamo(
         (images,),
         dynamo=True,
         verbose=False,
-        opset_version=OPSET,
+        opset_version=opset,
         input_names=[INPUT],
         output_names=[output],
         dynamic_shapes=shapes,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotok.metrics import METRICS, ON_DEVICE, Metric
 
+from .engines import engine_table
 from .onnx import output_name
 from .weights import REDUCERS, WEIGHTS
 
@@ -19,6 +20,8 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
     ref, config = bundle.backbone, bundle.config
     channels, height, width = ref.image_shape
     tuned, output = config.mode == "retrain", output_name(ref.num_classes)
+    onnx = exports.get("onnx", {})
+    runs = "path" in onnx and bool(bundle.preprocessing)
     lines = [
         f"# {ref.name}, compressed by {config.method}" + (" and fine-tuned" if tuned else ""),
         "",
@@ -38,37 +41,101 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
             if "error" in found
         ],
         "- `check.json`: how the exported files compare with torch",
+        *(
+            [
+                "- `preprocessing.json`: from an image file to the model's input, as data and in"
+                " words",
+                "- `infer.py`: does that and runs the ONNX file; needs numpy, pillow, onnxruntime",
+            ]
+            if runs
+            else []
+        ),
         "",
+        *(_alone() if runs else []),
         "In Python, with autotok:",
         "",
-        "    from autotok.export.bundle import load_bundle",
-        "    from pathlib import Path",
-        f'    model = load_bundle(Path("."))      # images in, {output} out',
+        "    import autotok",
+        f'    model = autotok.load(".")           # images in, {output} out',
         "",
         "The weights were fine-tuned for this configuration; the original ones do not fit it."
         if tuned
         else 'or on a model of your own: `autotok.compress(model, "config.yaml")`.',
+        *_number_format(config.number_format),
         "",
         *_figures(bundle.evidence),
-        f"Input: `images`, float32 (batch, {channels}, {height}, {width}), prepared as"
-        " `preprocessing`",
-        f"in `config.yaml` says. Output: `{output}`.",
+        f"Input: `images`, float32 (batch, {channels}, {height}, {width}), prepared as",
+        ("`preprocessing.json`" if runs else "`preprocessing` in `config.yaml`")
+        + f" says. Output: `{output}`.",
         "",
+        *_elsewhere(onnx),
     ]
     return "\n".join(lines)
 
 
+def _alone() -> list[str]:
+    return [
+        "Without autotok:",
+        "",
+        "    pip install numpy pillow onnxruntime",
+        "    python infer.py IMAGE.jpg",
+        "",
+    ]
+
+
+def _number_format(name: str) -> list[str]:
+    if name == "float32":
+        return []
+    return [
+        "",
+        f"The configuration's number format is {name}: the exported file is in it, and its quality",
+        "was judged on such a file. In torch the model computes in float32.",
+    ]
+
+
+def _elsewhere(found: Mapping[str, Any]) -> list[str]:
+    """What engines make of the ONNX file, by their own lists of operators."""
+    verdicts = found.get("engines") or {}
+    if not verdicts:
+        return []
+    lines = [f"- {engine.what}: {verdicts[engine.name]}" for engine in engine_table()]
+    return ["Engines elsewhere, by their own lists of operators (none of them ran it):", "", *lines]
+
+
 def _figures(evidence: Mapping[str, Any]) -> list[str]:
-    """Latency and memory, each with where it comes from; nothing where neither is known."""
+    """Quality, cost, latency and memory, each with where it comes from; what is not known is left
+    out."""
     measured, predicted = evidence.get("measured"), evidence.get("predicted") or {}
     figures = measured or predicted
-    lines = []
+    lines = [*_quality(evidence.get("quality")), *_cost(evidence)]
     for metric in map(METRICS.__getitem__, ON_DEVICE):
         value = figures.get(metric.name)
         if value is not None:
             told = f"{metric.label.capitalize()}: {value:.4g} {metric.unit}"
-            lines.append(f"{told}, {_source(evidence, metric)}.")
-    return [*lines, ""] if lines else []
+            lines.append(f"- {told}, {_source(evidence, metric)}.")
+    return ["Figures, and where they come from:", "", *lines, ""] if lines else []
+
+
+def _quality(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    metric = METRICS[found["metric"]]
+    low, high = (metric.number(found[side]) for side in ("low", "high"))
+    label = metric.label[0].upper() + metric.label[1:]
+    return [
+        f"- {label}: {metric.text(found['value'])} ({low} to {high} at 95 %), judged on"
+        f" {found['num_images']} images."
+    ]
+
+
+def _cost(evidence: Mapping[str, Any]) -> list[str]:
+    costs, counted = evidence.get("costs"), evidence.get("macs_counted")
+    if not costs:
+        return []
+    second = "" if counted is None else f"; a second, independent counter found {counted / 1e9:.3f}"
+    return [
+        f"- Cost: {costs['macs_g']:.3f} G multiply-accumulates an image, attention included (papers"
+        f" say GFLOPs), by formula{second}."
+    ]
 
 
 def _source(evidence: Mapping[str, Any], metric: Metric) -> str:
@@ -84,6 +151,8 @@ def _source(evidence: Mapping[str, Any], metric: Metric) -> str:
 
 def _export_line(found: Mapping[str, Any]) -> str:
     verdict = "agrees with torch" if found["ok"] else "DISAGREES with torch"
+    if found["precision"] != "float32":
+        verdict = f"the same first choice as torch on {found['agreement_pct']:g} %,"
     own = found.get("own_sensitivity")
     edge = (
         ""
@@ -91,6 +160,6 @@ def _export_line(found: Mapping[str, Any]) -> str:
         else f"; torch differs from itself by {own:.1e} when the input moves by a millionth"
     )
     return (
-        f"batch {found['batch']}, {found['size_mb']} MB, {verdict} on {found['num_images']} images"
-        f" (largest difference {found['max_abs_diff']:.1e}{edge})"
+        f"{found['precision']}, batch {found['batch']}, {found['size_mb']} MB, {verdict} on"
+        f" {found['num_images']} images (largest difference {found['max_abs_diff']:.1e}{edge})"
     )

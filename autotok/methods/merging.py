@@ -17,7 +17,7 @@ from autotok.tokens import Tokens
 
 from .matching import Pairs
 from .primitives import gather_rows, moved
-from .row_index import add_rows, fixed_rows
+from .row_index import add_rows, fixed_rows, summed_up
 
 
 def merge(
@@ -140,13 +140,18 @@ def _folded(
     sums, total = _gathered(heavy, rows), _gathered(_given(shares, x), rows)
     del heavy
     kept = rows.shape[1] - target.shape[1]
-    add_rows(sums[:, first:kept], target, sums[:, kept:])
+    if torch.onnx.is_in_onnx_export():
+        sums = summed_up(sums, target, first)
+    else:
+        add_rows(sums[:, first:kept], target, sums[:, kept:])
     total = _summed(total, target, first)
     return sums[:, :kept] / total.unsqueeze(-1), total
 
 
 def _summed(values: Tensor, target: Tensor, first: int) -> Tensor:
     """The first K of `values` (B, N), a fresh tensor; the last are added at `first + target`."""
+    if torch.onnx.is_in_onnx_export():
+        return summed_up(values.unsqueeze(-1), target, first).squeeze(-1)
     kept = values.shape[1] - target.shape[1]
     values[:, first:kept].scatter_add_(1, target, values[:, kept:])
     return values[:, :kept]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from autotok.backbones.base import Backbone
 from autotok.compression.compress import compress_backbone
@@ -46,14 +47,16 @@ def hand_over(
     result: SearchResult,
     *,
     compressed: Callable[[CompressionConfig], CompressedViT] | None = None,
+    calibration: Callable[[], Tensor] | None = None,
     plug_in_only: str | None = None,
     no_export: str = "",
 ) -> None:
     """Write everything a run directory holds beyond the study's own tables.
 
     `compressed` gives the model of a configuration, with its fine-tuned weights where it has some;
-    by default the backbone's own weights. `plug_in_only` says why nothing could be retrained,
-    `no_export` why best/ gets weights only.
+    by default the backbone's own weights. `calibration` gives the images that int8 files are
+    calibrated on; by default those that the export is checked on. `plug_in_only` says why nothing
+    could be retrained, `no_export` why best/ gets weights only.
     """
     folder, final = result.directory, result.final
     judged_in = {key: question.get(key) for key in ("device", "precision", "precision_why")}
@@ -66,7 +69,10 @@ def hand_over(
         model = (compressed or partial(compress_backbone, backbone))(final.best.config).eval()
         evidence = _evidence(question, final.best, comparisons)
         formats = () if no_export else ("onnx",)
-        exports = _write_best(folder, backbone, evaluator, final.best, evidence, model, formats)
+        shown = None
+        if calibration is not None and model.config.number_format == "int8":
+            shown = calibration()
+        exports = _write_best(folder, model, evaluator, evidence, formats, shown)
         exports = exports or {"onnx": {"error": no_export}}
         write_maps(folder, model, evaluator.data, seed=evaluator.seed)
     images = f"{evaluator.data.name}: {evaluator.data.labelling}."
@@ -151,26 +157,26 @@ def _evidence(
 
 def _write_best(
     folder: Path,
-    backbone: Backbone,
-    evaluator: Evaluator,
-    best: TrialRecord,
-    evidence: Mapping[str, Any],
     model: CompressedViT,
+    evaluator: Evaluator,
+    evidence: Mapping[str, Any],
     formats: Sequence[str],
+    calibration: Tensor | None,
 ) -> dict[str, Any]:
     """Results of the exports of best/; beside it, best.yaml."""
-    assert best.config is not None
     checkpoint = evidence["question"].get("checkpoint")
     bundle = Bundle(
         backbone=BackboneRef.of(
             model.backbone.facts, checkpoint=None if checkpoint is None else Path(checkpoint)
         ),
-        config=best.config,
-        preprocessing=preprocessing_of(backbone).to_dict(),
+        config=model.config,
+        preprocessing=preprocessing_of(evaluator.backbone).to_dict(),
         evidence=dict(evidence),
     )
     images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
-    results = save_bundle(folder / "best", model, bundle, images, formats=formats)
+    results = save_bundle(
+        folder / "best", model, bundle, images, formats=formats, calibration=calibration
+    )
     write_best(folder / "best.yaml", bundle)  # last: it names the weights of a retrained one
     exports: dict[str, Any] = results["exports"]
     return exports

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.counting.adaptive import is_adaptive
@@ -15,10 +13,8 @@ from autotok.counting.macs import cost
 from autotok.counting.macs import uncompressed as uncompressed_cost
 from autotok.devices.device import leaving, measure_on, open_device
 from autotok.devices.measurement import PROLONGED
-from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle
-from autotok.export.exported import export_model
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import Calibrated
 from autotok.predicting.predict import predict
@@ -26,6 +22,7 @@ from autotok.searching.running.judging import Judged, judge
 
 from .block_report import block_report
 from .counts_report import counts_report
+from .export_report import random_images
 
 OnProgress = Callable[[float, str], None]
 
@@ -165,26 +162,6 @@ def _adaptive_costs(judged: Judged) -> dict[str, Any]:
         "thresholds_found_on": judged.thresholds_from,
     }
     return {key: value for key, value in report.items() if value not in ("", {})}
-
-
-def export_report(
-    model: CompressedViT, output: Path, *, format: str, data: str | None
-) -> dict[str, Any]:
-    """What was written and how it compares with torch."""
-    images = random_images(model, 4) if data is None else sample_images(model, data)
-    return export_model(model, output, images, format=format).to_dict()
-
-
-def random_images(model: CompressedViT, number: int, seed: int = 0) -> torch.Tensor:
-    """(number, C, H, W) of noise, enough where only shapes or differences matter."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(number, *model.backbone.facts.image_shape, generator=generator)
-
-
-def sample_images(model: CompressedViT, data: str, number: int = 4) -> torch.Tensor:
-    """(number, C, H, W) images of a data set, normalised."""
-    source = load_data(data, model.backbone)
-    return source.batch(source.subset(number, 0))[0]
 
 
 def write_bundle(

@@ -35,6 +35,8 @@ class Point:
     origin: str = "predicted"
     """Of what a device tells: 'predicted' or 'measured'."""
     mode: str = "plug-in"
+    number_format: str = "float32"
+    """Of the file that was judged and is shipped."""
     finetuned: bool = False
     feasible: bool = True
     within_budget: bool | None = None
@@ -70,6 +72,7 @@ class Point:
             figures={m.column: _number(row.get(m.column)) for m in TABLE if m.kind != "judged"},
             origin=_origin(row.get("latency_is")),
             mode=str(row.get("mode") or "plug-in"),
+            number_format=str(row.get("number_format") or "float32"),
             finetuned=_truth(row.get("finetuned")) is True,
             feasible=_truth(row.get("feasible")) is not False,
             within_budget=_truth(row.get("within_budget")),
@@ -93,10 +96,12 @@ class Point:
 
     @property
     def mode_text(self) -> str:
-        """'plug-in' or 'fine-tuned'; '-' for the uncompressed model."""
+        """'plug-in' or 'fine-tuned', and the number format where it is not float32; '-' for the
+        uncompressed model."""
         if self.kind == "uncompressed":
             return "-"
-        return "fine-tuned" if self.retrained else "plug-in"
+        mode = "fine-tuned" if self.retrained else "plug-in"
+        return mode if self.number_format == "float32" else f"{mode}, {self.number_format}"
 
     @property
     def schedule(self) -> str:

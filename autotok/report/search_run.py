@@ -217,6 +217,7 @@ class WholeSearch:
                 session.evaluator,
                 result,
                 compressed=session.worker.compressed,
+                calibration=session.worker.calibration_images,
                 plug_in_only=session.plug_in_only,
                 no_export=no_export,
             )

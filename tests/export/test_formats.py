@@ -88,7 +88,9 @@ def test_a_registered_format_is_written_run_and_judged_as_the_others_are(tmp_pat
     assert (found.operators, found.risky_operators) == ({"Even": 3, "Odd": 1}, ("Odd",))
     assert found.batch == 1
     assert found.notes == ("a dynamic batch could not be exported; it is fixed at 1",)
-    with pytest.raises(ExportError, match="to toy: more than four images; try --format onnx, pt2"):
+    with pytest.raises(
+        ExportError, match="to toy: more than four images; try --format onnx, openvino"
+    ):
         export_model(model(), tmp_path / "n.toy", photos(5), format="toy", batch=5)
 
 

@@ -9,10 +9,10 @@ from exporting import compressed, photos
 from torch import Tensor
 
 from autotok.backbones.tiny import tiny_backbone
-from autotok.errors import ExportError
+from autotok.errors import ExportError, UsageError
 from autotok.export import onnx as onnx_room
 from autotok.export.exported import export_model
-from autotok.export.formats import FORMATS
+from autotok.export.formats import FORMATS, check_format
 
 
 def test_a_file_of_dynamic_batch_takes_any_batch(tmp_path: Path) -> None:
@@ -60,3 +60,55 @@ def test_a_file_of_the_older_exporter_that_disagrees_is_refused_even_if_not_stri
     with pytest.raises(ExportError, match=r"file, written by 'torchscript' after .* disagrees"):
         export_model(compressed("none", tiny_backbone()), path, photos(), strict=False)
     assert not path.exists()
+
+
+def test_an_int8_file_is_static_and_asks_for_what_tensorrt_takes(tmp_path: Path) -> None:
+    model, path = compressed("topk", tiny_backbone()), tmp_path / "m.onnx"
+    result = export_model(model, path, photos(8), precision="int8", calibration=photos(16))
+    assert (result.precision, result.exporter) == ("int8", "onnxruntime static QDQ")
+    assert result.operators["QuantizeLinear"] > 10
+    assert result.max_rel_diff < 0.1
+    assert "QuantizeLinear: its zero point must be 0" in result.engines["tensorrt-10"]
+    values = onnx.load(str(path)).graph.initializer
+    points = [onnx.numpy_helper.to_array(t) for t in values if t.name.endswith("zero_point")]
+    assert all((point == 0).all() for point in points)
+
+
+@pytest.mark.slow
+def test_a_float16_file_takes_and_gives_float32(tmp_path: Path) -> None:
+    model, path = compressed("none", tiny_backbone()), tmp_path / "m.onnx"
+    result = export_model(model, path, photos(), precision="float16")
+    assert 0.0 < result.max_rel_diff < 0.01
+    graph = onnx.load(str(path)).graph
+    kinds = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+    assert kinds == {onnx.TensorProto.FLOAT}
+    assert any(t.data_type == onnx.TensorProto.FLOAT16 for t in graph.initializer)
+
+
+@pytest.mark.slow
+def test_an_older_operator_set_is_for_engines_that_know_no_newer_one(tmp_path: Path) -> None:
+    model = compressed("tome", tiny_backbone())
+    result = export_model(model, tmp_path / "m.onnx", photos(), opset=16)
+    assert (result.opset, result.exporter) == (16, "torchscript")
+    assert result.max_abs_diff < 1e-4
+    assert "LayerNormalization" not in result.operators
+    assert result.engines["tensorrt-8.5"].startswith("yes")
+    assert export_model(model, tmp_path / "n.onnx", photos()).engines["tensorrt-8.5"] == (
+        "no: operator set 18 is above its 17, no LayerNormalization"
+    )
+
+
+@pytest.mark.parametrize(
+    ("format", "given", "message"),
+    [
+        ("onnx", {"opset": 9}, "operator set 9 cannot be written to onnx files; give --opset 14"),
+        ("pt2", {"opset": 16}, "pt2 files have no operator set; leave --opset out"),
+        ("pt2", {"precision": "int8"}, "pt2 files come in float32 here, not in int8; try --format"),
+        ("onnx", {"precision": "int7"}, "'int7' is unknown; did you mean 'int8'"),
+    ],
+)
+def test_what_a_format_does_not_come_in_is_told_before_any_work(
+    format: str, given: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_format(format, **given)  # type: ignore[arg-type]

@@ -71,3 +71,22 @@ def test_what_is_named_and_is_not_there_is_told_before_the_hand_over_is_tried(
     with pytest.raises(AutotokError, match=words):
         autotok.search(output=tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_number_format_that_is_searched_is_judged_timed_and_handed_over(
+    tmp_path: Path,
+) -> None:
+    asked: dict[str, Any] = {
+        "data": "digits", "budget": "80%", "target": "x86-desktop", "max_images": 24,
+        "objectives": ("quality", "latency"), "methods": ["topk"], "timeout_s": None,
+        "retrain_trials": 0, "control_shapes": 0, "measure_on": "local?runtime=onnxruntime",
+    }  # fmt: skip
+    run = autotok.search("tiny", formats=["int8"], n_trials=1, output=tmp_path / "int8", **asked)
+    assert run.best.config.number_format == "int8"
+    assert run.best.reading["dtype"] == "int8"
+    best = tmp_path / "int8" / "best"
+    assert "number_format: int8" in (tmp_path / "int8" / "best.yaml").read_text("utf-8")
+    assert "QuantizeLinear" in (best / "check.json").read_text("utf-8")
+    assert "number format is int8" in (best / "README.md").read_text("utf-8")
+    assert autotok.evaluate(best, "digits", num_images=24).num_images == 24

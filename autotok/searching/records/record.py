@@ -180,6 +180,8 @@ class TrialRecord:
         }
         if self.config is not None and self.config.subnet is not None:
             row["subnet"] = self.config.subnet.short
+        if self.config is not None and self.config.number_format != "float32":
+            row["number_format"] = self.config.number_format
         row.update(self._score_columns())
         row.update(self.costs.columns if self.costs is not None else {})
         if self.macs_nominal is not None and self.score is not None:

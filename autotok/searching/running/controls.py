@@ -40,7 +40,11 @@ def control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
         own = Shape(CONTROL, best.layers, tuple(g / gone[-1] for g in gone), "linear")
         shapes.insert(0, own)
     options = dict(sorted(shapes[0].reducer.resolve_options({}).items()))
-    return [dataclasses.replace(shape, options=options, subnet=subnet) for shape in shapes]
+    number_format = best.config.number_format
+    return [
+        dataclasses.replace(shape, options=options, subnet=subnet, number_format=number_format)
+        for shape in shapes
+    ]
 
 
 def controls_at_cost(search: Search, best: TrialRecord) -> Iterator[Repaired]:

@@ -9,6 +9,7 @@ Measurements and factors are kept with the study: a resumed run measures nothing
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,23 +19,19 @@ from typing import Any
 from autotok.config import CompressionConfig
 from autotok.devices.measurement import Measurement
 from autotok.errors import AutotokError, DeviceUnreachable, RunDirectoryError
-from autotok.metrics import METRICS, ON_DEVICE, PREDICTED
+from autotok.metrics import METRICS, ON_DEVICE
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
 
+from .correction_factors import CORRECTED, POWER, corrected, corrected_anew, factor_name, power_of
 from .early_configs import early_configs
 from .events import OnEvent, Working
 from .question import device_needed
 
 _LOG = logging.getLogger(__name__)
-CORRECTED = {m: METRICS[m].aspect for m in PREDICTED if not METRICS[m].follows}
-"""What is predicted by itself and measured; other metrics follow from these."""
-_POWER = "power_w"
-"""Watts, or mJ a ms: what makes energy of a time, once a device with a counter was measured."""
-_NOTED = {_POWER, *(f"{aspect}_correction" for aspect in CORRECTED.values())}
 UNCHECKED_PCT = 10.0
 """Allowed disagreement with a target that states no error."""
 _GUESS_S = 15.0
@@ -61,6 +58,8 @@ class DeviceCorrections:
         self._notebook: Proposals | None = None
         self._readings: dict[str, Measurement] = {}
         self._failures: dict[str, dict[str, str]] = {}
+        self._formats: dict[str, str] = {}
+        """Number formats of what was measured."""
         self._raw: dict[str, Mapping[str, float]] = {}
         """Uncorrected predictions of what was measured."""
         self._early: dict[str, float] = {}
@@ -107,15 +106,17 @@ class DeviceCorrections:
     def learn(self) -> None:
         """Take everything measured so far into the correction of further predictions."""
         stated = self._stated()
-        for metric in CORRECTED:
-            ratios = self._ratios(metric)
+        for metric, name in itertools.product(CORRECTED, dict.fromkeys(self._formats.values())):
+            ratios = self._ratios(metric, name)
             if ratios:
                 factor, allowed = median(ratios), stated.get(metric)
                 beyond = abs(factor - 1.0) * 100 > (UNCHECKED_PCT if allowed is None else allowed)
-                self._factors[metric] = factor if beyond else 1.0
+                # what is predicted is float32's: another format's factor always counts
+                beyond = beyond or name != "float32"
+                self._factors[factor_name(metric, name)] = factor if beyond else 1.0
         powers = [r.energy_mj / r.latency_ms for r in self._readings.values() if r.energy_mj]
         if powers:
-            self._factors[_POWER] = median(powers)
+            self._factors[POWER] = median(powers)
         self._write()
 
     def insist_on(self, objectives: Sequence[str]) -> None:
@@ -230,6 +231,7 @@ class DeviceCorrections:
             for key, item in (data.get("readings") or {}).items():
                 self._readings.setdefault(key, Measurement.from_dict(item["reading"]))
                 self._raw.setdefault(key, item["predicted"])
+                self._formats.setdefault(key, item.get("number_format", "float32"))
             self._failures = {**(data.get("failures") or {}), **self._failures}
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise RunDirectoryError(
@@ -244,7 +246,13 @@ class DeviceCorrections:
         if self._notebook is None or not self.active:
             return
         readings = {
-            key: {"reading": reading.to_dict(), "predicted": dict(self._raw.get(key, {}))}
+            key: {
+                "reading": reading.to_dict(),
+                "predicted": dict(self._raw.get(key, {})),
+                **(
+                    {} if self._formats[key] == "float32" else {"number_format": self._formats[key]}
+                ),
+            }
             for key, reading in self._readings.items()
         }
         data = {"readings": readings, "failures": self._failures}
@@ -263,6 +271,7 @@ class DeviceCorrections:
         begin = time.monotonic()
         try:
             self._readings[key] = measure(config)
+            self._formats[key] = config.number_format
         except DeviceUnreachable:
             raise
         except (AutotokError, MemoryError) as error:
@@ -286,38 +295,20 @@ class DeviceCorrections:
 
     def _predict(self, config: CompressionConfig) -> Mapping[str, float]:
         assert self.original.predict is not None
-        return self._corrected(self.original.predict(config))
-
-    def _corrected(self, raw: Mapping[str, float]) -> dict[str, float]:
-        found = {**raw, **self._corrections()}
-        for metric, aspect in CORRECTED.items():
-            _scale(found, metric, found.get(f"{aspect}_correction", 1.0))
-        if _POWER in found and "latency_ms" in found:
-            found["energy_mj"] = found["latency_ms"] * found[_POWER]
-        return found
-
-    def _corrections(self) -> dict[str, float]:
-        """As predictions carry them, so that they can be undone."""
-        found = {f"{a}_correction": self._factors.get(m, 1.0) for m, a in CORRECTED.items()}
-        found = {key: factor for key, factor in found.items() if factor != 1.0}
-        return found | {k: f for k, f in self._factors.items() if k == _POWER}
+        return corrected(self.original.predict(config), self._factors, config.number_format)
 
     def _today(self, record: TrialRecord) -> TrialRecord:
         """A record with its predictions under today's correction, whenever it was told."""
-        past = {k: v for k, v in record.predicted.items() if k in _NOTED}
-        if not record.predicted or past == self._corrections():
-            return record
-        raw = {k: v for k, v in record.predicted.items() if k not in _NOTED}
-        for metric, aspect in CORRECTED.items():
-            _scale(raw, metric, 1.0 / past.get(f"{aspect}_correction", 1.0))
-        return dataclasses.replace(record, predicted=self._corrected(raw))
+        number_format = "float32" if record.config is None else record.config.number_format
+        today = corrected_anew(record.predicted, self._factors, number_format)
+        return dataclasses.replace(record, predicted=today)
 
-    def _ratios(self, metric: str) -> list[float]:
+    def _ratios(self, metric: str, number_format: str = "float32") -> list[float]:
         """Measured over predicted."""
         return [
             getattr(reading, metric) / self._raw[key][metric]
             for key, reading in self._readings.items()
-            if self._raw.get(key, {}).get(metric)
+            if self._raw.get(key, {}).get(metric) and self._formats[key] == number_format
         ]
 
     def _stated(self) -> dict[str, float | None]:
@@ -334,16 +325,4 @@ class DeviceCorrections:
     def _rescaled(self, budget: Budget) -> Budget:
         name = METRICS[budget.metric].follows or budget.metric
         factor = self._early.get(name, 1.0) if budget.relative else 1.0
-        return dataclasses.replace(budget, limit=budget.limit * _power_of(budget.metric, factor))
-
-
-def _scale(values: dict[str, float], metric: str, factor: float) -> None:
-    """Multiply a prediction, and what follows from it."""
-    for name in values.keys() & set(PREDICTED):
-        if metric in (name, METRICS[name].follows):
-            values[name] *= _power_of(name, factor)
-
-
-def _power_of(name: str, factor: float) -> float:
-    """What a factor on the metric that one follows makes of it: throughputs fall as times rise."""
-    return 1.0 / factor if METRICS[name].higher_is_better else factor
+        return dataclasses.replace(budget, limit=budget.limit * power_of(budget.metric, factor))

@@ -20,7 +20,15 @@ SHARE = 0.6
 
 
 def early_configs(problem: Problem) -> Iterator[CompressionConfig]:
-    """The uncompressed model, and published schedules of methods of different kinds."""
+    """The uncompressed model, and published schedules of methods of different kinds, each in
+    every number format of the space."""
+    formats = dict.fromkeys(("float32", *problem.space.number_formats))
+    for config in _configs(problem):
+        for name in formats:
+            yield dataclasses.replace(config, number_format=name)
+
+
+def _configs(problem: Problem) -> Iterator[CompressionConfig]:
     kinds = set[Kind]()
     yield CompressionConfig()
     macs = int(SHARE * problem.costs.cost(CompressionConfig()).macs)

@@ -14,8 +14,9 @@ from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Quality
 from autotok.evaluation.data import DataSource, load_data
 from autotok.evaluation.precision import ChosenFormat, choose_format
+from autotok.export.file_model import as_file
 
-from .model_worker import judged_tally, plugged_in
+from .model_worker import QUANTISED_ON, judged_tally, plugged_in
 
 _LOG = logging.getLogger(__name__)
 
@@ -79,7 +80,12 @@ def judge(
             on_progress(done / (2 * stop), f"{done} of {2 * stop} forward passes")
 
     reference = evaluator.reference(0, stop, on_images=advance).quality()
-    tally = judged_tally(evaluator, model, 0, stop, on_images=advance)
+    if model.config.number_format == "float32":
+        tally = judged_tally(evaluator, model, 0, stop, on_images=advance)
+    else:  # what is shipped is the file
+        images = source if training is None else training
+        shown = images.batch(images.subset(min(QUANTISED_ON, len(images)), seed))[0]
+        tally = evaluator.evaluate(as_file(model, shown), 0, stop, on_images=advance)
     return Judged(model, tally.quality(), reference, found_on, source, chosen)
 
 
@@ -87,7 +93,7 @@ def _training_images(
     data: str, backbone: Backbone, model: CompressedViT, class_names: str | Path | None
 ) -> DataSource | None:
     """The data's training split, where there is one and somebody needs it."""
-    if not needs_calibration(model.config):
+    if not needs_calibration(model.config) and model.config.number_format == "float32":
         return None
     try:
         found = load_data(data, backbone, split="train", class_names=class_names)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
+from torch import Tensor
+
 from autotok.backbones.base import Backbone
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.compression.activations import Activations
@@ -29,6 +31,7 @@ from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
+from autotok.export.file_model import FileModel, as_file
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
 from autotok.searching.space.problem import COUNTED_IMAGES, Tuned
@@ -40,6 +43,8 @@ from autotok.training.student import emitted, retrained, save_weights, student_o
 
 _LOG = logging.getLogger(__name__)
 WEIGHTS_FOLDER = "weights"
+QUANTISED_ON = 16
+"""Images that int8 files are calibrated on."""
 
 
 class ModelWorker:
@@ -64,6 +69,7 @@ class ModelWorker:
         self._teacher: Teacher | None = None
         self._train_data: DataSource | None = None
         self._last: tuple[str, CompressedViT] | None = None
+        self._last_file: tuple[str, FileModel] | None = None
         self._told = False
 
     def bring_home(self) -> None:
@@ -134,7 +140,23 @@ class ModelWorker:
 
     def evaluate(self, config: CompressionConfig, start: int, stop: int) -> Tally:
         """Tally over images [start, stop) of the seeded order."""
-        return judged_tally(self.evaluator, self.compressed(config), start, stop)
+        model = self.compressed(config)
+        if config.number_format == "float32":
+            return judged_tally(self.evaluator, model, start, stop)
+        return self.evaluator.evaluate(self._file(model), start, stop)
+
+    def _file(self, model: CompressedViT) -> FileModel:
+        """The model as the file that would be shipped."""
+        key = model.config.config_id
+        if self._last_file is None or self._last_file[0] != key:
+            self._last_file = key, as_file(model, self.calibration_images())
+        return self._last_file[1]
+
+    def calibration_images(self) -> Tensor:
+        """(n, C, H, W) normalised, what int8 files are calibrated on: the first training images, or
+        where there are none, the first of those to be judged."""
+        data = self.evaluator.data if self.why_not_trainable() else self._training_data()
+        return data.batch(data.subset(min(QUANTISED_ON, len(data)), self.evaluator.seed))[0]
 
     def count(self, config: CompressionConfig) -> float:
         """Multiply-accumulates of an image by the independent counter: of what ran, the mean over

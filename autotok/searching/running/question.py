@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from autotok.config import NUMBERS
 from autotok.devices.placing import check_device, check_measure_on
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.export.formats import check_format
@@ -42,6 +43,8 @@ class Question:
     space: str = "default"
     methods: tuple[str, ...] = ()
     """Of these alone; none: those of the space."""
+    formats: tuple[str, ...] = ()
+    """Number formats of the exported file that are searched; none: those of the space."""
     quality: str = "auto"
     subnet: str = "fixed"
     """'search' looks for the subnet of a supernet together with its tokens."""
@@ -74,6 +77,7 @@ class Question:
             **dataclasses.asdict(self),
             "budgets": list(self.budgets),
             "methods": list(self.methods),
+            "formats": list(self.formats),
         }
 
     @property
@@ -103,7 +107,7 @@ def check_names(
     timed_on = question.measure_on or "none"
     if timed_on != "none":
         check_measure_on(timed_on)
-    read_yaml(find_space(question.space), like="a search space")
+    space = dict(read_yaml(find_space(question.space), like="a search space")[0] or {})
     if question.methods:
         from autotok.methods.registry import list_methods
 
@@ -116,6 +120,28 @@ def check_names(
         load_target(question.target)
     wanted = [m.name for m in asked_metrics(objectives)]
     require_device(limited + wanted, question.target, timed_on)
+    formats = question.formats or space.get("formats") or ()
+    formats = (formats,) if isinstance(formats, str) else tuple(map(str, formats))
+    _require_runtime(formats, {*limited, *wanted}, timed_on)
+
+
+def _require_runtime(formats: Sequence[str], metrics: Collection[str], measure_on: str) -> None:
+    """Raise `ConfigError` where number formats are searched that nothing asked for tells apart, or
+    that what finalists are timed on does not run."""
+    lower = [known("number format", name, NUMBERS) for name in formats if name != "float32"]
+    if not lower:
+        return
+    example = "--measure-on 'local?runtime=onnxruntime'"
+    if not {*metrics} & {*ON_DEVICE}:
+        raise ConfigError(
+            f"number format {lower[0]} costs quality and saves time and memory, and nothing asked"
+            f" for tells these; add --objective latency with a --target and {example}"
+        )
+    if measure_on in ("none", "local", "local?runtime=compile") or measure_on.startswith("ray"):
+        raise ConfigError(
+            f"number format {lower[0]} is timed from its exported file, never predicted alone; give"
+            f" {example}, 'local?runtime=openvino' or a board over ssh"
+        )
 
 
 def require_device(names: Iterable[str], target: str | None, measure_on: str = "any") -> None:

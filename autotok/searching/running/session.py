@@ -79,6 +79,8 @@ def build_problem(
     space = load_space(question.space)
     if question.methods:
         space = dataclasses.replace(space, methods=question.methods)
+    if question.formats:
+        space = dataclasses.replace(space, number_formats=question.formats)
     target = None if question.target is None else load_target(question.target)
     backbone, supernet, structure = _load_model(question, model, loaded)
     space = dataclasses.replace(space, structure=structure)
@@ -242,7 +244,8 @@ class _Predictor:
         self._known: dict[str, dict[str, float]] = {}
 
     def __call__(self, config: CompressionConfig) -> Mapping[str, float]:
-        config = config.plugged_in
+        # number formats are predicted as float32: what they change is measured
+        config = dataclasses.replace(config.plugged_in, number_format="float32")
         key = config.config_id
         if key not in self._known:
             found = predict_trace(

@@ -193,6 +193,7 @@ class Problem:
             [[b.metric, b.limit] for b in self.budgets],
             *([] if self.batch is None else [self.batch]),
             *([] if self.precision == "float32" else [self.precision]),
+            *([] if self.space.number_formats == ("float32",) else [self.space.number_formats]),
         ]
         return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]
 

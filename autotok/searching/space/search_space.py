@@ -95,6 +95,8 @@ class SearchSpace:
     """How mode 'retrain' trains."""
     structure: Structure | None = None
     """Subnets to search together with the tokens; None keeps the backbone as it is."""
+    number_formats: tuple[str, ...] = field(default=("float32",), repr=False)
+    """Of the exported file; what is not float32 is judged on that file."""
 
     def candidates(self, facts: BackboneFacts) -> tuple[str, ...]:
         """Methods of the space that fit the backbone, in the order given.
@@ -104,7 +106,7 @@ class SearchSpace:
         named = [m for word in self.methods for m in (_plug_in() if word == "plug-in" else [word])]
         if self.structure is not None and "none" not in self.exclude:
             named.insert(0, "none")
-        unique = dict.fromkeys(m for m in named if m not in self.exclude)
+        unique = dict.fromkeys(m for m in named if m not in self.exclude and self.formats_of(m))
         fitting = tuple(m for m in unique if unmet_need(get_method(m), facts) is None)
         if "retrain" not in self.mode:
             self._refuse_untrained(fitting)
@@ -139,6 +141,8 @@ class SearchSpace:
         if ask(Parameter("mode", self._modes(name))) == "retrain":
             for key, choices in self.finetune.questions():
                 ask(Parameter(key, choices))
+        if self.number_formats != ("float32",):
+            ask(Parameter("number_format", self.formats_of(name)))
         ask(_number("budget_fraction", self.budget_fraction))
         self._ask_schedule(ask, get_method(name), facts)
         for parameter in self._option_parameters(name):
@@ -149,6 +153,13 @@ class SearchSpace:
         """Ways to get at weights; a method that must be trained is never plugged in."""
         untrained = get_method(method).training_need is Training.REQUIRED
         return ("retrain",) if untrained else self.mode
+
+    def formats_of(self, method: str) -> tuple[str, ...]:
+        """Number formats for a method: what needs an exported file is for those that have one."""
+        cls = get_method(method)
+        if cls.exportable and cls.count is Count.STATIC:
+            return self.number_formats
+        return tuple(name for name in self.number_formats if name == "float32")
 
     @staticmethod
     def _ask_subnet(ask: Chooser, params: Params, structure: Structure) -> BackboneFacts:
@@ -216,7 +227,13 @@ class SearchSpace:
         if method.kind is Kind.NONE:
             layers, weights = (), ()
         return Shape(
-            name, layers, weights, curve, method.resolve_options({**fixed, **given}), subnet=subnet
+            name,
+            layers,
+            weights,
+            curve,
+            method.resolve_options({**fixed, **given}),
+            subnet=subnet,
+            number_format=str(params.get("number_format", "float32")),
         )
 
     def encode(

@@ -34,6 +34,8 @@ class Shape:
     """'geometric': keep ratios multiply, as stage ratios do; 'linear': removals add, as r does."""
     options: Options = field(default_factory=dict)
     subnet: SubnetSpec | None = None
+    number_format: str = "float32"
+    """Of the file that is shipped and judged."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
@@ -104,12 +106,13 @@ class Shape:
                 reductions.append(Reduction(layer, num_keep=int(keep)))
             entering = entering if self._parks else keep
         if not reductions:
-            return CompressionConfig(subnet=self.subnet)
+            return CompressionConfig(subnet=self.subnet, number_format=self.number_format)
         return CompressionConfig(
             method=self.method,
             reductions=tuple(reductions),
             options=dict(sorted(self.options.items())),
             subnet=self.subnet,
+            number_format=self.number_format,
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autotok.config import MODES, FineTuneSpec, Primitive
+from autotok.config import MODES, NUMBERS, FineTuneSpec, Primitive
 from autotok.errors import ConfigError, nearest
 from autotok.methods.registry import get_method
 from autotok.plain_data import Place, read_yaml, typed
@@ -59,6 +59,7 @@ class _SpaceFile:
     methods: Words | None = None
     exclude: Words | None = None
     mode: Words | None = None
+    formats: Words | None = None
     schedule: _Schedule | None = None
     budget_fraction: Range | None = None
     options: Mapping[str, Mapping[str, Answers]] | None = None
@@ -90,10 +91,13 @@ def space_from_dict(
         ("methods", file.methods, place, None),
         ("exclude", file.exclude, place, None),
         ("mode", file.mode, place, MODES),
+        ("formats", file.formats, place, NUMBERS),
         ("families", schedule.families, below, FAMILIES),
     ):
         if given is not None:
             found[key] = _words(given, known, at / key)
+    if "formats" in found:
+        found["number_formats"] = found.pop("formats")
     for key in ("methods", "exclude"):
         for method in found.get(key, ()):
             with (place / key).named():

@@ -24,6 +24,7 @@ def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
     that however few are run, they reach from the limit to the cheapest (van der Corput's sequence).
     """
     found: list[Params] = []
+    seen: list[Params] = []
     low, high = space.budget_fraction
     for method in space.candidates(facts):
         if method == "none":
@@ -32,9 +33,13 @@ def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
             continue
         for layers, ratios in _published(method, facts) or [_default(method, facts)]:
             params = space.encode(method, layers, ratios, facts, budget_fraction=high)
-            if params not in [{**p, "budget_fraction": high} for p in found]:
+            if params not in seen:
+                seen.append(params)
                 fraction = high - _halved(len(found)) * (high - low)
                 found.append({**params, "budget_fraction": fraction})
+                if "number_format" in params:  # they take turns
+                    able = space.formats_of(method)
+                    found[-1]["number_format"] = able[(len(found) - 1) % len(able)]
     return found
 
 

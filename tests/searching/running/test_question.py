@@ -29,6 +29,12 @@ WRONG = [
     (("--measure-on", "gpu7"), "--measure-on 'gpu7' is unknown"),
     (("--measure-on", "ssh://-oProxyCommand"), "is no ssh address"),
     (("--budget", "26ms"), "give --target"),
+    (("--formats", "float32,int9"), "did you mean 'int8'"),
+    (("--formats", "int8"), "nothing asked for tells these; add --objective latency"),
+    (
+        ("--formats", "int8", "--target", "jetson-nx", "--budget", "26ms"),
+        "int8 is timed from its exported file, never predicted alone; give --measure-on",
+    ),
     (("--budget", "1e308GFLOPs"), "out of all proportion"),
     (("--seed", "-1"), "give a whole number from 0 to 4294967295"),
     (("--seed", "4294967296"), "give a whole number from 0 to 4294967295"),

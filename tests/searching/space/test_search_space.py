@@ -1,5 +1,7 @@
 """Spaces: the shipped ones load and decode, and a round trip through params keeps the shape."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from problems import fake_problem, vit_facts
@@ -89,3 +91,24 @@ def test_a_fixed_option_reaches_the_configuration() -> None:
 def test_a_space_that_only_retrains_is_refused_where_nothing_can_be_fine_tuned() -> None:
     with pytest.raises(ConfigError, match="only retrains, and nothing can be fine-tuned here"):
         fake_problem(space=space_from_dict({"methods": ["topk"], "mode": ["retrain"]}))
+
+
+def test_number_formats_are_a_question_of_methods_that_can_be_exported_only() -> None:
+    space = space_from_dict({"methods": ["tome", "topk", "avit"], "mode": ["plug-in", "retrain"],
+                             "formats": ["float32", "int8"]})  # fmt: skip
+    seen: dict[str, set[str]] = {}
+    for seed in range(200):
+        params = space.walk(random_chooser(seed), FACTS)
+        shape = space.decode(params, FACTS)
+        seen.setdefault(shape.method, set()).add(shape.number_format)
+        config = shape.config(shape.counts(np.array([0.5]), FACTS)[0], FACTS)
+        assert config.number_format == shape.number_format == params["number_format"]
+    assert seen["tome"] == seen["topk"] == {"float32", "int8"}
+    assert seen["avit"] == {"float32"}
+    alone = dataclasses.replace(space, number_formats=("int8",))
+    assert alone.candidates(FACTS) == ("tome", "topk")
+
+
+def test_a_space_of_float32_asks_nothing_of_number_formats() -> None:
+    params = load_space("default").walk(random_chooser(0), FACTS)
+    assert "number_format" not in params

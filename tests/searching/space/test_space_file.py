@@ -14,6 +14,7 @@ from autotok.searching.space.space_file import load_space, space_from_dict
         ({"schedule": {"num_stages": [3, 1]}}, r"give \[low, high\]"),
         ({"schedule": {"families": ["stage"]}}, "did you mean 'stages'"),
         ({"options": {"evit": {"fus": True}}}, "did you mean 'fuse'"),
+        ({"formats": ["int9"]}, "did you mean 'int8'"),
         ([1], "must be a mapping"),
         ({"version": 2}, "reads version 1"),
     ],

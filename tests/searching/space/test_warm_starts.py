@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from problems import vit_facts
 
-from autotok.searching.space.space_file import load_space
+from autotok.searching.space.space_file import load_space, space_from_dict
 from autotok.searching.space.warm_starts import warm_starts
 
 FACTS = vit_facts()
@@ -22,3 +22,9 @@ def test_however_few_warm_starts_are_run_they_are_spread_over_the_costs() -> Non
     for many in range(2, len(fractions) + 1):  # no gap is wider than twice the even one
         edges = sorted([0.0, *fractions[:many], 1.0])
         assert max(b - a for a, b in pairwise(edges)) <= 2.0 / many
+
+
+def test_number_formats_take_turns() -> None:
+    space = space_from_dict({"methods": ["tome", "evit", "topk"], "formats": ["float32", "int8"]})
+    found = [params["number_format"] for params in warm_starts(space, vit_facts())]
+    assert found == (["float32", "int8"] * len(found))[: len(found)]

@@ -1,0 +1,193 @@
+"""Runs the exported model beside this file on images: python infer.py IMAGE ...
+
+Needs numpy, pillow and onnxruntime, nothing else. Prints one line per image: the file, then the
+most likely classes with their probabilities. `--logits FILE.npy` also writes all outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Array = NDArray[np.float32]
+Spec = dict[str, Any]
+HERE = Path(__file__).resolve().parent
+
+
+class Refused(Exception):
+    """Something that cannot be used; the message is one sentence for the user."""
+
+
+def read_spec(folder: Path) -> Spec:
+    """What `preprocessing.json` says.
+
+    Raises:
+        Refused: it is missing or damaged.
+    """
+    path = folder / "preprocessing.json"
+    try:
+        spec: Spec = json.loads(path.read_text("utf-8"))
+        spec["input"]["shape"], spec["output"]["classes"], spec["resize"]["to"], spec["std"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused(
+            f"'{path}' cannot be read ({error}); copy the whole folder again, or export anew"
+        ) from error
+    return spec
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The image, upright.
+
+    Raises:
+        Refused: it cannot be read, or holds more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image: Image.Image = ImageOps.exif_transpose(opened)
+    except Exception as error:  # Pillow raises whatever a damaged file leads it to
+        raise Refused(f"image '{path}' cannot be read ({error}); give another file") from error
+    if image.mode == "F" or image.mode.startswith("I"):
+        raise Refused(f"image '{path}' has more than 8 bits a channel; convert it to 8 bits")
+    return image
+
+
+def prepare(image: Image.Image, spec: Spec) -> Array:
+    """(1, channels, height, width), ready for the model."""
+    channels, height, width = spec["input"]["shape"][1:]
+    mode = "L" if channels == 1 else "RGB"
+    image = image if image.mode in ("L", "RGB") else image.convert(grey_or_colour(image))
+    image = image if image.mode == mode else image.convert(mode)
+    kind = Image.Resampling[spec["resize"]["interpolation"].upper()]
+    image = cropped(image.resize(resized(image.size, spec), kind), width, height, spec)
+    pixels = np.array(image, np.float32).reshape(height, width, channels) / np.float32(255)
+    mean, std = (np.array(spec[name], np.float32) for name in ("mean", "std"))
+    found: Array = ((pixels - mean) / std).transpose(2, 0, 1)[None]
+    return found
+
+
+def grey_or_colour(image: Image.Image) -> str:
+    """The mode that transparency and palettes are dropped into."""
+    return "L" if image.mode in ("1", "LA", "La") else "RGB"
+
+
+def resized(size: tuple[int, int], spec: Spec) -> tuple[int, int]:
+    """(width, height) before the crop."""
+    (to_h, to_w), rule = spec["resize"]["to"], spec["resize"]["rule"]
+    width, height = size
+    if rule == "squash":
+        return to_w, to_h
+    if rule == "border":
+        ratio = max(width / to_w, height / to_h)
+    elif to_w != to_h:
+        ratio = min(width / to_w, height / to_h)
+    elif width <= height:
+        return to_w, int(to_w * height / width)
+    else:
+        return int(to_w * width / height), to_w
+    return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+
+def cropped(image: Image.Image, width: int, height: int, spec: Spec) -> Image.Image:
+    """The central part; what is missing is filled as the resize rule says."""
+    have_w, have_h = image.size
+    if have_w < width or have_h < height:
+        border = spec["resize"]["rule"] == "border"
+        fill = [round(255 * value) if border else 0 for value in spec["mean"]]
+        colour = tuple(fill) if image.mode == "RGB" else fill[0]
+        canvas = Image.new(image.mode, (max(have_w, width), max(have_h, height)), colour)
+        canvas.paste(image, (max(0, (width - have_w) // 2), max(0, (height - have_h) // 2)))
+        image, (have_w, have_h) = canvas, canvas.size
+    left, top = round((have_w - width) / 2.0), round((have_h - height) / 2.0)
+    return image.crop((left, top, left + width, top + height))
+
+
+def open_model(folder: Path, spec: Spec) -> Any:
+    """The session of the model file.
+
+    Raises:
+        Refused: no runtime, no file, a damaged one, or one of another input size.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Refused("onnxruntime is not installed; run: pip install onnxruntime") from error
+    path = folder / spec["file"]
+    if not path.is_file():
+        raise Refused(f"'{path}' is not there; copy the whole folder again, or export anew")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # a runtime's own types are private
+        reason = " ".join(str(error).split())[:160]
+        raise Refused(
+            f"'{path}' cannot be opened by onnxruntime {onnxruntime.__version__} ({reason}); copy"
+            " it again, or install a newer onnxruntime"
+        ) from error
+    found, wanted = session.get_inputs()[0].shape[1:], spec["input"]["shape"][1:]
+    if list(found) != list(wanted):
+        raise Refused(
+            f"'{path}' takes images of {found}, and preprocessing.json makes {wanted}; the two are"
+            " of different exports: copy the whole folder again"
+        )
+    return session
+
+
+def logits_of(session: Any, images: Array) -> Array:
+    """(n, classes) of prepared images (n, C, H, W), whatever batch the file takes."""
+    name, batch = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
+    batch = batch if isinstance(batch, int) else len(images)
+    wanted = len(images)
+    full = images[np.arange(math.ceil(wanted / batch) * batch) % wanted]
+    chunks = [full[i : i + batch] for i in range(0, len(full), batch)]
+    found: Array = np.concatenate([session.run(None, {name: chunk})[0] for chunk in chunks])
+    return found[:wanted]
+
+
+def line(path: Path, logits: Array, names: list[str] | None, top: int) -> str:
+    """What is printed of one image."""
+    if not top:
+        return f"{path}\t{len(logits)} features"
+    shifted = np.exp(logits - logits.max())
+    chances = shifted / shifted.sum()
+    best = np.argsort(-logits)[:top]
+    words = [f"{names[i] if names else f'class {i}'} {100 * chances[i]:.1f}%" for i in best]
+    return f"{path}\t{', '.join(words)}"
+
+
+def infer_files(arguments: list[str]) -> int:
+    """Runs the model on the files named; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("--top", type=int, default=3, help="classes to print")
+    parser.add_argument("--logits", type=Path, help="write all outputs to this .npy file")
+    given = parser.parse_args(arguments)
+    try:
+        spec = read_spec(HERE)
+        session = open_model(HERE, spec)
+        prepared = np.concatenate([prepare(read_picture(path), spec) for path in given.images])
+        logits = logits_of(session, prepared)
+    except Refused as error:
+        sys.stderr.write(f"infer.py: {error}\n")
+        return 2
+    if given.logits is not None:
+        np.save(given.logits, logits)
+    top = given.top if spec["output"]["classes"] else 0
+    for path, row in zip(given.images, logits, strict=True):
+        sys.stdout.write(line(path, row, spec.get("class_names"), top) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(infer_files(sys.argv[1:]))

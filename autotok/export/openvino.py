@@ -1,0 +1,135 @@
+"""OpenVINO files (.xml, the weights in a .bin beside it): converted from ONNX, run on the CPU.
+
+int8 is made by NNCF, which knows transformers; openvino and nncf are the extra 'openvino'.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autotok.config import NUMBERS
+from autotok.errors import ExportError, failure
+
+from .formats import ExportFormat, Written, not_exported, register_format
+from .onnx import Onnx
+
+_NO_OPERATION = ("Constant", "Parameter", "Result")
+
+
+@register_format("openvino")
+class OpenVino(ExportFormat):
+    """For Intel's processors and graphics, and whatever else OpenVINO runs on."""
+
+    suffix = ".xml"
+    precisions = NUMBERS
+    runtime = "openvino"
+
+    def check(self) -> None:
+        try:
+            import openvino
+
+            _nncf()
+            openvino.Core()
+        except Exception as error:  # a broken build raises anything, ImportError to OSError
+            raise ExportError(
+                f"OpenVINO files cannot be made here ({failure(error)[:160]}); install it with"
+                " `pip install 'autotok[openvino]'`, or choose another --format"
+            ) from error
+        Onnx().check()
+
+    def write(
+        self, model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool
+    ) -> Written:
+        """By OpenVINO's converter, of the ONNX file."""
+        import openvino
+
+        with tempfile.TemporaryDirectory(prefix="autotok-openvino-") as folder:
+            step = Path(folder) / "model.onnx"
+            Onnx().write(model, images, step, dynamic_batch=dynamic_batch)
+            try:
+                found = openvino.Core().read_model(str(step))
+                openvino.save_model(found, str(path), compress_to_fp16=False)
+            except Exception as error:  # its own types are private
+                raise not_exported(self.name, failure(error)[:200]) from error
+        return Written(f"openvino {openvino.__version__.split('-')[0]}", _operations(found))
+
+    def lower(self, path: Path, precision: str, images: Tensor, *, batch: int) -> Written:
+        """float16 weights by OpenVINO, int8 by NNCF's quantiser for transformers."""
+        import openvino
+
+        model = openvino.Core().read_model(str(path))
+        by = f"openvino {openvino.__version__.split('-')[0]} float16 weights"
+        if precision == "int8":
+            nncf = _nncf()
+            by = f"nncf {nncf.__version__}"
+            chunks = [chunk.numpy() for chunk in images.split(batch)]
+            try:
+                model = nncf.quantize(
+                    model,
+                    nncf.Dataset(chunks),
+                    model_type=nncf.ModelType.TRANSFORMER,
+                    subset_size=len(chunks),
+                )
+            except Exception as error:
+                raise not_exported(self.name, f"int8: {failure(error)[:200]}") from error
+        fresh = path.with_name(f"fresh-{path.name}")  # the weights of the old one are mapped
+        openvino.save_model(model, str(fresh), compress_to_fp16=precision == "float16")
+        for suffix in (".bin", ".xml"):
+            os.replace(fresh.with_suffix(suffix), path.with_suffix(suffix))
+        return Written(by, _operations(model))
+
+    def open(self, path: Path, device: torch.device) -> nn.Module:
+        return OpenVinoSession(path)
+
+    def version(self, opened: nn.Module | None = None) -> str:
+        import openvino
+
+        return f"openvino {openvino.__version__.split('-')[0]} CPU f32"
+
+
+class OpenVinoSession(nn.Module):
+    """An OpenVINO file on the CPU, with as many threads as torch has.
+
+    Where weights are not int8, products are in float32: on processors that have bfloat16 OpenVINO
+    would take that unasked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        import openvino
+
+        hints = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        model: Any = openvino.Core().compile_model(str(path), "CPU", hints)
+        self._request = model.create_infer_request()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, classes), on the host."""
+        self._request.infer([images.float().cpu().numpy()])
+        return torch.from_numpy(self._request.get_output_tensor(0).data.copy())
+
+
+def _nncf() -> Any:
+    """The module; it would report its use to its makers, unasked."""
+    os.environ.setdefault("NNCF_CI", "1")
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def _operations(model: Any) -> dict[str, int]:
+    """How often each operation occurs, most frequent first."""
+    kinds = (node.get_type_name() for node in model.get_ordered_ops())
+    return dict(Counter(kind for kind in kinds if kind not in _NO_OPERATION).most_common())

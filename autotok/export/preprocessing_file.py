@@ -1,0 +1,78 @@
+"""`preprocessing.json` of a bundle: from an image file to the model's input, as data and in words.
+
+`infer.py` follows it, and so can a program in any other language.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .onnx import INPUT
+
+FORMAT = 1
+_RULES = {
+    "center": "the shorter side becomes the length in 'to', the longer one in proportion",
+    "squash": "both sides become those in 'to', whatever the proportions",
+    "border": "the whole image fits into 'to', in proportion; the rest is filled with the mean",
+}
+
+
+def preprocessing_file(
+    preprocessing: Mapping[str, Any], *, file: str, batch: int | str, output: str, classes: int
+) -> dict[str, Any]:
+    """Plain data of `preprocessing.json`.
+
+    Args:
+        preprocessing: Of a bundle: image_shape, mean, std, interpolation, crop_pct, crop_mode.
+        file: The model file beside it.
+        batch: Images per run, or 'dynamic'.
+        output: Name of the file's output.
+        classes: How many it gives; 0 for features.
+    """
+    channels, height, width = preprocessing["image_shape"]
+    share, rule = preprocessing["crop_pct"], preprocessing["crop_mode"]
+    order = "grey" if channels == 1 else "RGB"
+    to = [math.floor(side / share) for side in (height, width)]
+    kind = preprocessing["interpolation"]
+    mean, std = list(preprocessing["mean"]), list(preprocessing["std"])
+    return {
+        "format": FORMAT,
+        "file": file,
+        "input": {
+            "name": INPUT,
+            "shape": [batch, channels, height, width],
+            "layout": "NCHW",
+            "dtype": "float32",
+        },
+        "output": {"name": output, "classes": classes},
+        "channel_order": order,
+        "resize": {"rule": rule, "to": to, "interpolation": kind, "antialias": True},
+        "crop": {"where": "center", "height": height, "width": width},
+        "scale": "1/255",
+        "mean": mean,
+        "std": std,
+        "in_words": _in_words(order, rule, to, kind, (height, width), mean, std),
+    }
+
+
+def _in_words(
+    order: str,
+    rule: str,
+    to: Sequence[int],
+    kind: str,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> list[str]:
+    numbers = ("mean " + ", ".join(f"{v:g}" for v in mean), ", ".join(f"{v:g}" for v in std))
+    return [
+        "Turn the image upright as its EXIF orientation says; 8 bits a channel, transparency"
+        f" dropped, channels in the order {order}.",
+        f"Resize with {kind} interpolation as Pillow does it (antialiased) to {to[0]} x {to[1]}"
+        f" (height x width): {_RULES[rule]}.",
+        f"Take the central {size[0]} x {size[1]}.",
+        f"Divide by 255, subtract the {numbers[0]}, divide by {numbers[1]}.",
+        "Order as (batch, channels, height, width), float32.",
+    ]

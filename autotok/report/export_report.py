@@ -1,0 +1,131 @@
+"""What `autotok export` says: the file, how it compares with torch, its quality and its speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autotok.compression.model import CompressedViT
+from autotok.devices.runtimes import measure_file
+from autotok.errors import AutotokError, ExportError
+from autotok.evaluation.accuracy import Evaluator
+from autotok.evaluation.data import DataSource, load_data
+from autotok.export.exported import ExportResult, export_model
+from autotok.export.file_model import FileModel
+from autotok.export.formats import FORMATS
+
+CHECKED = 64
+"""Images that a file is compared with torch on."""
+CALIBRATED = 32
+"""Images that int8 is calibrated on."""
+
+
+def export_report(
+    model: CompressedViT,
+    output: Path,
+    *,
+    format: str = "onnx",
+    data: str | None = None,
+    batch: int = 1,
+    dynamic_batch: bool = False,
+    precision: str | None = None,
+    opset: int | None = None,
+    measured: bool = False,
+    judged: int = 0,
+) -> dict[str, Any]:
+    """What was written and how it compares with torch; see `export_model`.
+
+    Args:
+        data: Images to check on, and for int8 to calibrate on; noise by default.
+        measured: Time the file beside the float32 export of the uncompressed model.
+        judged: Images of `data` that the quality of the file is measured on, beside torch's.
+
+    Raises:
+        ExportError: int8 without images to calibrate on; see `export_model`.
+    """
+    precision = precision or model.config.number_format
+    if precision == "int8" and data is None:
+        raise ExportError(
+            "int8 is calibrated on images: give --data, such as a folder of a few dozen like those"
+            " the model will see"
+        )
+    images = random_images(model, CHECKED) if data is None else sample_images(model, data, CHECKED)
+    shown = calibration_images(model, data) if precision == "int8" and data is not None else None
+    result = export_model(
+        model,
+        output,
+        images,
+        format=format,
+        batch=batch,
+        dynamic_batch=dynamic_batch,
+        precision=precision,
+        opset=opset,
+        calibration=shown,
+    )
+    report = result.to_dict()
+    if judged and data is not None:
+        report |= _quality(model, output, result, data, judged)
+    if measured:
+        report |= _speed(model, output, result, images[:batch])
+    return report
+
+
+def random_images(model: CompressedViT, number: int, seed: int = 0) -> Tensor:
+    """(number, C, H, W) of noise, enough where only shapes or differences matter."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(number, *model.backbone.facts.image_shape, generator=generator)
+
+
+def sample_images(model: CompressedViT, data: str, number: int) -> Tensor:
+    """(number, C, H, W) images of a data set, normalised; fewer where it has fewer."""
+    return first_images(load_data(data, model.backbone), number)
+
+
+def calibration_images(model: CompressedViT, data: str) -> Tensor:
+    """(n, C, H, W) normalised: training images where the data has some, else its last ones."""
+    try:
+        source = load_data(data, model.backbone, split="train")
+    except AutotokError:
+        source = load_data(data, model.backbone)
+        return source.batch(source.subset(len(source), 0)[-CALIBRATED:])[0]
+    return first_images(source, CALIBRATED)
+
+
+def first_images(source: DataSource, number: int, seed: int = 0) -> Tensor:
+    """(n, C, H, W) normalised: the first images of the seeded order."""
+    return source.batch(source.subset(min(number, len(source)), seed))[0]
+
+
+def _quality(
+    model: CompressedViT, path: Path, result: ExportResult, data: str, number: int
+) -> dict[str, Any]:
+    """Of the file and of the torch model, on the same images."""
+    opened = FORMATS.get(result.format).open(path, torch.device("cpu"))
+    evaluator = Evaluator(model.backbone, load_data(data, model.backbone))
+    number = min(number, evaluator.num_images)
+    file = FileModel(opened, model.config, batch=int(result.input_shape[0]))
+    found, beside = (evaluator.evaluate(m, 0, number).quality() for m in (file, model))
+    return {
+        "quality_metric": found.metric,
+        "quality_of_file": round(found.value, 4),
+        "quality_of_file_low_95": round(found.low, 4),
+        "quality_of_file_high_95": round(found.high, 4),
+        "quality_in_torch": round(beside.value, 4),
+        "quality_images": found.num_images,
+    }
+
+
+def _speed(
+    model: CompressedViT, path: Path, result: ExportResult, images: Tensor
+) -> dict[str, Any]:
+    """Latency of the file beside the uncompressed model's float32 export, in the same runtime."""
+    found = measure_file(path, result.format, result.precision, images, model.backbone)
+    return {
+        "measured_latency_ms": round(found.latency_ms, 3),
+        "measured_uncompressed_ms": round(found.reference_latency_ms or 0.0, 3),
+        "measured_speedup": round(found.speedup or 0.0, 3),
+        "measurement": found.source,
+    }

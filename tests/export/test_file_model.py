@@ -1,0 +1,40 @@
+"""A file where a model is expected: any number of images, the configuration's number format."""
+
+import dataclasses
+
+import pytest
+import torch
+from exporting import CONFIG, photos
+from torch import nn
+
+from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.compress import compress_backbone
+from autotok.config import CompressionConfig
+from autotok.export.file_model import FileModel, as_file
+
+
+class Rows(nn.Module):
+    """Refuses all but batches of 2, as a file of fixed batch does."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert len(images) == 2
+        return images.flatten(1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_any_number_of_images_goes_through_a_file_of_fixed_batch(count: int) -> None:
+    images = photos(count)
+    found = FileModel(Rows(), CompressionConfig(), batch=2)(images)
+    assert torch.equal(found, images.flatten(1))
+
+
+@pytest.mark.slow
+def test_the_file_is_in_the_number_format_of_the_configuration() -> None:
+    config = dataclasses.replace(CONFIG, number_format="int8")
+    model = compress_backbone(tiny_backbone(), config).eval()
+    found = as_file(model, photos(8))
+    assert found.config is config
+    with torch.inference_mode():
+        expected, got = model(photos(3)), found(photos(3))
+    far = float((expected - got).abs().max() / expected.abs().max())
+    assert 1e-4 < far < 0.1

@@ -1,0 +1,176 @@
+"""`infer.py` of a bundle: the same pixels, the same logits, and one sentence for what is wrong."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from importlib.metadata import distribution
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from exporting import images, made
+from PIL import Image
+
+import autotok
+from autotok.evaluation.preprocessing import Preprocessing
+from autotok.export import infer
+from autotok.export.bundle import save_bundle
+from autotok.export.preprocessing_file import preprocessing_file
+
+
+def picture(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
+    rng = np.random.default_rng(size[0])
+    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle, and a picture beside it."""
+    folder = tmp_path_factory.mktemp("infer")
+    model, bundle = made()
+    save_bundle(folder / "best", model, bundle, images())
+    picture((50, 40)).save(folder / "a.png")
+    return folder / "best"
+
+
+def expected(best: Path) -> np.ndarray:
+    model = autotok.load(best)
+    assert isinstance(model, autotok.CompressedViT)
+    how = Preprocessing(3, 32, 32)
+    pixels = how.decoded(best.parent / "a.png")
+    with torch.inference_mode():
+        return model(how.normalise(pixels[None])).numpy()
+
+
+@pytest.mark.parametrize("size", [(50, 40), (33, 91), (32, 32), (20, 300)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        Preprocessing(3, 32, 32),
+        Preprocessing(3, 32, 48, interpolation="bilinear", crop_pct=1.0),
+        Preprocessing(3, 32, 32, crop_mode="squash", crop_pct=0.9),
+        Preprocessing(3, 32, 32, crop_mode="border", crop_pct=0.9),
+        Preprocessing(1, 32, 32, mean=(0.2,), std=(0.3,), crop_pct=0.5),
+    ],
+    ids=["center", "oblong", "squash", "border", "grey"],
+)
+def test_pictures_are_prepared_as_the_model_was_judged(
+    how: Preprocessing, mode: str, size: tuple[int, int]
+) -> None:
+    image = picture(size, mode)
+    spec = preprocessing_file(how.to_dict(), file="", batch=1, output="logits", classes=2)
+    wanted = how.normalise(how.pixels(image)[None]).numpy()
+    np.testing.assert_allclose(infer.prepare(image, spec), wanted, atol=1e-6)
+
+
+def test_it_gives_the_logits_of_the_model(
+    best: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(infer, "HERE", best)
+    out = best.parent / "logits.npy"
+    assert infer.infer_files([str(best.parent / "a.png"), "--logits", str(out)]) == 0
+    np.testing.assert_allclose(np.load(out), expected(best), atol=1e-4)
+    assert f"class {expected(best).argmax()} " in capsys.readouterr().out
+
+
+def spoil_file(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(b"no model")
+
+
+def spoil_size(folder: Path) -> None:
+    path = folder / "preprocessing.json"
+    data = json.loads(path.read_text())
+    data["input"]["shape"] = [1, 3, 64, 64]
+    data["crop"] = {"where": "center", "height": 64, "width": 64}
+    path.write_text(json.dumps(data))
+
+
+def spoil_words(folder: Path) -> None:
+    (folder / "preprocessing.json").write_text("{")
+
+
+def drop_file(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+
+
+def no_picture(folder: Path) -> None:
+    (folder.parent / "a.png").write_bytes(b"text")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (spoil_file, "model.onnx' cannot be opened by onnxruntime"),
+        (spoil_size, "takes images of [3, 32, 32], and preprocessing.json makes [3, 64, 64]"),
+        (spoil_words, "preprocessing.json' cannot be read"),
+        (drop_file, "model.onnx' is not there; copy the whole folder again"),
+        (no_picture, "a.png' cannot be read"),
+    ],
+)
+def test_what_is_damaged_is_one_sentence(
+    best: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    spoil: "object",
+    sentence: str,
+) -> None:
+    shutil.copytree(best.parent, tmp_path / "copy")
+    folder = tmp_path / "copy" / "best"
+    assert callable(spoil)
+    spoil(folder)
+    monkeypatch.setattr(infer, "HERE", folder)
+    assert infer.infer_files([str(folder.parent / "a.png")]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_a_missing_runtime_is_one_sentence(
+    best: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(infer, "HERE", best)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert infer.infer_files([str(best.parent / "a.png")]) == 2
+    assert "onnxruntime is not installed; run: pip install onnxruntime" in capsys.readouterr().err
+
+
+def with_needs(names: list[str]) -> set[str]:
+    """Distributions and what they need, without extras."""
+    found: set[str] = set()
+    while names:
+        name = names.pop()
+        if name not in found:
+            found.add(name)
+            needs = (r for r in distribution(name).requires or () if ";" not in r)
+            names += [re.match(r"[\w.-]+", r)[0] for r in needs]  # type: ignore[index]
+    return found
+
+
+def environment(folder: Path) -> Path:
+    """The Python of an environment with numpy, pillow and onnxruntime, and what these need: as they
+    are installed here, so that no network is."""
+    venv.create(folder, with_pip=False)
+    home = next(folder.glob("lib/python*/site-packages"))
+    for name in with_needs(["numpy", "pillow", "onnxruntime"]):
+        files = distribution(name).files or []
+        for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+            (home / top).symlink_to(Path(str(distribution(name).locate_file(top))))
+    return folder / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_it_runs_where_only_numpy_pillow_and_onnxruntime_are(best: Path, tmp_path: Path) -> None:
+    python, out = environment(tmp_path / "env"), tmp_path / "logits.npy"
+    for absent in ("torch", "autotok", "onnx"):
+        look = [python, "-I", "-c", f"import {absent}"]
+        assert subprocess.run(look, capture_output=True, env={}).returncode
+    command = [python, "infer.py", best.parent / "a.png", "--logits", out]
+    subprocess.run(command, cwd=best, check=True, env={"PATH": ""}, capture_output=True)
+    np.testing.assert_allclose(np.load(out), expected(best), atol=1e-4)

@@ -1,0 +1,58 @@
+"""OpenVINO files say what torch says, in every number format, and lie where they were asked for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from exporting import compressed, photos
+
+from autotok.backbones.tiny import tiny_backbone
+from autotok.errors import ExportError
+from autotok.export.exported import export_model
+from autotok.export.formats import FORMATS, check_format
+
+pytest.importorskip("openvino")
+pytest.importorskip("nncf")
+
+
+def test_both_parts_of_a_file_are_written_and_agree_with_torch(tmp_path: Path) -> None:
+    model, path = compressed("tome", tiny_backbone()), tmp_path / "m.xml"
+    result = export_model(model, path, photos(), format="openvino")
+    assert {file.name for file in tmp_path.iterdir()} == {"m.xml", "m.bin"}
+    assert result.max_abs_diff < 1e-4
+    assert result.operators["MatMul"] > 10
+    assert result.runtime.startswith("openvino 20")
+
+
+@pytest.mark.slow
+def test_a_file_of_dynamic_batch_takes_any(tmp_path: Path) -> None:
+    model, path = compressed("topk", tiny_backbone()), tmp_path / "m.xml"
+    export_model(model, path, photos(4), format="openvino", dynamic_batch=True)
+    with torch.inference_mode():
+        expected = model(photos(3))
+    found = FORMATS.get("openvino").run(path, photos(3), 3)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "far"), [("float16", 0.01), ("int8", 0.1)])
+def test_lower_number_formats_are_smaller_and_near(
+    tmp_path: Path, precision: str, far: float
+) -> None:
+    model = compressed("topk", tiny_backbone())
+    whole = export_model(model, tmp_path / "m.xml", photos(8), format="openvino")
+    result = export_model(
+        model, tmp_path / "n.xml", photos(8), format="openvino", precision=precision
+    )
+    assert 0.0 < result.max_rel_diff < far
+    weights = [(tmp_path / name).stat().st_size for name in ("m.bin", "n.bin")]
+    assert weights[1] < 0.6 * weights[0]
+    assert result.precision != whole.precision
+
+
+def test_a_missing_runtime_is_one_sentence_that_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(ExportError, match=r"pip install 'autotok\[openvino\]'"):
+        check_format("openvino")

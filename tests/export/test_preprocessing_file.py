@@ -1,0 +1,16 @@
+"""`preprocessing.json` says in data and in words what the model was judged with."""
+
+from autotok.evaluation.preprocessing import Preprocessing
+from autotok.export.preprocessing_file import preprocessing_file
+
+
+def test_every_step_is_there_as_data_and_in_words() -> None:
+    plain = Preprocessing(3, 224, 160, crop_pct=0.9).to_dict()
+    found = preprocessing_file(plain, file="m.onnx", batch=1, output="logits", classes=10)
+    assert found["input"] == {
+        "name": "images", "shape": [1, 3, 224, 160], "layout": "NCHW", "dtype": "float32"
+    }  # fmt: skip
+    assert found["resize"]["to"] == [248, 177]
+    words = " ".join(found["in_words"])
+    for part in ("RGB", "bicubic", "248 x 177", "central 224 x 160", "mean 0.485", "0.229"):
+        assert part in words

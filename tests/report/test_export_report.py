@@ -1,0 +1,50 @@
+"""`autotok export`: the file, its quality on images, its speed beside the uncompressed model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import autotok
+from autotok.backbones.tiny import tiny_backbone
+from autotok.cli.models import app
+from autotok.errors import ExportError
+from autotok.report.export_report import export_report
+
+ARGUMENTS = ["--backbone", "tiny", "--method", "topk", "--keep", "0.5@1"]
+
+
+def test_int8_without_images_to_calibrate_on_is_refused_at_once(tmp_path: Path) -> None:
+    model = autotok.compress(tiny_backbone(), method="topk", keep={1: 0.5})
+    with pytest.raises(ExportError, match="int8 is calibrated on images: give --data"):
+        export_report(model, tmp_path / "m.onnx", precision="int8")
+
+
+def test_quality_is_of_the_file_and_speed_beside_the_uncompressed_export(tmp_path: Path) -> None:
+    path = str(tmp_path / "m.onnx")
+    asked = ["--data", "digits", "--precision", "int8", "--images", "40", "--measure", "--json"]
+    done = CliRunner().invoke(app, ["export", "-o", path, *ARGUMENTS, *asked])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert (found["precision"], found["num_images"]) == ("int8", 64)
+    assert found["quality_images"] == 40
+    assert abs(found["quality_of_file"] - found["quality_in_torch"]) <= 20.0
+    assert found["measured_latency_ms"] > 0
+    assert "onnxruntime" in found["measurement"]
+    assert ", int8, batch 1" in found["measurement"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (["--opset", "9"], "operator set 9 cannot be written to onnx files; give --opset 14 to 21"),
+        (["--format", "pt2", "--precision", "int8"], "pt2 files come in float32 here"),
+    ],
+)
+def test_what_cannot_be_is_told_before_a_model_is_loaded(
+    tmp_path: Path, asked: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotok.cli.models.build", None)
+    done = CliRunner().invoke(app, ["export", "-o", str(tmp_path / "m"), *ARGUMENTS, *asked])
+    assert sentence in str(done.exception)
