@@ -21,7 +21,7 @@ def test_between_the_uncompressed_model_and_none_at_all_lies_every_candidate() -
     starts = warm_starts(problem.space, problem.facts)
     whole = float(problem.costs.cost(CompressionConfig()).macs)
     pool = [c for params in starts for c in priced_at(params, [0.0, 0.5, 1.0], problem, whole)]
-    features = Features(problem, pool, whole)
+    features = Features(problem, starts, whole)
     rows, ends = features.of(pool), features.of([NOTHING, WHOLE])
     low, high = ends.inputs.profile
     assert np.all(rows.inputs.profile >= low - 1e-9)
