@@ -45,6 +45,8 @@ class Priced:
     """(`BINS`,) share of the patch tokens left, from the first block to the last."""
     steepest: float
     """Least share of the tokens that enter a reduction which it keeps."""
+    entering: float = 0.0
+    """Tokens that enter reductions, over the patches: what the method itself works on."""
 
 
 def random_params(problem: Problem, rng: np.random.Generator) -> Params:
@@ -104,11 +106,30 @@ def priced_at(
     for fraction in fractions:
         target = low + fraction * (high - low)
         at = inside[int(np.argmin(np.abs(macs[inside] - target)))]
-        left = tokens_by_depth(shape.layers, counts[at].tolist(), facts)
         priced = {**params, "budget_fraction": float(fraction)}
-        steep = steepest(counts[at].tolist(), facts)
-        found.append(Priced(priced, shape.method, float(macs[at]) / whole, left, steep))
+        cost, row = float(macs[at]) / whole, counts[at].tolist()
+        found.append(priced_as(priced, shape.method, cost, shape.layers, row, facts))
     return found
+
+
+def priced_as(
+    params: Mapping[str, Primitive],
+    method: str,
+    macs: float,
+    layers: Sequence[int],
+    counts: Sequence[int],
+    facts: BackboneFacts,
+) -> Priced:
+    """A configuration by its layers and counts; `macs` over those of the uncompressed model."""
+    entering = [facts.num_patches, *counts][: len(counts)]
+    return Priced(
+        dict(params),
+        method,
+        macs,
+        tokens_by_depth(layers, counts, facts),
+        min((c / max(e, 1) for c, e in zip(counts, entering, strict=True)), default=1.0),
+        sum(entering) / facts.num_patches,
+    )
 
 
 def _within(line: Strengths, macs: Floats, budgets: Sequence[Budget]) -> NDArray[np.bool_]:
@@ -132,12 +153,6 @@ def tokens_by_depth(
         left[layer:] = count / facts.num_patches
     places = np.linspace(0.0, depth - 1, BINS)
     return tuple(np.interp(places, np.arange(depth), left).tolist())
-
-
-def steepest(counts: Sequence[int], facts: BackboneFacts) -> float:
-    """Least share of the tokens that enter a reduction which it keeps; 1 without a reduction."""
-    entering = [facts.num_patches, *counts]
-    return min((c / max(e, 1) for c, e in zip(counts, entering, strict=False)), default=1.0)
 
 
 def _drawn(rng: np.random.Generator) -> Chooser:

@@ -16,7 +16,7 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Params
 
-from .candidates import BINS, Priced, steepest, tokens_by_depth
+from .candidates import BINS, Priced, priced_as
 from .gaussian_process import Inputs
 
 WHOLE = Priced({}, "none", 1.0, (1.0,) * BINS, 1.0)
@@ -90,12 +90,13 @@ class Features:
         assert record.costs is not None
         key = record.number, record.config.config_id
         if key not in self._records:
-            priced = Priced(
-                dict(record.params),
+            priced = priced_as(
+                record.params,
                 record.config.method,
                 record.costs.macs / self._whole,
-                tokens_by_depth(record.layers, record.counts, self._facts),
-                steepest(record.counts, self._facts),
+                record.layers,
+                record.counts,
+                self._facts,
             )
             self._records[key] = self.of([priced])
         return self._records[key]

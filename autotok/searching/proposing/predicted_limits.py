@@ -1,4 +1,4 @@
-"""`PredictedLimits`: what limits on predicted metrics leave to a shape, as far as few predictions say.
+"""`PredictedLimits`: what limits on predicted metrics leave to a shape, as few predictions say it.
 
 A prediction costs a trace of the model: of thousands of candidates none can have its own. The
 published schedules have one each, and a Gaussian process over what quality is learnt from says what
@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig
+from autotok.config import CompressionConfig, Primitive
 from autotok.errors import AutotokError
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Params
 
-from .candidates import Priced, priced_at, steepest, tokens_by_depth
+from .candidates import Priced, priced_as, priced_at
 from .features import WHOLE, Features
 from .gaussian_process import Posterior, best_hyper, fit
 from .repair import Strengths
@@ -30,6 +30,8 @@ _SHARES = (0.1, 0.5, 0.3, 0.7)
 shape to the uncompressed model."""
 _LADDER = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Costs of a shape between which a limit is looked for."""
+_SHARED, _RIDGE = 3, 1.0
+"""Causes that all methods have in common; how much is needed to believe that one is its own."""
 _NOISE = 1e-4
 """Predictions have no error of their own; that of the process is left."""
 Floats = NDArray[np.float64]
@@ -44,6 +46,7 @@ class PredictedLimits:
         """`starts` are predicted; `whole` is the cost of the uncompressed model."""
         self._problem, self._features = problem, features
         self._starts, self._whole = starts, whole
+        self._methods = problem.space.candidates(problem.facts)
         self._budgets = [b for b in problem.budgets if not b.exact and problem.predict]
 
     def most(self, params: Params) -> float:
@@ -52,48 +55,62 @@ class PredictedLimits:
         ladder = priced_at(params, _LADDER, self._problem, self._whole) if self._budgets else []
         if not ladder:
             return math.inf
-        rows = self._features.of(ladder)
-        macs = rows.macs * self._whole
-        return min(_crossing(macs, p.at(rows.inputs)[0]) for p in self._posteriors)
+        inputs, macs = self._features.of(ladder).inputs, np.array([c.macs for c in ladder])
+        over = [
+            self._known_causes(ladder) @ weights + rest.at(inputs)[0]
+            for weights, rest in self._believed
+        ]
+        return self._whole * min(_crossing(macs, excess) for excess in over)
+
+    def _known_causes(self, candidates: Sequence[Priced]) -> Floats:
+        """(n, ...) What a prediction rises with: cost, and the tokens that a method works on."""
+        known = np.zeros((len(candidates), _SHARED + len(self._methods)))
+        known[:, :_SHARED] = [(1.0, c.macs, c.entering) for c in candidates]
+        for row, candidate in enumerate(candidates):
+            if candidate.method in self._methods:
+                known[row, _SHARED + self._methods.index(candidate.method)] = candidate.entering
+        return known
 
     @cached_property
-    def _posteriors(self) -> list[Posterior]:
-        """Of each limit: by which share a configuration is outside."""
-        sample = [(WHOLE, self._whole_predicted())]
-        for number, params in enumerate(self._starts):
-            found = self._predicted(params, _SHARES[number % len(_SHARES)])
-            sample += [] if found is None else [found]
-        inputs = self._features.of([priced for priced, _ in sample]).inputs
-        exactly = np.zeros(len(sample))
-        posteriors = []
+    def _believed(self) -> list[tuple[Floats, Posterior]]:
+        """Of each limit, by which share a configuration is outside: weights of the known causes,
+        and what they leave."""
+        sample = list(self._sample())
+        priced = [candidate for candidate, _ in sample]
+        inputs, causes = self._features.of(priced).inputs, self._known_causes(priced)
+        exactly, found = np.zeros(len(sample)), []
         for budget in self._budgets:
             over = np.array([budget.excess_of(values) for _, values in sample])
-            hyper = dataclasses.replace(best_hyper(inputs, over, exactly), noise=_NOISE)
-            posteriors.append(fit(inputs, over, exactly, hyper))
-        return posteriors
+            doubt = np.diag([1e-6] * _SHARED + [_RIDGE] * len(self._methods))
+            weights = np.linalg.solve(causes.T @ causes + doubt, causes.T @ over)
+            rest = over - causes @ weights
+            hyper = dataclasses.replace(best_hyper(inputs, rest, exactly), noise=_NOISE)
+            found.append((weights, fit(inputs, rest, exactly, hyper)))
+        return found
 
-    def _whole_predicted(self) -> Mapping[str, float]:
+    def _sample(self) -> Iterator[tuple[Priced, Mapping[str, float]]]:
+        """The uncompressed model and the first schedule of every method, with predictions."""
         assert self._problem.predict is not None
-        return self._problem.predict(CompressionConfig())
-
-    def _predicted(
-        self, params: Params, share: float
-    ) -> tuple[Priced, Mapping[str, float]] | None:
-        """A shape at about this share of its costs, with what is predicted of it."""
-        try:
-            shape = self._problem.space.decode(params, self._problem.facts)
-        except AutotokError:  # a combination that the method refuses
-            return None
-        line, facts = Strengths(shape, self._problem), self._problem.facts
-        low = line.lowest("macs")
-        strength = line.weakest("macs", low + share * max(self._whole - low, 0.0))
-        at = line.at(1.0 if strength is None else strength)
-        if at.costs is None:
-            return None
-        left = tokens_by_depth(at.layers, at.counts, facts)
-        macs = at.costs.macs / self._whole
-        priced = Priced(params, shape.method, macs, left, steepest(at.counts, facts))
-        return priced, at.predicted
+        yield WHOLE, self._problem.predict(CompressionConfig())
+        firsts: dict[Primitive, Params] = {}
+        for params in self._starts:
+            firsts.setdefault(params["method"], params)
+        facts = self._problem.facts
+        for number, params in enumerate(firsts.values()):
+            try:
+                shape = self._problem.space.decode(params, facts)
+            except AutotokError:  # a combination that the method refuses
+                continue
+            line = Strengths(shape, self._problem)
+            low, share = line.lowest("macs"), _SHARES[number % len(_SHARES)]
+            strength = line.weakest("macs", low + share * max(self._whole - low, 0.0))
+            at = line.at(1.0 if strength is None else strength)
+            if at.costs is not None:
+                macs = at.costs.macs / self._whole
+                yield (
+                    priced_as(params, shape.method, macs, at.layers, at.counts, facts),
+                    at.predicted,
+                )
 
 
 def _crossing(macs: Floats, over: Floats) -> float:

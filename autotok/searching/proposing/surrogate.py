@@ -262,7 +262,9 @@ class Surrogate:
         if key not in self._hypers:
             told, _ = self._told(objective, seen[:due], known.ceiling)
             first = np.arange(due)
-            self._hypers[key] = best_hyper(told.inputs.take(first), told.values[first], told.variances[first])
+            self._hypers[key] = best_hyper(
+                told.inputs.take(first), told.values[first], told.variances[first]
+            )
         return self._hypers[key]
 
 

@@ -62,7 +62,9 @@ def test_half_of_the_numbers_that_a_nearby_proposal_keeps_move_by_a_small_step()
     rng = np.random.default_rng(5)
     base = next(p for p in (random_params(PROBLEM, rng) for _ in range(200)) if "taper" in p)
     near = [nearby(base, PROBLEM, rng) for _ in range(400)]
-    steps = np.array([np.log(float(p["taper"]) / float(base["taper"])) for p in near if "taper" in p])
+    steps = np.array(
+        [np.log(float(p["taper"]) / float(base["taper"])) for p in near if "taper" in p]
+    )
     assert 0.25 < float(np.mean(steps == 0.0)) < 0.5  # 3 in 8, and what is cut at an end
     assert 0.3 < float(np.mean((steps != 0.0) & (abs(steps) < 0.2 * np.log(4.0)))) < 0.7
     assert {p["taper"] for p in near if "taper" in p} > {base["taper"]}
