@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from autotok.config import Primitive
 from autotok.errors import AutotokError
 from autotok.facts import BackboneFacts
+from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Chooser, Parameter, Params
 
@@ -24,6 +25,11 @@ BINS = 12
 """Depths at which the share of tokens left is read: as many as a ViT-S has blocks."""
 _GRID = np.linspace(0.0, 1.0, 25)
 """Strengths at which a shape is priced, all at once: near enough to choose by, repair is exact."""
+_FEW = _GRID[::6]
+"""Of the grid, for what has to be counted one by one."""
+_ANEW, _KEPT, _STEP = 0.25, 0.5, 0.1
+"""Around a proposal: share of the answers drawn anew, of the other numbers kept as they are, and
+the standard deviation of how far the rest moves, as a share of its range."""
 Floats = NDArray[np.float64]
 
 
@@ -39,6 +45,8 @@ class Priced:
     """(`BINS`,) share of the patch tokens left, from the first block to the last."""
     steepest: float
     """Least share of the tokens that enter a reduction which it keeps."""
+    entering: float = 0.0
+    """Tokens that enter reductions, over the patches: what the method itself works on."""
 
 
 def random_params(problem: Problem, rng: np.random.Generator) -> Params:
@@ -47,22 +55,39 @@ def random_params(problem: Problem, rng: np.random.Generator) -> Params:
 
 
 def nearby(params: Mapping[str, Primitive], problem: Problem, rng: np.random.Generator) -> Params:
-    """A proposal that answers about one question in four anew, and the others as `params`."""
+    """A proposal that answers about one question in four anew; of the others, half of the numbers
+    are a little off those of `params`."""
     draw = _drawn(rng)
 
     def choose(parameter: Parameter) -> Primitive:
-        if parameter.name not in params or rng.random() < 0.25:
+        if parameter.name not in params or rng.random() < _ANEW:
             return draw(parameter)
-        return parameter.cast(params[parameter.name])
+        answer = parameter.cast(params[parameter.name])
+        if parameter.choices or rng.random() < _KEPT:
+            return answer
+        return _shifted(parameter, float(answer), _STEP * float(rng.standard_normal()))
 
     return problem.space.walk(choose, problem.facts)
 
 
+def _shifted(parameter: Parameter, answer: float, step: float) -> Primitive:
+    """The answer that is a `step` further, as a share of the range."""
+    if parameter.log:
+        return parameter.cast(answer * (parameter.high / parameter.low) ** step)
+    return parameter.cast(answer + step * (parameter.high - parameter.low))
+
+
 def priced_at(
-    params: Params, fractions: Sequence[float], problem: Problem, whole: float
+    params: Params,
+    fractions: Sequence[float],
+    problem: Problem,
+    whole: float,
+    *,
+    most: float = np.inf,
 ) -> list[Priced]:
     """One shape at several fractions of the way from its cheapest to the limit; none where it
-    cannot meet the exact budgets. `whole` is the cost of the uncompressed model."""
+    cannot meet the exact budgets within `most` multiply-accumulates. `whole` is the cost of the
+    uncompressed model."""
     space, facts = problem.space, problem.facts
     try:
         shape = space.decode(params, facts)
@@ -71,9 +96,8 @@ def priced_at(
     if space.structure is not None and shape.subnet is not None:
         facts = space.structure.facts(shape.subnet)
     line = Strengths(shape, problem)
-    limits = [b.limit for b in problem.budgets if b.metric == "macs"]
     macs = line.metric("macs", _GRID)
-    inside = np.flatnonzero(macs <= min(limits, default=np.inf))
+    inside = np.flatnonzero((macs <= most) & _within(line, macs, problem.budgets))
     if not len(inside):
         return []
     low, high = float(macs[inside].min()), float(macs[inside].max())
@@ -82,11 +106,41 @@ def priced_at(
     for fraction in fractions:
         target = low + fraction * (high - low)
         at = inside[int(np.argmin(np.abs(macs[inside] - target)))]
-        left = tokens_by_depth(shape.layers, counts[at].tolist(), facts)
         priced = {**params, "budget_fraction": float(fraction)}
-        steep = steepest(counts[at].tolist(), facts)
-        found.append(Priced(priced, shape.method, float(macs[at]) / whole, left, steep))
+        cost, row = float(macs[at]) / whole, counts[at].tolist()
+        found.append(priced_as(priced, shape.method, cost, shape.layers, row, facts))
     return found
+
+
+def priced_as(
+    params: Mapping[str, Primitive],
+    method: str,
+    macs: float,
+    layers: Sequence[int],
+    counts: Sequence[int],
+    facts: BackboneFacts,
+) -> Priced:
+    """A configuration by its layers and counts; `macs` over those of the uncompressed model."""
+    entering = [facts.num_patches, *counts][: len(counts)]
+    return Priced(
+        dict(params),
+        method,
+        macs,
+        tokens_by_depth(layers, counts, facts),
+        min((c / max(e, 1) for c, e in zip(counts, entering, strict=True)), default=1.0),
+        sum(entering) / facts.num_patches,
+    )
+
+
+def _within(line: Strengths, macs: Floats, budgets: Sequence[Budget]) -> NDArray[np.bool_]:
+    """Which strengths of the grid meet the exact limits; `macs` are their costs."""
+    inside = np.ones(len(_GRID), dtype=bool)
+    for budget in budgets:
+        if budget.metric == "macs":
+            inside &= macs <= budget.limit
+        elif budget.exact:  # not counted for many at once, and nearly straight
+            inside &= np.interp(_GRID, _FEW, line.metric(budget.metric, _FEW)) <= budget.limit
+    return inside
 
 
 def tokens_by_depth(
@@ -99,12 +153,6 @@ def tokens_by_depth(
         left[layer:] = count / facts.num_patches
     places = np.linspace(0.0, depth - 1, BINS)
     return tuple(np.interp(places, np.arange(depth), left).tolist())
-
-
-def steepest(counts: Sequence[int], facts: BackboneFacts) -> float:
-    """Least share of the tokens that enter a reduction which it keeps; 1 without a reduction."""
-    entering = [facts.num_patches, *counts]
-    return min((c / max(e, 1) for c, e in zip(counts, entering, strict=False)), default=1.0)
 
 
 def _drawn(rng: np.random.Generator) -> Chooser:

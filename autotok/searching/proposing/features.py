@@ -14,8 +14,9 @@ from autotok.methods.base import Kind
 from autotok.methods.registry import get_method
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import Problem
+from autotok.searching.space.search_space import Params
 
-from .candidates import BINS, Priced, steepest, tokens_by_depth
+from .candidates import BINS, Priced, priced_as
 from .gaussian_process import Inputs
 
 WHOLE = Priced({}, "none", 1.0, (1.0,) * BINS, 1.0)
@@ -45,18 +46,24 @@ class Rows:
     macs: Floats
 
     def __add__(self, other: Rows) -> Rows:
-        return Rows(self.inputs + other.inputs, np.concatenate([self.macs, other.macs]))
+        return Rows.joined([self, other])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """One after the other."""
+        inputs = Inputs.joined([p.inputs for p in parts])
+        return cls(inputs, np.concatenate([p.macs for p in parts]))
 
 
 class Features:
     """Rows of candidates and of records of one problem."""
 
-    def __init__(self, problem: Problem, pool: Sequence[Priced], whole: float) -> None:
-        """Options are scaled by what the `pool` holds, costs by those of the uncompressed model."""
+    def __init__(self, problem: Problem, shapes: Sequence[Params], whole: float) -> None:
+        """Options are scaled by what the `shapes` hold, costs by the uncompressed model's."""
         self._facts, self._whole = problem.facts, whole
         self._methods = problem.space.candidates(problem.facts)
-        self._scale = _Scale.over([c.params for c in pool])
-        self._records: dict[tuple[int, str], Priced] = {}
+        self._scale = _Scale.over(shapes)
+        self._records: dict[tuple[int, str], Rows] = {}
 
     def of(self, candidates: Sequence[Priced]) -> Rows:
         """Of candidates."""
@@ -67,28 +74,31 @@ class Features:
         inputs = Inputs(
             profile=np.hstack([left, _STEP_WEIGHT * steps[:, None]]),
             removed=gone / (gone + _STRONG) * (1.0 + _STRONG),
-            method=np.array([self._number(c.method) for c in candidates]),
-            kind=np.array([_kind_number(c.method) for c in candidates]),
+            method=np.array([self._number(c.method) for c in candidates], dtype=np.int64),
+            kind=np.array([_kind_number(c.method) for c in candidates], dtype=np.int64),
             details=self._scale.of([c.params for c in candidates]),
         )
         return Rows(inputs, np.array([c.macs for c in candidates]))
 
     def of_records(self, records: Sequence[TrialRecord]) -> Rows:
         """Of trials whose configuration and costs are known."""
-        return self.of([self._priced(r) for r in records])
+        return Rows.joined([self.of([]), *map(self._row, records)])
 
-    def _priced(self, record: TrialRecord) -> Priced:
+    def _row(self, record: TrialRecord) -> Rows:
+        """Of one trial, worked out once."""
         assert record.config is not None
         assert record.costs is not None
         key = record.number, record.config.config_id
         if key not in self._records:
-            self._records[key] = Priced(
-                dict(record.params),
+            priced = priced_as(
+                record.params,
                 record.config.method,
                 record.costs.macs / self._whole,
-                tokens_by_depth(record.layers, record.counts, self._facts),
-                steepest(record.counts, self._facts),
+                record.layers,
+                record.counts,
+                self._facts,
             )
+            self._records[key] = self.of([priced])
         return self._records[key]
 
     def _number(self, method: str) -> int:

@@ -8,11 +8,13 @@ say no more about them, and a grid always gives the same answer.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.blas import dtrsm
 
 Floats = NDArray[np.float64]
 
@@ -34,12 +36,17 @@ class Inputs:
     """(n, d) options and other answers, 0 to 1; those of another method are 0.5."""
 
     def __add__(self, other: Inputs) -> Inputs:
-        return Inputs(
-            np.concatenate([self.profile, other.profile]),
-            np.concatenate([self.removed, other.removed]),
-            np.concatenate([self.method, other.method]),
-            np.concatenate([self.kind, other.kind]),
-            np.concatenate([self.details, other.details]),
+        return Inputs.joined([self, other])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Inputs]) -> Inputs:
+        """One after the other."""
+        return cls(
+            np.concatenate([p.profile for p in parts]),
+            np.concatenate([p.removed for p in parts]),
+            np.concatenate([p.method for p in parts]),
+            np.concatenate([p.kind for p in parts]),
+            np.concatenate([p.details for p in parts]),
         )
 
     def take(self, rows: NDArray[np.int64]) -> Inputs:
@@ -93,14 +100,41 @@ class Posterior:
     factor: tuple[Floats, bool]
     weights: Floats
 
-    def at(self, others: Inputs) -> tuple[Floats, Floats]:
-        """(m,) means and (m,) standard deviations, observation noise left out."""
-        across = _kernel(others, self.inputs, self.hyper)  # (m, n)
-        means = self.mean + self.scale * across @ self.weights
-        solved = solve_triangular(self.factor[0], across.T, lower=True, check_finite=False)
+    def at(self, others: Inputs, across: Floats | None = None) -> tuple[Floats, Floats]:
+        """(m,) means and (m,) standard deviations, observation noise left out.
+
+        `across` are the (n, m) covariances of the observations with the others, where known.
+        """
+        if across is None:
+            across = _kernel(self.inputs, others, self.hyper)
+        means = self.mean + self.scale * (self.weights @ across)
+        solved = dtrsm(1.0, self.factor[0], across.T, side=1, lower=1, trans_a=1)  # (m, n)
         prior = self.hyper.shared + (1.0 - self.hyper.shared) * others.removed**2
-        variance = prior - np.einsum("nm,nm->m", solved, solved)
+        variance = prior - np.einsum("mn,mn->m", solved, solved)
         return means, self.amplitude * self.scale * np.sqrt(np.maximum(variance, 1e-9))
+
+
+class Covariances:
+    """Prior covariances of observations with the same candidates, each row worked out once.
+
+    A row at a time, always: products of matrices round otherwise the more rows they have, and a
+    resumed search must propose the same.
+    """
+
+    def __init__(self, others: Inputs) -> None:
+        self._others = others
+        self._known: dict[tuple[Hashable, Hyper], Floats] = {}
+
+    def of(self, inputs: Inputs, names: Sequence[Hashable], hyper: Hyper) -> Floats:
+        """(n, m); rows of one name are the same."""
+        keys = [(name, hyper) for name in names]
+        for row, key in enumerate(keys):
+            if key not in self._known:
+                one = inputs.take(np.array([row]))
+                self._known[key] = _kernel(one, self._others, hyper)[0]
+        self._known = {key: self._known[key] for key in keys}
+        found = np.array([self._known[key] for key in keys])
+        return found.reshape(-1, len(self._others.removed))
 
 
 def best_hyper(inputs: Inputs, values: Floats, variances: Floats) -> Hyper:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,7 +30,8 @@ from autotok.searching.space.search_space import Params
 from .candidates import Priced, nearby, priced_at, random_params
 from .expected_gain import Belief, expected_gain
 from .features import NOTHING, WHOLE, Features, Rows
-from .gaussian_process import USUAL, Hyper, Inputs, best_hyper, fit
+from .gaussian_process import USUAL, Covariances, Hyper, Inputs, Posterior, best_hyper, fit
+from .predicted_limits import PredictedLimits
 
 _SHAPES, _FRACTIONS = 400, 4
 """Of the candidates made once, before the first trial."""
@@ -49,6 +50,7 @@ _FEW = 5
 _RANKED = 12
 """More than a trial builder tries where proposals turn out to be known."""
 Floats = NDArray[np.float64]
+_Key = tuple[tuple[str, Primitive], ...]
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,10 @@ class Surrogate:
         self._problem, self._objectives, self._seed = problem, tuple(objectives), seed
         self._starts = list(starts)
         self._whole = float(problem.costs.cost(CompressionConfig()).macs)
-        self._hypers: dict[tuple[str, int], Hyper] = {}
+        self._hypers: dict[Hashable, Hyper] = {}
         self._ranked: tuple[int, list[Params]] = -1, []
+        self._keys: dict[int, _Key] = {}
+        self._covariances: dict[str, Covariances] = {}
 
     def propose(self, number: int, attempt: int, known: Known) -> Params | None:
         """Parameters of trial `number`, the next best at each further attempt; None where all that
@@ -90,21 +94,28 @@ class Surrogate:
         """The most promising proposals, best first."""
         seen = self._visible([r for r in (*known.earlier, *known.records) if _learnt_from(r)])
         fresh = self._around(number, seen)
-        rows = self._pool_rows + self._features.of(fresh)
         rng = np.random.default_rng([self._seed, number, 13])
-        order = np.argsort(-self._gains(rows, seen, known, rng), kind="stable")
-        tried = {_key(r.params) for r in (*known.records, *known.running)}
+        gains = self._gains(self._features.of(fresh), seen, known, rng)
+        order = np.argsort(-gains, kind="stable")
+        tried = {self._key(r) for r in (*known.records, *known.running)}
         candidates, found = [*self._pool, *fresh], []
         opening = self._opening([*seen, *known.running])
         for index in order.tolist():
             params = candidates[index].params
             if opening and index not in opening:
                 continue
-            if _key(params) not in tried:
+            if _key_of(params) not in tried:
                 found.append(params)
             if len(found) == _RANKED:
                 break
         return found
+
+    def _key(self, record: TrialRecord) -> _Key:
+        """`_key_of` its proposal, worked out once."""
+        number = record.number
+        if number not in self._keys:
+            self._keys[number] = _key_of(record.params)
+        return self._keys[number]
 
     # --- what could be tried
 
@@ -114,10 +125,14 @@ class Surrogate:
         return [c for params in self._starts for c in self._spread(params, rng)]
 
     @cached_property
-    def _pool(self) -> list[Priced]:
+    def _shapes(self) -> list[Params]:
         rng = np.random.default_rng([self._seed, 7])
-        shapes = [random_params(self._problem, rng) for _ in range(_SHAPES)]
-        return [*self._published, *(c for p in shapes for c in self._spread(p, rng))]
+        return [random_params(self._problem, rng) for _ in range(_SHAPES)]
+
+    @cached_property
+    def _pool(self) -> list[Priced]:
+        rng = np.random.default_rng([self._seed, 9])
+        return [*self._published, *(c for p in self._shapes for c in self._spread(p, rng))]
 
     def _opening(self, seen: Sequence[TrialRecord]) -> set[int]:
         """Of the pool, what one of the first proposals may be; none where all may."""
@@ -128,7 +143,11 @@ class Surrogate:
 
     @cached_property
     def _features(self) -> Features:
-        return Features(self._problem, self._pool, self._whole)
+        return Features(self._problem, [*self._starts, *self._shapes], self._whole)
+
+    @cached_property
+    def _limits(self) -> PredictedLimits:
+        return PredictedLimits(self._problem, self._features, self._starts, self._whole)
 
     @cached_property
     def _pool_rows(self) -> Rows:
@@ -136,7 +155,9 @@ class Surrogate:
 
     def _spread(self, params: Params, rng: np.random.Generator) -> list[Priced]:
         between = (np.arange(_FRACTIONS) + rng.random()) / _FRACTIONS
-        return priced_at(params, [*between.tolist(), 1.0], self._problem, self._whole)
+        fractions = [*between.tolist(), 1.0]
+        most = self._limits.most(params)
+        return priced_at(params, fractions, self._problem, self._whole, most=most)
 
     def _around(self, number: int, seen: Sequence[TrialRecord]) -> list[Priced]:
         """Candidates near the front as it stands."""
@@ -163,46 +184,59 @@ class Surrogate:
         return [seen[i] for i in keep]
 
     def _gains(
-        self, rows: Rows, seen: Sequence[TrialRecord], known: Known, rng: np.random.Generator
+        self, fresh: Rows, seen: Sequence[TrialRecord], known: Known, rng: np.random.Generator
     ) -> Floats:
-        """(m,) how much each candidate is expected to move the front."""
-        history, running = (self._features.of_records(r) for r in (seen, known.running))
+        """(m,) how much each candidate, of the pool and fresh, is expected to move the front."""
+        macs = np.concatenate([self._pool_rows.macs, fresh.macs])
+        tried = self._features.of_records([*seen, *known.running])
         beliefs = []
         for objective in self._objectives:
             judged = METRICS[self._problem.metric].column == objective.name
             if objective.name == "macs_g" or not (seen or judged):  # unseen, it goes with the cost
-                past = (history + running).macs
-                worst, still = float(past.max(initial=1.0)), np.zeros(len(rows.macs))
+                worst, still = float(tried.macs.max(initial=1.0)), np.zeros(len(macs))
                 exact = objective.name == "macs_g"
-                beliefs.append(Belief(rows.macs, still, past, worst, exact=exact))
+                beliefs.append(Belief(macs, still, tried.macs, worst, exact=exact))
                 continue
-            values = losses([r.values for r in seen], [objective])[:, 0]
-            variances = np.array([_variance(r, objective) for r in seen])
-            told = _Told(history.inputs, values, variances)
-            worst = float(values.max(initial=-math.inf))
-            if judged:
-                whole = self._whole_loss(objective, known.ceiling)
-                worst = self._blind_loss(values, whole)
-                ends = self._features.of([WHOLE, NOTHING]).inputs
-                told = told.with_more(ends, np.array([whole, worst]))
-            beliefs.append(self._belief(objective.name, told, rows, history, running, worst))
+            told, worst = self._told(objective, seen, known.ceiling)
+            hyper = self._hyper(objective, known)
+            posterior = fit(told.inputs, told.values, told.variances, hyper)
+            if known.running:  # they will find what is believed of them now
+                theirs = self._features.of_records(known.running).inputs
+                told = told.with_more(_names(known.running), theirs, posterior.at(theirs)[0])
+                posterior = fit(told.inputs, told.values, told.variances, hyper)
+            means, deviations = self._everywhere(objective.name, posterior, told, fresh)
+            past = posterior.at(tried.inputs)[0]
+            beliefs.append(Belief(means, deviations, past, worst, exact=False))
         return expected_gain(beliefs, rng)
 
-    def _belief(
-        self, name: str, told: _Told, rows: Rows, history: Rows, running: Rows, worst: float
-    ) -> Belief:
-        """What is believed of one objective, for the candidates and for what was tried."""
-        told = dataclasses.replace(
-            told, values=np.minimum(told.values, _worst_told_apart(told.values))
+    def _everywhere(
+        self, name: str, posterior: Posterior, told: _Told, fresh: Rows
+    ) -> tuple[Floats, Floats]:
+        """Means and deviations of the pool and of fresh candidates."""
+        pool = self._pool_rows.inputs
+        known = self._covariances.setdefault(name, Covariances(pool))
+        both = (
+            posterior.at(pool, known.of(told.inputs, told.names, posterior.hyper)),
+            posterior.at(fresh.inputs),
         )
-        hyper = self._hyper(name, len(history.macs), told)
-        posterior = fit(told.inputs, told.values, told.variances, hyper)
-        if len(running.macs):  # they will find what is believed of them now
-            told = told.with_more(running.inputs, posterior.at(running.inputs)[0])
-            posterior = fit(told.inputs, told.values, told.variances, hyper)
-        means, deviations = posterior.at(rows.inputs)
-        past = posterior.at((history + running).inputs)[0]
-        return Belief(means, deviations, past, worst, exact=False)
+        means, deviations = (np.concatenate(parts) for parts in zip(*both, strict=True))
+        return means, deviations
+
+    def _told(
+        self, objective: Objective, seen: Sequence[TrialRecord], ceiling: float | None
+    ) -> tuple[_Told, float]:
+        """What was seen of an objective, and the loss beyond which nothing counts."""
+        values = losses([r.values for r in seen], [objective])[:, 0]
+        variances = np.array([_variance(r, objective) for r in seen])
+        told = _Told(_names(seen), self._features.of_records(seen).inputs, values, variances)
+        worst = float(values.max(initial=-math.inf))
+        if METRICS[self._problem.metric].column == objective.name:
+            whole = self._whole_loss(objective, ceiling)
+            worst = self._blind_loss(values, whole)
+            ends = self._features.of([WHOLE, NOTHING]).inputs
+            told = told.with_more(["whole", "nothing"], ends, np.array([whole, worst]))
+        capped = np.minimum(told.values, _worst_told_apart(told.values))
+        return dataclasses.replace(told, values=capped), worst
 
     def _whole_loss(self, objective: Objective, ceiling: float | None) -> float:
         """Loss of the uncompressed model; that of a perfect one where it is not known yet."""
@@ -218,40 +252,51 @@ class Surrogate:
             return -guessing if metric.higher_is_better else guessing
         return float(values.max()) if len(values) else whole + 1.0  # any scale is as good
 
-    def _hyper(self, name: str, count: int, told: _Told) -> Hyper:
-        """Hyper-parameters, found anew whenever a fifth more was seen."""
-        if count < _FEW:
+    def _hyper(self, objective: Objective, known: Known) -> Hyper:
+        """Hyper-parameters, found anew from the first ones whenever a fifth more was seen."""
+        seen = [r for r in (*known.earlier, *known.records) if _learnt_from(r)][:_MOST_SEEN]
+        if len(seen) < _FEW:
             return USUAL
-        due = int(_AGAIN ** int(math.log(count, _AGAIN)))
-        if (name, due) not in self._hypers:
-            first = np.arange(min(due, _MOST_SEEN, len(told.values)))
-            found = best_hyper(told.inputs.take(first), told.values[first], told.variances[first])
-            self._hypers[name, due] = found
-        return self._hypers[name, due]
+        due = int(_AGAIN ** int(math.log(len(seen), _AGAIN)))
+        key = objective.name, known.ceiling, tuple(_names(seen[:due]))
+        if key not in self._hypers:
+            told, _ = self._told(objective, seen[:due], known.ceiling)
+            first = np.arange(due)
+            self._hypers[key] = best_hyper(
+                told.inputs.take(first), told.values[first], told.variances[first]
+            )
+        return self._hypers[key]
 
 
 @dataclass(frozen=True)
 class _Told:
     """(n,) losses of configurations, with the variances of their errors."""
 
+    names: Sequence[Hashable]
     inputs: Inputs
     values: Floats
     variances: Floats
 
-    def with_more(self, inputs: Inputs, values: Floats) -> _Told:
+    def with_more(self, names: Sequence[Hashable], inputs: Inputs, values: Floats) -> _Told:
         """And some that are certain."""
         return _Told(
+            [*self.names, *names],
             self.inputs + inputs,
             np.concatenate([self.values, values]),
             np.concatenate([self.variances, np.zeros(len(values))]),
         )
 
 
+def _names(records: Sequence[TrialRecord]) -> list[Hashable]:
+    """By which they are told apart."""
+    return [(r.number, r.config.config_id) for r in records if r.config]
+
+
 def _learnt_from(record: TrialRecord) -> bool:
     return record.measured and record.config is not None and record.base is None
 
 
-def _key(params: Mapping[str, Primitive]) -> tuple[tuple[str, Primitive], ...]:
+def _key_of(params: Mapping[str, Primitive]) -> _Key:
     return tuple(sorted((k, v) for k, v in params.items() if k != "mode"))
 
 

@@ -79,7 +79,12 @@ def dominating(points: Points, other: Points) -> NDArray[np.bool_]:
 
 def front_mask(points: Points) -> NDArray[np.bool_]:
     """(n,) True where no other point dominates; equal points do not dominate each other."""
-    return np.array([not dominating(points, point).any() for point in points], dtype=bool)
+    stay = np.ones(len(points), dtype=bool)
+    for index in np.lexsort(points.T[::-1]).tolist():  # whom one removes later come behind it
+        if stay[index]:
+            own = points[index]
+            stay &= ~(np.all(own <= points, axis=1) & np.any(own < points, axis=1))
+    return stay
 
 
 def crowding(points: Points) -> Points:

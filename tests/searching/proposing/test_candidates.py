@@ -53,6 +53,20 @@ def test_a_nearby_proposal_keeps_most_answers() -> None:
     kept = []
     for _ in range(50):
         near = nearby(base, PROBLEM, rng)
-        shared = base.keys() & near.keys()
-        kept.append(np.mean([near[k] == base[k] for k in shared]))
+        words = [k for k in base.keys() & near.keys() if isinstance(base[k], str)]
+        kept.append(np.mean([near[k] == base[k] for k in words]))
     assert 0.6 < float(np.mean(kept)) < 1.0
+
+
+def test_half_of_the_numbers_that_a_nearby_proposal_keeps_move_by_a_small_step() -> None:
+    rng = np.random.default_rng(5)
+    base = next(p for p in (random_params(PROBLEM, rng) for _ in range(200)) if "taper" in p)
+    near = [nearby(base, PROBLEM, rng) for _ in range(400)]
+    steps = np.array(
+        [np.log(float(p["taper"]) / float(base["taper"])) for p in near if "taper" in p]
+    )
+    assert 0.25 < float(np.mean(steps == 0.0)) < 0.5  # 3 in 8, and what is cut at an end
+    assert 0.3 < float(np.mean((steps != 0.0) & (abs(steps) < 0.2 * np.log(4.0)))) < 0.7
+    assert {p["taper"] for p in near if "taper" in p} > {base["taper"]}
+    assert all(0.5 <= float(p["taper"]) <= 2.0 for p in near if "taper" in p)
+    assert all(isinstance(p["first_layer"], int) for p in near if "first_layer" in p)

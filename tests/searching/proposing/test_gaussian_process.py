@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from autotok.searching.proposing.gaussian_process import Hyper, Inputs, best_hyper, fit
+from autotok.searching.proposing.gaussian_process import (
+    Covariances,
+    Hyper,
+    Inputs,
+    best_hyper,
+    fit,
+)
 
 HYPER = Hyper(length=0.3, shared=0.5, kinship=0.3, noise=1e-6)
 
@@ -64,3 +70,15 @@ def test_the_length_over_which_values_change_is_found() -> None:
         return float(np.median([best_hyper(where, v, np.zeros(40)).length for v in draws]))
 
     assert found(0.15) < found(0.6)
+
+
+def test_covariances_worked_out_once_give_the_same_as_all_at_once() -> None:
+    told, others = inputs([0.9, 0.6, 0.2], [0, 1, 2]), inputs([0.8, 0.5, 0.3, 0.1], [0, 0, 1, 3])
+    posterior = fit(told, np.array([1.0, 2.0, 5.0]), np.zeros(3), HYPER)
+    rows = Covariances(others)
+    rows.of(told.take(np.array([0, 1])), ["a", "b"], HYPER)
+    grown = posterior.at(others, rows.of(told, ["a", "b", "c"], HYPER))
+    anew = posterior.at(others, Covariances(others).of(told, ["a", "b", "c"], HYPER))
+    for one, two, three in zip(grown, anew, posterior.at(others), strict=True):
+        assert one.tolist() == two.tolist()
+        assert one == pytest.approx(three, rel=1e-9)

@@ -8,6 +8,8 @@ import pytest
 from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig, Primitive
+from autotok.searching.proposing.surrogate import Known, Surrogate
+from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.pareto import hypervolume
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.opening import open_search, resume_search, run_search
@@ -113,3 +115,17 @@ def test_who_asks_while_others_still_run_is_told_something_else(tmp_path: Path) 
     assert len(costs) == 4
     assert costs[-1] - costs[0] > 0.02 * whole  # not four times the same place of the front
     search.proposals.close()
+
+
+def test_one_that_has_just_been_opened_proposes_as_one_that_saw_it_all(tmp_path: Path) -> None:
+    problem = fake_problem("50%")
+    records = trials(tmp_path, "auto", 6, 24)
+    objectives = make_objectives(("quality", "macs"), "top1")
+    starts = warm_starts(problem.space, problem.facts)
+    lived = Surrogate(problem, objectives, starts, seed=6)
+    for count in range(1, 25):
+        known = Known(records[:count], ceiling=85.0)
+        proposed = [lived.propose(count, attempt, known) for attempt in range(3)]
+        if count in (1, 6, 13, 24):  # what it keeps in mind changes nothing
+            opened = Surrogate(problem, objectives, starts, seed=6)
+            assert [opened.propose(count, attempt, known) for attempt in range(3)] == proposed

@@ -24,6 +24,13 @@ from autotok.searching.space.budget import Budget, worst_excess
 STAIRS = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [3.0, 3.0]])
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_the_front_is_whom_nobody_dominates(columns: int) -> None:
+    points = np.random.default_rng(columns).integers(0, 12, size=(60, columns)).astype(float)
+    alone = [not dominating(points, point).any() for point in points]
+    assert front_mask(points).tolist() == alone
+
+
 def test_a_point_dominates_only_if_it_is_better_somewhere() -> None:
     points = np.array([[1.0, 1.0], [1.0, 2.0], [0.0, 3.0]])
     assert dominating(points, np.array([1.0, 2.0])).tolist() == [True, False, False]
