@@ -41,10 +41,10 @@ def block_report(
     if compressed:
         report["peak_block_uncompressed"] = _name(model, found[1].peak)
         report["peak_live_mb_uncompressed"] = round(found[1].peak.live_mb, 2)
-        own, before = (figures.latency_ms for figures in found)
-        if own is not None and before is not None:
-            report["predicted_uncompressed_ms"] = round(before, 3)
-            report["predicted_speedup"] = round(before / own, 3)
+        own, whole = (figures.latency_ms for figures in found)
+        if own is not None and whole is not None:
+            report["predicted_uncompressed_ms"] = round(whole, 3)
+            report["predicted_speedup"] = round(whole / own, 3)
     return report | _by_class(found) | _named("measured_share_pct_by_operator", shares, 1)
 
 
