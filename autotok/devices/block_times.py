@@ -1,4 +1,4 @@
-"""Measured time of every block, here and in eager torch, models taking turns."""
+"""Measured time of every block and class of operator, here and in eager torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from statistics import median
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from autotok.compression.model import CompressedViT, TapRequest
+from autotok.counting.operators import classify
 
-WARM_UPS, ROUNDS, LEAST_ROUNDS = 3, 25, 5
+WARM_UPS, ROUNDS, LEAST_ROUNDS, PROFILED = 3, 25, 5, 3
 
 
 @torch.inference_mode()
@@ -40,6 +42,28 @@ def block_times(
         for model, rows in zip(models, taken, strict=True):
             rows.append(_timed(model, images))
     return [tuple(median(column) for column in zip(*rows, strict=True)) for rows in taken]
+
+
+@torch.inference_mode()
+def operator_shares(model: CompressedViT, images: Tensor) -> dict[str, float]:
+    """Per cent of the time of `model(images)` in each class of operator, the largest first.
+
+    By torch's profiler, which slows small operators more than large ones: shares, not times.
+    """
+    gpu = images.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+    model(images)
+    with profile(activities=activities) as profiler:
+        for _ in range(PROFILED):
+            model(images)
+    found: dict[str, float] = {}
+    for event in profiler.key_averages():
+        if event.key.startswith("aten::"):
+            kind = classify(event.key.removeprefix("aten::")).value
+            spent = event.self_device_time_total if gpu else event.self_cpu_time_total
+            found[kind] = found.get(kind, 0.0) + spent
+    total = sum(found.values()) or 1.0
+    return {k: 100 * v / total for k, v in sorted(found.items(), key=lambda item: -item[1]) if v}
 
 
 def _timed(model: CompressedViT, images: Tensor) -> list[float]:

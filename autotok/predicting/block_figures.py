@@ -39,6 +39,8 @@ class ModelFigures:
     by_class: dict[str, float]
     """Predicted milliseconds on the device's own part, by class of operator; empty without a
     target."""
+    latency_ms: float | None = None
+    """Predicted for the whole."""
     bound_by: str = ""
     """Where a target launches kernels asynchronously: what it waits for, 'dispatch' or 'device'."""
 
@@ -60,9 +62,10 @@ def model_figures(
         fused_attention=how is None or how.fused_attention,
     )
     times: Sequence[float | None] = [None] * len(traced.segments)
-    bound, by_class = "", dict[str, float]()
+    bound, by_class, latency_ms = "", dict[str, float](), None
     if target is not None and how is not None:
         whole = bare_prediction(traced, target, "eager")
+        latency_ms = whole.latency_ms
         if how.asynchronous:
             bound = "dispatch" if whole.host_ms > whole.device_ms else "device"
         times = [_milliseconds(traced, i, target, bound) for i in range(len(traced.segments))]
@@ -76,7 +79,7 @@ def model_figures(
         )
         for segment, time in zip(traced.segments, times, strict=True)
     )
-    return ModelFigures(tuple(blocks), by_class, bound)
+    return ModelFigures(tuple(blocks), by_class, latency_ms, bound)
 
 
 def _milliseconds(traced: Trace, index: int, target: Target, bound: str) -> float:

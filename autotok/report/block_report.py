@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from autotok.backbones.base import evaluating
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
-from autotok.devices.block_times import block_times
+from autotok.devices.block_times import block_times, operator_shares
 from autotok.predicting.block_figures import BlockFigures, ModelFigures, model_figures
 from autotok.predicting.target import load_target
 
@@ -29,9 +30,7 @@ def block_report(
     compressed = bool(model.config.reductions)
     models = [model, plain] if compressed else [model]
     found = [model_figures(one, on, batch=batch) for one in models]
-    timed: list[tuple[float, ...] | None] = [None] * len(models)
-    if measure_on == LOCAL:
-        timed = list(_measured(models, batch))
+    timed, shares = _measured(models, batch) if measure_on == LOCAL else ([None] * len(models), [])
     sides = [_rows(*given) for given in zip(models, found, timed, strict=True)]
     rows = sides[0]
     if compressed:
@@ -42,27 +41,41 @@ def block_report(
     if compressed:
         report["peak_block_uncompressed"] = _name(model, found[1].peak)
         report["peak_live_mb_uncompressed"] = round(found[1].peak.live_mb, 2)
-    return report | _by_class(found)
+        own, whole = (figures.latency_ms for figures in found)
+        if own is not None and whole is not None:
+            report["predicted_uncompressed_ms"] = round(whole, 3)
+            report["predicted_speedup"] = round(whole / own, 3)
+    return report | _by_class(found) | _named("measured_share_pct_by_operator", shares, 1)
 
 
-def _by_class(found: list[ModelFigures]) -> dict[str, Any]:
+def _by_class(found: Sequence[ModelFigures]) -> dict[str, Any]:
+    """Predicted milliseconds of each class of operator, and what the target waits for."""
     if not found[0].by_class:
         return {}
-    names = ("predicted_ms_by_operator", "predicted_ms_by_operator_uncompressed")
-    report: dict[str, Any] = {
-        name: {kind: round(ms, 3) for kind, ms in figures.by_class.items()}
-        for name, figures in zip(names, found, strict=False)
-    }
+    report = _named("predicted_ms_by_operator", [figures.by_class for figures in found], 3)
     if found[0].bound_by:
         report["predicted_bound_by"] = found[0].bound_by
     return report
 
 
-def _measured(models: list[CompressedViT], batch: int) -> list[tuple[float, ...]]:
+def _named(name: str, found: Sequence[Mapping[str, float]], digits: int) -> dict[str, Any]:
+    """Figures now and, where there are some, before."""
+    names = (name, f"{name}_uncompressed")
+    return {
+        key: {kind: round(value, digits) for kind, value in figures.items()}
+        for key, figures in zip(names, found, strict=False)
+    }
+
+
+def _measured(
+    models: Sequence[CompressedViT], batch: int
+) -> tuple[Sequence[tuple[float, ...] | None], list[dict[str, float]]]:
+    """Of every model, milliseconds of its blocks and shares of classes of operator."""
     like, facts = next(models[0].parameters()), models[0].backbone.facts
     images = torch.randn(batch, *facts.image_shape, generator=torch.Generator().manual_seed(0))
+    images = images.to(like.device, like.dtype)
     with evaluating(*models):
-        return block_times(models, images.to(like.device, like.dtype))
+        return block_times(models, images), [operator_shares(model, images) for model in models]
 
 
 def _rows(

@@ -67,6 +67,18 @@ def front_over(points: Sequence[Point], metrics: Sequence[Metric]) -> FrontOver:
     return FrontOver(tuple(metrics), tuple(order), volume, reference)
 
 
+def volumes_by_trial(points: Sequence[Point], metrics: Sequence[Metric]) -> list[float]:
+    """The front's volume after each configuration that a run may recommend, in the order of their
+    trials, up to the reference of the whole and by the figures that were known in the end."""
+    whole = front_over(points, metrics)
+    ends = np.array(whole.reference) * _signs(metrics)
+    able = [p for p in points if p.kind in ("best", "front", "trial") and p.feasible and not p.over]
+    able = [p for p in able if None not in [p.value(m) for m in metrics] and p.number is not None]
+    able.sort(key=lambda p: p.number or 0)
+    fronts = (non_dominated(able[: n + 1], metrics) for n in range(len(able)))
+    return [hypervolume(losses_of(front, metrics), ends) for front in fronts]
+
+
 def non_dominated(points: Sequence[Point], metrics: Sequence[Metric]) -> list[Point]:
     """Those that no other dominates; all must have a value of each metric."""
     mask = front_mask(losses_of(points, metrics))

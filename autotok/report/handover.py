@@ -64,6 +64,7 @@ def hand_over(
     objectives = make_objectives(result.settings.objectives, evaluator.metric)
     comparisons = compare_front(final, objectives, result.records)
     exports: dict[str, Any] = {}
+    tokens: dict[str, Any] = {}
     if final.best is not None:
         assert final.best.config is not None
         model = (compressed or partial(compress_backbone, backbone))(final.best.config).eval()
@@ -75,9 +76,12 @@ def hand_over(
         exports = _write_best(folder, model, evaluator, evidence, formats, shown)
         exports = exports or {"onnx": {"error": no_export}}
         write_maps(folder, model, evaluator.data, seed=evaluator.seed)
+        counts = {"attention": list(model.schedule.attention), "mlp": list(model.schedule.mlp)}
+        tokens = {"before": backbone.facts.num_patches, **counts}
     images = f"{evaluator.data.name}: {evaluator.data.labelling}."
     facts = {
         "checks": _checks(result, exports),
+        "tokens": tokens,
         "notes": [
             *_notes(result, plug_in_only),
             images,

@@ -50,6 +50,8 @@ class Report:
     """Of the picture; GFLOPs and the quality by default."""
     limits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """By metric's name, in its column's unit."""
+    charts: Sequence[str] = ()
+    """Small pictures, as HTML."""
     maps: Sequence[KeptMap] = ()
     """Where the tokens of some images went."""
     maps_summary: str = ""
@@ -58,7 +60,9 @@ class Report:
 def write_report(path: Path, report: Report, *, picture: Path | None = None) -> Path:
     """`path`, now the report; the picture is embedded."""
     parts = [f"<h1>{escape(report.title)}</h1>", _headline(report), _front(report, picture)]
-    parts += [_standings(report), _table(report), _tuning(report), _maps(report)]
+    parts += [_standings(report), _table(report), _tuning(report)]
+    parts += [f"<div class='charts'>{''.join(report.charts)}</div>"] if report.charts else []
+    parts.append(_maps(report))
     parts += [f"<p>{escape(note)}</p>" for note in report.notes]
     parts += [_facts("Checks", report.checks), _facts("Environment", report.environment)]
     if report.config_yaml:

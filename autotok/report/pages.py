@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autotok.errors import RunDirectoryError, printable
+from autotok.metrics import Metric
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import kept_result
 from autotok.searching.space.settings import SearchSettings, sampler_text
 
-from .fronts import axes_of, front_over
+from .fronts import axes_of, front_over, volumes_by_trial
 from .html import Report, write_report
 from .plots import pareto_png
-from .points import limits_of
+from .points import Point, limits_of
 from .run import Run
 from .run_maps import kept_maps
+from .small_charts import course_line, token_bars
 from .sources import device_notes, sources_of
 from .tables import on_device_of
 
@@ -72,17 +75,38 @@ def draw_pages(run: Run) -> None:
         checks=facts.get("checks", {}),
         notes=[
             *facts.get("notes", ()),
-            *([f"{front_over(points, asked).sentence.capitalize()}."] if found["front"] else []),
+            *([f"H{front_over(points, asked).sentence[1:]}."] if found["front"] else []),
             *device_notes(question.get("target"), found["measuring"], question.get("batch")),
         ],
         config_yaml=best.read_text("utf-8") if found["best"] and best.is_file() else "",
         comparisons=found["comparisons"],
         axes=(x, y),
+        charts=_charts(facts.get("tokens"), points, asked),
         limits=limits,
         maps=maps,
         maps_summary=summary,
     )
     write_report(run.directory / "report.html", report, picture=picture)
+
+
+def _charts(tokens: Any, points: Sequence[Point], asked: Sequence[Metric]) -> list[str]:
+    """How many tokens the best has where, and how the front grew; what is not known is left out."""
+    charts = []
+    with contextlib.suppress(LookupError, TypeError, ValueError, ArithmeticError):  # damaged
+        rows = [[int(count) for count in tokens[key]] for key in ("attention", "mlp")]
+        charts.append(token_bars(int(tokens["before"]), *rows))
+    with contextlib.suppress(RunDirectoryError):  # nothing is known of an objective
+        volumes = volumes_by_trial(points, asked)
+        if len(volumes) > 1:
+            names = " and ".join(m.label for m in asked)
+            charts.append(
+                course_line(
+                    volumes,
+                    "configurations evaluated",
+                    f"hypervolume of the front over {names}",
+                )
+            )
+    return charts
 
 
 def _in_words(value: Any) -> str:

@@ -72,6 +72,7 @@ def test_profiling_without_measuring_needs_no_weights(run: Run, offline: None, n
     report = json.loads(out)
     assert report["patch_tokens"] == 196
     assert report["predicted_latency_ms"] > 0
+    assert name == "none" or report["predicted_uncompressed_ms"] > 0
     if name != "none":
         assert report["patch_tokens_by_layer"][str(layer)] <= 196
 

@@ -8,6 +8,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.macs import cost, uncompressed
+from autotok.predicting.predict import predict
 from autotok.report.block_report import block_report, block_rows
 
 
@@ -29,6 +30,10 @@ def test_blocks_add_up_to_the_whole_before_and_after() -> None:
     before = sum(b["uncompressed"]["macs_g"] for b in blocks)
     assert before == pytest.approx(uncompressed(facts).macs_g, abs=3e-4)
     assert report["predicted_ms_by_operator"]["matmul"] > 0
+    before = predict(made.backbone, "jetson-nx").latency_ms
+    assert report["predicted_uncompressed_ms"] == pytest.approx(before, abs=1e-3)
+    own = predict(made, "jetson-nx").latency_ms
+    assert report["predicted_speedup"] == pytest.approx(before / own, abs=1e-3)
     assert report["peak_block"] in {b["block"] for b in blocks}
     assert report["peak_live_mb"] == max(b["live_mb"] for b in blocks)
 
@@ -36,6 +41,8 @@ def test_blocks_add_up_to_the_whole_before_and_after() -> None:
 def test_measured_times_stand_beside_the_others() -> None:
     report = block_report(model("topk", (1, 4)), target=None, measure_on="local", batch=2)
     assert all(b["measured_ms"] >= 0 for b in report["blocks"])
+    for side in ("", "_uncompressed"):
+        assert abs(sum(report[f"measured_share_pct_by_operator{side}"].values()) - 100) < 1
     heads, rows = block_rows({**report, "macs_g": 0.002})
     assert heads == ["block", "tokens", "GFLOPs", "measured ms", "live MB"]
     assert rows[2][1] == "16, 4"

@@ -4,7 +4,7 @@ import pytest
 
 from autotok.errors import RunDirectoryError
 from autotok.metrics import Metric, metric_of
-from autotok.report.fronts import axes_of, front_over
+from autotok.report.fronts import axes_of, front_over, volumes_by_trial
 from autotok.report.points import Point
 
 
@@ -90,3 +90,17 @@ def test_a_picture_has_quality_upwards_and_the_first_other_objective_across(
     asked: tuple[str, ...], axes: tuple[str, str]
 ) -> None:
     assert tuple(m.name for m in axes_of(metrics(*asked))) == axes
+
+
+def test_the_volume_grows_trial_by_trial_to_that_of_the_whole() -> None:
+    both = metrics("macs", "top1")
+    points = [
+        Point("none", 4.0, 90.0, kind="uncompressed"),
+        Point("tome", 2.0, 80.0, number=1, kind="front"),
+        Point("topk", 3.0, 70.0, number=2),
+        Point("evit", 1.0, 60.0, number=3, kind="best"),
+        Point("ltp", 0.5, 60.0, number=0, feasible=False),
+    ]
+    found = volumes_by_trial(points, both)
+    assert found == [2.0 * 80.0, 2.0 * 80.0, 2.0 * 80.0 + 60.0]
+    assert found[-1] == front_over(points, both).volume
