@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from autotok.errors import CheckpointError, UnsupportedBackbone
+from autotok.errors import CheckpointError, ConfigError, UnsupportedBackbone
 from autotok.files import replacing
 
 from .base import Backbone
@@ -53,7 +53,7 @@ class TransformersFamily(Family):
         "Hugging Face transformers' ViT, DeiT, DINOv2 with and without registers, DINOv3, BEiT,"
         " and the image towers of CLIP and SigLIP, headless or classifiers"
     )
-    ask = "`hf:org/name`, a folder that holds `config.json`, or the model itself"
+    ask = "`hf:org/name`, `hf:folder` that holds `config.json`, or the model itself"
     wraps = "transformers' ViT, DeiT, DINOv2, DINOv3, BEiT, CLIP and SigLIP vision models"
     resizes = True
 
@@ -63,13 +63,15 @@ class TransformersFamily(Family):
     def matches(self, asked: str | nn.Module) -> bool:
         if not isinstance(asked, str):
             return _is_theirs(asked) and type(asked).__name__ in MODELS
-        return asked.startswith(PREFIX) or (_folder(asked) / "config.json").is_file()
+        # whether it is there or not: a bundle's weights tell all, but are asked for by this name
+        return asked.startswith(PREFIX) or "/" in asked.removeprefix("timm/")
 
     def refuse(self, asked: str | nn.Module) -> None:
-        if isinstance(asked, str) or not _is_theirs(asked):
-            return
-        kind = type(asked).__name__
-        _refuse(kind, kind)
+        if isinstance(asked, str):
+            if (_folder(asked) / "config.json").is_file():
+                raise ConfigError(f"'{asked}' is a folder; ask for it as '{PREFIX}{asked}'")
+        elif _is_theirs(asked):
+            _refuse(type(asked).__name__, type(asked).__name__)
 
     def wrap(self, model: nn.Module) -> Backbone:
         from .hf_vit import HFViT
@@ -103,8 +105,12 @@ class TransformersFamily(Family):
     def save(self, backbone: Backbone, path: Path, *, name: str) -> None:
         from safetensors.torch import save_file
 
+        from .hf_vit import HFViT
+
+        assert isinstance(backbone, HFViT)
         with replacing(path) as temporary:
-            save_file(tensors_of(backbone.weights), temporary, metadata=telling(backbone.weights))
+            metadata = telling(backbone.weights, backbone.preprocessing())
+            save_file(tensors_of(backbone.weights), temporary, metadata=metadata)
 
 
 def _is_theirs(model: nn.Module) -> bool:
@@ -163,8 +169,7 @@ def _told(asked: ModelRequest) -> _Told:
     """Class, configuration and preprocessing of a model, from its file, folder or repository."""
     carried = None if asked.checkpoint is None else told_in(asked.checkpoint)
     if carried is not None:
-        kind, values = carried
-        config = _configured(values, str(asked.checkpoint))
+        kind, config = carried.kind, _configured(carried.config, str(asked.checkpoint))
     else:
         config = _read_config(asked.name)
         kind = _kind(asked.name, config)
@@ -174,8 +179,7 @@ def _told(asked: ModelRequest) -> _Told:
         width, config = getattr(config, "projection_dim", None), config.vision_config
         if width is not None:  # of both towers
             config.projection_dim = width
-    told_alone = carried is not None and not _is_folder(asked.name)
-    given = {} if told_alone else _preprocessing(_place(asked.name))
+    given = _preprocessing(_place(asked.name)) if carried is None else dict(carried.preprocessing)
     return _Told(kind, config, given, given.pop("side", None))
 
 
@@ -254,7 +258,11 @@ def _loaded(asked: ModelRequest, told: _Told) -> nn.Module:
     try:
         with hub_or_cache(), _quietly():
             model, info = _class(told.kind).from_pretrained(
-                place, config=told.config, state_dict=given, output_loading_info=True
+                place,
+                config=told.config,
+                state_dict=given,
+                dtype=torch.float32,  # theirs is the file's
+                output_loading_info=True,
             )
     except Exception as error:
         raise CheckpointError(

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from safetensors import safe_open
 
@@ -103,8 +104,18 @@ def _colours(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def told_in(path: Path) -> tuple[str, dict[str, Any]] | None:
-    """Class name and configuration that a weight file carries; None where it carries none."""
+@dataclass(frozen=True)
+class Carried:
+    """What a weight file says of its model."""
+
+    kind: str
+    """Its class."""
+    config: dict[str, Any]
+    preprocessing: dict[str, Any]
+
+
+def told_in(path: Path) -> Carried | None:
+    """What a weight file of `telling` carries; None where it carries nothing."""
     if path.suffix != ".safetensors":
         return None
     try:
@@ -113,12 +124,26 @@ def told_in(path: Path) -> tuple[str, dict[str, Any]] | None:
         told = None if text is None else json.loads(text)
     except Exception:  # whatever is wrong with the file, reading its weights will say so
         return None
-    if not isinstance(told, dict) or not isinstance(told.get("config"), dict):
+    if not isinstance(told, dict):
         return None
-    return str(told.get("class")), told["config"]
+    config, given = told.get("config"), told.get("preprocessing")
+    if not isinstance(config, dict) or not _is_preprocessing(given):
+        return None
+    return Carried(str(told.get("class")), config, dict(given))
 
 
-def telling(model: Any) -> dict[str, str]:
+def _is_preprocessing(given: object) -> TypeGuard[dict[str, Any]]:
+    """Whether plain data is what `preprocessing_from` may give."""
+    kinds = {"mean": list, "std": list, "interpolation": str, "crop_pct": float, "crop_mode": str}
+    if not isinstance(given, dict) or not given.keys() <= kinds.keys():
+        return False
+    if not all(isinstance(value, kinds[key]) for key, value in given.items()):
+        return False
+    return all(isinstance(v, float) for key in ("mean", "std") for v in given.get(key, ()))
+
+
+def telling(model: Any, preprocessing: Mapping[str, Any]) -> dict[str, str]:
     """Metadata of a weight file that `told_in` reads."""
-    told = {"class": type(model).__name__, "config": model.config.to_dict()}
+    kind, config = type(model).__name__, model.config.to_dict()
+    told = {"class": kind, "config": config, "preprocessing": dict(preprocessing)}
     return {"format": "pt", KEY: json.dumps(told, default=str)}

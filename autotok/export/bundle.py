@@ -276,11 +276,16 @@ def bundle_structure(path: Path, *, backbone: str | None = None) -> CompressedVi
     ref, own = bundle.backbone, backbone in (None, bundle.backbone.name)
     if own and ref.checkpoint is not None:  # whose shapes may be its own
         return load_bundle(path, backbone=backbone)
-    loaded = load_structure(
-        backbone or ref.name,
-        image_size=ref.image_shape[1] if own and _sized(ref) else None,
-        subnet=bundle.config.subnet,
-    )
+    try:
+        loaded = load_structure(
+            backbone or ref.name,
+            image_size=ref.image_shape[1] if own and _sized(ref) else None,
+            subnet=bundle.config.subnet,
+        )
+    except CheckpointError:  # what tells its shapes is gone, but the weights tell them too
+        if own and (weights_home(path) / WEIGHTS).is_file():
+            return load_bundle(path)
+        raise
     bundle.check_fits(loaded.facts)
     return compress_backbone(loaded, bundle.config).eval()
 

@@ -14,9 +14,9 @@ from autotok.backbones import hf_family
 from autotok.backbones.hf_vit import HFViT
 from autotok.backbones.loading import load_backbone, load_structure, save_backbone
 from autotok.config import CompressionConfig, Reduction
-from autotok.errors import AutotokError, CheckpointError, UnsupportedBackbone
+from autotok.errors import AutotokError, CheckpointError, ConfigError, UnsupportedBackbone
 from autotok.evaluation.preprocessing import preprocessing_of
-from autotok.export.bundle import BackboneRef, Bundle, load_bundle, save_bundle
+from autotok.export.bundle import BackboneRef, Bundle, bundle_structure, load_bundle, save_bundle
 
 HALF = CompressionConfig("tome", (Reduction(0, num_keep=11), Reduction(1, num_keep=6)))
 
@@ -60,6 +60,12 @@ def test_a_file_with_the_names_of_the_repositories_is_read_as_a_checkpoint(tmp_p
     torch.testing.assert_close(found(pixels()), model(pixels()).logits, atol=1e-5, rtol=1e-5)
 
 
+def test_files_of_half_precision_are_run_in_float32(tmp_path: Path) -> None:
+    folder = folder_of(hf_model("CLIPVisionModel").half(), tmp_path)
+    found = load_backbone(str(folder))
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+
+
 def test_images_are_made_ready_as_the_folder_says(tmp_path: Path) -> None:
     folder = folder_of(hf_model("ViTModel"), tmp_path)
     found = preprocessing_of(load_backbone(str(folder)))
@@ -89,13 +95,15 @@ def test_a_bundle_is_rebuilt_without_the_folder_it_came_from(tmp_path: Path) -> 
     model = autotok.compress(backbone, HALF)
     bundle = Bundle(BackboneRef.of(backbone.facts), HALF, preprocessing_of(backbone).to_dict())
     save_bundle(tmp_path / "best", model, bundle, pixels(), formats=())
-    expected = model(pixels())
+    expected, ready = model(pixels()), preprocessing_of(backbone)
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
     again = load_bundle(tmp_path / "best")
     assert torch.equal(again(pixels()), expected)
+    assert preprocessing_of(again.backbone) == ready
     assert again(pixel_values=pixels()).pooler_output.shape == (2, 32)
+    assert bundle_structure(tmp_path / "best").schedule == model.schedule
 
 
 def test_weights_that_are_not_all_there_are_never_made_up(tmp_path: Path) -> None:
@@ -111,6 +119,14 @@ def test_weights_that_are_not_all_there_are_never_made_up(tmp_path: Path) -> Non
         with pytest.raises(CheckpointError, match=words) as caught:
             load_backbone(str(folder))
         assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_asked_for_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(hf_model("ViTModel"), tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="'mine' is a folder; ask for it as 'hf:mine'"):
+        load_backbone("mine")
+    assert load_backbone("hf:mine").facts == load_backbone("hf:mine").facts
 
 
 def test_what_cannot_be_had_is_one_sentence(

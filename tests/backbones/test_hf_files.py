@@ -1,5 +1,6 @@
 """Preprocessor files of Hugging Face as autotok's own words."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from hf_models import PREPROCESSOR, transformers
 from PIL import Image
+from safetensors.torch import save_file
 
-from autotok.backbones.hf_files import preprocessing_from, read_json
+from autotok.backbones.hf_files import KEY, Carried, preprocessing_from, read_json, told_in
 from autotok.errors import CheckpointError
 from autotok.evaluation.preprocessing import Preprocessing
 
@@ -75,6 +77,26 @@ def test_what_cannot_be_followed_is_one_sentence(change: dict[str, Any]) -> None
     with pytest.raises(CheckpointError, match="nothing about images that autotok can") as caught:
         preprocessing_from(SQUASHED | change, origin="preprocessor_config.json")
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_weight_file_says_is_taken_only_if_it_can_be(tmp_path: Path) -> None:
+    good = {"class": "ViTModel", "config": {}, "preprocessing": {"mean": [0.5], "crop_pct": 1.0}}
+    found = []
+    for told in (
+        good,
+        {**good, "preprocessing": {"mean": "grey"}},
+        {**good, "preprocessing": {"mean": [None]}},
+        {**good, "preprocessing": {"angle": 3}},
+        {**good, "config": []},
+        [good],
+    ):
+        path = tmp_path / "weights.safetensors"
+        save_file({"weight": torch.ones(1)}, path, metadata={KEY: json.dumps(told)})
+        found.append(told_in(path))
+    assert found[0] == Carried("ViTModel", {}, {"mean": [0.5], "crop_pct": 1.0})
+    assert found[1:] == [None] * 5
+    path.write_bytes(b"no file of this kind")
+    assert told_in(path) is None
 
 
 def test_a_file_that_is_no_object_is_refused(tmp_path: Path) -> None:

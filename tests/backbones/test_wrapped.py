@@ -9,14 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from other_vits import OTHERS, images, other, other_backbone
+from small_vits import drawn
 from torch import Tensor
 
+from autotok.backbones.autoformer import AutoFormer, SupernetSpec
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import as_backbone
 from autotok.backbones.wrapped import WrappedViT
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import TapRequest
-from autotok.config import CompressionConfig, Reduction
+from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.counting.counter import count_operators
 from autotok.counting.macs import cost, uncompressed
 from autotok.export.exported import export_model
@@ -32,6 +34,17 @@ def backbone(word: str) -> WrappedViT:
 @cache
 def exact(word: str) -> WrappedViT:
     return other_backbone(word).double()
+
+
+@cache
+def autoformer() -> Backbone:
+    spec = SupernetSpec(
+        embed_dim=24, depth=4, heads=3, mlp_ratio=2.0, embed_choices=(24,),
+        depth_choices=(4,), heads_choices=(2, 3), mlp_ratio_choices=(1.0, 2.0),
+        image_shape=(3, 32, 32), patch_size=8, num_classes=5, head_dim=8, max_offset=3,
+    )  # fmt: skip
+    chosen = SubnetSpec(24, (2, 3, 2, 3), (2.0, 1.0, 1.0, 2.0))
+    return drawn(AutoFormer(spec, chosen)).double()  # type: ignore[return-value]
 
 
 @torch.no_grad()
@@ -69,6 +82,29 @@ def test_after_random_pruning_in_any_order_places_are_the_original_ones(
         tokens, _ = model.embed(images().double(), Needs.GRID)
     chosen = torch.stack([torch.randperm(16)[:keep] for _ in range(2)])
     check(model, index, select(tokens, chosen))
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**31), keep=st.integers(1, 16), index=st.integers(0, 3))
+def test_so_it_is_for_autoformer(seed: int, keep: int, index: int) -> None:
+    torch.manual_seed(seed)
+    model = autoformer()
+    with torch.no_grad():
+        tokens, _ = model.embed(images().double())
+    chosen = torch.stack([torch.randperm(16)[:keep] for _ in range(2)])
+    check(model, index, select(tokens, chosen))
+
+
+def test_naive_places_can_be_asked_for_and_give_something_else() -> None:
+    naive = CompressionConfig("tome", (Reduction(0, num_keep=11),), positions="naive")
+    for word in ("DINOv3", "turns of every head", "BEiT"):
+        with torch.no_grad():
+            found = compress_backbone(backbone(word), naive)(images())
+            carried = compress_backbone(
+                backbone(word), dataclasses.replace(naive, positions="carried")
+            )
+            assert found.isfinite().all()
+            assert not torch.allclose(found, carried(images()), rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["tome", "pitome", "evit", "dpcknn"])
