@@ -93,7 +93,7 @@ def run_engine(arguments: list[str]) -> None:
     """Runs an engine over a file of images, and writes its outputs."""
     if len(arguments) != 3:
         sys.exit(__doc__)
-    engine, images = TrtEngine(arguments[0]), np.load(arguments[1])
+    engine, images = TrtEngine(arguments[0]), np.load(arguments[1], allow_pickle=False)
     chunks = [engine(images[i : i + engine.batch]) for i in range(0, len(images), engine.batch)]
     np.save(arguments[2], np.concatenate(chunks))
 
