@@ -17,9 +17,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # decided before torch is imported
 
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
-    """The same random numbers for every test, and warnings, whatever -q was given before."""
+    """The same random numbers and threads for every test, and warnings, whatever -q was given
+    before."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            sys.modules["torch"].set_num_threads(1)
     logging.getLogger("autotok").setLevel(logging.NOTSET)
 
 
