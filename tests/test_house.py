@@ -36,6 +36,7 @@ GUESTS = {
         "backbones/timm_vit.py",
         "backbones/timm_eva.py",
         "backbones/timm_relative.py",
+        "backbones/timm_refusals.py",
         "backbones/timm_family.py",
         "backbones/timm_checkpoint.py",
         "backbones/feature_net.py",

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .attention import LinearPart, Projection
 from .base import evaluating
-from .timm_vit import TimmModel, check_ends, check_kind, refuse, timm_parts
+from .timm_refusals import check_ends, check_kind, refuse
+from .timm_vit import TimmModel, timm_parts
 from .torchvision_shim import ensure_torchvision
 from .wrapped import BlockParts
 

@@ -16,8 +16,9 @@ from .family import Family, ModelRequest, register_family
 from .hub import hub_or_cache
 from .timm_checkpoint import model_from_tensors
 from .timm_eva import TimmEva
+from .timm_refusals import refuse_module
 from .timm_relative import TimmBeit, TimmRelPos
-from .timm_vit import ClassAndMeanViT, TimmModel, TimmViT, model_name, refuse_module
+from .timm_vit import ClassAndMeanViT, TimmModel, TimmViT, model_name
 from .torchvision_shim import ensure_torchvision
 
 ensure_torchvision()

@@ -13,7 +13,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from .timm_eva import joint_projection
-from .timm_vit import TimmModel, check_ends, check_kind, refuse, timm_parts
+from .timm_refusals import check_ends, check_kind, refuse
+from .timm_vit import TimmModel, timm_parts
 from .torchvision_shim import ensure_torchvision
 from .wrapped import BlockParts
 

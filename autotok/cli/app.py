@@ -29,7 +29,9 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of ta
 WideFlag = Annotated[bool, typer.Option("--wide", help="Show all columns, beyond 80.")]
 QuietFlag = Annotated[bool, typer.Option("-q", "--quiet", help="Print results only.")]
 VerboseFlag = Annotated[bool, typer.Option("-v", "--verbose", help="Log one line per step.")]
-_BACKBONE = typer.Option("--backbone", "-b", help="Model name; see `autotok backbones`.")
+_BACKBONE = typer.Option(
+    "--backbone", "-b", help="Model name; see `autotok backbones`. Or hf:org/name, hf:folder."
+)
 BackboneOption = Annotated[str, _BACKBONE]
 AnyBackboneOption = Annotated[str | None, _BACKBONE]
 """Where a configuration file may name it; around `Annotated`, `| None` would hide the option."""
