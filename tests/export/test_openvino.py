@@ -42,7 +42,7 @@ def test_a_file_of_dynamic_batch_takes_any(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "far"), [("float16", 0.01), ("int8", 0.1)])
 def test_lower_number_formats_are_smaller_and_near(
-    tmp_path: Path, precision: str, far: float
+    tmp_path: Path, precision: str, far: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = compressed("topk", tiny_backbone())
     whole = export_model(model, tmp_path / "m.xml", photos(8), format="openvino")
@@ -53,6 +53,7 @@ def test_lower_number_formats_are_smaller_and_near(
     weights = [(tmp_path / name).stat().st_size for name in ("m.bin", "n.bin")]
     assert weights[1] < 0.6 * weights[0]
     assert result.precision != whole.precision
+    assert capsys.readouterr().out == ""
 
 
 def test_a_missing_runtime_is_one_sentence_that_names_the_extra(
