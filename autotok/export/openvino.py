@@ -5,6 +5,8 @@ int8 is made by NNCF, which knows transformers; openvino and nncf are the extra 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import tempfile
@@ -72,12 +74,13 @@ class OpenVino(ExportFormat):
             by = f"nncf {nncf.__version__}"
             chunks = [chunk.numpy() for chunk in images.split(batch)]
             try:
-                model = nncf.quantize(
-                    model,
-                    nncf.Dataset(chunks),
-                    model_type=nncf.ModelType.TRANSFORMER,
-                    subset_size=len(chunks),
-                )
+                with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+                    model = nncf.quantize(
+                        model,
+                        nncf.Dataset(chunks),
+                        model_type=nncf.ModelType.TRANSFORMER,
+                        subset_size=len(chunks),
+                    )
             except Exception as error:
                 raise not_exported(self.name, f"int8: {failure(error)[:200]}") from error
         fresh = path.with_name(f"fresh-{path.name}")  # the weights of the old one are mapped

@@ -85,6 +85,8 @@ def device_sentences(
         lines[0] = f"{lines[0][:-1]}; the other figures are predictions: {target_standing}."
     for metric in measuring.get("ratios", {}):
         lines.append(_agreement(metric, measuring))
+    for name, ratios in (measuring.get("over_float32") or {}).items():
+        lines.append(_over_float32(name, sorted(ratios)))
     failures = list(measuring.get("failures") or ())
     if failures:
         which = "1 configuration" if len(failures) == 1 else f"{len(failures)} configurations"
@@ -109,6 +111,18 @@ def sources_of(
     """The same for the headings of a table."""
     name = None if target is None else load_target(target).name
     return Sources.of(name, (r.predicted for r in records), measuring)
+
+
+def _over_float32(name: str, ratios: Sequence[float]) -> str:
+    """What a number format made of the latency, in one sentence; `ratios` rise."""
+    middle = ratios[len(ratios) // 2]
+    told = f"{name} files took {middle:.2f} times the latency of float32 ones"
+    if middle >= 1.0:
+        told = (
+            f"{name.upper()} IS NO FASTER HERE: its files took {middle:.2f} times float32's latency"
+        )
+    spread = f" ({ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)})" if ratios[1:] else ""
+    return f"{told}, same configuration{spread}."
 
 
 def _agreement(metric: str, measuring: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Models and bundles that the tests of exports share."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from autotok.backbones.autoformer import AutoFormer, SupernetSpec
 from autotok.backbones.base import Backbone
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
@@ -15,6 +16,11 @@ from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
 from autotok.testing.reduction_case import stand_in
 
+SPEC = SupernetSpec(
+    embed_dim=32, depth=3, heads=2, mlp_ratio=2.0, embed_choices=(32,), depth_choices=(3,),
+    heads_choices=(2,), mlp_ratio_choices=(2.0,), image_shape=(3, 32, 32), patch_size=8,
+    num_classes=10, head_dim=16, max_offset=3,
+)  # fmt: skip
 CONFIG = CompressionConfig("topk", (Reduction(1, num_keep=9), Reduction(2, num_keep=5)))
 
 
@@ -53,3 +59,12 @@ def compressed(name: str, backbone: Backbone) -> CompressedViT:
         if isinstance(reducer, ImageScoring):  # whose weights tests do not have
             reducer.network = stand_in()
     return model
+
+
+def autoformer() -> Backbone:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoFormer(SPEC, SPEC.largest())
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return model.eval()

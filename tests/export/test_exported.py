@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporting import compressed, photos
-from torch import Tensor, nn
+from exporting import autoformer, compressed, photos
+from torch import Tensor
 
-from autotok.backbones.autoformer import AutoFormer, SupernetSpec
 from autotok.backbones.base import Backbone
 from autotok.backbones.feature_net import FeatureNet, _create
 from autotok.backbones.timm_vit import TimmViT
@@ -21,11 +20,6 @@ from autotok.export.exported import ExportResult, _judge, check_exportable, expo
 from autotok.export.formats import FORMATS
 from autotok.methods.registry import get_method, list_methods
 
-SPEC = SupernetSpec(
-    embed_dim=32, depth=3, heads=2, mlp_ratio=2.0, embed_choices=(32,), depth_choices=(3,),
-    heads_choices=(2,), mlp_ratio_choices=(2.0,), image_shape=(3, 32, 32), patch_size=8,
-    num_classes=10, head_dim=16, max_offset=3,
-)  # fmt: skip
 EXPORTABLE = [name for name in list_methods() if get_method(name).exportable]
 QUICK = {"none", "sit", "tome"}
 """Exported in two seconds each, beside `topk` with an open batch below; all others are slow."""
@@ -33,15 +27,6 @@ QUICK = {"none", "sit", "tome"}
 
 def some_slow(names: list[str]) -> list[object]:
     return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
-
-
-def autoformer() -> Backbone:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoFormer(SPEC, SPEC.largest())
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=0.3)
-    return model.eval()
 
 
 @pytest.mark.parametrize("name", some_slow(EXPORTABLE))

@@ -1,11 +1,16 @@
 """OpenVINO files say what torch says, in every number format, and lie where they were asked for."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from exporting import compressed, photos
+from exporting import autoformer, compressed, photos
 
+from autotok.backbones.base import Backbone
+from autotok.backbones.loading import as_backbone
+from autotok.backbones.lvvit import LVViT, LVViTSpec
+from autotok.backbones.timm_vit import VisionTransformer
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import ExportError
 from autotok.export.exported import export_model
@@ -37,7 +42,7 @@ def test_a_file_of_dynamic_batch_takes_any(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "far"), [("float16", 0.01), ("int8", 0.1)])
 def test_lower_number_formats_are_smaller_and_near(
-    tmp_path: Path, precision: str, far: float
+    tmp_path: Path, precision: str, far: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = compressed("topk", tiny_backbone())
     whole = export_model(model, tmp_path / "m.xml", photos(8), format="openvino")
@@ -48,6 +53,7 @@ def test_lower_number_formats_are_smaller_and_near(
     weights = [(tmp_path / name).stat().st_size for name in ("m.bin", "n.bin")]
     assert weights[1] < 0.6 * weights[0]
     assert result.precision != whole.precision
+    assert capsys.readouterr().out == ""
 
 
 def test_a_missing_runtime_is_one_sentence_that_names_the_extra(
@@ -56,3 +62,28 @@ def test_a_missing_runtime_is_one_sentence_that_names_the_extra(
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(ExportError, match=r"pip install 'autotok\[openvino\]'"):
         check_format("openvino")
+
+
+def scaled() -> Backbone:
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3}
+    return as_backbone(VisionTransformer(num_classes=10, init_values=0.5, **shape))
+
+
+def lvvit() -> Backbone:
+    return LVViT(LVViTSpec(48, 4, 3, 96, image_shape=(3, 32, 32), patch_size=8, num_classes=10))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [scaled, lvvit, autoformer])
+def test_backbones_of_every_kind_agree_with_torch_on_64_images(
+    tmp_path: Path, make: Callable[[], Backbone]
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = make()
+        for parameter in backbone.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    model = compressed("tome", backbone.eval())
+    result = export_model(model, tmp_path / "m.xml", photos(64), format="openvino")
+    assert (result.same_argmax, result.num_images) == (True, 64)
+    assert result.max_rel_diff < 1e-5

@@ -51,3 +51,13 @@ def test_a_device_that_could_measure_nothing_is_told() -> None:
         "Nothing could be measured on the device.",
         "2 configurations could not be measured: a.",
     ]
+
+
+def test_a_number_format_that_is_no_faster_is_said_to_be() -> None:
+    told = {"num_measured": 4, "over_float32": {"int8": [0.9, 0.8], "float16": [1.5]}}
+    assert device_sentences(None, told)[1:] == [
+        "int8 files took 0.90 times the latency of float32 ones, same configuration (0.80 to 0.90"
+        " over 2).",
+        "FLOAT16 IS NO FASTER HERE: its files took 1.50 times float32's latency, same"
+        " configuration.",
+    ]
