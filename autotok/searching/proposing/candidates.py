@@ -158,6 +158,8 @@ def tokens_by_depth(
 def _drawn(rng: np.random.Generator) -> Chooser:
     def choose(parameter: Parameter) -> Primitive:
         if parameter.choices:
+            if parameter.name == "mode" and "plug-in" in parameter.choices:
+                return "plug-in"  # as trials are where both are searched
             return parameter.choices[int(rng.integers(len(parameter.choices)))]
         low, high = parameter.low, parameter.high
         if parameter.log:
