@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -273,7 +274,7 @@ class CompressionConfig:
         """The same reduction without any retraining."""
         return dataclasses.replace(self, mode="plug-in", finetune=None)
 
-    @property
+    @cached_property
     def config_id(self) -> str:
         """Short hash of the canonical JSON: equal configurations, and only those, share it."""
         return hashlib.sha256(self.canonical.encode()).hexdigest()[:12]

@@ -245,7 +245,7 @@ def typed(cls: type[T], data: object, where: Place | str, *, newer: bool = False
         fields = {item.name for item in dataclasses.fields(cls)}
         data = {key: value for key, value in data.items() if key in fields}
     values = {
-        key: _fitted(value, hints[key], place / key)
+        key: value if _fits(value, hints[key]) else _fitted(value, hints[key], place / key)
         for key, value in checked_keys(data, cls, place).items()
     }
     for item in dataclasses.fields(cls):
@@ -277,6 +277,13 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether nothing is to be done or said about a value: most of a large study."""
+    if hint is float:
+        return type(value) is float and math.isfinite(value)
+    return hint in _WORDS and type(value) is hint
+
+
 def _fitted(value: Any, hint: Any, place: Place) -> Any:
     """A value as its type has it: sequences as tuples, mappings as dictionaries."""
     kind, inner = typing.get_origin(hint), typing.get_args(hint)
@@ -301,6 +308,8 @@ def _fitted(value: Any, hint: Any, place: Place) -> Any:
 def _one_of(value: Any, kinds: tuple[Any, ...], place: Place) -> Any:
     if value is None and type(None) in kinds:
         return None
+    if type(value) in kinds and _fits(value, type(value)):
+        return value
     simple = tuple(kind for kind in kinds if kind in _WORDS)
     others = [kind for kind in kinds if kind not in (*simple, type(None))]
     listed = isinstance(value, (list, tuple))
@@ -321,7 +330,10 @@ def _tuple(value: Any, inner: tuple[Any, ...], place: Place) -> tuple[Any, ...]:
     if not open_ended and len(value) != len(inner):
         raise ConfigError(f"{place}: must be a list of {len(inner)}, got {_shown(value)}")
     kinds = inner[:1] * len(value) if open_ended else inner
-    return tuple(_fitted(item, kinds[n], place / n) for n, item in enumerate(value))
+    return tuple(
+        item if _fits(item, kinds[n]) else _fitted(item, kinds[n], place / n)
+        for n, item in enumerate(value)
+    )
 
 
 def _primitive(value: Any, kind: type, place: Place) -> Any:

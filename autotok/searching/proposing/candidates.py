@@ -96,12 +96,12 @@ def priced_at(
     if space.structure is not None and shape.subnet is not None:
         facts = space.structure.facts(shape.subnet)
     line = Strengths(shape, problem)
-    macs = line.metric("macs", _GRID)
+    counts = shape.counts(_GRID, problem.facts)
+    macs = line.macs_of(counts) if shape.layers else line.metric("macs", _GRID)
     inside = np.flatnonzero((macs <= most) & _within(line, macs, problem.budgets))
     if not len(inside):
         return []
     low, high = float(macs[inside].min()), float(macs[inside].max())
-    counts = shape.counts(_GRID, facts)
     found = []
     for fraction in fractions:
         target = low + fraction * (high - low)
@@ -151,6 +151,8 @@ def tokens_by_depth(
     left = np.ones(depth)
     for layer, count in zip(layers, counts, strict=True):
         left[layer:] = count / facts.num_patches
+    if depth == BINS:
+        return tuple(left.tolist())
     places = np.linspace(0.0, depth - 1, BINS)
     return tuple(np.interp(places, np.arange(depth), left).tolist())
 
@@ -158,6 +160,8 @@ def tokens_by_depth(
 def _drawn(rng: np.random.Generator) -> Chooser:
     def choose(parameter: Parameter) -> Primitive:
         if parameter.choices:
+            if parameter.name == "mode" and "plug-in" in parameter.choices:
+                return "plug-in"  # as trials are where both are searched
             return parameter.choices[int(rng.integers(len(parameter.choices)))]
         low, high = parameter.low, parameter.high
         if parameter.log:

@@ -90,14 +90,16 @@ class Strengths:
         """(M,) exact cost at each strength."""
         counts = self.shape.counts(strengths, self._facts)
         if name == "macs" and self.shape.layers:
-            shape = self.shape
-            macs = self._costs.schedule_macs(
-                shape.method, shape.options, shape.layers, counts, shape.subnet
-            )
-            return macs.astype(np.float64)
+            return self.macs_of(counts)
         return np.array(
             [getattr(self._costs.cost(self.shape.config(c, self._facts)), name) for c in counts]
         )
+
+    def macs_of(self, counts: NDArray[np.int64]) -> Floats:
+        """(M,) multiply-accumulates of (M, S) rows of counts."""
+        s = self.shape
+        macs = self._costs.schedule_macs(s.method, s.options, s.layers, counts, s.subnet)
+        return macs.astype(np.float64)
 
     def lowest(self, name: str) -> float:
         """The metric of the strongest, exact or predicted."""

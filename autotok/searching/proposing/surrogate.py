@@ -101,9 +101,9 @@ class Surrogate:
         candidates, found = [*self._pool, *fresh], []
         opening = self._opening([*seen, *known.running])
         for index in order.tolist():
-            params = candidates[index].params
             if opening and index not in opening:
                 continue
+            params = candidates[index].params
             if _key_of(params) not in tried:
                 found.append(params)
             if len(found) == _RANKED:
@@ -313,7 +313,7 @@ def _variance(record: TrialRecord, objective: Objective) -> float:
 
 
 def _worst_told_apart(values: Floats) -> float:
-    """How bad a loss has to be that it no longer matters how bad: as far above the median as four
-    times the best is below it."""
+    """How bad a loss has to be that it no longer matters how bad: as far above the median as twice
+    the best is below it."""
     middle = float(np.median(values))
-    return middle + 4.0 * max(middle - float(values.min()), 1e-12)
+    return middle + 2.0 * max(middle - float(values.min()), 1e-12)

@@ -36,9 +36,9 @@ class Front:
         if not record.measured or not self.has_room_for(record):
             return
         own = losses([record.values], self._objectives)
-        stay = [not dominating(own, point).any() for point in self._points]
+        stay = ~dominated(self._points, own[0])
         self._members = [m for m, keep in zip(self._members, stay, strict=True) if keep] + [record]
-        self._points = np.concatenate([self._points[np.array(stay, dtype=bool)], own])
+        self._points = np.concatenate([self._points[stay], own])
 
     def has_room_for(self, record: TrialRecord) -> bool:
         """Whether no member dominates a record, which need not be finished."""
@@ -77,13 +77,18 @@ def dominating(points: Points, other: Points) -> NDArray[np.bool_]:
     return found
 
 
+def dominated(points: Points, other: Points) -> NDArray[np.bool_]:
+    """(n,) which points are no better than another one (m,) anywhere and worse somewhere."""
+    found: NDArray[np.bool_] = np.all(other <= points, axis=1) & np.any(other < points, axis=1)
+    return found
+
+
 def front_mask(points: Points) -> NDArray[np.bool_]:
     """(n,) True where no other point dominates; equal points do not dominate each other."""
     stay = np.ones(len(points), dtype=bool)
     for index in np.lexsort(points.T[::-1]).tolist():  # whom one removes later come behind it
         if stay[index]:
-            own = points[index]
-            stay &= ~(np.all(own <= points, axis=1) & np.any(own < points, axis=1))
+            stay &= ~dominated(points, points[index])
     return stay
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import fake_problem
+from problems import FakeEvaluator, fake_problem
 
 from autotok.config import CompressionConfig
 from autotok.searching.proposing.candidates import (
@@ -70,3 +70,13 @@ def test_half_of_the_numbers_that_a_nearby_proposal_keeps_move_by_a_small_step()
     assert {p["taper"] for p in near if "taper" in p} > {base["taper"]}
     assert all(0.5 <= float(p["taper"]) <= 2.0 for p in near if "taper" in p)
     assert all(isinstance(p["first_layer"], int) for p in near if "first_layer" in p)
+
+
+def test_where_fine_tunes_are_searched_too_candidates_are_plug_in_as_trials_are() -> None:
+    problem = fake_problem("50%", finetune=FakeEvaluator(PROBLEM.facts).finetune)
+    assert set(problem.space.mode) == {"plug-in", "retrain"}
+    rng = np.random.default_rng(0)
+    drawn = [random_params(problem, rng) for _ in range(20)]
+    drawn += [nearby(params, problem, rng) for params in drawn]
+    assert {params["mode"] for params in drawn} == {"plug-in"}
+    assert not any(name.startswith("finetune.") for params in drawn for name in params)

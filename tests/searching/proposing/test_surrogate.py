@@ -129,3 +129,16 @@ def test_one_that_has_just_been_opened_proposes_as_one_that_saw_it_all(tmp_path:
         if count in (1, 6, 13, 24):  # what it keeps in mind changes nothing
             opened = Surrogate(problem, objectives, starts, seed=6)
             assert [opened.propose(count, attempt, known) for attempt in range(3)] == proposed
+
+
+def test_hardly_a_proposal_is_known_where_fine_tunes_are_searched_too(tmp_path: Path) -> None:
+    evaluator = FakeEvaluator(vit_facts())
+    problem = fake_problem(evaluate=evaluator, finetune=evaluator.finetune)
+    settings = SearchSettings(sampler="auto")
+    search = open_search(settings, problem, tmp_path / "study.log", plan=FidelityPlan(24, 24, 24))
+    for _ in range(40):
+        job = search.ask()
+        assert job is not None
+        search.advance(job.number, problem.evaluate(job.config, 0, 24), 0.0)
+    assert sum(r.state == "duplicate" for r in search.records) <= 2
+    search.proposals.close()
