@@ -184,8 +184,8 @@ def _folded(model: Any) -> None:
     from onnxscript import optimizer
 
     unused: Any = common.RemoveUnusedFunctionsPass  # not annotated
-
-    onnx_ir.passes.Sequential(common.InlinePass())(model)
+    # types first: an older operator set came by a conversion that forgets them
+    onnx_ir.passes.Sequential(common.InlinePass(), common.ShapeInferencePass())(model)
     optimizer.fold_constants(model)
     onnx_ir.passes.Sequential(
         common.RemoveUnusedNodesPass(),
