@@ -98,13 +98,14 @@ class Surrogate:
         gains = self._gains(self._features.of(fresh), seen, known, rng)
         order = np.argsort(-gains, kind="stable")
         tried = {self._key(r) for r in (*known.records, *known.running)}
+        outside = {_shape_of(r.params) for r in known.records if r.state == "infeasible"}
         candidates, found = [*self._pool, *fresh], []
         opening = self._opening([*seen, *known.running])
         for index in order.tolist():
             if opening and index not in opening:
                 continue
             params = candidates[index].params
-            if _key_of(params) not in tried:
+            if _key_of(params) not in tried and _shape_of(params) not in outside:
                 found.append(params)
             if len(found) == _RANKED:
                 break
@@ -317,3 +318,8 @@ def _worst_told_apart(values: Floats) -> float:
     the best is below it."""
     middle = float(np.median(values))
     return middle + 2.0 * max(middle - float(values.min()), 1e-12)
+
+
+def _shape_of(params: Mapping[str, Primitive]) -> _Key:
+    """Its proposal at whatever cost: outside the budget at its cheapest, it is so at any."""
+    return tuple(item for item in _key_of(params) if item[0] != "budget_fraction")

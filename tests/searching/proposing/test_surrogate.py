@@ -142,3 +142,15 @@ def test_hardly_a_proposal_is_known_where_fine_tunes_are_searched_too(tmp_path: 
         search.advance(job.number, problem.evaluate(job.config, 0, 24), 0.0)
     assert sum(r.state == "duplicate" for r in search.records) <= 2
     search.proposals.close()
+
+
+def test_a_shape_that_is_outside_at_its_cheapest_is_not_proposed_again() -> None:
+    problem = fake_problem("50%")
+    starts = list(warm_starts(problem.space, problem.facts))
+    surrogate = Surrogate(problem, make_objectives(("top1", "macs"), "top1"), starts, 0)
+    refused: list[TrialRecord] = []
+    for number in range(12):
+        params = surrogate.propose(number, 0, Known(refused))
+        assert params is not None
+        assert shape(params) not in [shape(r.params) for r in refused]
+        refused.append(TrialRecord(number, "infeasible", None, params=params))
