@@ -86,6 +86,7 @@ def test_no_time_left_still_gives_a_row(capsys: pytest.CaptureFixture[str]) -> N
     assert rows[0].split()[-1] == str(engine.LEAST_TURNS)
 
 
+@pytest.mark.slow
 def test_the_script_for_a_gpu_goes_through_its_steps_on_a_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
