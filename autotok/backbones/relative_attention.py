@@ -10,8 +10,9 @@ keys down, queries across, so that both are copies and sums of contiguous rows; 
 queries at a time, which stay in the cache, and is nowhere whole unless somebody asked for it.
 Multiply-accumulates: 4 * (2 max_offset + 2) * N * H * D a block beside the two products.
 
-In half precision products cost less than copies: there the lines are features of keys and values,
-1 where a key is on the line, and of queries what they give to it, so that both products do it all.
+In half precision, and in exported files, products cost less than copies: there the lines are
+features of keys and values, 1 where a key is on the line, and of queries what they give to it, so
+that both products do it all. (In files copies would also be sums by scatter, see `row_index`.)
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def relative_attention(
     q: Tensor, k: Tensor, v: Tensor, tables: RelativeTables, tokens: Tokens, needs: Needs
 ) -> tuple[Tensor, Taps]:
     """Heads' outputs (B, H, N, D) of queries, keys and values of that shape, and the taps."""
-    if q.dtype.itemsize == 2 and _cached(q) and not shapes_softmax(tokens) and not q.requires_grad:
+    halves = q.dtype.itemsize == 2 and _cached(q) and not q.requires_grad
+    if (halves or torch.onnx.is_in_onnx_export()) and not shapes_softmax(tokens):
         with torch.autocast("cpu", enabled=False):
             return _by_features(q, k, v, tables, tokens, needs)
     batch, heads, total, _ = q.shape
@@ -98,7 +100,7 @@ def _by_features(
         keys.append(bias.expand(batch, heads, -1, -1))
     asking, asked = asking.flatten(0, 1), torch.cat(keys, dim=-1).flatten(0, 1).transpose(1, 2)
     parts, shares = [], query_shares(tokens, q) if needs & Needs.COLUMN_MEANS else None
-    for own in _slices(total, max(TILE, 2 * CACHED // (batch * heads * total) // TILE * TILE)):
+    for own in _slices(total, _features_at_once(q)):
         weights = torch.bmm(asking[:, own], asked).softmax(dim=-1)
         found = {"out": torch.bmm(weights, values)}
         whole = weights.unflatten(0, (batch, heads))
@@ -176,6 +178,14 @@ def _at_once(q: Tensor, tokens: Tokens) -> tuple[int | None, int | None]:
     images = max(1, min(batch, room // (heads * total * total)))
     queries = room // (images * heads * total)
     return images, total if queries >= total else max(1, queries // TILE) * TILE
+
+
+def _features_at_once(q: Tensor) -> int | None:
+    """Queries whose map is made in one go where lines are features; None is all."""
+    batch, heads, total, _ = q.shape
+    if _watched():
+        return None
+    return max(TILE, 2 * CACHED // (batch * heads * total) // TILE * TILE)
 
 
 def _watched() -> bool:

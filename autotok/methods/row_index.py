@@ -33,6 +33,9 @@ def fixed_rows(
 
 def add_rows(values: Tensor, target: Tensor, rows: Tensor) -> None:
     """Add `rows` (B, r, C) to `values` (B, k, C), in place, at `target` (B, r) of each image."""
+    if torch.onnx.is_in_onnx_export():
+        values += _chosen(target, values.shape[1], values.dtype) @ rows
+        return
     # for gradients `index_add_` keeps its source, which here is often a part of what it changes
     if target.shape[0] == 1 and not values.requires_grad:
         values[0].index_add_(0, target[0], rows[0])
@@ -47,14 +50,19 @@ def add_rows(values: Tensor, target: Tensor, rows: Tensor) -> None:
 
 def summed_up(values: Tensor, target: Tensor, first: int) -> Tensor:
     """The first K rows of `values` (B, N, C), with each of the last, (B, r), added to the row
-    `first + target`; said as one product, in place of a scatter with a sum.
-
-    For files only: engines refuse such scatters, and ONNX Runtime is slow at them.
-    """
+    `first + target`; said as one product, see `_chosen`."""
     kept = values.shape[1] - target.shape[1]
-    line = torch.arange(kept, device=target.device).unsqueeze(-1)
-    chosen = (line == (first + target).unsqueeze(1)).to(values.dtype)  # (B, K, r)
-    return values[:, :kept] + chosen @ values[:, kept:]
+    return values[:, :kept] + _chosen(first + target, kept, values.dtype) @ values[:, kept:]
+
+
+def _chosen(target: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """(B, K, r): 1 where a row goes to one of K; by it a sum is a product, not a scatter.
+
+    For files only: engines refuse scatters with a sum, and the threads of ONNX Runtime lose some of
+    what they add to the same row.
+    """
+    line = torch.arange(count, device=target.device).unsqueeze(-1)
+    return (line == target.unsqueeze(1)).to(dtype)
 
 
 Shape = tuple[int, int, int, int]

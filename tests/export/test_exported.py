@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporting import autoformer, compressed, photos
+from exporting import autoformer, compressed, photos, racing
 from torch import Tensor
 
 from autotok.backbones.base import Backbone
@@ -44,6 +44,7 @@ def test_every_exportable_method_gives_the_same_logits_in_onnxruntime(
     assert result.same_argmax
     assert result.risky_operators == ()
     assert result.num_images == 3
+    assert racing(tmp_path / "model.onnx") == []
     assert not list(tmp_path.glob(".*"))
 
 
@@ -56,6 +57,7 @@ def test_every_exportable_method_can_leave_the_batch_open(
     model, path = compressed(name, make()), tmp_path / "model.onnx"
     result = export_model(model, path, photos(4), dynamic_batch=True)
     assert (result.exporter, result.batch, result.notes) == ("dynamo", "dynamic", ())
+    assert racing(path) == []
     with torch.inference_mode():
         expected = model(photos(3))
     torch.testing.assert_close(
