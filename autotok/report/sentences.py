@@ -36,9 +36,10 @@ def control_sentence(points: Sequence[Point], metric: Metric) -> str:
     warning = "; NO BETTER THAN RANDOM PRUNING" if gain <= 0 else ""
     warning = "; A TIE WITH RANDOM PRUNING" if tie and gain > 0 else warning
     advice = ": search longer or with more images" if warning else ""
+    pruning = f"best of {len(controls)} random prunings" if len(controls) > 1 else "random pruning"
     return (
         f"best: {best.method}, {metric.text(best.quality)} at {gflops(best.macs_g)} GFLOPs;"
-        f" best of {len(controls)} random prunings: {metric.text(control.quality)} at"
+        f" {pruning}: {metric.text(control.quality)} at"
         f" {gflops(control.macs_g)} GFLOPs; difference {difference}"
         f" {'points' if metric.unit == '%' else 'in favour of the best'}{warning}{advice}"
     )

@@ -102,7 +102,7 @@ class _FinalEvaluation:
             found |= zip(racing, self.finals([(key, found[key]) for key in racing]), strict=True)
             spent_s = time.monotonic() - begin
             begun = Begun(self._search.plan.final, self._ran - ran, spent_s)
-            racing = self._racing(part, found)
+            racing = self._racing(part, {key: found[key] for key in racing})
         self._raced = found
         return list(self._with_best_in_full().values())
 
@@ -124,7 +124,7 @@ class _FinalEvaluation:
         return [self._raced[key] for key, _ in entries]
 
     def _racing(self, part: int, found: Mapping[str, TrialRecord]) -> list[str]:
-        """Who takes part in what follows; kept with the study, so that a resumed one agrees."""
+        """Who of those that raced goes on; kept with the study, so that a resumed one agrees."""
         notes, objectives = self._search.proposals, self._search.objectives
         noted: list[str] | None = notes.noted(f"racing:{part}")
         if noted is None:

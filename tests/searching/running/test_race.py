@@ -1,7 +1,9 @@
 """Images of the final evaluation go to those that may still be the best."""
 
 import dataclasses
+import itertools
 import random
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from autotok.errors import ConfigError
 from autotok.evaluation.accuracy import Tally
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import Score, TrialRecord
+from autotok.searching.running.events import Event, FinalEvaluation
 from autotok.searching.running.loop import REFERENCE
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.race import challengers, goes_on, in_question, is_of_use
@@ -97,7 +100,10 @@ class Images(FakeEvaluator):
 
 
 def raced(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, image_s: float
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    image_s: float,
+    told: Callable[[Event], None] = lambda event: None,
 ) -> tuple[SearchResult, Workers]:
     workers = Workers(1, image_s=image_s)
     workers._accuracy = Images(vit_facts())
@@ -107,7 +113,7 @@ def raced(
     problem = fake_problem(total_images=20_000)
     problem = dataclasses.replace(problem, load_tally=lambda data: Tally(**data))
     settings = SearchSettings(n_trials=20, timeout_s=100.0)
-    run = run_search(settings, problem, folder, engine=workers, around=Around(0.0))
+    run = run_search(settings, problem, folder, told, engine=workers, around=Around(0.0))
     return run, workers
 
 
@@ -126,6 +132,19 @@ def test_the_best_has_seen_most_images_and_those_told_from_it_fewer(
     assert images_of(run.best) == max(seen)
     assert images_of(run.best) >= 2 * min(seen)
     assert all(images_of(c) < images_of(run.best) for c in run.final.controls)
+
+
+def test_ever_fewer_race_until_the_best_and_its_runner_up_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Event] = []
+    run, _ = raced(tmp_path / "run", monkeypatch, image_s=0.02, told=heard.append)
+    assert run.best is not None
+    finals = [e for e in heard if isinstance(e, FinalEvaluation) and e.record.origin != "control"]
+    fields = list(dict.fromkeys(event.racing for event in finals))
+    assert fields == sorted(fields, reverse=True)
+    assert all(later <= before / 2 + 1.5 for before, later in itertools.pairwise(fields))
+    assert fields[-1] <= 3  # with the uncompressed model
 
 
 def test_a_resumed_race_runs_as_it_would_have(
