@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .attention import LinearPart, Projection
 from .base import evaluating
-from .timm_refusals import check_ends, check_kind, refuse
+from .timm_refusals import check_model, refuse
 from .timm_vit import TimmModel, timm_parts
 from .torchvision_shim import ensure_torchvision
 from .wrapped import BlockParts
@@ -89,11 +89,6 @@ def joint_projection(attn: Any) -> Projection:
 
 def check_eva(model: Any, name: str) -> None:
     """Raise `UnsupportedBackbone` naming the first thing the adapter cannot run."""
-    if type(model) is not Eva:
-        refuse(name, f"its class is {type(model).__name__}, expected timm's Eva")
-    for index, block in enumerate(model.blocks):
-        check_kind("block", index, block, (EvaBlock, EvaBlockPostNorm), name)
-        check_kind("attention", index, block.attn, (EvaAttention, AttentionRope), name)
-        if getattr(block.attn, "num_kv_groups", 1) > 1:
-            refuse(name, "its keys are shared by several heads, and methods read one key for each")
-    check_ends(model, name)
+    check_model(model, name, Eva, (EvaBlock, EvaBlockPostNorm), (EvaAttention, AttentionRope))
+    if any(getattr(block.attn, "num_kv_groups", 1) > 1 for block in model.blocks):
+        refuse(name, "its keys are shared by several heads, and methods read one key for each")

@@ -67,6 +67,23 @@ def check_kind(
         refuse(name, f"{UNLIKE[found]} ({found})" if found in UNLIKE else expected)
 
 
+def check_model(
+    model: Any,
+    name: str,
+    whole: type[nn.Module],
+    blocks: Sequence[type[nn.Module]],
+    attentions: Sequence[type[nn.Module]],
+) -> None:
+    """Raise `UnsupportedBackbone` naming the first part that is of no class that is run."""
+    found = type(model)
+    if found is not whole:
+        refuse(name, f"its class is {found.__name__}, expected timm's {whole.__name__}")
+    for index, block in enumerate(model.blocks):
+        check_kind("block", index, block, blocks, name)
+        check_kind("attention", index, block.attn, attentions, name)
+    check_ends(model, name)
+
+
 def check_ends(model: Any, name: str) -> None:
     """Raise `UnsupportedBackbone` where stem, MLPs or pooling are none that timm's adapters run."""
     for index, block in enumerate(model.blocks):

@@ -13,7 +13,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from .timm_eva import joint_projection
-from .timm_refusals import check_ends, check_kind, refuse
+from .timm_refusals import check_model
 from .timm_vit import TimmModel, timm_parts
 from .torchvision_shim import ensure_torchvision
 from .wrapped import BlockParts
@@ -31,13 +31,7 @@ class TimmBeit(TimmModel):
     carries_positions = True
 
     def check(self, model: nn.Module, name: str) -> None:
-        found: Any = model
-        if type(found) is not beit.Beit:
-            refuse(name, f"its class is {type(found).__name__}, expected timm's Beit")
-        for index, block in enumerate(found.blocks):
-            check_kind("block", index, block, (beit.Block,), name)
-            check_kind("attention", index, block.attn, (beit.Attention,), name)
-        check_ends(found, name)
+        check_model(model, name, beit.Beit, (beit.Block,), (beit.Attention,))
 
     def parts(self, block: Any) -> BlockParts:
         return timm_parts(block, (joint_projection(block.attn),))
@@ -58,15 +52,9 @@ class TimmRelPos(TimmModel):
     carries_positions = True
 
     def check(self, model: nn.Module, name: str) -> None:
-        found: Any = model
-        if type(found) is not relpos.VisionTransformerRelPos:
-            kind = type(found).__name__
-            refuse(name, f"its class is {kind}, expected timm's VisionTransformerRelPos")
-        kinds = (relpos.RelPosBlock, relpos.ResPostRelPosBlock)
-        for index, block in enumerate(found.blocks):
-            check_kind("block", index, block, kinds, name)
-            check_kind("attention", index, block.attn, (relpos.RelPosAttention,), name)
-        check_ends(found, name)
+        blocks = (relpos.RelPosBlock, relpos.ResPostRelPosBlock)
+        whole, attentions = relpos.VisionTransformerRelPos, (relpos.RelPosAttention,)
+        check_model(model, name, whole, blocks, attentions)
 
     def parts(self, block: Any) -> BlockParts:
         post_norm = type(block) is relpos.ResPostRelPosBlock

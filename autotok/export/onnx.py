@@ -176,8 +176,8 @@ def _write_dynamo(
 def _folded(model: Any) -> None:
     """Work out what is constant and drop what nobody uses, in place.
 
-    The exporter's own `optimize` tries patterns against every node besides: nearly all of its time,
-    twenty seconds for thousands of nodes, and nothing that a runtime would not do on loading.
+    The exporter's own `optimize` tries patterns against every node besides, which takes nearly all
+    of its time and is nothing that a runtime would not do on loading.
     """
     import onnx_ir
     from onnx_ir.passes import common

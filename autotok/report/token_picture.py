@@ -26,6 +26,7 @@ WASHED, WAITING, BACK, DIGIT = (0.80, 0.80, 0.80), (0.33, 0.49, 0.83), (0.1, 0.7
 TINT = 0.3
 GAP, TITLE, LEGEND = 10, 36, 24
 INK, PALE = "#222222", "#666666"
+_SMALLEST = 6  # what can still be read
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def token_png(path: Path, shown: ShownImage, found: TokenMap, size: PictureSize)
     for number, (panel, title) in enumerate(zip(panels, titles, strict=True)):
         left, top = GAP + number % columns * across, number // columns * down
         draw.text((left, top + 4), title[0], INK, _font(13))
-        draw.text((left, top + 20), title[1], PALE, _font(11))
+        draw.text((left, top + 20), title[1], PALE, _fitting(title[1], 11, wide))
         canvas.paste(Image.fromarray(np.round(panel * 255).astype(np.uint8)), (left, top + TITLE))
     if shown.digit is not None:
         box = np.argwhere(shown.digit.reshape(found.grid))
@@ -182,6 +183,13 @@ def _legend(
             draw.rectangle((left, top + 1, left + 11, top + 12), fill=fill, outline=edge, width=2)
             draw.text((left + 17, top), word, PALE, _font(11))
             left += 34 + round(_font(11).getlength(word))
+
+
+def _fitting(text: str, most: int, width: int) -> ImageFont.FreeTypeFont:
+    """The largest font, up to `most` points, in which a text is no wider than its panel."""
+    sizes = range(most, _SMALLEST, -1)
+    fit = (size for size in sizes if _font(size).getlength(text) <= width)
+    return _font(next(fit, _SMALLEST))
 
 
 @lru_cache(maxsize=8)
