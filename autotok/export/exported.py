@@ -26,6 +26,7 @@ from .formats import FORMATS, ExportFormat, Written, chosen_format
 
 logger = logging.getLogger(__name__)
 TOLERANCE = 1e-3
+_MOVES = 8
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,7 @@ def export_model(
             size_mb=round(size_mb, 3),
         )
         if not result.ok:
-            moved = _moved_output(plain, images, batch)
-            own = float((moved - expected).abs().max())
+            own = _own_sensitivity(plain, images, batch, expected)
             result = dataclasses.replace(result, own_sensitivity=own)
         _judge(result, strict)
     return result
@@ -217,11 +217,15 @@ def _compared(
     )
 
 
-def _moved_output(model: nn.Module, images: Tensor, batch: int) -> Tensor:
-    """(n, classes) of images moved by a millionth of their spread: about float32's rounding."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(images.shape, generator=generator) * 1e-6 * images.std()
-    return torch.cat([model(chunk) for chunk in (images + noise).split(batch)])
+def _own_sensitivity(model: nn.Module, images: Tensor, batch: int, expected: Tensor) -> float:
+    """Largest difference from `expected` where images move by a millionth of their spread, which is
+    about float32's rounding; of several moves, as which of them crosses an edge is luck."""
+    generator, found = torch.Generator().manual_seed(0), 0.0
+    for _ in range(_MOVES):
+        moved = images + torch.randn(images.shape, generator=generator) * 1e-6 * images.std()
+        outputs = torch.cat([model(chunk) for chunk in moved.split(batch)])
+        found = max(found, float((outputs - expected).abs().max()))
+    return found
 
 
 def _judge(result: ExportResult, strict: bool) -> None:
