@@ -98,7 +98,7 @@ def test_pareto_shows_front_and_control_again(finished_run: Path, run: Run) -> N
     code, out, _ = run("pareto", finished_run)
     assert code == 0
     assert "uncompressed" in out
-    assert "random prunings" in out
+    assert "random pruning" in out
     assert "predictions, not measurements: target jetson-nx" in out
     code, out, _ = run("pareto", finished_run, "--json")
     assert json.loads(out)["best"]["within_budget"]
