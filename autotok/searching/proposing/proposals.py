@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -189,17 +190,26 @@ class Proposals:
         rng_seed = int(np.random.SeedSequence([self._seed, number, attempt]).generate_state(1)[0])
         if self._sampler == "grid" and fixed is None:
             return grid_point(self._space, self._facts, number, seed=self._seed, attempt=attempt)
-        study = self._shadow(make_sampler("random" if attempt >= 2 else self._sampler, rng_seed))
+
+        asked: list[optuna.Study] = []
+
+        @cache
+        def trial() -> optuna.Trial:
+            name = "random" if attempt >= 2 else self._sampler
+            asked.append(study := self._shadow(make_sampler(name, rng_seed)))
+            return study.ask()
 
         def choose(parameter: Parameter) -> Primitive:
             if fixed is not None and parameter.name in fixed:
                 return parameter.cast(fixed[parameter.name])
-            return _suggest(trial, parameter)
+            return _suggest(trial(), parameter)
 
         with faults_of(self._sampler):
-            trial = study.ask()
+            if self._sampler != "auto":  # others note something on every trial, answered or not
+                trial()
             params = self._space.walk(choose, self._facts)
-        self._pending[number] = study.get_trials(deepcopy=False)[-1]
+        for study in asked:
+            self._pending[number] = study.get_trials(deepcopy=False)[-1]
         return params
 
     def _shadow(self, sampler: BaseSampler) -> optuna.Study:

@@ -11,8 +11,9 @@ drawn at random (Knowles, "ParEGO", IEEE TEC 2006).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,6 +50,9 @@ _FEW = 5
 """Observations that say nothing about hyper-parameters yet."""
 _RANKED = 12
 """More than a trial builder tries where proposals turn out to be known."""
+_TIER = 250
+"""Trials after which one ranking serves one trial more: of hundreds of observations the next one
+changes little, and a ranking is most of what a proposal costs."""
 Floats = NDArray[np.float64]
 _Key = tuple[tuple[str, Primitive], ...]
 
@@ -66,6 +70,13 @@ class Known:
     ceiling: float | None = None
     """Quality of the uncompressed model, where it is known."""
 
+    def before(self, number: int) -> Known:
+        """What was known, or on its way, when trial `number` came."""
+        records, running = (
+            [r for r in part if r.number < number] for part in (self.records, self.running)
+        )
+        return dataclasses.replace(self, records=records, running=running)
+
 
 class Surrogate:
     """Chooses proposals for one problem; the same records give the same proposal."""
@@ -79,37 +90,44 @@ class Surrogate:
         self._whole = float(problem.costs.cost(CompressionConfig()).macs)
         self._hypers: dict[Hashable, Hyper] = {}
         self._ranked: tuple[int, list[Params]] = -1, []
+        self._open: tuple[int, list[Params]] = -1, []
+        """Of one trial, what is left of those."""
         self._keys: dict[int, _Key] = {}
         self._covariances: dict[str, Covariances] = {}
+        self._losses: dict[int, tuple[TrialRecord, Floats]] = {}
+        """By identity: a record never changes, and kept here its id is nobody else's."""
 
-    def propose(self, number: int, attempt: int, known: Known) -> Params | None:
+    def propose(self, number: int, attempt: int, known: Callable[[], Known]) -> Params | None:
         """Parameters of trial `number`, the next best at each further attempt; None where all that
-        could be thought of was tried."""
-        if self._ranked[0] != number:
-            self._ranked = number, self._rank(number, known)
-        ranked = self._ranked[1]
-        return ranked[attempt] if attempt < len(ranked) else None
+        could be thought of was tried. What is `known` is asked at the first one."""
+        if self._open[0] != number:
+            now, first = known(), _ranked_at(number)
+            if self._ranked[0] != first:
+                self._ranked = first, self._rank(first, now.before(first))
+            self._open = number, self._untried(self._ranked[1], now)
+        left = self._open[1]
+        return left[attempt] if attempt < len(left) else None
 
     def _rank(self, number: int, known: Known) -> list[Params]:
-        """The most promising proposals, best first."""
+        """The most promising proposals that are not known yet, best first."""
         seen = self._visible([r for r in (*known.earlier, *known.records) if _learnt_from(r)])
         fresh = self._around(number, seen)
         rng = np.random.default_rng([self._seed, number, 13])
         gains = self._gains(self._features.of(fresh), seen, known, rng)
-        order = np.argsort(-gains, kind="stable")
+        order = np.argsort(-gains, kind="stable").tolist()
+        opening = self._opening([*seen, *known.running])
+        candidates = [*self._pool, *fresh]
+        ranked = (candidates[i].params for i in order if not opening or i in opening)
+        return self._untried(ranked, known, _RANKED * _block(number))
+
+    def _untried(
+        self, ranked: Iterable[Params], known: Known, most: int | None = None
+    ) -> list[Params]:
+        """The first that are neither tried nor of a shape that is outside at its cheapest."""
         tried = {self._key(r) for r in (*known.records, *known.running)}
         outside = {_shape_of(r.params) for r in known.records if r.state == "infeasible"}
-        candidates, found = [*self._pool, *fresh], []
-        opening = self._opening([*seen, *known.running])
-        for index in order.tolist():
-            if opening and index not in opening:
-                continue
-            params = candidates[index].params
-            if _key_of(params) not in tried and _shape_of(params) not in outside:
-                found.append(params)
-            if len(found) == _RANKED:
-                break
-        return found
+        new = (p for p in ranked if _key_of(p) not in tried and _shape_of(p) not in outside)
+        return list(itertools.islice(new, most))
 
     def _key(self, record: TrialRecord) -> _Key:
         """`_key_of` its proposal, worked out once."""
@@ -163,7 +181,7 @@ class Surrogate:
     def _around(self, number: int, seen: Sequence[TrialRecord]) -> list[Priced]:
         """Candidates near the front as it stands."""
         rng = np.random.default_rng([self._seed, number, 11])
-        points = losses([r.values for r in seen], self._objectives)
+        points = self._points(seen)
         front = [r for r, keep in zip(seen, front_mask(points), strict=True) if keep]
         bases = [r.params for r in front if r.params] or [r.params for r in seen if r.params]
         if not bases:
@@ -178,11 +196,19 @@ class Surrogate:
         """At most `_MOST_SEEN`: the front, and the latest."""
         if len(seen) <= _MOST_SEEN:
             return seen
-        points = losses([r.values for r in seen], self._objectives)
+        points = self._points(seen)
         front = np.flatnonzero(front_mask(points))[-_MOST_SEEN // 2 :].tolist()
         rest = sorted(set(range(len(seen))) - set(front))
         keep = sorted([*front, *rest[len(front) - _MOST_SEEN :]])
         return [seen[i] for i in keep]
+
+    def _points(self, seen: Sequence[TrialRecord]) -> Floats:
+        """(n, objectives) losses, of each record worked out once."""
+        rows = self._losses
+        for record in seen:
+            if id(record) not in rows:
+                rows[id(record)] = record, losses([record.values], self._objectives)[0]
+        return np.array([rows[id(r)][1] for r in seen]).reshape(-1, len(self._objectives))
 
     def _gains(
         self, fresh: Rows, seen: Sequence[TrialRecord], known: Known, rng: np.random.Generator
@@ -227,7 +253,7 @@ class Surrogate:
         self, objective: Objective, seen: Sequence[TrialRecord], ceiling: float | None
     ) -> tuple[_Told, float]:
         """What was seen of an objective, and the loss beyond which nothing counts."""
-        values = losses([r.values for r in seen], [objective])[:, 0]
+        values = self._points(seen)[:, self._objectives.index(objective)]
         variances = np.array([_variance(r, objective) for r in seen])
         told = _Told(_names(seen), self._features.of_records(seen).inputs, values, variances)
         worst = float(values.max(initial=-math.inf))
@@ -286,6 +312,16 @@ class _Told:
             np.concatenate([self.values, values]),
             np.concatenate([self.variances, np.zeros(len(values))]),
         )
+
+
+def _block(number: int) -> int:
+    """Trials that one ranking serves, at trial `number`."""
+    return 1 + number // _TIER
+
+
+def _ranked_at(number: int) -> int:
+    """The trial whose ranking serves trial `number`."""
+    return number - number % _TIER % _block(number)
 
 
 def _names(records: Sequence[TrialRecord]) -> list[Hashable]:

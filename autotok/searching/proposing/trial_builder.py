@@ -98,6 +98,10 @@ class TrialBuilder:
         """The surrogate's answer; None leaves it to the sampler."""
         if self._surrogate is None:
             return None
+        return self._surrogate.propose(number, attempt, lambda: self._known(ceiling))
+
+    def _known(self, ceiling: float | None) -> Known:
+        """All that a proposal may rest on."""
         records = sorted(self._proposals.records, key=lambda r: r.number)
         finished = {r.number for r in records}
         running = {
@@ -105,8 +109,7 @@ class TrialBuilder:
             for r in self.known.values()
             if r.number not in finished and r.config is not None and r.base is None
         }
-        known = Known(records, [running[n] for n in sorted(running)], self._earlier, ceiling)
-        return self._surrogate.propose(number, attempt, known)
+        return Known(records, [running[n] for n in sorted(running)], self._earlier, ceiling)
 
     def _attempt(
         self,

@@ -85,10 +85,25 @@ def dominated(points: Points, other: Points) -> NDArray[np.bool_]:
 
 def front_mask(points: Points) -> NDArray[np.bool_]:
     """(n,) True where no other point dominates; equal points do not dominate each other."""
+    if points.shape[1] == 2:
+        return _stairs(points)
     stay = np.ones(len(points), dtype=bool)
     for index in np.lexsort(points.T[::-1]).tolist():  # whom one removes later come behind it
         if stay[index]:
             stay &= ~dominated(points, points[index])
+    return stay
+
+
+def _stairs(points: Points) -> NDArray[np.bool_]:
+    """`front_mask` of two columns, by one sort: a point stays if nothing before it is as low."""
+    order = np.lexsort((points[:, 1], points[:, 0]))
+    first, second = points[order].T
+    begins = np.append(True, first[1:] != first[:-1])[: len(order)]  # of points alike in the first
+    lowest = second[begins]
+    least = np.minimum.accumulate(lowest)
+    group = np.cumsum(begins) - 1
+    stay = np.empty(len(points), dtype=bool)
+    stay[order] = (second == lowest[group]) & ((group == 0) | (second < least[group - 1]))
     return stay
 
 
