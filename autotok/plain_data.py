@@ -217,7 +217,7 @@ def checked_keys(data: object, cls: type[DataclassInstance], where: Place | str)
     place = where if isinstance(where, Place) else Place(where)
     if not isinstance(data, Mapping):
         raise ConfigError(f"{place}: must be a mapping, got {_shown(data)}")
-    known = [item.name for item in dataclasses.fields(cls)]
+    known = _names(cls)
     for key in data:
         if key not in known:
             hint = nearest(str(key), known)
@@ -242,16 +242,14 @@ def typed(cls: type[T], data: object, where: Place | str, *, newer: bool = False
     place = where if isinstance(where, Place) else Place(where)
     hints = _hints(cls)
     if newer and isinstance(data, Mapping):
-        fields = {item.name for item in dataclasses.fields(cls)}
-        data = {key: value for key, value in data.items() if key in fields}
+        data = {key: value for key, value in data.items() if key in _names(cls)}
     values = {
         key: value if _fits(value, hints[key]) else _fitted(value, hints[key], place / key)
         for key, value in checked_keys(data, cls, place).items()
     }
-    for item in dataclasses.fields(cls):
-        bare = item.default is item.default_factory is dataclasses.MISSING
-        if bare and item.init and item.name not in values:
-            raise ConfigError(f"{place}: lacks the key '{item.name}'")
+    for name in _required(cls):
+        if name not in values:
+            raise ConfigError(f"{place}: lacks the key '{name}'")
     with place.named():
         return cls(**values)
 
@@ -277,18 +275,48 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+@cache
+def _names(cls: type[DataclassInstance]) -> dict[str, None]:
+    """Of its fields, in order, to look up."""
+    return dict.fromkeys(item.name for item in dataclasses.fields(cls))
+
+
+@cache
+def _required(cls: type[DataclassInstance]) -> tuple[str, ...]:
+    """Fields without a default."""
+    return tuple(
+        item.name
+        for item in dataclasses.fields(cls)
+        if item.init and item.default is item.default_factory is dataclasses.MISSING
+    )
+
+
+@cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Of `Mapping[str, int]`, Mapping and (str, int)."""
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
+@cache
+def _taken(hint: Any) -> frozenset[type]:
+    """Types of the values that need no closer look: all of `int | None`, none of a mapping."""
+    kind, inner = _parts(hint)
+    if kind in (Union, types.UnionType):
+        return frozenset[type]().union(*map(_taken, inner))
+    return frozenset([hint]) if hint in _WORDS or hint is type(None) else frozenset()
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether nothing is to be done or said about a value: most of a large study."""
-    if hint is float:
-        return type(value) is float and math.isfinite(value)
-    return hint in _WORDS and type(value) is hint
+    kind = type(value)
+    return hint is Any or (kind in _taken(hint) and (kind is not float or math.isfinite(value)))
 
 
 def _fitted(value: Any, hint: Any, place: Place) -> Any:
     """A value as its type has it: sequences as tuples, mappings as dictionaries."""
-    kind, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
+    if _fits(value, hint):
         return value
+    kind, inner = _parts(hint)
     if kind in (Union, types.UnionType):
         return _one_of(value, inner, place)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -301,15 +329,15 @@ def _fitted(value: Any, hint: Any, place: Place) -> Any:
     if isinstance(kind, type) and issubclass(kind, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{place}: must be a mapping, got {_shown(value)}")
-        return {str(key): _fitted(item, inner[1], place / str(key)) for key, item in value.items()}
+        within = inner[1]
+        return {
+            str(key): item if _fits(item, within) else _fitted(item, within, place / str(key))
+            for key, item in value.items()
+        }
     return _primitive(value, hint, place)
 
 
 def _one_of(value: Any, kinds: tuple[Any, ...], place: Place) -> Any:
-    if value is None and type(None) in kinds:
-        return None
-    if type(value) in kinds and _fits(value, type(value)):
-        return value
     simple = tuple(kind for kind in kinds if kind in _WORDS)
     others = [kind for kind in kinds if kind not in (*simple, type(None))]
     listed = isinstance(value, (list, tuple))
