@@ -1,12 +1,15 @@
 """Proposals against plain Optuna's, on recorded configurations of real models.
 
     python benchmarks/search.py [--seeds 10] [--evaluations 100] [demo@2.3GFLOPs demo@1.5GFLOPs ...]
+    python benchmarks/search.py live:dinov2-112@70% --data PHOTOS --checkpoint FILE --keep ANSWERS
 
 Every proposal is answered by the most similar configuration of its method that was recorded (see
 studies/search_benchmark) inside the budget: its exact cost, and its mean KL divergence from the
 uncompressed model over 24 images. `demo@50%:64` takes other images, from the 64th on. What is
 compared is the hypervolume under cost, up to that of the uncompressed model, and KL, up to guessing
-blindly, as a share of the whole rectangle; printed are medians with quartiles over seeds, and the
+blindly, as a share of the whole rectangle. A problem that begins with `live:` runs the model, so
+that every configuration has its own cost and quality; `--keep` names a file of answers, to go on
+where it was stopped. Printed are medians with quartiles over seeds, and the
 p-value of Wilcoxon's signed-rank test of `auto` against the best of the others.
 
 `auto`, `tpe`, `nsgaii` and `random` propose in autotok's space; the same names with `user:` are
@@ -17,14 +20,15 @@ budget as a constraint; proposals outside the budget are told so and not counted
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
@@ -34,6 +38,7 @@ from scipy.stats import wilcoxon
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.macs import cost
 from autotok.errors import AutotokError
+from autotok.evaluation.accuracy import Tally
 from autotok.searching.records.pareto import hypervolume
 from autotok.searching.running.loop import REFERENCE
 from autotok.searching.running.opening import open_search
@@ -46,10 +51,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "studies" / "search_benchmark
 
 from recorded import Recorded
 
+if TYPE_CHECKING:
+    from live import Live
+
 SHOWN = (5, 10, 20, 30, 50, 100)
 IMAGES = 24
 REPORTED = ["demo@2.3GFLOPs", "demo@1.5GFLOPs", "cifar@50%", "dinov2@70%"]
-USER = "user:"
+LIVE, USER = "live:", "user:"
 ALGORITHMS = ("auto", "tpe", "nsgaii", "random", "user:tpe", "user:nsgaii", "user:random")
 Point = tuple[float, float]
 """(cost over the uncompressed model's, KL)."""
@@ -60,41 +68,54 @@ class Task:
     """A recorded model, a budget, and the images that configurations are judged on."""
 
     name: str
-    table: Recorded
+    table: Recorded | Live
     budget: str
     first: int
 
     @classmethod
-    def parse(cls, text: str) -> Task:
-        """Of `table@budget[:first image]`."""
-        name, _, rest = text.partition("@")
+    def parse(cls, text: str, asked: argparse.Namespace) -> Task:
+        """Of `[live:]model@budget[:first image]`."""
+        name, _, rest = text.removeprefix(LIVE).partition("@")
         budget, _, first = rest.partition(":")
-        table = Recorded.load(name, int(first or 0) + IMAGES)
-        return cls(text, table, budget or "50%", int(first or 0))
+        images = int(first or 0) + IMAGES
+        if not text.startswith(LIVE):
+            return cls(text, Recorded.load(name, images), budget or "50%", int(first or 0))
+        from live import Live  # with torch
+
+        given = {"data": asked.data, "checkpoint": asked.checkpoint, "kept": asked.keep}
+        return cls(text, Live(name, images, **given), budget or "50%", int(first or 0))
 
     @property
     def images(self) -> range:
         """Positions of the images."""
         return range(self.first, self.first + IMAGES)
 
-    @property
+    @cached_property
     def blind(self) -> float:
-        """KL that counts as nothing learnt: that of guessing, or the worst seen of features."""
-        classes = self.table.facts.num_classes
-        seen = float(self.table.kl[:, list(self.images)].mean(axis=1).max())
-        return min(seen, math.log(classes)) if classes else seen
+        """KL that counts as nothing learnt."""
+        return self.table.blind(self.images)
 
     @property
     def limit(self) -> float:
         """The budget in multiply-accumulates."""
         return budgets_of(parse_budgets(self.budget), self.table.facts)[0].limit
 
-    def answer(self, config: CompressionConfig) -> tuple[int, Point]:
-        """(row, what it costs and loses)."""
-        macs = float(cost(self.table.facts, config).macs)
-        row, _ = self.table.nearest(config, macs, self.limit)
-        kl = float(self.table.kl[row, list(self.images)].astype(float).mean())
-        return row, (self.table.macs[row] / self.table.whole, kl)
+    def answer(self, config: CompressionConfig) -> Point:
+        """What it costs and loses."""
+        macs, kls = self.table.answer(config, self.limit)
+        return macs / self.table.whole, float(kls[list(self.images)].mean())
+
+    def judge(self, config: CompressionConfig, start: int, stop: int) -> Tally:
+        """What autotok's loop is told."""
+        kls = self.table.answer(config, self.limit)[1][list(self.images[start:stop])]
+        return Tally(
+            metric="kl",
+            num_images=len(kls),
+            num_compared=len(kls),
+            kl_sum=float(kls.sum()),
+            kl_squares=float(np.square(kls).sum()),
+            kls=tuple(kls.tolist()),
+        )
 
     def problem(self) -> Problem:
         """For autotok's own loop."""
@@ -103,19 +124,18 @@ class Task:
             facts=facts,
             space=load_space("default"),
             budgets=budgets_of(parse_budgets(self.budget), facts),
-            evaluate=lambda config, start, stop: self.table.tally(
-                self.answer(config)[0], self.images[start:stop]
-            ),
+            evaluate=self.judge,
             total_images=IMAGES,
             metric="kl",
         )
 
-    def best_possible(self) -> float:
-        """Share of the rectangle under the front of all that was recorded."""
-        inside = np.flatnonzero(self.table.macs <= self.limit)
-        kl = self.table.kl[np.ix_(inside, list(self.images))].astype(float).mean(axis=1)
-        shares = self.table.macs[inside] / self.table.whole
-        return self.volume(list(zip(shares.tolist(), kl.tolist(), strict=True)))
+    @property
+    def known(self) -> str:
+        """What the best can be, where that is known."""
+        if not isinstance(self.table, Recorded):
+            return "every configuration is run"
+        points = self.table.inside(self.limit, self.images)
+        return f"best of the {len(self.table.configs)} recorded {self.volume(points):.3f}"
 
     def volume(self, points: list[Point]) -> float:
         """Share of the rectangle under the front of points."""
@@ -129,14 +149,14 @@ def ours(task: Task, sampler: str, seed: int, evaluations: int) -> tuple[list[Po
     with tempfile.TemporaryDirectory() as folder:
         plan = FidelityPlan(IMAGES, IMAGES, IMAGES)
         search = open_search(settings, problem, f"{folder}/study.log", plan=plan)
-        search.tallies[REFERENCE] = task.table.tally(0, task.images)
+        search.tallies[REFERENCE] = task.judge(CompressionConfig(), 0, IMAGES)
         while len(found) < evaluations:
             begin = time.perf_counter()
             job = search.ask()
             if job is None:
                 break
             spent += time.perf_counter() - begin
-            found.append(task.answer(job.config)[1])
+            found.append(task.answer(job.config))
             search.advance(job.number, problem.evaluate(job.config, 0, IMAGES), 0.0)
         search.proposals.close()
     return found, spent / max(1, len(found))
@@ -167,7 +187,7 @@ def by_user(task: Task, sampler: str, seed: int, evaluations: int) -> tuple[list
         if macs > task.limit:
             study.tell(trial, (macs / task.table.whole, task.blind))
             continue
-        point = task.answer(config)[1]
+        point = task.answer(config)
         study.tell(trial, point)
         found.append(point)
         if len(found) == evaluations:
@@ -216,10 +236,8 @@ def compare(task: Task, seeds: int, evaluations: int, algorithms: list[str]) -> 
         results = [run(task, name.removeprefix(USER), s, evaluations) for s in range(seeds)]
         curves[name] = np.array([curve(task, points, evaluations) for points, _ in results])
         seconds[name] = float(np.median([spent for _, spent in results]))
-    best = task.best_possible()
     lines = [
-        f"{task.name}: best of the {len(task.table.configs)} recorded {best:.3f}, images"
-        f" {task.images.start}-{task.images.stop - 1}",
+        f"{task.name}: {task.known}, images {task.images.start}-{task.images.stop - 1}",
         "",
         f"| evaluations | {' | '.join(map(str, shown))} | ms a proposal |",
         "|---" * (len(shown) + 2) + "|",
@@ -252,11 +270,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--algorithms", default=",".join(ALGORITHMS))
+    parser.add_argument("--data", help="images of a live problem")
+    parser.add_argument("--checkpoint", help="weights of a live problem")
+    parser.add_argument("--keep", type=Path, help="file of a live problem's answers")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore", module="optuna")
     for text in asked.tasks:
         try:
-            task = Task.parse(text)
+            task = Task.parse(text, asked)
             lines = compare(task, asked.seeds, asked.evaluations, asked.algorithms.split(","))
         except (AutotokError, ValueError) as error:  # a table that is not there, or too thin
             sys.exit(f"{text}: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from autotok.backbones.loading import load_structure
 from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
-from autotok.evaluation.accuracy import Tally
 from autotok.facts import BackboneFacts
 from autotok.searching.proposing.candidates import tokens_by_depth
 
@@ -116,17 +115,21 @@ class Recorded:
         at = int(np.argmin(away))
         return int(may[at]), float(away[at])
 
-    def tally(self, row: int, images: Sequence[int]) -> Tally:
-        """What was recorded of a row over some images."""
-        kls = self.kl[row, list(images)].astype(float)
-        right = self.right[row, list(images)]
-        return Tally(
-            metric="kl",
-            num_images=len(kls),
-            num_labelled=int((right >= 0).sum()),
-            correct=int((right == 1).sum()),
-            num_compared=len(kls),
-            kl_sum=float(kls.sum()),
-            kl_squares=float(np.square(kls).sum()),
-            kls=tuple(kls.tolist()),
-        )
+    def answer(self, config: CompressionConfig, limit: float) -> tuple[float, NDArray[np.float64]]:
+        """(multiply-accumulates, divergence of every image) of the most similar one recorded."""
+        macs = float(cost(self.facts, config).macs)
+        row = self.nearest(config, macs, limit)[0] if config.reductions else 0
+        return float(self.macs[row]), self.kl[row].astype(float)
+
+    def blind(self, images: range) -> float:
+        """The divergence of guessing, or the worst seen where there are no classes."""
+        worst = float(self.kl[:, list(images)].mean(axis=1).max())
+        classes = self.facts.num_classes
+        return min(worst, math.log(classes)) if classes else worst
+
+    def inside(self, limit: float, images: range) -> list[tuple[float, float]]:
+        """(share of the uncompressed cost, divergence) of all that costs no more than a limit."""
+        rows = np.flatnonzero(self.macs <= limit)
+        kl = self.kl[np.ix_(rows, list(images))].astype(float).mean(axis=1)
+        shares = self.macs[rows] / self.whole
+        return list(zip(shares.tolist(), kl.tolist(), strict=True))
