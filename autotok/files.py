@@ -19,11 +19,12 @@ if sys.platform != "win32":
     import fcntl
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: str | Path) -> None:
     """Raise `RunDirectoryError` where files could not be written into a folder; none is made.
 
     For what would take long before it writes anything.
     """
+    folder = Path(folder)
     with _named(folder):
         parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         if not parent.is_dir():

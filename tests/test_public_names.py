@@ -1,11 +1,15 @@
 """Every public name is what it promises to be, whatever was imported before it."""
 
+import inspect
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+import autotok
 
 FORKS = """
 import json, os, sys, traceback
@@ -112,3 +116,34 @@ def test_the_verb_and_the_room_of_one_name_can_both_be_reached(
     first: str, forks: "subprocess.Popen[str]"
 ) -> None:
     run_in(forks, f"first = {first!r}\n{ROOM}")
+
+
+def test_whatever_takes_a_path_takes_text() -> None:
+    taken = [
+        (name, parameter.name, parameter.annotation)
+        for name in autotok.__all__
+        if inspect.isfunction(function := getattr(autotok, name))
+        for parameter in inspect.signature(function).parameters.values()
+        if "Path" in str(parameter.annotation).split(" ")
+    ]
+    assert len(taken) > 15
+    assert [t for t in taken if "str" not in t[2].split(" ")] == []
+
+
+def test_files_named_by_text_are_opened_or_missed_in_one_sentence(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.safetensors")
+    for call in (
+        lambda: autotok.load_backbone("tiny", checkpoint=missing),
+        lambda: autotok.load_bundle(str(tmp_path / "best.yaml")),
+        lambda: autotok.load_uncompressed(str(tmp_path)),
+        lambda: autotok.finetune(str(tmp_path / "best.yaml"), checkpoint=missing),
+        lambda: autotok.evaluate_subnets(checkpoint=missing),
+        lambda: autotok.cut_subnet("default", str(tmp_path / "a.safetensors"), checkpoint=missing),
+        lambda: autotok.train_supernet(str(tmp_path / "recipe.yaml"), str(tmp_path / "out")),
+        lambda: autotok.read_question(str(tmp_path)),
+    ):
+        with pytest.raises(autotok.AutotokError, match=r"none\.safetensors|best\.yaml|recipe|fold"):
+            call()
+    model = autotok.compress(autotok.load_backbone("tiny"), autotok.CompressionConfig())
+    written = autotok.write_bundle(model, str(tmp_path / "b"), checkpoint=None, image_size=None)
+    assert autotok.load_bundle(written["folder"]).config.method == "none"

@@ -55,13 +55,13 @@ def parse_resources(texts: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def read_options(path: Path, names: Iterable[str]) -> dict[str, Any]:
+def read_options(path: str | Path, names: Iterable[str]) -> dict[str, Any]:
     """{option: value} of a YAML file; one without a value is as if it were not there.
 
     Raises:
         ConfigError, UnknownName: it is no such file, or names an option that is none.
     """
-    data, place = read_yaml(path, like="a file of options, which `autotok init` writes")
+    data, place = read_yaml(Path(path), like="a file of options, which `autotok init` writes")
     if not isinstance(data or {}, dict):
         raise ConfigError(f"{place}: give OPTION: VALUE lines; `autotok init` writes them")
     found, names = {}, list(names)

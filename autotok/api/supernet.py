@@ -36,8 +36,8 @@ WORDS = ("default", "largest", "smallest", "random:SEED")
 
 
 def train_supernet(
-    recipe: Path,
-    output: Path,
+    recipe: str | Path,
+    output: str | Path,
     *,
     resume: bool = False,
     device: str = "auto",
@@ -45,6 +45,7 @@ def train_supernet(
     on_judging: OnProgress | None = None,
 ) -> dict[str, Any]:
     """What a training by a recipe gave: accuracy of several subnets on held-out images."""
+    recipe, output = Path(recipe), Path(output)
     check_folder(output)
     placed = torch_device(device)
     weights = train_from_recipe(
@@ -95,7 +96,7 @@ def evaluate_subnets(
     backbone: str = "autoformer_demo",
     *,
     subnets: Sequence[str] = ("default", "largest", "smallest"),
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     data: str = "demo",
     num_images: int | None = None,
     seed: int = 0,
@@ -108,6 +109,7 @@ def evaluate_subnets(
     """
     placed = torch_device(device)
     check_data(data)
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     spec, default = supernet_structure(backbone, checkpoint)
     chosen = {text: parse_subnet(text, spec, default) for text in subnets}
     supernet = load_supernet(backbone, checkpoint).to(placed)
@@ -120,10 +122,10 @@ def evaluate_subnets(
 
 def cut_subnet(
     subnet: str,
-    output: Path,
+    output: str | Path,
     *,
     backbone: str = "autoformer_demo",
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     data: str = "demo",
     num_images: int = 4,
 ) -> dict[str, Any]:
@@ -131,6 +133,7 @@ def cut_subnet(
 
     Writes stand-alone weights to `output` and, beside them, a YAML that `autotok evaluate` takes.
     """
+    output, checkpoint = Path(output), None if checkpoint is None else Path(checkpoint)
     if output.suffix != ".safetensors":
         raise ExportError(f"'{output}' cannot be written: give a file that ends in .safetensors")
     check_folder(output.parent)
@@ -216,7 +219,7 @@ class SubnetQuestion:
 
 def search_subnets(
     question: SubnetQuestion,
-    output: Path,
+    output: str | Path,
     *,
     resume: bool = False,
     on_progress: OnProgress | None = None,
@@ -226,6 +229,7 @@ def search_subnets(
     Fitness is top-1 on training images, the final evaluation top-1 on validation images. Writes
     `candidates.jsonl`, `candidates.csv`, `result.json` and `best.yaml`.
     """
+    output = Path(output)
     check_folder(output)
     check_data(question.data)
     default = supernet_structure(question.backbone, question.checkpoint)[1]

@@ -39,9 +39,9 @@ def check_name(name: str) -> None:
     family_of(name)
 
 
-def check_file(checkpoint: Path | None) -> None:
+def check_file(checkpoint: str | Path | None) -> None:
     """Raise `CheckpointError` where a weight file is named that is not there."""
-    if checkpoint is not None and not checkpoint.is_file():
+    if checkpoint is not None and not Path(checkpoint).is_file():
         raise CheckpointError(
             f"checkpoint '{checkpoint}' does not exist; give the path of a weight file"
         )
@@ -50,7 +50,7 @@ def check_file(checkpoint: Path | None) -> None:
 def load_backbone(
     name: str,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     image_size: int | None = None,
     subnet: SubnetSpec | None = None,
 ) -> Backbone:
@@ -69,7 +69,8 @@ def load_backbone(
     """
     family = family_of(name)
     check_file(checkpoint)
-    asked = _request(family, name, checkpoint, image_size, subnet)
+    weights = None if checkpoint is None else Path(checkpoint)
+    asked = _request(family, name, weights, image_size, subnet)
     return _of_size(family.load(asked), image_size)
 
 

@@ -231,7 +231,7 @@ def _write_runner(folder: Path, bundle: Bundle, found: Mapping[str, Any]) -> Non
 
 
 def load_bundle(
-    path: Path, *, backbone: str | None = None, checkpoint: Path | None = None
+    path: str | Path, *, backbone: str | None = None, checkpoint: str | Path | None = None
 ) -> CompressedViT:
     """The compressed model of a bundle folder or `best.yaml`, in evaluation mode.
 
@@ -246,8 +246,9 @@ def load_bundle(
     Raises:
         ConfigError, CheckpointError: see `read_best`, `load_backbone` and `checked_files`.
     """
+    path, given = Path(path), None if checkpoint is None else Path(checkpoint)
     bundle = read_best(path)
-    own = checkpoint is None and backbone in (None, bundle.backbone.name)
+    own = given is None and backbone in (None, bundle.backbone.name)
     home = weights_home(path)
     if bundle.config.mode == "retrain":
         if not own:
@@ -258,7 +259,7 @@ def load_bundle(
             )
         home = checked_files(_yaml_of(path), bundle.weights)
     weights = home / WEIGHTS if own and (home / WEIGHTS).is_file() else None
-    loaded = _backbone(bundle, path, backbone, weights or checkpoint)
+    loaded = _backbone(bundle, path, backbone, weights or given)
     bundle.check_fits(loaded.facts)
     model = compress_backbone(loaded, bundle.config).deploy()
     if (home / REDUCERS).is_file():
@@ -266,12 +267,13 @@ def load_bundle(
     return model.eval()
 
 
-def bundle_structure(path: Path, *, backbone: str | None = None) -> CompressedViT:
+def bundle_structure(path: str | Path, *, backbone: str | None = None) -> CompressedViT:
     """What `load_bundle` gives, for counts and traces: shapes alone where no file is needed.
 
     Raises:
         ConfigError, CheckpointError: see `load_bundle`.
     """
+    path = Path(path)
     bundle = read_best(path)
     ref, own = bundle.backbone, backbone in (None, bundle.backbone.name)
     if own and ref.checkpoint is not None:  # whose shapes may be its own
@@ -291,7 +293,7 @@ def bundle_structure(path: Path, *, backbone: str | None = None) -> CompressedVi
 
 
 def load_uncompressed(
-    path: Path, *, backbone: str | None = None, checkpoint: Path | None = None
+    path: str | Path, *, backbone: str | None = None, checkpoint: str | Path | None = None
 ) -> Backbone:
     """The backbone a `best.yaml` was found for, before any fine-tuning, in evaluation mode.
 
@@ -302,10 +304,11 @@ def load_uncompressed(
     Raises:
         ConfigError, CheckpointError: see `load_bundle`.
     """
+    path, given = Path(path), None if checkpoint is None else Path(checkpoint)
     bundle = read_best(path)
     if bundle.config.mode == "plug-in":
-        return load_bundle(path, backbone=backbone, checkpoint=checkpoint).backbone
-    loaded = _backbone(bundle, path, backbone, checkpoint)
+        return load_bundle(path, backbone=backbone, checkpoint=given).backbone
+    loaded = _backbone(bundle, path, backbone, given)
     bundle.check_fits(loaded.facts)
     return loaded.eval()
 

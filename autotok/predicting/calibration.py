@@ -84,7 +84,7 @@ class Calibration:
 def calibrate(
     target: str = "local",
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     base: str = "local",
     plan: CalibrationPlan | None = None,
     run_on: str = "cpu",
@@ -109,7 +109,7 @@ def calibrate(
     """
     device, here = _device_of(target), torch_device(run_on)
     plan = plan or plan_of(target=target)
-    path = output or Path(f"calibrated-{_short(target)}.yaml")
+    path = Path(output or f"calibrated-{_short(target)}.yaml")
     _spare(path)
     lender = _lender(base, target)
     reuse_large_blocks()

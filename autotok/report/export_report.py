@@ -25,7 +25,7 @@ CALIBRATED = 32
 
 def export_report(
     model: CompressedViT,
-    output: Path,
+    output: str | Path,
     *,
     format: str = "onnx",
     data: str | None = None,
@@ -46,7 +46,7 @@ def export_report(
     Raises:
         ExportError: int8 without images to calibrate on; see `export_model`.
     """
-    precision = precision or model.config.number_format
+    output, precision = Path(output), precision or model.config.number_format
     if precision == "int8" and data is None:
         raise ExportError(
             "int8 is calibrated on images: give --data, such as a folder of a few dozen like those"

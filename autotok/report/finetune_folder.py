@@ -37,9 +37,9 @@ class QualityBefore:
     tally: Tally
 
 
-def read_question(folder: Path) -> dict[str, Any]:
+def read_question(folder: str | Path) -> dict[str, Any]:
     """The arguments of the fine-tune that a folder holds, as `finetune` takes them."""
-    path = folder / QUESTION
+    path = Path(folder) / QUESTION
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -51,12 +51,14 @@ def read_question(folder: Path) -> dict[str, Any]:
     return {**vars(asked), "checkpoint": checkpoint}
 
 
-def fresh_finetune_folder(model: CompressionConfig | Path, backbone: str | None = None) -> Path:
+def fresh_finetune_folder(
+    model: CompressionConfig | str | Path, backbone: str | None = None
+) -> Path:
     """A folder under runs/ that the same best.yaml, or the same configuration, always mean."""
     if isinstance(model, CompressionConfig):
         name, config = backbone or "autoformer_demo", model
     else:
-        found = read_best(model)
+        found = read_best(Path(model))
         name, config = found.backbone.name, found.config
     return Path("runs") / f"finetune-{name}-{config.config_id}"
 

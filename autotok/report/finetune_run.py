@@ -113,7 +113,7 @@ def finetune(
     spec: FineTuneSpec | None = None,
     changes: Mapping[str, Any] | None = None,
     backbone: str | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     class_names: str | Path | None = None,
     num_images: int = NUM_IMAGES,
     precision: str = "auto",
@@ -150,7 +150,7 @@ def finetune(
     files = [None if path is None else str(path) for path in (checkpoint, class_names)]
     asked = FineTuneQuestion(data, num_images, precision, wished, backbone, *files)
     _check_names(asked)
-    job = _job(model, backbone, checkpoint)
+    job = _job(model, backbone, None if checkpoint is None else Path(checkpoint))
     if device is not None:
         job.backbone.to(torch_device(device))
     train, evaluator = _sources(data, job.backbone, class_names)

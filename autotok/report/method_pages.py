@@ -38,9 +38,9 @@ def method_pages() -> dict[str, str]:
     return {INDEX: _index(), **{f"{name}.md": method_markdown(name) for name in names}}
 
 
-def write_method_pages(folder: Path) -> list[Path]:
+def write_method_pages(folder: str | Path) -> list[Path]:
     """The pages just written; those of methods that are gone are removed."""
-    pages = method_pages()
+    folder, pages = Path(folder), method_pages()
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.md"):
         if old.name not in pages and old.read_text("utf-8").startswith(MARK):

@@ -105,7 +105,7 @@ def quality_report(
     seed: int,
     on_progress: OnProgress,
     uncompressed: Backbone | None = None,
-    class_names: Path | None = None,
+    class_names: str | Path | None = None,
     precision: str = "auto",
 ) -> dict[str, Any]:
     """Quality with its interval, of the model and of the uncompressed backbone.
@@ -165,9 +165,14 @@ def _adaptive_costs(judged: Judged) -> dict[str, Any]:
 
 
 def write_bundle(
-    model: CompressedViT, output: Path, *, checkpoint: Path | None, image_size: int | None
+    model: CompressedViT,
+    output: str | Path,
+    *,
+    checkpoint: str | Path | None,
+    image_size: int | None,
 ) -> dict[str, Any]:
     """Write configuration, weights and ONNX of one compressed model to a folder."""
+    output, checkpoint = Path(output), None if checkpoint is None else Path(checkpoint)
     facts = model.backbone.facts
     exact = cost(facts, model.config)
     bundle = Bundle(

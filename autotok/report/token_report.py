@@ -20,7 +20,7 @@ _BUILT_IN = ("demo", "digits")
 
 
 def token_report(
-    model: CompressedViT, image: str, *, picture: Path | None = None
+    model: CompressedViT, image: str, *, picture: str | Path | None = None
 ) -> dict[str, Any]:
     """What became of every patch of one image at each reduction, as plain data.
 
@@ -38,7 +38,7 @@ def token_report(
     if thresholds:
         data["thresholds_found_on"] = thresholds
     if picture is not None:
-        data["picture"] = str(token_png(picture, shown, found, PictureSize()))
+        data["picture"] = str(token_png(Path(picture), shown, found, PictureSize()))
     return data
 
 
