@@ -9,14 +9,10 @@ from typing import Any
 
 from autotok.metrics import TABLE
 from autotok.searching.proposing.importance import FEWEST, importances
+from autotok.searching.records.notes import parameter_words
 from autotok.searching.records.objective import Objective
 from autotok.searching.records.record import TrialRecord
 
-WORDS = {
-    "budget_fraction": "cost asked for, as a share of the budget",
-    "mode": "plug-in or retrain",
-    "number_format": "number format",
-}
 CAVEAT = (
     "Functional ANOVA (Optuna's) over the complete trials, plug-in configurations on few images"
     " among them: how much of what differed goes with each parameter by itself, not which value of"
@@ -62,7 +58,7 @@ def _table(shares: Mapping[str, Mapping[str, float]]) -> str:
     )
     heads = "".join(f"<th>{escape(names.get(name, name))}</th>" for name in shares)
     rows = "".join(
-        f"<tr><td>{escape(WORDS.get(name, name))}</td>"
+        f"<tr><td>{escape(parameter_words(name))}</td>"
         + "".join(_bar(found.get(name)) for found in shares.values())
         + "</tr>"
         for name in parameters
