@@ -44,7 +44,7 @@ GUESTS = {
     },
     "optuna": {
         f"searching/proposing/{name}.py"
-        for name in ("proposals", "identity", "storage", "samplers")
+        for name in ("proposals", "identity", "storage", "samplers", "importance", "shown_study")
     },
     "transformers": set(),  # by name alone, in backbones/hf_family.py
     "ray": {"searching/engines/ray.py", "devices/ray_cluster.py"},

@@ -6,15 +6,16 @@ import contextlib
 import errno
 import json
 import re
+import uuid
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autotok.errors import RunDirectoryError, UsageError
-from autotok.searching.proposing.storage import filled_url, is_url
+from autotok.searching.proposing.shown_study import shown_storage
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.space.settings import SearchSettings
 
@@ -72,7 +73,9 @@ def dashboard_app(run: str | Path) -> WSGIApplication:
             "the dashboard needs optuna-dashboard, which is not installed: run"
             " `pip install 'autotok[dashboard]'`"
         ) from error
-    return _ReadOnly(optuna_dashboard.wsgi(storage))
+    pictures = _RunPictures(Path(run))
+    shown = shown_storage(storage, lambda: {key: name for key, (name, _) in pictures.found.items()})
+    return _ReadOnly(optuna_dashboard.wsgi(shown, artifact_store=pictures))
 
 
 def _storage(run: str | Path) -> str:
@@ -80,7 +83,7 @@ def _storage(run: str | Path) -> str:
     directory = RunDirectory.open(run)
     url = directory.section("search", SearchSettings).storage
     if url:
-        return filled_url(url) if is_url(url) else url
+        return url
     if not directory.study_log.is_file():
         raise RunDirectoryError(
             f"run '{run}' has no study.log yet; wait until its first trial has started, or start"
@@ -93,6 +96,32 @@ def _page(run: str | Path) -> str:
     """A journal holds one study, the first; a database may hold others."""
     journal = Path(_storage(run)).is_file()
     return "/dashboard/studies/0" if journal else "/dashboard"
+
+
+class _RunPictures:
+    """Optuna's artifact store over pictures where they are; nothing is ever written or removed."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+
+    @property
+    def found(self) -> dict[str, tuple[str, Path]]:
+        """By artifact's id, name and file: fronts, and where the tokens of images went."""
+        named = [(path.name, path) for path in sorted(self._run.glob("pareto*.png"))]
+        named += [(f"tokens-{path.name}", path) for path in sorted(self._run.glob("maps/*.png"))]
+        return {str(uuid.uuid5(uuid.NAMESPACE_URL, name)): (name, path) for name, path in named}
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """The picture, to read."""
+        return self.found[artifact_id][1].open("rb")
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Refused."""
+        raise UsageError("this dashboard only shows the run; put files in its folder instead")
+
+    def remove(self, artifact_id: str) -> None:
+        """Refused."""
+        raise UsageError("this dashboard only shows the run; remove files in its folder instead")
 
 
 class _ReadOnly:

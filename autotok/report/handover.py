@@ -35,6 +35,7 @@ from autotok.searching.space.problem import COUNTED_IMAGES
 from .pages import draw_pages
 from .run import Run
 from .run_maps import write_maps
+from .what_mattered import what_mattered
 
 PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
 CHECK_IMAGES = 4
@@ -82,6 +83,7 @@ def hand_over(
     facts = {
         "checks": _checks(result, exports),
         "tokens": tokens,
+        "mattered": what_mattered(result.records, objectives),
         "notes": [
             *_notes(result, plug_in_only),
             images,

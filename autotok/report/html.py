@@ -14,8 +14,9 @@ from autotok.metrics import METRICS, Metric
 from autotok.searching.records.comparison import Comparisons
 
 from .headline import headline, slower_sentence
-from .interactive import interactive_front
+from .interactive import NOTHING_PUBLISHED, interactive_front
 from .points import Point
+from .published_points import References
 from .run_maps import KeptMap
 from .sentences import CAUTION, control_sentence, standing_sentences, tuning_sentence
 from .sources import Sources
@@ -50,8 +51,12 @@ class Report:
     """Of the picture; GFLOPs and the quality by default."""
     limits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """By metric's name, in its column's unit."""
+    published: References = NOTHING_PUBLISHED
+    """Of the same backbone, by others."""
     charts: Sequence[str] = ()
     """Small pictures, as HTML."""
+    mattered: str = ""
+    """Which parameters did, as HTML."""
     maps: Sequence[KeptMap] = ()
     """Where the tokens of some images went."""
     maps_summary: str = ""
@@ -62,7 +67,7 @@ def write_report(path: Path, report: Report, *, picture: Path | None = None) -> 
     parts = [f"<h1>{escape(report.title)}</h1>", _headline(report), _front(report, picture)]
     parts += [_standings(report), _table(report), _tuning(report)]
     parts += [f"<div class='charts'>{''.join(report.charts)}</div>"] if report.charts else []
-    parts.append(_maps(report))
+    parts += [report.mattered, _maps(report)]
     parts += [f"<p>{escape(note)}</p>" for note in report.notes]
     parts += [_facts("Checks", report.checks), _facts("Environment", report.environment)]
     if report.config_yaml:
@@ -105,7 +110,12 @@ def _front(report: Report, picture: Path | None) -> str:
     image = f'<img alt="Pareto front" src="data:image/png;base64,{data}">'
     axes = report.axes or (METRICS["macs"], report.metric)
     return interactive_front(
-        report.points, report.metric, axes=axes, limits=report.limits, instead=image
+        report.points,
+        report.metric,
+        axes=axes,
+        limits=report.limits,
+        instead=image,
+        published=report.published,
     )
 
 

@@ -11,17 +11,24 @@ from typing import Any
 from autotok.metrics import TABLE, Metric
 
 from .points import Point
+from .published_points import References
 
+NOTHING_PUBLISHED = References()
 _SCRIPT = Path(__file__).with_name("page.js")
 _HTML = """<h2>The front</h2>
 <div id="front" hidden><div class="choice"><label>across <select id="across"></select></label>
 <label>up <select id="up"></select></label>
-<label><input id="all" type="checkbox" checked> everything that was evaluated</label></div>
+<label><input id="all" type="checkbox" checked> everything that was evaluated</label>
+<label id="others" hidden><input id="published" type="checkbox"> published of this backbone</label>
+</div>
 <div id="plot"></div><p class="key small"><span style="color:#c1121f">&#9733; best</span>
 <span style="color:#0b6e4f">&#9679; front, &#9650; fine-tuned</span>
 <span style="color:#2b59c3">&#9670; uncompressed</span>
 <span style="color:#d1720a">&#9632; random pruning</span><span>&#9675; seen on few images</span>
-<span>- - limit</span></p><p id="said">Point at a mark for its figures.</p></div>
+<span>- - limit</span>
+<span id="cross" style="color:#7b2d8b" hidden>&times; published, on ImageNet, GFLOPs as its source
+counts</span>
+</p><p id="said">Point at a mark for its figures.</p></div>
 <noscript>{instead}</noscript>
 <script type="application/json" id="points">{data}</script>
 <script type="text/javascript">{script}</script>"""
@@ -34,9 +41,10 @@ def interactive_front(
     axes: tuple[Metric, Metric],
     limits: Mapping[str, float],
     instead: str,
+    published: References = NOTHING_PUBLISHED,
 ) -> str:
     """HTML of the front; `instead` is what is shown where no script runs."""
-    figures = front_figures(points, judged, axes=axes, limits=limits)
+    figures = front_figures(points, judged, axes=axes, limits=limits, published=published)
     data = json.dumps(figures, allow_nan=False)
     for character in "<>&":  # nothing in it may end the element
         data = data.replace(character, f"\\u{ord(character):04x}")
@@ -49,6 +57,7 @@ def front_figures(
     *,
     axes: tuple[Metric, Metric],
     limits: Mapping[str, float],
+    published: References = NOTHING_PUBLISHED,
 ) -> dict[str, Any]:
     """Every point and every metric that is known of some, as plain data."""
     known = [
@@ -63,7 +72,8 @@ def front_figures(
         "x": x,
         "y": y,
         "metrics": [_metric(metric, limits) for metric in known],
-        "points": [_point(point, known) for point in points],
+        "points": [_point(point, known) for point in (*points, *published.points)],
+        "published": published.shown,
     }
 
 
@@ -85,7 +95,7 @@ def _point(point: Point, known: Sequence[Metric]) -> dict[str, Any]:
         "number": point.number,
         "method": point.method,
         "mode": point.mode_text,
-        "schedule": point.schedule,
+        "schedule": point.source or point.schedule,
         "tuned": point.retrained,
         "able": point.feasible and not point.over,
         "images": point.num_images,

@@ -20,11 +20,13 @@ from .fronts import axes_of, front_over, volumes_by_trial
 from .html import Report, write_report
 from .plots import pareto_png
 from .points import Point, limits_of
+from .published_points import references
 from .run import Run
 from .run_maps import kept_maps
 from .small_charts import course_line, token_bars
 from .sources import device_notes, sources_of
 from .tables import on_device_of
+from .what_mattered import mattered_html
 
 
 def write_again(run: Run) -> Run:
@@ -82,7 +84,9 @@ def draw_pages(run: Run) -> None:
         comparisons=found["comparisons"],
         axes=(x, y),
         charts=_charts(facts.get("tokens"), points, asked),
+        mattered=_mattered(facts.get("mattered")),
         limits=limits,
+        published=references(question["backbone"], question["data"], run.judged, (x, y)),
         maps=maps,
         maps_summary=summary,
     )
@@ -107,6 +111,13 @@ def _charts(tokens: Any, points: Sequence[Point], asked: Sequence[Metric]) -> li
                 )
             )
     return charts
+
+
+def _mattered(kept: Any) -> str:
+    """What mattered, as HTML; nothing where it is not known or damaged."""
+    with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
+        return mattered_html(kept or {})
+    return ""
 
 
 def _in_words(value: Any) -> str:

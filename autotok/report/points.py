@@ -13,7 +13,7 @@ from autotok.metrics import METRICS, TABLE, Metric
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.space.budget import Budget
 
-KINDS = ("best", "front", "uncompressed", "random control", "trial")
+KINDS = ("best", "front", "uncompressed", "random control", "trial", "published")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Point:
     """Quality of the same configuration without its fine-tuning."""
     against_best: Paired | None = None
     """Over the same images, positive where this one is better."""
+    source: str = ""
+    """Of a published one."""
 
     def __post_init__(self) -> None:
         if self.counts and len(self.counts) != len(self.layers):
@@ -97,9 +99,11 @@ class Point:
     @property
     def mode_text(self) -> str:
         """'plug-in' or 'fine-tuned', and the number format where it is not float32; '-' for the
-        uncompressed model."""
+        uncompressed model, the source's words for a published one."""
         if self.kind == "uncompressed":
             return "-"
+        if self.kind == "published":
+            return self.mode
         mode = "fine-tuned" if self.retrained else "plug-in"
         return mode if self.number_format == "float32" else f"{mode}, {self.number_format}"
 

@@ -1,6 +1,7 @@
 """A run in the browser: what its API shows, that it only reads, and that a search does not mind."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -97,6 +98,47 @@ def test_the_api_shows_names_notes_and_constraints(url: str) -> None:
     failed = next(t["note"]["body"] for t in detail["trials"] if t["state"] == "Fail")
     assert "evit, plug-in, failed" in failed
     assert "\\<b\\>out of memory" in failed
+
+
+def asked(run: Path, path: str) -> tuple[str, bytes]:
+    """(status, body) of a page, in this process."""
+    environ = {"HTTP_HOST": "localhost", "PATH_INFO": path}
+    setup_testing_defaults(environ)
+    said: list[str] = []
+    answer = dashboard_app(run)(environ, lambda status, headers, info=None: said.append(status))
+    body = b"".join(answer)
+    if hasattr(answer, "close"):
+        answer.close()
+    return said[0], body
+
+
+def test_charts_have_names_and_the_searchs_own_notes_are_left_out(finished: Path) -> None:
+    detail = json.loads(asked(finished, "/api/studies/0")[1])
+    names = {parameter["name"] for parameter in detail["union_search_space"]}
+    assert "cost asked for, as a share of the budget" in names
+    assert not names & {"budget_fraction", "num_stages"}
+    assert detail["user_attrs"] == []  # plans, bit strings of images, records of the final
+    keys = {attribute["key"] for attribute in detail["union_user_attrs"]}
+    assert {"method", "macs_g"} <= keys
+    assert not keys & {"record", "config", "cost", "predicted", "in_process"}
+    assert all(a["sortable"] for a in detail["union_user_attrs"] if a["key"] == "macs_g")
+
+
+def test_the_runs_pictures_are_artifacts_as_soon_as_they_are_there(
+    finished: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    assert json.loads(asked(run, "/api/studies/0")[1])["artifacts"] == []
+    (run / "maps").mkdir()
+    pictures = {"pareto.png": b"the front", "maps/00.png": b"a map"}
+    for name, content in pictures.items():
+        (run / name).write_bytes(content)
+    found = json.loads(asked(run, "/api/studies/0")[1])["artifacts"]
+    assert [a["filename"] for a in found] == ["pareto.png", "tokens-00.png"]
+    assert {a["mimetype"] for a in found} == {"image/png"}
+    contents = [asked(run, f"/artifacts/0/{a['artifact_id']}")[1] for a in found]
+    assert contents == list(pictures.values())
+    assert asked(run, "/artifacts/0/" + "0" * 8)[0].startswith("404")
 
 
 def test_it_listens_on_this_machine_only_and_refuses_to_write(finished: Path, url: str) -> None:

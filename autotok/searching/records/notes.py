@@ -25,6 +25,19 @@ _CONVENTIONS = {
     "macs-noattn": "multiply-accumulates, attention products left out",
     "flops2x": "two per multiply-accumulate, attention products included",
 }
+_PARAMETERS = {
+    "budget_fraction": "cost asked for, as a share of the budget",
+    "mode": "plug-in or retrain",
+    "number_format": "number format",
+    "family": "kind of schedule",
+    "first_layer": "first reduction layer",
+    "num_stages": "number of stages",
+    "spacing": "spread of the stages over the depth",
+    "taper": "taper from stage to stage",
+    "inflection": "early or late reduction",
+    "subnet.embed_dim": "subnet's width",
+    "subnet.depth": "subnet's depth",
+}
 _SPECIAL = re.compile(r"([\\`*_\[\]<>#|])")
 
 
@@ -34,6 +47,11 @@ def note_entries(text: str, trial_id: int | None, version: int = 1) -> Iterator[
     yield f"{prefix}note_ver", version
     for index in range(0, len(text), _PART):
         yield f"{prefix}note_str:{index // _PART}", text[index : index + _PART]
+
+
+def parameter_words(name: str) -> str:
+    """What a parameter of a proposal is called where people read it."""
+    return _PARAMETERS.get(name, name)
 
 
 def attributes(record: TrialRecord) -> dict[str, Any]:
