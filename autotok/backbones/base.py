@@ -17,7 +17,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class Backbone(nn.Module):
 
     facts: BackboneFacts
     _own_facts: BackboneFacts | None = None
+    _settles = False
     _settled: Tensor | None = None
 
     def embed(
@@ -99,7 +100,7 @@ class Backbone(nn.Module):
         """The facts at the model's own image size, whatever size this adapter runs."""
         return self._own_facts or self.facts
 
-    def at_size(self, side: int | None) -> Self:
+    def at_size(self: B, side: int | None) -> B:
         """An adapter of the same weights (not a copy) that runs on square images of `side` pixels.
 
         It resizes images of any size itself. None, and the size that this one has, give itself.
@@ -127,24 +128,25 @@ class Backbone(nn.Module):
         """Keep what blocks look up over the grid; asked for anew at every other size."""
 
     def fitted(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) at the size that this adapter was made for by `at_size`: bilinear,
-        corners on corners, no antialiasing, as SuperViT and CF-ViT shrink them."""
-        sides = self.facts.image_shape[1:]
-        if not self.is_resized or tuple(images.shape[2:]) == sides:
-            return images
-        return F.interpolate(images, size=sides, mode="bilinear", align_corners=True)
+        """Images (B, C, H, W) at the size that this adapter was made for by `at_size`."""
+        return shrunk(images, self.facts.image_shape[1] if self.is_resized else None)
 
     def placed_at_size(self, table: Tensor) -> Tensor:
         """(1, P + N0, C), the position table on this adapter's grid, of the model's own table."""
         if not self.is_resized:
             return table
-        if self._settled is not None:
-            return self._settled
-        return resampled_positions(table, self.own_facts.grid, self.facts.grid)
+        if self._settled is None or not self._settles:
+            found = resampled_positions(table, self.own_facts.grid, self.facts.grid)
+            self._settled = found.detach() if self._settles else None
+            return found
+        return self._settled
 
-    def settle(self, table: Tensor) -> None:
-        """Hold on to this resampled position table, as a constant of exported graphs."""
-        self._settled = table.detach()
+    def settle(self) -> None:
+        """From now on the resampled position table is a constant, as exported graphs want it."""
+        if self.is_resized:
+            self._settles = True
+            like = next(self.parameters())
+            self.embed(torch.zeros(1, *self.facts.image_shape, dtype=like.dtype))
 
     def forward(self, images: Tensor) -> Tensor:
         """The uncompressed model, run through the same four steps."""
@@ -168,6 +170,17 @@ def in_full(step: Callable[Concatenate[B, X, P], R]) -> Callable[Concatenate[B, 
             return step(self, given, *args, **kwargs)
 
     return run
+
+
+def shrunk(images: Tensor, side: int | None) -> Tensor:
+    """Images (B, C, H, W) as squares of `side` pixels; None, and that size, leave them alone.
+
+    Bilinear, corners on corners, no antialiasing: as SuperViT (arXiv 2205.11397) and CF-ViT
+    (2203.03821) shrink what they are given.
+    """
+    if side is None or tuple(images.shape[2:]) == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)
 
 
 def resampled_positions(table: Tensor, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:

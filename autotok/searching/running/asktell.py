@@ -17,7 +17,6 @@ from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
-from autotok.counting.macs import cost
 from autotok.metrics import QUALITIES
 from autotok.names import known
 from autotok.searching.proposing.feasible import idle_budgets
@@ -116,7 +115,7 @@ class AskTell:
         found = self._search.ask()
         if found is None:
             return None
-        macs_g = cost(self._problem.facts, found.config).macs_g
+        macs_g = self._problem.costs.cost(found.config).macs / 1e9
         return Candidate(found.number, found.config, macs_g)
 
     def compress(self, candidate: Candidate) -> CompressedViT:
