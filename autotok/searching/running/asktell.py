@@ -19,7 +19,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.metrics import QUALITIES
 from autotok.names import known
-from autotok.searching.proposing.feasible import idle_budgets
+from autotok.searching.proposing.feasible import idle_budgets, within_sizes
 from autotok.searching.proposing.identity import STUDY_NAME
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets
@@ -91,7 +91,7 @@ class AskTell:
         self._backbone = as_backbone(model)
         facts = self._backbone.facts
         known("metric", metric, QUALITIES[1:])
-        self._problem = Problem(
+        problem = Problem(
             facts=facts,
             space=load_space(space),
             budgets=budgets_of(parse_budgets(budget), facts),
@@ -99,6 +99,7 @@ class AskTell:
             total_images=1,
             metric=metric,
         )
+        self._problem = within_sizes(problem)
         for sentence in idle_budgets(self._problem):
             _LOG.warning("%s", sentence)
         if storage is None:

@@ -16,15 +16,18 @@ CONTROL = "random"
 
 
 def control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
-    """Shapes for random pruning on the best's subnet: its own, three stages, one early, every
-    layer. A best that takes no tokens away is met by random pruning of the default subnet."""
+    """Shapes for random pruning on the best's subnet and image size: its own, three stages, one
+    early, every layer. A best that takes no tokens away is met by random pruning of the default
+    subnet at the model's own size."""
     problem = search.problem
     if CONTROL not in list_methods() or best.config is None:
         return []
     structure = problem.space.structure
     subnet = best.config.subnet if best.layers else None
+    side = best.config.image_size if best.layers else None
     facts = problem.facts if structure is None else structure.facts(subnet)
-    if not best.layers and structure is None:
+    facts = facts.at_size(side)
+    if not best.layers and structure is None and best.config.image_size is None:
         return []
     depth = facts.num_blocks
     stages = tuple(dict.fromkeys(depth * i // 4 for i in (1, 2, 3)))
@@ -40,10 +43,15 @@ def control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
         own = Shape(CONTROL, best.layers, tuple(g / gone[-1] for g in gone), "linear")
         shapes.insert(0, own)
     options = dict(sorted(shapes[0].reducer.resolve_options({}).items()))
-    number_format = best.config.number_format
+    like = Shape(
+        *(CONTROL, (), ()),
+        options=options,
+        subnet=subnet,
+        number_format=best.config.number_format,
+        image_size=side,
+    )
     return [
-        dataclasses.replace(shape, options=options, subnet=subnet, number_format=number_format)
-        for shape in shapes
+        dataclasses.replace(like, layers=s.layers, weights=s.weights, curve=s.curve) for s in shapes
     ]
 
 
