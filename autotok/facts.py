@@ -69,8 +69,9 @@ class BackboneFacts:
     """Blocks always spell the attention map out, so every attention tap is free."""
     readout_macs_per_token: int = 0
     """Further ones per live token (patches and prefix) that reaches the pooling."""
-    one_size: str = ""
-    """Why it takes images of no other size than its own, after 'because'; "" where it does."""
+    one_size: str = "its adapter does not say that it can be resized"
+    """Why it runs on images of no other size than its own, after 'because'; "" where it does, as
+    adapters do that take their images through `Backbone.fitted`."""
     notes: tuple[str, ...] = field(default=())
 
     @property

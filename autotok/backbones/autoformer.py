@@ -318,4 +318,5 @@ def subnet_facts(spec: SupernetSpec, subnet: SubnetSpec, *, name: str) -> Backbo
         stem_macs=patches * width * patch_inputs,
         readout_macs=width * spec.num_classes,
         params=stem_params + head_params + sum(block.params for block in blocks),
+        one_size="",
     )

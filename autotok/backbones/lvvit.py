@@ -329,6 +329,7 @@ def _facts(model: LVViT, name: str) -> BackboneFacts:
         stem_macs=model.patch_embed.macs(spec.image_shape),
         readout_macs=0,
         params=sum(p.numel() for p in model.parameters()),
+        one_size="",
         # one head for the class token, one for every patch token, of the same size
         readout_macs_per_token=spec.width * spec.num_classes,
     )

@@ -84,7 +84,7 @@ class TrialRecord:
     """How far outside the budget, as a share of it; 0 or less holds."""
     params: Mapping[str, Primitive] = field(default_factory=dict)
     origin: str = "sampler"
-    """'warm-start', 'sampler', 'random' or 'control'."""
+    """'warm-start', 'sampler', 'random', 'control' or 'smaller image'."""
     seed: int = 0
     seconds: float = 0.0
     tally: Mapping[str, Any] | None = None
