@@ -37,6 +37,8 @@ _FINETUNE_RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, MOST_SEED - 1),
 )
 POSITIONS = ("carried", "naive")
+MOST_SIDE = 4096
+"""Pixels of an image's side at most."""
 NUMBERS = ("float32", "float16", "int8")
 """Number formats of exported files."""
 Primitive = bool | int | float | str
@@ -237,6 +239,9 @@ class CompressionConfig:
     """How it is retrained; only with mode 'retrain', where None means the defaults."""
     number_format: str = "float32"
     """Of the file that is shipped: one of `NUMBERS`. In torch the model stays as it is."""
+    image_size: int | None = None
+    """Side in pixels that images are resized to inside the model, a multiple of the patch size;
+    None: the backbone's own."""
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -259,6 +264,11 @@ class CompressionConfig:
             )
         _one_of("positions", self.positions, POSITIONS)
         _one_of("number_format", self.number_format, NUMBERS)
+        if self.image_size is not None and not 1 <= self.image_size <= MOST_SIDE:
+            raise ConfigError(
+                f"image_size {self.image_size} is no side of an image; give a multiple of the"
+                f" patch size, {MOST_SIDE} pixels at most"
+            )
 
     def __hash__(self) -> int:
         return hash(self.config_id)
@@ -266,7 +276,7 @@ class CompressionConfig:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles: a read-only mapping can do neither by itself."""
         values = (self.method, self.reductions, dict(self.options), self.mode, self.positions)
-        last = (self.subnet, self.finetune, self.number_format, self.version)
+        last = (self.subnet, self.finetune, self.number_format, self.image_size, self.version)
         return CompressionConfig, (*values, *last)
 
     @property
@@ -304,6 +314,8 @@ class CompressionConfig:
             data["finetune"] = self.finetune.to_dict()
         if self.number_format != "float32":
             data["number_format"] = self.number_format
+        if self.image_size is not None:
+            data["image_size"] = self.image_size
         return data
 
     @classmethod

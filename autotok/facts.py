@@ -6,7 +6,11 @@ and count their own overhead, profiling turns them into costs.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass, field
+
+from autotok.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ class BackboneFacts:
     """Blocks always spell the attention map out, so every attention tap is free."""
     readout_macs_per_token: int = 0
     """Further ones per live token (patches and prefix) that reaches the pooling."""
+    one_size: str = "its adapter does not say that it can be resized"
+    """Why it runs on images of no other size than its own, after 'because'; "" where it does, as
+    adapters do that take their images through `Backbone.fitted`."""
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -81,3 +88,41 @@ class BackboneFacts:
     def num_patches(self) -> int:
         """Initial patch tokens N0."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def side_step(self) -> int:
+        """Pixels that the sides of its images are multiples of."""
+        return math.lcm(*self.patch_size)
+
+    def at_size(self, side: int | None) -> BackboneFacts:
+        """What is known of it on square images of `side` pixels: another grid, the same weights.
+
+        None is its own size. Parameters stay those of the weights, of which a position table is
+        resampled; the stem works patch by patch, or pixel by pixel, so that its cost is a share.
+
+        Raises:
+            ConfigError: the side is no multiple of the patch size, or the family has one size.
+        """
+        channels, *own = self.image_shape
+        if side is None or own == [side, side]:
+            return self
+        if self.one_size:
+            raise ConfigError(
+                f"image_size {side} cannot be had of backbone '{self.name}', because"
+                f" {self.one_size}; leave image_size out, or give {own[0]}"
+            )
+        step = self.side_step
+        if side < step or side % step:
+            near = sorted({max(step, side // step * step), max(step, -(-side // step) * step)})
+            raise ConfigError(
+                f"image_size {side} does not divide into the patches of backbone '{self.name}';"
+                f" allowed are multiples of {step} pixels, such as"
+                f" {' or '.join(map(str, near))} (its own: {own[0]})"
+            )
+        rows, columns = (side // patch for patch in self.patch_size)
+        return dataclasses.replace(
+            self,
+            grid=(rows, columns),
+            image_shape=(channels, side, side),
+            stem_macs=self.stem_macs * rows * columns // self.num_patches,
+        )

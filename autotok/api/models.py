@@ -140,7 +140,7 @@ def read_config(config: ConfigLike) -> CompressionConfig:
 def macs(model: nn.Module, config: ConfigLike | None = None) -> Cost:
     """Exact cost of a model under a configuration (by default its own, or uncompressed)."""
     if isinstance(model, CompressedViT):
-        return cost(model.backbone.facts, read_config(config or model.config))
+        return cost(model.backbone.own_facts, read_config(config or model.config))
     return cost(as_backbone(model).facts, read_config(config or CompressionConfig()))
 
 
@@ -164,8 +164,8 @@ def profile(
     """
     runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
     if reference is None and isinstance(runnable, CompressedViT):
-        reference = runnable.backbone
-    facts = runnable.backbone.facts if isinstance(runnable, CompressedViT) else runnable.facts
+        reference = runnable.backbone.at_size(None)
+    facts = (runnable.backbone if isinstance(runnable, CompressedViT) else runnable).own_facts
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch, *facts.image_shape, generator=generator)
     with evaluating(runnable, *(() if reference is None else (reference,))):

@@ -38,6 +38,7 @@ def search(
     space: str = "default",
     methods: Sequence[str] = (),
     formats: Sequence[str] = (),
+    image_sizes: Sequence[int] = (),
     quality: str = "auto",
     flops_convention: str = "macs",
     batch: int | None = None,
@@ -95,6 +96,8 @@ def search(
         methods: Names of the only methods to try; those of the space by default.
         formats: Number formats of the exported file to search, such as float32 and int8, each
             judged on that file; those of the space by default.
+        image_sizes: Sides in pixels that the model may run on, multiples of its patch size; those
+            of the space by default, else its own.
         n_trials: Different configurations to evaluate; this and what follows, down to
             `trial_timeout_s`, are the fields of `SearchSettings`.
         settings: All of those as one value, instead of them.
@@ -151,6 +154,7 @@ def search(
         space=space,
         methods=tuple(methods),
         formats=tuple(formats),
+        image_sizes=tuple(image_sizes),
         quality=judged_by(settings.objectives, quality),
         train_data=None if train_data is None else _absolute(train_data),
         class_names=None if class_names is None else str(Path(class_names).absolute()),

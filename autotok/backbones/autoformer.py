@@ -139,14 +139,15 @@ class AutoFormerBase(Backbone):
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
     ) -> tuple[Tokens, Taps]:
-        stem, facts = self._stem(), self.facts
+        stem, facts, images = self._stem(), self.facts, self.fitted(images)
+        positions = self.placed_at_size(stem.pos_embed)
         patches = F.conv2d(images, stem.patch.weight, stem.patch.bias, stride=facts.patch_size)
         patches = patches.flatten(2).transpose(1, 2)  # (B, n, C)
         batch, count, _ = patches.shape
-        x = torch.cat([stem.cls_token.expand(batch, -1, -1), patches], dim=1) + stem.pos_embed
+        x = torch.cat([stem.cls_token.expand(batch, -1, -1), patches], dim=1) + positions
         taps: dict[str, Tensor] = {}
         if needs & Needs.EMBEDDING:
-            taps |= {"patch_embedding": patches, "position_table": stem.pos_embed[0, 1:]}
+            taps |= {"patch_embedding": patches, "position_table": positions[0, 1:]}
         if needs & Needs.IMAGE:
             taps["image"] = images
         coords = grid_coords(facts.grid, device=x.device).expand(batch, -1, -1)
@@ -317,4 +318,5 @@ def subnet_facts(spec: SupernetSpec, subnet: SubnetSpec, *, name: str) -> Backbo
         stem_macs=patches * width * patch_inputs,
         readout_macs=width * spec.num_classes,
         params=stem_params + head_params + sum(block.params for block in blocks),
+        one_size="",
     )

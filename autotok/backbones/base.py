@@ -13,6 +13,7 @@ Branches come back already scaled (LayerScale, skip factors), norms included.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
@@ -35,13 +37,17 @@ class Backbone(nn.Module):
     """Base of all adapters. Sub-classes set `facts` and implement the four steps."""
 
     facts: BackboneFacts
+    _own_facts: BackboneFacts | None = None
+    _settles = False
+    _settled: Tensor | None = None
 
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
     ) -> tuple[Tokens, Taps]:
         """Tokens entering block 0, and the taps EMBEDDING and IMAGE if asked for.
 
-        `images` is (B, channels, height, width), normalised as the model wants. `Tokens.coords` is
+        `images` is (B, channels, height, width), normalised as the model wants, and goes through
+        `fitted` first. `Tokens.coords` is
         filled when the backbone carries positions or GRID was asked for, `Tokens.source` when
         `trace` is true.
         """
@@ -87,6 +93,61 @@ class Backbone(nn.Module):
         """The backbone itself, or a copy with its own weights where it runs on shared ones."""
         return self
 
+    # --- images of another size
+
+    @property
+    def own_facts(self) -> BackboneFacts:
+        """The facts at the model's own image size, whatever size this adapter runs."""
+        return self._own_facts or self.facts
+
+    def at_size(self: B, side: int | None) -> B:
+        """An adapter of the same weights (not a copy) that runs on square images of `side` pixels.
+
+        It resizes images of any size itself. None, and the size that this one has, give itself.
+
+        Raises:
+            ConfigError: see `BackboneFacts.at_size`.
+        """
+        own = self.own_facts
+        facts = own.at_size(side)
+        if facts == self.facts:
+            return self
+        twin = copy.copy(self)
+        for name in ("_parameters", "_buffers", "_modules"):  # as replicas of torch do
+            setattr(twin, name, getattr(self, name).copy())
+        twin.facts, twin._own_facts, twin._settled = facts, own, None
+        twin.take_tables()
+        return twin
+
+    @property
+    def is_resized(self) -> bool:
+        """Whether it runs on images of another size than the model's own."""
+        return self._own_facts is not None and self.facts != self._own_facts
+
+    def take_tables(self) -> None:
+        """Keep what blocks look up over the grid; asked for anew at every other size."""
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) at the size that this adapter was made for by `at_size`."""
+        return shrunk(images, self.facts.image_shape[1] if self.is_resized else None)
+
+    def placed_at_size(self, table: Tensor) -> Tensor:
+        """(1, P + N0, C), the position table on this adapter's grid, of the model's own table."""
+        if not self.is_resized:
+            return table
+        if self._settled is None or not self._settles:
+            found = resampled_positions(table, self.own_facts.grid, self.facts.grid)
+            self._settled = found.detach() if self._settles else None
+            return found
+        return self._settled
+
+    def settle(self) -> None:
+        """From now on the resampled position table is a constant, as exported graphs want it."""
+        if self.is_resized:
+            self._settles = True
+            like = next(self.parameters())
+            self.embed(torch.zeros(1, *self.facts.image_shape, dtype=like.dtype))
+
     def forward(self, images: Tensor) -> Tensor:
         """The uncompressed model, run through the same four steps."""
         return self.readout(self.run_blocks(self.embed(images)[0]))
@@ -109,6 +170,29 @@ def in_full(step: Callable[Concatenate[B, X, P], R]) -> Callable[Concatenate[B, 
             return step(self, given, *args, **kwargs)
 
     return run
+
+
+def shrunk(images: Tensor, side: int | None) -> Tensor:
+    """Images (B, C, H, W) as squares of `side` pixels; None, and that size, leave them alone.
+
+    Bilinear, corners on corners, no antialiasing: as SuperViT (arXiv 2205.11397) and CF-ViT
+    (2203.03821) shrink what they are given.
+    """
+    if side is None or tuple(images.shape[2:]) == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)
+
+
+def resampled_positions(table: Tensor, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """(1, P + N0, C) position table on another grid; rows of prefix tokens stay.
+
+    Bicubic and antialiased, in float32, as timm's `resample_abs_pos_embed`.
+    """
+    prefix = table.shape[1] - own[0] * own[1]
+    rows = table[:, prefix:].unflatten(1, own).permute(0, 3, 1, 2).float()
+    rows = F.interpolate(rows, size=grid, mode="bicubic", antialias=True)
+    patches = rows.flatten(2).transpose(1, 2).to(table.dtype)
+    return torch.cat([table[:, :prefix], patches], dim=1)
 
 
 def pool_mean(patches: Tensor, tokens: Tokens) -> Tensor:

@@ -49,6 +49,7 @@ def hf_facts(model: Any, tower: Any, name: str, image_size: int | None) -> Backb
         readout_macs=fixed,
         readout_macs_per_token=per_token,
         params=sum(p.numel() for p in model.parameters()),
+        one_size="" if layout.resizes else "its relative position biases were learned for one grid",
     )
 
 

@@ -47,7 +47,7 @@ class HFViT(WrappedViT):
         self.attention_at = self.layout.attention
         super().__init__(model, hf_facts(model, tower, label, image_size))
         self._given = dict(preprocessing or {})
-        self._take_tables()
+        self.take_tables()
         prove(self, _Primary(self))
 
     @property
@@ -170,8 +170,7 @@ class HFViT(WrappedViT):
         """As its own file says; without one, the family's means and a crop of seven eighths."""
         return {"mean": self.layout.mean, "std": self.layout.std, **self._given}
 
-    def _take_tables(self) -> None:
-        """Keep what blocks look up and the model makes anew for every image."""
+    def take_tables(self) -> None:
         tower, table, pairs = self.tower, None, None
         if hasattr(tower, "rope_embeddings"):
             like = next(tower.parameters())

@@ -85,12 +85,13 @@ class LVViT(Backbone):
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
     ) -> tuple[Tokens, Taps]:
+        images, positions = self.fitted(images), self.placed_at_size(self.pos_embed)
         patches = self.patch_embed(images)  # (B, n, C)
         batch, count, _ = patches.shape
-        x = torch.cat([self.cls_token.expand(batch, -1, -1), patches], dim=1) + self.pos_embed
+        x = torch.cat([self.cls_token.expand(batch, -1, -1), patches], dim=1) + positions
         taps: dict[str, Tensor] = {}
         if needs & Needs.EMBEDDING:
-            taps |= {"patch_embedding": patches, "position_table": self.pos_embed[0, 1:]}
+            taps |= {"patch_embedding": patches, "position_table": positions[0, 1:]}
         if needs & Needs.IMAGE:
             taps["image"] = images
         coords = source = None
@@ -328,6 +329,7 @@ def _facts(model: LVViT, name: str) -> BackboneFacts:
         stem_macs=model.patch_embed.macs(spec.image_shape),
         readout_macs=0,
         params=sum(p.numel() for p in model.parameters()),
+        one_size="",
         # one head for the class token, one for every patch token, of the same size
         readout_macs_per_token=spec.width * spec.num_classes,
     )

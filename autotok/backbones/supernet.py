@@ -114,6 +114,7 @@ class SupernetView(AutoFormerBase):
 
     def alone(self) -> AutoFormer:
         cut = self.supernet.cut(self.subnet, name=self.facts.name)
+        cut = cut.at_size(self.facts.image_shape[1]) if self.is_resized else cut
         return cut.to(next(self.parameters()).device).train(self.training)
 
     def _stem(self) -> StemWeights:

@@ -7,6 +7,7 @@ three, and norms, gates and gated MLPs stand in places of their own.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import torch
@@ -40,6 +41,9 @@ class TimmEva(TimmModel):
         rope, table = self.model.rope, None
         if rope is not None and not getattr(self.model, "rope_mixed", False):
             made = getattr(rope, "feat_shape", None) is not None  # else for images of any size
+            if made and self.is_resized:
+                rope = copy.deepcopy(rope)
+                rope.update_feat_shape(list(self.facts.grid))
             known = {} if made else {"shape": list(self.facts.grid)}
             with evaluating(rope):  # in training timm shakes them; blocks must agree, so it is left
                 table = rope.get_embed(**known).detach().clone()
@@ -67,7 +71,7 @@ class TimmEva(TimmModel):
         return torch.cat([turns.sin(), turns.cos()], dim=-1).to(rope.freqs.dtype)
 
     def _mixed_places(self, rope: Any) -> tuple[Tensor, Tensor]:
-        if rope.t_x is not None:
+        if rope.t_x is not None and not self.is_resized:
             return rope.t_x, rope.t_y
         return cast(tuple[Tensor, Tensor], rope._get_grid_values(self.facts.grid))
 

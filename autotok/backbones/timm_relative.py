@@ -23,12 +23,15 @@ ensure_torchvision()
 from timm.models import beit  # noqa: E402
 from timm.models import vision_transformer_relpos as relpos  # noqa: E402
 
+OWN_GRID = "its relative position biases were learned for one grid"
+
 
 class TimmBeit(TimmModel):
     """A ViT of timm's class `Beit`."""
 
     family = "timm_relative"
     carries_positions = True
+    one_size = OWN_GRID
 
     def check(self, model: nn.Module, name: str) -> None:
         check_model(model, name, beit.Beit, (beit.Block,), (beit.Attention,))
@@ -50,6 +53,7 @@ class TimmRelPos(TimmModel):
 
     family = "timm_relative"
     carries_positions = True
+    one_size = OWN_GRID
 
     def check(self, model: nn.Module, name: str) -> None:
         blocks = (relpos.RelPosBlock, relpos.ResPostRelPosBlock)

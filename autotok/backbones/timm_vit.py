@@ -7,6 +7,7 @@ by name with the reason; what the checks miss, the self-test at wrap time catche
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, cast
 
 import torch
@@ -64,6 +65,8 @@ class TimmModel(WrappedViT):
 
     family = "timm_vit"
     carries_positions = False
+    one_size = ""
+    """See `BackboneFacts.one_size`."""
 
     def __init__(self, model: nn.Module, *, name: str | None = None) -> None:
         label = name or model_name(model)
@@ -71,7 +74,7 @@ class TimmModel(WrappedViT):
         facts = timm_facts(
             model, label, family=self.family, carries_positions=self.carries_positions
         )
-        super().__init__(model, facts)
+        super().__init__(model, dataclasses.replace(facts, one_size=self.one_size))
         self.take_tables()
         prove(self, model)
 
@@ -79,19 +82,24 @@ class TimmModel(WrappedViT):
         """Raise `UnsupportedBackbone` naming the first thing the adapter cannot run."""
         raise NotImplementedError
 
-    def take_tables(self) -> None:
-        """Keep what blocks look up and the model makes anew for every image."""
-
     def entering(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        patches = _in_a_row(self.model.patch_embed(images))
+        patches = self.patches_of(images)
         return self.placed(patches), patches
+
+    def patches_of(self, images: Tensor) -> Tensor:
+        """(B, n, C), the patches' embeddings alone."""
+        stem: Any = self.model.patch_embed
+        if not self.is_resized:
+            return _in_a_row(stem(images))
+        return cast(Tensor, stem.norm(stem.proj(images).flatten(2).transpose(1, 2)))
 
     def placed(self, patches: Tensor) -> Tensor:
         """(B, N, C), prefix tokens in front and positions added, of patches (B, n, C)."""
         model, batch = self.model, patches.shape[0]
         table: Any = getattr(model, "pos_embed", None)
+        table = None if table is None else self.placed_at_size(table)
         alone = table is not None and table.shape[1] == patches.shape[1]
-        given = (model.cls_token, getattr(model, "reg_token", None))
+        given = [getattr(model, f"{name}_token", None) for name in ("cls", "dist", "reg")]
         prefix = [token.expand(batch, -1, -1) for token in given if token is not None]
         x = torch.cat([*prefix, patches + table if alone else patches], dim=1)
         if table is not None and not alone:
@@ -102,7 +110,7 @@ class TimmModel(WrappedViT):
     def position_table(self) -> Tensor:
         table: Tensor | None = self.model.pos_embed
         assert table is not None, "methods that read it require 'position_table'"
-        return table[0, -self.facts.num_patches :]
+        return self.placed_at_size(table)[0, -self.facts.num_patches :]
 
     @in_full
     def readout(self, tokens: Tokens) -> Tensor:
@@ -144,6 +152,8 @@ class TimmViT(TimmModel):
         check_timm_model(model, name)
 
     def entering(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.is_resized:
+            return super().entering(images)
         patches = self.model.patch_embed(images)
         return self.model._pos_embed(patches), _in_a_row(patches)
 

@@ -97,6 +97,7 @@ class WrappedViT(Backbone):
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
     ) -> tuple[Tokens, Taps]:
+        images = self.fitted(images)
         x, patches = self.entering(images)
         facts, batch = self.facts, x.shape[0]
         taps: dict[str, Tensor] = {}

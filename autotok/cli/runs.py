@@ -105,6 +105,10 @@ def search_command(
         str | None,
         typer.Option(help="Number formats of the file: 'float32,int8'; float32 by default."),
     ] = None,
+    image_sizes: Annotated[
+        str | None,
+        typer.Option(help="Sides it may run on: '160,192,224'; its own by default."),
+    ] = None,
     subnet: Annotated[
         str, typer.Option(help="'fixed', or 'search' subnets of a supernet together with tokens.")
     ] = "fixed",
@@ -195,6 +199,7 @@ def search_command(
                 space=space,
                 methods=_names(methods),
                 formats=_names(formats),
+                image_sizes=_sides(image_sizes),
                 quality=quality,
                 flops_convention=flops_convention,
                 train_data=train_data,
@@ -290,6 +295,16 @@ def pareto_command(
 def _names(text: str | None) -> list[str]:
     """Of a list with commas."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _sides(text: str | None) -> list[int]:
+    """Pixels, of a list with commas."""
+    found = _names(text)
+    if not all(side.isdecimal() for side in found):
+        raise autotok.ConfigError(
+            f"--image-sizes '{text}' is no list of whole numbers; give pixels, such as 160,192,224"
+        )
+    return [int(side) for side in found]
 
 
 def _workers(

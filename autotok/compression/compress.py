@@ -17,9 +17,13 @@ from .schedule import realise
 def compress_backbone(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
     """A `CompressedViT` that holds the backbone (not a copy) and one reducer per reduction layer.
 
+    Where the configuration names an image size, it holds the backbone's adapter of that size.
+
     Raises:
         ConfigError, IncompatibleMethod: see `realise`.
     """
+    if config.image_size is not None:
+        backbone = backbone.at_size(config.image_size)
     if config.positions == "naive" and not backbone.facts.carries_positions:
         raise ConfigError(
             f"positions 'naive' means nothing on backbone '{backbone.facts.name}', which looks no"

@@ -189,6 +189,7 @@ class CompressedViT(nn.Module):
         """Block to start with, the tokens that enter it, and the embedding's taps for block 0."""
         if self.entry is not None:
             return *self.entry, Taps()
+        images = self.backbone.fitted(images)
         image_scores = self._look(images)
         tokens, embedded = self.backbone.embed(images, self.embedding_needs(), trace=trace)
         if image_scores is not None:

@@ -37,13 +37,14 @@ class Schedule:
 
 
 def realise(config: CompressionConfig, facts: BackboneFacts) -> Schedule:
-    """The token counts a configuration means on a backbone.
+    """The token counts a configuration means on a backbone, at the image size that it names.
 
     Raises:
-        ConfigError: a layer that does not exist, counts that rise, or a count the method cannot
-            reach; the message names the feasible range.
+        ConfigError: an image size that cannot be, a layer that does not exist, counts that rise,
+            or a count the method cannot reach; the message names the feasible range.
         IncompatibleMethod: the backbone lacks what the method requires.
     """
+    facts = facts.at_size(config.image_size)
     method = get_method(config.method)
     check_compatible(method, facts)
     if method.single_layer and len(config.reductions) > 1:

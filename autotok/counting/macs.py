@@ -98,7 +98,7 @@ def _coefficients(facts: BackboneFacts) -> _Coefficients:
 
 
 def cost(facts: BackboneFacts, config: CompressionConfig) -> Cost:
-    """Exact cost of one configuration.
+    """Exact cost of one configuration, at the image size that it names.
 
     Raises:
         ConfigError, IncompatibleMethod: see `autotok.compression.schedule.realise`.
@@ -108,6 +108,7 @@ def cost(facts: BackboneFacts, config: CompressionConfig) -> Cost:
 
 def schedule_cost(facts: BackboneFacts, config: CompressionConfig, schedule: Schedule) -> Cost:
     """Exact cost of a configuration whose token counts are already known."""
+    facts = facts.at_size(config.image_size)
     method = get_method(config.method)
     attention = np.array([schedule.attention], dtype=np.int64)  # (1, L)
     mlp = np.array([schedule.mlp], dtype=np.int64)

@@ -270,9 +270,12 @@ class RayDevice:
 
 
 def measure_on(device: Device, model: CompressedViT | Backbone, *, batch: int = 1) -> Measurement:
-    """One model on a device with random images, beside its uncompressed backbone."""
-    reference = model.backbone if isinstance(model, CompressedViT) else None
-    facts = model.backbone.facts if isinstance(model, CompressedViT) else model.facts
+    """One model on a device with random images, beside its uncompressed backbone.
+
+    They have the backbone's own size: a model that runs on another resizes them, which is timed.
+    """
+    reference = model.backbone.at_size(None) if isinstance(model, CompressedViT) else None
+    facts = (model.backbone if isinstance(model, CompressedViT) else model).own_facts
     images = torch.randn(batch, *facts.image_shape, generator=torch.Generator().manual_seed(0))
     return device.measure(model, images, reference)
 

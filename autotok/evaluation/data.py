@@ -116,7 +116,7 @@ class DemoData:
         self.labelled = backbone.facts.num_classes == len(CLASS_NAMES)
         self.class_names = CLASS_NAMES if self.labelled else None
         self.labelling = _own_classes(self.name, self.labelled, CLASS_NAMES)
-        self._fitted = backbone.facts.image_shape != (1, CANVAS, CANVAS)
+        self._fitted = backbone.own_facts.image_shape != (1, CANVAS, CANVAS)
         self._preprocessing = _whole(backbone)
         self._order = NestedOrder([self._digits.label(i) for i in range(len(self._digits))])
         self._cache = PixelCache()

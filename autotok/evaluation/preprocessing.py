@@ -150,9 +150,10 @@ def preprocessing_of(backbone: Backbone) -> Preprocessing:
     """The backbone's own preprocessing.
 
     A backbone that names none gets ImageNet's (mean, std, bicubic, 0.875 crop), as AutoFormer was
-    trained; with one channel, the demo's mean and standard deviation.
+    trained; with one channel, the demo's mean and standard deviation. It is that of the model's own
+    image size, whatever size the backbone runs on.
     """
-    channels, height, width = backbone.facts.image_shape
+    channels, height, width = backbone.own_facts.image_shape
     declared = getattr(backbone, "preprocessing", None)
     grey = {"mean": (MEAN,), "std": (STD,)} if channels == 1 else {}
     values: Mapping[str, Any] = declared() if callable(declared) else grey

@@ -20,7 +20,7 @@ import yaml
 from torch import Tensor
 
 import autotok
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, shrunk
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.family import family_of
 from autotok.backbones.loading import load_backbone, load_structure
@@ -183,12 +183,16 @@ def save_bundle(
     The model loses what only training needs.
 
     Args:
-        images: (n, C, H, W) normalised, real ones, to compare the exported files with torch.
+        images: (n, C, H, W) normalised, real ones, to compare the exported files with torch. They
+            are resized first where the configuration names an image size: files take that size.
         batch: Images per run of the exported files.
         calibration: (m, C, H, W) normalised, what int8 files are calibrated on; by default
             `images`.
     """
     model.deploy()
+    images = shrunk(images, bundle.config.image_size)
+    if calibration is not None:
+        calibration = shrunk(calibration, bundle.config.image_size)
     with replacing_folder(folder) as fresh:
         has_reducers = write_weights(fresh, model, bundle.backbone.name)
         write_best(fresh / "config.yaml", bundle)
@@ -225,6 +229,7 @@ def _write_runner(folder: Path, bundle: Bundle, found: Mapping[str, Any]) -> Non
         batch=found["batch"],
         output=output_name(classes),
         classes=classes,
+        side=bundle.config.image_size,
     )
     write_text(folder / "preprocessing.json", json.dumps(data, indent=1))
     write_text(folder / INFER.name, INFER.read_text("utf-8"))
@@ -307,7 +312,8 @@ def load_uncompressed(
     path, given = Path(path), None if checkpoint is None else Path(checkpoint)
     bundle = read_best(path)
     if bundle.config.mode == "plug-in":
-        return load_bundle(path, backbone=backbone, checkpoint=given).backbone
+        model = load_bundle(path, backbone=backbone, checkpoint=given)
+        return model.backbone.at_size(None)
     loaded = _backbone(bundle, path, backbone, given)
     bundle.check_fits(loaded.facts)
     return loaded.eval()

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autotok.backbones.base import Backbone
 from autotok.backbones.torchvision_shim import ensure_torchvision
 from autotok.errors import ExportError
 from autotok.files import replacing
@@ -104,7 +105,8 @@ def export_model(
 
     Args:
         model: A `CompressedViT` or backbone; it is copied to the CPU in float32, never changed.
-        images: (n, C, H, W) normalised, preferably real; every image takes part in the check.
+        images: (n, C, H, W) normalised, preferably real; every image takes part in the check. The
+            file takes images of their size, and resizes them itself where the model does.
         format: A registered name: 'onnx', 'openvino', 'pt2', 'torchscript', 'tensorrt' or a
             plug-in's.
         batch: Images per run of the file.
@@ -126,6 +128,9 @@ def export_model(
     precision = precision or ("float32" if config is None else config.number_format)
     chosen = chosen_format(format, precision=precision, opset=opset)
     plain = copy.deepcopy(model).cpu().float().eval()
+    backbone = getattr(plain, "backbone", plain)
+    if isinstance(backbone, Backbone):
+        backbone.settle()
     images = _full_batches(images, batch)
     example = images[: max(batch, 2 if dynamic_batch else 1)]
     if len(example) < 2 and dynamic_batch:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autotok.backbones.base import shrunk
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 
@@ -25,6 +26,7 @@ class FileModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, classes), on the host; B need not be a multiple of the batch."""
+        images = shrunk(images, self.config.image_size)
         wanted = len(images)
         full = images[torch.arange(-(-wanted // self.batch) * self.batch) % wanted]
         return torch.cat([self.opened(chunk) for chunk in full.split(self.batch)])[:wanted]
@@ -39,7 +41,7 @@ def as_file(model: CompressedViT, calibration: Tensor, *, format: str = "onnx") 
     Raises:
         ExportError: it cannot be written.
     """
-    chosen = FORMATS.get(format)
+    chosen, calibration = FORMATS.get(format), shrunk(calibration, model.config.image_size)
     with tempfile.TemporaryDirectory(prefix="autotok-file-") as folder:
         path = Path(folder) / f"model{chosen.suffix}"
         export_model(

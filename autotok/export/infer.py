@@ -63,6 +63,9 @@ def read_picture(path: Path) -> Image.Image:
 def prepare(image: Image.Image, spec: Spec) -> Array:
     """(1, channels, height, width), ready for the model."""
     channels, height, width = spec["input"]["shape"][1:]
+    shrink = spec.get("shrink")  # of a model that runs on smaller images than it was made for
+    if shrink is not None:
+        height, width = spec["crop"]["height"], spec["crop"]["width"]
     mode = "L" if channels == 1 else "RGB"
     image = image if image.mode in ("L", "RGB") else image.convert(grey_or_colour(image))
     image = image if image.mode == mode else image.convert(mode)
@@ -71,7 +74,20 @@ def prepare(image: Image.Image, spec: Spec) -> Array:
     pixels = np.array(image, np.float32).reshape(height, width, channels) / np.float32(255)
     mean, std = (np.array(spec[name], np.float32) for name in ("mean", "std"))
     found: Array = ((pixels - mean) / std).transpose(2, 0, 1)[None]
-    return found
+    return found if shrink is None else resized_last(found, *shrink["to"])
+
+
+def resized_last(images: Array, height: int, width: int) -> Array:
+    """Bilinear between the four nearest pixels, corners on corners, no antialiasing."""
+    for axis, size in ((2, height), (3, width)):
+        places = np.linspace(0, images.shape[axis] - 1, size, dtype=np.float32)
+        first = np.minimum(places.astype(np.int64), max(0, images.shape[axis] - 2))
+        second = np.minimum(first + 1, images.shape[axis] - 1)
+        shape = [-1 if a == axis else 1 for a in range(4)]
+        share = (places - first).astype(np.float32).reshape(shape)
+        low, high = images.take(first, axis), images.take(second, axis)
+        images = low * (1 - share) + high * share
+    return images
 
 
 def grey_or_colour(image: Image.Image) -> str:

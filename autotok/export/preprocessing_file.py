@@ -18,9 +18,20 @@ _RULES = {
     "border": "the whole image fits into 'to', in proportion; the rest is filled with the mean",
 }
 
+_SHRINK = (
+    "Resize that to {0} x {0}: bilinear between the four nearest pixels, corners on corners (pixel"
+    " i lies at i * (old - 1) / (new - 1)), no antialiasing."
+)
+
 
 def preprocessing_file(
-    preprocessing: Mapping[str, Any], *, file: str, batch: int | str, output: str, classes: int
+    preprocessing: Mapping[str, Any],
+    *,
+    file: str,
+    batch: int | str,
+    output: str,
+    classes: int,
+    side: int | None = None,
 ) -> dict[str, Any]:
     """Plain data of `preprocessing.json`.
 
@@ -30,6 +41,7 @@ def preprocessing_file(
         batch: Images per run, or 'dynamic'.
         output: Name of the file's output.
         classes: How many it gives; 0 for features.
+        side: Pixels of the file's images, where they are resized to that size last.
     """
     channels, height, width = preprocessing["image_shape"]
     share, rule = preprocessing["crop_pct"], preprocessing["crop_mode"]
@@ -37,6 +49,13 @@ def preprocessing_file(
     to = [math.floor(side / share) for side in (height, width)]
     kind = preprocessing["interpolation"]
     mean, std = list(preprocessing["mean"]), list(preprocessing["std"])
+    words = _in_words(order, rule, to, kind, (height, width), mean, std)
+    last: dict[str, Any] = {}
+    crop = {"where": "center", "height": height, "width": width}
+    if side is not None and (height, width) != (side, side):
+        last = {"shrink": {"to": [side, side], "interpolation": "bilinear", "corners": "aligned"}}
+        words.insert(-1, _SHRINK.format(side))
+        height = width = side
     return {
         "format": FORMAT,
         "file": file,
@@ -49,11 +68,12 @@ def preprocessing_file(
         "output": {"name": output, "classes": classes},
         "channel_order": order,
         "resize": {"rule": rule, "to": to, "interpolation": kind, "antialias": True},
-        "crop": {"where": "center", "height": height, "width": width},
+        "crop": crop,
         "scale": "1/255",
         "mean": mean,
         "std": std,
-        "in_words": _in_words(order, rule, to, kind, (height, width), mean, std),
+        **last,
+        "in_words": words,
     }
 
 

@@ -19,6 +19,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
     """Text on how to use a bundle folder."""
     ref, config = bundle.backbone, bundle.config
     channels, height, width = ref.image_shape
+    height, width = (config.image_size or side for side in (height, width))
     tuned, output = config.mode == "retrain", output_name(ref.num_classes)
     onnx = exports.get("onnx", {})
     runs = "path" in onnx and bool(bundle.preprocessing)
@@ -61,6 +62,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         if tuned
         else 'or on a model of your own: `autotok.compress(model, "config.yaml")`.',
         *_number_format(config.number_format),
+        *_image_size(config.image_size, ref.image_shape[1:]),
         "",
         *_figures(bundle.evidence),
         f"Input: `images`, float32 (batch, {channels}, {height}, {width}), prepared as",
@@ -89,6 +91,17 @@ def _number_format(name: str) -> list[str]:
         "",
         f"The configuration's number format is {name}: the exported file is in it, and its quality",
         "was judged on such a file. In torch the model computes in float32.",
+    ]
+
+
+def _image_size(side: int | None, own: tuple[int, ...]) -> list[str]:
+    if side is None or own == (side, side):
+        return []
+    return [
+        "",
+        f"The configuration runs on images of {side} x {side} pixels, not of {own[0]} x {own[1]}.",
+        "In torch the model resizes what it is given; exported files take that size: the resize is",
+        "the last step of their preprocessing.",
     ]
 
 

@@ -34,6 +34,8 @@ def as_published(backbone: Backbone, *, proportional: bool) -> Backbone:
         )
     with torch.device("meta"):
         twin = DenseAutoFormer(backbone.spec, backbone.subnet, name=backbone.facts.name)
+    if backbone.is_resized:
+        twin = twin.at_size(backbone.facts.image_shape[1])
     twin.proportional = proportional
     return twin.eval()
 

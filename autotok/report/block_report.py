@@ -25,9 +25,9 @@ def block_report(
 
     Times are measured in eager torch on this machine alone: exported files have no blocks.
     """
-    plain = compress_backbone(model.backbone, CompressionConfig())
+    plain = compress_backbone(model.backbone.at_size(None), CompressionConfig())
     on = None if target is None else load_target(target)
-    compressed = bool(model.config.reductions)
+    compressed = bool(model.config.reductions) or model.backbone.is_resized
     models = [model, plain] if compressed else [model]
     found = [model_figures(one, on, batch=batch) for one in models]
     timed, shares = _measured(models, batch) if measure_on == LOCAL else ([None] * len(models), [])
@@ -71,7 +71,7 @@ def _measured(
     models: Sequence[CompressedViT], batch: int
 ) -> tuple[Sequence[tuple[float, ...] | None], list[dict[str, float]]]:
     """Of every model, milliseconds of its blocks and shares of classes of operator."""
-    like, facts = next(models[0].parameters()), models[0].backbone.facts
+    like, facts = next(models[0].parameters()), models[0].backbone.own_facts
     images = torch.randn(batch, *facts.image_shape, generator=torch.Generator().manual_seed(0))
     images = images.to(like.device, like.dtype)
     with evaluating(*models):

@@ -12,7 +12,12 @@ from autotok.searching.space.budget import BudgetRequest, resolve
 from .headline import slower_sentence
 from .points import points_of
 from .run import Run
-from .sentences import control_sentence, standing_sentences, tuning_sentence
+from .sentences import (
+    control_sentence,
+    smaller_image_sentence,
+    standing_sentences,
+    tuning_sentence,
+)
 from .sources import device_notes, sources_of
 from .tables import closing_table, on_device_of
 
@@ -36,8 +41,9 @@ def closing_data(run: Run) -> dict[str, Any]:
     """The final evaluation as plain data."""
     found = run.records()
     data: dict[str, Any] = {"directory": str(run.directory)}
-    for key in ("best", "random_control", "reference"):
+    for key in ("best", "random_control", "smaller_image", "reference"):
         data[key] = None if found[key] is None else _nested(found[key])
+    data["no_smaller_image"] = found["no_smaller_image"]
     data["front"] = [_nested(record) for record in found["front"]]
     data["comparisons"] = found["comparisons"].to_dict()
     data["measuring"] = found["measuring"]
@@ -54,7 +60,9 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     on_device = on_device_of(names)
     parts: list[str | Table] = [f"budget: {budget.echo}" for budget in found["budgets"]]
     parts.append(closing_table(points, metric, sources=sources, on_device=on_device, wide=wide))
-    lines = [control_sentence(points, metric), slower_sentence(points)]
+    lines = [control_sentence(points, metric)]
+    lines.append(smaller_image_sentence(points, metric, found["no_smaller_image"]))
+    lines.append(slower_sentence(points))
     lines += standing_sentences(found["comparisons"], metric)
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
     lines += device_notes(target, found["measuring"], run.question.batch)

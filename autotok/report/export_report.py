@@ -54,6 +54,8 @@ def export_report(
         )
     images = random_images(model, CHECKED) if data is None else sample_images(model, data, CHECKED)
     shown = calibration_images(model, data) if precision == "int8" and data is not None else None
+    images = model.backbone.fitted(images)
+    shown = None if shown is None else model.backbone.fitted(shown)
     result = export_model(
         model,
         output,

@@ -18,7 +18,13 @@ from .interactive import NOTHING_PUBLISHED, interactive_front
 from .points import Point
 from .published_points import References
 from .run_maps import KeptMap
-from .sentences import CAUTION, control_sentence, standing_sentences, tuning_sentence
+from .sentences import (
+    CAUTION,
+    control_sentence,
+    smaller_image_sentence,
+    standing_sentences,
+    tuning_sentence,
+)
 from .sources import Sources
 from .tables import SHOWN, plain_table, tuning_table
 
@@ -60,6 +66,8 @@ class Report:
     maps: Sequence[KeptMap] = ()
     """Where the tokens of some images went."""
     maps_summary: str = ""
+    no_smaller_image: str = ""
+    """Why there is no control on smaller images, where there is none."""
 
 
 def write_report(path: Path, report: Report, *, picture: Path | None = None) -> Path:
@@ -96,8 +104,11 @@ def _headline(report: Report) -> str:
     parts += [f"<div class='figures'>{''.join(cells)}</div>"] if cells else []
     slower = slower_sentence(report.points)
     parts += [f"<p class='warning'>{escape(_sentence(slower))}</p>"] if slower else []
-    sentence = control_sentence(report.points, report.metric)
-    parts += [f"<p class='fact'>{escape(_sentence(sentence))}</p>"] if sentence else []
+    sentences = [
+        control_sentence(report.points, report.metric),
+        smaller_image_sentence(report.points, report.metric, report.no_smaller_image),
+    ]
+    parts += [f"<p class='fact'>{escape(_sentence(line))}</p>" for line in sentences if line]
     parts.append(f"<pre class='command'>{escape(report.command)}</pre>")
     return "\n".join(parts)
 

@@ -24,7 +24,8 @@ _HTML = """<h2>The front</h2>
 <div id="plot"></div><p class="key small"><span style="color:#c1121f">&#9733; best</span>
 <span style="color:#0b6e4f">&#9679; front, &#9650; fine-tuned</span>
 <span style="color:#2b59c3">&#9670; uncompressed</span>
-<span style="color:#d1720a">&#9632; random pruning</span><span>&#9675; seen on few images</span>
+<span style="color:#d1720a">&#9632; random pruning, &#9660; smaller images</span>
+<span>&#9675; seen on few images</span>
 <span>- - limit</span>
 <span id="cross" style="color:#7b2d8b" hidden>&times; published, on ImageNet, GFLOPs as its source
 counts</span>

@@ -36,10 +36,11 @@ def profile_report(
     `measure_on` is what it is timed on, see `open_device`; None for no measurement.
     """
     facts = model.backbone.facts
-    exact, whole = cost(facts, model.config), uncompressed_cost(facts)
+    exact, whole = cost(facts, model.config), uncompressed_cost(model.backbone.own_facts)
     report: dict[str, Any] = {
         "backbone": facts.name,
         "method": model.config.method,
+        **({"image_size": facts.image_shape[1]} if model.backbone.is_resized else {}),
         "patch_tokens": facts.num_patches,
         "patch_tokens_kept": list(model.schedule.kept),
         "patch_tokens_by_layer": model.schedule.by_layer,
@@ -176,7 +177,7 @@ def write_bundle(
     facts = model.backbone.facts
     exact = cost(facts, model.config)
     bundle = Bundle(
-        backbone=BackboneRef.of(facts, checkpoint=checkpoint),
+        backbone=BackboneRef.of(model.backbone.own_facts, checkpoint=checkpoint),
         config=model.config,
         preprocessing=preprocessing_of(model.backbone).to_dict(),
         evidence={"macs": exact.macs, "params": exact.params},

@@ -7,7 +7,7 @@
   home.hidden = false;
   const NS = "http://www.w3.org/2000/svg";
   const COLOUR = { trial: "#b8b8b8", front: "#0b6e4f", best: "#c1121f",
-    uncompressed: "#2b59c3", "random control": "#d1720a", published: "#7b2d8b" };
+    uncompressed: "#2b59c3", "random control": "#d1720a", "smaller image": "#d1720a", published: "#7b2d8b" };
   const HIGH = 440, PAD = { left: 62, right: 18, top: 14, bottom: 46 };
   const choose = (id, chosen) => {
     const box = document.getElementById(id);
@@ -66,6 +66,7 @@
       uncompressed: () => put("path", { ...style, d: `M${cx} ${cy - 7}l7 7-7 7-7-7z` }),
       published: () => put("path", { ...style, fill: "none", "stroke-width": 2, "pointer-events": "all",
         d: `M${cx - 4} ${cy - 4}l8 8m0-8l-8 8` }),
+      "smaller image": () => put("path", { ...style, d: `M${cx - 7} ${cy - 5}h14l-7 12z` }),
       "random control": () => put("rect", { ...style, x: cx - 5, y: cy - 5, width: 10, height: 10 }),
     };
     const tuned = () => put("path", { ...style, d: `M${cx} ${cy - 7}l7 12h-14z` });
@@ -89,7 +90,8 @@
     const taken = points.map((p) => { const [cx, cy] = place(p); return [cx - 7, cy - 7, cx + 7, cy + 7]; });
     const meets = (a) => taken.some((b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]);
     for (const p of points.filter((q) => q.kind !== "published" && (q.kind !== "trial" || q.leading))) {
-      const text = p.kind === "random control" ? "random" : p.kind === "uncompressed" ? p.kind : p.method;
+      const named = { "random control": "random", uncompressed: p.kind, "smaller image": p.kind };
+      const text = named[p.kind] || p.method;
       const label = put("text", { fill: "#222", "pointer-events": "none" }, text);
       const [cx, cy] = place(p), w = label.getComputedTextLength(), h = 13;
       let free = false;
@@ -144,7 +146,7 @@
       const cx = h.at(p.values[x.column]);
       put("line", { x1: cx, x2: cx, y1: v.at(p.low), y2: v.at(p.high), stroke: COLOUR[p.kind], "stroke-opacity": 0.5 });
     });
-    const order = ["published", "trial", "random control", "front", "uncompressed", "best"];
+    const order = ["published", "trial", "random control", "smaller image", "front", "uncompressed", "best"];
     const most = Math.max(...points.map((p) => p.images || 0));
     [...points].sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind))
       .forEach((p) => mark(p, ...place(p), (p.images || 0) < most / 3));

@@ -82,6 +82,7 @@ def draw_pages(run: Run) -> None:
         ],
         config_yaml=best.read_text("utf-8") if found["best"] and best.is_file() else "",
         comparisons=found["comparisons"],
+        no_smaller_image=found["no_smaller_image"],
         axes=(x, y),
         charts=_charts(facts.get("tokens"), points, asked),
         mattered=_mattered(facts.get("mattered")),

@@ -31,7 +31,7 @@ def pareto_png(
 ) -> Path:
     """`path`, now a picture of a metric, upwards, against another, GFLOPs by default.
 
-    Evaluated trials are grey; the front, the random control and the uncompressed model carry the
+    Evaluated trials are grey; the front, the controls and the uncompressed model carry the
     95 % intervals of a quality; `limits`, by metric's name and in its column's unit, are dashed
     lines. Fine-tuned configurations are triangles, with an arrow from where they were as plug-ins.
     Points without one of the two values are left out; where further objectives keep points on the
@@ -45,12 +45,14 @@ def pareto_png(
     figure = Figure(figsize=(8.0, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    of_kind = {kind: plane.of(points, kind) for kind in ("trial", "uncompressed", "random control")}
+    kinds = ("trial", "uncompressed", "random control", "smaller image")
+    of_kind = {kind: plane.of(points, kind) for kind in kinds}
     front = plane.of(points, "front", "best")
     leading = non_dominated(front, (x, metric))
     if of_kind["trial"]:
         axes.scatter(*plane.xy(of_kind["trial"]), s=22, color=GREY, label="evaluated", zorder=2)
     plane.draw(axes, of_kind["random control"], CONTROL, "s", "random pruning (control)", line=True)
+    plane.draw(axes, of_kind["smaller image"], CONTROL, "v", "smaller images (control)")
     plane.draw(axes, leading, FRONT, "o", "Pareto front", line=True)
     others = [p for p in front if p not in leading]
     plane.draw(axes, others, FRONT, "P", "on the front by its other objectives")

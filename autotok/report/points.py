@@ -13,7 +13,7 @@ from autotok.metrics import METRICS, TABLE, Metric
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.space.budget import Budget
 
-KINDS = ("best", "front", "uncompressed", "random control", "trial", "published")
+KINDS = ("best", "front", "uncompressed", "random control", "smaller image", "trial", "published")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Point:
     mode: str = "plug-in"
     number_format: str = "float32"
     """Of the file that was judged and is shipped."""
+    image_size: int | None = None
+    """Side in pixels that it runs on; None: the model's own."""
     finetuned: bool = False
     feasible: bool = True
     within_budget: bool | None = None
@@ -75,6 +77,7 @@ class Point:
             origin=_origin(row.get("latency_is")),
             mode=str(row.get("mode") or "plug-in"),
             number_format=str(row.get("number_format") or "float32"),
+            image_size=_whole(row.get("image_size")),
             finetuned=_truth(row.get("finetuned")) is True,
             feasible=_truth(row.get("feasible")) is not False,
             within_budget=_truth(row.get("within_budget")),
@@ -98,14 +101,18 @@ class Point:
 
     @property
     def mode_text(self) -> str:
-        """'plug-in' or 'fine-tuned', and the number format where it is not float32; '-' for the
-        uncompressed model, the source's words for a published one."""
+        """'plug-in' or 'fine-tuned', the number format where it is not float32, and the image size
+        where it is not the model's own; '-' for the uncompressed model, the source's words for a
+        published one."""
         if self.kind == "uncompressed":
             return "-"
         if self.kind == "published":
             return self.mode
         mode = "fine-tuned" if self.retrained else "plug-in"
-        return mode if self.number_format == "float32" else f"{mode}, {self.number_format}"
+        parts = [] if self.kind == "smaller image" else [mode]
+        parts += [] if self.number_format == "float32" else [self.number_format]
+        parts += [] if self.image_size is None else [f"{self.image_size} px"]
+        return ", ".join(parts)
 
     @property
     def schedule(self) -> str:
@@ -171,6 +178,8 @@ def points_of(found: Mapping[str, Any]) -> list[Point]:
         (r, "best" if best is not None and r.number == best.number else "front") for r in front
     ]
     kinds += [(r, "random control") for r in found["controls"] if r.score is not None]
+    smaller = found.get("smaller_image")
+    kinds += [(smaller, "smaller image")] if smaller is not None and smaller.score else []
     kinds += [] if reference is None else [(reference, "uncompressed")]
     metric = METRICS[next((r.score.metric for r, _ in kinds if r.score is not None), "top1")]
     comparisons: Comparisons = found["comparisons"]

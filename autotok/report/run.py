@@ -86,7 +86,7 @@ class Run:
 
     def records(self) -> dict[str, Any]:
         """What the final evaluation found: `best`, `random_control`, `reference`, `front`,
-        `controls`, `budgets`, `comparisons`, `measuring`."""
+        `controls`, `smaller_image`, `no_smaller_image`, `budgets`, `comparisons`, `measuring`."""
         with self._reading("pareto.json") as path:
             if not path.is_file():
                 raise self._unfinished(f"run '{self.directory}' is not finished")
@@ -160,7 +160,8 @@ class Run:
         across, up = self._metrics((x, y))
         found, points = self.front_over(x, y), self.points()
         numbers = {p.number for p in found.points}
-        kept, names = ("uncompressed", "random control"), ("trial", "front")
+        kept = ("uncompressed", "random control", "smaller image")
+        names = ("trial", "front")
         drawn = [
             p if p.kind in kept else dataclasses.replace(p, kind=names[p.number in numbers])
             for p in points
@@ -236,6 +237,10 @@ def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:
         key: None if data[key] is None else TrialRecord.from_dict(data[key], where / key)
         for key in ("best", "random_control", "reference")
     }
+    given = data.get("smaller_image")  # a run of an earlier version has none
+    at = where / "smaller_image"
+    found["smaller_image"] = None if given is None else TrialRecord.from_dict(given, at)
+    found["no_smaller_image"] = str(data.get("no_smaller_image") or "")
     for key in ("front", "controls"):
         records = enumerate(data[key])
         found[key] = [TrialRecord.from_dict(item, where / key / n) for n, item in records]

@@ -45,6 +45,29 @@ def control_sentence(points: Sequence[Point], metric: Metric) -> str:
     )
 
 
+def smaller_image_sentence(points: Sequence[Point], metric: Metric, why_not: str = "") -> str:
+    """Best against the uncompressed model on smaller images, in one sentence, or why that control
+    is not there; '' where neither is known."""
+    best = next((p for p in points if p.kind == "best" and p.quality is not None), None)
+    control = next((p for p in points if p.kind == "smaller image"), None)
+    if control is None or best is None or best.quality is None or control.quality is None:
+        return f"no control on smaller images: {why_not}" if why_not else ""
+    gain = (1 if metric.higher_is_better else -1) * (best.quality - control.quality)
+    paired = None if control.against_best is None else control.against_best.reversed
+    difference = f"{gain:+.{metric.digits}f}" if paired is None else paired.text
+    warning = "; NO BETTER THAN SMALLER IMAGES" if gain <= 0 else ""
+    if paired is not None and paired.verdict == "tie" and gain > 0:
+        warning = "; A TIE WITH SMALLER IMAGES"
+    advice = ": let the search choose among image sizes too (--image-sizes)" if warning else ""
+    tuned = ", not fine-tuned," if best.retrained else ""
+    return (
+        f"smaller images: the uncompressed model{tuned} on {control.image_size} x"
+        f" {control.image_size} pixels: {metric.text(control.quality)} at"
+        f" {gflops(control.macs_g)} GFLOPs; the best differs by {difference}"
+        f" {'points' if metric.unit == '%' else 'in its favour'}{warning}{advice}"
+    )
+
+
 def standing_sentences(found: Comparisons, metric: Metric) -> list[str]:
     """The best against the uncompressed model and its runner-up, and what ties with it for less."""
     best, rival = found.best, found.runner_up

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 SHOWN = (METRICS["latency_ms"], METRICS["peak_memory_mb"])
 """Metrics on the device that tables have in any case, where they are known."""
-ORDER = ("uncompressed", "best", "front", "random control", "trial")
+ORDER = ("uncompressed", "best", "front", "random control", "smaller image", "trial")
 _TEXT = ("", "method", "mode", "subnet", "layer:tokens kept", "feasible")
 _WIDE = ("mode", "subnet", "of uncompressed", "against the best", "images", "feasible")
 """Beginnings of the headings that a table of 80 columns has no room for."""
-_STYLES = {"best": "bold green", "uncompressed": "cyan", "random control": "yellow"}
+_CONTROLS = dict.fromkeys(("random control", "smaller image"), "yellow")
+_STYLES = {"best": "bold green", "uncompressed": "cyan", **_CONTROLS}
 
 
 def plain_table(

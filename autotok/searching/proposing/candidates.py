@@ -6,6 +6,7 @@ needs a forward, so a surrogate can choose among thousands.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,8 @@ class Priced:
     """Least share of the tokens that enter a reduction which it keeps."""
     entering: float = 0.0
     """Tokens that enter reductions, over the patches: what the method itself works on."""
+    patches: float = 1.0
+    """Of the image size, over those of the model's own."""
 
 
 def random_params(problem: Problem, rng: np.random.Generator) -> Params:
@@ -95,6 +98,7 @@ def priced_at(
         return []
     if space.structure is not None and shape.subnet is not None:
         facts = space.structure.facts(shape.subnet)
+    own, facts = facts.num_patches, facts.at_size(shape.image_size)
     line = Strengths(shape, problem)
     counts = shape.counts(_GRID, problem.facts)
     macs = line.macs_of(counts) if shape.layers else line.metric("macs", _GRID)
@@ -108,7 +112,8 @@ def priced_at(
         at = inside[int(np.argmin(np.abs(macs[inside] - target)))]
         priced = {**params, "budget_fraction": float(fraction)}
         cost, row = float(macs[at]) / whole, counts[at].tolist()
-        found.append(priced_as(priced, shape.method, cost, shape.layers, row, facts))
+        one = priced_as(priced, shape.method, cost, shape.layers, row, facts)
+        found.append(dataclasses.replace(one, patches=facts.num_patches / own))
     return found
 
 

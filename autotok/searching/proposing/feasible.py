@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from autotok.config import CompressionConfig, Primitive
 from autotok.errors import InfeasibleBudget
 from autotok.metrics import METRICS
 from autotok.searching.space.budget import Budget
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.search_space import Chooser, Parameter
-from autotok.searching.space.shape import Shape
+from autotok.searching.space.search_space import Chooser, Condition, Parameter
 
 from .repair import Strengths
 
@@ -22,7 +21,7 @@ def check_budgets(problem: Problem) -> None:
 
     The message names the nearest feasible one: the cheapest over all methods and extreme shapes.
     """
-    lines = {m: _corners(problem, m) for m in problem.space.candidates(problem.facts)}
+    lines = {m: list(_corners(problem, m)) for m in problem.space.candidates(problem.facts)}
     for budget in problem.budgets:
         lowest = {m: _lowest(corners, budget) for m, corners in lines.items()}
         method = min(lowest, key=lambda m: (budget.excess(lowest[m]), m))
@@ -50,6 +49,42 @@ def idle_budgets(problem: Problem) -> tuple[str, ...]:
     )
 
 
+def within_sizes(problem: Problem) -> Problem:
+    """The problem with, for every method, those image sizes of its space at which the method's
+    cheapest shape is within the exact limits; a method without any is left out.
+
+    Where no method has one the space stays as it is: `check_budgets` says how much is missing.
+
+    Raises:
+        ConfigError: the backbone does not take images of one of the sizes.
+    """
+    space, limits = problem.space, [b for b in problem.budgets if b.exact]
+    for side in space.image_sizes:
+        problem.facts.at_size(side)
+    if not space.image_sizes:
+        return problem
+    fitting = {
+        method: tuple(
+            side
+            for side in space.sides_of(method)
+            if any(
+                all(line.lowest(b.metric) <= b.limit for b in limits)
+                for line in _corners(problem, method, side)
+            )
+        )
+        for method in space.candidates(problem.facts)
+    }
+    if not any(fitting.values()):
+        return problem
+    less = {m: sides for m, sides in fitting.items() if sides and sides != space.sides_of(m)}
+    further = tuple(Condition({"method": (m,)}, {"image_size": s}) for m, s in less.items())
+    without = tuple(m for m, sides in fitting.items() if not sides)
+    space = dataclasses.replace(
+        space, conditions=(*space.conditions, *further), exclude=(*space.exclude, *without)
+    )
+    return dataclasses.replace(problem, space=space)
+
+
 def _sorry(budget: Budget, lowest: float, method: str) -> str:
     metric = METRICS[budget.metric]
     words, short = metric.limit_in_words(lowest), metric.nearest_budget(lowest)
@@ -67,15 +102,19 @@ def _lowest(corners: Sequence[Strengths], budget: Budget) -> float:
     return min(corners, key=lambda corner: corner.lowest("macs")).lowest(budget.metric)
 
 
-def _corners(problem: Problem, method: str) -> list[Strengths]:
-    """Shapes at the ends of every schedule range; options stay at their first answer."""
-    shapes: dict[str, Shape] = {}
+def _corners(problem: Problem, method: str, side: int | None = None) -> Iterator[Strengths]:
+    """Shapes at the ends of every schedule range, at one image size or the smallest; options stay
+    at their first answer."""
+    seen = set[str]()
     corners = itertools.product((False, True), repeat=4)
     for family, ends in itertools.product(problem.space.families, corners):
         params = problem.space.walk(_at_corner(method, family, ends), problem.facts)
+        params |= {} if side is None else {"image_size": side}
         shape = problem.space.decode(params, problem.facts)
-        shapes[repr((shape.layers, shape.weights, shape.curve))] = shape
-    return [Strengths(shape, problem) for shape in shapes.values()]
+        key = repr((shape.layers, shape.weights, shape.curve))
+        if key not in seen:
+            seen.add(key)
+            yield Strengths(shape, problem)
 
 
 _SLOTS = {"first_layer": 0, "num_stages": 1, "spacing": 2, "taper": 3, "inflection": 3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,13 @@ _LEAST_LEFT = 0.02
 same step everywhere."""
 _STEP_WEIGHT = 2.0
 """Of the steepest reduction beside the tokens left at one depth."""
+_SIZE_WEIGHT = 3.0
+"""Of the patches of an image size beside the tokens left at one depth."""
 _STRONG = 0.2
 """Share of the tokens removed at which the method makes half of the difference it can make."""
 _SEEN_OTHERWISE = (
     *("method", "budget_fraction", "family", "first_layer", "num_stages"),
-    *("spacing", "taper", "inflection"),
+    *("spacing", "taper", "inflection", "image_size"),
 )
 """Answers that the method and the tokens at each depth stand for."""
 Floats = NDArray[np.float64]
@@ -61,6 +64,7 @@ class Features:
     def __init__(self, problem: Problem, shapes: Sequence[Params], whole: float) -> None:
         """Options are scaled by what the `shapes` hold, costs by the uncompressed model's."""
         self._facts, self._whole = problem.facts, whole
+        self._sizes = bool(problem.space.image_sizes)
         self._methods = problem.space.candidates(problem.facts)
         self._scale = _Scale.over(shapes)
         self._records: dict[tuple[int, str], Rows] = {}
@@ -71,8 +75,12 @@ class Features:
         left = np.log(profile + _LEAST_LEFT) / math.log(1.0 / _LEAST_LEFT)
         steps = np.array([c.steepest for c in candidates])
         gone = 1.0 - profile.mean(axis=1)
+        seen = [left, _STEP_WEIGHT * steps[:, None]]
+        if self._sizes:
+            patches = np.log([c.patches for c in candidates]).reshape(-1, 1)
+            seen.append(_SIZE_WEIGHT * patches / math.log(1.0 / _LEAST_LEFT))
         inputs = Inputs(
-            profile=np.hstack([left, _STEP_WEIGHT * steps[:, None]]),
+            profile=np.hstack(seen),
             removed=gone / (gone + _STRONG) * (1.0 + _STRONG),
             method=np.array([self._number(c.method) for c in candidates], dtype=np.int64),
             kind=np.array([_kind_number(c.method) for c in candidates], dtype=np.int64),
@@ -90,15 +98,17 @@ class Features:
         assert record.costs is not None
         key = record.number, record.config.config_id
         if key not in self._records:
+            facts = self._facts.at_size(record.config.image_size)
             priced = priced_as(
                 record.params,
                 record.config.method,
                 record.costs.macs / self._whole,
                 record.layers,
                 record.counts,
-                self._facts,
+                facts,
             )
-            self._records[key] = self.of([priced])
+            patches = facts.num_patches / self._facts.num_patches
+            self._records[key] = self.of([dataclasses.replace(priced, patches=patches)])
         return self._records[key]
 
     def _number(self, method: str) -> int:

@@ -106,11 +106,10 @@ class PredictedLimits:
             strength = line.weakest("macs", low + share * max(self._whole - low, 0.0))
             at = line.at(1.0 if strength is None else strength)
             if at.costs is not None:
-                macs = at.costs.macs / self._whole
-                yield (
-                    priced_as(params, shape.method, macs, at.layers, at.counts, facts),
-                    at.predicted,
-                )
+                macs, sized = at.costs.macs / self._whole, facts.at_size(shape.image_size)
+                one = priced_as(params, shape.method, macs, at.layers, at.counts, sized)
+                patches = sized.num_patches / facts.num_patches
+                yield dataclasses.replace(one, patches=patches), at.predicted
 
 
 def _crossing(macs: Floats, over: Floats) -> float:

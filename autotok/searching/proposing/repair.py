@@ -98,7 +98,9 @@ class Strengths:
     def macs_of(self, counts: NDArray[np.int64]) -> Floats:
         """(M,) multiply-accumulates of (M, S) rows of counts."""
         s = self.shape
-        macs = self._costs.schedule_macs(s.method, s.options, s.layers, counts, s.subnet)
+        macs = self._costs.schedule_macs(
+            *(s.method, s.options, s.layers, counts, s.subnet, s.image_size)
+        )
         return macs.astype(np.float64)
 
     def lowest(self, name: str) -> float:

@@ -32,7 +32,7 @@ class Standing:
     number: int
     config_id: str
     role: str
-    """'best', 'front', 'control' or 'reference'."""
+    """'best', 'front', 'control', 'smaller image' or 'reference'."""
     method: str
     macs_g: float | None = None
     finetuned: bool = False
@@ -102,7 +102,7 @@ class Comparisons:
     """All standings of a final evaluation, and what fine-tuning bought."""
 
     standings: tuple[Standing, ...] = ()
-    """Best, front (costliest first), controls, reference."""
+    """Best, front (costliest first), controls, the one on smaller images, reference."""
     tuning: tuple[TuningGain, ...] = ()
 
     def of(self, number: int | None) -> Standing | None:
@@ -158,6 +158,7 @@ def compare_front(
     placed = [] if best is None else [("best", best, _runner_up(best, others, final, objectives))]
     placed += [("front", r, _next_cheaper(r, front)) for r in others]
     placed += [("control", r, None) for r in final.controls]
+    placed += [] if final.smaller_image is None else [("smaller image", final.smaller_image, None)]
     placed += [] if final.reference is None else [("reference", final.reference, None)]
     standings = tuple(_standing(role, r, final, other) for role, r, other in placed)
     return Comparisons(standings, tuning_gains([*final.front, *records]))

@@ -24,8 +24,13 @@ class Final:
     """The uncompressed model."""
     outside: tuple[TrialRecord, ...] = ()
     """Finalists that turned out to be outside a limit, measured or on more images."""
+    smaller_image: TrialRecord | None = None
+    """The uncompressed model on smaller images, at the cost of the best."""
+    no_smaller_image: str = ""
+    """Why there is no such control, in words; "" where there is."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         order = ("best", "random_control", "reference", "front", "controls", "outside")
-        return {name: to_plain(getattr(self, name)) for name in order}
+        further = ("smaller_image", "no_smaller_image")
+        return {name: to_plain(getattr(self, name)) for name in (*order, *further)}

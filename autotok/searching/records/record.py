@@ -84,7 +84,7 @@ class TrialRecord:
     """How far outside the budget, as a share of it; 0 or less holds."""
     params: Mapping[str, Primitive] = field(default_factory=dict)
     origin: str = "sampler"
-    """'warm-start', 'sampler', 'random' or 'control'."""
+    """'warm-start', 'sampler', 'random', 'control' or 'smaller image'."""
     seed: int = 0
     seconds: float = 0.0
     tally: Mapping[str, Any] | None = None
@@ -182,6 +182,8 @@ class TrialRecord:
             row["subnet"] = self.config.subnet.short
         if self.config is not None and self.config.number_format != "float32":
             row["number_format"] = self.config.number_format
+        if self.config is not None and self.config.image_size is not None:
+            row["image_size"] = self.config.image_size
         row.update(self._score_columns())
         row.update(self.costs.columns if self.costs is not None else {})
         if self.macs_nominal is not None and self.score is not None:

@@ -17,10 +17,9 @@ from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
-from autotok.counting.macs import cost
 from autotok.metrics import QUALITIES
 from autotok.names import known
-from autotok.searching.proposing.feasible import idle_budgets
+from autotok.searching.proposing.feasible import idle_budgets, within_sizes
 from autotok.searching.proposing.identity import STUDY_NAME
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets
@@ -92,7 +91,7 @@ class AskTell:
         self._backbone = as_backbone(model)
         facts = self._backbone.facts
         known("metric", metric, QUALITIES[1:])
-        self._problem = Problem(
+        problem = Problem(
             facts=facts,
             space=load_space(space),
             budgets=budgets_of(parse_budgets(budget), facts),
@@ -100,6 +99,7 @@ class AskTell:
             total_images=1,
             metric=metric,
         )
+        self._problem = within_sizes(problem)
         for sentence in idle_budgets(self._problem):
             _LOG.warning("%s", sentence)
         if storage is None:
@@ -116,7 +116,7 @@ class AskTell:
         found = self._search.ask()
         if found is None:
             return None
-        macs_g = cost(self._problem.facts, found.config).macs_g
+        macs_g = self._problem.costs.cost(found.config).macs / 1e9
         return Candidate(found.number, found.config, macs_g)
 
     def compress(self, candidate: Candidate) -> CompressedViT:

@@ -125,8 +125,8 @@ def event_text(event: Event) -> tuple[str, bool]:
         method = event.config.method
         return f"fine-tuning {method} for {event.length} (trial {event.number})", True
     if isinstance(event, FinalEvaluation):
-        control = event.record.origin == "control"
-        what = "random control" if control else f"{event.racing} models in the race"
+        named = {"control": "random control", "smaller image": "control on smaller images"}
+        what = named.get(event.record.origin) or f"{event.racing} models in the race"
         return f"final evaluation, {what}: {trial_text(event.record)}", True
     if isinstance(event, Done):
         return f"{event.evaluated} configurations evaluated, {event.front} on the front", True

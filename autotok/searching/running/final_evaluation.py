@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +17,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from autotok.evaluation.paired import compare
 from autotok.metrics import ON_DEVICE
 from autotok.searching.engines.base import Engine, Job, Outcome
-from autotok.searching.proposing.repair import Repaired
 from autotok.searching.records.final import Final
 from autotok.searching.records.pareto import Front, best_of
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.problem import COUNTED_IMAGES, TallyLike, to_score
+from autotok.searching.space.problem import TallyLike, to_score
 
-from .controls import controls_at_cost, retrained_like
+from .controls import (
+    SMALLER,
+    control_record,
+    controls_at_cost,
+    expected_count,
+    retrained_like,
+    smaller_image,
+)
 from .loop import REFERENCE, Search, after_finetune, judged, plain_tally
 from .race import finalists, goes_on, in_question
 from .time_limit import Begun, TimeLimit
@@ -47,7 +52,7 @@ def final_evaluation(
     """
     chosen, outside = finalists(search)
     word = _FinalEvaluation(search, engine, report, clock, len(chosen))
-    reference = _as_record(REFERENCE, search.builder.uncompressed(), "reference")
+    reference = control_record(REFERENCE, search.builder.uncompressed(), "reference")
     reference = search.corrections.known(reference)
     seen = search.tallies.get(REFERENCE)
     if seen is not None:
@@ -66,10 +71,11 @@ def final_evaluation(
         chosen = word.after_race([(f"final:{r.number}", r) for r in chosen])
     front = Front(search.objectives, [r for r in chosen if r.within_budget]).records
     best = best_of(front, search.objectives)
-    controls = [] if best is None else word.controls(best)
-    control = best_of([c for c in controls if c.measured], search.objectives)
-    out = (*outside, *fallen.values())
-    return Final(tuple(front), best, control, tuple(controls), uncompressed, out)
+    *controls, smaller = [None] if best is None else word.controls(best)
+    random = tuple(c for c in controls if c is not None)
+    control = best_of([c for c in random if c.measured], search.objectives)
+    out, why = (*outside, *fallen.values()), "" if smaller else word.no_smaller_image
+    return Final(tuple(front), best, control, random, uncompressed, out, smaller, why)
 
 
 class _FinalEvaluation:
@@ -82,7 +88,8 @@ class _FinalEvaluation:
         finalists: int,
     ) -> None:
         self._search, self._engine, self._report, self._clock = search, engine, report, clock
-        self._total = finalists + 1 + search.settings.control_shapes
+        self._total = finalists + 1 + search.settings.controls
+        self.no_smaller_image = "nothing inside the budget is there to compare with"
         self._done = self._ran = 0
         self._in_race = finalists + 1
         self._raced: dict[str, TrialRecord] = {}
@@ -94,7 +101,7 @@ class _FinalEvaluation:
         for part in range(clock.final_parts):
             self._in_race = len(racing)
             self._total = self._done + (clock.final_parts - part) * len(racing)
-            self._total += self._search.settings.control_shapes
+            self._total += self._search.settings.controls
             affords = functools.partial(clock.final_images, total, begun, len(racing), part)
             if not self._more_images(part, affords):
                 break
@@ -253,7 +260,7 @@ class _FinalEvaluation:
         assert record.costs is not None
         if problem.count is None:
             return dataclasses.replace(record, within_budget=record.violation <= 0.0)
-        counted, expected = float(problem.count(record.config)), _expected_count(record)
+        counted, expected = float(problem.count(record.config)), expected_count(record)
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
         macs = record.costs.macs * counted / expected
         holds = record.violation <= 0.0 and all(macs <= limit for limit in limits)
@@ -266,26 +273,47 @@ class _FinalEvaluation:
             record, macs_counted=round(counted), within_budget=holds, feasible=holds
         )
 
-    def controls(self, best: TrialRecord) -> list[TrialRecord]:
+    def controls(self, best: TrialRecord) -> list[TrialRecord | None]:
         """Random pruning at the cost of the best, in several shapes, the best's own among them,
-        each inside every budget.
+        each inside every budget; last the uncompressed model on smaller images, None without.
 
         Where the best was fine-tuned, the first is fine-tuned in the same way.
         """
-        entries: list[tuple[str, TrialRecord]] = []
+        records: list[TrialRecord] = []
         for repaired in controls_at_cost(self._search, best):
-            if len(entries) == self._search.settings.control_shapes:
+            if len(records) == self._search.settings.control_shapes:
                 break
-            record = self.verified(_as_record(-2 - len(entries), repaired, "control"))
-            if any(b.metric in ON_DEVICE for b in self._search.problem.budgets):
-                record = self._search.corrections.judged(record)
-            if not record.feasible or not record.within_budget:
-                continue
-            if not entries and best.tuned is not None:
-                record = retrained_like(record, best)
-            assert record.config is not None
-            entries.append((f"control:{record.config.config_id}", record))
-        return self._contested(entries, best)
+            record = self._control(control_record(-2 - len(records), repaired, "control"))
+            if record is not None:
+                tuned = not records and best.tuned is not None
+                records.append(retrained_like(record, best) if tuned else record)
+        smaller = self._smaller_image(best)
+        if smaller is not None:  # before the further shapes, for which time may be short
+            records.insert(1, smaller)
+        entries = [(f"control:{r.config.config_id}", r) for r in records if r.config is not None]
+        found = self._contested(entries, best)
+        seen = [r for r in found if r.origin == SMALLER]
+        if smaller is not None and not seen:
+            self.no_smaller_image = "no time was left for it"
+        return [*(r for r in found if r.origin != SMALLER), seen[0] if seen else None]
+
+    def _smaller_image(self, best: TrialRecord) -> TrialRecord | None:
+        """The uncompressed model on smaller images, to be judged; None where there is none."""
+        found, number = smaller_image(self._search, best), -2 - self._search.settings.control_shapes
+        if isinstance(found, str):
+            self.no_smaller_image = found
+            return None
+        record = self._control(control_record(number, found, SMALLER))
+        if record is None:
+            self.no_smaller_image = "counted or measured anew, it is outside the budget"
+        return record
+
+    def _control(self, record: TrialRecord) -> TrialRecord | None:
+        """The record of a control, counted anew; None where it is outside a budget."""
+        record = self.verified(record)
+        if any(b.metric in ON_DEVICE for b in self._search.problem.budgets):
+            record = self._search.corrections.judged(record)
+        return record if record.feasible and record.within_budget else None
 
     def _contested(
         self, entries: Sequence[tuple[str, TrialRecord]], best: TrialRecord
@@ -320,31 +348,9 @@ class _FinalEvaluation:
             if begin and now and notes.noted(now[0][0]) is None and self._clock.is_over(took_s):
                 for key, record in now:
                     notes.note(f"without {key}", True)
-                    _LOG.warning("no time is left for random control %d", record.number)
+                    _LOG.warning("no time is left for control %d", record.number)
                 continue
             begun = time.monotonic()
             found += self.finals(now)
             took_s = time.monotonic() - begun
         return found
-
-
-def _expected_count(record: TrialRecord) -> float:
-    """What the independent counter should find."""
-    each = (record.tally or {}).get("macs") or ()
-    assert record.costs is not None
-    return statistics.fmean(each[:COUNTED_IMAGES]) if each else float(record.costs.macs)
-
-
-def _as_record(number: int, repaired: Repaired, origin: str) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        state="running",
-        config=repaired.config,
-        layers=repaired.layers,
-        counts=repaired.counts,
-        costs=repaired.costs,
-        predicted=repaired.predicted,
-        feasible=repaired.violation <= 0.0,
-        violation=repaired.violation,
-        origin=origin,
-    )

@@ -45,6 +45,8 @@ class Question:
     """Of these alone; none: those of the space."""
     formats: tuple[str, ...] = ()
     """Number formats of the exported file that are searched; none: those of the space."""
+    image_sizes: tuple[int, ...] = ()
+    """Sides in pixels that are searched; none: those of the space."""
     quality: str = "auto"
     subnet: str = "fixed"
     """'search' looks for the subnet of a supernet together with its tokens."""
@@ -78,6 +80,7 @@ class Question:
             "budgets": list(self.budgets),
             "methods": list(self.methods),
             "formats": list(self.formats),
+            "image_sizes": list(self.image_sizes),
         }
 
     @property

@@ -34,9 +34,10 @@ from autotok.metrics import METRICS, PREDICTED
 from autotok.predicting.predict import predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
+from autotok.searching.proposing.feasible import within_sizes
 from autotok.searching.space.problem import Problem, budgets_of
 from autotok.searching.space.search_space import SearchSpace
-from autotok.searching.space.space_file import load_space
+from autotok.searching.space.space_file import image_sides, load_space
 from autotok.searching.space.subnets import Structure
 
 from .model_worker import ModelWorker
@@ -81,6 +82,8 @@ def build_problem(
         space = dataclasses.replace(space, methods=question.methods)
     if question.formats:
         space = dataclasses.replace(space, number_formats=question.formats)
+    if question.image_sizes:
+        space = dataclasses.replace(space, image_sizes=image_sides(question.image_sizes))
     target = None if question.target is None else load_target(question.target)
     backbone, supernet, structure = _load_model(question, model, loaded)
     space = dataclasses.replace(space, structure=structure)
@@ -119,6 +122,7 @@ def build_problem(
         finetune=worker.finetune if weights is not None else None,
         precision=chosen.precision,
     )
+    problem = within_sizes(problem)
     return Session(settled, backbone, evaluator, target, problem, worker, plug_in_only)
 
 

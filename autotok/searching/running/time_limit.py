@@ -153,7 +153,7 @@ class TimeLimit:
             seen = begun.images
             pace = begun.seconds / begun.ran if begun.ran else pace
         pace = _SLACK * max(pace, 1e-9)
-        left -= self._settings.control_shapes * min(plan.more, seen) * pace
+        left -= self._settings.controls * min(plan.more, seen) * pace
         images = seen + _PARTS[part] * left / pace / racing
         return max(seen, min(total, int(images)))
 

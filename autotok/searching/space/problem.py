@@ -96,9 +96,15 @@ class ExactCosts:
     def __init__(self, facts: BackboneFacts, structure: Structure | None = None) -> None:
         self._facts, self._structure = facts, structure
         self._subnets: dict[SubnetSpec, BackboneFacts] = {}
+        self._sized: dict[tuple[SubnetSpec | None, int], BackboneFacts] = {}
 
-    def facts(self, subnet: SubnetSpec | None) -> BackboneFacts:
-        """Facts of a subnet; None is the backbone as it is."""
+    def facts(self, subnet: SubnetSpec | None, image_size: int | None = None) -> BackboneFacts:
+        """Facts of a subnet at an image size; None is the backbone as it is."""
+        if image_size is not None:
+            key = subnet, image_size
+            if key not in self._sized:
+                self._sized[key] = self.facts(subnet).at_size(image_size)
+            return self._sized[key]
         if subnet is None:
             return self._facts
         if subnet not in self._subnets:
@@ -110,7 +116,7 @@ class ExactCosts:
         """Every convention at once."""
         from autotok.counting.macs import cost
 
-        found = cost(self.facts(config.subnet), config)
+        found = cost(self.facts(config.subnet, config.image_size), config)
         return Costs(int(found.macs), int(found.macs_noattn), int(found.params))
 
     def schedule_macs(
@@ -120,11 +126,12 @@ class ExactCosts:
         layers: Sequence[int],
         counts: NDArray[np.int64],
         subnet: SubnetSpec | None = None,
+        image_size: int | None = None,
     ) -> NDArray[np.int64]:
         """(M,) multiply-accumulates of M rows of counts (M, S) at fixed layers."""
         from autotok.counting.macs import schedule_macs
 
-        facts = self.facts(subnet)
+        facts = self.facts(subnet, image_size)
         return schedule_macs(facts, method, options, layers=layers, counts=counts)
 
 
@@ -194,6 +201,7 @@ class Problem:
             *([] if self.batch is None else [self.batch]),
             *([] if self.precision == "float32" else [self.precision]),
             *([] if self.space.number_formats == ("float32",) else [self.space.number_formats]),
+            *([["image_size", *self.space.image_sizes]] if self.space.image_sizes else []),
         ]
         return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]
 

@@ -97,14 +97,18 @@ class SearchSpace:
     """Subnets to search together with the tokens; None keeps the backbone as it is."""
     number_formats: tuple[str, ...] = field(default=("float32",), repr=False)
     """Of the exported file; what is not float32 is judged on that file."""
+    image_sizes: tuple[int, ...] = field(default=(), repr=False)
+    """Sides in pixels that the model may run on, smallest first; none: its own alone."""
 
     def candidates(self, facts: BackboneFacts) -> tuple[str, ...]:
         """Methods of the space that fit the backbone, in the order given.
 
-        With subnets to choose from, 'none' is one: a smaller subnet may be all it takes.
+        With subnets or image sizes to choose from, 'none' is one: a smaller subnet, or a smaller
+        image, may be all it takes.
         """
         named = [m for word in self.methods for m in (_plug_in() if word == "plug-in" else [word])]
-        if self.structure is not None and "none" not in self.exclude:
+        smaller = self.structure is not None or bool(self.image_sizes)
+        if smaller and "none" not in self.exclude:
             named.insert(0, "none")
         unique = dict.fromkeys(m for m in named if m not in self.exclude and self.formats_of(m))
         fitting = tuple(m for m in unique if unmet_need(get_method(m), facts) is None)
@@ -143,6 +147,8 @@ class SearchSpace:
                 ask(Parameter(key, choices))
         if self.number_formats != ("float32",):
             ask(Parameter("number_format", self.formats_of(name)))
+        if self.image_sizes:
+            ask(Parameter("image_size", self.image_sizes))
         ask(_number("budget_fraction", self.budget_fraction))
         self._ask_schedule(ask, get_method(name), facts)
         for parameter in self._option_parameters(name):
@@ -160,6 +166,11 @@ class SearchSpace:
         if cls.exportable and cls.count is Count.STATIC:
             return self.number_formats
         return tuple(name for name in self.number_formats if name == "float32")
+
+    def sides_of(self, method: str) -> tuple[int, ...]:
+        """Image sizes for a method, as far as conditions on the method alone tell."""
+        asked = self._restricted(Parameter("image_size", self.image_sizes), {"method": method})
+        return tuple(int(side) for side in asked.choices)
 
     @staticmethod
     def _ask_subnet(ask: Chooser, params: Params, structure: Structure) -> BackboneFacts:
@@ -223,6 +234,7 @@ class SearchSpace:
             subnet = self.structure.subnet(params)
             facts = self.structure.facts(subnet)
             subnet = self.structure.canonical(subnet)
+        side = int(params["image_size"]) if "image_size" in params else None
         layers, weights, curve = _layout(params, facts.num_blocks)
         if method.kind is Kind.NONE:
             layers, weights = (), ()
@@ -234,6 +246,7 @@ class SearchSpace:
             method.resolve_options({**fixed, **given}),
             subnet=subnet,
             number_format=str(params.get("number_format", "float32")),
+            image_size=None if facts.at_size(side) == facts else side,
         )
 
     def encode(
@@ -246,10 +259,12 @@ class SearchSpace:
         options: Mapping[str, Primitive] | None = None,
         budget_fraction: float = 1.0,
         subnet: SubnetSpec | None = None,
+        image_size: int | None = None,
     ) -> Params:
         """The proposal whose shape is nearest to keep ratios at layers."""
         wanted = _fit(layers, ratios, facts.num_blocks) if layers else {}
         wanted.update({"method": method, "budget_fraction": budget_fraction})
+        wanted["image_size"] = image_size or facts.image_shape[1]
         if self.structure is not None:
             wanted.update(self.structure.params(subnet or self.structure.default))
         wanted.update({f"{method}.{key}": value for key, value in (options or {}).items()})

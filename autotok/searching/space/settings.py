@@ -68,7 +68,7 @@ class SearchSettings:
     min_quality: float | None = None
     """What is worse takes no part in the final evaluation: percent, or the most KL divergence."""
     control_shapes: int = 3
-    """Random prunings at the cost of the best; 0 leaves the control out."""
+    """Random prunings at the cost of the best; 0 leaves every control out."""
     retrain_trials: int | None = None
     """At most this many configurations are promoted to a fine-tune, where the space allows it; None
     is one for every 8 trials, 3 at most."""
@@ -117,6 +117,12 @@ class SearchSettings:
             )
         if self.retrain_trials is not None and self.retrain_trials < 0:
             raise ConfigError(f"retrain_trials is {self.retrain_trials}; it must be 0 or more")
+
+    @property
+    def controls(self) -> int:
+        """Models that the best is held against at its cost: random prunings, and one on smaller
+        images."""
+        return self.control_shapes + 1 if self.control_shapes else 0
 
     @property
     def finetunes(self) -> int:
@@ -204,4 +210,4 @@ def fidelity_plan(
 
 def members(settings: SearchSettings, finalists: int) -> int:
     """Configurations that the final evaluation runs, the uncompressed reference counted twice."""
-    return min(finalists, settings.front_size) + settings.control_shapes + 2
+    return min(finalists, settings.front_size) + settings.controls + 2

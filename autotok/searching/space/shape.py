@@ -36,6 +36,8 @@ class Shape:
     subnet: SubnetSpec | None = None
     number_format: str = "float32"
     """Of the file that is shipped and judged."""
+    image_size: int | None = None
+    """Side in pixels that the model runs on; None: its own. Facts given below are of that one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
@@ -52,7 +54,7 @@ class Shape:
         methods), that layer takes the most it can, as their authors' code does, and later layers
         catch up.
         """
-        total = facts.num_patches
+        total = facts.at_size(self.image_size).num_patches
         if not self.layers:
             return np.zeros((len(strengths), 0), dtype=np.int64)
         steepest = 1.0 / next(w for w in self.weights if w > 0.0)
@@ -86,6 +88,7 @@ class Shape:
         if not self.layers:
             return "nothing is taken away"
         counts = self.counts(np.ones(1), facts)[0].tolist()
+        facts = facts.at_size(self.image_size)
         everything = [facts.num_patches] * len(counts)
         entering = everything if self._parks else [facts.num_patches, *counts[:-1]]
         last = f"{counts[-1]} of {facts.num_patches} tokens are left after layer {self.layers[-1]}"
@@ -100,19 +103,22 @@ class Shape:
 
     def config(self, counts: NDArray[np.int64], facts: BackboneFacts) -> CompressionConfig:
         """The configuration with explicit counts (S,), without layers that remove nothing."""
-        entering, reductions = facts.num_patches, []
+        entering, reductions = facts.at_size(self.image_size).num_patches, []
         for layer, keep in zip(self.layers, counts.tolist(), strict=True):
             if keep != entering:
                 reductions.append(Reduction(layer, num_keep=int(keep)))
             entering = entering if self._parks else keep
         if not reductions:
-            return CompressionConfig(subnet=self.subnet, number_format=self.number_format)
+            return CompressionConfig(
+                subnet=self.subnet, number_format=self.number_format, image_size=self.image_size
+            )
         return CompressionConfig(
             method=self.method,
             reductions=tuple(reductions),
             options=dict(sorted(self.options.items())),
             subnet=self.subnet,
             number_format=self.number_format,
+            image_size=self.image_size,
         )
 
 

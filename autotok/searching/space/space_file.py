@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autotok.config import MODES, NUMBERS, FineTuneSpec, Primitive
+from autotok.config import MODES, NUMBERS, CompressionConfig, FineTuneSpec, Primitive
 from autotok.errors import ConfigError, nearest
 from autotok.methods.registry import get_method
 from autotok.plain_data import Place, read_yaml, typed
@@ -60,6 +60,7 @@ class _SpaceFile:
     exclude: Words | None = None
     mode: Words | None = None
     formats: Words | None = None
+    image_size: int | tuple[int, ...] | None = None
     schedule: _Schedule | None = None
     budget_fraction: Range | None = None
     options: Mapping[str, Mapping[str, Answers]] | None = None
@@ -98,6 +99,9 @@ def space_from_dict(
             found[key] = _words(given, known, at / key)
     if "formats" in found:
         found["number_formats"] = found.pop("formats")
+    if file.image_size is not None:
+        with (place / "image_size").named():
+            found["image_sizes"] = image_sides(file.image_size)
     for key in ("methods", "exclude"):
         for method in found.get(key, ()):
             with (place / key).named():
@@ -114,6 +118,20 @@ def space_from_dict(
         Condition(_several(item.when), _several(item.then)) for item in file.conditions or ()
     )
     return SearchSpace(**found)
+
+
+def image_sides(given: int | Sequence[int]) -> tuple[int, ...]:
+    """Sides of images in pixels, smallest first, each once.
+
+    Raises:
+        ConfigError: none is given, or one is no side of an image.
+    """
+    sides = tuple(sorted({given} if isinstance(given, int) else {*given}))
+    if not sides:
+        raise ConfigError("image sizes are an empty list; give at least one, or leave them out")
+    for side in sides:
+        CompressionConfig(image_size=side)
+    return sides
 
 
 def _known(data: Mapping[str, Any], keys: Sequence[str], place: Place) -> None:

@@ -30,6 +30,9 @@ def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
         if method == "none":
             for subnet in _subnets(space.structure):
                 found.append(space.encode("none", (), (), facts, subnet=subnet))
+            for side in space.image_sizes:
+                params = space.encode("none", (), (), facts, image_size=side)
+                found += [] if params in found else [params]
             continue
         for layers, ratios in _published(method, facts) or [_default(method, facts)]:
             params = space.encode(method, layers, ratios, facts, budget_fraction=high)
@@ -37,9 +40,13 @@ def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
                 seen.append(params)
                 fraction = high - _halved(len(found)) * (high - low)
                 found.append({**params, "budget_fraction": fraction})
+                turn = len(found) - 1
                 if "number_format" in params:  # they take turns
                     able = space.formats_of(method)
-                    found[-1]["number_format"] = able[(len(found) - 1) % len(able)]
+                    found[-1]["number_format"] = able[turn % len(able)]
+                if "image_size" in params:  # the largest first
+                    sides = space.sides_of(method)[::-1]
+                    found[-1]["image_size"] = sides[turn % len(sides)]
     return found
 
 
