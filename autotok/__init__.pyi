@@ -5,6 +5,7 @@ from autotok.api.arguments import parse_options as parse_options
 from autotok.api.arguments import parse_resources as parse_resources
 from autotok.api.arguments import read_options as read_options
 from autotok.api.models import compress as compress
+from autotok.api.models import dense as dense
 from autotok.api.models import evaluate as evaluate
 from autotok.api.models import export as export
 from autotok.api.models import macs as macs

@@ -12,6 +12,7 @@ from autotok.backbones.base import Backbone, evaluating, left_alone
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
+from autotok.compression.dense import DenseViT
 from autotok.compression.model import CompressedViT
 from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Options, Reduction
@@ -92,6 +93,25 @@ def compress(
     elif not untrained:
         _refuse_untrained(chosen)
     return compressed if untrained else with_networks(compressed)
+
+
+def dense(model: nn.Module, *, fill: str = "nearest") -> DenseViT:
+    """A module that gives features of every patch, (B, C, rows, columns), whatever was removed.
+
+    For heads that segment, estimate depth or read images; it holds `model` (not a copy). Features
+    are the tokens as the last norm leaves them: those of the uncompressed model, to the last bit,
+    where nothing was removed. A merged patch gets those of the token that it went to.
+
+    Args:
+        model: What `compress` gives, or a model that is not compressed, to compare with.
+        fill: What a dropped patch gets: 'nearest', what the nearest patch on the grid has that is
+            left, or 'zeros'.
+
+    Raises:
+        UnknownName, UnsupportedBackbone
+    """
+    whole = model if isinstance(model, CompressedViT) else compress(model, CompressionConfig())
+    return DenseViT(whole, fill=fill)
 
 
 def _refuse_untrained(config: CompressionConfig) -> None:

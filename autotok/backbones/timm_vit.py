@@ -105,9 +105,13 @@ class TimmModel(WrappedViT):
         return table[0, -self.facts.num_patches :]
 
     @in_full
+    def token_features(self, tokens: Tokens) -> Tensor:
+        return cast(Tensor, self.model.norm(tokens.x))
+
+    @in_full
     def readout(self, tokens: Tokens) -> Tensor:
         model, prefix = self.model, tokens.num_prefix
-        x = model.norm(tokens.x)
+        x = self.token_features(tokens)
         pooled: Tensor
         if self.facts.pooling == "cls+dist":
             return cast(Tensor, model.forward_head(x))
