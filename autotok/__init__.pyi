@@ -41,6 +41,7 @@ from autotok.errors import UnknownName as UnknownName
 from autotok.errors import printable as printable
 from autotok.evaluation.allocator import reuse_large_blocks as reuse_large_blocks
 from autotok.evaluation.data import check_data as check_data
+from autotok.evaluation.own_quality import OwnQuality as OwnQuality
 from autotok.evaluation.shown_image import check_image as check_image
 from autotok.export.bundle import bundle_structure as bundle_structure
 from autotok.export.bundle import load_bundle as load_bundle
