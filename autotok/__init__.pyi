@@ -5,6 +5,7 @@ from autotok.api.arguments import parse_options as parse_options
 from autotok.api.arguments import parse_resources as parse_resources
 from autotok.api.arguments import read_options as read_options
 from autotok.api.models import compress as compress
+from autotok.api.models import dense as dense
 from autotok.api.models import evaluate as evaluate
 from autotok.api.models import export as export
 from autotok.api.models import macs as macs
@@ -40,6 +41,7 @@ from autotok.errors import UnknownName as UnknownName
 from autotok.errors import printable as printable
 from autotok.evaluation.allocator import reuse_large_blocks as reuse_large_blocks
 from autotok.evaluation.data import check_data as check_data
+from autotok.evaluation.own_quality import OwnQuality as OwnQuality
 from autotok.evaluation.shown_image import check_image as check_image
 from autotok.export.bundle import bundle_structure as bundle_structure
 from autotok.export.bundle import load_bundle as load_bundle

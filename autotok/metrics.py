@@ -56,6 +56,9 @@ class Metric:
     guessed: Callable[[int], float] | None = None
     """Its value for answers drawn evenly from so many classes; for KL, where the model is sure."""
 
+    mean: bool = False
+    """Judged: a mean over values of single images, not a share of the images."""
+
     def of(self, prediction: object) -> float:
         """Its value of a `Prediction`."""
         read = self.predicted
@@ -109,7 +112,13 @@ class Metric:
     @property
     def gain_unit(self) -> str:
         """Of a difference of two values, positive where the first is better."""
-        return "points" if self.unit == "%" else f"less {self.label.split(' from ')[0]}"
+        more = "more" if self.higher_is_better else "less"
+        return "points" if self.unit == "%" else f"{more} {self.brief}"
+
+    @property
+    def brief(self) -> str:
+        """The label without what it is compared with."""
+        return self.label.split(" from ")[0].split(" with ")[0]
 
 
 def _scaled(*stems: str) -> dict[str, float]:
@@ -169,8 +178,18 @@ _ROWS = (
     ),
     Metric(
         "kl", "kl", "KL divergence from the uncompressed model", "", "judged", digits=4,
-        guessed=math.log,
+        guessed=math.log, mean=True,
     ),
+    Metric(
+        "feature", "feature_pct", "cosine of features with the uncompressed model's", "%",
+        "judged", ("features",), higher_is_better=True, mean=True,
+    ),
+    Metric(
+        "knn", "knn_pct", "nearest neighbours shared with the uncompressed model", "%", "judged",
+        ("neighbours",), higher_is_better=True, digits=1, mean=True,
+    ),
+    Metric("own", "own", "own quality", "", "judged", higher_is_better=True, digits=4, mean=True),
+    Metric("own_loss", "own_loss", "own loss", "", "judged", digits=4, mean=True),
     Metric(
         "macs", "macs_g", "GFLOPs, attention included", "G multiply-accumulates", "exact",
         ("mac", "flops", "flop", "gflops", "cost"), digits=3, scale=1e9,
@@ -229,6 +248,28 @@ def metric_of(word: str, *, kind: str = "metric", beside: Iterable[str] = ()) ->
     return found
 
 
-def check_quality(name: str) -> None:
-    """Raise `UnknownName` unless `--quality` may be that."""
-    known("quality", name, QUALITIES)
+def check_quality(name: str, evaluator: str | None = None) -> str:
+    """What `--quality` and an `evaluator` mean, see `own_quality`; `UnknownName` for nothing."""
+    return own_quality(known("quality", name, QUALITIES), evaluator)
+
+
+def own_quality(quality: str, evaluator: str | None) -> str:
+    """What is judged, where an `evaluator` may stand beside a quality: its own, or what was asked.
+
+    Raises:
+        ConfigError: one asks for what the other does not give.
+    """
+    own = ("own", "own_loss")
+    if evaluator is None:
+        if quality in own:
+            raise ConfigError(
+                f"quality '{quality}' is what an evaluator of yours says; give --evaluator"
+                " MODULE:FUNCTION"
+            )
+        return quality
+    if quality not in ("auto", *own):
+        raise ConfigError(
+            f"quality '{quality}' is not what evaluator '{evaluator}' gives; leave it out, or give"
+            " own, or own_loss where less is better"
+        )
+    return "own" if quality == "auto" else quality

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 
 from autotok.errors import UnknownName
@@ -19,6 +20,26 @@ def check_precision(name: str) -> None:
 def is_named(spec: str) -> bool:
     """Whether data is one of the built-in sets, not a folder."""
     return spec in ("demo", "digits") or spec.partition(":")[0] == "cifar10"
+
+
+def from_module(text: str) -> object:
+    """What `module:name` means; it raises whatever importing that raises."""
+    module, _, path = text.partition(":")
+    found: object = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def text_of(thing: object) -> str:
+    """A name, or what is asked for by `module:name`, as text that means it again, else <its
+    type>."""
+    if isinstance(thing, str):
+        return thing
+    module, name = getattr(thing, "__module__", ""), getattr(thing, "__qualname__", "<")
+    if "<" in name or module == "__main__":  # nothing that another process could import
+        return f"<{type(thing).__name__}>"
+    return f"{module}:{name}"
 
 
 def known(kind: str, name: str, names: Iterable[str]) -> str:

@@ -242,6 +242,12 @@ def naive_coords(count: int, *, device: torch.device | None = None) -> Tensor:
     ).unsqueeze(0)
 
 
+def traced(tokens: Tokens) -> Tokens:
+    """All patches of a grid, each holding itself."""
+    eye = torch.eye(tokens.num_patches, dtype=torch.bool, device=tokens.x.device)
+    return dataclasses.replace(tokens, source=eye.expand(tokens.x.shape[0], -1, -1))
+
+
 def exactly(x: Tensor) -> AbstractContextManager[object]:
     """The context in which what computes on `x` does so in the format of `x`, under any autocast
     but that of training.

@@ -12,6 +12,7 @@ from autotok.backbones.base import Backbone, evaluating, left_alone
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
+from autotok.compression.dense import DenseViT
 from autotok.compression.model import CompressedViT
 from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Options, Reduction
@@ -22,12 +23,14 @@ from autotok.devices.measurement import Measurement
 from autotok.devices.placing import check_device, torch_device
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.evaluation.accuracy import Quality
+from autotok.evaluation.own_quality import OwnFunction, OwnQuality
 from autotok.export.bundle import load_bundle, load_uncompressed, read_best
 from autotok.export.exported import ExportResult, export_model
 from autotok.methods.author_units import from_num_removed
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
+from autotok.metrics import own_quality
 from autotok.names import check_precision
 from autotok.report.export_report import random_images
 from autotok.searching.running.judging import judge
@@ -92,6 +95,25 @@ def compress(
     elif not untrained:
         _refuse_untrained(chosen)
     return compressed if untrained else with_networks(compressed)
+
+
+def dense(model: nn.Module, *, fill: str = "nearest") -> DenseViT:
+    """A module that gives features of every patch, (B, C, rows, columns), whatever was removed.
+
+    For heads that segment, estimate depth or read images; it holds `model` (not a copy). Features
+    are the tokens as the last norm leaves them: those of the uncompressed model, to the last bit,
+    where nothing was removed. A merged patch gets those of the token that it went to.
+
+    Args:
+        model: What `compress` gives, or a model that is not compressed, to compare with.
+        fill: What a dropped patch gets: 'nearest', what the nearest patch on the grid has that is
+            left, or 'zeros'.
+
+    Raises:
+        UnknownName, UnsupportedBackbone
+    """
+    whole = model if isinstance(model, CompressedViT) else compress(model, CompressionConfig())
+    return DenseViT(whole, fill=fill)
 
 
 def _refuse_untrained(config: CompressionConfig) -> None:
@@ -184,6 +206,7 @@ def evaluate(
     class_names: str | Path | None = None,
     device: str | None = None,
     precision: str = "auto",
+    evaluator: str | OwnFunction | None = None,
 ) -> Quality:
     """Quality of a compressed model on a data set, against labels or the uncompressed model.
 
@@ -193,7 +216,8 @@ def evaluate(
     Args:
         model: A model, or the path of a `best.yaml`.
         data: 'demo', 'digits', 'cifar10' or an image folder.
-        metric: 'auto', 'top1', 'agreement' or 'kl'.
+        metric: 'auto', 'top1', 'agreement', 'kl', 'feature', 'knn'; 'own_loss' where less of what
+            `evaluator` says is better.
         num_images: All by default.
         seed: Which images come first.
         uncompressed: What a fine-tuned model came from; its own backbone by default, and for a path
@@ -202,12 +226,16 @@ def evaluate(
         device: 'auto', 'cpu', 'cuda[:N]' or 'mps'; where the model is by default.
         precision: 'float32', 'bfloat16' or 'float16'; 'auto' is the fastest that agrees with
             float32 on the first images.
+        evaluator: A quality of your own: a function of a model and a batch of images that gives one
+            number per image, or `module:function`; see `autotok.evaluation.own_quality`.
 
     Raises:
         ConfigError, DataError, CheckpointError
     """
     check_precision(precision)
     check_device(device or "auto")
+    own = None if evaluator is None else OwnQuality.of(evaluator)
+    metric = own_quality(metric, None if own is None else own.name)
     original = None if uncompressed is None else as_backbone(uncompressed)
     if isinstance(model, (str, Path)):
         original = original or load_uncompressed(Path(model))
@@ -228,6 +256,7 @@ def evaluate(
         uncompressed=original,
         class_names=class_names,
         precision=precision,
+        own=own,
     )
     return found.quality
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from autotok.devices.placing import check_device
 from autotok.errors import ConfigError
-from autotok.names import ENGINES, is_named, known
+from autotok.names import ENGINES, is_named, known, text_of
 from autotok.searching.engines.base import Workers
 from autotok.searching.engines.worker_process import leave_if_reimported
 from autotok.searching.records.objective import judged_by
@@ -23,6 +23,7 @@ from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, 
 if TYPE_CHECKING:  # what is wrong with a question is said before torch is imported
     from torch import nn
 
+    from autotok.evaluation.own_quality import OwnFunction, OwnQuality
     from autotok.report.run import Run
     from autotok.report.search_run import WholeSearch
 
@@ -40,6 +41,7 @@ def search(
     formats: Sequence[str] = (),
     image_sizes: Sequence[int] = (),
     quality: str = "auto",
+    evaluator: str | OwnFunction | None = None,
     flops_convention: str = "macs",
     batch: int | None = None,
     max_images: int | None = None,
@@ -83,7 +85,10 @@ def search(
         checkpoint: Weight file of the backbone.
         image_size: Input side in pixels, timm models only.
         space: Search space name or YAML file.
-        quality: 'auto', 'top1', 'agreement' or 'kl'.
+        quality: 'auto', 'top1', 'agreement', 'kl', 'feature' or 'knn'; 'own_loss' where less of
+            what `evaluator` says is better.
+        evaluator: A quality of your own: a function of a model and a batch of images that gives one
+            number per image, or `module:function`; see `autotok.evaluation.own_quality`.
         flops_convention: What FLOPs in a budget mean: 'macs', 'macs-noattn' or 'flops2x'.
         batch: Images at a time that latency, throughput, memory and energy mean; the target's own
             by default.
@@ -156,6 +161,7 @@ def search(
         formats=tuple(formats),
         image_sizes=tuple(image_sizes),
         quality=judged_by(settings.objectives, quality),
+        evaluator=None if evaluator is None else text_of(evaluator),
         train_data=None if train_data is None else _absolute(train_data),
         class_names=None if class_names is None else str(Path(class_names).absolute()),
         subnet=subnet,
@@ -184,8 +190,16 @@ def search(
     check_file(None if checkpoint is None else Path(checkpoint))
     model = None if isinstance(backbone, str) else backbone
     earlier = tuple(Path(run) for run in warm_start)
-    with _whole(question, settings, folder, began, model, workers, on_event, earlier) as whole:
+    own = _own(evaluator)
+    with _whole(question, settings, folder, began, model, workers, on_event, earlier, own) as whole:
         return whole.begin()
+
+
+def _own(evaluator: object) -> OwnQuality | None:
+    """A quality of the user's own, where one is given."""
+    from autotok.evaluation.own_quality import OwnQuality
+
+    return None if evaluator is None else OwnQuality.of(evaluator)
 
 
 def _name_of(model: nn.Module) -> str:
@@ -223,6 +237,7 @@ def resume(
     workers: Workers | None = None,
     measure_on: str | None = None,
     device: str | None = None,
+    evaluator: str | OwnFunction | None = None,
     on_event: OnEvent | None = None,
     began: float | None = None,
 ) -> Run:
@@ -232,7 +247,7 @@ def resume(
     started with one; `measure_on` and `device` replace the run's from now on, 'none' goes on
     without measuring; `storage` is the URL of its study where that has moved, or where its password
     is not in the environment; `sampler` is needed where the run was started with a Python object
-    that no name means. What the run judged in, it goes on to judge in.
+    that no name means, and so is `evaluator`. What the run judged in, it goes on to judge in.
     """
     leave_if_reimported()
     began = time.monotonic() if began is None else began
@@ -253,7 +268,8 @@ def resume(
     if device is not None:
         check_device(device)
         question = dataclasses.replace(question, device=device)
-    with _whole(question, settings, Path(run), began, model, workers, on_event) as whole:
+    own = _own(question.evaluator if evaluator is None else evaluator)
+    with _whole(question, settings, Path(run), began, model, workers, on_event, own=own) as whole:
         return whole.resume(given)
 
 
@@ -267,6 +283,7 @@ def _whole(
     workers: Workers,
     on_event: OnEvent | None,
     warm_start: tuple[Path, ...] = (),
+    own: OwnQuality | None = None,
 ) -> Iterator[WholeSearch]:
     """What surrounds the study; the model is left alone."""
     from autotok.backbones.base import leaving_alone
@@ -275,4 +292,6 @@ def _whole(
 
     watch = Stopwatch(began)
     with leaving_alone(model):
-        yield WholeSearch(question, settings, folder, watch, model, workers, on_event, warm_start)
+        yield WholeSearch(
+            question, settings, folder, watch, model, workers, on_event, warm_start, own
+        )

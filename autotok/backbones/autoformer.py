@@ -180,9 +180,13 @@ class AutoFormerBase(Backbone):
         return block.fc2(F.gelu(block.fc1(block.norm2(tokens.x))))
 
     @in_full
+    def token_features(self, tokens: Tokens) -> Tensor:
+        return self._stem().norm(tokens.x)
+
+    @in_full
     def readout(self, tokens: Tokens) -> Tensor:
         stem = self._stem()
-        normed = tokens.with_x(stem.norm(tokens.x))
+        normed = tokens.with_x(self.token_features(tokens))
         if self.facts.pooling == "cls":
             return stem.head(normed.x[:, 0])
         return stem.head(pool_mean(normed.patches, tokens))

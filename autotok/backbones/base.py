@@ -72,6 +72,11 @@ class Backbone(nn.Module):
         """The MLP branch of block `index`, (B, N, C)."""
         raise NotImplementedError
 
+    def token_features(self, tokens: Tokens) -> Tensor:
+        """(B, N, C) of tokens that left the last block, as the last norm leaves them; as they are
+        where there is none."""
+        return tokens.x
+
     def readout(self, tokens: Tokens) -> Tensor:
         """Logits (B, num_classes), or pooled features (B, C) of a headless model.
 

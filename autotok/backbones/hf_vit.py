@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from autotok.tokens import Tokens
 
 from .base import evaluating, in_full, pool_mean, prove
+from .full_length import at_full_length
 from .hf_facts import hf_facts, sides_of
 from .hf_layouts import LAYOUTS, MODELS, TowerLayout
 from .wrapped import BlockParts, WrappedViT, pooling_bias, unchanged
@@ -112,6 +113,11 @@ class HFViT(WrappedViT):
     # --- what comes out
 
     @in_full
+    def token_features(self, tokens: Tokens) -> Tensor:
+        final = self.layout.final
+        return cast(Tensor, getattr(self.tower, final)(tokens.x)) if final else tokens.x
+
+    @in_full
     def readout(self, tokens: Tokens) -> Tensor:
         return self._primary(self._fields(tokens))
 
@@ -120,7 +126,7 @@ class HFViT(WrappedViT):
         """The model's own output of tokens that left the last block.
 
         Where their `source` is traced, hidden states are put back to full length: each patch has
-        those of the token that holds it, the mean where several do, zeros where none does.
+        those of the token that holds it, zeros where none does.
         """
         fields = self._fields(tokens)
         hidden = fields.get("last_hidden_state")
@@ -138,8 +144,7 @@ class HFViT(WrappedViT):
 
     def _fields(self, tokens: Tokens) -> dict[str, Tensor | None]:
         """The fields of the model's output."""
-        model, tower = self.model, self.tower
-        normed = getattr(tower, self.layout.final)(tokens.x) if self.layout.final else tokens.x
+        model, tower, normed = self.model, self.tower, self.token_features(tokens)
         patches, pooling = normed[:, tokens.num_prefix :], self.facts.pooling
         if self.own.primary == "logits" and pooling == "cls+dist":
             heads = (model.cls_classifier, model.distillation_classifier)
@@ -208,15 +213,6 @@ class _Primary(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         adapter = self._adapter[0]
         return adapter._primary(self.model(images, **adapter.resampling()))
-
-
-def at_full_length(hidden: Tensor, tokens: Tokens) -> Tensor:
-    """(B, P + N0, C) of hidden states (B, P + n, C): every patch as the tokens that hold it are."""
-    assert tokens.source is not None, "trace the tokens"
-    held = tokens.source.to(hidden.dtype).transpose(1, 2)  # (B, N0, n)
-    shares = held / held.sum(dim=2, keepdim=True).clamp_min(1.0)
-    patches = shares @ hidden[:, tokens.num_prefix :]
-    return torch.cat([hidden[:, : tokens.num_prefix], patches], dim=1)
 
 
 def _own_pooled(tower: Any, normed: Tensor, tokens: Tokens, pooling: str) -> Tensor | None:

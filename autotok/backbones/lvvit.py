@@ -131,8 +131,13 @@ class LVViT(Backbone):
             yield from ((f"blocks.{index}{name}", part) for name, part in parts.items())
 
     @in_full
+    def token_features(self, tokens: Tokens) -> Tensor:
+        normed: Tensor = self.norm(tokens.x)
+        return normed
+
+    @in_full
     def readout(self, tokens: Tokens) -> Tensor:
-        x = self.norm(tokens.x)
+        x = self.token_features(tokens)
         logits: Tensor = self.head(x[:, 0])
         if tokens.num_patches == 0:
             return logits

@@ -113,9 +113,13 @@ class TimmModel(WrappedViT):
         return self.placed_at_size(table)[0, -self.facts.num_patches :]
 
     @in_full
+    def token_features(self, tokens: Tokens) -> Tensor:
+        return cast(Tensor, self.model.norm(tokens.x))
+
+    @in_full
     def readout(self, tokens: Tokens) -> Tensor:
         model, prefix = self.model, tokens.num_prefix
-        x = model.norm(tokens.x)
+        x = self.token_features(tokens)
         pooled: Tensor
         if self.facts.pooling == "cls+dist":
             return cast(Tensor, model.forward_head(x))

@@ -68,6 +68,13 @@ def _format(name: str) -> str:
     return name
 
 
+QualityOption = Annotated[
+    str, typer.Option(help="auto, top1, agreement, kl, feature, knn; own, own_loss: --evaluator's.")
+]
+EvaluatorOption = Annotated[
+    str | None,
+    typer.Option(help="Your own quality: MODULE:FUNCTION of a model and a batch of images."),
+]
 PrecisionOption = Annotated[
     str,
     typer.Option(

@@ -14,11 +14,13 @@ from .app import (
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
+    EvaluatorOption,
     FormerDevice,
     ImageSizeOption,
     JsonFlag,
     MeasureOnOption,
     PrecisionOption,
+    QualityOption,
     QuietFlag,
     app,
     print_facts,
@@ -189,7 +191,8 @@ def evaluate_command(
     option: OptionOption = None,
     data: Annotated[str, typer.Option(help="'demo', 'digits', 'cifar10' or a folder.")] = "demo",
     class_names: ClassNamesOption = None,
-    quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
+    quality: QualityOption = "auto",
+    evaluator: EvaluatorOption = None,
     images: Annotated[int | None, typer.Option(min=1, help="Number of images; all.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images come first.")] = 0,
     device: DeviceOption = "auto",
@@ -198,11 +201,12 @@ def evaluate_command(
     quiet: QuietFlag = False,
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
-    autotok.check_quality(quality)
+    quality = autotok.check_quality(quality, evaluator)
 
     from .progress import StepProgress
 
     autotok.check_data(data, class_names=class_names)
+    own = None if evaluator is None else autotok.OwnQuality.of(evaluator)
     placed = autotok.torch_device(device)
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option).to(placed)
     original = None
@@ -217,6 +221,7 @@ def evaluate_command(
             seed=seed,
             class_names=class_names,
             precision=precision,
+            own=own,
             on_progress=bar.update,
             uncompressed=original,
         )

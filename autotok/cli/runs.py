@@ -17,10 +17,12 @@ from .app import (
     ClassNamesOption,
     DeviceOption,
     EngineOption,
+    EvaluatorOption,
     ImageSizeOption,
     JsonFlag,
     MeasureOnOption,
     PrecisionOption,
+    QualityOption,
     QuietFlag,
     RayAddressOption,
     ResourceOption,
@@ -47,8 +49,8 @@ BudgetOption = Annotated[
 ObjectiveOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="quality (top1, agreement, kl), macs, params, latency, throughput, memory, energy; up"
-        " to four, the first decides what is best; quality and macs by default."
+        help="quality (top1, agreement, kl, feature, knn), macs, params, latency, throughput,"
+        " memory, energy; up to four, the first decides what is best; quality and macs by default."
     ),
 ]
 BatchOption = Annotated[
@@ -116,7 +118,8 @@ def search_command(
         str | None, typer.Option(help="Images for fine-tunes; the data's training split.")
     ] = None,
     class_names: ClassNamesOption = None,
-    quality: Annotated[str, typer.Option(help="auto, top1, agreement or kl.")] = "auto",
+    quality: QualityOption = "auto",
+    evaluator: EvaluatorOption = None,
     min_quality: Annotated[
         float | None,
         typer.Option(help="Percent (or most KL) that the final evaluation asks for at least."),
@@ -201,6 +204,7 @@ def search_command(
                 formats=_names(formats),
                 image_sizes=_sides(image_sizes),
                 quality=quality,
+                evaluator=evaluator,
                 flops_convention=flops_convention,
                 train_data=train_data,
                 class_names=class_names,

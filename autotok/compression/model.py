@@ -18,7 +18,7 @@ from autotok.methods.block_hooks import BlockHooks
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.learning import Learning
 from autotok.methods.observing import Observing, observed_needs
-from autotok.tokens import Needs, Taps, Tokens, exactly, naive_coords
+from autotok.tokens import Needs, Taps, Tokens, exactly, naive_coords, traced
 
 from .schedule import Schedule
 
@@ -188,7 +188,8 @@ class CompressedViT(nn.Module):
     ) -> tuple[int, Tokens, Taps]:
         """Block to start with, the tokens that enter it, and the embedding's taps for block 0."""
         if self.entry is not None:
-            return *self.entry, Taps()
+            first, tokens = self.entry
+            return first, traced(tokens) if trace else tokens, Taps()
         images = self.backbone.fitted(images)
         image_scores = self._look(images)
         tokens, embedded = self.backbone.embed(images, self.embedding_needs(), trace=trace)

@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autotok.backbones.base import Backbone
 from autotok.compression.calibrate import calibrate_thresholds
 from autotok.compression.compress import reconfigured
 from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
+from autotok.tokens import Tokens
 
 from .macs import cost, counted_macs
 
@@ -68,12 +70,21 @@ class Metered(nn.Module):
         self.image_costs: ImageCosts | None = None
         self.training = model.training  # who restores this mode restores the model's
 
+    @property
+    def backbone(self) -> Backbone:
+        """The model's own."""
+        return self.model.backbone
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes), the model's own."""
+        return self.backbone.readout(self.forward_tokens(images))
+
+    def forward_tokens(self, images: Tensor, *, trace: bool = False) -> Tokens:
+        """The model's own, see `CompressedViT.forward_tokens`."""
         watch = TapRequest(counting=True)
-        tokens = self.model.forward_tokens(images, watch=watch)
+        tokens = self.model.forward_tokens(images, trace=trace, watch=watch)
         self.image_costs = _costs(self.model, watch)
-        return self.model.backbone.readout(tokens)
+        return tokens
 
 
 def metered(model: CompressedViT) -> nn.Module:

@@ -6,7 +6,8 @@ tallies of disjoint positions add up, so a higher fidelity runs only the images 
 A headless model (features instead of logits) has no classes to agree on. Its logits are then
 defined as the cosine similarity of its features to the *uncompressed* features of a fixed gallery,
 the first images of the order, over a temperature of 0.07, the image itself left out. Agreement then
-means: the same nearest neighbour in the gallery; the result says so.
+means: the same nearest neighbour in the gallery; the result says so. `knn` counts how many of the
+nearest ten are the same, whatever the model, and `feature` compares what `autotok.dense` gives.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone, evaluating
 from autotok.compression.activations import Activations, entered
+from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, DataError, NonFiniteOutput
 from autotok.facts import BackboneFacts
@@ -30,14 +31,21 @@ from autotok.metrics import QUALITIES
 from autotok.names import known
 
 from .data import DataSource
+from .reference_answers import (
+    Answer,
+    ReferenceAnswers,
+    answer_with_rows,
+    cosines,
+    divergences,
+    gallery_size,
+    shared_neighbours,
+)
 from .side_by_side import LoadedBatch, at_a_time, in_order, twins
-from .tally import Quality, Tally
+from .tally import NEIGHBOURS, Quality, Tally, bits, rounded
 from .transfer import sent
 
 __all__ = ["Evaluator", "Quality", "Tally", "computing", "default_batch_size"]
 
-GALLERY_SIZE = 128
-TEMPERATURE = 0.07
 ACCELERATOR_BATCH = 128
 """Images per forward that keep a large GPU busy with a ViT-S."""
 
@@ -69,19 +77,11 @@ class Evaluator:
         self.precision = precision
         device = next(backbone.parameters()).device
         self.batch_size = batch_size or default_batch_size(backbone.facts, device)
-        self._reference: dict[int, Tensor] = {}
-        self._gallery: Tensor | None = None
         self.activations: Activations | None = None
         """What many candidates on the backbone start from; nothing is kept without."""
-        self.gallery_size = 0
-        if backbone.facts.num_classes == 0 and self.metric != "top1":
-            self.gallery_size = min(GALLERY_SIZE, len(data))
-            if self.gallery_size < 3:
-                raise DataError(
-                    f"data '{data.name}' holds {len(data)} images, too few to compare the"
-                    " features of a"
-                    " model without a head; give at least 3"
-                )
+        self.gallery_size = gallery_size(self.metric, backbone.facts, data)
+        whole = compress_backbone(backbone, CompressionConfig())
+        self._reference = ReferenceAnswers(partial(self._uncompressed, whole), self.gallery_size)
 
     @property
     def num_images(self) -> int:
@@ -154,18 +154,13 @@ class Evaluator:
     def _judged(self, model: nn.Module, batch: LoadedBatch, *, finetuned: bool) -> Tally:
         """The tally of one batch."""
         first, indices, images, labels = batch
-        output = self._run(model, images, indices)
-        if not bool(torch.isfinite(output).all()):
+        answer = self._run(model, images, indices)
+        if not bool(torch.isfinite(answer.output).all()):
             raise NonFiniteOutput(
                 f"the compressed model gives NaN or infinity on image {indices[0]} of"
                 f" '{self.data.name}'; this configuration cannot be used"
             )
-        found = self._count(output, labels, first, images, finetuned)
-        costs = getattr(model, "image_costs", None)
-        if costs is not None:
-            each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
-            found = dataclasses.replace(found, macs=each, macs_noattn=total)
-        return found
+        return with_costs(self._count(answer, labels, first, images, finetuned), model)
 
     def reference(
         self, start: int, stop: int, *, on_images: Callable[[int], None] | None = None
@@ -176,8 +171,8 @@ class Evaluator:
         """
 
         def judged(_: nn.Module, batch: LoadedBatch) -> Tally:
-            output = self._reference_of(batch.first, batch.images)
-            return self._count(output, batch.labels, batch.first, batch.images, False)
+            answer = self._reference_of(batch.first, batch.images)
+            return self._count(answer, batch.labels, batch.first, batch.images, False)
 
         self._fill_gallery()
         models = [self.backbone] * self._threads(start, stop)
@@ -209,60 +204,65 @@ class Evaluator:
             self.batch_size //= 2
 
     @torch.inference_mode()
-    def _run(self, model: nn.Module, images: Tensor, indices: Sequence[int] = ()) -> Tensor:
+    def _run(self, model: nn.Module, images: Tensor, indices: Sequence[int] = ()) -> Answer:
         parameter = next(self.backbone.parameters())
         images = sent(images, parameter.device, parameter.dtype)
         with (
             computing(parameter.device, self.precision),
             entered(model, images, indices, self.activations),
         ):
+            if self.metric == "feature":
+                return answer_with_rows(model, images)
             output: Tensor = model(images)
-        return output.float().cpu()
+        return Answer(output.float().cpu())
 
-    def _reference_of(self, first: int, images: Tensor) -> Tensor:
-        """(B, classes) outputs of the uncompressed backbone at positions first, first + 1 ..."""
-        positions = range(first, first + len(images))
-        if any(position not in self._reference for position in positions):
-            with evaluating(self.backbone):
-                output = self._run(self.backbone, images)
-            if not bool(torch.isfinite(output).all()):
-                raise DataError(
-                    f"the uncompressed backbone '{self.backbone.facts.name}' gives NaN or"
-                    " infinity on"
-                    f" '{self.data.name}'; check its weights and preprocessing"
-                )
-            self._reference.update(zip(positions, output, strict=True))
-        return torch.stack([self._reference[position] for position in positions])
+    def _uncompressed(self, whole: nn.Module, images: Tensor) -> Answer:
+        """What the uncompressed backbone gives."""
+        with evaluating(whole):
+            answer = self._run(whole, images)
+        if not bool(torch.isfinite(answer.output).all()):
+            raise DataError(
+                f"the uncompressed backbone '{self.backbone.facts.name}' gives NaN or infinity on"
+                f" '{self.data.name}'; check its weights and preprocessing"
+            )
+        return answer
+
+    def _reference_of(self, first: int, images: Tensor) -> Answer:
+        """The uncompressed backbone's answer at positions first, first + 1 ..."""
+        return self._reference.of(first, images, rows=self.metric == "feature")
 
     def _count(
-        self, output: Tensor, labels: Tensor | None, first: int, images: Tensor, finetuned: bool
+        self, answer: Answer, labels: Tensor | None, first: int, images: Tensor, finetuned: bool
     ) -> Tally:
         """The tally of one batch."""
-        batch = len(output)
-        predicted = output.argmax(dim=-1)
-        right = None if labels is None else predicted == labels
+        output, batch = answer.output, len(answer.output)
+        right = None if labels is None else output.argmax(dim=-1) == labels
         correct = 0 if right is None else int(right.sum())
         num_labelled = 0 if labels is None else batch
         tally = self._tally(batch, num_labelled=num_labelled, correct=correct, finetuned=finetuned)
         if self.metric == "top1":
             assert right is not None
-            return dataclasses.replace(tally, hits=_bits(right))
-        reference = self._reference_of(first, images)
+            return dataclasses.replace(tally, hits=bits(right))
+        own = self._reference_of(first, images)
+        reference = own.output
+        values: tuple[float, ...] = ()
+        if self.metric == "feature":
+            values = rounded(cosines(answer, own, self.backbone.facts))
         if self.gallery_size:
-            reference = self._similarity(reference, first)
-            output = self._similarity(output, first)
+            reference, output = (self._similarity(x, first) for x in (reference, output))
+        if self.metric == "knn":
+            values = rounded(shared_neighbours(output, reference, NEIGHBOURS))
         same = output.argmax(dim=-1) == reference.argmax(dim=-1)
-        log_p, log_q = (x.double().log_softmax(dim=-1) for x in (reference, output))
-        terms = torch.where(log_p.isinf(), 0.0, log_p.exp() * (log_p - log_q))
-        kl = terms.sum(dim=-1)
+        kl = divergences(output, reference)
         return dataclasses.replace(
             tally,
             num_compared=batch,
             agreeing=int(same.sum()),
             kl_sum=float(kl.sum()),
             kl_squares=float(kl.square().sum()),
-            hits="" if self.metric == "kl" else _bits(same),
-            kls=tuple(float(f"{x:.6g}") for x in kl.tolist()) if self.metric == "kl" else (),
+            hits=bits(same) if self.metric == "agreement" else "",
+            kls=rounded(kl.tolist()) if self.metric == "kl" else (),
+            values=values,
         )
 
     def _tally(
@@ -288,21 +288,27 @@ class Evaluator:
 
     def _fill_gallery(self) -> None:
         """Have the features of the gallery, before several threads want them."""
-        if self.gallery_size and self._gallery is None:
-            rows = []
-            for start, indices in self._batches(0, self.gallery_size):
-                rows.append(self._reference_of(start, self.data.batch(indices)[0]))
-            self._gallery = F.normalize(torch.cat(rows), dim=-1)
+
+        def features() -> list[Tensor]:
+            return [
+                self._reference_of(start, self.data.batch(indices)[0]).output
+                for start, indices in self._batches(0, self.gallery_size)
+            ]
+
+        self._reference.fill_gallery(features)
 
     def _similarity(self, features: Tensor, first: int) -> Tensor:
-        """(B, gallery) cosine similarity over the temperature; -inf for the image itself."""
         self._fill_gallery()
-        assert self._gallery is not None
-        logits = F.normalize(features, dim=-1) @ self._gallery.T / TEMPERATURE
-        for row, position in enumerate(range(first, first + len(features))):
-            if position < self.gallery_size:
-                logits[row, position] = -math.inf
-        return logits
+        return self._reference.similarity(features, first)
+
+
+def with_costs(tally: Tally, model: nn.Module) -> Tally:
+    """The tally of a batch with what each of its images cost, where the model notes that."""
+    costs = getattr(model, "image_costs", None)
+    if costs is None:
+        return tally
+    each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
+    return dataclasses.replace(tally, macs=each, macs_noattn=total)
 
 
 def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -338,8 +344,3 @@ def _resolve_metric(metric: str, data: DataSource) -> str:
             f" model's classes ({data.labelling}); choose agreement or kl"
         )
     return metric
-
-
-def _bits(flags: Tensor) -> str:
-    """(B,) booleans as a string of '1' and '0'."""
-    return "".join("1" if flag else "0" for flag in flags.tolist())

@@ -7,7 +7,8 @@ the verdict is a tie exactly when the 95 % interval of the difference contains z
 Shares (top-1, agreement) get Newcombe's square-and-add interval (method 10 of "Improved confidence
 intervals for the difference between binomial proportions based on paired data", 1998), which holds
 at small numbers and does not shrink to a point where no image differs. McNemar's exact p-value
-stands beside it as a second, more cautious opinion. KL divergences get the paired t interval.
+stands beside it as a second, more cautious opinion. Means of values per image (KL divergences,
+cosines) get the paired t interval.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class Paired:
     """How much better the first is than the second, over the same images."""
 
     metric: str
-    """'top1', 'agreement' or 'kl'."""
+    """What was judged; see the table of metrics."""
     num_images: int
     difference: float
-    """In percentage points, or KL divergence saved: positive where the first is better."""
+    """In the metric's unit (KL divergence saved): positive where the first is better."""
     low: float
     high: float
     """The 95 % interval of `difference`."""
@@ -94,10 +95,10 @@ def compare(
     if first is None or second is None or first.get("metric") != second.get("metric"):
         return None
     metric = str(first.get("metric"))
-    if metric == "kl":
-        kls = first.get("kls"), second.get("kls")
-        if all(isinstance(x, (list, tuple)) and x for x in kls):
-            return paired_kls(*kls, confidence=confidence)  # type: ignore[arg-type]
+    if metric in METRICS and METRICS[metric].mean:
+        both = image_values(first), image_values(second)
+        if all(isinstance(x, (list, tuple)) and x for x in both):
+            return paired_means(*both, metric=metric, confidence=confidence)
         return None
     hits = first.get("hits"), second.get("hits")
     if all(isinstance(x, str) and x for x in hits):
@@ -128,17 +129,28 @@ def paired_hits(
     )
 
 
-def paired_kls(
-    first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95
+def image_values(tally: Mapping[str, Any]) -> Sequence[float]:
+    """The values per image behind a mean, of a tally as plain data."""
+    found: Sequence[float] = tally.get("kls" if tally.get("metric") == "kl" else "values") or ()
+    return found
+
+
+def paired_means(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    metric: str = "kl",
+    confidence: float = 0.95,
 ) -> Paired:
-    """Of KL divergences per image; the longer sequence is cut to the shorter."""
-    saved = [float(b) - float(a) for a, b in zip(first, second, strict=False)]
-    if not saved:
+    """Of values per image; the longer sequence is cut to the shorter."""
+    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    gains = [sign * (float(a) - float(b)) for a, b in zip(first, second, strict=False)]
+    if not gains:
         raise ValueError("no image was judged by both")
-    total, discordant = len(saved), sum(x != 0.0 for x in saved)
-    mean = math.fsum(saved) / total
-    low, high, p_value = _student(saved, mean, confidence)
-    return Paired("kl", total, mean, low, high, p_value, discordant)
+    total, discordant = len(gains), sum(x != 0.0 for x in gains)
+    mean = math.fsum(gains) / total
+    low, high, p_value = _student(gains, mean, confidence)
+    return Paired(metric, total, mean, low, high, p_value, discordant)
 
 
 def mcnemar(gained: int, lost: int) -> float:

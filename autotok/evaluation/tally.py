@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from autotok.errors import DataError
+from autotok.metrics import METRICS
 
 from .intervals import mean_interval, wilson
+
+NEIGHBOURS = 10
+DESCRIPTIONS = {
+    "feature": "mean cosine of the features of every patch, put back on the grid, with those of the"
+    " uncompressed model (half of it the class token's where the output is made of that)",
+    "knn": f"share of the {NEIGHBOURS} nearest neighbours in a gallery that the uncompressed model"
+    " finds too",
+    "own": "mean of what the given evaluator says of each image",
+    "own_loss": "mean of what the given evaluator says of each image, less is better",
+}
 
 
 @dataclass(frozen=True)
@@ -15,7 +31,7 @@ class Quality:
     """A quality figure with its 95 % interval, and what it is."""
 
     metric: str
-    """'top1', 'agreement' or 'kl'; the first two are percentages, of the third less is better."""
+    """One of `metrics.QUALITIES`; the table of metrics says its unit and whether less is better."""
     value: float
     low: float
     high: float
@@ -30,6 +46,10 @@ class Quality:
     """Multiply-accumulates of an image, mean over those judged; None where all cost the same."""
     macs_std: float | None = None
     macs_noattn_mean: float | None = None
+    feature_pct: float | None = None
+    knn_pct: float | None = None
+    own: float | None = None
+    own_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,8 @@ class Tally:
     """'1' or '0' per image in the order run: right (top1) or agreeing; for paired comparisons."""
     kls: tuple[float, ...] = ()
     """KL divergence per image, where that is the metric."""
+    values: tuple[float, ...] = ()
+    """Per image, of another metric that is a mean of such."""
     macs: tuple[int, ...] = ()
     """Multiply-accumulates per image, where images cost different amounts."""
     macs_noattn: int = 0
@@ -80,29 +102,22 @@ class Tally:
             gallery=self.gallery,
             hits=self.hits + other.hits,
             kls=(*self.kls, *other.kls),
+            values=(*self.values, *other.values),
             macs=(*self.macs, *other.macs),
             macs_noattn=self.macs_noattn + other.macs_noattn,
             judged=self.judged or other.judged,
             precision=self.precision,
         )
 
+    def having(self, values: tuple[float, ...]) -> Tally:
+        """This tally with values of its images."""
+        return dataclasses.replace(self, values=values)
+
     def quality(self) -> Quality:
-        """The figure: Wilson's interval for percentages, the normal one for the mean KL."""
+        """The figure: Wilson's interval for percentages, the normal one for a mean over images."""
         if self.num_images == 0:
             raise DataError("no image was evaluated; ask for at least one")
-        if self.metric == "kl":
-            if self.num_compared < 2:
-                raise DataError(
-                    "one image says nothing of how far a mean KL divergence may be off; give 2"
-                    " images or more, or another quality"
-                )
-            value = self.kl_sum / self.num_compared
-            low, high = mean_interval(self.kl_sum, self.kl_squares, self.num_compared)
-            low = max(0.0, low)
-        else:
-            hits = self.correct if self.metric == "top1" else self.agreeing
-            value = 100.0 * hits / self.num_images
-            low, high = (100.0 * end for end in wilson(hits, self.num_images))
+        value, low, high = self._mean() if METRICS[self.metric].mean else self._percentage()
         return Quality(
             metric=self.metric,
             value=value,
@@ -115,7 +130,29 @@ class Tally:
             finetuned=self.finetuned,
             description=self._description(),
             **self._mean_costs(),
+            **({METRICS[self.metric].column: value} if self.values else {}),
         )
+
+    def _percentage(self) -> tuple[float, float, float]:
+        hits = self.correct if self.metric == "top1" else self.agreeing
+        low, high = wilson(hits, self.num_images)
+        return 100.0 * hits / self.num_images, 100.0 * low, 100.0 * high
+
+    def _mean(self) -> tuple[float, float, float]:
+        """Within what the metric can be."""
+        kl = self.metric == "kl"
+        count = self.num_compared if kl else len(self.values)
+        if count < 2:
+            raise DataError(
+                f"one image says nothing of how far a mean {METRICS[self.metric].brief} may be off;"
+                " give 2 images or more, or another quality"
+            )
+        total = self.kl_sum if kl else math.fsum(self.values)
+        squares = self.kl_squares if kl else math.fsum(x * x for x in self.values)
+        low, high = mean_interval(total, squares, count)
+        if METRICS[self.metric].unit == "%":
+            high = min(100.0, high)
+        return total / count, max(0.0, low) if kl else low, high
 
     def _mean_costs(self) -> dict[str, float]:
         if not self.macs:
@@ -129,6 +166,8 @@ class Tally:
     def _description(self) -> str:
         if self.metric == "top1":
             return "top-1 accuracy"
+        if self.metric not in ("agreement", "kl"):
+            return DESCRIPTIONS[self.metric]
         what = "agreement" if self.metric == "agreement" else "mean KL divergence"
         if self.gallery:
             what += f" of nearest neighbours among {self.gallery} images,"
@@ -137,3 +176,13 @@ class Tally:
 
 def _share(part: int, total: int) -> float | None:
     return 100.0 * part / total if total else None
+
+
+def rounded(values: Sequence[float]) -> tuple[float, ...]:
+    """To the digits that records keep."""
+    return tuple(float(f"{x:.6g}") for x in values)
+
+
+def bits(flags: Tensor) -> str:
+    """(B,) booleans as a string of '1' and '0'."""
+    return "".join("1" if flag else "0" for flag in flags.tolist())

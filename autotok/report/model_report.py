@@ -13,6 +13,7 @@ from autotok.counting.macs import cost
 from autotok.counting.macs import uncompressed as uncompressed_cost
 from autotok.devices.device import leaving, measure_on, open_device
 from autotok.devices.measurement import PROLONGED
+from autotok.evaluation.own_quality import OwnQuality
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle
 from autotok.methods.registry import get_method
@@ -108,6 +109,7 @@ def quality_report(
     uncompressed: Backbone | None = None,
     class_names: str | Path | None = None,
     precision: str = "auto",
+    own: OwnQuality | None = None,
 ) -> dict[str, Any]:
     """Quality with its interval, of the model and of the uncompressed backbone.
 
@@ -123,6 +125,7 @@ def quality_report(
         uncompressed=uncompressed,
         class_names=class_names,
         precision=precision,
+        own=own,
         on_progress=on_progress,
     )
     found = judged.quality

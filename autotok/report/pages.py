@@ -11,10 +11,11 @@ from typing import Any
 
 from autotok.errors import RunDirectoryError, printable
 from autotok.metrics import Metric
+from autotok.names import text_of
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import kept_result
-from autotok.searching.space.settings import SearchSettings, sampler_text
+from autotok.searching.space.settings import SearchSettings
 
 from .fronts import axes_of, front_over, volumes_by_trial
 from .html import Report, write_report
@@ -143,7 +144,7 @@ def _command(question: Mapping[str, Any], settings: SearchSettings) -> str:
     plain |= {"flops_convention": "macs", "subnet": "fixed", "device": "auto"}
     parts = ["autotok search"]
     for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
-                "flops_convention", "max_images", "train_data",
+                "evaluator", "flops_convention", "max_images", "train_data",
                 "class_names", "subnet", "measure_on", "batch", "precision", "device"):  # fmt: skip
         value = question.get(key)
         if value is not None and value != plain.get(key):
@@ -156,5 +157,5 @@ def _command(question: Mapping[str, Any], settings: SearchSettings) -> str:
     parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
     if settings.retrain_trials is not None:
         parts.append(f"--finetunes {settings.retrain_trials}")
-    parts += [f"--seed {settings.seed}", f"--sampler {shlex.quote(sampler_text(settings.sampler))}"]
+    parts += [f"--seed {settings.seed}", f"--sampler {shlex.quote(text_of(settings.sampler))}"]
     return printable(" ".join(parts))

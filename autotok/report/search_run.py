@@ -16,6 +16,7 @@ from autotok.devices.device import leaving, ready_device
 from autotok.devices.placing import gpus_to_share, torch_device
 from autotok.errors import ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.evaluation.own_quality import OwnQuality
 from autotok.searching.engines.base import Engine, Workers
 from autotok.searching.proposing.earlier import worth_keeping
 from autotok.searching.proposing.samplers import check_sampler
@@ -67,6 +68,8 @@ class WholeSearch:
     on_event: OnEvent | None = None
     warm_start: tuple[Path, ...] = ()
     """Earlier runs of the same model and images."""
+    own: OwnQuality | None = None
+    """The question's evaluator, where it is at hand."""
 
     def begin(self) -> Run:
         """A new run, its folder made once everything is loaded."""
@@ -90,7 +93,7 @@ class WholeSearch:
         """What an earlier run evaluated; refused where that was another model or other images."""
         run = RunDirectory.open(path)
         theirs, ours = run.section("question", Question), self.question
-        for name in ("backbone", "checkpoint", "image_size", "data", "subnet"):
+        for name in ("backbone", "checkpoint", "image_size", "data", "subnet", "evaluator"):
             one, other = getattr(theirs, name), getattr(ours, name)
             if one != other:
                 raise ConfigError(
@@ -120,6 +123,8 @@ class WholeSearch:
         check_storage(self.settings.storage)
         check_sampler(self.settings.sampler, objectives=len(self.settings.objectives))
         check_hand_over(self.folder)
+        if self.own is not None and not self._alone:
+            OwnQuality.of(self.own.name)  # other processes find it again
         reuse_large_blocks()
         address = self.workers.ray_address
         measurer = ready_device(self.question.measure_on, ray_address=address)
@@ -143,6 +148,7 @@ class WholeSearch:
             seed=self.settings.seed,
             weights=self.folder / WEIGHTS_FOLDER,
             finetunes=self.settings.retrain_trials,
+            own=self.own,
         )
         self._say(0.0, session.evaluator.data.labelling)
         self._say(0.0, session.question.judged_in)
@@ -152,12 +158,18 @@ class WholeSearch:
             _LOG.warning("nothing will be retrained: %s", reason)
         return session
 
+    @property
+    def _alone(self) -> bool:
+        """Whether this process does it all."""
+        count = self.workers.count
+        here = self.workers == Workers(count if count == 1 else None)
+        return here and self.settings.trial_timeout_s is None
+
     @contextlib.contextmanager
     def _engine(self, session: Session) -> Iterator[Engine | None]:
         """The engine, closed whatever happens; None is this process."""
         workers, settings = self.workers, self.settings
-        alone = workers == Workers(workers.count if workers.count == 1 else None)
-        if alone and settings.trial_timeout_s is None:
+        if self._alone:
             yield None
             return
         from autotok.searching.running.engine_choice import (

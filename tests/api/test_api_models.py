@@ -9,6 +9,7 @@ from torch import nn
 import autotok
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.errors import ConfigError, RunDirectoryError, UnsupportedBackbone
+from autotok.evaluation.side_by_side import LoadedBatch
 from autotok.searching.space.settings import SearchSettings
 
 SETTINGS = SearchSettings(n_trials=4, images_few=20, images_more=20, images_final=40)
@@ -76,6 +77,25 @@ def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -
     with pytest.raises(ConfigError, match="give the same one again"):
         autotok.resume(run.directory)
     again = autotok.resume(run.directory, model=model, n_trials=6)
+    assert (again.trials["state"] == "complete").sum() >= 5
+
+
+@pytest.mark.usefixtures("no_onnx")
+def test_a_search_by_a_function_of_ones_own_resumes_only_with_that_function(tmp_path: Path) -> None:
+    def sure(model: nn.Module, batch: LoadedBatch) -> torch.Tensor:
+        found: torch.Tensor = model(batch.images).softmax(dim=-1).amax(dim=-1)
+        return found
+
+    asked = {"data": "digits", "budget": "60%", "settings": SETTINGS, "evaluator": sure}
+    with pytest.raises(ConfigError, match="no other process can find again"):
+        autotok.search("tiny", workers=autotok.Workers(2), output=tmp_path / "two", **asked)
+    run = autotok.search("tiny", output=tmp_path / "run", **asked)
+    assert run.best.score is not None
+    assert run.best.score.metric == "own"
+    assert run.front["own"].between(0.1, 1.0).all()
+    with pytest.raises(ConfigError, match="resume from Python with evaluator="):
+        autotok.resume(run.directory)
+    again = autotok.resume(run.directory, evaluator=sure, n_trials=6)
     assert (again.trials["state"] == "complete").sum() >= 5
 
 

@@ -117,6 +117,14 @@ def test_what_was_pruned_away_is_zero_at_full_length() -> None:
 
 
 @torch.no_grad()
+def test_dense_features_are_the_hidden_states_put_back() -> None:
+    model = autotok.compress(hf_model("Dinov2WithRegistersModel"), PRUNED)
+    full = model(pixel_values=pixels(), full_length=True).last_hidden_state[:, 5:]
+    dense = autotok.dense(model, fill="zeros")(pixels())
+    assert torch.equal(dense.flatten(2).transpose(1, 2), full)
+
+
+@torch.no_grad()
 def test_merged_tokens_count_for_the_patches_they_hold_in_a_pooling_by_attention() -> None:
     """Sixteen patches alike: whatever is merged, the pooled features stay what they are."""
     backbone = hf_backbone("SiglipVisionModel")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotok.evaluation.paired import Paired, compare, mcnemar, paired_hits, paired_kls
+from autotok.evaluation.paired import Paired, compare, mcnemar, paired_hits, paired_means
 
 OUTCOMES = st.text(alphabet="01", min_size=1, max_size=80)
 KLS = st.lists(st.floats(0.0, 5.0, allow_nan=False), min_size=1, max_size=40)
@@ -48,7 +48,7 @@ def test_exchanging_the_two_turns_the_sign_and_nothing_else(first: str, second: 
 
 @given(KLS, KLS)
 def test_exchanging_two_divergences_turns_the_sign(first: list[float], second: list[float]) -> None:
-    one, two = paired_kls(first, second), paired_kls(second, first)
+    one, two = paired_means(first, second), paired_means(second, first)
     assert two.difference == pytest.approx(-one.difference)
     assert (two.low, two.high) == (pytest.approx(-one.high), pytest.approx(-one.low))
 
@@ -71,7 +71,7 @@ def test_the_interval_holds_the_difference_and_the_verdict_follows_it(a: str, b:
 
 def test_only_the_images_both_saw_count() -> None:
     assert paired_hits("1100", "10") == paired_hits("11", "10")
-    assert paired_kls([0.1, 0.2, 9.0], [0.3, 0.3]).num_images == 2
+    assert paired_means([0.1, 0.2, 9.0], [0.3, 0.3]).num_images == 2
     with pytest.raises(ValueError, match="no image"):
         paired_hits("", "1")
 
@@ -107,15 +107,15 @@ def test_a_small_lead_within_noise_is_a_tie() -> None:
 
 def test_less_divergence_is_better_by_the_paired_t_interval() -> None:
     first, second = [0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.4, 0.6]
-    found = paired_kls(first, second)
+    found = paired_means(first, second)
     saved = [0.1, 0.2, 0.1, 0.2]
     deviation = math.sqrt(sum((x - 0.15) ** 2 for x in saved) / 3)
     assert found.difference == pytest.approx(0.15)
     assert found.high - found.difference == pytest.approx(3.18245 * deviation / 2, rel=1e-4)
     assert found.verdict == "better"
     assert 0.0 < found.p_value < 0.05
-    assert paired_kls([0.1], [0.5]).verdict == "tie"  # one image says nothing of the spread
-    assert paired_kls([0.1, 0.1], [0.1, 0.1]).verdict == "tie"
+    assert paired_means([0.1], [0.5]).verdict == "tie"  # one image says nothing of the spread
+    assert paired_means([0.1, 0.1], [0.1, 0.1]).verdict == "tie"
 
 
 def test_tallies_without_outcomes_or_of_other_metrics_are_not_compared() -> None:

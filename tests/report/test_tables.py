@@ -5,7 +5,7 @@ import io
 
 from rich.console import Console
 
-from autotok.evaluation.paired import paired_hits, paired_kls
+from autotok.evaluation.paired import paired_hits, paired_means
 from autotok.metrics import metric_of
 from autotok.report.points import Point
 from autotok.report.sources import Sources
@@ -106,7 +106,7 @@ def test_what_fine_tuning_bought_is_a_table_with_units() -> None:
     assert cells["minutes"] == "1.50"
     assert cells["verdict"] == "fine-tuning helped"
     kl = dataclasses.replace(
-        found, gain=paired_kls([0.1, 0.2], [0.3, 0.3]), plugged=0.3, tuned=0.15
+        found, gain=paired_means([0.1, 0.2], [0.3, 0.3]), plugged=0.3, tuned=0.15
     )
     heads, (row,) = tuning_table([kl], metric_of("kl"))
     assert dict(zip(heads, row, strict=True))["less KL divergence per minute"] == "+0.1000"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,8 +21,9 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from autotok.config import Primitive
 from autotok.errors import AutotokError, ConfigError, failure
 from autotok.facts import BackboneFacts
+from autotok.names import from_module, text_of
 from autotok.searching.space.search_space import Parameter, Params, SearchSpace
-from autotok.searching.space.settings import SAMPLERS, sampler_text
+from autotok.searching.space.settings import SAMPLERS
 
 _GRID_STEPS = 5
 """Per range."""
@@ -98,11 +98,8 @@ def faults_of(asked: object) -> Iterator[None]:
 
 def _imported(text: str) -> Callable[[int], object]:
     """The factory that a name of the table, or a `module:factory`, means."""
-    module, _, path = SAMPLERS.get(text, text).partition(":")
     try:
-        found: Any = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
+        found: Any = from_module(SAMPLERS.get(text, text))
     except Exception as error:  # importing runs somebody's module
         reason = f"{failure(error)}; is it installed, or in a folder of PYTHONPATH?"
         raise _unusable(text, reason) from error
@@ -112,7 +109,7 @@ def _imported(text: str) -> Callable[[int], object]:
 
 
 def _unusable(asked: object, reason: str) -> ConfigError:
-    return ConfigError(f"sampler '{sampler_text(asked)}' cannot be used: {reason}")
+    return ConfigError(f"sampler '{text_of(asked)}' cannot be used: {reason}")
 
 
 def _seed_all(thing: object, seed: int, seen: set[int]) -> None:

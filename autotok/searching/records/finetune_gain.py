@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotok.evaluation.paired import Paired, compare
+from autotok.evaluation.paired import Paired, compare, image_values
 from autotok.plain_data import Place, plain_fields, typed
 
 from .record import TrialRecord
@@ -113,7 +113,7 @@ def _over(tally: Mapping[str, Any] | None, count: int) -> float | None:
     """The quality over the first `count` images."""
     if tally is None or count == 0:
         return None
-    if tally.get("metric") == "kl":
-        values: Sequence[float] = tally["kls"][:count]
+    values = image_values(tally)[:count]
+    if values:
         return float(sum(values) / count)
     return 100.0 * str(tally["hits"])[:count].count("1") / count

@@ -50,6 +50,10 @@ class Score:
     top1_pct: float | None = None
     agreement_pct: float | None = None
     kl: float | None = None
+    feature_pct: float | None = None
+    knn_pct: float | None = None
+    own: float | None = None
+    own_loss: float | None = None
     macs_mean: float | None = None
     """Multiply-accumulates of an image over those images, where they differ between images."""
     macs_std: float | None = None

@@ -11,8 +11,9 @@ from autotok.backbones.base import Backbone
 from autotok.compression.calibrate import needs_calibration
 from autotok.compression.model import CompressedViT
 from autotok.errors import AutotokError, ConfigError
-from autotok.evaluation.accuracy import Evaluator, Quality
+from autotok.evaluation.accuracy import Quality
 from autotok.evaluation.data import DataSource, load_data
+from autotok.evaluation.own_quality import OwnQuality, make_evaluator
 from autotok.evaluation.precision import ChosenFormat, choose_format
 from autotok.export.file_model import as_file
 
@@ -46,6 +47,7 @@ def judge(
     uncompressed: Backbone | None = None,
     class_names: str | Path | None = None,
     precision: str = "auto",
+    own: OwnQuality | None = None,
     on_progress: Callable[[float, str], None] | None = None,
 ) -> Judged:
     """Quality of a model and of the uncompressed one on a data set, as a search judges it.
@@ -60,8 +62,11 @@ def judge(
     chosen = choose_format(precision, original, source, seed=seed)
     if on_progress is not None:
         on_progress(0.0, chosen.sentence)
-    evaluator = Evaluator(original, source, metric=metric, seed=seed, precision=chosen.precision)
-    if model.config.mode == "retrain" and uncompressed is None and evaluator.metric != "top1":
+    evaluator = make_evaluator(
+        original, source, metric=metric, seed=seed, precision=chosen.precision, own=own
+    )
+    alone = own is not None or evaluator.metric == "top1"
+    if model.config.mode == "retrain" and uncompressed is None and not alone:
         raise ConfigError(
             f"the model was fine-tuned, so '{evaluator.metric}' needs the model it came from; give"
             " it as uncompressed, or give the path of its best.yaml instead of the model"

@@ -14,7 +14,7 @@ from autotok.config import NUMBERS
 from autotok.devices.placing import check_device, check_measure_on
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.export.formats import check_format
-from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric
+from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric, own_quality
 from autotok.names import ENGINES, SUBNETS, check_precision, known
 from autotok.plain_data import Place, read_yaml, typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
@@ -62,9 +62,12 @@ class Question:
     """What models are judged in; config.yaml keeps what 'auto' came to, for the resumes to come."""
     precision_why: str = ""
     """Why, in words."""
+    evaluator: str | None = None
+    """`module:function` of a quality of the user's own, see `evaluation.own_quality`."""
 
     def __post_init__(self) -> None:
         known("subnet", self.subnet, SUBNETS)
+        object.__setattr__(self, "quality", own_quality(self.quality, self.evaluator))
         if self.batch is not None and self.batch < 1:
             raise ConfigError(f"batch is {self.batch}; it must be 1 or more")
 

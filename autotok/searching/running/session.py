@@ -25,6 +25,7 @@ from autotok.devices.placing import torch_device
 from autotok.errors import ConfigError, DataError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
+from autotok.evaluation.own_quality import OwnQuality, make_evaluator
 from autotok.evaluation.precision import choose_format
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer, Training
@@ -66,17 +67,20 @@ def build_problem(
     weights: Path | None = None,
     finetunes: int | None = None,
     loaded: tuple[Backbone, AutoFormerSupernet | None] | None = None,
+    own: OwnQuality | None = None,
 ) -> Session:
     """Load what a question names; `model` replaces the named backbone.
 
     `weights` is the folder for fine-tuned weights, inside the run directory; with 0 `finetunes`
     nothing is retrained; `loaded` is the backbone and its supernet, where another process has
-    loaded them already.
+    loaded them already; `own` is the question's evaluator, where it is at hand.
     """
     # what the user named is there: asked before anything is loaded
     check_data(question.data, question.train_data, question.class_names)
     check_file(None if question.checkpoint is None else Path(question.checkpoint))
     placed = torch_device(question.device)
+    if own is None and question.evaluator is not None:
+        own = OwnQuality.of(question.evaluator)
     space = load_space(question.space)
     if question.methods:
         space = dataclasses.replace(space, methods=question.methods)
@@ -96,8 +100,13 @@ def build_problem(
     settled = dataclasses.replace(
         question, precision=chosen.precision, precision_why=question.precision_why or chosen.why
     )
-    evaluator = Evaluator(
-        backbone, images, metric=question.quality, seed=seed, precision=chosen.precision
+    evaluator = make_evaluator(
+        backbone,
+        images,
+        metric=question.quality,
+        seed=seed,
+        precision=chosen.precision,
+        own=own,
     )
     training = partial(_images, question, backbone, "train")
     worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
@@ -121,6 +130,7 @@ def build_problem(
         count=worker.count,
         finetune=worker.finetune if weights is not None else None,
         precision=chosen.precision,
+        evaluator=question.evaluator,
     )
     problem = within_sizes(problem)
     return Session(settled, backbone, evaluator, target, problem, worker, plug_in_only)

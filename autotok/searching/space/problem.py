@@ -158,7 +158,7 @@ class Problem:
     """(configuration, start, stop) -> tally over images [start, stop) of the seeded order."""
     total_images: int
     metric: str
-    """'top1', 'agreement' or 'kl': what `evaluate` scores."""
+    """What `evaluate` scores, one of `metrics.QUALITIES`."""
     predict: Callable[[CompressionConfig], Mapping[str, float]] | None = None
     """Metrics on the target by name (latency_ms, peak_memory_mb ...), with latency_error_pct and
     memory_error_pct where the target's predictions were checked."""
@@ -175,6 +175,8 @@ class Problem:
     """Images at a time that the metrics on the target mean; None: the target's own."""
     precision: str = "float32"
     """What `evaluate` computes in."""
+    evaluator: str | None = None
+    """Whose quality it scores, where that is the user's own."""
 
     def __post_init__(self) -> None:
         if self.finetune is None and "retrain" in self.space.mode:
@@ -200,6 +202,7 @@ class Problem:
             [[b.metric, b.limit] for b in self.budgets],
             *([] if self.batch is None else [self.batch]),
             *([] if self.precision == "float32" else [self.precision]),
+            *([] if self.evaluator is None else [self.evaluator]),
             *([] if self.space.number_formats == ("float32",) else [self.space.number_formats]),
             *([["image_size", *self.space.image_sizes]] if self.space.image_sizes else []),
         ]

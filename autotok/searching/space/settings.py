@@ -9,6 +9,7 @@ from typing import Any
 
 from autotok.config import MOST_SEED
 from autotok.errors import ConfigError, UnknownName
+from autotok.names import text_of
 from autotok.plain_data import Place, typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 
@@ -26,16 +27,6 @@ SAMPLERS = {
 }
 """Names of samplers, each short for a `module:factory`. The grid is walked without one, but for
 trials of which a part is given, such as fine-tunes of an earlier one."""
-
-
-def sampler_text(sampler: object) -> str:
-    """A sampler as text: a name or `module:factory` that means it again, else <its type>."""
-    if isinstance(sampler, str):
-        return sampler
-    module, name = getattr(sampler, "__module__", ""), getattr(sampler, "__qualname__", "<")
-    if "<" in name or module == "__main__":  # nothing that another process could import
-        return f"<{type(sampler).__name__}>"
-    return f"{module}:{name}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,7 @@ class SearchSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        plain = dataclasses.replace(self, sampler=sampler_text(self.sampler))
+        plain = dataclasses.replace(self, sampler=text_of(self.sampler))
         return {**dataclasses.asdict(plain), "objectives": list(self.objectives)}
 
     @classmethod

@@ -22,6 +22,8 @@ WRONG = [
     (("--sampler", "tpx"), "did you mean 'tpe'"),
     (("--engine", "rey"), "did you mean 'ray'"),
     (("--quality", "top2"), "did you mean 'top1'"),
+    (("--quality", "own"), "give --evaluator MODULE:FUNCTION"),
+    (("--evaluator", "a:b", "--quality", "kl"), "quality 'kl' is not what evaluator 'a:b' gives"),
     (("--subnet", "fix"), "did you mean 'fixed'"),
     (("--space", "defualt"), "did you mean 'default'"),
     (("--target", "jetson-xn"), "did you mean 'jetson-nx'"),
