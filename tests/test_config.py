@@ -1,6 +1,8 @@
 """`CompressionConfig`: round trips, identity, and what it refuses."""
 
+import dataclasses
 import math
+import pickle
 
 import pytest
 import yaml
@@ -88,3 +90,19 @@ def test_the_classic_rounding_traps_are_avoided() -> None:
     assert round_count(0.55, 100, "ceil") == 55
     assert int(0.7 * 10) == 7
     assert round_count(0.29, 100, "floor") == 29 != int(0.29 * 100)
+
+
+def test_an_image_size_is_part_of_the_identity_only_where_it_is_given() -> None:
+    plain = CompressionConfig("tome", (Reduction(3, keep_ratio=0.5),))
+    assert "image_size" not in plain.to_dict()
+    sized = dataclasses.replace(plain, image_size=160)
+    assert CompressionConfig.from_json(sized.to_json()) == sized
+    assert sized.config_id != plain.config_id
+    assert dataclasses.replace(sized, image_size=None).config_id == plain.config_id
+    assert pickle.loads(pickle.dumps(sized)) == sized
+
+
+@pytest.mark.parametrize("side", [0, -16, 5000])
+def test_an_image_size_is_a_side_of_an_image(side: int) -> None:
+    with pytest.raises(ConfigError, match=f"image_size {side} is no side of an image.* 4096"):
+        CompressionConfig(image_size=side)

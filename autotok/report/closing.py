@@ -60,9 +60,8 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     on_device = on_device_of(names)
     parts: list[str | Table] = [f"budget: {budget.echo}" for budget in found["budgets"]]
     parts.append(closing_table(points, metric, sources=sources, on_device=on_device, wide=wide))
-    lines = [control_sentence(points, metric)]
+    lines = [control_sentence(points, metric), slower_sentence(points)]
     lines.append(smaller_image_sentence(points, metric, found["no_smaller_image"]))
-    lines.append(slower_sentence(points))
     lines += standing_sentences(found["comparisons"], metric)
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
     lines += device_notes(target, found["measuring"], run.question.batch)

@@ -1,5 +1,6 @@
 """`infer.py` of a bundle: the same pixels, the same logits, and one sentence for what is wrong."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -174,3 +175,20 @@ def test_it_runs_where_only_numpy_pillow_and_onnxruntime_are(best: Path, tmp_pat
     command = [python, "infer.py", best.parent / "a.png", "--logits", out]
     subprocess.run(command, cwd=best, check=True, env={"PATH": ""}, capture_output=True)
     np.testing.assert_allclose(np.load(out), expected(best), atol=1e-4)
+
+
+def test_a_file_of_smaller_images_is_fed_as_the_model_resizes_them(tmp_path: Path) -> None:
+    model, bundle = made()
+    config = dataclasses.replace(bundle.config, reductions=(), method="none", image_size=24)
+    bundle = dataclasses.replace(bundle, config=config)
+    smaller = autotok.compress(model.backbone, config)
+    results = save_bundle(tmp_path / "best", smaller, bundle, images())
+    assert results["exports"]["onnx"]["ok"], results
+    assert results["exports"]["onnx"]["input_shape"] == [1, 3, 24, 24]
+    assert "24 x 24 pixels, not of 32 x 32" in (tmp_path / "best" / "README.md").read_text("utf-8")
+    picture((50, 40)).save(tmp_path / "a.png")
+    spec = infer.read_spec(tmp_path / "best")
+    assert any("Resize that to 24 x 24" in line for line in spec["in_words"])
+    prepared = infer.prepare(infer.read_picture(tmp_path / "a.png"), spec)
+    found = infer.logits_of(infer.open_model(tmp_path / "best", spec), prepared)
+    np.testing.assert_allclose(found, expected(tmp_path / "best"), atol=1e-4)

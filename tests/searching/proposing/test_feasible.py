@@ -1,16 +1,21 @@
 """Budgets that nothing meets are told before the search, with the nearest that can be met."""
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from problems import fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
-from autotok.errors import InfeasibleBudget
+from autotok.errors import ConfigError, InfeasibleBudget
 from autotok.metrics import METRICS
-from autotok.searching.proposing.feasible import check_budgets
+from autotok.searching.proposing.feasible import _corners, check_budgets, within_sizes
+from autotok.searching.running.opening import run_search
 from autotok.searching.space.budget import parse_budget
+from autotok.searching.space.settings import SearchSettings
+from autotok.searching.space.space_file import load_space
 
 FACTS = vit_facts()
 
@@ -43,3 +48,47 @@ def test_a_suggested_budget_is_never_below_what_is_needed(value: float) -> None:
     assert value <= suggested <= 1.001 * value
     suggested = parse_budget(METRICS["throughput_img_s"].nearest_budget(value)).amount
     assert 0.999 * value <= suggested <= value
+
+
+SIZED = dataclasses.replace(FACTS, one_size="")
+SIZES = dataclasses.replace(load_space("default"), image_sizes=(112, 160, 224))
+
+
+def test_a_size_whose_cheapest_shape_is_over_the_budget_is_not_proposed() -> None:
+    problem = fake_problem("1.2GFLOPs", facts=SIZED, space=SIZES)
+    space = within_sizes(problem).space
+    limit = problem.budgets[0].limit
+    whole = {side: cost(SIZED, CompressionConfig(image_size=side)).macs for side in (112, 160)}
+    assert whole[112] <= limit < whole[160]
+    assert space.sides_of("none") == (112,)
+    assert space.sides_of("tome") == (112, 160, 224)
+    tight = within_sizes(fake_problem("0.8GFLOPs", facts=SIZED, space=SIZES))
+    assert "none" not in tight.space.candidates(SIZED)
+    for method in tight.space.candidates(SIZED):
+        for side in (112, 160, 224):
+            reached = any(line.lowest("macs") <= 8e8 for line in _corners(tight, method, side))
+            assert (side in tight.space.sides_of(method)) == reached, (method, side)
+
+
+def test_nothing_over_the_budget_is_evaluated_at_any_size(tmp_path: Path) -> None:
+    problem = within_sizes(fake_problem("1.2GFLOPs", facts=SIZED, space=SIZES))
+    result = run_search(SearchSettings(n_trials=8), problem, tmp_path / "run")
+    sides = {r.config.image_size for r in result.records if r.evaluated and r.config is not None}
+    assert {112, 160} <= sides
+    assert all(r.costs is not None and r.costs.macs <= 1.2e9 for r in result.records if r.evaluated)
+
+
+def test_a_size_that_cannot_be_is_told_before_the_search() -> None:
+    space = dataclasses.replace(SIZES, image_sizes=(100, 224))
+    with pytest.raises(ConfigError, match=r"image_size 100 .* multiples of 16 pixels, such as 96"):
+        within_sizes(fake_problem(facts=SIZED, space=space))
+    with pytest.raises(ConfigError, match="image_size 112 cannot be had of backbone 'fake'"):
+        within_sizes(fake_problem(space=SIZES))
+
+
+def test_a_space_without_sizes_stays_the_same() -> None:
+    problem = fake_problem(facts=SIZED)
+    assert within_sizes(problem) is problem
+    asked: list[str] = []
+    problem.space.walk(lambda p: asked.append(p.name) or p.cast(p.low), SIZED)
+    assert "image_size" not in asked

@@ -1,13 +1,19 @@
 """Random pruning that a result is compared with comes in several shapes, the best's own first."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
-from problems import fake_problem
+import pytest
+from problems import fake_problem, vit_facts
 
 from autotok.config import CompressionConfig, Reduction
-from autotok.searching.records.record import TrialRecord
-from autotok.searching.running.controls import control_shapes
-from autotok.searching.running.opening import open_search
+from autotok.counting.macs import uncompressed
+from autotok.facts import BackboneFacts
+from autotok.searching.proposing.repair import Repaired
+from autotok.searching.records.record import Costs, TrialRecord
+from autotok.searching.running.controls import control_shapes, smaller_image
+from autotok.searching.running.opening import open_search, run_search
 from autotok.searching.space.settings import SearchSettings
 
 
@@ -30,3 +36,71 @@ def test_a_best_that_takes_nothing_away_has_no_control(tmp_path: Path) -> None:
     best = TrialRecord(0, "complete", CompressionConfig())
     assert control_shapes(search, best) == []
     search.proposals.close()
+
+
+SIZED = dataclasses.replace(vit_facts(), one_size="")
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
+def test_the_smaller_image_is_the_largest_whose_cost_is_within_that_of_the_best(
+    tmp_path: Path, share: float
+) -> None:
+    search = open_search(SearchSettings(), fake_problem(facts=SIZED), tmp_path / "study.log")
+    macs = int(share * uncompressed(SIZED).macs)
+    found = smaller_image(search, best_of_cost(macs))
+    search.proposals.close()
+    within = [
+        side
+        for side in range(16, 224, 16)
+        if uncompressed(SIZED.at_size(side)).macs <= min(macs, uncompressed(SIZED).macs // 2)
+    ]
+    assert isinstance(found, Repaired)
+    assert found.config == CompressionConfig(image_size=within[-1])
+    assert found.feasible
+    assert found.violation <= 0.0
+
+
+@pytest.mark.parametrize(
+    ("facts", "changes", "macs", "reason"),
+    [
+        (vit_facts(), {}, 10**9, "backbone 'fake' keeps its image size, because its adapter"),
+        (SIZED, {}, 1000, "even images of 16 pixels"),
+        (SIZED, {"layers": (), "counts": ()}, 10**9, "the best itself is the uncompressed"),
+    ],
+)
+def test_why_there_is_no_control_on_smaller_images_is_told(
+    tmp_path: Path, facts: BackboneFacts, changes: dict[str, Any], macs: int, reason: str
+) -> None:
+    search = open_search(SearchSettings(), fake_problem(facts=facts), tmp_path / "study.log")
+    found = smaller_image(search, dataclasses.replace(best_of_cost(macs), **changes))
+    search.proposals.close()
+    assert isinstance(found, str)
+    assert found.startswith(reason)
+
+
+def best_of_cost(macs: int) -> TrialRecord:
+    config = CompressionConfig("tome", (Reduction(2, num_keep=147),))
+    costs = Costs(macs, macs, 1)
+    return TrialRecord(0, "complete", config, layers=(2,), counts=(147,), costs=costs)
+
+
+def test_a_search_ends_with_the_control_on_smaller_images_beside_the_random_ones(
+    tmp_path: Path,
+) -> None:
+    settings = SearchSettings(n_trials=6)
+    result = run_search(settings, fake_problem(facts=SIZED), tmp_path / "run").final
+    control = result.smaller_image
+    assert control is not None
+    assert control.origin == "smaller image"
+    assert control.within_budget
+    assert control.measured
+    assert result.best is not None
+    assert control.costs is not None
+    assert result.best.costs is not None
+    assert control.costs.macs <= result.best.costs.macs
+    assert control.number not in [r.number for r in result.controls]
+    assert len({r.number for r in result.controls}) == settings.control_shapes
+    assert result.no_smaller_image == ""
+    plain = run_search(settings, fake_problem(), tmp_path / "plain").final
+    assert plain.smaller_image is None
+    assert "keeps its image size" in plain.no_smaller_image

@@ -32,6 +32,7 @@ WRONG = [
     (("--measure-on", "ssh://-oProxyCommand"), "is no ssh address"),
     (("--budget", "26ms"), "give --target"),
     (("--formats", "float32,int9"), "did you mean 'int8'"),
+    (("--image-sizes", "160,big"), "--image-sizes '160,big' is no list of whole numbers"),
     (("--formats", "int8"), "nothing asked for tells these; add --objective latency"),
     (
         ("--formats", "int8", "--target", "jetson-nx", "--budget", "26ms"),

@@ -112,3 +112,18 @@ def test_number_formats_are_a_question_of_methods_that_can_be_exported_only() ->
 def test_a_space_of_float32_asks_nothing_of_number_formats() -> None:
     params = load_space("default").walk(random_chooser(0), FACTS)
     assert "number_format" not in params
+
+
+def test_image_sizes_are_a_question_and_the_own_one_has_no_name() -> None:
+    facts = dataclasses.replace(vit_facts(), one_size="")
+    space = space_from_dict({"methods": ["tome"], "image_size": [224, 112, 112]})
+    assert space.image_sizes == (112, 224)
+    assert space.candidates(facts) == ("none", "tome")
+    params = space.encode("tome", (3, 6), (0.5, 0.25), facts, image_size=112)
+    shape = space.decode(params, facts)
+    assert shape.image_size == 112
+    config = shape.config(shape.counts(np.array([0.5]), facts)[0], facts)
+    assert config.image_size == 112
+    assert all((r.num_keep or 0) <= 49 for r in config.reductions)
+    own = space.encode("tome", (3, 6), (0.5, 0.25), facts)
+    assert (own["image_size"], space.decode(own, facts).image_size) == (224, None)

@@ -15,6 +15,8 @@ from autotok.searching.space.space_file import load_space, space_from_dict
         ({"schedule": {"families": ["stage"]}}, "did you mean 'stages'"),
         ({"options": {"evit": {"fus": True}}}, "did you mean 'fuse'"),
         ({"formats": ["int9"]}, "did you mean 'int8'"),
+        ({"image_size": [224, 0]}, "image_size 0 is no side of an image"),
+        ({"image_size": []}, "image_size: .*empty list"),
         ([1], "must be a mapping"),
         ({"version": 2}, "reads version 1"),
     ],
