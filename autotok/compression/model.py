@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 from autotok.config import CompressionConfig
-from autotok.methods.base import Count, Placement, Span, TokenReducer
+from autotok.methods.base import Placement, Span, TokenReducer
 from autotok.methods.block_hooks import BlockHooks
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.learning import Learning
@@ -208,10 +208,7 @@ class CompressedViT(nn.Module):
         """Blocks, from the first on, in which nothing is done or heard: what leaves them is what
         leaves the uncompressed model's."""
         at = self._at()
-        early = (BlockHooks, ImageScoring)
-        if self.training or any(
-            isinstance(r, early) or r.placement is Placement.BEFORE_BLOCKS for r in at.values()
-        ):
+        if self.training or any(acts_early(reducer) for reducer in at.values()):
             return 0
         return min((*at, *self._hearing), default=0)
 
@@ -324,9 +321,16 @@ def reduced(reducer: TokenReducer, tokens: Tokens, taps: Taps) -> Tokens:
 
 def is_idle(reducer: TokenReducer) -> bool:
     """Nothing goes at this reduction layer, so its taps are not computed either."""
-    if reducer.count is Count.ADAPTIVE or reducer.span is Span.STAGE:
+    if reducer.span is Span.STAGE:
         return False
-    return reducer.site.num_keep == reducer.site.num_entering
+    return not reducer.acts(reducer.site.num_entering, reducer.site.num_keep, reducer.values)
+
+
+def acts_early(reducer: TokenReducer) -> bool:
+    """Whether something may be done before the reduction layer itself."""
+    if isinstance(reducer, BlockHooks) and reducer.acts_early:
+        return True
+    return isinstance(reducer, ImageScoring) or reducer.placement is Placement.BEFORE_BLOCKS
 
 
 def live_counts(tokens: Tokens) -> Tensor:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from autotok.compression.schedule import Schedule, realise
 from autotok.config import CompressionConfig, Options
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Count, Counts, Placement, Span, TokenReducer
+from autotok.methods.base import Counts, Placement, Span, TokenReducer
 from autotok.methods.image_scoring import image_network
 from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import get_method
@@ -259,7 +259,7 @@ def _site_macs(
 
     A static method is skipped where it would keep everything, and so are its taps.
     """
-    active = (keep != entering) | (method.count is Count.ADAPTIVE)
+    active = method.acts(entering, keep, options)
     own = method.overhead_macs(facts, layer, entering, keep, options)
     block, needs = facts.blocks[layer], method.resolve_needs(facts, options)
     if method.placement is Placement.BEFORE:
