@@ -13,7 +13,7 @@ import autotok
 
 PACKAGE = Path(autotok.__file__).parent
 FLOORS = {
-    "errors": 0, "tokens": 0, "config": 0, "facts": 0, "files": 0, "metrics": 0,
+    "errors": 0, "tokens": 0, "config": 0, "exits": 0, "facts": 0, "files": 0, "metrics": 0,
     "names": 0, "registry": 0, "plain_data": 0, "interrupts": 0, "threads": 0,
     "methods": 1, "backbones": 1,
     "compression": 2,

@@ -1,18 +1,44 @@
-"""Readers of METR: classifiers on early class tokens."""
+"""Readers of METR, LGViT and plain early exits: heads on tokens that leave a block."""
 
 from typing import Any
 
 import author_units as knobs
 import numpy as np
 import torch
-from runner import BLOCKS, PATCHES, Arrays, Case, Config, Outcome, Reader, close
+from runner import (
+    BLOCKS,
+    GOLDEN,
+    PATCHES,
+    Arrays,
+    Case,
+    Config,
+    Outcome,
+    Reader,
+    close,
+    images,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
+from autotok.backbones.timm_vit import TimmViT, VisionTransformer, VisionTransformerDistilled
+from autotok.compression.compress import compress_backbone
+from autotok.compression.exit_rules import confidence, entropy
+from autotok.compression.exit_scores import score_exits
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.exit_costs import measured_exit_macs, scheduled_exit_macs
+from autotok.exits import ExitPolicy
 from autotok.methods.author_units import from_fused_counts
 from autotok.methods.learning import LossContext
 from autotok.methods.metr import METR
+from autotok.tokens import Tokens
+from autotok.training.exit_losses import (
+    answer_distance,
+    hetero_terms,
+    homo_terms,
+    stage_one,
+    stage_two,
+)
 
 
 def metr(config: Config, arrays: Arrays) -> Case:
@@ -127,4 +153,179 @@ def near(got: Tensor, expected: Any) -> None:
     )
 
 
-READERS: dict[str, Reader] = {"metr": metr}
+# --- LGViT and plain early exits: files of their own form
+
+KINDS = {
+    "conv1_1": "local-dw",
+    "conv2_1": "local",
+    "attention_r2": "global-2",
+    "attention_r3": "global-3",
+    "linear": "linear",
+    "vit": "vit",
+}
+CRITERIA = ("confidence", "entropy", "patience")
+
+
+def early(config: Config, arrays: Arrays) -> Case:
+    if config["mode"].startswith("inference"):
+        return Case(early_config(config, "none"), check=lambda arrays: stopping(config, arrays))
+    step = stage_two_step if "stage 2" in config["mode"] else stage_one_step
+    return Case(early_config(config, "none"), check=lambda arrays: step(config, arrays))
+
+
+def early_config(config: Config, criterion: str) -> CompressionConfig:
+    kinds = tuple(KINDS[word] for word in config["exit_heads"])
+    given = config.get("thresholds", {})
+    policy = ExitPolicy(tuple(config["exit_blocks"]), kinds)
+    if criterion == "patience":
+        policy = ExitPolicy(policy.layers, kinds, criterion, patience=int(given[criterion]))
+    elif criterion in given:
+        policy = ExitPolicy(
+            policy.layers, kinds, criterion, tuple(map(float, np.atleast_1d(given[criterion])))
+        )
+    return CompressionConfig(exits=policy)
+
+
+def deep_vit(config: Config, arrays: Arrays) -> TimmViT:
+    """The tiny ViT with its blocks repeated, or its distilled sibling."""
+    with np.load(GOLDEN / "tinyvit.npz") as held:
+        base = {key: torch.from_numpy(held[key]) for key in held.files}
+    depth, distilled = int(config["depth"]), "dist" in config["prefix"]
+    state = {key: value for key, value in base.items() if not key.startswith("blocks.")}
+    for layer in range(depth):
+        stem = f"blocks.{layer % BLOCKS}."
+        for key, value in base.items():
+            if key.startswith(stem):
+                state[f"blocks.{layer}.{key.removeprefix(stem)}"] = value
+    kind = VisionTransformerDistilled if distilled else VisionTransformer
+    if distilled:
+        for name in ("dist_token", "pos_embed", "head_dist.weight", "head_dist.bias"):
+            state[name] = torch.from_numpy(arrays[f"extra.{name}"])
+    model = kind(
+        img_size=64, patch_size=8, num_classes=10, embed_dim=96, depth=depth, num_heads=3
+    ).eval()
+    model.load_state_dict(state)
+    return TimmViT(model, name="golden")
+
+
+def with_heads(config: Config, arrays: Arrays, criterion: str = "confidence") -> CompressedViT:
+    made = compress_backbone(deep_vit(config, arrays), early_config(config, criterion)).eval()
+    assert made.exits is not None
+    for number, head in enumerate(made.exits.heads):
+        stem = f"extra.highway.{number}."
+        own = {k.removeprefix(stem): arrays[k] for k in arrays if k.startswith(stem)}
+        state = {key: torch.from_numpy(np.asarray(value)) for key, value in own.items()}
+        missing, unexpected = head.load_state_dict(state, strict=False)
+        assert not unexpected
+        assert all(name.endswith("num_batches_tracked") for name in missing), missing
+    return made
+
+
+@torch.no_grad()
+def stopping(config: Config, arrays: Arrays) -> None:
+    """Inference: every head's answer, who stops where, and what it costs."""
+    made = with_heads(config, arrays)
+    assert made.exits is not None
+    scores = score_exits(made, images())
+    near(scores.logits, arrays["exit_logits"])
+    near(scores.final, arrays["final_logits"])
+    near(confidence(scores.logits), arrays["confidence"])
+    near(entropy(scores.logits), arrays["entropy"])
+    for number, layer in enumerate(made.exits.policy.layers):
+        _, features = made.exits.read(number, scores.watch.tokens[layer])
+        near(features.mean(dim=1), arrays["exit_features_mean"][number])
+    costs, _ = measured_exit_macs(made, scores)
+    said = config["macs"]
+    np.testing.assert_array_equal(costs, [[*said["at_exit"], said["final"]]] * len(images()))
+    facts = made.backbone.facts
+    np.testing.assert_array_equal(costs[0], scheduled_exit_macs(facts, made.config))
+    for criterion in CRITERIA:
+        rule = with_heads(config, arrays, criterion)
+        number, answers = scores.chosen(rule)
+        np.testing.assert_array_equal(number, arrays[f"exit_index.{criterion}"])
+        near(answers, arrays[f"logits.{criterion}"])
+        near(rule(images()), arrays[f"logits.{criterion}"])
+        run = [([*config["exit_blocks"], config["depth"] - 1][n]) + 1 for n in number.tolist()]
+        np.testing.assert_array_equal(run, arrays[f"blocks_run.{criterion}"])
+
+
+def read_all(made: CompressedViT) -> tuple[list[Tensor], list[Tensor], Tokens]:
+    """Logits and features of all heads, and the tokens at the read-out."""
+    assert made.exits is not None
+    layers = made.exits.policy.layers
+    watch = TapRequest(after=frozenset(layers))
+    tokens = made.forward_tokens(images(), watch=watch)
+    found = [made.exits.read(number, watch.tokens[at]) for number, at in enumerate(layers)]
+    return [logits for logits, _ in found], [features for _, features in found], tokens
+
+
+def stage_one_step(config: Config, arrays: Arrays) -> None:
+    made = with_heads(config, arrays).train()
+    assert made.exits is not None
+    logits, _, tokens = read_all(made)
+    final, labels = made.backbone.readout(tokens), torch.tensor(config["labels"])
+    near(torch.stack(logits), arrays["exit_logits"])
+    near(final, arrays["final_logits"])
+    each = torch.stack([F.cross_entropy(own, labels) for own in (*logits, final)])
+    near(each, arrays["losses"])
+
+    def loss(step: int) -> Tensor:
+        return stage_one(
+            f"exits_{config['train_strategy']}",
+            logits,
+            final,
+            labels,
+            layers=config["exit_blocks"],
+            num_blocks=config["depth"],
+            step=step,
+        )
+
+    near(loss(1), arrays["loss"])
+    if "loss_even_step" in arrays:
+        near(loss(0), arrays["loss_even_step"])
+    for key in arrays:
+        if key.startswith("after.highway."):
+            near(
+                dict(made.exits.heads.named_buffers())[key.removeprefix("after.highway.")],
+                arrays[key],
+            )
+    same_gradients(loss(1), names_of(made), arrays, config["no_grad"])
+
+
+def stage_two_step(config: Config, arrays: Arrays) -> None:
+    made = with_heads(config, arrays)
+    assert made.exits is not None
+    made.exits.train()
+    logits, features, tokens = read_all(made)
+    labels, kinds = torch.tensor(config["labels"]), made.exits.policy.kinds
+    teacher = made.backbone.readout(tokens) if config["teacher_norm"] else unnormed(made, tokens)
+    near(torch.stack(logits), arrays["exit_logits"])
+    near(teacher, arrays["teacher_logits"])
+    near(torch.stack([F.cross_entropy(own, labels) for own in logits]), arrays["loss_ce"])
+    near(torch.stack([answer_distance(own, teacher) for own in logits]), arrays["loss_kd"])
+    grid, final = tokens.grid, tokens.patches
+    near(torch.stack(hetero_terms(kinds, features, final, grid)), arrays["loss_hete"])
+    local, wide = homo_terms(kinds, features)
+    near(torch.stack(local), arrays["loss_homo_conv"])
+    near(torch.stack(wide), arrays["loss_homo_attn"])
+    loss = stage_two(kinds, logits, features, teacher, final, labels, grid=grid)
+    near(loss, arrays["loss"])
+    same_gradients(loss, names_of(made), arrays, [])
+
+
+def unnormed(made: CompressedViT, tokens: Tokens) -> Tensor:
+    """The classifiers on tokens without the final norm, as released."""
+    model: Any = made.backbone.weights
+    if tokens.num_prefix == 1:
+        return model.head(tokens.x[:, 0])  # type: ignore[no-any-return]
+    return (model.head(tokens.x[:, 0]) + model.head_dist(tokens.x[:, 1])) / 2  # type: ignore[no-any-return]
+
+
+def names_of(made: CompressedViT) -> dict[str, Tensor]:
+    """Parameters by timm's and the authors' names."""
+    assert made.exits is not None
+    own = {f"highway.{name}": p for name, p in made.exits.heads.named_parameters()}
+    return {**dict(made.backbone.weights.named_parameters()), **own}
+
+
+READERS: dict[str, Reader] = {"metr": metr, "lgvit": early, "earlyexit": early}
