@@ -1,6 +1,7 @@
 """What `autotok` gives, and where it is: the one list of its public names, read at run time too."""
 
 from autotok.api.arguments import parse_keep as parse_keep
+from autotok.api.arguments import parse_macs as parse_macs
 from autotok.api.arguments import parse_options as parse_options
 from autotok.api.arguments import parse_resources as parse_resources
 from autotok.api.arguments import read_options as read_options
@@ -57,6 +58,8 @@ from autotok.methods import Training as Training
 from autotok.methods import get_method as get_method
 from autotok.methods import list_methods as list_methods
 from autotok.methods import register as register
+from autotok.exits import ExitPolicy as ExitPolicy
+from autotok.exits import parse_exits as parse_exits
 from autotok.methods.evidence import not_built as not_built
 from autotok.metrics import check_quality as check_quality
 from autotok.names import check_precision as check_precision

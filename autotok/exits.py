@@ -33,6 +33,23 @@ def lgvit_kinds(number: int) -> tuple[str, ...]:
     return _LGVIT[number]
 
 
+def parse_exits(text: str) -> ExitPolicy:
+    """'linear@3,6,9' as a policy: kinds, by plus signs where they differ, and the blocks.
+
+    Raises:
+        ConfigError: it cannot be read so, or means nothing.
+    """
+    kinds, _, layers = text.partition("@")
+    try:
+        blocks = tuple(int(word) for word in layers.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"exits '{text}' are not understood; write KIND@LAYERS, such as linear@3,6,9 or"
+            " lgvit@2,4,6,8"
+        ) from None
+    return ExitPolicy(blocks, tuple(kinds.split("+")))
+
+
 @dataclass(frozen=True)
 class ExitPolicy:
     """Exits behind blocks, and the rule by which an image stops at one of them.

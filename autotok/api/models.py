@@ -96,6 +96,11 @@ def compress(
 
 def _refuse_untrained(config: CompressionConfig) -> None:
     """Raise where the method's parameters would be those it was born with."""
+    if config.mode != "retrain" and config.exits is not None:
+        raise IncompatibleMethod(
+            "exits have heads that must be trained before they are of any use; train them:"
+            " `autotok finetune --exits linear@3,6,9 ...`"
+        )
     if config.mode != "retrain" and config.reductions:
         if get_method(config.method).training_need is Training.REQUIRED:
             raise IncompatibleMethod(
@@ -184,6 +189,7 @@ def evaluate(
     class_names: str | Path | None = None,
     device: str | None = None,
     precision: str = "auto",
+    mean_macs: float | None = None,
 ) -> Quality:
     """Quality of a compressed model on a data set, against labels or the uncompressed model.
 
@@ -202,6 +208,8 @@ def evaluate(
         device: 'auto', 'cpu', 'cuda[:N]' or 'mps'; where the model is by default.
         precision: 'float32', 'bfloat16' or 'float16'; 'auto' is the fastest that agrees with
             float32 on the first images.
+        mean_macs: Multiply-accumulates that an image may cost on average, for a model with exits:
+            the threshold by which images stop is found first, on training images.
 
     Raises:
         ConfigError, DataError, CheckpointError
@@ -228,6 +236,7 @@ def evaluate(
         uncompressed=original,
         class_names=class_names,
         precision=precision,
+        mean_macs=mean_macs,
     )
     return found.quality
 

@@ -164,7 +164,8 @@ class Evaluator:
         costs = getattr(model, "image_costs", None)
         if costs is not None:
             each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
-            found = dataclasses.replace(found, macs=each, macs_noattn=total)
+            stopped: tuple[int, ...] = getattr(costs, "exits", ())
+            found = dataclasses.replace(found, macs=each, macs_noattn=total, exits=stopped)
         return found
 
     def reference(

@@ -12,19 +12,15 @@ their kind; behind a reduction, terms that need the same tokens on both sides ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-EXIT_LOSSES = (
-    "exits_normal",
-    "exits_weighted",
-    "exits_alternating",
-    "exits_alternating_weighted",
-    "exits_distill",
-)
+from autotok.compression.model import CompressedViT
+from autotok.tokens import Tokens
+
 ALPHA, HETERO, HOMO, HEAT = 0.3, 0.01, 0.01, 2.0
 """Weights and temperature of stage 2, as in the authors' scripts."""
 
@@ -153,3 +149,30 @@ def stage_two(
 def _of(family: str, kinds: Sequence[str]) -> list[int]:
     """Numbers of the exits of a family of heads."""
     return [number for number, kind in enumerate(kinds) if kind.startswith(family)]
+
+
+def exit_loss(
+    name: str,
+    student: CompressedViT,
+    seen: Mapping[int, Tokens],
+    left: Tokens,
+    answer: Tensor,
+    labels: Tensor | None,
+    step: int,
+) -> Tensor:
+    """The loss `name` of a forward: tokens `seen` behind each block with an exit and `left` at the
+    end, the final `answer` (B, K), labels (B,)."""
+    exits = student.exits
+    assert exits is not None
+    layers = exits.policy.layers
+    resting = "alternating" in name and step % 2 == 0
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not resting):
+        read = [exits.read(number, seen[at]) for number, at in enumerate(layers)]
+    logits, features = [own.float() for own, _ in read], [rows.float() for _, rows in read]
+    if name == "exits_distill":
+        final, grid = left.patches.float(), left.grid
+        kinds = exits.policy.kinds
+        return stage_two(kinds, logits, features, answer, final, labels, grid=grid)
+    assert labels is not None
+    blocks = student.backbone.facts.num_blocks
+    return stage_one(*(name, logits, answer, labels), layers=layers, num_blocks=blocks, step=step)
