@@ -1,6 +1,7 @@
 """What `autotok` gives, and where it is: the one list of its public names, read at run time too."""
 
 from autotok.api.arguments import parse_keep as parse_keep
+from autotok.api.arguments import parse_macs as parse_macs
 from autotok.api.arguments import parse_options as parse_options
 from autotok.api.arguments import parse_resources as parse_resources
 from autotok.api.arguments import read_options as read_options
@@ -43,6 +44,8 @@ from autotok.evaluation.allocator import reuse_large_blocks as reuse_large_block
 from autotok.evaluation.data import check_data as check_data
 from autotok.evaluation.own_quality import OwnQuality as OwnQuality
 from autotok.evaluation.shown_image import check_image as check_image
+from autotok.exits import ExitPolicy as ExitPolicy
+from autotok.exits import parse_exits as parse_exits
 from autotok.export.bundle import bundle_structure as bundle_structure
 from autotok.export.bundle import load_bundle as load_bundle
 from autotok.export.bundle import load_uncompressed as load_uncompressed

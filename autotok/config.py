@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from autotok.errors import ConfigError, nearest
+from autotok.exits import ExitPolicy
 from autotok.plain_data import Place, parse_json, typed
 
 VERSION = 1
@@ -237,6 +238,8 @@ class CompressionConfig:
     subnet: SubnetSpec | None = None
     finetune: FineTuneSpec | None = None
     """How it is retrained; only with mode 'retrain', where None means the defaults."""
+    exits: ExitPolicy | None = None
+    """Where images may stop early; None: nowhere."""
     number_format: str = "float32"
     """Of the file that is shipped: one of `NUMBERS`. In torch the model stays as it is."""
     image_size: int | None = None
@@ -275,9 +278,8 @@ class CompressionConfig:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles: a read-only mapping can do neither by itself."""
-        values = (self.method, self.reductions, dict(self.options), self.mode, self.positions)
-        last = (self.subnet, self.finetune, self.number_format, self.image_size, self.version)
-        return CompressionConfig, (*values, *last)
+        given = vars(self) | {"options": dict(self.options)}
+        return CompressionConfig, tuple(given[item.name] for item in dataclasses.fields(self))
 
     @property
     def plugged_in(self) -> CompressionConfig:
@@ -312,6 +314,8 @@ class CompressionConfig:
             }
         if self.finetune is not None:
             data["finetune"] = self.finetune.to_dict()
+        if self.exits is not None:
+            data["exits"] = self.exits.to_dict()
         if self.number_format != "float32":
             data["number_format"] = self.number_format
         if self.image_size is not None:

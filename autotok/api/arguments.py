@@ -70,3 +70,19 @@ def read_options(path: str | Path, names: Iterable[str]) -> dict[str, Any]:
         if value is not None:
             found[name] = value
     return found
+
+
+def parse_macs(text: str) -> float:
+    """A cost such as '2.3GFLOPs' or '900MFLOPs' in multiply-accumulates.
+
+    Raises:
+        ConfigError: it cannot be read so.
+    """
+    from autotok.searching.space.budget import parse_budget
+
+    found = parse_budget(text)
+    if found.metric != "macs" or found.relative:
+        raise ConfigError(
+            f"cost '{text}' is no number of operations; write one such as 2.3GFLOPs or 900MFLOPs"
+        )
+    return found.amount

@@ -118,6 +118,11 @@ def dense(model: nn.Module, *, fill: str = "nearest") -> DenseViT:
 
 def _refuse_untrained(config: CompressionConfig) -> None:
     """Raise where the method's parameters would be those it was born with."""
+    if config.mode != "retrain" and config.exits is not None:
+        raise IncompatibleMethod(
+            "exits have heads that must be trained before they are of any use; train them:"
+            " `autotok finetune --exits linear@3,6,9 ...`"
+        )
     if config.mode != "retrain" and config.reductions:
         if get_method(config.method).training_need is Training.REQUIRED:
             raise IncompatibleMethod(
@@ -207,6 +212,7 @@ def evaluate(
     device: str | None = None,
     precision: str = "auto",
     evaluator: str | OwnFunction | None = None,
+    mean_macs: float | None = None,
 ) -> Quality:
     """Quality of a compressed model on a data set, against labels or the uncompressed model.
 
@@ -228,6 +234,8 @@ def evaluate(
             float32 on the first images.
         evaluator: A quality of your own: a function of a model and a batch of images that gives one
             number per image, or `module:function`; see `autotok.evaluation.own_quality`.
+        mean_macs: Multiply-accumulates that an image may cost on average, for a model with exits:
+            the threshold by which images stop is found first, on training images.
 
     Raises:
         ConfigError, DataError, CheckpointError
@@ -257,6 +265,7 @@ def evaluate(
         class_names=class_names,
         precision=precision,
         own=own,
+        mean_macs=mean_macs,
     )
     return found.quality
 

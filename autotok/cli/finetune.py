@@ -34,6 +34,10 @@ def finetune_command(
     method: MethodOption = None,
     keep: KeepOption = None,
     option: OptionOption = None,
+    exits: Annotated[
+        str | None,
+        typer.Option(help="KIND@LAYERS where images may stop, e.g. linear@3,6,9 or lgvit@2,4,6,8."),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="'demo', 'digits', 'cifar10' or a folder with train/ and val/; demo."),
@@ -49,7 +53,7 @@ def finetune_command(
         list[str] | None,
         typer.Option(
             help="NAME=WEIGHT, may be repeated; soft=1.0. Names: ce, soft, deit_soft, hard, dkd,"
-            " cosine, mimic, relations, tokens."
+            " cosine, mimic, relations, tokens, exits_distill, exits_weighted."
         ),
     ] = None,
     lr: Annotated[
@@ -99,7 +103,7 @@ def finetune_command(
     changes = {key: value for key, value in changes.items() if value is not None}
     others = {key: value for key, value in others.items() if value is not None}
     autotok.FineTuneSpec(**changes)  # numbers are told before anything heavy is imported
-    chosen = _chosen(config, method, keep, option or [])
+    chosen = _chosen(config, method, keep, option or [], exits)
     folder = output or autotok.fresh_finetune_folder(chosen, backbone)
     autotok.torch_device(device)
     if resume:
@@ -110,20 +114,29 @@ def finetune_command(
 
 
 def _chosen(
-    config: Path | None, method: str | None, keep: str | None, option: list[str]
+    config: Path | None,
+    method: str | None,
+    keep: str | None,
+    option: list[str],
+    exits: str | None = None,
 ) -> Path | autotok.CompressionConfig:
     """The bundle to train, or a configuration made of the options."""
     if config is not None:
-        if method is not None or keep is not None or option:
+        if method is not None or keep is not None or option or exits is not None:
             raise autotok.ConfigError("give either a best.yaml or --method with --keep, not both")
         return config
+    policy = None if exits is None else autotok.parse_exits(exits)
+    if policy is not None and method is None and keep is None:
+        return autotok.CompressionConfig(exits=policy)
     if method is None or keep is None:
-        raise autotok.ConfigError("say what to train: give a best.yaml, or --method with --keep")
+        raise autotok.ConfigError(
+            "say what to train: give a best.yaml, --method with --keep, or --exits"
+        )
     options = autotok.get_method(method).resolve_options(autotok.parse_options(option))
     reductions = tuple(
         autotok.Reduction(layer, ratio) for layer, ratio in autotok.parse_keep(keep).items()
     )
-    return autotok.CompressionConfig(method, reductions, options)
+    return autotok.CompressionConfig(method, reductions, options, exits=policy)
 
 
 def _run(
@@ -191,7 +204,11 @@ def _words(config: Path | autotok.CompressionConfig) -> str:
         return shlex.quote(str(config))
     keep = ",".join(f"{r.keep_ratio:g}@{r.layer}" for r in config.reductions)
     given = "".join(f" --option {shlex.quote(f'{k}={v}')}" for k, v in config.options.items())
-    return f"--method {config.method} --keep '{keep}'{given}"
+    reducing = f"--method {config.method} --keep '{keep}'{given}" if config.reductions else ""
+    if config.exits is None:
+        return reducing
+    kinds, layers = "+".join(config.exits.kinds), ",".join(map(str, config.exits.layers))
+    return f"{reducing} --exits {kinds}@{layers}".strip()
 
 
 def _stored(folder: Path, given: list[str]) -> dict[str, Any]:

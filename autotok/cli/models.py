@@ -194,6 +194,10 @@ def evaluate_command(
     quality: QualityOption = "auto",
     evaluator: EvaluatorOption = None,
     images: Annotated[int | None, typer.Option(min=1, help="Number of images; all.")] = None,
+    mean_cost: Annotated[
+        str | None,
+        typer.Option(help="Of a model with exits: cost of an image on average, e.g. 1.5GFLOPs."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images come first.")] = 0,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -202,6 +206,7 @@ def evaluate_command(
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
     quality = autotok.check_quality(quality, evaluator)
+    allowed = None if mean_cost is None else autotok.parse_macs(mean_cost)
 
     from .progress import StepProgress
 
@@ -222,6 +227,7 @@ def evaluate_command(
             class_names=class_names,
             precision=precision,
             own=own,
+            mean_macs=allowed,
             on_progress=bar.update,
             uncompressed=original,
         )

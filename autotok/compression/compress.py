@@ -9,6 +9,7 @@ from autotok.errors import ConfigError
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
 
+from .exit_set import ExitSet, check_exits
 from .model import CompressedViT
 from .own_output import OwnOutputViT
 from .schedule import realise
@@ -42,11 +43,15 @@ def compress_backbone(backbone: Backbone, config: CompressionConfig) -> Compress
 
             reducer.network = FeatureNet(reducer.auxiliary(options))  # `with_networks` loads it
         reducers[site.layer] = reducer.train(backbone.training)
+    check_exits(config, backbone.facts, schedule)
+    exits = None if config.exits is None else ExitSet(config.exits, backbone.facts)
     kind = OwnOutputViT if isinstance(backbone, HFViT) else CompressedViT
-    model = _in_mode(kind(backbone, config, schedule, reducers), backbone.training)
+    model = _in_mode(kind(backbone, config, schedule, reducers, exits), backbone.training)
     like = next(backbone.parameters())
     if not like.is_meta:
         model.reducers.to(like.device)
+    if exits is not None:
+        exits.to(like.device)
     return model
 
 
@@ -77,6 +82,8 @@ def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedV
     own, old = fresh.reducers.state_dict(), model.reducers.state_dict()
     fitting = {k: v for k, v in old.items() if k in own and own[k].shape == v.shape}
     fresh.reducers.load_state_dict(fitting, strict=False)
+    if fresh.exits is not None and model.exits is not None:
+        fresh.exits.take(model.exits)
     for layer, reducer in fresh.reducers.items():
         before = model.reducers[layer] if layer in model.reducers else None
         if isinstance(reducer, ImageScoring) and isinstance(before, ImageScoring):
@@ -87,5 +94,7 @@ def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedV
 def _in_mode(model: CompressedViT, training: bool) -> CompressedViT:
     """The model with its reducers in a mode; the backbone, which may be another's, stays in its."""
     model.reducers.train(training)
+    if model.exits is not None:
+        model.exits.train(training)
     model.training = training
     return model

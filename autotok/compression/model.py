@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 from autotok.config import CompressionConfig
-from autotok.methods.base import Count, Placement, Span, TokenReducer
+from autotok.methods.base import Placement, Span, TokenReducer
 from autotok.methods.block_hooks import BlockHooks
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.learning import Learning
 from autotok.methods.observing import Observing, observed_needs
+from autotok.methods.primitives import select_images
 from autotok.tokens import Needs, Taps, Tokens, exactly, naive_coords, traced
 
+from .exit_set import ExitSet
 from .schedule import Schedule
 
 _LOG = logging.getLogger(__name__)
@@ -96,8 +98,8 @@ class TapRequest:
 class CompressedViT(nn.Module):
     """Images in, logits out, with fewer tokens on the way.
 
-    `state_dict` keys read `backbone.*` and `reducers.<layer>.*`; dropping this wrapper leaves the
-    backbone exactly as it was.
+    `state_dict` keys read `backbone.*`, `reducers.<layer>.*` and `exits.heads.<number>.*`; dropping
+    this wrapper leaves the backbone exactly as it was.
 
     The loop runs the parts of a block and of its attention, never the block or the attention as
     modules, so hooks on those never fire. What left a block, and its attention's taps, come from
@@ -111,10 +113,13 @@ class CompressedViT(nn.Module):
         config: CompressionConfig,
         schedule: Schedule,
         reducers: dict[int, TokenReducer],
+        exits: ExitSet | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.reducers = nn.ModuleDict({str(layer): r for layer, r in reducers.items()})
+        self.exits = exits
+        """Heads that may answer early; None without a policy."""
         self.config = config
         self.schedule = schedule
         self._hearing = self._listeners()
@@ -143,8 +148,29 @@ class CompressedViT(nn.Module):
         return observed_needs(type(first), tuple(at), self.backbone.facts, options)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, channels, height, width)."""
-        return self.backbone.readout(self.forward_tokens(images))
+        """Logits (B, num_classes) of images (B, channels, height, width).
+
+        In evaluation an image with exits stops at the first that is sure enough; the others go on
+        without it. In training none stops.
+        """
+        if self.exits is None or self.training:
+            return self.backbone.readout(self.forward_tokens(images))
+        hooked = self._hooked()
+        first, tokens, embedded = self._entering(images, False, hooked)
+        early = self.exits.begin()
+        for layer in range(first, self.backbone.facts.num_blocks):
+            tokens = self._through(layer, tokens, embedded, hooked)
+            embedded = Taps()
+            going_on = early.ask(layer, tokens)
+            if going_on is not None and not len(going_on):
+                return early.with_final(None)
+            tokens = tokens if going_on is None else select_images(tokens, going_on)
+        for reducer in hooked:
+            tokens = reducer.finish(tokens)
+        return early.with_final(self.backbone.readout(tokens))
+
+    def _hooked(self) -> list[BlockHooks]:
+        return [reducer for reducer in self._at().values() if isinstance(reducer, BlockHooks)]
 
     def forward_tokens(
         self, images: Tensor, *, trace: bool = False, watch: TapRequest | None = None
@@ -155,7 +181,7 @@ class CompressedViT(nn.Module):
         """
         if not (self._said or torch.compiler.is_compiling() or torch._C._get_tracing_state()):
             self._tell_of_hooks()
-        hooked = [reducer for reducer in self._at().values() if isinstance(reducer, BlockHooks)]
+        hooked = self._hooked()
         first, tokens, embedded = self._entering(images, trace, hooked)
         last = self.backbone.facts.num_blocks - 1
         if watch is not None:
@@ -164,14 +190,8 @@ class CompressedViT(nn.Module):
         for layer in range(first, last + 1):
             if watch is not None:
                 watch.begin(layer)
-            if layer == last:
-                for reducer in hooked:
-                    tokens = reducer.before_last(tokens)
-            tokens, taps = self._attended(layer, tokens, embedded, watch)
+            tokens = self._through(layer, tokens, embedded, hooked, watch)
             embedded = Taps()  # only the first layer can ask for it
-            tokens = self._fed(layer, tokens, taps, watch)
-            for reducer in hooked:
-                tokens = reducer.after_block(layer, tokens)
             if watch is not None and layer in watch.after:
                 watch.tokens[layer] = tokens
         if watch is not None:
@@ -204,18 +224,18 @@ class CompressedViT(nn.Module):
         needs = Needs.NONE
         for reducer in self._at().values():
             needs |= reducer.needs & EMBEDDED
+        if self.reducers and self.exits is not None and self.exits.needs_grid:
+            needs |= Needs.GRID
         return needs
 
     def unaltered_blocks(self) -> int:
         """Blocks, from the first on, in which nothing is done or heard: what leaves them is what
         leaves the uncompressed model's."""
         at = self._at()
-        early = (BlockHooks, ImageScoring)
-        if self.training or any(
-            isinstance(r, early) or r.placement is Placement.BEFORE_BLOCKS for r in at.values()
-        ):
+        if self.training or any(acts_early(reducer) for reducer in at.values()):
             return 0
-        return min((*at, *self._hearing), default=0)
+        layers = () if self.exits is None else self.exits.policy.layers
+        return min((*at, *self._hearing, *layers), default=0)
 
     def _tell_of_hooks(self) -> None:
         """Say once that hooks on what is never called stay silent, and what to use."""
@@ -237,6 +257,24 @@ class CompressedViT(nn.Module):
             if isinstance(reducer, ImageScoring) and not is_idle(reducer):
                 return reducer.look(images)
         return None
+
+    def _through(
+        self,
+        layer: int,
+        tokens: Tokens,
+        embedded: Taps,
+        hooked: list[BlockHooks],
+        watch: TapRequest | None = None,
+    ) -> Tokens:
+        """Tokens behind block `layer`, whatever the method does around it included."""
+        if layer == self.backbone.facts.num_blocks - 1:
+            for reducer in hooked:
+                tokens = reducer.before_last(tokens)
+        tokens, taps = self._attended(layer, tokens, embedded, watch)
+        tokens = self._fed(layer, tokens, taps, watch)
+        for reducer in hooked:
+            tokens = reducer.after_block(layer, tokens)
+        return tokens
 
     # A block is two calls, so that what a half no longer needs is freed before the other peaks.
 
@@ -326,9 +364,16 @@ def reduced(reducer: TokenReducer, tokens: Tokens, taps: Taps) -> Tokens:
 
 def is_idle(reducer: TokenReducer) -> bool:
     """Nothing goes at this reduction layer, so its taps are not computed either."""
-    if reducer.count is Count.ADAPTIVE or reducer.span is Span.STAGE:
+    if reducer.span is Span.STAGE:
         return False
-    return reducer.site.num_keep == reducer.site.num_entering
+    return not reducer.acts(reducer.site.num_entering, reducer.site.num_keep, reducer.values)
+
+
+def acts_early(reducer: TokenReducer) -> bool:
+    """Whether something may be done before the reduction layer itself."""
+    if isinstance(reducer, BlockHooks) and reducer.acts_early:
+        return True
+    return isinstance(reducer, ImageScoring) or reducer.placement is Placement.BEFORE_BLOCKS
 
 
 def live_counts(tokens: Tokens) -> Tensor:

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from autotok.backbones.base import Backbone
 from autotok.compression.calibrate import calibrate_thresholds
 from autotok.compression.compress import reconfigured
+from autotok.compression.exit_scores import ExitScores, score_exits
 from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
 from autotok.tokens import Tokens
 
+from .exit_costs import measured_exit_macs
 from .macs import cost, counted_macs
 
 # each finds all thresholds anew, at counts lowered by what the one before cost too much
@@ -39,6 +41,8 @@ class ImageCosts:
     """(B,), attention products left out."""
     tokens: NDArray[np.int64]
     """(B, L + 1): live patch tokens in each block's attention, then at the read-out."""
+    exits: tuple[int, ...] = ()
+    """Images that stopped at each exit, then those that went on to the end; () without exits."""
 
     @property
     def mean(self) -> float:
@@ -77,6 +81,11 @@ class Metered(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes), the model's own."""
+        if self.model.exits is not None:
+            scores = score_exits(self.model, images)
+            number, answers = scores.chosen(self.model)
+            self.image_costs = _stopped_costs(self.model, scores, number)
+            return answers
         return self.backbone.readout(self.forward_tokens(images))
 
     def forward_tokens(self, images: Tensor, *, trace: bool = False) -> Tokens:
@@ -89,7 +98,8 @@ class Metered(nn.Module):
 
 def metered(model: CompressedViT) -> nn.Module:
     """The model as it is to be judged: `Metered` where images cost different amounts."""
-    return Metered(model) if is_adaptive(model.config) else model
+    costly = model.exits is not None or is_adaptive(model.config)
+    return Metered(model) if costly else model
 
 
 @torch.no_grad()
@@ -125,6 +135,19 @@ def _costs(model: CompressedViT, watch: TapRequest) -> ImageCosts:
         readout=attention[:, -1],
     )
     return ImageCosts(macs, macs_noattn, attention)
+
+
+def _stopped_costs(model: CompressedViT, scores: ExitScores, number: Tensor) -> ImageCosts:
+    """Costs of images that stop at exits `number` (B,), -1 for none."""
+    assert model.exits is not None
+    macs, macs_noattn = measured_exit_macs(model, scores)
+    layers, blocks = model.exits.policy.layers, model.backbone.facts.num_blocks
+    at, rows = _plain(number), np.arange(len(number))
+    tokens = _costs(model, scores.watch).tokens
+    ran = np.array([*(layer + 1 for layer in layers), blocks + 1])[at]
+    tokens = tokens * (np.arange(blocks + 1) < ran[:, None])
+    stopped = np.bincount(at % (len(layers) + 1), minlength=len(layers) + 1)
+    return ImageCosts(macs[rows, at], macs_noattn[rows, at], tokens, tuple(stopped.tolist()))
 
 
 def calibrated_within(model: CompressedViT, images: Tensor) -> CompressedViT:

@@ -18,6 +18,7 @@ Per block, with N = prefix + patch tokens in its attention and M in its MLP:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,11 +29,13 @@ from numpy.typing import NDArray
 from autotok.compression.schedule import Schedule, realise
 from autotok.config import CompressionConfig, Options
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Count, Counts, Placement, Span, TokenReducer
+from autotok.methods.base import Counts, Placement, Span, TokenReducer
 from autotok.methods.image_scoring import image_network
 from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import get_method
 from autotok.tokens import NEEDS_MAP, Needs
+
+from .exit_head_costs import exit_head_macs, exit_head_params, leaving_counts, scheduled_rows
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,13 @@ def schedule_cost(facts: BackboneFacts, config: CompressionConfig, schedule: Sch
         params += method.site_params(site, options) + _auxiliary(facts, method, options)[1]
     kept = np.array([schedule.kept], dtype=np.int64)
     linear = linear + method.joint_macs(facts, layers, kept, method.resolve_options(config.options))
+    if config.exits is not None:
+        asked = zip(config.exits.layers, config.exits.kinds, strict=True)
+        rows = scheduled_rows(facts, config, leaving_counts(facts, config, schedule))
+        for (layer, kind), count in zip(asked, rows, strict=True):
+            total, own = exit_head_macs(kind, facts, layer, count)
+            linear, products = linear + own, products + total - own
+            params += exit_head_params(kind, facts, layer)
     return Cost(int(linear[0] + products[0]), int(linear[0]), params)
 
 
@@ -187,13 +197,17 @@ def counted_macs(
     """(`Cost.macs`, `Cost.macs_noattn`) of M images, (M,) each, from their live patch tokens.
 
     `entering` is (M, L + 1), before a block's reduction and at the read-out; `attention` and `mlp`
-    are (M, L), `readout` (M,).
+    are (M, L), `readout` (M,). Of fewer columns, the cost is that of the first blocks alone,
+    without the read-out.
     """
-    linear, products = _backbone_macs(facts, attention, mlp, readout)
+    blocks = attention.shape[1]
+    linear, products = _backbone_macs(_first(facts, blocks), attention, mlp, readout)
     layers = tuple(r.layer for r in config.reductions)
     products = products + _listening_macs(facts, method, config.options, layers, attention)
     leaving = []
     for reduction in config.reductions:
+        if reduction.layer >= blocks:
+            break
         layer = reduction.layer
         options = method.resolve_options({**config.options, **reduction.options})
         keep = {
@@ -209,8 +223,16 @@ def counted_macs(
         leaving.append(keep)
     if leaving:
         kept, options = np.stack(leaving, axis=1), method.resolve_options(config.options)
-        linear = linear + method.joint_macs(facts, layers, kept, options)
+        linear = linear + method.joint_macs(facts, layers[: len(leaving)], kept, options)
     return linear + products, linear
+
+
+def _first(facts: BackboneFacts, blocks: int) -> BackboneFacts:
+    """The embedding and the first blocks alone; everything, for all of them."""
+    if blocks == facts.num_blocks:
+        return facts
+    part = facts.blocks[:blocks]
+    return dataclasses.replace(facts, blocks=part, readout_macs=0, readout_macs_per_token=0)
 
 
 def _backbone_macs(
@@ -239,6 +261,8 @@ def _listening_macs(
     own = method.resolve_needs(facts, resolved)
     at_own = method.placement in (Placement.MID, Placement.AFTER)
     for layer, needs in observed_needs(method, tuple(layers), facts, resolved).items():
+        if layer >= attention.shape[1]:
+            break
         block = facts.blocks[layer]
         if at_own and layer in layers:
             needs = Needs.NONE if own & Needs.CLS_ATTENTION else needs
@@ -260,7 +284,7 @@ def _site_macs(
 
     A static method is skipped where it would keep everything, and so are its taps.
     """
-    active = (keep != entering) | (method.count is Count.ADAPTIVE)
+    active = method.acts(entering, keep, options)
     own = method.overhead_macs(facts, layer, entering, keep, options)
     block, needs = facts.blocks[layer], method.resolve_needs(facts, options)
     if method.placement is Placement.BEFORE:

@@ -308,7 +308,8 @@ def with_costs(tally: Tally, model: nn.Module) -> Tally:
     if costs is None:
         return tally
     each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
-    return dataclasses.replace(tally, macs=each, macs_noattn=total)
+    stopped: tuple[int, ...] = getattr(costs, "exits", ())
+    return dataclasses.replace(tally, macs=each, macs_noattn=total, exits=stopped)
 
 
 def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -50,6 +50,8 @@ class Quality:
     knn_pct: float | None = None
     own: float | None = None
     own_loss: float | None = None
+    exit_shares: tuple[float, ...] = ()
+    """Share of the images that stopped at each exit, then of those that went on to the end."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Tally:
     """Multiply-accumulates per image, where images cost different amounts."""
     macs_noattn: int = 0
     """Their sum without attention products."""
+    exits: tuple[int, ...] = ()
+    """Images that stopped at each exit, then those that went on to the end; () without exits."""
     judged: str = ""
     """The configuration that was judged, as JSON; '' where nobody said. Sums of two do not mix."""
     precision: str = "float32"
@@ -105,6 +109,7 @@ class Tally:
             values=(*self.values, *other.values),
             macs=(*self.macs, *other.macs),
             macs_noattn=self.macs_noattn + other.macs_noattn,
+            exits=_added(self.exits, other.exits),
             judged=self.judged or other.judged,
             precision=self.precision,
         )
@@ -129,6 +134,7 @@ class Tally:
             kl=self.kl_sum / self.num_compared if self.num_compared else None,
             finetuned=self.finetuned,
             description=self._description(),
+            exit_shares=tuple(count / self.num_images for count in self.exits),
             **self._mean_costs(),
             **({METRICS[self.metric].column: value} if self.values else {}),
         )
@@ -172,6 +178,11 @@ class Tally:
         if self.gallery:
             what += f" of nearest neighbours among {self.gallery} images,"
         return f"{what} with the uncompressed model"
+
+
+def _added(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    """Entry by entry; an empty one is none of them."""
+    return tuple(map(sum, zip(first, second, strict=True))) if first and second else first or second
 
 
 def _share(part: int, total: int) -> float | None:

@@ -38,6 +38,7 @@ from .onnx import output_name
 from .preprocessing_file import preprocessing_file
 from .readme import readme
 from .weights import (
+    EXITS,
     REDUCERS,
     WEIGHTS,
     WeightFile,
@@ -269,6 +270,8 @@ def load_bundle(
     model = compress_backbone(loaded, bundle.config).deploy()
     if (home / REDUCERS).is_file():
         load_into(model.reducers, read_state_dict(home / REDUCERS), home / REDUCERS)
+    if model.exits is not None and (home / EXITS).is_file():
+        load_into(model.exits, read_state_dict(home / EXITS), home / EXITS)
     return model.eval()
 
 

@@ -75,7 +75,7 @@ class ExportResult:
         return plain_fields(self)
 
 
-def check_exportable(method: str, format: str = "onnx") -> None:
+def check_exportable(method: str, format: str = "onnx", *, exits: bool = False) -> None:
     """Raise before any work where a method or format cannot be exported.
 
     Raises:
@@ -83,6 +83,11 @@ def check_exportable(method: str, format: str = "onnx") -> None:
         ExportError: the method declares that it cannot be exported.
     """
     known("export format", format, FORMATS.names())
+    if exits:
+        raise ExportError(
+            "a model with exits cannot be exported to a static graph: how many blocks run depends"
+            " on the image; leave exits out of the configuration to export the whole model"
+        )
     if not get_method(method).exportable:
         able = "autotok methods says which can"
         raise ExportError(f"method '{method}' cannot be exported to a static graph; {able}")
@@ -122,7 +127,8 @@ def export_model(
         ExportError: the method is not exportable, the exporter failed, or the file disagrees.
     """
     config = getattr(model, "config", None)
-    check_exportable("none" if config is None else config.method, format)
+    method, early = ("none", None) if config is None else (config.method, config.exits)
+    check_exportable(method, format, exits=early is not None)
     if len(images) == 0 or batch < 1:
         raise ExportError("exporting needs a batch of at least 1 and at least 1 image to check on")
     precision = precision or ("float32" if config is None else config.number_format)

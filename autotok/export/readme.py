@@ -9,7 +9,7 @@ from autotok.metrics import METRICS, ON_DEVICE, Metric
 
 from .engines import engine_table
 from .onnx import output_name
-from .weights import REDUCERS, WEIGHTS
+from .weights import EXITS, REDUCERS, WEIGHTS
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -30,6 +30,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         "",
         "- `config.yaml`: backbone, preprocessing, configuration and evidence",
         f"- `{WEIGHTS}`: the backbone's weights under their usual names",
+        *([f"- `{EXITS}`: heads by which images stop early"] if bundle.config.exits else []),
         *([f"- `{REDUCERS}`: the compression method's own weights"] if has_reducers else []),
         *[
             f"- `{found['path']}`: {_export_line(found)}"

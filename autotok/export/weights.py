@@ -16,6 +16,7 @@ from autotok.compression.model import CompressedViT
 from autotok.errors import CheckpointError, ConfigError
 
 WEIGHTS, REDUCERS = "weights.safetensors", "reducers.safetensors"
+EXITS = "exits.safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ def write_weights(folder: Path, model: CompressedViT, name: str) -> bool:
     reducers = tensors_of(model.reducers)
     if reducers:
         save_file(reducers, folder / REDUCERS)
+    if model.exits is not None:
+        save_file(tensors_of(model.exits), folder / EXITS)
     return bool(reducers)
 
 
@@ -48,7 +51,7 @@ def weights_home(path: Path) -> Path:
 def describe_weights(path: Path) -> tuple[WeightFile, ...]:
     """The weight files that the YAML at `path` goes with, as they are now; () if there are none."""
     home = weights_home(path)
-    files = [home / name for name in (WEIGHTS, REDUCERS)]
+    files = [home / name for name in (WEIGHTS, REDUCERS, EXITS)]
     if not files[0].is_file():
         return ()
     return tuple(

@@ -17,6 +17,7 @@ from . import (  # noqa: F401
     idlevit,
     ltmp,
     ltp,
+    metr,
     none,
     papr,
     patchmerger,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -148,6 +148,8 @@ class TokenReducer(nn.Module):
     """Sizes of patch tokens add up to N0 after every reduction."""
     halves_r: ClassVar[bool] = False
     """The authors' code takes an r beyond half of the patch tokens as half of them."""
+    same_untrained: ClassVar[str] = ""
+    """Method that it equals on frozen weights; searches that are not told to leave it to that."""
     exportable: ClassVar[bool] = True
     needs: Needs = Needs.NONE
     """Taps wanted from the backbone; an instance may narrow or change it for its backbone."""
@@ -189,6 +191,11 @@ class TokenReducer(nn.Module):
     def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         """Lowest and highest number of patch tokens one reduction can leave of `entering`."""
         return 1, entering
+
+    @classmethod
+    def acts(cls, entering: Any, keep: Any, options: Options) -> Any:
+        """Whether something is done where `keep` of `entering` stay; counts or arrays of them."""
+        return (keep != entering) | (cls.count is Count.ADAPTIVE)
 
     @classmethod
     def resolve_needs(cls, facts: BackboneFacts, options: Options) -> Needs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from autotok.tokens import Taps, Tokens
 
 from .base import TokenReducer
@@ -9,6 +11,9 @@ from .base import TokenReducer
 
 class BlockHooks(TokenReducer):
     """A reducer that the block loop also calls around the blocks; each hook does nothing here."""
+
+    acts_early: ClassVar[bool] = True
+    """Changes tokens, in evaluation too, before its first reduction layer."""
 
     def before_blocks(self, tokens: Tokens, taps: Taps) -> Tokens:
         """Called once after the embedding, whatever the placement."""

@@ -21,6 +21,7 @@ epochs. A fine-tune keeps the final rate throughout, as theirs does.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class EViT(Scoring, Learning):
     title = "EViT (ICLR 2022)"
     kind = Kind.HYBRID
     training_need = Training.OPTIONAL
-    options = (
+    options: ClassVar[tuple[Option, ...]] = (
         SCORE,
         Option("fuse", True, "fold the dropped tokens into one", search=True),
         Option(

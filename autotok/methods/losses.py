@@ -70,6 +70,16 @@ def keep_rate_at(
     return base + (1.0 - base) * 0.5 * (1.0 + math.cos(math.pi * (iteration - first) / length))
 
 
+def self_distillation(early: Tensor, final: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """tau^2 KL(softmax(final / tau), softmax(early / tau)), mean over images; logits (B, classes).
+
+    No gradient reaches `final`. METR (Liu et al., ICLR 2024) calls such a term without its code.
+    """
+    wanted = (final.detach().float() / temperature).log_softmax(dim=-1)
+    given = (early / temperature).log_softmax(dim=-1)
+    return temperature**2 * F.kl_div(given, wanted, reduction="batchmean", log_target=True)
+
+
 def straight_through_mask(scores: Tensor, threshold: Tensor, *, tau: float = 1e-4) -> Tensor:
     """1 where scores exceed the threshold, else 0; its gradient is that of the sigmoid.
 

@@ -97,6 +97,33 @@ def fuse(tokens: Tokens, index: Tensor, weights: Tensor) -> Tokens:
     return dataclasses.replace(kept, x=x, size=size, source=source)
 
 
+def select_images(tokens: Tokens, rows: Tensor) -> Tokens:
+    """The images at `rows` (k,) alone, with everything that travels with their tokens."""
+
+    def of(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[rows]
+
+    parked = tuple(
+        Parked(p.x[rows], p.coords[rows], of(p.size), of(p.source)) for p in tokens.parked
+    )
+    extras = {
+        name: dataclasses.replace(extra, values=extra.values[rows])
+        for name, extra in tokens.extras.items()
+    }
+    return dataclasses.replace(
+        tokens,
+        x=tokens.x[rows],
+        size=of(tokens.size),
+        coords=of(tokens.coords),
+        source=of(tokens.source),
+        mask=of(tokens.mask),
+        live=of(tokens.live),
+        parked=parked,
+        extras=extras,
+        padded=None,
+    )
+
+
 def pool(tokens: Tokens, weights: Tensor, *, track_size: bool = False) -> Tokens:
     """Re-express the patches as K weighted sums: `weights` (B, K, n), used as given.
 

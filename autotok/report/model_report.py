@@ -8,11 +8,13 @@ from typing import Any
 
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
 from autotok.counting.adaptive import is_adaptive
 from autotok.counting.macs import cost
 from autotok.counting.macs import uncompressed as uncompressed_cost
 from autotok.devices.device import leaving, measure_on, open_device
 from autotok.devices.measurement import PROLONGED
+from autotok.evaluation.accuracy import Quality
 from autotok.evaluation.own_quality import OwnQuality
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, save_bundle
@@ -110,11 +112,13 @@ def quality_report(
     class_names: str | Path | None = None,
     precision: str = "auto",
     own: OwnQuality | None = None,
+    mean_macs: float | None = None,
 ) -> dict[str, Any]:
     """Quality with its interval, of the model and of the uncompressed backbone.
 
     `uncompressed` is the original of a fine-tuned model; by default the model's own backbone;
-    `class_names` is a file of class names, see `load_data`.
+    `class_names` is a file of class names, see `load_data`; `mean_macs` what an image of a model
+    with exits may cost on average, see `judge`.
     """
     judged = judge(
         model,
@@ -126,6 +130,7 @@ def quality_report(
         class_names=class_names,
         precision=precision,
         own=own,
+        mean_macs=mean_macs,
         on_progress=on_progress,
     )
     found = judged.quality
@@ -162,10 +167,22 @@ def _adaptive_costs(judged: Judged) -> dict[str, Any]:
         "macs_spread_g": round(found.macs_std / 1e9, 4),
         "macs_num_images": found.num_images,
         "macs_nominal": cost(judged.model.backbone.facts, config).macs,
+        "stopped_pct_behind_block": _stopped(found, config),
         "thresholds": thresholds,
         "thresholds_found_on": judged.thresholds_from,
     }
     return {key: value for key, value in report.items() if value not in ("", {})}
+
+
+def _stopped(found: Quality, config: CompressionConfig) -> dict[str, float]:
+    """Per cent of the images by the block they stopped behind, and of those that went on."""
+    if config.exits is None:
+        return {}
+    places = [*map(str, config.exits.layers), "end"]
+    return {
+        place: round(100.0 * share, 2)
+        for place, share in zip(places, found.exit_shares, strict=True)
+    }
 
 
 def write_bundle(

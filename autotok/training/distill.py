@@ -28,6 +28,7 @@ from autotok.methods.registry import get_method
 from autotok.tokens import Needs, Taps, Tokens
 
 from . import losses
+from .exit_losses import exit_loss
 from .losses import LOSSES, MIMIC_LAYERS, align, get_loss
 from .precision import autocast
 from .student import weights_identity
@@ -132,6 +133,9 @@ class TrainingObjective(nn.Module):
         chosen = [get_loss(name) for name in spec.losses]
         self.progress = 0.0
         """0 to 1 through the fine-tune; methods' own terms may follow it."""
+        self.step = 0
+        """Number of the step; some losses differ between even and odd ones."""
+        self._exits = student.config.exits if any(loss.exits for loss in chosen) else None
         self._layers = frozenset().union(*(r.teacher_layers() for r in reducers_of(student)))
         self._inside = any(loss.inside for loss in chosen) or bool(self._layers)
         self._learns = any(loss.teacher for loss in chosen) or bool(self._layers)
@@ -162,11 +166,17 @@ class TrainingObjective(nn.Module):
         cannot be remembered.
         """
         with autocast(images.device, self.precision):
-            mine = observe(student, images, self._watch(self._last), trace=self._inside)
+            watch = self._watch(self._last, frozenset(self._exits.layers if self._exits else ()))
+            mine = observe(student, images, watch, trace=self._inside)
         theirs = self._taught(images, indices)
         total = mine.logits.new_zeros(())
         for name, weight in self.spec.losses.items():
-            total = total + weight * self._term(name, mine, theirs, labels)
+            if get_loss(name).exits:
+                seen = mine.watch.tokens
+                term = exit_loss(name, student, seen, mine.tokens, mine.logits, labels, self.step)
+            else:
+                term = self._term(name, mine, theirs, labels)
+            total = total + weight * term
         taught = {} if theirs is None else {i: t.x for i, t in theirs.watch.tokens.items()}
         context = LossContext(
             tokens=mine.tokens,
@@ -185,12 +195,13 @@ class TrainingObjective(nn.Module):
     def judging(self, *, own_terms: bool) -> Iterator[None]:
         """While it lasts, losses are those of a fine-tune's end, in float32: bfloat16 alone moves
         them by more than a step does."""
-        before = self.precision, self.progress
+        before = self.precision, self.progress, self.step
         self.precision, self.progress, self.own_terms = "float32", 1.0, own_terms
+        self.step = 1  # the odd steps are those that exits learn from
         try:
             yield
         finally:
-            (self.precision, self.progress), self.own_terms = before, True
+            (self.precision, self.progress, self.step), self.own_terms = before, True
 
     def _watch(self, last: int, further: frozenset[int] = frozenset()) -> TapRequest:
         after = frozenset(MIMIC_LAYERS) if "mimic" in self.spec.losses else frozenset()
@@ -272,10 +283,13 @@ def default_losses(
 ) -> dict[str, float]:
     """What to learn from where nothing was chosen.
 
-    The losses that the method was published with, those without labels where there are none; for
+    Self-distillation of the exits, where there are any; else the losses that the method was
+    published with, those without labels where there are none; for
     methods that name none, the logits of the uncompressed model, or features of a headless one.
     """
     config, usable = config or CompressionConfig(), {}
+    if config.exits is not None:
+        return {"exits_distill": 1.0}
     method = get_method(config.method)
     recipe = recipe_of(method, method.resolve_options(config.options))
     for name, weight in recipe.losses.items():
@@ -304,6 +318,11 @@ def check_losses(
             raise ConfigError(
                 f"loss '{name}' needs labels, but data '{data.name}' has none that match the"
                 f" model's classes; choose among {', '.join(without)}"
+            )
+        if loss.exits and student.exits is None:
+            raise ConfigError(
+                f"loss '{name}' trains exits, and the configuration has none; give exits, or choose"
+                " another loss, such as soft"
             )
         if loss.classes and not facts.num_classes:
             without = [other.name for other in LOSSES.values() if not other.classes]

@@ -155,6 +155,10 @@ def _built(
     device, recipe = next(student.parameters()).device, training_recipe(student)
     if recipe.backbone_lr == 0:
         student.backbone.requires_grad_(False)
+    if "exits_distill" in spec.losses:
+        student.requires_grad_(False)
+        assert student.exits is not None
+        student.exits.requires_grad_(True)
     objective = TrainingObjective(student, spec, teacher, data, precision).to(device)
     spared, trained = spared_and_trained
     order = BatchOrder(data, spec.seed, spec.batch_size, trained, skip=spared)
@@ -179,7 +183,7 @@ def _built(
 def _starts_meaningless(student: CompressedViT, recipe: TrainingRecipe) -> bool:
     """Whether there is more to learn than to lose."""
     required = get_method(student.config.method).training_need is Training.REQUIRED
-    return required or recipe.backbone_lr < 1
+    return required or recipe.backbone_lr < 1 or student.config.exits is not None
 
 
 def _resumed(

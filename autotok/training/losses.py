@@ -201,6 +201,8 @@ class Loss:
     """Reads logits, so a model without a head cannot use it."""
     inside: bool = False
     """Reads values inside the model, not its output alone."""
+    exits: bool = False
+    """Reads what a model's exits say."""
 
 
 LOSSES: dict[str, Loss] = {
@@ -215,6 +217,35 @@ LOSSES: dict[str, Loss] = {
         Loss("mimic", "features of the first two blocks (ViTKD)", classes=False, inside=True),
         Loss("relations", "attention relations (TinyMIM)", classes=False, inside=True),
         Loss("tokens", "final tokens (DynamicViT, DeiT)", classes=False, inside=True),
+        Loss(
+            "exits_normal",
+            "mean cross-entropy of exits and end",
+            labels=True,
+            teacher=False,
+            exits=True,
+        ),
+        Loss(
+            "exits_weighted",
+            "the same, weighted by depth (LGViT)",
+            labels=True,
+            teacher=False,
+            exits=True,
+        ),
+        Loss(
+            "exits_alternating",
+            "the end and exits_normal in turn",
+            labels=True,
+            teacher=False,
+            exits=True,
+        ),
+        Loss(
+            "exits_alternating_weighted",
+            "the end and exits_weighted in turn",
+            labels=True,
+            teacher=False,
+            exits=True,
+        ),
+        Loss("exits_distill", "heads of a frozen model, by its answers", teacher=False, exits=True),
         Loss("tokens_kl", "the same by KL (DynamicViT, LV-ViT)", classes=False, inside=True),
     )
 }

@@ -77,6 +77,7 @@ def make_optimizer(
     parts = [
         (student.backbone, spec.weight_decay, recipe.backbone_lr, BACKBONE),
         (student.reducers, own, recipe.reducer_lr, "method"),
+        *([] if student.exits is None else [(student.exits, spec.weight_decay, 1.0, "exits")]),
         *((module, spec.weight_decay, 1.0, "objective") for module in further),
     ]
     groups = [

@@ -76,6 +76,11 @@ class TrainingRun:
     gave_up: bool = False
 
     @property
+    def frozen(self) -> bool:
+        """Only the exits' heads learn."""
+        return "exits_distill" in self.spec.losses
+
+    @property
     def finished(self) -> bool:
         return self.gave_up or self.plan.finished(self.step, self.seconds)
 
@@ -193,8 +198,10 @@ def steps_at(run: TrainingRun, lr: float, steps: int) -> None:
 
 def _learn(run: TrainingRun, step: int, progress: float) -> float:
     """The loss of a step's images, with its gradients."""
-    run.student.train()
-    run.objective.progress = progress
+    run.student.train(not run.frozen)
+    if run.student.exits is not None:
+        run.student.exits.train()
+    run.objective.progress, run.objective.step = progress, step
     for reducer in reducers_of(run.student):
         reducer.begin_step(progress)
     loss = _gradients(run, step)

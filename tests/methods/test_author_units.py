@@ -10,6 +10,7 @@ from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError
 from autotok.methods import get_method
+from autotok.methods.author_units import from_fused_counts
 
 
 def counts(reductions: tuple[Reduction, ...]) -> dict[int, int | None]:
@@ -50,6 +51,11 @@ def test_stage_ratios_count_the_fused_token() -> None:
     assert counts(knobs.from_stage_ratios(ratios, 64)) == {1: 45, 3: 32, 4: 23}
     assert counts(knobs.from_stage_ratios(ratios, 64, fused=True)) == {1: 46, 3: 34, 4: 25}
     assert knobs.from_stage_ratios({1: 1.0}, 64, fused=True) == ()
+
+
+def test_a_list_of_counts_has_the_fused_token_beside_it() -> None:
+    found = from_fused_counts([64, 52, 52, 30, 31, 2], 64)
+    assert counts(found) == {1: 53, 2: 53, 3: 31, 5: 3}
 
 
 def test_stage_numbers_above_one_are_counts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from pathlib import Path
 
 from autotok.backbones.base import Backbone
 from autotok.compression.calibrate import needs_calibration
+from autotok.compression.compress import reconfigured
 from autotok.compression.model import CompressedViT
+from autotok.counting.exit_costs import exits_meeting
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Quality
 from autotok.evaluation.data import DataSource, load_data
@@ -19,6 +22,9 @@ from autotok.export.file_model import as_file
 
 from .model_worker import QUANTISED_ON, judged_tally, plugged_in
 
+EXIT_IMAGES = 500
+"""On which the threshold of exits is found, as for thresholds a mean over them holds within a few
+per cent elsewhere."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -48,13 +54,23 @@ def judge(
     class_names: str | Path | None = None,
     precision: str = "auto",
     own: OwnQuality | None = None,
+    mean_macs: float | None = None,
     on_progress: Callable[[float, str], None] | None = None,
 ) -> Judged:
     """Quality of a model and of the uncompressed one on a data set, as a search judges it.
 
+    `mean_macs` is what an image of a model with exits may cost on average: their threshold is found
+    first, on training images where there are some.
+
     Raises:
-        ConfigError: the model was fine-tuned, and nobody says what it shall agree with.
+        ConfigError: the model was fine-tuned, and nobody says what it shall agree with; or a mean
+            cost is asked of a model without exits, or one that its exits cannot meet.
     """
+    if mean_macs is not None and model.exits is None:
+        raise ConfigError(
+            "a mean cost per image is met by exits, and the model has none; leave it out, or give"
+            " a model with exits"
+        )
     original = uncompressed or model.backbone.at_size(None)
     source = load_data(data, original, class_names=class_names)
     if on_progress is not None:
@@ -71,8 +87,12 @@ def judge(
             f"the model was fine-tuned, so '{evaluator.metric}' needs the model it came from; give"
             " it as uncompressed, or give the path of its best.yaml instead of the model"
         )
-    training = _training_images(data, original, model, class_names)
+    wanted = mean_macs is not None
+    training = _training_images(data, original, model, class_names, wanted=wanted)
     model, found_on = plugged_in(model, evaluator, training)
+    if mean_macs is not None:
+        shown = source if training is None else training
+        model, found_on = _meeting(model, shown, mean_macs, seed)
     if found_on and training is None:
         _LOG.warning("thresholds were found on %s", found_on)
     stop = min(num_images or evaluator.num_images, evaluator.num_images)
@@ -89,19 +109,43 @@ def judge(
         tally = judged_tally(evaluator, model, 0, stop, on_images=advance)
     else:  # what is shipped is the file
         images = source if training is None else training
-        shown = images.batch(images.subset(min(QUANTISED_ON, len(images)), seed))[0]
-        tally = evaluator.evaluate(as_file(model, shown), 0, stop, on_images=advance)
+        calibration = images.batch(images.subset(min(QUANTISED_ON, len(images)), seed))[0]
+        tally = evaluator.evaluate(as_file(model, calibration), 0, stop, on_images=advance)
     return Judged(model, tally.quality(), reference, found_on, source, chosen)
 
 
 def _training_images(
-    data: str, backbone: Backbone, model: CompressedViT, class_names: str | Path | None
+    data: str,
+    backbone: Backbone,
+    model: CompressedViT,
+    class_names: str | Path | None,
+    *,
+    wanted: bool = False,
 ) -> DataSource | None:
     """The data's training split, where there is one and somebody needs it."""
-    if not needs_calibration(model.config) and model.config.number_format == "float32":
+    if (
+        not wanted
+        and not needs_calibration(model.config)
+        and model.config.number_format == "float32"
+    ):
         return None
     try:
         found = load_data(data, backbone, split="train", class_names=class_names)
     except AutotokError:
         return None
     return found if len(found) else None
+
+
+def _meeting(
+    model: CompressedViT, data: DataSource, mean_macs: float, seed: int
+) -> tuple[CompressedViT, str]:
+    """(the model under the exit threshold that costs `mean_macs` on average, on which images)."""
+    indices = data.subset(min(EXIT_IMAGES, len(data)), seed)
+    device = next(model.parameters()).device
+    parts = [indices[first : first + 32] for first in range(0, len(indices), 32)]
+    batches = (data.batch(part)[0].to(device) for part in parts)
+    policy = model.config.exits
+    assert policy is not None
+    policy = dataclasses.replace(policy, threshold=(exits_meeting(model, batches, mean_macs),))
+    found = reconfigured(model, dataclasses.replace(model.config, exits=policy))
+    return found, f"{len(indices)} images of '{data.name}'"

@@ -289,6 +289,7 @@ def _plug_in() -> list[str]:
         and m.kind is not Kind.NONE
         and m.count is Count.STATIC
         and not issubclass(m, ImageScoring)
+        and not m.same_untrained
     ]
 
 

@@ -1,0 +1,134 @@
+"""What it costs to stop at each exit: the blocks up to there, and every head that was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autotok.compression.exit_scores import (
+    ExitScores,
+    scored_in_evaluation,
+    sureness,
+    threshold_meeting,
+)
+from autotok.compression.model import CompressedViT
+from autotok.compression.schedule import Schedule, realise
+from autotok.config import CompressionConfig
+from autotok.facts import BackboneFacts
+from autotok.methods.base import Counts
+from autotok.methods.registry import get_method
+
+from .exit_head_costs import exit_head_macs, leaving_counts, scheduled_rows
+from .macs import counted_macs
+
+
+def macs_by_exit(
+    facts: BackboneFacts,
+    config: CompressionConfig,
+    *,
+    entering: Counts,
+    attention: Counts,
+    mlp: Counts,
+    readout: Counts,
+    rows: Counts,
+) -> tuple[Counts, Counts]:
+    """Multiply-accumulates of M images at each exit and at the end, (M, E + 1), and those without
+    attention products.
+
+    Counts of live patch tokens as in `counted_macs`; `rows` (E, M) are those that a head's products
+    run over.
+    """
+    policy, method = config.exits, get_method(config.method)
+    assert policy is not None
+    found: tuple[list[Counts], list[Counts]] = ([], [])
+    heads = np.zeros(len(entering), dtype=np.int64)
+    linear_heads = heads
+    for number, stop in enumerate([*policy.layers, None]):
+        if stop is not None:
+            own = exit_head_macs(policy.kinds[number], facts, stop, rows[number])
+            heads, linear_heads = heads + own[0], linear_heads + own[1]
+        blocks = facts.num_blocks if stop is None else stop + 1
+        macs, linear = counted_macs(
+            facts,
+            method,
+            config,
+            entering=entering[:, : blocks + 1],
+            attention=attention[:, :blocks],
+            mlp=mlp[:, :blocks],
+            readout=readout,
+        )
+        found[0].append(macs + heads)
+        found[1].append(linear + linear_heads)
+    return np.stack(found[0], axis=1), np.stack(found[1], axis=1)
+
+
+def scheduled_exit_macs(
+    facts: BackboneFacts, config: CompressionConfig, schedule: Schedule | None = None
+) -> Counts:
+    """(E + 1,) multiply-accumulates of stopping at each exit, and of going on to the end with every
+    head asked, by the nominal counts of the schedule.
+
+    A thinned grid of reduced tokens is counted as all live tokens, the most that it can be.
+    """
+    policy = config.exits
+    assert policy is not None
+    schedule = realise(config, facts) if schedule is None else schedule
+    leaving = leaving_counts(facts, config, schedule)
+    entering = np.array([[facts.num_patches, *leaving]])
+    entering[0, -1] = schedule.readout
+    macs, _ = macs_by_exit(
+        facts,
+        config,
+        entering=entering,
+        attention=np.array([schedule.attention]),
+        mlp=np.array([schedule.mlp]),
+        readout=np.array([schedule.readout]),
+        rows=scheduled_rows(facts, config, leaving),
+    )
+    found: Counts = macs[0]
+    return found
+
+
+def measured_exit_macs(model: CompressedViT, scores: ExitScores) -> tuple[Counts, Counts]:
+    """(B, E + 1) multiply-accumulates of stopping at each exit and at the end, by the tokens that
+    really ran, and those without attention products."""
+    facts, counts = model.backbone.facts, scores.watch.counts
+
+    def table(name: str) -> NDArray[np.int64]:
+        rows = [getattr(counts[layer], name) for layer in range(facts.num_blocks + 1)]
+        return np.stack([row.cpu().numpy().astype(np.int64) for row in rows], axis=1)
+
+    attention = table("attention")
+    return macs_by_exit(
+        facts,
+        model.config,
+        entering=table("entering"),
+        attention=attention[:, :-1],
+        mlp=table("mlp")[:, :-1],
+        readout=attention[:, -1],
+        rows=scores.rows.cpu().numpy().astype(np.int64),
+    )
+
+
+def exits_meeting(model: CompressedViT, batches: Iterable[Tensor], mean_macs: float) -> float:
+    """The threshold under which the images of `batches` (tensors (B, C, H, W)) cost `mean_macs` on
+    average, or as close below as it goes; every exit shares it.
+
+    Raises:
+        ConfigError: the criterion has no single threshold, or the cost cannot be met.
+    """
+    assert model.exits is not None
+    sure, costs = [], []
+    for images in batches:
+        scores = scored_in_evaluation(model, images)
+        sure.append(sureness(model, scores))
+        costs.append(measured_exit_macs(model, scores)[0])
+    return threshold_meeting(
+        np.concatenate(sure, axis=1),
+        np.concatenate(costs),
+        mean_macs,
+        criterion=model.exits.policy.criterion,
+    )

@@ -1,0 +1,139 @@
+"""`ExitPolicy`: where a model may stop early, with which heads, and when an image does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autotok.errors import ConfigError, nearest
+
+EXIT_KINDS = ("linear", "vit", "metr", "local-dw", "local", "global-2", "global-3")
+"""Heads: on the class token, behind a block of their own, METR's, convolutional, over a thinned
+grid."""
+CRITERIA = ("confidence", "entropy", "patience", "patient_confident")
+_THRESHOLDS = {"confidence": 0.8, "entropy": 0.6, "patient_confident": 0.6}
+_PATIENCE = {"patience": 7, "patient_confident": 2}
+_LGVIT = {
+    8: ("local-dw",) * 2 + ("local",) * 2 + ("global-2",) * 2 + ("global-3",) * 2,
+    6: ("local-dw", "local", "global-2", "global-2", "global-3", "global-3"),
+    4: ("local-dw", "local", "global-2", "global-3"),
+    2: ("local-dw", "global-2"),
+}
+
+
+def lgvit_kinds(number: int) -> tuple[str, ...]:
+    """LGViT's heads for 2, 4, 6 or 8 exits, in their order (arXiv 2308.00255).
+
+    Raises:
+        ConfigError: another number.
+    """
+    if number not in _LGVIT:
+        raise ConfigError(
+            f"LGViT has no {number} exits; give 2, 4, 6 or 8 of them, or the kind of each exit"
+        )
+    return _LGVIT[number]
+
+
+def parse_exits(text: str) -> ExitPolicy:
+    """'linear@3,6,9' as a policy: kinds, by plus signs where they differ, and the blocks.
+
+    Raises:
+        ConfigError: it cannot be read so, or means nothing.
+    """
+    kinds, _, layers = text.partition("@")
+    try:
+        blocks = tuple(int(word) for word in layers.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"exits '{text}' are not understood; write KIND@LAYERS, such as linear@3,6,9 or"
+            " lgvit@2,4,6,8"
+        ) from None
+    return ExitPolicy(blocks, tuple(kinds.split("+")))
+
+
+@dataclass(frozen=True)
+class ExitPolicy:
+    """Exits behind blocks, and the rule by which an image stops at one of them.
+
+    An image stops at the first exit where, by `criterion`,
+    confidence: the largest probability exceeds `threshold`;
+    entropy: that of the probabilities (natural logarithm) is below `threshold`;
+    patience: as many exits in a row as `patience` says named the same class;
+    patient_confident: as many in a row had an entropy below `threshold`.
+    """
+
+    layers: tuple[int, ...]
+    """Blocks whose outgoing tokens a head reads, rising."""
+    kinds: tuple[str, ...] = ("linear",)
+    """Head of each exit, or one for all; ('lgvit',) are LGViT's for that number of exits."""
+    criterion: str = "confidence"
+    threshold: tuple[float, ...] = ()
+    """One for all exits, or one for each; () is the authors' default."""
+    patience: int = 0
+    """Exits in a row; 0 is the authors' default, 7 for patience and 2 for patient_confident."""
+
+    def __post_init__(self) -> None:
+        layers = tuple(int(layer) for layer in self.layers)
+        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
+            raise ConfigError(
+                f"exits at layers {list(layers)} are not understood; give blocks from 0 on, rising,"
+                " each once"
+            )
+        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "kinds", self._spelled_out())
+        if self.criterion not in CRITERIA:
+            hint = nearest(self.criterion, CRITERIA)
+            raise ConfigError(
+                f"exit criterion '{self.criterion}' is unknown;{hint} known: {', '.join(CRITERIA)}"
+            )
+        default = _THRESHOLDS.get(self.criterion)
+        given = tuple(float(t) for t in self.threshold) or (() if default is None else (default,))
+        if default is None and given:
+            raise ConfigError("exit criterion 'patience' has no threshold; give patience instead")
+        if len(given) not in ({0} if default is None else {1, len(layers)}):
+            raise ConfigError(
+                f"{len(given)} exit thresholds are given for {len(layers)} exits; give one, or one"
+                " for each"
+            )
+        object.__setattr__(self, "threshold", given)
+        usual = _PATIENCE.get(self.criterion, 0)
+        if self.patience < 0 or (self.patience and not usual):
+            raise ConfigError(
+                f"patience {self.patience} means nothing under exit criterion '{self.criterion}';"
+                " give 1 or more with patience or patient_confident, else leave it out"
+            )
+        object.__setattr__(self, "patience", self.patience or usual)
+
+    def _spelled_out(self) -> tuple[str, ...]:
+        """A kind for every exit."""
+        number, kinds = len(self.layers), tuple(self.kinds)
+        if kinds == ("lgvit",):
+            return lgvit_kinds(number)
+        for kind in kinds:
+            if kind not in EXIT_KINDS:
+                raise ConfigError(
+                    f"exit kind '{kind}' is unknown;{nearest(kind, EXIT_KINDS)} known: lgvit,"
+                    f" {', '.join(EXIT_KINDS)}"
+                )
+        if len(kinds) not in (1, number):
+            raise ConfigError(
+                f"{len(kinds)} exit kinds are given for {number} exits; give one, or one for each"
+            )
+        return kinds * number if len(kinds) == 1 else kinds
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """One for each exit; () where the criterion has none."""
+        return self.threshold * len(self.layers) if len(self.threshold) == 1 else self.threshold
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data."""
+        data: dict[str, object] = {
+            "layers": list(self.layers),
+            "kinds": list(self.kinds),
+            "criterion": self.criterion,
+        }
+        if self.threshold:
+            data["threshold"] = list(self.threshold)
+        if self.patience:
+            data["patience"] = self.patience
+        return data

@@ -1,0 +1,129 @@
+"""Exits: images stop one by one, and nothing else about them changes."""
+
+import numpy as np
+import pytest
+import torch
+from early import LAYERS, LGVIT, early_model, images, median_policy
+
+from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.compress import compress_backbone, reconfigured
+from autotok.compression.exit_rules import confidence
+from autotok.compression.exit_scores import score_exits, threshold_meeting
+from autotok.config import CompressionConfig, Reduction
+from autotok.errors import ConfigError
+from autotok.exits import ExitPolicy
+from autotok.methods import get_method, list_methods
+from autotok.methods.base import Training
+
+REDUCED = (Reduction(2, num_keep=9),)
+ALL = ("linear", "vit", "metr", "local", "global-2", "global-3")
+
+
+@torch.no_grad()
+def test_a_threshold_of_one_never_stops_and_changes_no_bit() -> None:
+    made = early_model(ExitPolicy((1, 3), threshold=(1.0,)))
+    plain = compress_backbone(tiny_backbone(6), CompressionConfig()).eval()
+    assert torch.equal(made(images()), plain(images()))
+
+
+@torch.no_grad()
+def test_a_threshold_below_zero_stops_at_the_first_exit() -> None:
+    made = early_model(ExitPolicy((1, 3), threshold=(-1.0,)))
+    number, answers = score_exits(made, images()).chosen(made)
+    assert number.tolist() == [0] * 8
+    torch.testing.assert_close(made(images()), answers)
+
+
+BESIDE = [(("none"), kinds) for kinds in (LGVIT, ("linear",), ("vit",), ("metr",))]
+
+
+@pytest.mark.parametrize(
+    ("method", "kinds"), [*BESIDE, *((m, (k,)) for m in ("evit", "tome") for k in ALL)]
+)
+@torch.no_grad()
+def test_a_batch_is_a_loop_over_its_images(method: str, kinds: tuple[str, ...]) -> None:
+    made = early_model(median_policy(kinds), method, () if method == "none" else REDUCED)
+    together = made(images())
+    alone = torch.cat([made(image[None]) for image in images()])
+    torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-5)
+    _, answers = score_exits(made, images()).chosen(made)
+    torch.testing.assert_close(together, answers, atol=2e-5, rtol=1e-5)
+
+
+STATIC = [
+    name
+    for name in list_methods()
+    if get_method(name).__module__.startswith("autotok.")
+    and get_method(name).training_need is not Training.REQUIRED
+    and name not in ("none", "papr")
+]
+
+
+@pytest.mark.parametrize("method", STATIC)
+@torch.no_grad()
+def test_any_method_goes_on_with_the_images_that_are_left(method: str) -> None:
+    layer = 0 if get_method(method).placement.name == "BEFORE_BLOCKS" else 2
+    made = early_model(median_policy(("global-2",)), method, (Reduction(layer, num_keep=9),))
+    assert made.exits is not None
+    middle = float(confidence(score_exits(made, images()).logits[0]).median())
+    made.exits.policy = ExitPolicy(LAYERS, ("global-2",), threshold=(middle,))
+    stops = score_exits(made, images()).chosen(made)[0]
+    assert len(set(stops.tolist())) > 1
+    alone = torch.cat([made(image[None]) for image in images()])
+    torch.testing.assert_close(made(images()), alone, atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_heads_of_exits_that_nobody_reaches_do_not_run() -> None:
+    made = early_model(ExitPolicy((1, 3), threshold=(-1.0,)))
+    assert made.exits is not None
+    ran: list[int] = []
+    for number, head in enumerate(made.exits.heads):
+        head.register_forward_hook(lambda *_, number=number: ran.append(number))
+    made(images())
+    assert ran == [0]
+
+
+@torch.no_grad()
+def test_in_training_no_image_stops() -> None:
+    made = early_model(ExitPolicy((1,), threshold=(-1.0,)))
+    plain = compress_backbone(tiny_backbone(6), CompressionConfig())
+    torch.testing.assert_close(made.train()(images()), plain.train()(images()))
+
+
+@torch.no_grad()
+def test_another_policy_keeps_the_heads_that_still_fit() -> None:
+    made = early_model(median_policy(LGVIT))
+    other = CompressionConfig(exits=ExitPolicy((2, 3), ("local", "linear")))
+    again = reconfigured(made, other)
+    assert made.exits is not None
+    assert again.exits is not None
+    assert again.exits.heads[0] is made.exits.heads[1]
+    assert again.exits.heads[1] is not made.exits.heads[2]
+
+
+def test_a_grid_head_behind_a_reduction_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'local-dw' at layer 3 needs the whole grid .* layer 2"):
+        early_model(ExitPolicy((1, 3), ("local-dw",)), "evit", REDUCED)
+
+
+def test_an_exit_behind_a_block_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"exit at layer 6 cannot be: .* 6 blocks"):
+        early_model(ExitPolicy((1, 6)))
+
+
+def test_thresholds_are_bisected_over_what_was_seen() -> None:
+    sure = np.array([[0.9, 0.2, 0.5, 0.7]])
+    costs = np.array([[1, 3]] * 4)
+    assert threshold_meeting(sure, costs, 2.0) == 0.5  # 0.9 and 0.7 stop
+    assert threshold_meeting(sure, costs, 2.4) == 0.5
+    assert threshold_meeting(sure, costs, 3.0) == 0.9
+    assert threshold_meeting(sure, costs, 1.0) < 0
+    low = threshold_meeting(1.0 - sure, costs, 2.0, criterion="entropy")
+    assert ((1.0 - sure) < low).sum() == 2
+
+
+@pytest.mark.parametrize("asked", [0.9, 3.1])
+def test_a_mean_cost_out_of_reach_names_the_range(asked: float) -> None:
+    with pytest.raises(ConfigError, match="feasible: 1 to 3"):
+        threshold_meeting(np.array([[0.5]]), np.array([[10**9, 3 * 10**9]]), asked * 1e9)

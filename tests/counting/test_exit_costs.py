@@ -1,0 +1,71 @@
+"""Stopping at each exit costs what torch counts, by the tokens that ran."""
+
+import numpy as np
+import pytest
+import torch
+from early import LGVIT, early_model, images
+
+from autotok.compression.exit_scores import scored_in_evaluation
+from autotok.config import Reduction
+from autotok.counting.counter import count_each, count_macs
+from autotok.counting.exit_costs import exits_meeting, measured_exit_macs, scheduled_exit_macs
+from autotok.counting.macs import cost
+from autotok.errors import ConfigError
+from autotok.exits import ExitPolicy
+
+CASES = [
+    ("none", LGVIT, ()),
+    ("none", ("vit",), ()),
+    ("evit", ("linear",), (Reduction(2, num_keep=9),)),
+    ("evit", ("local",), (Reduction(2, num_keep=9),)),
+    ("tome", ("global-2",), (Reduction(1, num_keep=9),)),
+    ("tome", ("metr",), (Reduction(3, num_keep=9),)),
+]
+
+
+@pytest.mark.parametrize(("method", "kinds", "reductions"), CASES)
+@torch.no_grad()
+def test_every_exit_costs_what_torch_counts(
+    method: str, kinds: tuple[str, ...], reductions: tuple[Reduction, ...]
+) -> None:
+    whole = early_model(ExitPolicy((1, 2, 3, 4), kinds), method, reductions)
+    image = images(1)
+    costs, _ = measured_exit_macs(whole, scored_in_evaluation(whole, image))
+    for number in range(5):
+        assert whole.exits is not None
+        tau = tuple(-1.0 if number == exit else 1.0 for exit in range(4))
+        whole.exits.policy = ExitPolicy((1, 2, 3, 4), kinds, threshold=tau)
+        assert [costs[0, number]] == count_each(whole, image)
+
+
+@pytest.mark.parametrize(("method", "kinds", "reductions"), CASES)
+def test_the_cost_of_a_configuration_is_that_of_going_on_to_the_end(
+    method: str, kinds: tuple[str, ...], reductions: tuple[Reduction, ...]
+) -> None:
+    made = early_model(ExitPolicy((1, 2, 3, 4), kinds), method, reductions)
+    found = cost(made.backbone.facts, made.config)
+    assert found.macs == count_macs(made)
+    assert found.macs == scheduled_exit_macs(made.backbone.facts, made.config)[-1]
+    assert found.params == sum(p.numel() for p in made.parameters())
+
+
+def test_a_mean_cost_is_met_and_rises_with_the_threshold() -> None:
+    made = early_model(ExitPolicy((1, 2, 3, 4), LGVIT))
+    costs, _ = measured_exit_macs(made, scored_in_evaluation(made, images(64)))
+    low, high = costs[:, 0].mean(), costs[:, -1].mean()
+    asked = np.linspace(low, high, 5)
+    found = [exits_meeting(made, images(64).split(16), float(mean)) for mean in asked]
+    assert found == sorted(found)
+    scores = scored_in_evaluation(made, images(64))
+    assert made.exits is not None
+    made.exits.policy = ExitPolicy((1, 2, 3, 4), LGVIT, threshold=(found[2],))
+    number = scores.chosen(made)[0].numpy()
+    mean = costs[np.arange(64), number].mean()
+    assert mean <= asked[2]
+    assert mean == pytest.approx(asked[2], rel=0.05)
+
+
+def test_patience_has_no_threshold_to_calibrate() -> None:
+    made = early_model(ExitPolicy((1, 2), criterion="patience"))
+    with pytest.raises(ConfigError, match="'patience' cannot be calibrated"):
+        exits_meeting(made, [images(2)], 1e9)
