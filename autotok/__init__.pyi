@@ -1,5 +1,6 @@
 """What `autotok` gives, and where it is: the one list of its public names, read at run time too."""
 
+from autotok.api.adapters import train_adapters as train_adapters
 from autotok.api.arguments import parse_keep as parse_keep
 from autotok.api.arguments import parse_options as parse_options
 from autotok.api.arguments import parse_resources as parse_resources
@@ -110,5 +111,6 @@ from autotok.threads import wait_asleep as wait_asleep
 from autotok.tokens import Needs as Needs
 from autotok.tokens import Taps as Taps
 from autotok.tokens import Tokens as Tokens
+from autotok.training.pair_distillation import PairSpec as PairSpec
 
 __version__: str

@@ -35,6 +35,9 @@ class Backbone(nn.Module):
     """Base of all adapters. Sub-classes set `facts` and implement the four steps."""
 
     facts: BackboneFacts
+    added: Callable[[int, Tensor], tuple[Tensor, Tensor]] | None = None
+    """What training adds to a block's queries and values, (B, N, H D) each, of what its attention
+    reads (B, N, C): the unfolded form of weights that are folded later."""
 
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
@@ -72,6 +75,18 @@ class Backbone(nn.Module):
         Means over tokens are weighted by `tokens.size` where present and leave padding out.
         """
         raise NotImplementedError
+
+    def qkv_weights(self, index: int) -> tuple[Tensor, ...]:
+        """Block `index`'s own projection to queries, keys and values: a joint one (3 H D, C) in
+        that order, or one each, as parameters; () where it has none of its own."""
+        return ()
+
+    def with_added(self, index: int, normed: Tensor, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and values (B, H, N, D), with what `added` adds, if anything."""
+        if self.added is None:
+            return q, v
+        dq, dv = (d.unflatten(-1, (-1, q.shape[-1])) for d in self.added(index, normed))
+        return q + dq.transpose(1, 2), v + dv.transpose(1, 2)
 
     def unused(self) -> Iterator[tuple[str, nn.Module]]:
         """Modules, with their names, that are never called themselves: the four steps run their

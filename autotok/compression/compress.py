@@ -9,16 +9,23 @@ from autotok.errors import ConfigError
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
 
+from .folding import folded
 from .model import CompressedViT
 from .own_output import OwnOutputViT
 from .schedule import realise
 
 
-def compress_backbone(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
+def compress_backbone(
+    backbone: Backbone, config: CompressionConfig, *, is_folded: bool = False
+) -> CompressedViT:
     """A `CompressedViT` that holds the backbone (not a copy) and one reducer per reduction layer.
+
+    Where the method folds adapters in, it holds a twin with the folded weights and everything else
+    shared, unless the backbone's weights already are the folded ones.
 
     Raises:
         ConfigError, IncompatibleMethod: see `realise`.
+        CheckpointError: see `folded`.
     """
     if config.positions == "naive" and not backbone.facts.carries_positions:
         raise ConfigError(
@@ -39,7 +46,9 @@ def compress_backbone(backbone: Backbone, config: CompressionConfig) -> Compress
             reducer.network = FeatureNet(reducer.auxiliary(options))  # `with_networks` loads it
         reducers[site.layer] = reducer.train(backbone.training)
     kind = OwnOutputViT if isinstance(backbone, HFViT) else CompressedViT
-    model = _in_mode(kind(backbone, config, schedule, reducers), backbone.training)
+    running = backbone if is_folded else folded(backbone, config, schedule)
+    model = kind(running, config, schedule, reducers, backbone)
+    model = _in_mode(model, backbone.training)
     like = next(backbone.parameters())
     if not like.is_meta:
         model.reducers.to(like.device)
@@ -69,7 +78,7 @@ def with_networks(model: CompressedViT) -> CompressedViT:
 def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedViT:
     """A model of another configuration on the same backbone, with the method's parameters where
     they still fit (such as the same method with other counts or thresholds)."""
-    fresh = compress_backbone(model.backbone, config)
+    fresh = compress_backbone(model.original, config)
     own, old = fresh.reducers.state_dict(), model.reducers.state_dict()
     fitting = {k: v for k, v in old.items() if k in own and own[k].shape == v.shape}
     fresh.reducers.load_state_dict(fitting, strict=False)

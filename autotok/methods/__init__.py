@@ -26,6 +26,7 @@ from . import (  # noqa: F401
     sinkhorn,
     sit,
     spvit,
+    tocom,
     tofe,
     tofu,
     tokenpooling,
