@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
-from autotok.tokens import Needs, Taps, Tokens, exactly
+from autotok.tokens import Needs, StemParts, Taps, Tokens, exactly
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,6 +75,13 @@ class Backbone(nn.Module):
         Means over tokens are weighted by `tokens.size` where present and leave padding out.
         """
         raise NotImplementedError
+
+    def stem_parts(self) -> StemParts:
+        """What makes tokens of an image, part by part; for backbones with `facts.plain_stem`."""
+        raise UnsupportedBackbone(
+            f"backbone '{self.facts.name}' makes its tokens in a way of its own, so they cannot be"
+            " made part by part; use a plain ViT or DeiT from timm"
+        )
 
     def qkv_weights(self, index: int) -> tuple[Tensor, ...]:
         """Block `index`'s own projection to queries, keys and values: a joint one (3 H D, C) in

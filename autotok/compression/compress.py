@@ -8,11 +8,13 @@ from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
+from autotok.methods.two_pass import TwoPass
 
 from .folding import folded
 from .model import CompressedViT
 from .own_output import OwnOutputViT
 from .schedule import realise
+from .two_pass import TwoPassViT
 
 
 def compress_backbone(
@@ -46,6 +48,8 @@ def compress_backbone(
             reducer.network = FeatureNet(reducer.auxiliary(options))  # `with_networks` loads it
         reducers[site.layer] = reducer.train(backbone.training)
     kind = OwnOutputViT if isinstance(backbone, HFViT) else CompressedViT
+    if issubclass(method, TwoPass) and reducers:
+        kind = TwoPassViT
     running = backbone if is_folded else folded(backbone, config, schedule)
     model = kind(running, config, schedule, reducers, backbone)
     model = _in_mode(model, backbone.training)

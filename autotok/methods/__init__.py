@@ -5,6 +5,7 @@ from . import (  # noqa: F401
     asvit,
     ats,
     avit,
+    cfvit,
     cropr,
     diffrate,
     dpcknn,

@@ -1,5 +1,7 @@
 """Readers of the methods for which one model serves several degrees of compression."""
 
+import copy
+
 import author_units as knobs
 import numpy as np
 import torch
@@ -17,11 +19,16 @@ from runner import (
     tiny_vit,
 )
 from torch import Tensor
+from torch.nn import functional as F
 
 from autotok.compression.compress import compress_backbone
 from autotok.compression.folding import with_fold
 from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.official import load_official
+from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig, Reduction
+from autotok.methods.cfvit import CFViT, confidence
+from autotok.methods.learning import LossContext
 from autotok.methods.tocom import Adapters, ToCom
 from autotok.training.pair_distillation import PairSpec, PairStudent, pair_loss
 
@@ -99,4 +106,81 @@ def tocom_training(config: Config, arrays: Arrays) -> None:
     assert all(weight.grad is None for weight in student.backbone.parameters())
 
 
-READERS: dict[str, Reader] = {"tocom": tocom}
+def cfvit(config: Config, arrays: Arrays) -> Case:
+    options = {"alpha": float(config["alpha"]), "beta": float(config["beta"])}
+    options |= {"attention_from": config["attention_blocks"][0]}
+    options |= {"threshold": float(config.get("threshold", 1.0))}
+    options |= {"fine_positions": bool(config.get("fine_pos_embed", True))}
+    chosen = CompressionConfig("cfvit", (Reduction(0),), options)
+    assert config["attention_blocks"] == list(range(options["attention_from"], BLOCKS))
+    if "informative_selection" in config:
+        return Case(check=lambda arrays: cfvit_training(chosen, config, arrays))
+    return Case(check=lambda arrays: cfvit_passes(chosen, config, arrays))
+
+
+def coarse_to_fine(chosen: CompressionConfig, arrays: Arrays) -> TwoPassViT:
+    """The model with a file's parameters on a copy of the tiny ViT, so that it can train."""
+    model = compress_backbone(copy.deepcopy(tiny_vit()), chosen)
+    load_official(model, learned(arrays))
+    assert isinstance(model, TwoPassViT)
+    return model
+
+
+@torch.no_grad()
+def cfvit_passes(chosen: CompressionConfig, config: Config, arrays: Arrays) -> None:
+    model = coarse_to_fine(chosen, arrays).eval()
+    close(model(images()), arrays["logits"])
+    first = model.first(images())
+    close(first.logits, arrays["logits_coarse"])
+    close(first.score, arrays["cls_attn"])
+    close(first.tokens.x, arrays["last_tokens_coarse"], atol=BLOCK_ATOL)
+    close(confidence(first.logits), arrays["confidence"])
+    np.testing.assert_array_equal(model.answer(images()).refined.numpy(), arrays["refined"])
+    blocks = range(BLOCKS)
+    watch = TapRequest(after=frozenset(blocks), counting=True)
+    fine = model.forward_tokens(images(), trace=True, watch=watch)
+    close(model.backbone.readout(fine), arrays["logits_fine"])
+    close(fine.x, arrays["last_tokens"], atol=BLOCK_ATOL)
+    classes = torch.stack([watch.tokens[layer].x[:, 0] for layer in blocks])
+    close(classes, arrays["block_cls"], atol=BLOCK_ATOL)
+    counts = torch.stack([watch.counts[layer].attention for layer in blocks], dim=1)
+    per_block(counts, arrays["tokens"], 1)
+    assert arrays["tokens_coarse"].tolist() == [first.tokens.x.shape[1]] * BLOCKS
+    assert fine.source is not None
+    split = 4 * config["num_refined_patches"]
+    np.testing.assert_array_equal(fine.source[:, :split].int().argmax(-1), arrays["fine_idx"])
+
+
+def cfvit_training(chosen: CompressionConfig, config: Config, arrays: Arrays) -> None:
+    """A step of the authors' engine: both losses, and gradients of their sum."""
+    model = coarse_to_fine(chosen, arrays).train()
+    reducer = model.method
+    assert isinstance(reducer, CFViT)
+    reducer.chooses = config["informative_selection"]
+    tokens = model.forward_tokens(images())
+    logits = model.backbone.readout(tokens)
+    close(logits, arrays["logits_fine"])
+    ce = F.cross_entropy(logits, torch.arange(4))
+    kl = reducer.extra_loss(LossContext(tokens, logits))
+    assert kl is not None
+    close(ce, arrays["loss_ce"], rtol=1e-4, atol=0.0)
+    close(kl, arrays["loss_kl"], rtol=1e-4, atol=0.0)
+    close(ce + kl, arrays["loss"], rtol=1e-4, atol=0.0)
+    (ce + kl).backward()
+    found = dict(model.backbone.weights.named_parameters())
+    found["pos_embed_list.1"] = found.pop("pos_embed")
+    for name, value in reducer.named_parameters():
+        theirs = "pos_embed_list.0" if name == "positions" else name.replace("reuse", "reuse_block")
+        found[theirs] = value
+    assert {n for n, value in found.items() if value.grad is None} == set(config["no_grad"])
+    for key in (key for key in arrays if key.startswith(("grad.", "gradnorm."))):
+        kind, _, name = key.partition(".")
+        gradient, expected = found[name].grad, arrays[key]
+        assert gradient is not None, name
+        if kind == "gradnorm":
+            close(gradient.norm(), expected, rtol=1e-4, atol=0.0)
+        else:
+            close(gradient, expected, atol=1e-3 * float(np.abs(expected).max()))
+
+
+READERS: dict[str, Reader] = {"tocom": tocom, "cfvit": cfvit}
