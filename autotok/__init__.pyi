@@ -29,6 +29,7 @@ from autotok.config import CompressionConfig as CompressionConfig
 from autotok.config import FineTuneSpec as FineTuneSpec
 from autotok.config import Reduction as Reduction
 from autotok.config import SubnetSpec as SubnetSpec
+from autotok.counting.two_pass import calibrated_to as calibrated_to
 from autotok.devices.device import open_device as open_device
 from autotok.devices.placing import check_device as check_device
 from autotok.devices.placing import torch_device as torch_device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from autotok.methods.block_hooks import BlockHooks
@@ -49,7 +50,9 @@ class TwoPassViT(CompressedViT):
         """The answer with early exit, and who needed a second look."""
         first = self.first(images)
         refined = self.method.unsure(first.logits)
-        again = refined.nonzero()[:, 0]
+        if refined.is_meta:  # what is counted there is what one image costs at most
+            refined = torch.ones(len(images), dtype=torch.bool)
+        again = refined.nonzero()[:, 0].to(first.logits.device)
         if not len(again):
             return Answer(first.logits, refined)
         self._given = first.of(again)

@@ -114,8 +114,8 @@ def cfvit(config: Config, arrays: Arrays) -> Case:
     chosen = CompressionConfig("cfvit", (Reduction(0),), options)
     assert config["attention_blocks"] == list(range(options["attention_from"], BLOCKS))
     if "informative_selection" in config:
-        return Case(check=lambda arrays: cfvit_training(chosen, config, arrays))
-    return Case(check=lambda arrays: cfvit_passes(chosen, config, arrays))
+        return Case(chosen, check=lambda arrays: cfvit_training(chosen, config, arrays))
+    return Case(chosen, check=lambda arrays: cfvit_passes(chosen, config, arrays))
 
 
 def coarse_to_fine(chosen: CompressionConfig, arrays: Arrays) -> TwoPassViT:

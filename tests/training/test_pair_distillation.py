@@ -2,17 +2,14 @@
 
 import dataclasses
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from tiny_student import Noise, same, weights
 from torch import Tensor
 from torch.nn import functional as F
 
-import autotok
 from autotok.backbones.base import Backbone
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import AutotokError, ConfigError, DataError, Diverged, IncompatibleMethod
@@ -69,26 +66,6 @@ def test_dropout_is_for_training_only() -> None:
     assert torch.equal(student(images, 2, 9), student(images, 2, 9))
     student.train()
     assert not torch.equal(student(images, 2, 9), student(images, 2, 9))
-
-
-def test_the_file_says_the_scale_and_is_taken_by_compress(tmp_path: Path) -> None:
-    told: list[int] = []
-    path = autotok.train_adapters(
-        "tiny",
-        tmp_path / "adapters.safetensors",
-        data="digits",
-        spec=SHORT,
-        changes={"steps": 2, "scale": 0.05},
-        on_step=lambda step, loss: told.append(step),
-    )
-    assert told == [0, 1]
-    with safe_open(path, framework="pt") as file:
-        said = file.metadata()
-        assert "blocks.3.attn.v_tocom.adapter_up.weight" in file.keys()
-    assert (said["scale"], said["backbone"]) == ("0.05", "tiny")
-    model = autotok.compress(tiny_backbone(), method="tocom", r=2, weights=path)
-    assert model.config.options["scale"] == 0.05
-    assert model.config.options["adapters"] == str(path)
 
 
 @pytest.mark.parametrize(
