@@ -17,7 +17,7 @@ interpolated, the boundary group weighted by the fraction. That last is ours and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,15 +84,16 @@ class Compensation(WeightFold):
     """Adapters at work between two degrees."""
 
     adapters: Adapters
-    mask: Tensor
-    """(h,), the target's less the source's."""
+    masks: Tensor
+    """(L, h), the target's less the source's, per block."""
     scale: float
 
     def fold(self, layer: int, qkv_weight: Tensor, width: int) -> Tensor:
         rows = qkv_weight.shape[0] // 3
         folded = qkv_weight.clone()
-        units = self.mask.nonzero()[:, 0].to(qkv_weight.device)  # the others add nothing
-        weights = self.scale * self.mask.to(qkv_weight)[units]
+        mask = self.masks[layer].to(qkv_weight)
+        units = mask.nonzero()[:, 0]  # the others add nothing
+        weights = self.scale * mask[units]
         for part, first in (("q", 0), ("v", 2 * rows)):
             down, up = self.adapters.pair(layer, part)
             added = (up[:, units].to(qkv_weight) * weights) @ down[units].to(qkv_weight)
@@ -106,7 +107,8 @@ class Compensation(WeightFold):
         for part in "qv":
             down, up = self.adapters.pair(layer, part)
             hidden = F.dropout(F.linear(normed, down), dropout, training=dropout > 0)
-            changes.append(self.scale * F.linear(hidden * self.mask.to(hidden), up))
+            hidden = hidden * self.masks[layer].to(hidden)
+            changes.append(self.scale * F.linear(hidden, up))
         return changes[0], changes[1]
 
 
@@ -164,10 +166,17 @@ class Adapters(nn.Module):
         """Down (h, C) and up (H D, h) of a block's `q` or `v`."""
         return self.weights[_key(layer, part, "down")], self.weights[_key(layer, part, "up")]
 
-    def between(self, source: float, target: float, *, scale: float) -> Compensation:
-        """What takes weights of one degree to another."""
-        mask = prefix_mask(target, self.group_width) - prefix_mask(source, self.group_width)
-        return Compensation(self, mask, scale)
+    def between(
+        self, source: float | Sequence[float], target: float | Sequence[float], *, scale: float
+    ) -> Compensation:
+        """What takes weights of one degree to another; degrees may be given block by block."""
+        blocks = len(self.weights) // 4
+
+        def masks(degrees: float | Sequence[float]) -> Tensor:
+            rows = [degrees] * blocks if isinstance(degrees, (int, float)) else degrees
+            return torch.stack([prefix_mask(degree, self.group_width) for degree in rows])
+
+        return Compensation(self, masks(target) - masks(source), scale)
 
 
 def _key(layer: int, part: str, kind: str) -> str:

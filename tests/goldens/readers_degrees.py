@@ -28,6 +28,7 @@ from autotok.compression.official import load_official
 from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.cfvit import CFViT, confidence
+from autotok.methods.folding import WeightFold
 from autotok.methods.learning import LossContext
 from autotok.methods.tocom import Adapters, ToCom
 from autotok.training.pair_distillation import PairSpec, PairStudent, pair_loss
@@ -36,7 +37,7 @@ BLOCK_ATOL = 1e-4
 """Of tokens, which reach 16."""
 
 
-def uniform(removed: int) -> tuple[Reduction, ...]:
+def uniform(removed: int | list[int]) -> tuple[Reduction, ...]:
     return knobs.from_num_removed(removed, PATCHES, num_blocks=BLOCKS, at_most_half=True)
 
 
@@ -46,13 +47,13 @@ def learned(arrays: Arrays) -> dict[str, Tensor]:
 
 
 def tocom(config: Config, arrays: Arrays) -> Case:
-    assert config["r"] == [config["r_tgt"]] * BLOCKS
+    target = config["r_tgt"]
+    assert config["r"] == (target if isinstance(target, list) else [target] * BLOCKS)
     if "mode" in config:
         assert config["mode"].startswith("training step")
         return Case(check=lambda arrays: tocom_training(config, arrays))
     options = {
         "proportional": bool(config["prop_attn"]),
-        "source_degree": config["r_src"],
         "scale": float(config["tocom_scale"]),
         "group_width": config["tocom_dim"],
         "rescaled": False,
@@ -60,8 +61,13 @@ def tocom(config: Config, arrays: Arrays) -> Case:
     tensors = learned(arrays)
 
     def compensate(model: CompressedViT) -> None:
-        facts, kept = model.backbone.facts, model.schedule.by_layer
-        fold = ToCom.weight_fold(facts, kept, ToCom.resolve_options(options), tensors)
+        facts, kept, source = model.backbone.facts, model.schedule.by_layer, config["r_src"]
+        if isinstance(source, list) or isinstance(target, list):  # degrees block by block
+            adapters = Adapters.read(facts, tensors, group_width=config["tocom_dim"])
+            fold: WeightFold | None = adapters.between(source, target, scale=config["tocom_scale"])
+        else:
+            resolved = ToCom.resolve_options({**options, "source_degree": source})
+            fold = ToCom.weight_fold(facts, kept, resolved, tensors)
         if fold is not None:
             model.backbone = with_fold(model.backbone, fold)
 

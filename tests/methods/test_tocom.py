@@ -84,6 +84,15 @@ def test_the_unfolded_form_adds_what_the_fold_does() -> None:
     torch.testing.assert_close(dv, more[..., 2 * rows :], rtol=0.0, atol=1e-5)
 
 
+def test_degrees_may_be_given_block_by_block() -> None:
+    own, width = weight(), FACTS.blocks[0].width
+    targets = [4, 9, *[0] * (FACTS.num_blocks - 2)]
+    between = acting().between(2, targets, scale=0.1)
+    for layer in (0, 1):
+        alone = acting().between(2, targets[layer], scale=0.1)
+        assert torch.equal(between.fold(layer, own, width), alone.fold(layer, own, width))
+
+
 def test_as_born_adapters_add_nothing() -> None:
     between = Adapters(FACTS, group_width=2).between(0, 16, scale=0.1)
     assert torch.equal(between.fold(0, weight(), FACTS.blocks[0].width), weight())
