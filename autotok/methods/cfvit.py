@@ -118,7 +118,7 @@ class CFViT(TwoPass, Learning, OfficialWeights):
         fine = children(chosen, facts.grid)  # (B, 4 k)
         found = stem.norm(first.tokens.x)[:, prefix:]
         reused = self.reuse(_taken(found, chosen)).repeat(1, 4, 1)
-        patches = stem.patches(_cut(images, fine, facts)).reshape(*fine.shape, -1)
+        patches = stem.patches(_cut(images, fine, facts)).reshape(*fine.shape, found.shape[-1])
         rows, parts = stem.positions.expand(len(images), -1, -1), patches + reused
         front = stem.prefix.expand(len(images), -1, -1)
         if chooses or self.values["fine_positions"]:

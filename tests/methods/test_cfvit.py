@@ -72,6 +72,17 @@ def test_with_every_patch_split_and_nothing_reused_it_is_the_plain_model() -> No
 
 
 @torch.no_grad()
+def test_with_nothing_split_the_second_pass_is_the_first_with_its_fine_class_row() -> None:
+    made = model(alpha=0.0)
+    first = made.first(images())
+    entering = cfvit(made).second_tokens(made.backbone, images(), first)
+    assert entering.num_patches == 4
+    order = first.score.argsort(dim=1, descending=True)
+    coarse = first.embedded[:, 1:].gather(1, order[..., None].expand(-1, -1, 48))
+    assert torch.equal(entering.patches, coarse)
+
+
+@torch.no_grad()
 def test_a_threshold_of_0_is_the_coarse_pass_and_one_above_1_the_fine_pass() -> None:
     made = model(threshold=0.0)
     coarse = made.first(images()).logits
