@@ -1,5 +1,6 @@
 """What `autotok` gives, and where it is: the one list of its public names, read at run time too."""
 
+from autotok.api.adapters import train_adapters as train_adapters
 from autotok.api.arguments import parse_keep as parse_keep
 from autotok.api.arguments import parse_macs as parse_macs
 from autotok.api.arguments import parse_options as parse_options
@@ -30,6 +31,7 @@ from autotok.config import CompressionConfig as CompressionConfig
 from autotok.config import FineTuneSpec as FineTuneSpec
 from autotok.config import Reduction as Reduction
 from autotok.config import SubnetSpec as SubnetSpec
+from autotok.counting.two_pass import calibrated_to as calibrated_to
 from autotok.devices.device import open_device as open_device
 from autotok.devices.placing import check_device as check_device
 from autotok.devices.placing import torch_device as torch_device
@@ -115,5 +117,6 @@ from autotok.threads import wait_asleep as wait_asleep
 from autotok.tokens import Needs as Needs
 from autotok.tokens import Taps as Taps
 from autotok.tokens import Tokens as Tokens
+from autotok.training.pair_distillation import PairSpec as PairSpec
 
 __version__: str

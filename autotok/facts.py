@@ -67,6 +67,9 @@ class BackboneFacts:
     params: int
     explicit_attention: bool = False
     """Blocks always spell the attention map out, so every attention tap is free."""
+    plain_stem: bool = False
+    """The stem embeds each patch by itself and adds rows of a table, so that patches of other sizes
+    can stand beside one another: `Backbone.stem_parts`."""
     readout_macs_per_token: int = 0
     """Further ones per live token (patches and prefix) that reaches the pooling."""
     one_size: str = "its adapter does not say that it can be resized"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -218,6 +218,22 @@ class Tokens:
     def with_x(self, x: Tensor) -> Tokens:
         """The same tokens with new features of the same count."""
         return dataclasses.replace(self, x=x)
+
+
+@dataclass(frozen=True)
+class StemParts:
+    """How a backbone makes tokens of an image, part by part."""
+
+    patches: Callable[[Tensor], Tensor]
+    """(B, n, C) of images (B, channels, H, W) of any whole number of patches, no positions."""
+    prefix: Tensor
+    """(1, P, C), no positions."""
+    positions: Tensor
+    """(1, P + N0, C)."""
+    enter: Callable[[Tensor], Tensor]
+    """What enters block 0 of tokens with their positions (B, N, C)."""
+    norm: Callable[[Tensor], Tensor]
+    """The read-out's own norm."""
 
 
 def grid_coords(grid: tuple[int, int], *, device: torch.device | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.dense import DenseViT
+from autotok.compression.folding import pinned
 from autotok.compression.model import CompressedViT
 from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Options, Reduction
@@ -28,6 +29,7 @@ from autotok.export.bundle import load_bundle, load_uncompressed, read_best
 from autotok.export.exported import ExportResult, export_model
 from autotok.methods.author_units import from_num_removed
 from autotok.methods.base import Training
+from autotok.methods.folding import Folding
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
 from autotok.metrics import own_quality
@@ -65,7 +67,7 @@ def compress(
         r: patch tokens removed in every layer; at most half of those that enter where the authors'
             code takes it so (`CompressedViT.schedule` says what that came to).
         options: The method's own options.
-        weights: The method's own parameters, a file as its authors published it.
+        weights: The method's own parameters, a file as its authors published it; ToCom's adapters.
         untrained: Accept a method whose parameters nobody trained, and one whose network's weights
             are not to be had: enough to count it, or to train the former.
 
@@ -87,8 +89,10 @@ def compress(
             f"'{config}' was fine-tuned, so it needs its own weights, not the model's; rebuild it"
             " with autotok.export.bundle.load_bundle, or fine-tune the model itself"
         )
+    folds = issubclass(get_method(chosen.method), Folding)
+    chosen = pinned(chosen, Path(weights) if folds and weights is not None else None)
     compressed = compress_backbone(backbone, chosen)
-    if weights is not None:
+    if weights is not None and not folds:
         load_official(compressed, read_state_dict(Path(weights)), origin=str(weights))
         if trains_thresholds(get_method(chosen.method)):
             compressed = emitted(compressed)  # theirs are not to be found again
@@ -156,7 +160,7 @@ def build_config(
         raise ConfigError(
             f"method '{method}' needs keep (a ratio per layer) or r (tokens per layer)"
         )
-    return CompressionConfig(method, reductions, options or {})
+    return pinned(CompressionConfig(method, reductions, options or {}))
 
 
 def read_config(config: ConfigLike) -> CompressionConfig:

@@ -161,10 +161,11 @@ class AutoFormerBase(Backbone):
         batch, count, _ = tokens.x.shape
         normed = block.norm1(tokens.x)
         qkv = block.qkv(normed)
-        if not needs & Needs.NORMED:
-            del normed  # attention's memory peaks without it
         qkv = qkv.reshape(batch, count, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # (B, H, N, D)
+        q, v = self.with_added(index, normed, q, v)
+        if not needs & Needs.NORMED:
+            del normed  # attention's memory peaks without it
         out, taps = relative_attention(q, k, v, block.tables, tokens, needs)
         if needs & Needs.NORMED:
             taps = taps.having("normed", normed)
@@ -231,6 +232,11 @@ class AutoFormer(AutoFormerBase):
         self.blocks = nn.ModuleList(_Block(spec, subnet, i) for i in range(subnet.depth))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.head = nn.Linear(width, spec.num_classes)
+
+    def qkv_weights(self, index: int) -> tuple[Tensor, ...]:
+        block = self.blocks[index]
+        assert isinstance(block, _Block)
+        return (block.qkv.weight,)
 
     def unused(self) -> Iterator[tuple[str, nn.Module]]:
         yield from ((f"blocks.{index}", block) for index, block in enumerate(self.blocks))

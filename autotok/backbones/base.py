@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
-from autotok.tokens import Needs, Taps, Tokens, exactly
+from autotok.tokens import Needs, StemParts, Taps, Tokens, exactly
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +40,9 @@ class Backbone(nn.Module):
     _own_facts: BackboneFacts | None = None
     _settles = False
     _settled: Tensor | None = None
+    added: Callable[[int, Tensor], tuple[Tensor, Tensor]] | None = None
+    """What training adds to a block's queries and values, (B, N, H D) each, of what its attention
+    reads (B, N, C): the unfolded form of weights that are folded later."""
 
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
@@ -83,6 +86,25 @@ class Backbone(nn.Module):
         Means over tokens are weighted by `tokens.size` where present and leave padding out.
         """
         raise NotImplementedError
+
+    def stem_parts(self) -> StemParts:
+        """What makes tokens of an image, part by part; for backbones with `facts.plain_stem`."""
+        raise UnsupportedBackbone(
+            f"backbone '{self.facts.name}' makes its tokens in a way of its own, so they cannot be"
+            " made part by part; use a plain ViT or DeiT from timm"
+        )
+
+    def qkv_weights(self, index: int) -> tuple[Tensor, ...]:
+        """Block `index`'s own projection to queries, keys and values: a joint one (3 H D, C) in
+        that order, or one each, as parameters; () where it has none of its own."""
+        return ()
+
+    def with_added(self, index: int, normed: Tensor, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and values (B, H, N, D), with what `added` adds, if anything."""
+        if self.added is None:
+            return q, v
+        dq, dv = (d.unflatten(-1, (-1, q.shape[-1])) for d in self.added(index, normed))
+        return q + dq.transpose(1, 2), v + dv.transpose(1, 2)
 
     def unused(self) -> Iterator[tuple[str, nn.Module]]:
         """Modules, with their names, that are never called themselves: the four steps run their

@@ -108,6 +108,7 @@ class LVViT(Backbone):
         normed = block.norm1(tokens.x)
         qkv = block.attn.qkv(normed).reshape(batch, count, 3, self.spec.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, D)
+        q, v = self.with_added(index, normed, q, v)
         out, taps = attention(q, k, v, tokens, needs)
         if needs & Needs.NORMED:
             taps = taps.having("normed", normed)
@@ -123,6 +124,9 @@ class LVViT(Backbone):
         block = self._block(index)
         branch: Tensor = block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(tokens.x))))
         return branch / self.spec.skip
+
+    def qkv_weights(self, index: int) -> tuple[Tensor, ...]:
+        return (self._block(index).attn.qkv.weight,)
 
     def unused(self) -> Iterator[tuple[str, nn.Module]]:
         for index in range(len(self.blocks)):

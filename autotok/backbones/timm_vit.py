@@ -12,9 +12,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autotok.facts import BackboneFacts, BlockFacts
-from autotok.tokens import Tokens
+from autotok.tokens import StemParts, Tokens
 
 from .attention import Projection
 from .base import in_full, pool_mean, prove
@@ -164,6 +165,22 @@ class TimmViT(TimmModel):
     def before_blocks(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.model.norm_pre(x))
 
+    def stem_parts(self) -> StemParts:
+        model, facts = self.model, self.facts
+        given = (model.cls_token, getattr(model, "dist_token", None), model.reg_token)
+        prefix = torch.cat([token for token in given if token is not None], dim=1)
+        table = F.pad(model.pos_embed, (0, 0, facts.num_prefix, 0))
+        table = table[:, -(facts.num_prefix + facts.num_patches) :]  # has rows for prefix or not
+
+        def patches(images: Tensor) -> Tensor:
+            embed = model.patch_embed
+            return cast(Tensor, embed.norm(embed.proj(images).flatten(2).transpose(1, 2)))
+
+        def enter(x: Tensor) -> Tensor:
+            return cast(Tensor, model.norm_pre(model.pos_drop(x)))
+
+        return StemParts(patches, prefix, table, enter, model.norm)
+
     def parts(self, block: Any) -> BlockParts:
         return timm_parts(block, (block.attn.qkv,), post_norm=type(block) is ResPostBlock)
 
@@ -258,9 +275,23 @@ def timm_facts(
         patch_size=tuple(model.patch_embed.patch_size),
         num_classes=model.num_classes,
         stem_macs=rows * columns * proj.weight.numel(),
+        plain_stem=family == "timm_vit" and _is_plain(model),
         readout_macs=fixed,
         readout_macs_per_token=per_token,
         params=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether `stem_parts` can tell the stem apart."""
+    proj, table = model.patch_embed.proj, getattr(model, "pos_embed", None)
+    return (
+        type(model) in (VisionTransformer, VisionTransformerDistilled)
+        and model.cls_token is not None
+        and table is not None
+        and isinstance(proj, nn.Conv2d)
+        and proj.kernel_size == proj.stride
+        and isinstance(model.patch_drop, nn.Identity)
     )
 
 

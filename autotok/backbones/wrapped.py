@@ -121,6 +121,7 @@ class WrappedViT(Backbone):
         normed = parts.norm(tokens.x)
         gate = None if parts.gate is None else parts.gate(normed)
         q, k, v = _heads(parts, normed)
+        q, v = self.with_added(index, normed, q, v)
         if not needs & Needs.NORMED:
             del normed  # attention's memory peaks without it
         q, k = parts.norms[0](q), parts.norms[1](k)
@@ -144,6 +145,10 @@ class WrappedViT(Backbone):
 
     def feed(self, index: int, tokens: Tokens) -> Tensor:
         return self.parts(self.block(index)).feed(tokens.x)
+
+    def qkv_weights(self, index: int) -> tuple[Tensor, ...]:
+        found = [part.weight for part in self.parts(self.block(index)).qkv]
+        return tuple(weight for weight in found if isinstance(weight, nn.Parameter))
 
     # --- the model
 

@@ -8,20 +8,28 @@ from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
+from autotok.methods.two_pass import TwoPass
 
 from .exit_set import ExitSet, check_exits
+from .folding import folded
 from .model import CompressedViT
 from .own_output import OwnOutputViT
 from .schedule import realise
+from .two_pass import TwoPassViT
 
 
-def compress_backbone(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
+def compress_backbone(
+    backbone: Backbone, config: CompressionConfig, *, is_folded: bool = False
+) -> CompressedViT:
     """A `CompressedViT` that holds the backbone (not a copy) and one reducer per reduction layer.
 
-    Where the configuration names an image size, it holds the backbone's adapter of that size.
+    Where the configuration names an image size, it holds the backbone's adapter of that size. Where
+    the method folds adapters in, it holds a twin with the folded weights and everything else
+    shared, unless the backbone's weights already are the folded ones.
 
     Raises:
         ConfigError, IncompatibleMethod: see `realise`.
+        CheckpointError: see `folded`.
     """
     if config.image_size is not None:
         backbone = backbone.at_size(config.image_size)
@@ -46,7 +54,11 @@ def compress_backbone(backbone: Backbone, config: CompressionConfig) -> Compress
     check_exits(config, backbone.facts, schedule)
     exits = None if config.exits is None else ExitSet(config.exits, backbone.facts)
     kind = OwnOutputViT if isinstance(backbone, HFViT) else CompressedViT
-    model = _in_mode(kind(backbone, config, schedule, reducers, exits), backbone.training)
+    if issubclass(method, TwoPass) and reducers:
+        kind = TwoPassViT
+    running = backbone if is_folded else folded(backbone, config, schedule)
+    model = kind(running, config, schedule, reducers, exits, original=backbone)
+    model = _in_mode(model, backbone.training)
     like = next(backbone.parameters())
     if not like.is_meta:
         model.reducers.to(like.device)
@@ -78,7 +90,7 @@ def with_networks(model: CompressedViT) -> CompressedViT:
 def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedViT:
     """A model of another configuration on the same backbone, with the method's parameters where
     they still fit (such as the same method with other counts or thresholds)."""
-    fresh = compress_backbone(model.backbone, config)
+    fresh = compress_backbone(model.original, config)
     own, old = fresh.reducers.state_dict(), model.reducers.state_dict()
     fitting = {k: v for k, v in old.items() if k in own and own[k].shape == v.shape}
     fresh.reducers.load_state_dict(fitting, strict=False)

@@ -12,6 +12,7 @@ from autotok.errors import ConfigError
 from autotok.exits import ExitPolicy
 from autotok.facts import BackboneFacts
 from autotok.methods.registry import get_method
+from autotok.methods.two_pass import TwoPass
 from autotok.tokens import Tokens, exactly
 
 from .exit_heads import Read, exit_head
@@ -40,6 +41,11 @@ def check_exits(config: CompressionConfig, facts: BackboneFacts, schedule: Sched
             " out, or take a backbone with a head"
         )
     method = get_method(config.method)
+    if issubclass(method, TwoPass):
+        raise ConfigError(
+            f"method '{config.method}' stops images early by itself, between its two passes; leave"
+            " exits out, or take another method"
+        )
     for layer, kind in zip(policy.layers, policy.kinds, strict=True):
         before = [
             site.layer

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,6 @@ from .schedule import Schedule
 _LOG = logging.getLogger(__name__)
 EMBEDDED = Needs.EMBEDDING | Needs.IMAGE | Needs.GRID
 """What the embedding gives."""
-
-
 Part = Literal["attention", "mlp", "after", "read-out"]
 """Of a block, or what follows the last one."""
 
@@ -114,6 +112,8 @@ class CompressedViT(nn.Module):
         schedule: Schedule,
         reducers: dict[int, TokenReducer],
         exits: ExitSet | None = None,
+        *,
+        original: Backbone | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -127,6 +127,18 @@ class CompressedViT(nn.Module):
         """Whether hooks that never fire were told of."""
         self.entry: tuple[int, Tokens] | None = None
         """Where the next forward starts, and with what; see `activations`."""
+        self._origin = (original or backbone,)  # a tuple: its weights are not this model's
+
+    @property
+    def original(self) -> Backbone:
+        """The backbone that was compressed: the one held, or its twin where weights were folded."""
+        return self._origin[0]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> CompressedViT:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.original is not self.backbone:  # they share weights, so they move together
+            self.original._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     # Reducers are looked up at every call, so that a replica's own, and one put in later, count.
 
@@ -232,7 +244,8 @@ class CompressedViT(nn.Module):
         """Blocks, from the first on, in which nothing is done or heard: what leaves them is what
         leaves the uncompressed model's."""
         at = self._at()
-        if self.training or any(acts_early(reducer) for reducer in at.values()):
+        altered = self.training or self.original is not self.backbone
+        if altered or any(acts_early(reducer) for reducer in at.values()):
             return 0
         layers = () if self.exits is None else self.exits.policy.layers
         return min((*at, *self._hearing, *layers), default=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,48 +15,19 @@ from autotok.compression.calibrate import calibrate_thresholds
 from autotok.compression.compress import reconfigured
 from autotok.compression.exit_scores import ExitScores, score_exits
 from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig
 from autotok.methods.base import Count
 from autotok.methods.registry import get_method
 from autotok.tokens import Tokens
 
 from .exit_costs import measured_exit_macs
+from .image_costs import ImageCosts
 from .macs import cost, counted_macs
+from .two_pass import pass_costs
 
 # each finds all thresholds anew, at counts lowered by what the one before cost too much
 _ROUNDS = 4
-_ERRORS = 2.0
-"""Standard errors of the mean cost by which a calibration stays below what is allowed: images that
-it did not see cost a little more or less."""
-
-
-@dataclass(frozen=True)
-class ImageCosts:
-    """Multiply-accumulates per image."""
-
-    macs: NDArray[np.int64]
-    """(B,)."""
-    macs_noattn: NDArray[np.int64]
-    """(B,), attention products left out."""
-    tokens: NDArray[np.int64]
-    """(B, L + 1): live patch tokens in each block's attention, then at the read-out."""
-    exits: tuple[int, ...] = ()
-    """Images that stopped at each exit, then those that went on to the end; () without exits."""
-
-    @property
-    def mean(self) -> float:
-        """Over the images."""
-        return float(self.macs.mean())
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over the images."""
-        return float(self.macs.std())
-
-    @property
-    def high(self) -> float:
-        """What the mean over other images hardly exceeds."""
-        return self.mean + _ERRORS * self.spread / math.sqrt(len(self.macs))
 
 
 def is_adaptive(config: CompressionConfig) -> bool:
@@ -81,6 +51,10 @@ class Metered(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes), the model's own."""
+        if isinstance(self.model, TwoPassViT):
+            answer = self.model.answer(images)
+            self.image_costs = pass_costs(self.model, answer.refined)
+            return answer.logits
         if self.model.exits is not None:
             scores = score_exits(self.model, images)
             number, answers = scores.chosen(self.model)
@@ -111,6 +85,8 @@ def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
     watch, was_training = TapRequest(counting=True), model.training
     model.eval()  # training masks tokens and removes none
     try:
+        if isinstance(model, TwoPassViT):
+            return pass_costs(model, model.answer(images).refined)
         model.forward_tokens(images, watch=watch)
     finally:
         model.train(was_training)

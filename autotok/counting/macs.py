@@ -33,6 +33,7 @@ from autotok.methods.base import Counts, Placement, Span, TokenReducer
 from autotok.methods.image_scoring import image_network
 from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import get_method
+from autotok.methods.two_pass import TwoPass
 from autotok.tokens import NEEDS_MAP, Needs
 
 from .exit_head_costs import exit_head_macs, exit_head_params, leaving_counts, scheduled_rows
@@ -295,6 +296,8 @@ def _site_macs(
     rows = np.zeros_like(entering)
     if extra_row and not facts.explicit_attention:
         rows = (entering + facts.num_prefix) * block.inner_width
+    if issubclass(method, TwoPass):
+        rows = rows + method.first_pass_macs(facts, options)[1]
     return np.where(active, own, 0), np.where(active, rows, 0)
 
 

@@ -30,6 +30,7 @@ from autotok.config import CompressionConfig
 from autotok.errors import CheckpointError, ConfigError, ExportError
 from autotok.facts import BackboneFacts
 from autotok.files import replacing_folder, write_text
+from autotok.methods.folding import adapters_of
 from autotok.plain_data import checked_keys, read_yaml, to_plain, typed
 
 from .exported import export_model
@@ -267,7 +268,7 @@ def load_bundle(
     weights = home / WEIGHTS if own and (home / WEIGHTS).is_file() else None
     loaded = _backbone(bundle, path, backbone, weights or given)
     bundle.check_fits(loaded.facts)
-    model = compress_backbone(loaded, bundle.config).deploy()
+    model = compress_backbone(loaded, bundle.config, is_folded=weights is not None).deploy()
     if (home / REDUCERS).is_file():
         load_into(model.reducers, read_state_dict(home / REDUCERS), home / REDUCERS)
     if model.exits is not None and (home / EXITS).is_file():
@@ -314,7 +315,7 @@ def load_uncompressed(
     """
     path, given = Path(path), None if checkpoint is None else Path(checkpoint)
     bundle = read_best(path)
-    if bundle.config.mode == "plug-in":
+    if bundle.config.mode == "plug-in" and not adapters_of(bundle.config):
         model = load_bundle(path, backbone=backbone, checkpoint=given)
         return model.backbone.at_size(None)
     loaded = _backbone(bundle, path, backbone, given)

@@ -137,7 +137,8 @@ class TokenReducer(nn.Module):
     rounding: ClassVar[str] = "ceil"
     """How a keep ratio becomes a count: 'ceil', 'floor' or 'round', as published."""
     requires: ClassVar[frozenset[str]] = frozenset()
-    """Facts a backbone must have: 'cls', 'supervised_cls', 'position_table'."""
+    """Facts a backbone must have: 'cls', 'supervised_cls', 'position_table', 'plain_stem',
+    'even_grid'."""
     first_layer: ClassVar[int] = 0
     """Earliest layer it can reduce at; 1 where it judges by the block before."""
     single_layer: ClassVar[bool] = False

@@ -47,6 +47,11 @@ _REQUIREMENTS: dict[str, tuple[Callable[[BackboneFacts], bool], str]] = {
         lambda f: f.has_cls and f.cls_is_supervised,
         "a class token that reaches the loss",
     ),
+    "plain_stem": (lambda f: f.plain_stem, "a stem that embeds each patch by itself"),
+    "even_grid": (
+        lambda f: all(side % 2 == 0 for side in f.grid),
+        "a patch grid of even sides",
+    ),
     "position_table": (lambda f: f.has_position_table, "an absolute position table"),
 }
 

@@ -14,6 +14,8 @@ authors' code silently clamps.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Kind, Option, Training
@@ -30,7 +32,7 @@ class ToMe(Matching):
     kind = Kind.MERGE
     halves_r = True
     training_need = Training.OPTIONAL
-    options = (
+    options: ClassVar[tuple[Option, ...]] = (
         Option("proportional", True, "add log size to the attention logits of merged tokens"),
     )
     conserves_size = True

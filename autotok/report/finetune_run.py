@@ -223,7 +223,7 @@ def _job(
                 "the model is fine-tuned already, and a fine-tune starts from the uncompressed"
                 " weights; give its best.yaml, or compress the original model again"
             )
-        own, config = model.backbone.at_size(None), model.config
+        own, config = model.original.at_size(None), model.config
         ref = BackboneRef.of(own.facts)
     elif isinstance(model, nn.Module):
         raise ConfigError("the model is not compressed; give the result of autotok.compress")

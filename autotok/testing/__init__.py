@@ -17,7 +17,7 @@ from autotok.methods.registry import get_method
 
 from .model import MODEL_CHECKS, default_backbones, example_config
 from .reduction import REDUCTION_CHECKS
-from .reduction_case import ReductionCase, reduction_case, synthetic_facts
+from .reduction_case import ReductionCase, reduces, reduction_case, synthetic_facts
 
 __all__ = [
     "MODEL_CHECKS",
@@ -26,6 +26,7 @@ __all__ = [
     "check_method",
     "default_backbones",
     "example_config",
+    "reduces",
     "reduction_case",
     "synthetic_facts",
 ]
@@ -42,7 +43,7 @@ def check_method(
         AssertionError: the first broken promise, as a sentence.
     """
     cls = get_method(method) if isinstance(method, str) else method
-    for check in REDUCTION_CHECKS:
+    for check in REDUCTION_CHECKS if reduces(cls) else ():
         check(cls)
     for backbone in default_backbones() if backbones is None else backbones:
         for check_in_model in MODEL_CHECKS:

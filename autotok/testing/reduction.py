@@ -295,7 +295,8 @@ def _samples(option: Option) -> list[Primitive]:
 
 
 def _bad_samples(option: Option) -> list[Primitive]:
-    bad: list[Primitive] = ["no such value"]
+    names_a_file = isinstance(option.default, str) and not option.choices
+    bad: list[Primitive] = [1.5 if names_a_file else "no such value"]
     if isinstance(option.default, (int, float)) and not isinstance(option.default, bool):
         kind = type(option.default)
         bad += [kind(option.high + 1)] if option.high is not None else []

@@ -20,6 +20,7 @@ from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.learning import Learning, LossContext
 from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import check_compatible
+from autotok.methods.two_pass import TwoPass
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
 PREFIXES = (1, 2, 5, 0)
@@ -48,6 +49,11 @@ def require(holds: bool, method: type[TokenReducer], sentence: str) -> None:
     """Raise `AssertionError` with the sentence unless it holds."""
     if not holds:
         raise AssertionError(f"method '{method.name}': {sentence}")
+
+
+def reduces(method: type[TokenReducer]) -> bool:
+    """Whether its mathematics is in `reduce`, which the checks of one reduction call."""
+    return not issubclass(method, TwoPass)
 
 
 def layers(method: type[TokenReducer]) -> tuple[int, ...]:

@@ -14,9 +14,10 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.methods import Count, get_method, list_methods
 from autotok.methods.base import TokenReducer
 from autotok.methods.registry import unmet_need
-from autotok.testing import default_backbones
+from autotok.testing import default_backbones, reduces
 
-ADAPTIVE = [name for name in list_methods() if get_method(name).count is Count.ADAPTIVE]
+METHODS = [get_method(name) for name in list_methods()]
+ADAPTIVE = [m.name for m in METHODS if m.count is Count.ADAPTIVE and reduces(m)]
 NAMES = [backbone.facts.name for backbone in default_backbones()]
 
 

@@ -69,6 +69,8 @@ class Case:
     compare: Callable[[Outcome, Arrays], None] | None = None
     """What a file holds beyond the usual."""
     atol: float = ATOL
+    block_atol: float | None = None
+    """Of the class token leaving each block, if another."""
     check: Callable[[Arrays], None] | None = None
     """Replaces all of the above: files about one function only."""
 
@@ -164,7 +166,8 @@ def verify(case: Case, arrays: Arrays) -> None:
         if "mlp_tokens" in arrays:
             per_block(found.mlp, arrays["mlp_tokens"], prefix)
     if "block_cls" in arrays:
-        close(found.block_cls, arrays["block_cls"], rtol=1e-5, atol=case.atol)
+        atol = case.atol if case.block_atol is None else case.block_atol
+        close(found.block_cls, arrays["block_cls"], rtol=1e-5, atol=atol)
     if case.compare is not None:
         case.compare(found, arrays)
 

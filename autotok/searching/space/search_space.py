@@ -18,6 +18,7 @@ from autotok.config import Primitive, SubnetSpec
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Kind, Option, Placement, TokenReducer, Training
+from autotok.methods.folding import Folding
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
@@ -288,7 +289,7 @@ def _plug_in() -> list[str]:
         if m.training_need is not Training.REQUIRED
         and m.kind is not Kind.NONE
         and m.count is Count.STATIC
-        and not issubclass(m, ImageScoring)
+        and not issubclass(m, (ImageScoring, Folding))  # the latter is another without its file
         and not m.same_untrained
     ]
 

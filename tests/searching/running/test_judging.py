@@ -38,12 +38,13 @@ from autotok.methods.image_scoring import ImageScoring, image_network
 from autotok.methods.learning import options_when_chosen
 from autotok.report.model_report import quality_report
 from autotok.searching.running.model_worker import ModelWorker, calibrated_on, judged_tally
+from autotok.testing import reduces
 
 NUM_IMAGES = 40
 FACTS = load_backbone("tiny").facts
 METHODS = [m for m in list_methods() if m != "none" and unmet_need(get_method(m), FACTS) is None]
 NEEDS_NETWORK = [m for m in METHODS if issubclass(get_method(m), ImageScoring)]
-ADAPTIVE = [m for m in METHODS if get_method(m).count is Count.ADAPTIVE]
+ADAPTIVE = [m for m in METHODS if get_method(m).count is Count.ADAPTIVE and reduces(get_method(m))]
 TRAINED = FineTuneSpec(length="2 steps", batch_size=4, losses={"ce": 1.0})
 
 
