@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from autotok.exits import ExitPolicy
-
-
-def confidence(logits: Tensor) -> Tensor:
-    """(...,) largest probability of logits (..., K), in float32."""
-    return logits.float().softmax(dim=-1).amax(dim=-1)
+from autotok.methods.primitives import confidence
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from autotok.backbones.base import evaluating
 from autotok.errors import ConfigError
+from autotok.methods.primitives import confidence
 
-from .exit_rules import confidence, entropy, first_exits
+from .exit_rules import entropy, first_exits
 from .model import CompressedViT, TapRequest
 
 

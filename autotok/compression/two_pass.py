@@ -15,7 +15,7 @@ from .model import CompressedViT
 
 
 @dataclass(frozen=True)
-class Answer:
+class TwoPassAnswer:
     """What an early exit gave."""
 
     logits: Tensor
@@ -46,7 +46,7 @@ class TwoPassViT(CompressedViT):
         """The first pass of every image."""
         return self.method.first_pass(self.backbone, images)
 
-    def answer(self, images: Tensor) -> Answer:
+    def answer(self, images: Tensor) -> TwoPassAnswer:
         """The answer with early exit, and who needed a second look."""
         first = self.first(images)
         refined = self.method.unsure(first.logits)
@@ -54,10 +54,12 @@ class TwoPassViT(CompressedViT):
             refined = torch.ones(len(images), dtype=torch.bool)
         again = refined.nonzero()[:, 0].to(first.logits.device)
         if not len(again):
-            return Answer(first.logits, refined)
+            return TwoPassAnswer(first.logits, refined)
         self._given = first.of(again)
         fine = self.backbone.readout(self.forward_tokens(images[again]))
-        return Answer(first.logits.index_copy(0, again, fine.to(first.logits.dtype)), refined)
+        return TwoPassAnswer(
+            first.logits.index_copy(0, again, fine.to(first.logits.dtype)), refined
+        )
 
     _given: FirstPass | None = None
     """The first pass of the images that come next, where it has run already."""

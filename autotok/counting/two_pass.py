@@ -15,7 +15,8 @@ from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
-from autotok.methods.cfvit import confidence, num_coarse
+from autotok.methods.cfvit import num_coarse
+from autotok.methods.primitives import confidence
 from autotok.methods.registry import get_method
 from autotok.methods.two_pass import TwoPass
 

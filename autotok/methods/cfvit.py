@@ -34,6 +34,7 @@ from .base import Count, Counts, Kind, Option, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .occupancy import Occupancy
 from .official_weights import OfficialWeights
+from .primitives import confidence
 from .registry import register
 from .two_pass import FirstPass, Passes, TwoPass
 
@@ -215,11 +216,6 @@ def num_split(facts: BackboneFacts, options: Options, keep: Counts | int) -> Cou
     coarse, kept = num_coarse(facts), np.asarray(keep, dtype=np.int64)
     usual = round_count(float(options["alpha"]), coarse, "ceil")
     return np.where(kept >= facts.num_patches, usual, (kept - coarse) // 3)
-
-
-def confidence(logits: Tensor) -> Tensor:
-    """(B,), the highest probability."""
-    return logits.float().softmax(dim=-1).amax(dim=-1)
 
 
 def children(coarse: Tensor, grid: tuple[int, int]) -> Tensor:

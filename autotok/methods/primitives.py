@@ -233,3 +233,8 @@ def moved(tokens: Tokens, x: Tensor, index: Tensor, size: Tensor | None) -> Toke
         live=_rows(tokens.live, index),
         extras={name: _extra_rows(extra, index) for name, extra in tokens.extras.items()},
     )
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """(...,) largest probability of logits (..., K), in float32."""
+    return logits.float().softmax(dim=-1).amax(dim=-1)

@@ -7,13 +7,13 @@ from early import LAYERS, LGVIT, early_model, images, median_policy
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone, reconfigured
-from autotok.compression.exit_rules import confidence
 from autotok.compression.exit_scores import score_exits, threshold_meeting
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError
 from autotok.exits import ExitPolicy
 from autotok.methods import get_method, list_methods
 from autotok.methods.base import Training
+from autotok.methods.primitives import confidence
 
 REDUCED = (Reduction(2, num_keep=9),)
 ALL = ("linear", "vit", "metr", "local", "global-2", "global-3")

@@ -27,9 +27,10 @@ from autotok.compression.model import CompressedViT, TapRequest
 from autotok.compression.official import load_official
 from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig, Reduction
-from autotok.methods.cfvit import CFViT, confidence
+from autotok.methods.cfvit import CFViT
 from autotok.methods.folding import WeightFold
 from autotok.methods.learning import LossContext
+from autotok.methods.primitives import confidence
 from autotok.methods.tocom import Adapters, ToCom
 from autotok.training.pair_distillation import PairSpec, PairStudent, pair_loss
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from autotok.backbones.timm_vit import TimmViT, VisionTransformer, VisionTransformerDistilled
 from autotok.compression.compress import compress_backbone
-from autotok.compression.exit_rules import confidence, entropy
+from autotok.compression.exit_rules import entropy
 from autotok.compression.exit_scores import score_exits
 from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Reduction
@@ -31,6 +31,7 @@ from autotok.exits import ExitPolicy
 from autotok.methods.author_units import from_fused_counts
 from autotok.methods.learning import LossContext
 from autotok.methods.metr import METR
+from autotok.methods.primitives import confidence
 from autotok.tokens import Tokens
 from autotok.training.exit_losses import (
     answer_distance,

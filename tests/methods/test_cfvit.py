@@ -10,8 +10,9 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import IncompatibleMethod, UnsupportedBackbone
-from autotok.methods.cfvit import CFViT, children, confidence, num_split
+from autotok.methods.cfvit import CFViT, children, num_split
 from autotok.methods.learning import LossContext
+from autotok.methods.primitives import confidence
 from autotok.testing import default_backbones
 
 NAMES = {backbone.facts.name: backbone for backbone in default_backbones()}
