@@ -1,6 +1,6 @@
 """Tell the digit from clutter, patch by patch, by a linear probe on features of the demo subnet.
 
-    python studies/dense_demo/run.py --train 64 --images 96
+    python studies/dense_demo/run.py --train 24 --images 48
 
 The probe is fitted once, on dense features of the frozen uncompressed model, and read on what
 `autotok.dense` gives of models at half its cost. Prints a table and writes results.csv beside
@@ -33,8 +33,8 @@ ROUNDS = 2_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--train", type=int, default=64, help="canvases the probe is fitted on")
-    parser.add_argument("--images", type=int, default=96, help="held-out canvases it is read on")
+    parser.add_argument("--train", type=int, default=24, help="canvases the probe is fitted on")
+    parser.add_argument("--images", type=int, default=48, help="held-out canvases it is read on")
     given = parser.parse_args()
     autotok.reuse_large_blocks()
     backbone = autotok.load_backbone("autoformer_demo")
