@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotok.errors import UnknownName
-from autotok.metrics import EXACT, METRICS, ON_DEVICE, TABLE, Metric, metric_of
+from autotok.errors import ConfigError, UnknownName
+from autotok.metrics import EXACT, METRICS, ON_DEVICE, TABLE, Metric, check_quality, metric_of
 from autotok.searching.space.budget import parse_budget, resolve
 
 BUDGETED = [m for m in TABLE if m.limit]
@@ -87,3 +87,26 @@ def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
 )
 def test_a_value_is_written_with_its_unit(name: str, value: float, text: str) -> None:
     assert METRICS[name].text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("kl", "less KL divergence"),
+        ("feature", "points"),
+        ("own", "more own quality"),
+        ("own_loss", "less own loss"),
+    ],
+)
+def test_a_gain_is_said_in_the_direction_that_is_better(name: str, unit: str) -> None:
+    assert METRICS[name].gain_unit == unit
+
+
+def test_an_evaluator_and_a_quality_fit_each_other() -> None:
+    assert check_quality("auto", "a:b") == "own"
+    assert check_quality("own_loss", "a:b") == "own_loss"
+    assert check_quality("auto") == "auto"
+    with pytest.raises(ConfigError, match="quality 'own_loss' is what an evaluator of yours says"):
+        check_quality("own_loss")
+    with pytest.raises(ConfigError, match="quality 'kl' is not what evaluator 'a:b' gives"):
+        check_quality("kl", "a:b")

@@ -41,6 +41,26 @@ def test_a_knob_without_a_method_asks_for_the_method(
     assert not (tmp_path / "out").exists()
 
 
+def test_evaluate_judges_by_features_and_by_a_function_of_ones_own(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sureness.py").write_text(
+        "def two(model, batch):\n    return [2.0] * len(batch.indices)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    shared = "-b tiny -m topk --keep 0.5@1 --data digits --images 6 --json".split()
+    code, out, _ = run("evaluate", *shared, "--quality", "feature")
+    found = json.loads(out)
+    assert (code, found["metric"], found["uncompressed"]) == (0, "feature", 100.0)
+    assert found["low_95"] < found["value"] < found["high_95"] <= 100.0
+    code, out, _ = run("evaluate", *shared, "--evaluator", "sureness:two", "--quality", "own_loss")
+    found = json.loads(out)
+    assert (code, found["metric"], found["value"]) == (0, "own_loss", 2.0)
+    code, _, err = run("evaluate", *shared, "--evaluator", "sureness:three")
+    assert code == 2
+    assert "'sureness:three' cannot be used" in err
+
+
 @pytest.mark.parametrize("command", ["profile", "evaluate", "compress", "export", "finetune"])
 def test_every_command_takes_b_for_the_backbone(run: Run, tmp_path: Path, command: str) -> None:
     more = ("-o", tmp_path / "out") if command in ("compress", "export", "finetune") else ()
