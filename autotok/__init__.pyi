@@ -77,6 +77,7 @@ from autotok.report.catalog import backbones_markdown as backbones_markdown
 from autotok.report.catalog import describe_methods as describe_methods
 from autotok.report.catalog import describe_target as describe_target
 from autotok.report.catalog import methods_markdown as methods_markdown
+from autotok.report.catalog import target_row as target_row
 from autotok.report.closing import budget_lines as budget_lines
 from autotok.report.closing import closing_data as closing_data
 from autotok.report.closing import closing_parts as closing_parts

@@ -12,6 +12,16 @@ import autotok
 from .app import JsonFlag, QuietFlag, app, configure_logging, print_json
 
 
+def _machine_of(target: str, runtime: str) -> str:
+    """Machine and runtime as one name; other machines' runtimes stand in their own names."""
+    if runtime == "eager" or target == "local":
+        return target if runtime == "eager" else f"local?runtime={runtime}"
+    raise autotok.ConfigError(
+        f"--runtime {runtime} is for target 'local'; '{target}' chooses its own, or write"
+        " ssh://user@host?runtime=onnxruntime"
+    )
+
+
 @app.command("calibrate")
 def calibrate_command(
     target: Annotated[
@@ -40,6 +50,10 @@ def calibrate_command(
     device: Annotated[
         str, typer.Option(help="Of this machine, what is measured: cpu, cuda[:N] or auto.")
     ] = "cpu",
+    runtime: Annotated[
+        str,
+        typer.Option(help="Of this machine, what runs the models: eager, onnxruntime, openvino."),
+    ] = "eager",
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the drawn configurations.")
     ] = 0,
@@ -50,6 +64,7 @@ def calibrate_command(
     configure_logging(verbose=False, quiet=quiet)
     from .progress import StepProgress
 
+    target = _machine_of(target, runtime)
     plan = autotok.plan_of(
         target=target,
         measurements=measurements,

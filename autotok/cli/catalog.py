@@ -109,16 +109,13 @@ def targets_command(ctx: typer.Context, json: JsonFlag = False) -> None:
         return
     rows = []
     for name in autotok.list_targets():
-        target = autotok.load_target(name)
-        points = len(target.checked_against)
-        checked = f"{points} published or measured points" if points else "never checked"
-        rows.append({"target": name, "title": target.title, "checked": checked})
+        rows.append(autotok.target_row(name))
     if json:
         print_json(rows)
         return
     print_table(
         "targets",
-        ["target", "title", "predictions checked against"],
+        ["target", "title", "runtime", "predictions checked against"],
         [list(row.values()) for row in rows],
         caption="`autotok targets show NAME` prints every number with its source",
     )
@@ -134,7 +131,7 @@ def targets_show(
         print_json(report)
         return
     print_table(
-        f"{report['name']}: {report['title']}",
+        f"{report['name']}: {report['title']}; predictions are of {report['predictions_of']}",
         ["what", "value", "source"],
         [[row["what"], row["value"], row["source"]] for row in report["numbers"]],
     )

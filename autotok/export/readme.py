@@ -160,7 +160,9 @@ def _source(evidence: Mapping[str, Any], metric: Metric) -> str:
     target = (evidence.get("question") or {}).get("target")
     error = evidence["predicted"].get(f"{metric.aspect}_error_pct")
     checked = "never checked" if error is None else f"checked to {error:.1f} %"
-    return f"predicted for {target or 'a target'} ({checked}), not measured"
+    of = (evidence.get("predicted_for") or {}).get("of")
+    words = f"{of}, {checked}" if of else checked
+    return f"predicted for {target or 'a target'} ({words}), not measured"
 
 
 def _export_line(found: Mapping[str, Any]) -> str:

@@ -17,12 +17,14 @@ from autotok.devices.placing import torch_device
 from autotok.devices.ssh_address import SshAddress
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.export.formats import FORMATS
 from autotok.methods.registry import get_method, list_methods
+from autotok.names import known
 
 from .calibrate import BACKBONES, CalibrationFound, CalibrationPlan
 from .calibrate import calibrate_target as calibrate_with
 from .calibration_run import OnStep
-from .measurers import DeviceMeasurer, InterleavedMeasurer, Machine
+from .measurers import DeviceMeasurer, InterleavedMeasurer, Machine, this_machine
 from .target import Target, load_target
 from .target_file import calibrated_target, save_target
 
@@ -34,6 +36,7 @@ STARTING_S = 12.0
 """Importing, loading and writing take so long outside the plan."""
 MOST_ADDED = 700
 """Kernels beyond the backbone's that are still exported in a minute or so."""
+HERE = "local?runtime="
 SPELT_OUT = ("onnxruntime",)
 """Runtimes that compute plain attention in several kernels, as the exported file has it."""
 
@@ -93,7 +96,8 @@ def calibrate(
     """Measure a machine, fit its latency and memory model, and write them as a target file.
 
     Args:
-        target: 'local', 'ssh://user@host[:port]' (with ?runtime=NAME as needed) or 'ray:RESOURCE'.
+        target: 'local', 'local?runtime=onnxruntime' or openvino, 'ssh://user@host[:port]' (with
+            ?runtime=NAME as needed) or 'ray:RESOURCE'.
         output: The file; 'calibrated-local.yaml' or of the board's name by default. One that is no
             calibrated target is not overwritten.
         base: The target that gives what is not measured: kind, peaks, bandwidth, notes.
@@ -160,6 +164,13 @@ def _device_of(target: str) -> Device | None:
         return None
     if target.startswith(("ssh:", "ray:")):
         return open_device(target)
+    if target.startswith(HERE):
+        runtime = target.removeprefix(HERE)
+        format = next(
+            f for f in FORMATS if f.runtime == known("runtime", runtime, _exporting_runtimes())
+        )
+        format.check()
+        return open_device(target)
     raise ConfigError(
         f"target '{target}' cannot be calibrated; give 'local', ssh://user@host[:port] or"
         " ray:RESOURCE, and a known target to start from with --base"
@@ -186,9 +197,12 @@ def _on_device(
     Raises:
         DeviceUnreachable: it does not answer.
     """
-    account = device.check()
-    if target.startswith("ssh:"):
+    here = target.startswith(HERE)
+    account = this_machine().account if here else device.check()
+    if target.startswith("ssh:") or here:
         plan = _exported(plan, device, target)
+    if here:  # this process holds torch and its own copy of a model as well
+        plan = dataclasses.replace(plan, memory=False)
 
     def machine(first: Measurement) -> Machine:
         name = first.device.removeprefix(f"{device.name} (").removesuffix(")")
@@ -221,8 +235,15 @@ def _dtype_of(target: str) -> str:
     return SshAddress.parse(target).dtype if target.startswith("ssh:") else "float32"
 
 
+def _exporting_runtimes() -> list[str]:
+    """Of this machine, those that run exported files."""
+    return sorted(f.runtime for f in FORMATS if f.runtime is not None)
+
+
 def _short(target: str) -> str:
     """A word for a file name."""
+    if target.startswith(HERE):
+        return f"local-{target.removeprefix(HERE)}"
     if target.startswith("ssh:"):
         return re.sub(r"[^A-Za-z0-9_.-]", "-", SshAddress.parse(target).host)
     return target.removeprefix("ray:").split("@")[0]

@@ -34,6 +34,7 @@ from .target_parts import CalibrationRecord, PublishedPoint
 from .trace import MB, Trace, trace
 
 MODEL_VERSION = 1
+_RUNS_IN = {"eager": "PyTorch eager", "compile": "torch.compile"}
 STORED_AS = {"tfloat32": "float32"}
 """Number formats that only products compute in, by how tensors are stored."""
 
@@ -80,22 +81,40 @@ def predict_trace(trace: Trace, target: Target, *, setting: str = "eager") -> Pr
     Raises:
         UnknownName: the target knows no such setting, or no peak for the dtype.
     """
+    behind = provenance(target, setting=setting, dtype=trace.dtype)
     return dataclasses.replace(
         bare_prediction(trace, target, setting),
-        source=f"predicted (model {MODEL_VERSION}, {provenance(target, setting=setting)})",
+        source=f"predicted (model {MODEL_VERSION}, {behind})",
         error_pct=checked_error_pct(target, setting),
         memory_error_pct=checked_error_pct(target, setting, what="memory"),
     )
 
 
-def provenance(target: Target, *, setting: str = "eager") -> str:
-    """What stands behind predictions for a target, in words: points, errors, or nothing."""
+def conditions(target: Target, *, setting: str = "eager", dtype: str | None = None) -> str:
+    """The runtime and number format that predictions are of, as 'PyTorch eager float32'."""
+    record = target.calibration
+    own = "" if record is None or setting != "eager" else record.runtime
+    return f"{own or _RUNS_IN.get(setting, setting)} {dtype or target.default_dtype}"
+
+
+def provenance(target: Target, *, setting: str = "eager", dtype: str | None = None) -> str:
+    """What predictions for a target are of and what stands behind them, in words: runtime, number
+    format, points, errors, or nothing."""
+    of = f"target {target.name}, {conditions(target, setting=setting, dtype=dtype)}"
     if not target.is_checked:
-        return f"target {target.name} never checked: an estimate"
+        return f"{of}, never checked: an estimate"
     if target.calibration is not None:
-        return f"target {target.name}; {_calibrated(target.calibration)}"
+        return f"{of}; {_calibrated(target.calibration)}"
     parts = [_standing(target, setting, what) for what in ("latency", "memory")]
-    return f"target {target.name}; {'; '.join(parts)}"
+    return f"{of}; {'; '.join(parts)}"
+
+
+def num_checked(target: Target, what: str) -> int:
+    """How many points latency or memory predictions of a target were checked at."""
+    record = target.calibration
+    if record is not None:
+        return record.held_out if what == "latency" else record.memory_points
+    return sum(_concerns(point) == what for point in target.checked_against)
 
 
 def _calibrated(record: CalibrationRecord) -> str:

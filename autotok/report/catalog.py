@@ -7,7 +7,7 @@ from typing import Any
 from autotok.backbones.family import FAMILIES
 from autotok.backbones.loading import backbone_facts
 from autotok.methods import get_method, list_methods, unmet_need
-from autotok.predicting.predict import check_points
+from autotok.predicting.predict import check_points, conditions
 from autotok.predicting.target import load_target
 
 
@@ -53,6 +53,18 @@ def backbones_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
+def target_row(name: str) -> dict[str, str]:
+    """A target in a line: what it is, what its predictions are of, what they were held against."""
+    target = load_target(name)
+    points = len(target.checked_against)
+    return {
+        "target": name,
+        "title": target.title,
+        "predictions_of": conditions(target),
+        "checked": f"{points} published or measured points" if points else "never checked",
+    }
+
+
 def describe_target(name: str) -> dict[str, Any]:
     """A target's numbers with their sources, and its predictions against every known point."""
     target = load_target(name)
@@ -79,6 +91,7 @@ def describe_target(name: str) -> dict[str, Any]:
     return {
         "name": target.name,
         "title": target.title,
+        "predictions_of": conditions(target),
         "numbers": [
             {"what": what, "value": number.value, "source": number.source}
             for what, number in target.numbers()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from autotok.metrics import ON_DEVICE
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import BudgetRequest, resolve
 
@@ -18,7 +19,7 @@ from .sentences import (
     standing_sentences,
     tuning_sentence,
 )
-from .sources import device_notes, sources_of
+from .sources import device_notes, predicted_for, sources_of
 from .tables import closing_table, on_device_of
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def closing_data(run: Run) -> dict[str, Any]:
     data["front"] = [_nested(record) for record in found["front"]]
     data["comparisons"] = found["comparisons"].to_dict()
     data["measuring"] = found["measuring"]
+    data["predicted_for"] = predicted_for(run.question.target)
     return data
 
 
@@ -94,6 +96,7 @@ def front_data(run: Run, x: str, y: str) -> dict[str, Any]:
         "hypervolume": found.volume,
         "reference": dict(zip(names, found.reference, strict=True)),
         "picture": str(run.picture_over(x, y)),
+        "predicted_for": predicted_for(run.question.target),
     }
 
 
@@ -110,7 +113,9 @@ def front_parts(run: Run, x: str, y: str) -> list[str | Table]:
     for p in found.points:
         values = [m.number(p.value(m)) for m in found.metrics]
         table.add_row(str(p.number), Text(p.method), *values, str(p.num_images or "-"))
-    return [table, found.sentence, f"picture: {run.picture_over(x, y)}"]
+    notes = device_notes(run.question.target, run.records()["measuring"], run.question.batch)
+    told = notes if any(m.name in ON_DEVICE for m in found.metrics) else []
+    return [table, found.sentence, *told, f"picture: {run.picture_over(x, y)}"]
 
 
 def _what_there_is(folder: Path) -> list[str]:

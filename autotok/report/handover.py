@@ -35,6 +35,7 @@ from autotok.searching.space.problem import COUNTED_IMAGES
 from .pages import draw_pages
 from .run import Run
 from .run_maps import write_maps
+from .sources import predicted_for
 from .what_mattered import what_mattered
 
 PACKAGES = ("autotok", "torch", "timm", "optuna", "numpy", "onnxruntime", "scikit-learn")
@@ -153,6 +154,7 @@ def _evidence(
         "macs_counted": best.macs_counted,
         "quality": None if best.score is None else dataclasses.asdict(best.score),
         "predicted": dict(best.predicted),
+        "predicted_for": predicted_for(question.get("target")),
         "measured": None if best.reading is None else dict(best.reading),
         "patch_tokens_kept": list(best.counts),
         "tuned": None if best.tuned is None else dict(best.tuned),

@@ -181,10 +181,11 @@ def _maps(report: Report) -> str:
 
 def _drawn(heads: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str]) -> str:
     head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    lines = [f"<div class='wide'><table><tr>{head}</tr>"]
+    lines = [f"<div class='wide'><table class='rows'><tr>{head}</tr>"]
     for row, name in zip(rows, classes, strict=True):
         cells = "".join(
-            f"<td{_LONG if len(cell) > MAX_CELL else ''}>{escape(cell)}</td>" for cell in row
+            f'<td{_LONG if len(c) > MAX_CELL else ""} data-head="{escape(h)}">{escape(c)}</td>'
+            for h, c in zip(heads, row, strict=True)
         )
         lines.append(f'<tr class="{escape(name)}">{cells}</tr>')
     return "\n".join([*lines, "</table></div>"])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from autotok.metrics import METRICS, PREDICTED, Metric
-from autotok.predicting.predict import provenance
+from autotok.predicting.predict import conditions, num_checked, provenance
 from autotok.predicting.target import load_target
 from autotok.searching.records.record import MEASURED, TrialRecord, foretold
 
+NOWHERE: Mapping[str, int] = MappingProxyType({})
 ALLOWED_PCT = 10.0
 """Disagreement that a target which states no error is allowed."""
 
@@ -32,20 +34,25 @@ class Sources:
         target: str | None,
         predictions: Iterable[Mapping[str, Any]],
         measuring: Mapping[str, Any],
+        *,
+        points: Mapping[str, int] = NOWHERE,
     ) -> Sources:
         """The sources of a run.
 
         Args:
-            target: Its target's name.
+            target: Its target's name, with runtime and number format.
             predictions: What was predicted for some of its configurations, errors among it.
             measuring: `DeviceCorrections.summary()`.
+            points: How many latency and memory were checked at, where that is known.
         """
         some = next((p for p in predictions if p), {})
         words = dict.fromkeys((METRICS[m].aspect for m in PREDICTED), "predicted")
         if target is not None:
             for aspect in words:
-                told = foretold(some.get(f"{aspect}_error_pct"))
-                words[aspect] = told.replace(",", f" for {target},", 1)
+                error, count = some.get(f"{aspect}_error_pct"), points.get(aspect, 0)
+                told = foretold(error).replace(",", f" for {target},", 1)
+                at = f" at {count} points" if count > 1 else " at 1 point" if count else ""
+                words[aspect] = told if error is None else told + at
         device = str(measuring.get("device") or "").split(" (")[0]
         told = f"{MEASURED} on {device}" if device else MEASURED
         return cls(words["latency"], words["memory"], told)
@@ -109,8 +116,22 @@ def sources_of(
     target: str | None, records: Sequence[TrialRecord], measuring: Mapping[str, Any]
 ) -> Sources:
     """The same for the headings of a table."""
-    name = None if target is None else load_target(target).name
-    return Sources.of(name, (r.predicted for r in records), measuring)
+    predictions = [record.predicted for record in records]
+    if target is None:
+        return Sources.of(None, predictions, measuring)
+    known = load_target(target)
+    points = {what: num_checked(known, what) for what in ("latency", "memory")}
+    name = f"{known.name}, {conditions(known)}"
+    return Sources.of(name, predictions, measuring, points=points)
+
+
+def predicted_for(target: str | None) -> dict[str, str] | None:
+    """Target, runtime and number format that a run's predictions are of, and how they were
+    checked, as plain data."""
+    if target is None:
+        return None
+    known = load_target(target)
+    return {"target": known.name, "of": conditions(known), "checked": provenance(known)}
 
 
 def _over_float32(name: str, ratios: Sequence[float]) -> str:

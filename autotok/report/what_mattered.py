@@ -54,7 +54,7 @@ def _table(shares: Mapping[str, Mapping[str, float]]) -> str:
     names = {m.column: m.label for m in TABLE}
     parameters = sorted(
         dict.fromkeys(name for found in shares.values() for name in found),
-        key=lambda name: -max(found.get(name, 0.0) for found in shares.values()),
+        key=lambda name: [-found.get(name, 0.0) for found in shares.values()],
     )
     heads = "".join(f"<th>{escape(names.get(name, name))}</th>" for name in shares)
     rows = "".join(

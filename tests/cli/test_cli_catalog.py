@@ -78,7 +78,8 @@ def test_the_catalogues_list_what_there_is(run: Run) -> None:
     code, out, _ = run("methods", "--backbone", "vit_medium_patch16_gap_240", "--json")
     assert code == 0
     code, out, _ = run("targets", "--json")
-    assert "jetson-nx" in {row["target"] for row in json.loads(out)}
+    rows = {row["target"]: row for row in json.loads(out)}
+    assert rows["jetson-nx"]["predictions_of"] == "PyTorch eager float32"
     code, out, _ = run("backbones", "deit_small*")
     assert "deit_small_patch16_224" in out.split()
 

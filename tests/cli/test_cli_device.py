@@ -136,10 +136,11 @@ def test_without_a_device_everything_is_labelled_a_prediction(run: Run, finished
     assert front["memory_is"].str.match(r"predicted, (un)?checked").all()
     readme = (folder / "best" / "README.md").read_text()
     assert re.search(
-        r"Latency: .* ms, predicted for jetson-nx \(.*checked.*\), not measured", readme
+        r"Latency: .* ms, predicted for jetson-nx \(PyTorch eager float32, checked.*\), not",
+        readme,
     )
     page = (folder / "report.html").read_text()
-    assert re.search(r"latency ms \(predicted for jetson-nx, (un)?checked", page)
+    assert re.search(r"latency ms \(predicted for jetson-nx, PyTorch eager float32, checked", page)
 
 
 # --- a device that is not there, or no longer

@@ -18,7 +18,8 @@ from autotok.errors import DeviceUnreachable, ExportError
 from autotok.predicting import calibrate as calibrating
 from autotok.predicting import calibration as module
 from autotok.predicting.calibration import calibrate, plan_of
-from autotok.predicting.predict import predict_trace
+from autotok.predicting.measurers import this_machine
+from autotok.predicting.predict import conditions, predict_trace, provenance
 from autotok.predicting.target import load_target
 from autotok.predicting.trace import trace
 
@@ -169,6 +170,36 @@ def test_the_file_is_named_after_the_board_by_default(
     plan = plan_of(target=BOARD, measurements=10, backbones=("tiny",))
     assert calibrate(BOARD, plan=plan).path == Path("calibrated-board.yaml")
     assert module._short("ray:nano@10.0.0.1:6379") == "nano"
+
+
+def test_this_machine_in_a_runtime_of_files_is_calibrated_like_a_board(
+    fake: FakeBoard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = "local?runtime=onnxruntime"
+    plan = plan_of(target=target, measurements=10, backbones=("tiny",))
+    found = calibrate(target, plan=plan)
+    assert found.path == Path("calibrated-local-onnxruntime.yaml")
+    assert "ats" not in fake.asked  # it cannot be exported
+    made = load_target(found.path)
+    record = made.calibration
+    assert record is not None
+    assert record.machine == this_machine().account
+    assert record.memory_worst_pct is None  # the process holds torch's copy as well
+    assert not made.setting().fused_attention
+    assert conditions(made) == "onnxruntime 1.18 CPUExecutionProvider float32"
+    assert conditions(made) in provenance(made)
+
+
+def test_a_runtime_that_there_is_not_is_refused_and_one_belongs_to_this_machine(
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    code, _, err = run("calibrate", "--runtime", "onnxrumtime")
+    assert code == 2
+    assert "runtime 'onnxrumtime' is unknown; did you mean 'onnxruntime'?" in err
+    code, _, err = run("calibrate", "--runtime", "openvino", "--target", "ssh://me@board")
+    assert code == 2
+    assert "--runtime openvino is for target 'local'; 'ssh://me@board' chooses its own" in err
 
 
 # --- a real one

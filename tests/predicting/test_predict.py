@@ -150,6 +150,7 @@ def test_a_prediction_says_whether_its_target_was_ever_checked() -> None:
     assert known.error_pct == checked_error_pct(load_target("rtx3090"))
     assert "latency errors up to 6.0 % at 13 points, 8 held out" in known.source
     assert "memory never checked" in known.source
+    assert "target rtx3090, PyTorch eager float32;" in known.source
     assert unknown.error_pct is None
     assert "never checked: an estimate" in unknown.source
     assert (known.target, known.dtype, known.batch) == ("rtx3090", "float32", 1)

@@ -126,3 +126,12 @@ def test_token_maps_are_embedded_and_their_captions_escaped(tmp_path: Path) -> N
     assert "a &lt;b&gt; photo" in text
     assert "<b> photo" not in text
     assert "Where the tokens went" not in write_report(tmp_path / "q.html", REPORT).read_text()
+
+
+def test_a_row_says_its_headings_where_a_phone_shows_it_as_a_card(own_run: Path) -> None:
+    page = (own_run / "report.html").read_text("utf-8")
+    table = page.split("<table class='rows'>")[1].split("</table>")[0]
+    heads = re.findall(r"<th>(.*?)</th>", table)
+    rows = [re.findall(r'data-head="(.*?)"', row) for row in table.split("<tr")[2:]]
+    assert len(rows) > 1
+    assert all(row == heads for row in rows)

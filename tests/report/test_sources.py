@@ -1,6 +1,7 @@
 """What a run says of its latency and memory figures."""
 
-from autotok.report.sources import Sources, device_sentences
+from autotok.report.sources import Sources, device_sentences, predicted_for, sources_of
+from autotok.searching.records.record import TrialRecord
 
 MEASURING = {
     "device": "ssh://me@board (Jetson Xavier NX)",
@@ -20,7 +21,23 @@ def test_headings_say_how_well_each_figure_was_checked() -> None:
     assert sources.latency == "predicted for jetson-nx, unchecked"
     assert sources.memory == "predicted for jetson-nx, checked to 0.5 %"
     assert sources.measured == "measured on ssh://me@board"
+    counted = Sources.of("nx", predictions, {}, points={"latency": 3, "memory": 1})
+    assert counted.latency == "predicted for nx, unchecked"
+    assert counted.memory == "predicted for nx, checked to 0.5 % at 1 point"
     assert Sources.of(None, predictions, {}) == Sources()
+
+
+def test_a_run_s_predictions_name_target_runtime_format_and_points() -> None:
+    record = TrialRecord(0, "complete", None, predicted={"latency_error_pct": 1.3})
+    assert sources_of("jetson-nx", [record], {}).latency == (
+        "predicted for jetson-nx, PyTorch eager float32, checked to 1.3 % at 3 points"
+    )
+    assert sources_of(None, [record], {}).latency == "predicted"
+    told = predicted_for("jetson-nx")
+    assert told is not None
+    assert (told["target"], told["of"]) == ("jetson-nx", "PyTorch eager float32")
+    assert told["checked"].startswith("target jetson-nx, PyTorch eager float32; latency errors")
+    assert predicted_for(None) is None
 
 
 def test_without_a_device_all_are_predictions_and_without_a_target_there_are_none() -> None:

@@ -18,7 +18,7 @@ KEPT = {
 
 def test_a_row_is_a_parameter_and_a_column_an_objective() -> None:
     html = mattered_html(KEPT)
-    assert html.index("&lt;own&gt;") < html.index("method") < html.index("cost asked for")
+    assert html.index("method") < html.index("cost asked for") < html.index("&lt;own&gt;")
     assert "width:70%'></div>70 %" in html
     assert "top-1 accuracy" in html
     assert html.count("<td>-</td>") == 3
