@@ -6,7 +6,12 @@ from evidence import final, hits, record
 
 from autotok.metrics import metric_of
 from autotok.report.points import Point, points_of
-from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
+from autotok.report.sentences import (
+    control_sentence,
+    smaller_image_sentence,
+    standing_sentences,
+    tuning_sentence,
+)
 from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.final import Final
 from autotok.searching.records.finetune_gain import tuning_gains
@@ -68,3 +73,34 @@ def test_one_sentence_says_where_plug_in_suffices() -> None:
     few = record(5, "topk", 1.1, AFTER[:64], untuned=AFTER[:64])
     assert "noise of 64 to 400 images" in tuning_sentence(tuning_gains([same, few]), TOP1)
     assert tuning_sentence([], TOP1) == ""
+
+
+def with_smaller_image(share: float, seed: int = 40) -> Final:
+    found = record(-5, "none", 2.20, hits(share, seed=seed), origin="smaller image")
+    assert found.config is not None
+    config = dataclasses.replace(found.config, image_size=160)
+    return dataclasses.replace(final(), smaller_image=dataclasses.replace(found, config=config))
+
+
+def test_the_smaller_image_is_held_against_the_best_image_by_image() -> None:
+    behind = smaller_image_sentence(points(with_smaller_image(0.6)), TOP1)
+    assert behind.startswith("smaller images: the uncompressed model on 160 x 160 pixels: ")
+    assert "at 2.200 GFLOPs; the best differs by +" in behind
+    assert "SMALLER IMAGES" not in behind
+    tie = smaller_image_sentence(points(with_smaller_image(0.865)), TOP1)
+    assert "A TIE WITH SMALLER IMAGES: let the search choose" in tie
+    lost = smaller_image_sentence(points(with_smaller_image(0.97)), TOP1)
+    assert "NO BETTER THAN SMALLER IMAGES" in lost
+
+
+def test_a_fine_tuned_best_is_told_beside_a_smaller_image_that_is_not() -> None:
+    last = with_smaller_image(0.6)
+    tuned = next(r for r in last.front if r.tuned is not None)
+    line = smaller_image_sentence(points(dataclasses.replace(last, best=tuned)), TOP1)
+    assert "the uncompressed model, not fine-tuned, on 160 x 160 pixels" in line
+
+
+def test_why_there_is_no_smaller_image_is_told() -> None:
+    line = smaller_image_sentence(points(final()), TOP1, "no time was left for it")
+    assert line == "no control on smaller images: no time was left for it"
+    assert smaller_image_sentence(points(final()), TOP1) == ""
