@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -55,19 +56,16 @@ class TwoPassViT(CompressedViT):
         again = refined.nonzero()[:, 0].to(first.logits.device)
         if not len(again):
             return TwoPassAnswer(first.logits, refined)
-        self._given = first.of(again)
-        fine = self.backbone.readout(self.forward_tokens(images[again]))
-        return TwoPassAnswer(
-            first.logits.index_copy(0, again, fine.to(first.logits.dtype)), refined
-        )
-
-    _given: FirstPass | None = None
-    """The first pass of the images that come next, where it has run already."""
+        tokens = self.method.second_tokens(self.backbone, images[again], first.of(again))
+        tokens = dataclasses.replace(tokens, size=None)  # attention is not proportional
+        fine = self.backbone.readout(self.backbone.run_blocks(tokens))
+        logits = first.logits.index_copy(0, again, fine.to(first.logits.dtype))
+        return TwoPassAnswer(logits, refined)
 
     def _entering(
         self, images: Tensor, trace: bool, hooked: list[BlockHooks]
     ) -> tuple[int, Tokens, Taps]:
-        first, self._given = self._given or self.first(images), None
+        first = self.first(images)
         tokens = self.method.second_tokens(self.backbone, images, first, trace=trace)
         return 0, tokens, Taps()
 
