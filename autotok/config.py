@@ -17,7 +17,8 @@ from types import MappingProxyType
 from typing import Any
 
 from autotok.errors import ConfigError, nearest
-from autotok.plain_data import Place, parse_json, typed
+from autotok.plain_data import Place, parse_json, to_plain, typed
+from autotok.pruned_spec import PrunedSpec
 
 VERSION = 1
 MODES = ("plug-in", "retrain")
@@ -232,7 +233,8 @@ class CompressionConfig:
     options: Options = field(default_factory=dict)
     mode: str = "plug-in"
     positions: str = "carried"
-    subnet: SubnetSpec | None = None
+    subnet: SubnetSpec | PrunedSpec | None = None
+    """Of an AutoFormer supernet, or what pruning leaves of any other ViT."""
     finetune: FineTuneSpec | None = None
     """How it is retrained; only with mode 'retrain', where None means the defaults."""
     number_format: str = "float32"
@@ -295,11 +297,7 @@ class CompressionConfig:
             "reductions": [_reduction_dict(r) for r in self.reductions],
         }
         if self.subnet is not None:
-            data["subnet"] = {
-                "embed_dim": self.subnet.embed_dim,
-                "heads": list(self.subnet.heads),
-                "mlp_ratios": list(self.subnet.mlp_ratios),
-            }
+            data["subnet"] = to_plain(self.subnet)
         if self.finetune is not None:
             data["finetune"] = self.finetune.to_dict()
         if self.number_format != "float32":

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
+from autotok.pruned_spec import PrunedSpec
 from autotok.tokens import Needs, Taps, Tokens, exactly
 
 P = ParamSpec("P")
@@ -31,10 +32,27 @@ B = TypeVar("B", bound="Backbone")
 X = TypeVar("X", bound=Tensor | Tokens)
 
 
+class Uncut:
+    """Where a pruned backbone came from: no part of it, so neither copied nor moved with it."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Uncut:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Pickled, it is forgotten: the other process has the pruned model alone."""
+        return type(None), ()
+
+
 class Backbone(nn.Module):
     """Base of all adapters. Sub-classes set `facts` and implement the four steps."""
 
     facts: BackboneFacts
+    pruned: PrunedSpec | None = None
+    """What is left of the uncompressed model, where `pruning.pruned` cut some of it out."""
+    uncut: Uncut | None = None
 
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
@@ -82,6 +100,11 @@ class Backbone(nn.Module):
     def weights(self) -> nn.Module:
         """The module whose weight names others know: the wrapped model, where there is one."""
         return self
+
+    @property
+    def whole(self) -> Backbone:
+        """The uncompressed backbone that this one was cut out of; itself where it was not."""
+        return self if self.uncut is None else self.uncut.backbone
 
     def alone(self) -> Backbone:
         """The backbone itself, or a copy with its own weights where it runs on shared ones."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.hf_vit import HFViT
+from autotok.backbones.pruning import pruned
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
+from autotok.pruned_spec import PrunedSpec
 
 from .model import CompressedViT
 from .own_output import OwnOutputViT
@@ -17,9 +19,13 @@ from .schedule import realise
 def compress_backbone(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
     """A `CompressedViT` that holds the backbone (not a copy) and one reducer per reduction layer.
 
+    Where the configuration prunes, it holds what is left of the backbone, with weights of its own.
+
     Raises:
         ConfigError, IncompatibleMethod: see `realise`.
+        ConfigError, UnsupportedBackbone: the backbone is none that its subnet fits.
     """
+    backbone = _pruned(backbone, config)
     if config.positions == "naive" and not backbone.facts.carries_positions:
         raise ConfigError(
             f"positions 'naive' means nothing on backbone '{backbone.facts.name}', which looks no"
@@ -44,6 +50,13 @@ def compress_backbone(backbone: Backbone, config: CompressionConfig) -> Compress
     if not like.is_meta:
         model.reducers.to(like.device)
     return model
+
+
+def _pruned(backbone: Backbone, config: CompressionConfig) -> Backbone:
+    """What the configuration leaves of a backbone, which may be pruned to that already."""
+    if not isinstance(config.subnet, PrunedSpec) or config.subnet == backbone.pruned:
+        return backbone
+    return pruned(backbone, config.subnet)
 
 
 def with_networks(model: CompressedViT) -> CompressedViT:
