@@ -81,6 +81,10 @@ class SubnetSpec:
         return int(self.embed_dim * self.mlp_ratios[layer])
 
 
+Subnet = SubnetSpec | PrunedSpec
+"""Which part of a model: of an AutoFormer supernet, or what pruning leaves of any other ViT."""
+
+
 @dataclass(frozen=True)
 class Reduction:
     """How much is kept at one reduction layer: a keep ratio, or a count of patch tokens.
@@ -233,8 +237,7 @@ class CompressionConfig:
     options: Options = field(default_factory=dict)
     mode: str = "plug-in"
     positions: str = "carried"
-    subnet: SubnetSpec | PrunedSpec | None = None
-    """Of an AutoFormer supernet, or what pruning leaves of any other ViT."""
+    subnet: Subnet | None = None
     finetune: FineTuneSpec | None = None
     """How it is retrained; only with mode 'retrain', where None means the defaults."""
     number_format: str = "float32"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autotok.config import SubnetSpec
+from autotok.config import Subnet
 from autotok.errors import CheckpointError, ConfigError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
 from autotok.pruned_spec import PrunedSpec
@@ -53,7 +53,7 @@ def load_backbone(
     *,
     checkpoint: Path | None = None,
     image_size: int | None = None,
-    subnet: SubnetSpec | PrunedSpec | None = None,
+    subnet: Subnet | None = None,
 ) -> Backbone:
     """A backbone by name, with real weights, in evaluation mode.
 
@@ -79,7 +79,7 @@ def load_structure(
     name: str,
     *,
     image_size: int | None = None,
-    subnet: SubnetSpec | PrunedSpec | None = None,
+    subnet: Subnet | None = None,
     device: str = "meta",
 ) -> Backbone:
     """A backbone on the meta device: its shapes without weights, for counting and predicting.
@@ -109,7 +109,7 @@ def _request(
     name: str,
     checkpoint: Path | None,
     image_size: int | None,
-    subnet: SubnetSpec | PrunedSpec | None,
+    subnet: Subnet | None,
 ) -> ModelRequest:
     if isinstance(subnet, PrunedSpec):
         subnet = None

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from autotok.config import Subnet
 from autotok.errors import ConfigError, UnsupportedBackbone
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.pruned_spec import PrunedSpec, unpacked
@@ -114,6 +115,18 @@ def pruned_facts(backbone: Backbone, spec: PrunedSpec) -> BackboneFacts:
     return dataclasses.replace(facts, blocks=blocks, params=facts.params - gone)
 
 
+def facts_under(backbone: Backbone, subnet: Subnet | None) -> BackboneFacts:
+    """Facts of what a configuration's subnet leaves of a backbone that is not pruned yet.
+
+    Raises:
+        ConfigError, UnsupportedBackbone: see `check_subnet`.
+    """
+    if not isinstance(subnet, PrunedSpec):
+        return backbone.facts
+    check_subnet(backbone, subnet)
+    return pruned_facts(backbone, subnet)
+
+
 def _pruned_block(backbone: Backbone, spec: PrunedSpec, at: int) -> BlockFacts:
     index, heads, hidden = spec.blocks[at], len(spec.heads[at]), spec.widths[at]
     block, params = backbone.facts.blocks[index], backbone.facts.blocks[index].params
@@ -171,7 +184,7 @@ def _tell_sizes(block: Any, facts: BlockFacts) -> None:
             part.out_features, part.in_features = part.weight.shape
 
 
-def filled(backbone: B) -> B:
+def filled(backbone: Backbone) -> Backbone:
     """A pruned backbone's weights in the shapes of the uncompressed one, with zeros for the rest.
 
     Pruned to the same structure it is the same model again, so that its file is one that everybody

@@ -271,7 +271,7 @@ class RayDevice:
 
 def measure_on(device: Device, model: CompressedViT | Backbone, *, batch: int = 1) -> Measurement:
     """One model on a device with random images, beside its uncompressed backbone."""
-    reference = model.backbone if isinstance(model, CompressedViT) else None
+    reference = model.backbone.whole if isinstance(model, CompressedViT) else None
     facts = model.backbone.facts if isinstance(model, CompressedViT) else model.facts
     images = torch.randn(batch, *facts.image_shape, generator=torch.Generator().manual_seed(0))
     return device.measure(model, images, reference)

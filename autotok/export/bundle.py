@@ -304,7 +304,7 @@ def load_uncompressed(
     """
     bundle = read_best(path)
     if bundle.config.mode == "plug-in":
-        return load_bundle(path, backbone=backbone, checkpoint=checkpoint).backbone
+        return load_bundle(path, backbone=backbone, checkpoint=checkpoint).backbone.whole
     loaded = _backbone(bundle, path, backbone, checkpoint)
     bundle.check_fits(loaded.facts)
     return loaded.eval()

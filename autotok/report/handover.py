@@ -171,7 +171,7 @@ def _write_best(
     checkpoint = evidence["question"].get("checkpoint")
     bundle = Bundle(
         backbone=BackboneRef.of(
-            model.backbone.facts, checkpoint=None if checkpoint is None else Path(checkpoint)
+            model.backbone.whole.facts, checkpoint=None if checkpoint is None else Path(checkpoint)
         ),
         config=model.config,
         preprocessing=preprocessing_of(evaluator.backbone).to_dict(),

@@ -36,7 +36,7 @@ def profile_report(
     `measure_on` is what it is timed on, see `open_device`; None for no measurement.
     """
     facts = model.backbone.facts
-    exact, whole = cost(facts, model.config), uncompressed_cost(facts)
+    exact, whole = cost(facts, model.config), uncompressed_cost(model.backbone.whole.facts)
     report: dict[str, Any] = {
         "backbone": facts.name,
         "method": model.config.method,
@@ -171,7 +171,7 @@ def write_bundle(
     facts = model.backbone.facts
     exact = cost(facts, model.config)
     bundle = Bundle(
-        backbone=BackboneRef.of(facts, checkpoint=checkpoint),
+        backbone=BackboneRef.of(model.backbone.whole.facts, checkpoint=checkpoint),
         config=model.config,
         preprocessing=preprocessing_of(model.backbone).to_dict(),
         evidence={"macs": exact.macs, "params": exact.params},

@@ -53,7 +53,7 @@ def judge(
     Raises:
         ConfigError: the model was fine-tuned, and nobody says what it shall agree with.
     """
-    original = uncompressed or model.backbone
+    original = uncompressed or model.backbone.whole
     source = load_data(data, original, class_names=class_names)
     if on_progress is not None:
         on_progress(0.0, source.labelling)

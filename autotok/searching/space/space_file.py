@@ -11,6 +11,7 @@ from typing import Any
 from autotok.config import MODES, NUMBERS, FineTuneSpec, Primitive
 from autotok.errors import ConfigError, nearest
 from autotok.methods.registry import get_method
+from autotok.names import SUBNETS
 from autotok.plain_data import Place, read_yaml, typed
 from autotok.training.losses import get_loss
 
@@ -60,6 +61,7 @@ class _SpaceFile:
     exclude: Words | None = None
     mode: Words | None = None
     formats: Words | None = None
+    subnet: str | None = None
     schedule: _Schedule | None = None
     budget_fraction: Range | None = None
     options: Mapping[str, Mapping[str, Answers]] | None = None
@@ -96,6 +98,8 @@ def space_from_dict(
     ):
         if given is not None:
             found[key] = _words(given, known, at / key)
+    if file.subnet is not None:
+        found["subnet"] = _words(file.subnet, SUBNETS, place / "subnet")[0]
     if "formats" in found:
         found["number_formats"] = found.pop("formats")
     for key in ("methods", "exclude"):
