@@ -71,12 +71,12 @@ class PrunedSpec:
 
 def packed(kept: list[int], total: int) -> str:
     """The text of `PrunedSpec.units` for some of `total` units."""
-    digits = -(-total // 4)
-    bits = sum(1 << (4 * digits - 1 - unit) for unit in kept)
-    return f"{bits:0{digits}x}"
+    digits, held = -(-total // 4), set(kept)
+    bits = "".join("1" if unit in held else "0" for unit in range(4 * digits))
+    return f"{int(bits, 2):0{digits}x}"
 
 
 def unpacked(text: str) -> list[int]:
     """The inverse of `packed`."""
-    bits, top = int(text, 16), 4 * len(text) - 1
-    return [unit for unit in range(top + 1) if bits >> (top - unit) & 1]
+    bits = f"{int(text, 16):0{4 * len(text)}b}"
+    return [unit for unit, bit in enumerate(bits) if bit == "1"]

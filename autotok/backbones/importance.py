@@ -2,9 +2,9 @@
 
 Every head, unit and block gets a gate of 1, and one pass over images gives the gradient of the
 output with respect to all gates at once. The squared first-order Taylor term, (gate * gradient)^2
-averaged over images, is the criterion of Molchanov et al., "Importance Estimation for Neural Network
-Pruning" (CVPR 2019, arXiv:1906.10771, eq. 8). Nothing is labelled: what must not change is the
-uncompressed model's own prediction. Its cross-entropy to itself has no gradient, for it is at its
+averaged over images, is the criterion of Molchanov et al., "Importance Estimation for Neural
+Network Pruning" (CVPR 2019, arXiv:1906.10771). Nothing is labelled: what must not change is the
+uncompressed model's own prediction. The divergence from itself has no gradient, for it is at its
 minimum; so the logits are read in a random direction of covariance diag(p) - pp', with which the
 mean of the squared gradient is the second derivative of that divergence (the Fisher information).
 """
@@ -90,8 +90,8 @@ def _gradients(
     like, facts = next(backbone.parameters()), backbone.facts
     images = images.to(like.device, like.dtype)
     gates = [
-        _Gates(*(images.new_ones(len(images), 1, n).requires_grad_() for n in (b.heads, b.hidden, 1)))
-        for b in facts.blocks
+        _Gates(*(images.new_ones(len(images), 1, n).requires_grad_() for n in sizes))
+        for sizes in ((block.heads, block.hidden, 1) for block in facts.blocks)
     ]
     tokens, _ = backbone.embed(images)
     for index, gate in enumerate(gates):
@@ -107,7 +107,9 @@ def _gradients(
 
 def _directions(outputs: Tensor, classes: int, generator: torch.Generator) -> Tensor:
     """(B, K) of covariance diag(p) - pp'; of a headless model's features, the unit matrix."""
-    noise = torch.randn(outputs.shape, generator=generator).to(outputs)
+    # image by image: together, few numbers are drawn in another order than many
+    drawn = [torch.randn(outputs.shape[1], generator=generator) for _ in outputs]
+    noise = torch.stack(drawn).to(outputs)
     if not classes:
         return noise
     p = outputs.detach().softmax(dim=-1)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import zip_longest
 
 from autotok.backbones.importance import Importance
@@ -110,7 +111,7 @@ class PrunedStructure:
         return self._facts[spec]
 
     def shrunk(self, subnet: PrunedSpec) -> list[PrunedSpec]:
-        """The structure, then ever smaller ones, one choice less at each step, down to the smallest.
+        """The structure, then ever smaller ones down to the smallest, one choice less at each step.
 
         MLP, heads and depth take turns, as long as each has a smaller choice.
         """
@@ -163,26 +164,27 @@ def kept_groups(rows: Sequence[Sequence[float]], share: float, *, step: int) -> 
     A row's entries are grouped by importance, `step` at a time; the groups of all rows compete by
     importance per entry (all entries cost the same), and of each row the first stays.
     """
-    ranked = [sorted(range(len(row)), key=lambda i: (-row[i], i)) for row in rows]
-    groups = [list(_chunks(order, step)) for order in ranked]
+    groups = [_groups(tuple(row), step) for row in rows]
     ready = [
-        (-sum(rows[r][i] for i in group) / len(group), r, g)
-        for r, row in enumerate(groups)
-        for g, group in enumerate(row)
-        if g > 0
+        (-worth, r, g) for r, row in enumerate(groups) for g, (worth, _) in enumerate(row) if g > 0
     ]
     spare = max(0, round(share * (len(ready) + len(rows))) - len(rows))
     chosen = {(r, 0) for r in range(len(rows))} | {(r, g) for _, r, g in sorted(ready)[:spare]}
     return [
-        sorted(i for g, group in enumerate(row) if (r, g) in chosen for i in group)
+        sorted(i for g, (_, group) in enumerate(row) if (r, g) in chosen for i in group)
         for r, row in enumerate(groups)
     ]
 
 
-def _chunks(order: Sequence[int], step: int) -> Iterator[Sequence[int]]:
-    """Groups of `step`; what does not fill one is the last, kept with all or not at all."""
-    for start in range(0, len(order), step):
-        yield order[start : start + step]
+@lru_cache(maxsize=256)
+def _groups(row: tuple[float, ...], step: int) -> list[tuple[float, list[int]]]:
+    """(importance per entry, entries) of each group, the most important first.
+
+    What does not fill one is the last, kept with all or not at all.
+    """
+    order = sorted(range(len(row)), key=lambda i: (-row[i], i))
+    groups = [order[start : start + step] for start in range(0, len(order), step)]
+    return [(sum(row[i] for i in group) / len(group), group) for group in groups]
 
 
 def _nearest(choices: Sequence[float], value: float) -> Primitive:
