@@ -69,14 +69,14 @@ class PrunedSpec:
         return f"{self.depth} blocks, heads {ranges[0]}, MLP {ranges[1]}"
 
 
-def packed(kept: list[int], total: int) -> str:
+def units_text(kept: list[int], total: int) -> str:
     """The text of `PrunedSpec.units` for some of `total` units."""
     digits, held = -(-total // 4), set(kept)
     bits = "".join("1" if unit in held else "0" for unit in range(4 * digits))
     return f"{int(bits, 2):0{digits}x}"
 
 
-def unpacked(text: str) -> list[int]:
-    """The inverse of `packed`."""
+def listed_units(text: str) -> list[int]:
+    """The inverse of `units_text`."""
     bits = f"{int(text, 16):0{4 * len(text)}b}"
     return [unit for unit, bit in enumerate(bits) if bit == "1"]

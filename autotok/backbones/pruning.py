@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from autotok.config import Subnet
 from autotok.errors import ConfigError, UnsupportedBackbone
 from autotok.facts import BackboneFacts, BlockFacts
-from autotok.pruned_spec import PrunedSpec, unpacked
+from autotok.pruned_spec import PrunedSpec, listed_units
 
 from .base import Backbone, Uncut
 from .timm_vit import TimmModel
@@ -94,7 +94,7 @@ def check_subnet(backbone: Backbone, spec: PrunedSpec) -> None:
             f" {facts.num_blocks - 1}; give a subnet that was found for it"
         )
     for index, heads, text in zip(spec.blocks, spec.heads, spec.units, strict=True):
-        block, units = facts.blocks[index], unpacked(text)
+        block, units = facts.blocks[index], listed_units(text)
         if heads[-1] >= block.heads:
             raise ConfigError(
                 f"subnet keeps head {heads[-1]} of block {index}, but backbone '{facts.name}' has"
@@ -184,7 +184,7 @@ def _tell_sizes(block: Any, facts: BlockFacts) -> None:
             part.out_features, part.in_features = part.weight.shape
 
 
-def filled(backbone: Backbone) -> Backbone:
+def in_whole_shapes(backbone: Backbone) -> Backbone:
     """A pruned backbone's weights in the shapes of the uncompressed one, with zeros for the rest.
 
     Pruned to the same structure it is the same model again, so that its file is one that everybody
@@ -245,6 +245,6 @@ def _kept(backbone: Backbone, spec: PrunedSpec, at: int, item: _Sliced) -> Tenso
         whole, kept = block.inner_width, torch.tensor(spec.heads[at])
         kept = (kept[:, None] * block.head_dim + torch.arange(block.head_dim)).flatten()
     else:
-        whole, kept = block.hidden, torch.tensor(unpacked(spec.units[at]))
+        whole, kept = block.hidden, torch.tensor(listed_units(spec.units[at]))
     rows = torch.cat([kept + part * whole for part in range(item.parts)])
     return rows.to(next(backbone.parameters()).device)

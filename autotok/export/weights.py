@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autotok.backbones.family import tensors_of
 from autotok.backbones.loading import save_backbone
-from autotok.backbones.pruning import filled, holds_its_origin
+from autotok.backbones.pruning import holds_its_origin, in_whole_shapes
 from autotok.compression.model import CompressedViT
 from autotok.errors import CheckpointError, ConfigError
 
@@ -35,7 +35,7 @@ def write_weights(folder: Path, model: CompressedViT, name: str) -> bool:
     """
     backbone = model.backbone
     # whole where pruning alone changed it: the uncompressed model can be had from the file too
-    whole = backbone.whole if holds_its_origin(backbone) else filled(backbone)
+    whole = backbone.whole if holds_its_origin(backbone) else in_whole_shapes(backbone)
     save_backbone(whole, folder / WEIGHTS, name=name)
     reducers = tensors_of(model.reducers)
     if reducers:

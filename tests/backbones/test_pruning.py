@@ -13,7 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import as_backbone, load_backbone, load_structure, save_backbone
-from autotok.backbones.pruning import check_subnet, filled, holds_its_origin, pruned, pruned_facts
+from autotok.backbones.pruning import (
+    check_subnet,
+    holds_its_origin,
+    in_whole_shapes,
+    pruned,
+    pruned_facts,
+)
 from autotok.backbones.timm_vit import VisionTransformer, timm, timm_facts
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
@@ -21,7 +27,7 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError, UnsupportedBackbone
-from autotok.pruned_spec import PrunedSpec, packed, unpacked
+from autotok.pruned_spec import PrunedSpec, listed_units, units_text
 
 SMALL = {"img_size": 32, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 10}
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
@@ -59,7 +65,7 @@ def one_block(name: str) -> Backbone:
 def spec_of(backbone: Backbone) -> PrunedSpec:
     """Blocks 0, 1 and 3; in block 1 one head alone, in the others the first and the last."""
     hidden = backbone.facts.blocks[0].hidden
-    third, sixth = (packed(list(range(1, hidden, step)), hidden) for step in (3, 6))
+    third, sixth = (units_text(list(range(1, hidden, step)), hidden) for step in (3, 6))
     return PrunedSpec((0, 1, 3), ((0, 2), (1,), (0, 2)), (third, sixth, third))
 
 
@@ -74,7 +80,7 @@ def masked(backbone: Backbone, spec: PrunedSpec) -> Backbone:
         at, facts = spec.blocks.index(index), backbone.facts.blocks[index]
         for head in set(range(facts.heads)) - set(spec.heads[at]):
             block.attn.proj.weight.data[:, head * facts.head_dim : (head + 1) * facts.head_dim] = 0
-        for unit in set(range(facts.hidden)) - set(unpacked(spec.units[at])):
+        for unit in set(range(facts.hidden)) - set(listed_units(spec.units[at])):
             block.mlp.fc2.weight.data[:, unit] = 0
     return twin
 
@@ -119,7 +125,7 @@ def test_a_structure_goes_through_files_unchanged() -> None:
     spec = spec_of(tiny_backbone())
     config = CompressionConfig(subnet=spec)
     assert CompressionConfig.from_json(config.to_json()) == config
-    assert unpacked(packed([0, 5, 9], 10)) == [0, 5, 9]
+    assert listed_units(units_text([0, 5, 9], 10)) == [0, 5, 9]
     assert spec.short == "3 blocks, heads 1-2, MLP 32-64"
 
 
@@ -131,7 +137,7 @@ def test_weights_go_into_the_shapes_of_the_uncompressed_model_and_back(tmp_path:
     for parameter in cut.parameters():
         parameter.add_(0.1)  # as a fine-tune would
     assert not holds_its_origin(cut)
-    save_backbone(filled(cut), tmp_path / "w.safetensors", name="tiny")
+    save_backbone(in_whole_shapes(cut), tmp_path / "w.safetensors", name="tiny")
     again = pruned(load_backbone("tiny", checkpoint=tmp_path / "w.safetensors"), spec_of(backbone))
     assert torch.equal(again(images(backbone)), cut(images(backbone)))
 

@@ -17,7 +17,7 @@ from itertools import zip_longest
 from autotok.backbones.importance import Importance
 from autotok.config import Primitive
 from autotok.facts import BackboneFacts
-from autotok.pruned_spec import PrunedSpec, packed
+from autotok.pruned_spec import PrunedSpec, units_text
 
 from .subnets import Asked
 
@@ -69,7 +69,7 @@ class PrunedStructure:
             PrunedSpec(
                 tuple(range(depth)),
                 tuple(tuple(range(b.heads)) for b in facts.blocks),
-                tuple(packed(list(range(b.hidden)), b.hidden) for b in facts.blocks),
+                tuple(units_text(list(range(b.hidden)), b.hidden) for b in facts.blocks),
             ),
             hashlib.sha256(text.encode()).hexdigest()[:12],
             ranking,
@@ -146,7 +146,7 @@ class PrunedStructure:
                 tuple(blocks),
                 tuple(map(tuple, kept_heads)),
                 tuple(
-                    packed(kept, len(rank.units[b]))
+                    units_text(kept, len(rank.units[b]))
                     for b, kept in zip(blocks, kept_units, strict=True)
                 ),
             )

@@ -17,7 +17,7 @@ from autotok.config import CompressionConfig
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError
-from autotok.pruned_spec import PrunedSpec, unpacked
+from autotok.pruned_spec import PrunedSpec, listed_units
 from autotok.searching.proposing.repair import repair
 from autotok.searching.running.opening import run_search
 from autotok.searching.space.problem import Problem
@@ -65,7 +65,7 @@ def test_the_least_important_goes_first_wherever_it_is() -> None:
     least = min(RANKING.blocks[b] for b in shallow.blocks)
     assert all(RANKING.blocks[b] < least for b in range(12) if b not in shallow.blocks)
     assert (mlp_step(192), mlp_step(768)) == (32, 64)
-    units = unpacked(
+    units = listed_units(
         STRUCTURE.subnet({"subnet.depth": 12, "subnet.heads": 1.0, "subnet.mlp": 0.5}).units[0]
     )
     dropped = set(range(768)) - set(units)
@@ -99,7 +99,7 @@ def test_the_formula_equals_the_counter_for_proposals_of_structure_and_tokens() 
 
 
 def test_a_search_finds_structures_inside_the_budget(tmp_path: Path) -> None:
-    result = run_search(problem(), tmp_path / "run", SearchSettings(n_trials=10))
+    result = run_search(SearchSettings(n_trials=10), problem(), tmp_path / "run")
     done = [r for r in result.records if r.config is not None and r.costs is not None]
     assert any(isinstance(r.config and r.config.subnet, PrunedSpec) for r in done)
     assert all(r.within_budget for r in result.front)
