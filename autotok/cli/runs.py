@@ -106,7 +106,7 @@ def search_command(
         typer.Option(help="Number formats of the file: 'float32,int8'; float32 by default."),
     ] = None,
     subnet: Annotated[
-        str, typer.Option(help="'fixed', or 'search' subnets of a supernet together with tokens.")
+        str, typer.Option(help="'fixed', or 'search': structure together with tokens.")
     ] = "fixed",
     train_data: Annotated[
         str | None, typer.Option(help="Images for fine-tunes; the data's training split.")

@@ -23,7 +23,7 @@ from autotok.backbones.pruning import (
 from autotok.backbones.timm_vit import VisionTransformer, timm, timm_facts
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.config import CompressionConfig, Reduction
+from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError, UnsupportedBackbone
@@ -184,6 +184,12 @@ def test_a_subnet_of_another_model_is_told(changes: dict[str, tuple[int]], messa
 def test_a_subnet_that_none_can_be_is_told(changes: dict[str, tuple[int]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(spec_of(tiny_backbone()), **changes)  # type: ignore[arg-type]
+
+
+def test_a_subnet_of_a_supernet_is_none_of_a_plain_model() -> None:
+    config = CompressionConfig(subnet=SubnetSpec(16, (2, 2), (2.0, 2.0)))
+    with pytest.raises(ConfigError, match=r"\(16 wide, 2 deep.*\), and backbone 'tiny' is none"):
+        compress_backbone(tiny_backbone(), config)
 
 
 def test_a_pruned_model_is_not_pruned_to_another_structure() -> None:
