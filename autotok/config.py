@@ -18,7 +18,8 @@ from typing import Any
 
 from autotok.errors import ConfigError, nearest
 from autotok.exits import ExitPolicy
-from autotok.plain_data import Place, parse_json, typed
+from autotok.plain_data import Place, parse_json, to_plain, typed
+from autotok.pruned_spec import PrunedSpec
 
 VERSION = 1
 MODES = ("plug-in", "retrain")
@@ -81,6 +82,10 @@ class SubnetSpec:
     def hidden(self, layer: int) -> int:
         """MLP width of a layer, `int(embed_dim * ratio)` as published."""
         return int(self.embed_dim * self.mlp_ratios[layer])
+
+
+Subnet = SubnetSpec | PrunedSpec
+"""Which part of a model: of an AutoFormer supernet, or what pruning leaves of any other ViT."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +240,7 @@ class CompressionConfig:
     options: Options = field(default_factory=dict)
     mode: str = "plug-in"
     positions: str = "carried"
-    subnet: SubnetSpec | None = None
+    subnet: Subnet | None = None
     finetune: FineTuneSpec | None = None
     """How it is retrained; only with mode 'retrain', where None means the defaults."""
     exits: ExitPolicy | None = None
@@ -307,11 +312,7 @@ class CompressionConfig:
             "reductions": [_reduction_dict(r) for r in self.reductions],
         }
         if self.subnet is not None:
-            data["subnet"] = {
-                "embed_dim": self.subnet.embed_dim,
-                "heads": list(self.subnet.heads),
-                "mlp_ratios": list(self.subnet.mlp_ratios),
-            }
+            data["subnet"] = to_plain(self.subnet)
         if self.finetune is not None:
             data["finetune"] = self.finetune.to_dict()
         if self.exits is not None:

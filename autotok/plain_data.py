@@ -341,6 +341,8 @@ def _one_of(value: Any, kinds: tuple[Any, ...], place: Place) -> Any:
     simple = tuple(kind for kind in kinds if kind in _WORDS)
     others = [kind for kind in kinds if kind not in (*simple, type(None))]
     listed = isinstance(value, (list, tuple))
+    if len(others) > 1 and isinstance(value, Mapping):  # the dataclass that knows most of the keys
+        others.sort(key=lambda kind: -len({*value} & {f.name for f in dataclasses.fields(kind)}))
     if others and (not simple or listed == (typing.get_origin(others[0]) is tuple)):
         return _fitted(value, others[0], place)
     if len(simple) == 1:

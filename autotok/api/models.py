@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autotok.backbones.base import Backbone, evaluating, left_alone
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.loading import as_backbone
+from autotok.backbones.pruning import facts_under
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.dense import DenseViT
 from autotok.compression.folding import pinned
@@ -172,7 +173,8 @@ def macs(model: nn.Module, config: ConfigLike | None = None) -> Cost:
     """Exact cost of a model under a configuration (by default its own, or uncompressed)."""
     if isinstance(model, CompressedViT):
         return cost(model.backbone.own_facts, read_config(config or model.config))
-    return cost(as_backbone(model).facts, read_config(config or CompressionConfig()))
+    chosen, backbone = read_config(config or CompressionConfig()), as_backbone(model)
+    return cost(facts_under(backbone, chosen.subnet), chosen)
 
 
 def count(model: nn.Module) -> int:
@@ -195,7 +197,7 @@ def profile(
     """
     runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
     if reference is None and isinstance(runnable, CompressedViT):
-        reference = runnable.backbone.at_size(None)
+        reference = runnable.original.whole
     facts = (runnable.backbone if isinstance(runnable, CompressedViT) else runnable).own_facts
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch, *facts.image_shape, generator=generator)

@@ -97,7 +97,8 @@ def search(
             Without any, configurations are plugged in only.
         class_names: File of the model's class names in order, one a line or JSON, by which class
             folders (or a `labels.csv` of file,class) get their labels.
-        subnet: 'fixed', or 'search' to look for the subnet of a supernet together with its tokens.
+        subnet: 'fixed', or 'search' to look for structure together with tokens: the subnet of a
+            supernet, or what pruning leaves of another ViT.
         methods: Names of the only methods to try; those of the space by default.
         formats: Number formats of the exported file to search, such as float32 and int8, each
             judged on that file; those of the space by default.

@@ -25,12 +25,27 @@ from torch.nn import functional as F
 
 from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
+from autotok.pruned_spec import PrunedSpec
 from autotok.tokens import Needs, StemParts, Taps, Tokens, exactly
 
 P = ParamSpec("P")
 R = TypeVar("R")
 B = TypeVar("B", bound="Backbone")
 X = TypeVar("X", bound=Tensor | Tokens)
+
+
+class Uncut:
+    """Where a pruned backbone came from: no part of it, so neither copied nor moved with it."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Uncut:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Pickled, it is forgotten: the other process has the pruned model alone."""
+        return type(None), ()
 
 
 class Backbone(nn.Module):
@@ -43,6 +58,9 @@ class Backbone(nn.Module):
     added: Callable[[int, Tensor], tuple[Tensor, Tensor]] | None = None
     """What training adds to a block's queries and values, (B, N, H D) each, of what its attention
     reads (B, N, C): the unfolded form of weights that are folded later."""
+    pruned: PrunedSpec | None = None
+    """What is left of the uncompressed model, where `pruning.pruned` cut some of it out."""
+    uncut: Uncut | None = None
 
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False
@@ -115,6 +133,12 @@ class Backbone(nn.Module):
     def weights(self) -> nn.Module:
         """The module whose weight names others know: the wrapped model, where there is one."""
         return self
+
+    @property
+    def whole(self) -> Backbone:
+        """The uncompressed backbone at its own image size: itself, unless it was cut out of that,
+        or runs on another size."""
+        return self.at_size(None) if self.uncut is None else self.uncut.backbone.whole
 
     def alone(self) -> Backbone:
         """The backbone itself, or a copy with its own weights where it runs on shared ones."""

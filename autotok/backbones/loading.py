@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
-from autotok.config import SubnetSpec
+from autotok.config import Subnet
 from autotok.errors import CheckpointError, ConfigError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
+from autotok.pruned_spec import PrunedSpec
 
 from .base import Backbone
 from .family import FAMILIES, Family, ModelRequest, family_of
@@ -52,7 +53,7 @@ def load_backbone(
     *,
     checkpoint: str | Path | None = None,
     image_size: int | None = None,
-    subnet: SubnetSpec | None = None,
+    subnet: Subnet | None = None,
 ) -> Backbone:
     """A backbone by name, with real weights, in evaluation mode.
 
@@ -62,7 +63,8 @@ def load_backbone(
         checkpoint: Weight file to read instead of downloading.
         image_size: Input side in pixels; position embeddings are resampled. timm models and
             LV-ViT only.
-        subnet: Subnet to run of an AutoFormer supernet; the published one by default.
+        subnet: Subnet to run of an AutoFormer supernet; the published one by default. What pruning
+            leaves of another ViT changes nothing here: `compress` cuts it out of the whole.
 
     Raises:
         UnknownName, UnsupportedBackbone, CheckpointError, ConfigError
@@ -78,7 +80,7 @@ def load_structure(
     name: str,
     *,
     image_size: int | None = None,
-    subnet: SubnetSpec | None = None,
+    subnet: Subnet | None = None,
     device: str = "meta",
 ) -> Backbone:
     """A backbone on the meta device: its shapes without weights, for counting and predicting.
@@ -108,8 +110,10 @@ def _request(
     name: str,
     checkpoint: Path | None,
     image_size: int | None,
-    subnet: SubnetSpec | None,
+    subnet: Subnet | None,
 ) -> ModelRequest:
+    if isinstance(subnet, PrunedSpec):
+        subnet = None
     if subnet is not None and not family.has_subnets:
         raise ConfigError(f"backbone '{name}' has no subnets; only AutoFormer supernets do")
     return ModelRequest(name, checkpoint, image_size, subnet)

@@ -112,7 +112,7 @@ def search_command(
         typer.Option(help="Sides it may run on: '160,192,224'; its own by default."),
     ] = None,
     subnet: Annotated[
-        str, typer.Option(help="'fixed', or 'search' subnets of a supernet together with tokens.")
+        str, typer.Option(help="'fixed', or 'search': structure together with tokens.")
     ] = "fixed",
     train_data: Annotated[
         str | None, typer.Option(help="Images for fine-tunes; the data's training split.")

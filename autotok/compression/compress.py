@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.hf_vit import HFViT
-from autotok.config import CompressionConfig
+from autotok.backbones.pruning import pruned, why_not_prunable
+from autotok.config import CompressionConfig, SubnetSpec
 from autotok.errors import ConfigError
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
 from autotok.methods.two_pass import TwoPass
+from autotok.pruned_spec import PrunedSpec
 
 from .exit_set import ExitSet, check_exits
 from .folding import folded
@@ -23,14 +25,17 @@ def compress_backbone(
 ) -> CompressedViT:
     """A `CompressedViT` that holds the backbone (not a copy) and one reducer per reduction layer.
 
-    Where the configuration names an image size, it holds the backbone's adapter of that size. Where
-    the method folds adapters in, it holds a twin with the folded weights and everything else
-    shared, unless the backbone's weights already are the folded ones.
+    Where the configuration prunes, it holds what is left of the backbone, with weights of its own;
+    where it names an image size, the adapter of that size; where the method folds adapters in, a
+    twin with the folded weights and everything else shared, unless the backbone's weights already
+    are the folded ones.
 
     Raises:
         ConfigError, IncompatibleMethod: see `realise`.
+        ConfigError, UnsupportedBackbone: the backbone is none that its subnet fits.
         CheckpointError: see `folded`.
     """
+    backbone = _pruned(backbone, config)
     if config.image_size is not None:
         backbone = backbone.at_size(config.image_size)
     if config.positions == "naive" and not backbone.facts.carries_positions:
@@ -65,6 +70,18 @@ def compress_backbone(
     if exits is not None:
         exits.to(like.device)
     return model
+
+
+def _pruned(backbone: Backbone, config: CompressionConfig) -> Backbone:
+    """What the configuration leaves of a backbone, which may be pruned to that already."""
+    if isinstance(config.subnet, SubnetSpec) and why_not_prunable(backbone) is None:
+        raise ConfigError(
+            f"subnet is one of an AutoFormer supernet ({config.subnet.short}), and backbone"
+            f" '{backbone.facts.name}' is none; give the supernet, or leave subnet out"
+        )
+    if not isinstance(config.subnet, PrunedSpec) or config.subnet == backbone.pruned:
+        return backbone
+    return pruned(backbone, config.subnet)
 
 
 def with_networks(model: CompressedViT) -> CompressedViT:

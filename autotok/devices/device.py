@@ -274,7 +274,7 @@ def measure_on(device: Device, model: CompressedViT | Backbone, *, batch: int = 
 
     They have the backbone's own size: a model that runs on another resizes them, which is timed.
     """
-    reference = model.backbone.at_size(None) if isinstance(model, CompressedViT) else None
+    reference = model.original.whole if isinstance(model, CompressedViT) else None
     facts = (model.backbone if isinstance(model, CompressedViT) else model).own_facts
     images = torch.randn(batch, *facts.image_shape, generator=torch.Generator().manual_seed(0))
     return device.measure(model, images, reference)

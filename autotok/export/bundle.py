@@ -316,8 +316,7 @@ def load_uncompressed(
     path, given = Path(path), None if checkpoint is None else Path(checkpoint)
     bundle = read_best(path)
     if bundle.config.mode == "plug-in" and not adapters_of(bundle.config):
-        model = load_bundle(path, backbone=backbone, checkpoint=given)
-        return model.backbone.at_size(None)
+        return load_bundle(path, backbone=backbone, checkpoint=given).original.whole
     loaded = _backbone(bundle, path, backbone, given)
     bundle.check_fits(loaded.facts)
     return loaded.eval()

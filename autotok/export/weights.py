@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autotok.backbones.family import tensors_of
 from autotok.backbones.loading import save_backbone
+from autotok.backbones.pruning import holds_its_origin, in_whole_shapes
 from autotok.compression.model import CompressedViT
 from autotok.errors import CheckpointError, ConfigError
 
@@ -33,7 +34,10 @@ def write_weights(folder: Path, model: CompressedViT, name: str) -> bool:
 
     `name` is what `load_backbone` calls the backbone.
     """
-    save_backbone(model.backbone, folder / WEIGHTS, name=name)
+    backbone = model.backbone
+    # whole where pruning alone changed it: the uncompressed model can be had from the file too
+    whole = backbone.whole if holds_its_origin(backbone) else in_whole_shapes(backbone)
+    save_backbone(whole, folder / WEIGHTS, name=name)
     reducers = tensors_of(model.reducers)
     if reducers:
         save_file(reducers, folder / REDUCERS)

@@ -25,7 +25,7 @@ def block_report(
 
     Times are measured in eager torch on this machine alone: exported files have no blocks.
     """
-    plain = compress_backbone(model.backbone.at_size(None), CompressionConfig())
+    plain = compress_backbone(model.original.whole, CompressionConfig())
     on = None if target is None else load_target(target)
     compressed = bool(model.config.reductions) or model.backbone.is_resized
     models = [model, plain] if compressed else [model]

@@ -223,7 +223,7 @@ def _job(
                 "the model is fine-tuned already, and a fine-tune starts from the uncompressed"
                 " weights; give its best.yaml, or compress the original model again"
             )
-        own, config = model.original.at_size(None), model.config
+        own, config = model.original.whole, model.config
         ref = BackboneRef.of(own.facts)
     elif isinstance(model, nn.Module):
         raise ConfigError("the model is not compressed; give the result of autotok.compress")
@@ -286,7 +286,7 @@ def _hand_over(
 ) -> None:
     """Write the bundle; what only an interrupted fine-tune needs goes."""
     config = result.model.config
-    exact = cost(job.backbone.facts, config)
+    exact = cost(result.model.backbone.facts, config)
     evidence: Mapping[str, Any] = {
         "macs": round(result.after.macs_mean or exact.macs),
         "params": exact.params,

@@ -175,7 +175,7 @@ def _write_best(
     checkpoint = evidence["question"].get("checkpoint")
     bundle = Bundle(
         backbone=BackboneRef.of(
-            model.backbone.own_facts, checkpoint=None if checkpoint is None else Path(checkpoint)
+            model.original.whole.facts, checkpoint=None if checkpoint is None else Path(checkpoint)
         ),
         config=model.config,
         preprocessing=preprocessing_of(evaluator.backbone).to_dict(),

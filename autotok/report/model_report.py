@@ -39,7 +39,7 @@ def profile_report(
     `measure_on` is what it is timed on, see `open_device`; None for no measurement.
     """
     facts = model.backbone.facts
-    exact, whole = cost(facts, model.config), uncompressed_cost(model.backbone.own_facts)
+    exact, whole = cost(facts, model.config), uncompressed_cost(model.original.whole.facts)
     report: dict[str, Any] = {
         "backbone": facts.name,
         "method": model.config.method,
@@ -197,7 +197,7 @@ def write_bundle(
     facts = model.backbone.facts
     exact = cost(facts, model.config)
     bundle = Bundle(
-        backbone=BackboneRef.of(model.backbone.own_facts, checkpoint=checkpoint),
+        backbone=BackboneRef.of(model.original.whole.facts, checkpoint=checkpoint),
         config=model.config,
         preprocessing=preprocessing_of(model.backbone).to_dict(),
         evidence={"macs": exact.macs, "params": exact.params},

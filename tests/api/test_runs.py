@@ -9,9 +9,10 @@ import yaml
 from pickles import pickles_in
 
 import autotok
+from autotok.backbones.demo import load_demo_backbone
 from autotok.backbones.tiny import tiny_vit
 from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
-from autotok.errors import CheckpointError, ConfigError, UnknownName
+from autotok.errors import CheckpointError, UnknownName, UnsupportedBackbone
 from autotok.export.bundle import load_bundle
 from autotok.searching.engines.base import Workers
 from autotok.searching.running.question import Question
@@ -112,11 +113,9 @@ def test_worker_processes_finish_a_search_of_a_real_model(
     assert (seen, pickles_in(again.directory), pickles_in(run.directory)) == (set(), [], [])
 
 
-def test_subnets_are_searched_of_named_supernets_only() -> None:
-    with pytest.raises(ConfigError, match="supernet"):
-        build_problem(Question(backbone="tiny", data="digits", subnet="search"))
-    with pytest.raises(ConfigError, match="not of a model object"):
-        build_problem(Question(backbone="tiny", data="digits", subnet="search"), tiny_vit())
+def test_structure_is_searched_of_supernets_and_of_what_can_be_pruned() -> None:
+    with pytest.raises(UnsupportedBackbone, match="subnets of its supernet; leave subnet at"):
+        build_problem(Question(subnet="search"), load_demo_backbone())
     with pytest.raises(UnknownName, match="did you mean 'search'"):
         Question(subnet="serch")
 

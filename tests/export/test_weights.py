@@ -3,22 +3,29 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 from exporting import CONFIG, images, made
 from safetensors.torch import load_file
 
+from autotok.api.models import compress
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
-from autotok.backbones.tiny import tiny_backbone
+from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
-from autotok.config import FineTuneSpec
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import (
     BackboneRef,
     Bundle,
+    bundle_structure,
     load_bundle,
+    load_uncompressed,
     save_bundle,
 )
+from autotok.export.exported import export_model
+from autotok.pruned_spec import PrunedSpec
 
 
 def test_saved_weights_carry_the_names_timm_uses(tmp_path: Path) -> None:
@@ -44,4 +51,45 @@ def test_the_weights_of_a_subnet_say_which_supernet_they_are_of(tmp_path: Path) 
     bundle = Bundle(ref, model.config, preprocessing_of(view).to_dict())
     save_bundle(tmp_path / "best", model, bundle, images(), formats=())
     with torch.inference_mode():
+        torch.testing.assert_close(load_bundle(tmp_path / "best")(images()), model(images()))
+
+
+def pruned_to(config: CompressionConfig) -> tuple[CompressedViT, Bundle]:
+    model = compress_backbone(tiny_backbone(), config).eval()
+    ref = BackboneRef.of(model.backbone.whole.facts)
+    return model, Bundle(ref, config, preprocessing_of(model.backbone).to_dict())
+
+
+SPEC = PrunedSpec((0, 2, 3), ((0, 1), (2,), (0, 2)), ("f" * 8 + "0" * 40,) * 3)
+
+
+def test_a_pruned_plug_in_keeps_the_uncompressed_model_in_its_bundle(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, reductions=CONFIG.reductions[:1], subnet=SPEC)
+    model, bundle = pruned_to(config)
+    save_bundle(tmp_path / "best", model, bundle, images(), formats=())
+    with torch.inference_mode():
+        assert torch.equal(load_bundle(tmp_path / "best")(images()), model(images()))
+        whole = load_uncompressed(tmp_path / "best")
+        assert torch.equal(whole(images()), tiny_backbone()(images()))
+        plain = compress(tiny_vit(), tmp_path / "best" / "config.yaml")
+        assert torch.equal(plain(images()), model(images()))
+    assert bundle_structure(tmp_path / "best").backbone.facts == model.backbone.facts
+
+
+@pytest.mark.slow
+def test_the_exported_file_of_a_pruned_model_equals_it(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, reductions=CONFIG.reductions[:1], subnet=SPEC)
+    model, _ = pruned_to(config)
+    found = export_model(model, tmp_path / "model.onnx", images())
+    assert found.ok
+    assert found.max_abs_diff < 1e-5
+
+
+def test_fine_tuned_weights_of_a_pruned_model_are_found_again(tmp_path: Path) -> None:
+    config = CompressionConfig(mode="retrain", finetune=TUNED.finetune, subnet=SPEC)
+    model, bundle = pruned_to(config)
+    with torch.inference_mode():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)  # as a fine-tune would
+        save_bundle(tmp_path / "best", model, bundle, images(), formats=())
         torch.testing.assert_close(load_bundle(tmp_path / "best")(images()), model(images()))

@@ -22,7 +22,7 @@ from autotok.searching.records.record import Costs
 from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.shape import Shape
-from autotok.searching.space.subnets import Structure
+from autotok.searching.space.subnets import Subnets
 
 _PREDICTIONS = 7
 """Of one shape at most, to meet one predicted limit: each costs a trace of the model."""
@@ -221,7 +221,7 @@ def _at_fraction(line: Strengths, fraction: float, problem: Problem) -> Repaired
 
 
 def _on_fitting_subnet(
-    shape: Shape, fraction: float, problem: Problem, structure: Structure
+    shape: Shape, fraction: float, problem: Problem, structure: Subnets
 ) -> Strengths | Repaired:
     """The shape on the largest subnet, from the proposed one downwards, that the budgets allow."""
     path = [
@@ -245,7 +245,7 @@ def _on_fitting_subnet(
     return lines[min(first, len(lines) - 1)]
 
 
-def _within_depth(shape: Shape, structure: Structure) -> Shape:
+def _within_depth(shape: Shape, structure: Subnets) -> Shape:
     """The shape without reduction layers that a shallower subnet does not have."""
     depth = structure.facts(shape.subnet).num_blocks
     if not shape.layers or shape.layers[-1] < depth:

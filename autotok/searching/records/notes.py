@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from autotok.config import CompressionConfig, SubnetSpec
+from autotok.config import CompressionConfig, Subnet
 from autotok.metrics import METRICS, ON_DEVICE
+from autotok.pruned_spec import PrunedSpec
 
 from .objective import Objective
 from .record import Score, TrialRecord
@@ -155,7 +156,10 @@ def _option(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else _plain(value)
 
 
-def _subnet(subnet: SubnetSpec) -> str:
+def _subnet(subnet: Subnet) -> str:
+    if isinstance(subnet, PrunedSpec):
+        per_block = zip(subnet.blocks, subnet.heads, subnet.widths, strict=True)
+        return ", ".join(f"block {b}: {len(h)} heads, MLP {w}" for b, h, w in per_block)
     heads = " ".join(map(str, subnet.heads))
     ratios = " ".join(f"{ratio:g}" for ratio in subnet.mlp_ratios)
     return f"width {subnet.embed_dim}, {subnet.depth} layers, heads {heads}, MLP ratios {ratios}"

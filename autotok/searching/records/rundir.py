@@ -39,6 +39,9 @@ _SINCE_1 = {"device": "measure_on", "runs_on": "device"}
 """What keys of the question of a run of version 1 are called since."""
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}|\.seen-[0-9a-f]{8}")
 """What a killed writer of a file leaves, and a killed look at whether a folder is shared."""
+RANKING_FILE = "importance.json"
+"""Which parts of a backbone matter: found while a run is loaded, before it starts, and found again
+by whoever loads it next."""
 
 
 def fresh_run_folder(backbone: str) -> Path:
@@ -78,7 +81,8 @@ class RunDirectory:
         try:
             if run.path.exists() and not run.path.is_dir():
                 raise RunDirectoryError(f"output '{path}' is a file; choose another --output")
-            occupied = run.path.is_dir() and any(not run._unstarted(p) for p in run.path.iterdir())
+            found = list(run.path.iterdir()) if run.path.is_dir() else []
+            occupied = any(p.name != RANKING_FILE and not run._unstarted(p) for p in found)
             is_run = occupied and run.is_run
             check_folder(run.path)
         except OSError as error:

@@ -71,7 +71,7 @@ def judge(
             "a mean cost per image is met by exits, and the model has none; leave it out, or give"
             " a model with exits"
         )
-    original = uncompressed or model.original.at_size(None)
+    original = uncompressed or model.original.whole
     source = load_data(data, original, class_names=class_names)
     if on_progress is not None:
         on_progress(0.0, source.labelling)

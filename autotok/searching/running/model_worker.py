@@ -24,7 +24,7 @@ from autotok.compression.calibrate import (
 )
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
+from autotok.config import CompressionConfig, FineTuneSpec, Subnet
 from autotok.counting.adaptive import calibrated_within, is_adaptive, metered
 from autotok.counting.counter import count_each, count_macs
 from autotok.errors import AutotokError, ConfigError
@@ -34,6 +34,7 @@ from autotok.evaluation.transfer import sent
 from autotok.export.file_model import FileModel, as_file
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
+from autotok.pruned_spec import PrunedSpec
 from autotok.searching.space.problem import COUNTED_IMAGES, Tuned
 from autotok.training.distill import Teacher, default_losses
 from autotok.training.finetune import finetune_student
@@ -80,9 +81,10 @@ class ModelWorker:
         self._last = self._teacher = None
         self.evaluator.activations = Activations(self.backbone)
 
-    def backbone_of(self, subnet: SubnetSpec | None) -> Backbone:
-        """The backbone, or a view of another subnet on the supernet's weights."""
-        if subnet is None:
+    def backbone_of(self, subnet: Subnet | None) -> Backbone:
+        """The backbone, of which `compress_backbone` cuts out what is pruned, or a view of another
+        subnet on the supernet's weights."""
+        if subnet is None or isinstance(subnet, PrunedSpec):
             return self.backbone
         if self.supernet is None:
             raise ConfigError(
@@ -133,6 +135,11 @@ class ModelWorker:
         ]
         return sorted(usable, key=lambda name: name not in default_losses(facts))
 
+    def ranking_data(self) -> DataSource:
+        """Images that importance is found on: training ones, or where there are none, those to be
+        judged, whose labels nobody looks at."""
+        return self.evaluator.data if self.why_not_trainable() else self._training_data()
+
     def _training_data(self) -> DataSource:
         if self._train_data is None:
             self._train_data = self._training()
@@ -155,7 +162,7 @@ class ModelWorker:
     def calibration_images(self) -> Tensor:
         """(n, C, H, W) normalised, what int8 files are calibrated on: the first training images, or
         where there are none, the first of those to be judged."""
-        data = self.evaluator.data if self.why_not_trainable() else self._training_data()
+        data = self.ranking_data()
         return data.batch(data.subset(min(QUANTISED_ON, len(data)), self.evaluator.seed))[0]
 
     def count(self, config: CompressionConfig) -> float:

@@ -49,7 +49,7 @@ class Question:
     """Sides in pixels that are searched; none: those of the space."""
     quality: str = "auto"
     subnet: str = "fixed"
-    """'search' looks for the subnet of a supernet together with its tokens."""
+    """'search' looks for structure together with tokens: a supernet's subnet, or by pruning."""
     batch: int | None = None
     """Images at a time that latency, throughput, memory and energy mean; None: the target's."""
     max_images: int | None = None

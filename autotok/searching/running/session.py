@@ -15,7 +15,9 @@ from torch import nn
 from autotok.backbones.autoformer import subnet_facts
 from autotok.backbones.autoformer_family import load_supernet, supernet_structure
 from autotok.backbones.base import Backbone
+from autotok.backbones.family import family_of
 from autotok.backbones.loading import as_backbone, check_file, load_backbone
+from autotok.backbones.pruning import require_prunable
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Primitive
@@ -39,10 +41,11 @@ from autotok.searching.proposing.feasible import within_sizes
 from autotok.searching.space.problem import Problem, budgets_of
 from autotok.searching.space.search_space import SearchSpace
 from autotok.searching.space.space_file import image_sides, load_space
-from autotok.searching.space.subnets import Structure
+from autotok.searching.space.subnets import Structure, Subnets
 
 from .model_worker import ModelWorker
 from .question import Question, require_device
+from .ranking import pruned_structure
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,11 @@ def build_problem(
     if question.image_sizes:
         space = dataclasses.replace(space, image_sizes=image_sides(question.image_sizes))
     target = None if question.target is None else load_target(question.target)
-    backbone, supernet, structure = _load_model(question, model, loaded)
-    space = dataclasses.replace(space, structure=structure)
+    joint = "search" in (question.subnet, space.subnet)
+    structure: Subnets | None
+    backbone, supernet, structure = _load_model(question, model, loaded, joint=joint)
+    if joint and structure is None:
+        require_prunable(backbone)
     require_device([r.metric for r in question.requests], question.target)
     for part in (backbone, supernet):
         if part is not None:
@@ -113,6 +119,10 @@ def build_problem(
     reason = None if question.train_data is None else worker.why_not_trainable()
     if reason is not None:
         raise DataError(reason)
+    if joint and structure is None:
+        folder = None if weights is None else weights.parent
+        structure = pruned_structure(backbone, worker.ranking_data(), seed=seed, folder=folder)
+    space = dataclasses.replace(space, structure=structure)
     predictor = None if target is None else _Predictor(worker.plugged_in, target, question.batch)
     total = min(evaluator.num_images, question.max_images or evaluator.num_images)
     space, plug_in_only = _trainable(space, worker, finetunes)
@@ -151,22 +161,20 @@ def _load_model(
     question: Question,
     model: nn.Module | None,
     loaded: tuple[Backbone, AutoFormerSupernet | None] | None,
+    *,
+    joint: bool,
 ) -> tuple[Backbone, AutoFormerSupernet | None, Structure | None]:
-    """The backbone, and where subnets are searched too, its supernet and their choices."""
-    if loaded is not None and question.subnet == "fixed":
+    """The backbone, and where subnets of a supernet are searched too, that and their choices."""
+    name = question.backbone
+    of_supernet = joint and model is None and family_of(name).has_subnets
+    if loaded is not None and not of_supernet:
         return loaded[0], None, None
     checkpoint = None if question.checkpoint is None else Path(question.checkpoint)
-    name = question.backbone
-    if question.subnet == "fixed":
+    if not of_supernet:
         if model is not None:
             return as_backbone(model), None, None
         backbone = load_backbone(name, checkpoint=checkpoint, image_size=question.image_size)
         return backbone, None, None
-    if model is not None:
-        raise ConfigError(
-            "subnets can be searched of a named supernet only, such as autoformer_demo, not of a"
-            " model object; leave subnet at 'fixed'"
-        )
     spec, default = supernet_structure(name, checkpoint)
     supernet = loaded[1] if loaded is not None else None
     supernet = supernet or load_supernet(name, checkpoint)

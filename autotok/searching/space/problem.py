@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Options, SubnetSpec
+from autotok.config import CompressionConfig, Options, Subnet
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
@@ -25,7 +25,7 @@ from autotok.searching.records.record import Costs, Score
 
 from .budget import Budget, BudgetRequest, resolve
 from .search_space import SearchSpace
-from .subnets import Structure
+from .subnets import Subnets
 
 COUNTED_IMAGES = 16
 """Images that the independent counter runs where they cost different amounts."""
@@ -93,12 +93,12 @@ class Worker(Protocol):
 class ExactCosts:
     """Exact costs of configurations, by the formula of `autotok.counting.macs`."""
 
-    def __init__(self, facts: BackboneFacts, structure: Structure | None = None) -> None:
+    def __init__(self, facts: BackboneFacts, structure: Subnets | None = None) -> None:
         self._facts, self._structure = facts, structure
-        self._subnets: dict[SubnetSpec, BackboneFacts] = {}
-        self._sized: dict[tuple[SubnetSpec | None, int], BackboneFacts] = {}
+        self._subnets: dict[Subnet, BackboneFacts] = {}
+        self._sized: dict[tuple[Subnet | None, int], BackboneFacts] = {}
 
-    def facts(self, subnet: SubnetSpec | None, image_size: int | None = None) -> BackboneFacts:
+    def facts(self, subnet: Subnet | None, image_size: int | None = None) -> BackboneFacts:
         """Facts of a subnet at an image size; None is the backbone as it is."""
         if image_size is not None:
             key = subnet, image_size
@@ -125,7 +125,7 @@ class ExactCosts:
         options: Options,
         layers: Sequence[int],
         counts: NDArray[np.int64],
-        subnet: SubnetSpec | None = None,
+        subnet: Subnet | None = None,
         image_size: int | None = None,
     ) -> NDArray[np.int64]:
         """(M,) multiply-accumulates of M rows of counts (M, S) at fixed layers."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import Primitive, SubnetSpec
+from autotok.config import Primitive, Subnet
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Kind, Option, Placement, TokenReducer, Training
@@ -24,7 +24,7 @@ from autotok.methods.registry import get_method, list_methods, unmet_need
 
 from .finetuning import FineTuneChoices
 from .shape import Shape
-from .subnets import Structure
+from .subnets import Subnets
 
 FAMILIES = ("stages", "every", "ratio")
 """One to four tapered stages; every layer, removing r; every layer, keeping the same ratio."""
@@ -94,12 +94,14 @@ class SearchSpace:
     conditions: tuple[Condition, ...] = ()
     finetune: FineTuneChoices = field(default_factory=FineTuneChoices)
     """How mode 'retrain' trains."""
-    structure: Structure | None = None
+    structure: Subnets | None = None
     """Subnets to search together with the tokens; None keeps the backbone as it is."""
     number_formats: tuple[str, ...] = field(default=("float32",), repr=False)
     """Of the exported file; what is not float32 is judged on that file."""
     image_sizes: tuple[int, ...] = field(default=(), repr=False)
     """Sides in pixels that the model may run on, smallest first; none: its own alone."""
+    subnet: str = field(default="fixed", repr=False)
+    """'search': the space asks for structure too, as `--subnet search` does."""
 
     def candidates(self, facts: BackboneFacts) -> tuple[str, ...]:
         """Methods of the space that fit the backbone, in the order given.
@@ -174,12 +176,9 @@ class SearchSpace:
         return tuple(int(side) for side in asked.choices)
 
     @staticmethod
-    def _ask_subnet(ask: Chooser, params: Params, structure: Structure) -> BackboneFacts:
+    def _ask_subnet(ask: Chooser, params: Params, structure: Subnets) -> BackboneFacts:
         """Ask for a subnet; its facts."""
-        ask(Parameter("subnet.embed_dim", structure.embed_choices))
-        depth = int(ask(Parameter("subnet.depth", structure.depth_choices)))
-        for name, choices in structure.questions(depth):
-            ask(Parameter(name, choices))
+        structure.ask(lambda name, choices: ask(Parameter(name, choices)))
         return structure.facts(structure.subnet(params))
 
     def _ask_schedule(self, ask: Chooser, method: type[TokenReducer], facts: BackboneFacts) -> None:
@@ -259,7 +258,7 @@ class SearchSpace:
         *,
         options: Mapping[str, Primitive] | None = None,
         budget_fraction: float = 1.0,
-        subnet: SubnetSpec | None = None,
+        subnet: Subnet | None = None,
         image_size: int | None = None,
     ) -> Params:
         """The proposal whose shape is nearest to keep ratios at layers."""
@@ -333,7 +332,8 @@ def _layout(
     layers = list(range(first, depth))
     if family == "ratio":
         return tuple(layers), _rising(np.ones(len(layers))), "geometric"
-    slope = float(params["inflection"]) * np.linspace(-1.0, 1.0, len(layers))
+    across = np.linspace(-1.0, 1.0, len(layers)) if len(layers) > 1 else np.zeros(1)
+    slope = float(params["inflection"]) * across
     return tuple(layers), _rising(1.0 + slope), "linear"
 
 

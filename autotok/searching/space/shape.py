@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Options, Reduction, SubnetSpec
+from autotok.config import CompressionConfig, Options, Reduction, Subnet
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Span, TokenReducer
 from autotok.methods.registry import get_method
@@ -33,7 +33,7 @@ class Shape:
     curve: str = "geometric"
     """'geometric': keep ratios multiply, as stage ratios do; 'linear': removals add, as r does."""
     options: Options = field(default_factory=dict)
-    subnet: SubnetSpec | None = None
+    subnet: Subnet | None = None
     number_format: str = "float32"
     """Of the file that is shipped and judged."""
     image_size: int | None = None

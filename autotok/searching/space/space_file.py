@@ -11,6 +11,7 @@ from typing import Any
 from autotok.config import MODES, NUMBERS, CompressionConfig, FineTuneSpec, Primitive
 from autotok.errors import ConfigError, nearest
 from autotok.methods.registry import get_method
+from autotok.names import SUBNETS
 from autotok.plain_data import Place, read_yaml, typed
 from autotok.training.losses import get_loss
 
@@ -61,6 +62,7 @@ class _SpaceFile:
     mode: Words | None = None
     formats: Words | None = None
     image_size: int | tuple[int, ...] | None = None
+    subnet: str | None = None
     schedule: _Schedule | None = None
     budget_fraction: Range | None = None
     options: Mapping[str, Mapping[str, Answers]] | None = None
@@ -97,6 +99,8 @@ def space_from_dict(
     ):
         if given is not None:
             found[key] = _words(given, known, at / key)
+    if file.subnet is not None:
+        found["subnet"] = _words(file.subnet, SUBNETS, place / "subnet")[0]
     if "formats" in found:
         found["number_formats"] = found.pop("formats")
     if file.image_size is not None:

@@ -1,14 +1,54 @@
-"""`Structure`: the subnets of a supernet as part of a search space, and how one is made smaller."""
+"""What may differ in structure, as part of a search space, and how it is made smaller.
+
+`Subnets` is what a space asks of it; `Structure` are the subnets of a supernet; what pruning leaves
+of any other ViT is `pruned_structure`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from autotok.config import Primitive, SubnetSpec
 from autotok.facts import BackboneFacts
+
+Asked = Callable[[str, tuple[Primitive, ...]], Primitive]
+"""Asks one question, by name and choices, and gives its answer."""
+
+
+class Subnets(Protocol):
+    """The structures of one model, each a value that a configuration names as its subnet."""
+
+    @property
+    def default(self) -> Any:
+        """The one that a configuration without a subnet means."""
+        ...
+
+    def ask(self, ask: Asked) -> None:
+        """Ask for a structure."""
+        ...
+
+    def subnet(self, params: Mapping[str, Primitive]) -> Any:
+        """The structure that a proposal asks for."""
+        ...
+
+    def params(self, subnet: Any) -> dict[str, Primitive]:
+        """The inverse of `subnet`."""
+        ...
+
+    def canonical(self, subnet: Any) -> Any:
+        """None for the default, so that a configuration has one name only."""
+        ...
+
+    def facts(self, subnet: Any) -> BackboneFacts:
+        """Facts of a structure; None is the default."""
+        ...
+
+    def shrunk(self, subnet: Any) -> list[Any]:
+        """The structure, then ever smaller ones down to the smallest, cheaper at each step."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,6 +66,13 @@ class Structure:
     def __post_init__(self) -> None:
         for name in ("embed_choices", "depth_choices", "heads_choices", "mlp_ratio_choices"):
             object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+
+    def ask(self, ask: Asked) -> None:
+        """Ask for a subnet: width and depth, then every layer's heads and MLP ratio."""
+        ask("subnet.embed_dim", self.embed_choices)
+        depth = int(ask("subnet.depth", self.depth_choices))
+        for name, choices in self.questions(depth):
+            ask(name, choices)
 
     def questions(self, depth: int) -> Iterator[tuple[str, tuple[Primitive, ...]]]:
         """Parameter names with their choices, for a subnet of this depth."""

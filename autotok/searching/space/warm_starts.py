@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from autotok.config import SubnetSpec
+from autotok.config import Subnet
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Kind, Placement
 from autotok.methods.published import published_schedules
 from autotok.methods.registry import get_method
 
 from .search_space import Params, SearchSpace
-from .subnets import Structure
+from .subnets import Subnets
 
 Schedule = tuple[tuple[int, ...], tuple[float, ...]]
 """Layers, and the keep ratio after each."""
@@ -55,7 +55,7 @@ def _halved(number: int) -> float:
     return int(f"{number:b}"[::-1], 2) / 2 ** len(f"{number:b}") if number else 0.0
 
 
-def _subnets(structure: Structure | None) -> Iterator[SubnetSpec]:
+def _subnets(structure: Subnets | None) -> Iterator[Subnet]:
     """The default subnet, and the smallest: where a search of structure starts."""
     if structure is not None:
         yield structure.default

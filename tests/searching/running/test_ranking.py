@@ -1,0 +1,56 @@
+"""The ranking of heads and units: found once per run, kept as text, of another model found anew."""
+
+from pathlib import Path
+
+import pytest
+
+from autotok.backbones.base import Backbone
+from autotok.backbones.tiny import tiny_backbone, tiny_vit
+from autotok.errors import ConfigError
+from autotok.evaluation.data import DataSource, load_data
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.running import ranking
+from autotok.searching.running.question import Question
+from autotok.searching.running.ranking import RANKING_FILE, pruned_structure
+from autotok.searching.running.session import build_problem
+from autotok.searching.space.pruned_structure import PrunedStructure
+
+
+def ranked(
+    backbone: Backbone, data: DataSource, folder: Path | None, *, seed: int = 0
+) -> PrunedStructure:
+    return pruned_structure(backbone, data, seed=seed, folder=folder)
+
+
+def test_a_ranking_is_found_once_and_read_back_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "RANKED_ON", 16)
+    backbone = tiny_backbone()
+    data = load_data("digits", backbone, split="train")
+    first = ranked(backbone, data, tmp_path)
+    other = ranked(backbone, data, None, seed=1)
+    RunDirectory.check_new(tmp_path)  # alone it is no run
+    monkeypatch.setattr(ranking, "importance_of", None)
+    again = ranked(backbone, data, tmp_path)
+    assert (again, again.ranking) == (first, first.ranking)
+    assert other.ranking != first.ranking
+    with pytest.raises(TypeError):  # another model's is found anew
+        ranked(tiny_backbone(seed=1), data, tmp_path)
+    (tmp_path / RANKING_FILE).write_text("[]")
+    with pytest.raises(ConfigError, match=r"importance\.json' is no ranking"):
+        ranked(backbone, data, tmp_path)
+
+
+@pytest.mark.parametrize("model", [None, tiny_vit()])
+def test_a_search_asks_for_the_structure_of_names_and_of_models(
+    model: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ranking, "RANKED_ON", 8)
+    question = Question(backbone="tiny", data="digits", subnet="search", budgets=("60%",))
+    problem = build_problem(question, model, weights=tmp_path / "weights").problem  # type: ignore[arg-type]
+    structure = problem.space.structure
+    assert structure is not None
+    smallest = structure.shrunk(structure.default)[-1]
+    assert structure.facts(smallest).num_blocks < problem.facts.num_blocks == 4
+    assert (tmp_path / RANKING_FILE).is_file()
