@@ -42,6 +42,8 @@ from autotok.errors import printable as printable
 from autotok.evaluation.allocator import reuse_large_blocks as reuse_large_blocks
 from autotok.evaluation.data import check_data as check_data
 from autotok.evaluation.shown_image import check_image as check_image
+from autotok.exits import ExitPolicy as ExitPolicy
+from autotok.exits import parse_exits as parse_exits
 from autotok.export.bundle import bundle_structure as bundle_structure
 from autotok.export.bundle import load_bundle as load_bundle
 from autotok.export.bundle import load_uncompressed as load_uncompressed
@@ -58,8 +60,6 @@ from autotok.methods import Training as Training
 from autotok.methods import get_method as get_method
 from autotok.methods import list_methods as list_methods
 from autotok.methods import register as register
-from autotok.exits import ExitPolicy as ExitPolicy
-from autotok.exits import parse_exits as parse_exits
 from autotok.methods.evidence import not_built as not_built
 from autotok.metrics import check_quality as check_quality
 from autotok.names import check_precision as check_precision
