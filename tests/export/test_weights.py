@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from early import early_model
+from early import images as early_images
 from exporting import CONFIG, images, made
 from safetensors.torch import load_file
 
@@ -13,6 +15,7 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.config import FineTuneSpec
 from autotok.evaluation.preprocessing import preprocessing_of
+from autotok.exits import ExitPolicy
 from autotok.export.bundle import (
     BackboneRef,
     Bundle,
@@ -45,3 +48,17 @@ def test_the_weights_of_a_subnet_say_which_supernet_they_are_of(tmp_path: Path) 
     save_bundle(tmp_path / "best", model, bundle, images(), formats=())
     with torch.inference_mode():
         torch.testing.assert_close(load_bundle(tmp_path / "best")(images()), model(images()))
+
+
+def test_heads_of_exits_come_back_with_the_bundle(tmp_path: Path) -> None:
+    policy = ExitPolicy((1, 2), ("local", "linear"), threshold=(0.3,))
+    made = early_model(policy, backbone=tiny_backbone())
+    config = dataclasses.replace(made.config, mode="retrain")
+    bundle = Bundle(BackboneRef.of(made.backbone.facts, name="tiny"), config, {})
+    made.config = config
+    checks = save_bundle(tmp_path / "best", made, bundle, early_images(), formats=("onnx",))
+    assert "with exits cannot be exported" in checks["exports"]["onnx"]["error"]
+    again = load_bundle(tmp_path / "best")
+    with torch.no_grad():
+        torch.testing.assert_close(again(early_images()), made(early_images()))
+    assert "exits.safetensors" in (tmp_path / "best" / "README.md").read_text()
