@@ -314,7 +314,7 @@ def check_losses(
     for name in spec.losses:
         loss = get_loss(name)
         if loss.labels and not data.labelled:
-            without = [other.name for other in LOSSES.values() if not other.labels]
+            without = _others(student, "labels")
             raise ConfigError(
                 f"loss '{name}' needs labels, but data '{data.name}' has none that match the"
                 f" model's classes; choose among {', '.join(without)}"
@@ -325,7 +325,7 @@ def check_losses(
                 " another loss, such as soft"
             )
         if loss.classes and not facts.num_classes:
-            without = [other.name for other in LOSSES.values() if not other.classes]
+            without = _others(student, "classes")
             raise ConfigError(
                 f"loss '{name}' compares classes, but backbone '{facts.name}' has no classifier;"
                 f" choose among {', '.join(without)}"
@@ -340,6 +340,13 @@ def check_losses(
                 f"loss '{name}' cannot be used with method '{student.config.method}' on backbone"
                 f" '{facts.name}': {reason}; choose another, such as soft"
             )
+
+
+def _others(student: CompressedViT, need: str) -> list[str]:
+    """Losses that do without something, those of exits only where there are any."""
+    early = student.exits is not None
+    known = (loss for loss in LOSSES.values() if early or not loss.exits)
+    return [loss.name for loss in known if not getattr(loss, need)]
 
 
 def _misfit(name: str, student: CompressedViT, teacher: Teacher) -> str | None:

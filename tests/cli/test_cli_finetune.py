@@ -258,3 +258,33 @@ def images(root: Path, splits: tuple[str, ...]) -> None:
         for index in range(6):
             pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / split / f"{index}.png")
+
+
+def test_exits_are_trained_calibrated_and_told_of(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "early"
+    made = ("finetune", "--backbone", "tiny", "--exits", "local+linear@1,2", "--lr", "0.001")
+    assert run(*made, *QUICK, "-o", folder, "-q")[0] == 0
+    exits = yaml.safe_load((folder / "best.yaml").read_text())["config"]["exits"]
+    assert exits["layers"] == [1, 2]
+    judged = ("evaluate", folder / "best.yaml", "--data", "digits", "--images", "60", "--json")
+    plain = json.loads(run(*judged)[1])
+    assert plain["stopped_pct_behind_block"].keys() == {"1", "2", "end"}
+    asked = str(round(0.95 * plain["macs_nominal"] / 1e6, 4))
+    met = json.loads(run(*judged, "--mean-cost", f"{asked}MFLOPs")[1])
+    assert met["macs_mean"] < plain["macs_nominal"]
+    assert "digits" in met["thresholds_found_on"]
+    code, _, err = run("evaluate", folder / "best.yaml", "--mean-cost", "9GFLOPs", *judged[2:])
+    assert code != 0
+    assert "cannot be met by these exits; feasible:" in err
+
+
+@pytest.mark.parametrize(
+    ("exits", "sentence"),
+    [("linear", "exits 'linear' are not understood"), ("liner@1", "exit kind 'liner' is unknown")],
+)
+def test_exits_that_mean_nothing_are_told_at_once(
+    run: Run, nothing_loads: None, exits: str, sentence: str
+) -> None:
+    code, _, err = run("finetune", "--exits", exits)
+    assert code != 0
+    assert sentence in err

@@ -27,3 +27,11 @@ def test_a_divergence_of_one_image_is_refused_as_it_has_no_interval() -> None:
         one.quality()
     found = (one + one).quality()
     assert (found.value, found.low, found.high) == (0.3, 0.3, 0.3)
+
+
+def test_images_are_counted_by_the_exit_they_stopped_at() -> None:
+    first = Tally("top1", num_images=3, correct=1, exits=(2, 0, 1))
+    second = Tally("top1", num_images=1, correct=1, exits=(0, 1, 0))
+    both = Tally("top1") + first + second
+    assert both.exits == (2, 1, 1)
+    assert both.quality().exit_shares == (0.5, 0.25, 0.25)

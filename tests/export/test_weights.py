@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from early import early_model
+from early import images as early_images
 from exporting import CONFIG, images, made
 from safetensors.torch import load_file
 
@@ -16,6 +18,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.evaluation.preprocessing import preprocessing_of
+from autotok.exits import ExitPolicy
 from autotok.export.bundle import (
     BackboneRef,
     Bundle,
@@ -93,3 +96,17 @@ def test_fine_tuned_weights_of_a_pruned_model_are_found_again(tmp_path: Path) ->
             parameter.mul_(1.1)  # as a fine-tune would
         save_bundle(tmp_path / "best", model, bundle, images(), formats=())
         torch.testing.assert_close(load_bundle(tmp_path / "best")(images()), model(images()))
+
+
+def test_heads_of_exits_come_back_with_the_bundle(tmp_path: Path) -> None:
+    policy = ExitPolicy((1, 2), ("local", "linear"), threshold=(0.3,))
+    made = early_model(policy, backbone=tiny_backbone())
+    config = dataclasses.replace(made.config, mode="retrain")
+    bundle = Bundle(BackboneRef.of(made.backbone.facts, name="tiny"), config, {})
+    made.config = config
+    checks = save_bundle(tmp_path / "best", made, bundle, early_images(), formats=("onnx",))
+    assert "with exits cannot be exported" in checks["exports"]["onnx"]["error"]
+    again = load_bundle(tmp_path / "best")
+    with torch.no_grad():
+        torch.testing.assert_close(again(early_images()), made(early_images()))
+    assert "exits.safetensors" in (tmp_path / "best" / "README.md").read_text()

@@ -136,7 +136,7 @@ def test_pruned_features_are_compared_with_the_teachers_at_the_kept_patches() ->
 
 
 @pytest.mark.parametrize("method", ["topk", "evit", "tome", "tofu", "pitome"])
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("name", sorted(n for n, loss in LOSSES.items() if not loss.exits))
 def test_every_loss_is_finite_and_moves_the_student(method: str, name: str) -> None:
     model = student(method)
     loss = loss_of(model, {name: 1.0}, Teacher(tiny_backbone(seed=1)))

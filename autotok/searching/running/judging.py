@@ -91,8 +91,8 @@ def judge(
     training = _training_images(data, original, model, class_names, wanted=wanted)
     model, found_on = plugged_in(model, evaluator, training)
     if mean_macs is not None:
-        shown = source if training is None else training
-        model, found_on = _meeting(model, shown, mean_macs, seed)
+        scored = source if training is None else training
+        model, found_on = _meeting(model, scored, mean_macs, seed)
     if found_on and training is None:
         _LOG.warning("thresholds were found on %s", found_on)
     stop = min(num_images or evaluator.num_images, evaluator.num_images)

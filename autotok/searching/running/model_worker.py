@@ -132,6 +132,7 @@ class ModelWorker:
             loss.name
             for loss in LOSSES.values()
             if (labelled or not loss.labels) and (facts.num_classes > 0 or not loss.classes)
+            if not loss.exits  # a search proposes none
         ]
         return sorted(usable, key=lambda name: name not in default_losses(facts))
 
