@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 import autotok
 from autotok import cli
@@ -54,9 +55,11 @@ OURS = [c for b in BLOCKS if not b.language for c in b.commands if c[0] == "auto
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda b: f"{b.page.stem}: {b.text.splitlines()[0]}")
 def test_a_block_says_whether_it_runs(block: Block) -> None:
-    assert block.language in ("", "python")
+    assert block.language in ("", "python", "yaml")
     assert block.mark, f"{block.page.name}: no mark before the block that begins {block.text[:60]}"
     assert block.language == "" or not block.mark.startswith("parse")
+    if block.language == "yaml":
+        assert isinstance(yaml.safe_load(block.text), dict)
     if block.mark.startswith("run") and block.language == "":
         assert all(command[0] == "autotok" for command in block.commands)
 

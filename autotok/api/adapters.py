@@ -25,7 +25,7 @@ def train_adapters(
     data: str = "demo",
     spec: PairSpec | None = None,
     changes: Mapping[str, Any] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     device: str | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Path:

@@ -171,8 +171,9 @@ class CompressedViT(nn.Module):
         first, tokens, embedded = self._entering(images, False, hooked)
         early = self.exits.begin()
         for layer in range(first, self.backbone.facts.num_blocks):
-            tokens = self._through(layer, tokens, embedded, hooked)
+            tokens, taps = self._attended(layer, tokens, embedded)
             embedded = Taps()
+            tokens = self._fed(layer, tokens, taps)
             going_on = early.ask(layer, tokens)
             if going_on is not None and not len(going_on):
                 return early.with_final(None)
@@ -202,8 +203,9 @@ class CompressedViT(nn.Module):
         for layer in range(first, last + 1):
             if watch is not None:
                 watch.begin(layer)
-            tokens = self._through(layer, tokens, embedded, hooked, watch)
+            tokens, taps = self._attended(layer, tokens, embedded, watch)
             embedded = Taps()  # only the first layer can ask for it
+            tokens = self._fed(layer, tokens, taps, watch)
             if watch is not None and layer in watch.after:
                 watch.tokens[layer] = tokens
         if watch is not None:
@@ -271,30 +273,16 @@ class CompressedViT(nn.Module):
                 return reducer.look(images)
         return None
 
-    def _through(
-        self,
-        layer: int,
-        tokens: Tokens,
-        embedded: Taps,
-        hooked: list[BlockHooks],
-        watch: TapRequest | None = None,
-    ) -> Tokens:
-        """Tokens behind block `layer`, whatever the method does around it included."""
-        if layer == self.backbone.facts.num_blocks - 1:
-            for reducer in hooked:
-                tokens = reducer.before_last(tokens)
-        tokens, taps = self._attended(layer, tokens, embedded, watch)
-        tokens = self._fed(layer, tokens, taps, watch)
-        for reducer in hooked:
-            tokens = reducer.after_block(layer, tokens)
-        return tokens
-
-    # A block is two calls, so that what a half no longer needs is freed before the other peaks.
+    # A block is two calls in the loop itself: what a half no longer needs is freed before the other
+    # peaks, which a function around both would keep.
 
     def _attended(
-        self, layer: int, tokens: Tokens, embedded: Taps, watch: TapRequest | None
+        self, layer: int, tokens: Tokens, embedded: Taps, watch: TapRequest | None = None
     ) -> tuple[Tokens, Taps]:
         """First half of a block; the taps come back only for a reduction after the block."""
+        if layer == self.backbone.facts.num_blocks - 1:
+            for hook in self._hooked():
+                tokens = hook.before_last(tokens)
         reducer = self._reducer(layer)
         placement = None if reducer is None else reducer.placement
         if watch is not None:
@@ -326,7 +314,9 @@ class CompressedViT(nn.Module):
             tokens = reduced(reducer, tokens, taps)
         return tokens, taps if placement is Placement.AFTER else Taps()
 
-    def _fed(self, layer: int, tokens: Tokens, taps: Taps, watch: TapRequest | None) -> Tokens:
+    def _fed(
+        self, layer: int, tokens: Tokens, taps: Taps, watch: TapRequest | None = None
+    ) -> Tokens:
         """Second half of a block."""
         if watch is not None:
             watch.see(layer, "mlp", tokens)
@@ -336,6 +326,8 @@ class CompressedViT(nn.Module):
             tokens = reduced(reducer, tokens, taps)
             if watch is not None:
                 watch.see(layer, "after", tokens)
+        for hook in self._hooked():
+            tokens = hook.after_block(layer, tokens)
         return tokens
 
     def _seen(self, tokens: Tokens) -> Tokens:

@@ -64,7 +64,9 @@ class ToCom(Folding, ToMe):
         tensors: Mapping[str, Tensor],
     ) -> WeightFold | None:
         width, source = int(options["group_width"]), float(options["source_degree"])
-        adapters = Adapters.read(facts, tensors, group_width=width)
+        adapters = Adapters.read(
+            facts, tensors, group_width=width, source=f"'{options['adapters']}'"
+        )
         target = target_degree(facts, kept, rescaled=bool(options["rescaled"]))
         if target == source or options["scale"] == 0:
             return None
@@ -131,7 +133,12 @@ class Adapters(nn.Module):
     @classmethod
     @torch.no_grad()
     def read(
-        cls, facts: BackboneFacts, tensors: Mapping[str, Tensor], *, group_width: int
+        cls,
+        facts: BackboneFacts,
+        tensors: Mapping[str, Tensor],
+        *,
+        group_width: int,
+        source: str = "the adapters",
     ) -> Adapters:
         """Adapters of a file; what else it holds is passed over.
 
@@ -151,8 +158,8 @@ class Adapters(nn.Module):
                 own.copy_(given)
                 continue
             raise CheckpointError(
-                f"adapter '{name}' {what}; give the adapters of backbone '{facts.name}', and their"
-                f" group_width (here {group_width})"
+                f"method 'tocom': '{name}' of {source} {what}; give the adapters of backbone"
+                f" '{facts.name}', and their group_width (here {group_width})"
             )
         return made
 

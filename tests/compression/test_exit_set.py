@@ -1,13 +1,12 @@
 """Exits: images stop one by one, and nothing else about them changes."""
 
-import numpy as np
 import pytest
 import torch
 from early import LAYERS, LGVIT, early_model, images, median_policy
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone, reconfigured
-from autotok.compression.exit_scores import score_exits, threshold_meeting
+from autotok.compression.exit_scores import score_exits
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError
 from autotok.exits import ExitPolicy
@@ -110,20 +109,3 @@ def test_a_grid_head_behind_a_reduction_is_refused() -> None:
 def test_an_exit_behind_a_block_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"exit at layer 6 cannot be: .* 6 blocks"):
         early_model(ExitPolicy((1, 6)))
-
-
-def test_thresholds_are_bisected_over_what_was_seen() -> None:
-    sure = np.array([[0.9, 0.2, 0.5, 0.7]])
-    costs = np.array([[1, 3]] * 4)
-    assert threshold_meeting(sure, costs, 2.0) == 0.5  # 0.9 and 0.7 stop
-    assert threshold_meeting(sure, costs, 2.4) == 0.5
-    assert threshold_meeting(sure, costs, 3.0) == 0.9
-    assert threshold_meeting(sure, costs, 1.0) < 0
-    low = threshold_meeting(1.0 - sure, costs, 2.0, criterion="entropy")
-    assert ((1.0 - sure) < low).sum() == 2
-
-
-@pytest.mark.parametrize("asked", [0.9, 3.1])
-def test_a_mean_cost_out_of_reach_names_the_range(asked: float) -> None:
-    with pytest.raises(ConfigError, match="feasible: 1 to 3"):
-        threshold_meeting(np.array([[0.5]]), np.array([[10**9, 3 * 10**9]]), asked * 1e9)

@@ -151,7 +151,7 @@ def test_adapters_that_do_not_fit_are_refused_by_name(change: Tensor | None, wor
     tensors.pop(NAME)
     if change is not None:
         tensors[NAME] = change
-    with pytest.raises(CheckpointError, match=rf"adapter '{NAME}' {words}.*group_width"):
+    with pytest.raises(CheckpointError, match=rf"'{NAME}' of the adapters {words}.*group_width"):
         Adapters.read(FACTS, tensors, group_width=2)
 
 
