@@ -19,8 +19,9 @@ from autotok.methods.learning import Learning, LossContext
 from autotok.methods.ltmp import LTMP
 from autotok.tokens import AttentionRule
 
-GRADIENT = {"rtol": 1e-4, "atol": 2e-7}
-"""Gradients are compared relative to their size: they span many orders of magnitude."""
+GRADIENT = 1e-4
+"""Of a gradient's largest entry: entries near zero are sums of larger ones, whose order is the
+processor's (one of 3,072 was 2.5e-7 off the authors' on an AMD EPYC, where the largest is 1e-2)."""
 
 
 def diffrate(config: Config, arrays: Arrays) -> Case:
@@ -93,9 +94,7 @@ def diffrate_training(config: Config, arrays: Arrays) -> Case:
             reducer = found.model.reducers[layer]
             gradient = reducer.get_parameter(kind.replace("ddp", "logits")).grad
             expected = arrays[key]
-            close(
-                torch.zeros(len(expected)) if gradient is None else gradient, expected, **GRADIENT
-            )
+            like(torch.zeros(len(expected)) if gradient is None else gradient, expected)
         emitted = found.model.emitted()
         prune, merge = np.array(config["kept_prune"]), np.array(config["kept_merge"])
         falling = np.minimum.accumulate(np.minimum(prune, merge)) - 1
@@ -192,6 +191,10 @@ def ltmp_gradients(found: Outcome, config: Config, arrays: Arrays) -> None:
         close(torch.stack(gradients), arrays[f"grad_{kind}_threshold"], rtol=1e-4, atol=1e-5)
 
 
+def like(gradient: Tensor, expected: np.ndarray[Any, Any]) -> None:
+    close(gradient, expected, rtol=GRADIENT, atol=GRADIENT * float(np.abs(expected).max()))
+
+
 def dtem(config: Config, arrays: Arrays) -> Case:
     if config.get("kind") == "op-level":
         return Case(check=lambda arrays: selection(config, arrays))
@@ -220,9 +223,7 @@ def dtem(config: Config, arrays: Arrays) -> Case:
             layer = key.split(".")[2]
             gradient = found.model.reducers[layer].get_parameter("metric.weight").grad
             expected = arrays[key]
-            close(
-                torch.zeros(expected.shape) if gradient is None else gradient, expected, **GRADIENT
-            )
+            like(torch.zeros(expected.shape) if gradient is None else gradient, expected)
 
     return Case(chosen, training=training, counts=not training, compare=compare)
 
