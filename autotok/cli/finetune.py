@@ -126,7 +126,7 @@ def _chosen(
             raise autotok.ConfigError("give either a best.yaml or --method with --keep, not both")
         return config
     policy = None if exits is None else autotok.parse_exits(exits)
-    if policy is not None and method is None and keep is None:
+    if policy is not None and method in (None, "none") and keep is None:
         return autotok.CompressionConfig(exits=policy)
     if method is None or keep is None:
         raise autotok.ConfigError(

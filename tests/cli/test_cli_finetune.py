@@ -288,3 +288,10 @@ def test_exits_that_mean_nothing_are_told_at_once(
     code, _, err = run("finetune", "--exits", exits)
     assert code != 0
     assert sentence in err
+
+
+def test_exits_of_a_model_that_nothing_reduces_may_be_asked_in_full(run: Run) -> None:
+    asked = ("--backbone", "tiny", "--data", "digits", "--method", "none", "--exits", "linear@1,9")
+    code, _, err = run("finetune", *asked)
+    assert code != 0
+    assert "an exit at layer 9 cannot be: backbone 'tiny' has 4 blocks" in err
