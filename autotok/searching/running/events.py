@@ -10,6 +10,9 @@ from autotok.metrics import METRICS
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import Budget, BudgetRequest
 
+CONTROLS = {"control": "random control", "smaller image": "control on smaller images"}
+"""What records of these origins are, in words."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -125,8 +128,7 @@ def event_text(event: Event) -> tuple[str, bool]:
         method = event.config.method
         return f"fine-tuning {method} for {event.length} (trial {event.number})", True
     if isinstance(event, FinalEvaluation):
-        named = {"control": "random control", "smaller image": "control on smaller images"}
-        what = named.get(event.record.origin) or f"{event.racing} models in the race"
+        what = CONTROLS.get(event.record.origin) or f"{event.racing} models in the race"
         return f"final evaluation, {what}: {trial_text(event.record)}", True
     if isinstance(event, Done):
         return f"{event.evaluated} configurations evaluated, {event.front} on the front", True

@@ -30,6 +30,7 @@ from .controls import (
     retrained_like,
     smaller_image,
 )
+from .events import CONTROLS
 from .loop import REFERENCE, Search, after_finetune, judged, plain_tally
 from .race import finalists, goes_on, in_question
 from .time_limit import Begun, TimeLimit
@@ -348,7 +349,7 @@ class _FinalEvaluation:
             if begin and now and notes.noted(now[0][0]) is None and self._clock.is_over(took_s):
                 for key, record in now:
                     notes.note(f"without {key}", True)
-                    _LOG.warning("no time is left for control %d", record.number)
+                    _LOG.warning("no time is left for one more %s", CONTROLS[record.origin])
                 continue
             begun = time.monotonic()
             found += self.finals(now)
