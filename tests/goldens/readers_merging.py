@@ -21,7 +21,7 @@ from autotok.tokens import AttentionRule
 
 GRADIENT = 1e-4
 """Of a gradient's largest entry: entries near zero are sums of larger ones, whose order is the
-processor's (one of 3,072 was 2.5e-7 off the authors' on an AMD EPYC, where the largest is 1e-2)."""
+processor's (three of 3,072 were up to 2.5e-7 off the authors' on an AMD EPYC)."""
 
 
 def diffrate(config: Config, arrays: Arrays) -> Case:
