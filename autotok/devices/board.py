@@ -56,6 +56,8 @@ SYSFS = Path(os.environ.get("AUTOTOK_SYSFS", "/sys"))
 INA = ("ina3221", "ina3221x")
 WHOLE_BOARD = re.compile(r"(VDD|POM_5V|VDD_5V)_IN\Z")
 MB = 1e6
+# processors without VNNI would else add int8 products up in 16 bits, which overflow
+EXACT_INT8 = ("session.x64quantprecision", "1")
 MARK = '{"autotok": 1'
 NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}\Z")
 NO_MEMORY = re.compile(
@@ -340,6 +342,7 @@ def _onnx_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = task.get("threads") or 0
+    options.add_session_config_entry(*EXACT_INT8)
     chosen = _providers(onnxruntime)
     session = onnxruntime.InferenceSession(path, options, providers=chosen)
     images = numpy.random.RandomState(0).rand(*task["shape"]).astype(numpy.float32)

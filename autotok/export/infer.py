@@ -19,6 +19,8 @@ from PIL import Image, ImageOps
 
 Array = NDArray[np.float32]
 Spec = dict[str, Any]
+EXACT_INT8 = ("session.x64quantprecision", "1")
+"""Processors without VNNI would else add int8 products up in 16 bits, which overflow."""
 HERE = Path(__file__).resolve().parent
 
 
@@ -141,6 +143,7 @@ def open_model(folder: Path, spec: Spec) -> Any:
         raise Refused(f"'{path}' is not there; copy the whole folder again, or export anew")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry(*EXACT_INT8)
     try:
         session = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .onnx_session import onnx_session
+
 LAYERS = ("MatMul", "Gemm", "Conv")
 SPARED = 0.1
 """Share of the layers that may stay in float32 ..."""
@@ -126,7 +128,7 @@ def _outliers(path: Path, layers: dict[str, str], feeds: Sequence[dict[str, Imag
     for name in names:
         kind = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         model.graph.output.append(kind)
-    session, top, mean = _session(model.SerializeToString()), Counter[str](), Counter[str]()
+    session, top, mean = onnx_session(model.SerializeToString()), Counter[str](), Counter[str]()
     for feed in feeds:
         for name, value in {
             **feed,
@@ -139,17 +141,9 @@ def _outliers(path: Path, layers: dict[str, str], feeds: Sequence[dict[str, Imag
 
 
 def _run(path: Path, feeds: Sequence[dict[str, Images]]) -> Images:
-    session = _session(path.read_bytes())
+    session = onnx_session(path.read_bytes())
     found: Images = np.concatenate([session.run(None, feed)[0] for feed in feeds])
     return found
-
-
-def _session(model: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _error(found: Images, expected: Images) -> float:

@@ -16,6 +16,7 @@ from autotok.errors import ExportError, failure
 
 from .engines import engine_verdicts
 from .formats import ExportFormat, Written, not_exported, register_format
+from .onnx_session import onnx_session
 
 logger = logging.getLogger(__name__)
 # what torch's default exporter writes itself; it converts to others
@@ -45,7 +46,6 @@ class Onnx(ExportFormat):
     def check(self) -> None:
         try:
             import onnx
-            import onnxruntime
             import onnxscript  # noqa: F401
 
             value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
@@ -54,8 +54,7 @@ class Onnx(ExportFormat):
             graph = onnx.helper.make_graph([node], "trivial", [value], [result])
             opsets = [onnx.helper.make_opsetid("", OPSET)]
             model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
-            cpu = ["CPUExecutionProvider"]
-            onnxruntime.InferenceSession(model.SerializeToString(), providers=cpu)
+            onnx_session(model.SerializeToString())
         except Exception as error:  # a broken build raises anything, ImportError to OSError
             raise ExportError(
                 f"ONNX files cannot be made here ({failure(error)[:160]}); mend it with"
@@ -134,15 +133,12 @@ class OnnxSession(nn.Module):
         super().__init__()
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
         wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
         able = onnxruntime.get_available_providers()
         providers = [name for name in (*wanted, "CPUExecutionProvider") if name in able]
-        self._session: Any = onnxruntime.InferenceSession(
+        self._session = onnx_session(
             path.read_bytes(),  # which takes any name that Python can open
-            options,
+            threads=torch.get_num_threads(),
             providers=providers,
         )
         self.provider = str(self._session.get_providers()[0])

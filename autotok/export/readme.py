@@ -9,6 +9,7 @@ from autotok.metrics import METRICS, ON_DEVICE, Metric
 
 from .engines import engine_table
 from .onnx import output_name
+from .onnx_session import EXACT_INT8
 from .weights import EXITS, REDUCERS, WEIGHTS
 
 if TYPE_CHECKING:
@@ -92,6 +93,16 @@ def _number_format(name: str) -> list[str]:
         "",
         f"The configuration's number format is {name}: the exported file is in it, and its quality",
         "was judged on such a file. In torch the model computes in float32.",
+        *(_exact_int8() if name == "int8" else []),
+    ]
+
+
+def _exact_int8() -> list[str]:
+    return [
+        "",
+        "In a program of your own on an x86 processor without VNNI, set ONNX Runtime's session",
+        f"option `{EXACT_INT8[0]}` to `{EXACT_INT8[1]}`, as `infer.py` does: int8 sums overflow",
+        "there without it.",
     ]
 
 
