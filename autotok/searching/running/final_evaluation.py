@@ -58,6 +58,10 @@ def final_evaluation(
     seen = search.tallies.get(REFERENCE)
     if seen is not None:
         reference = dataclasses.replace(reference, score=to_score(seen))
+    if chosen:
+        begun = time.monotonic()
+        word.verified(chosen[0])
+        clock.expect_verifying(len(chosen), time.monotonic() - begun)
     entries = [(f"final:{r.number}", r) for r in chosen]
     *chosen, uncompressed = word.finals_in_parts([*entries, ("reference", reference)])
     fallen: dict[int, TrialRecord] = {}

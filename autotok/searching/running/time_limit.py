@@ -61,7 +61,7 @@ class TimeLimit:
             self._limit_s -= around.handover_s
         self.reserved_s = 0.0
         """Set aside for measuring the finalists."""
-        self._expected_speed = 0.0
+        self._expected_speed = self._verifying_s = 0.0
         self.excluded_s = 0.0
         """Outside the limit: the start of worker processes."""
         self._before = float(sum(r.seconds for r in search.records)) / capacity
@@ -141,13 +141,17 @@ class TimeLimit:
         each = left / (plan.finetunes + 1)
         return min(_MOST_ROOM, max(1.0, each / (_SLACK * plan.finetune_s)))
 
+    def expect_verifying(self, finalists: int, each_s: float) -> None:
+        """Set aside what counting the finalists and the controls a second time will take."""
+        self._verifying_s = (finalists + self._settings.controls) * each_s
+
     def final_images(self, total: int, begun: Begun | None, racing: int, part: int) -> int:
         """Images that those still `racing` have seen after a part of the final evaluation, from
         the pace of the one before; the random controls are still to come."""
         plan = self._search.plan
         if not self._fits_final_images():
             return plan.final
-        left, seen = self._left() - self._control_s(), plan.more
+        left, seen = self._left() - self._control_s() - self._verifying_s, plan.more
         pace = self._speed() / min(racing, self._capacity)
         if begun is not None:
             seen = begun.images
