@@ -81,7 +81,8 @@ class Evaluator:
         """What many candidates on the backbone start from; nothing is kept without."""
         self.gallery_size = gallery_size(self.metric, backbone.facts, data)
         whole = compress_backbone(backbone, CompressionConfig())
-        self._reference = ReferenceAnswers(partial(self._uncompressed, whole), self.gallery_size)
+        self.answers = ReferenceAnswers(partial(self._uncompressed, whole), self.gallery_size)
+        """Of the uncompressed model."""
 
     @property
     def num_images(self) -> int:
@@ -227,9 +228,14 @@ class Evaluator:
             )
         return answer
 
+    def reference_output(self, position: int) -> Tensor:
+        """(classes,), the uncompressed backbone's for the image at a position of the order."""
+        indices = self.data.subset(position + 1, self.seed)[position:]
+        return self._reference_of(position, self.data.batch(indices)[0]).output[0]
+
     def _reference_of(self, first: int, images: Tensor) -> Answer:
         """The uncompressed backbone's answer at positions first, first + 1 ..."""
-        return self._reference.of(first, images, rows=self.metric == "feature")
+        return self.answers.of(first, images, rows=self.metric == "feature")
 
     def _count(
         self, answer: Answer, labels: Tensor | None, first: int, images: Tensor, finetuned: bool
@@ -295,11 +301,11 @@ class Evaluator:
                 for start, indices in self._batches(0, self.gallery_size)
             ]
 
-        self._reference.fill_gallery(features)
+        self.answers.fill_gallery(features)
 
     def _similarity(self, features: Tensor, first: int) -> Tensor:
         self._fill_gallery()
-        return self._reference.similarity(features, first)
+        return self.answers.similarity(features, first)
 
 
 def with_costs(tally: Tally, model: nn.Module) -> Tally:

@@ -19,7 +19,7 @@ from .classes import Source, understand
 from .layout import HELD_OUT_SEED, Layout, Listing, list_images, source_of
 from .order import nested_order
 from .preprocessing import Preprocessing
-from .shared_pixels import SharedPixels
+from .shared_tensors import SharedTensors
 
 logger = logging.getLogger(__name__)
 MAX_CACHE_BYTES = 512 * 2**20
@@ -35,7 +35,7 @@ class PixelCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._pixels: OrderedDict[int, Tensor] = OrderedDict()
-        self.shared: SharedPixels | None = None
+        self.shared: SharedTensors | None = None
         """Kept there instead, for all processes of a run."""
 
     def get(self, index: int) -> Tensor | None:

@@ -16,6 +16,7 @@ from autotok.errors import ConfigError, DataError
 from autotok.facts import BackboneFacts
 
 from .data import DataSource
+from .shared_tensors import SharedTensors
 from .tally import NEIGHBOURS
 
 GALLERY_SIZE = 128
@@ -40,6 +41,8 @@ class ReferenceAnswers:
         """`run` answers for images; the first `gallery_size` of the order are the gallery."""
         self._run, self.gallery_size = run, gallery_size
         self.outputs: dict[int, Tensor] = {}
+        self.shared: SharedTensors | None = None
+        """What other processes have worked out, by position."""
         self._rows: dict[int, Tensor] = {}
         self._bytes = 0
         self._gallery: Tensor | None = None
@@ -49,9 +52,11 @@ class ReferenceAnswers:
         positions = range(first, first + len(images))
         held = self._rows if rows else self.outputs
         fresh = None
+        if not rows:
+            self._look_up(positions)
         if any(p not in held or p not in self.outputs for p in positions):
             fresh = self._run(images)
-            self.outputs.update(zip(positions, fresh.output, strict=True))
+            self._keep(positions, fresh.output)
             if fresh.rows is not None and self._bytes + fresh.rows.nbytes <= LIMIT_BYTES:
                 self._rows.update(zip(positions, fresh.rows, strict=True))
                 self._bytes += fresh.rows.nbytes
@@ -60,6 +65,21 @@ class ReferenceAnswers:
         found = [self._rows[p] for p in positions] if rows else []
         output = torch.stack([self.outputs[p] for p in positions])
         return Answer(output, torch.stack(found) if rows else None)
+
+    def _look_up(self, positions: range) -> None:
+        """Take over what other processes have left."""
+        if self.shared is None:
+            return
+        for position in positions:
+            found = None if position in self.outputs else self.shared.get(position)
+            if found is not None:
+                self.outputs[position] = found
+
+    def _keep(self, positions: range, outputs: Tensor) -> None:
+        self.outputs.update(zip(positions, outputs, strict=True))
+        if self.shared is not None:
+            for position, output in zip(positions, outputs, strict=True):
+                self.shared.put(position, output)
 
     def fill_gallery(self, features: Callable[[], list[Tensor]]) -> None:
         """Have the gallery, of (n, C) features that are asked for only once."""

@@ -124,9 +124,9 @@ def test_a_higher_fidelity_runs_only_new_images_and_the_reference_once() -> None
     evaluator.evaluate(counting, 8, 20, on_images=seen.append)
     assert counting.seen == 20
     assert seen == [4, 4, 4]
-    kept = len(evaluator._reference.outputs)
+    kept = len(evaluator.answers.outputs)
     evaluator.evaluate(counting, 0, 20)
-    assert len(evaluator._reference.outputs) == kept == 20
+    assert len(evaluator.answers.outputs) == kept == 20
 
 
 def test_a_model_without_a_head_agrees_on_nearest_neighbours() -> None:

@@ -1,6 +1,7 @@
 """Cosines of features and shared neighbours: by hand, by definition, as qualities."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from autotok.evaluation import reference_answers as module
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.intervals import mean_interval
 from autotok.evaluation.reference_answers import shared_neighbours
+from autotok.evaluation.shared_tensors import SharedTensors
 from autotok.export.file_model import FileModel
 
 MERGED = CompressionConfig("tome", (Reduction(1, keep_ratio=0.6),))
@@ -109,3 +111,19 @@ def test_one_image_gives_no_interval_of_a_mean() -> None:
     tally = Evaluator(backbone, images(), metric="feature").reference(0, 1)
     with pytest.raises(DataError, match="how far a mean cosine of features may be off; give 2"):
         tally.quality()
+
+
+def test_processes_that_share_a_file_run_the_uncompressed_model_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, data = tiny_backbone(), images(12, labelled=False)
+    alone, first, second = (Evaluator(backbone, data, metric="kl", seed=2) for _ in range(3))
+    like = first.reference_output(0)
+    first.answers.shared = SharedTensors.create(tmp_path / "outputs", len(data), like)
+    second.answers.shared = SharedTensors.open(tmp_path / "outputs")
+    model = compress_backbone(backbone, MERGED)
+    expected = alone.evaluate(model, 0, 12)
+    assert first.evaluate(model, 0, 12) == expected
+    monkeypatch.setattr(second, "_uncompressed", lambda *_: pytest.fail("it was run again"))
+    second.answers._run = second._uncompressed
+    assert second.evaluate(model, 0, 12) == expected

@@ -22,10 +22,11 @@ from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.config import CompressionConfig
 from autotok.devices.handed_model import put_together, take_apart
 from autotok.errors import ConfigError, failure
+from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.folder import PixelCache
-from autotok.evaluation.shared_pixels import SharedPixels
+from autotok.evaluation.shared_tensors import SharedTensors
 from autotok.names import ENGINES, known
 from autotok.searching.engines.base import Engine, WorkerFactory
 from autotok.searching.engines.pickling import dumped
@@ -40,6 +41,7 @@ _WARM_UP = 2
 """Images."""
 SHARED_FOLDER = "shared"
 """Inside the run directory, while workers run."""
+IMAGES, OUTPUTS = "images", "outputs"
 
 Loaded = tuple[Backbone, AutoFormerSupernet | None]
 
@@ -64,11 +66,17 @@ class Shared:
         loaded: Loaded = put_together(self.rest, self.weights)
         return loaded
 
-    def open_images(self, data: DataSource) -> None:
-        """Read decoded images from the folder, and leave new ones there."""
-        cache = _cache(data)
-        if cache is not None and (self.folder / "images.json").is_file():
-            cache.shared = SharedPixels.open(self.folder)
+    def open_for(self, evaluator: Evaluator) -> None:
+        """Read decoded images and the uncompressed model's outputs here, and leave new ones."""
+        cache = _cache(evaluator.data)
+        if cache is not None:
+            cache.shared = self._opened(IMAGES)
+        evaluator.answers.shared = self._opened(OUTPUTS)
+
+    def _opened(self, name: str) -> SharedTensors | None:
+        with contextlib.suppress(FileNotFoundError):
+            return SharedTensors.open(self.folder / name)
+        return None
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class ProblemFactory:
         weights = self.directory / WEIGHTS_FOLDER
         session = build_problem(question, model, seed=self.seed, weights=weights, loaded=loaded)
         if self.shared is not None:
-            self.shared.open_images(session.evaluator.data)
+            self.shared.open_for(session.evaluator)
         with contextlib.suppress(Exception):  # if it fails, the trials say so
             session.problem.evaluate(CompressionConfig(), 0, _WARM_UP)
         return session.problem
@@ -177,7 +185,8 @@ def make_engine(
 
 
 def share(session: Session, folder: Path) -> Shared:
-    """What the folder, made anew, holds then: the session's weights and room for its images.
+    """What the folder, made anew, holds then: the session's weights and room for its images and
+    the uncompressed model's outputs.
 
     A model that does not pickle is left out: each worker loads its own then, as it is named.
     """
@@ -194,7 +203,11 @@ def share(session: Session, folder: Path) -> Shared:
         index = data.subset(1, session.evaluator.seed)[0]
         first = cache.get(index)
         if first is not None:
-            cache.shared = SharedPixels.create(folder, 2 * len(data) + index, first)
+            cache.shared = SharedTensors.create(folder / IMAGES, 2 * len(data) + index, first)
+    answers = session.evaluator.answers
+    if session.evaluator.metric != "top1":  # which compares with labels
+        first = session.evaluator.reference_output(0)
+        answers.shared = SharedTensors.create(folder / OUTPUTS, len(data), first)
     return shared
 
 

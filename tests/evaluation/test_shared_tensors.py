@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from autotok.evaluation.shared_pixels import SharedPixels
+from autotok.evaluation.shared_tensors import SharedTensors
 
 
 def test_what_one_leaves_another_finds_and_a_torn_image_counts_as_absent(tmp_path: Path) -> None:
     image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
-    mine = SharedPixels.create(tmp_path, 5, image)
-    theirs = SharedPixels.open(tmp_path)
+    mine = SharedTensors.create(tmp_path / "images", 5, image)
+    theirs = SharedTensors.open(tmp_path / "images")
     assert theirs.get(4) is None
     mine.put(4, image)
     found = theirs.get(4)

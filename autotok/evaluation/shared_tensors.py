@@ -1,8 +1,9 @@
-"""`SharedPixels`: images decoded once for all processes of a run, in one file they all read.
+"""`SharedTensors`: what is worked out once for all processes of a run, in one file they all read.
 
-Every image has its place in the file, beside a checksum that says whether it is there: whoever
-decodes it first writes it. Plain reads and writes, no mapping: a full disk is then an error to pass
-over and not a signal, and an image in mid-write fails its checksum and is decoded once more.
+Decoded images, and the uncompressed model's outputs for them. Every one has its place in the file,
+beside a checksum that says whether it is there: whoever has it first writes it. Plain reads and
+writes, no mapping: a full disk is then an error to pass over and not a signal, and a tensor in
+mid-write fails its checksum and is worked out once more.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _WORD = 8
 
 
 @dataclass
-class SharedPixels:
-    """Images of one shape and type by index; every process opens the same file."""
+class SharedTensors:
+    """Tensors of one shape and type by index; every process opens the same file."""
 
     path: Path
     count: int
@@ -46,27 +47,27 @@ class SharedPixels:
             os.close(self._file)
 
     @classmethod
-    def create(cls, folder: Path, count: int, like: Tensor) -> SharedPixels:
-        """A new, empty file in a folder, for `count` images such as `like`."""
+    def create(cls, path: Path, count: int, like: Tensor) -> SharedTensors:
+        """A new, empty file for `count` tensors such as `like`."""
         kind = str(like.dtype).removeprefix("torch.")
         facts = {"count": count, "shape": list(like.shape), "dtype": kind}
-        (folder / "images.json").write_text(json.dumps(facts), "utf-8")
-        return cls.open(folder)
+        _facts(path).write_text(json.dumps(facts), "utf-8")
+        return cls.open(path)
 
     @classmethod
-    def open(cls, folder: Path) -> SharedPixels:
-        """The file that `create` made in the folder.
+    def open(cls, path: Path) -> SharedTensors:
+        """The file that `create` made.
 
         Raises:
             OSError: there is none.
         """
-        facts = json.loads((folder / "images.json").read_text("utf-8"))
-        room = min(_MOST_BYTES, shutil.disk_usage(folder).free // _DISK_SHARE)
+        facts = json.loads(_facts(path).read_text("utf-8"))
+        room = min(_MOST_BYTES, shutil.disk_usage(path.parent).free // _DISK_SHARE)
         dtype = getattr(torch, facts["dtype"])
-        return cls(folder / "images", facts["count"], tuple(facts["shape"]), dtype, room)
+        return cls(path, facts["count"], tuple(facts["shape"]), dtype, room)
 
     def get(self, index: int) -> Tensor | None:
-        """The pixels of an image, if some process has left them here."""
+        """The tensor of an index, if some process has left it here."""
         mark = int.from_bytes(os.pread(self._file, _WORD, _WORD * index), "little")
         if not mark:
             return None
@@ -75,20 +76,24 @@ class SharedPixels:
             return None
         return torch.frombuffer(content, dtype=self.dtype).reshape(self.shape)
 
-    def put(self, index: int, pixels: Tensor) -> None:
-        """Leave the pixels of an image here, as long as there is room."""
-        if tuple(pixels.shape) != self.shape or pixels.dtype != self.dtype:
+    def put(self, index: int, value: Tensor) -> None:
+        """Leave the tensor of an index here, as long as there is room."""
+        if tuple(value.shape) != self.shape or value.dtype != self.dtype:
             return
         if index >= self.count or self.room < self._size:
             return
-        content = pixels.contiguous().numpy().tobytes()
+        content = value.contiguous().numpy().tobytes()
         mark = (zlib.crc32(content) + 1).to_bytes(_WORD, "little")
         try:
             os.pwrite(self._file, content, self._place(index))
             os.pwrite(self._file, mark, _WORD * index)
-        except OSError:  # a full disk: everybody decodes for himself again
+        except OSError:  # a full disk: everybody works for himself again
             self.room = 0
         self.room -= self._size
 
     def _place(self, index: int) -> int:
         return _WORD * self.count + self._size * index
+
+
+def _facts(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
