@@ -16,9 +16,10 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from autotok.documents import Place, parse_json
 from autotok.errors import ConfigError, nearest
 from autotok.exits import ExitPolicy
-from autotok.plain_data import Place, parse_json, to_plain, typed
+from autotok.plain_data import to_plain, typed
 from autotok.pruned_spec import PrunedSpec
 
 VERSION = 1

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import Primitive
+from autotok.documents import parse_yaml, read_yaml
 from autotok.errors import ConfigError
 from autotok.names import known
-from autotok.plain_data import parse_yaml, read_yaml
 
 
 def parse_keep(text: str) -> dict[int, float]:

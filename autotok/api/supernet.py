@@ -15,13 +15,14 @@ from autotok.backbones.supernet import SupernetView
 from autotok.config import CompressionConfig, SubnetSpec
 from autotok.counting.macs import uncompressed
 from autotok.devices.placing import torch_device
+from autotok.documents import Place, parse_yaml, read_yaml
 from autotok.errors import ConfigError, ExportError, nearest
 from autotok.evaluation.data import check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import BackboneRef, Bundle, write_best
 from autotok.files import check_folder
 from autotok.metrics import EXACT
-from autotok.plain_data import Place, parse_yaml, read_yaml, typed
+from autotok.plain_data import typed
 from autotok.searching.space.budget import BudgetRequest, parse_budgets, resolve
 from autotok.supernet.cutting import cut_to_file
 from autotok.supernet.evolution import EvolutionSettings

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from autotok.config import SubnetSpec
+from autotok.documents import parse_yaml
 from autotok.errors import CheckpointError
-from autotok.plain_data import parse_yaml
 
 from .autoformer import SupernetSpec
 from .fitting import checked_fit, depth_of, load_fitting

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from autotok.config import SubnetSpec
+from autotok.documents import Place
 from autotok.errors import CheckpointError, ConfigError
 from autotok.files import replacing
-from autotok.plain_data import Place, checked_keys, typed
+from autotok.plain_data import checked_keys, typed
 
 from .autoformer import AutoFormer, SupernetSpec
 from .supernet import AutoFormerSupernet

@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotok.documents import Place
 from autotok.metrics import METRICS
 from autotok.names import known
-from autotok.plain_data import Place, typed
+from autotok.plain_data import typed
 
 from .intervals import Interval, wilson
 

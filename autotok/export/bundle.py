@@ -27,11 +27,12 @@ from autotok.backbones.loading import load_backbone, load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
+from autotok.documents import read_yaml
 from autotok.errors import CheckpointError, ConfigError, ExportError
 from autotok.facts import BackboneFacts
 from autotok.files import replacing_folder, write_text
 from autotok.methods.folding import adapters_of
-from autotok.plain_data import checked_keys, read_yaml, to_plain, typed
+from autotok.plain_data import checked_keys, to_plain, typed
 
 from .exported import export_model
 from .formats import FORMATS

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from autotok.plain_data import read_yaml, typed
+from autotok.documents import read_yaml
+from autotok.plain_data import typed
 
 _FILE = Path(__file__).with_name("engines.yaml")
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from autotok.plain_data import read_yaml
+from autotok.documents import read_yaml
 
 FOLDER = Path(__file__).parent
 WORDS = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from autotok.config import Reduction, round_count
-from autotok.plain_data import read_yaml
+from autotok.documents import read_yaml
 
 from .author_units import from_entering_ratios, from_stage_ratios
 from .base import Span, TokenReducer

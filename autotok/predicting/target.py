@@ -10,9 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 
+from autotok.documents import parse_yaml, read_yaml
 from autotok.errors import ConfigError, UnknownName
 from autotok.names import known
-from autotok.plain_data import parse_yaml, read_yaml, typed
+from autotok.plain_data import typed
 
 from .target_parts import CalibrationRecord, Number, PublishedPoint, Setting, check_choice
 

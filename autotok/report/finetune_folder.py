@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.documents import parse_json
 from autotok.errors import RunDirectoryError
 from autotok.evaluation.tally import Tally
 from autotok.export.bundle import read_best
 from autotok.files import check_folder
-from autotok.plain_data import parse_json, typed
+from autotok.plain_data import typed
 
 CHECKPOINT, QUESTION, BEFORE = "finetune.ckpt", "finetune.json", "before.json"
 

@@ -19,6 +19,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.counting.macs import cost
 from autotok.devices.placing import torch_device
+from autotok.documents import parse_json
 from autotok.errors import ConfigError, Diverged
 from autotok.evaluation.accuracy import Evaluator, Quality
 from autotok.evaluation.augment import check_augment
@@ -34,7 +35,7 @@ from autotok.export.bundle import (
 )
 from autotok.files import write_text
 from autotok.names import known
-from autotok.plain_data import parse_json, typed
+from autotok.plain_data import typed
 from autotok.searching.running.model_worker import calibrated_on, judged_tally, tuned
 from autotok.training import finetune as training
 from autotok.training.distill import Teacher, default_losses

@@ -15,10 +15,11 @@ from torch import nn
 from autotok.backbones.loading import as_backbone, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
+from autotok.documents import Place, read_yaml
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.export.bundle import load_bundle
 from autotok.metrics import METRICS, Metric, metric_of
-from autotok.plain_data import Place, read_yaml, typed
+from autotok.plain_data import typed
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord

@@ -12,10 +12,11 @@ from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.autoformer_family import CUSTOM, SUPERNETS, supernet_structure
 from autotok.backbones.supernet_file import spec_from_dict
 from autotok.config import MOST_SEED, SubnetSpec
+from autotok.documents import Place, read_yaml
 from autotok.errors import ConfigError, nearest
 from autotok.evaluation.augment import AUGMENTS
 from autotok.evaluation.demo import CANVAS, DemoDigits
-from autotok.plain_data import Place, checked_keys, read_yaml, typed
+from autotok.plain_data import checked_keys, typed
 
 from .recipe import Distill, Recipe, Stage
 from .sampling import KINDS, SAMPLINGS

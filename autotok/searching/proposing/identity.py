@@ -21,8 +21,9 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
+from autotok.documents import Place
 from autotok.errors import RunDirectoryError, StudyTaken
-from autotok.plain_data import Place, typed
+from autotok.plain_data import typed
 from autotok.searching.records.objective import Objective
 
 STUDY_NAME = "autotok"

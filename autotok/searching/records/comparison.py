@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotok.documents import Place
 from autotok.evaluation.paired import Paired, compare
 from autotok.metrics import METRICS
-from autotok.plain_data import Place, plain_fields, typed
+from autotok.plain_data import plain_fields, typed
 from autotok.searching.records.final import Final
 
 from .finetune_gain import TuningGain, tuning_gains

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autotok.documents import Place
 from autotok.evaluation.paired import Paired, compare, image_values
-from autotok.plain_data import Place, plain_fields, typed
+from autotok.plain_data import plain_fields, typed
 
 from .record import TrialRecord
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotok.config import CompressionConfig, Primitive
+from autotok.documents import Place, parse_json
 from autotok.metrics import METRICS, ON_DEVICE, Metric
 from autotok.names import known
-from autotok.plain_data import Place, parse_json, plain_fields, typed
+from autotok.plain_data import plain_fields, typed
 
 FINISHED = ("complete", "infeasible", "failed", "duplicate")
 VERSION = 1

@@ -18,9 +18,10 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from autotok.documents import Place, read_yaml
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.files import check_folder, sweep_folder, write_text
-from autotok.plain_data import Place, read_yaml, typed
+from autotok.plain_data import typed
 
 from .record import TrialRecord
 

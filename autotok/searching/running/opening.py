@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autotok.documents import Place
 from autotok.errors import RunDirectoryError, StudyTaken
-from autotok.plain_data import Place, typed
+from autotok.plain_data import typed
 from autotok.searching.engines.base import Engine
 from autotok.searching.proposing.feasible import check_budgets
 from autotok.searching.proposing.identity import STUDY_NAME, StudyIdentity, check_study, new_id

@@ -12,11 +12,12 @@ from typing import Any
 
 from autotok.config import NUMBERS
 from autotok.devices.placing import check_device, check_measure_on
+from autotok.documents import Place, read_yaml
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.export.formats import check_format
 from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric, own_quality
 from autotok.names import ENGINES, SUBNETS, check_precision, known
-from autotok.plain_data import Place, read_yaml, typed
+from autotok.plain_data import typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 from autotok.searching.space.budget import BudgetRequest, parse_budgets
 from autotok.searching.space.space_names import find_space

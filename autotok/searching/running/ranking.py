@@ -13,10 +13,11 @@ from torch import Tensor
 from autotok.backbones.base import Backbone
 from autotok.backbones.importance import Importance, importance_of
 from autotok.backbones.pruning import pruned_facts, require_prunable
+from autotok.documents import parse_json
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource
 from autotok.files import write_text
-from autotok.plain_data import parse_json, typed
+from autotok.plain_data import typed
 from autotok.searching.records.rundir import RANKING_FILE
 from autotok.searching.space.pruned_structure import PrunedStructure
 from autotok.training.student import weights_identity

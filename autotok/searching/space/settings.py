@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotok.config import MOST_SEED
+from autotok.documents import Place
 from autotok.errors import ConfigError, UnknownName
 from autotok.names import text_of
-from autotok.plain_data import Place, typed
+from autotok.plain_data import typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 
 _LONGEST_NAME = 200

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import MODES, NUMBERS, CompressionConfig, FineTuneSpec, Primitive
+from autotok.documents import Place, read_yaml
 from autotok.errors import ConfigError, nearest
 from autotok.methods.registry import get_method
 from autotok.names import SUBNETS
-from autotok.plain_data import Place, read_yaml, typed
+from autotok.plain_data import typed
 from autotok.training.losses import get_loss
 
 from .finetuning import FineTuneChoices, parse_losses
