@@ -71,13 +71,12 @@ def judge(
             "a mean cost per image is met by exits, and the model has none; leave it out, or give"
             " a model with exits"
         )
+    tell = on_progress or (lambda share, words: None)
     original = uncompressed or model.original.whole
     source = load_data(data, original, class_names=class_names)
-    if on_progress is not None:
-        on_progress(0.0, source.labelling)
+    tell(0.0, source.labelling)
     chosen = choose_format(precision, original, source, seed=seed)
-    if on_progress is not None:
-        on_progress(0.0, chosen.sentence)
+    tell(0.0, chosen.sentence)
     evaluator = make_evaluator(
         original, source, metric=metric, seed=seed, precision=chosen.precision, own=own
     )
@@ -90,28 +89,33 @@ def judge(
     wanted = mean_macs is not None
     training = _training_images(data, original, model, class_names, wanted=wanted)
     model, found_on = plugged_in(model, evaluator, training)
+    shown = source if training is None else training
     if mean_macs is not None:
-        scored = source if training is None else training
-        model, found_on = _meeting(model, scored, mean_macs, seed)
+        model, found_on = _meeting(model, shown, mean_macs, seed)
     if found_on and training is None:
         _LOG.warning("thresholds were found on %s", found_on)
     stop = min(num_images or evaluator.num_images, evaluator.num_images)
-    done = 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        if on_progress is not None:
-            on_progress(done / (2 * stop), f"{done} of {2 * stop} forward passes")
-
-    reference = evaluator.reference(0, stop, on_images=advance).quality()
+    passes = _Passes(2 * stop, tell)
+    reference = evaluator.reference(0, stop, on_images=passes.add).quality()
     if model.config.number_format == "float32":
-        tally = judged_tally(evaluator, model, 0, stop, on_images=advance)
+        tally = judged_tally(evaluator, model, 0, stop, on_images=passes.add)
     else:  # what is shipped is the file
-        images = source if training is None else training
-        calibration = images.batch(images.subset(min(QUANTISED_ON, len(images)), seed))[0]
-        tally = evaluator.evaluate(as_file(model, calibration), 0, stop, on_images=advance)
+        calibration = shown.batch(shown.subset(min(QUANTISED_ON, len(shown)), seed))[0]
+        tally = evaluator.evaluate(as_file(model, calibration), 0, stop, on_images=passes.add)
     return Judged(model, tally.quality(), reference, found_on, source, chosen)
+
+
+@dataclass
+class _Passes:
+    """Tells how many forward passes are done."""
+
+    total: int
+    tell: Callable[[float, str], None]
+    done: int = 0
+
+    def add(self, images: int) -> None:
+        self.done += images
+        self.tell(self.done / self.total, f"{self.done} of {self.total} forward passes")
 
 
 def _training_images(
