@@ -232,7 +232,7 @@ def test_when_the_driver_is_killed_or_interrupted_no_worker_is_left(
     assert errors.decode().count("Traceback") == (blow == signal.SIGINT)  # the driver's own
 
 
-def until(condition: object, patience_s: float = 20.0) -> None:
+def until(condition: object, patience_s: float = 120.0) -> None:
     assert callable(condition)
     end = time.monotonic() + patience_s
     while not condition():
