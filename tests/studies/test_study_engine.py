@@ -9,7 +9,6 @@ import pytest
 from published_rows import ROWS, TOME, tiny_study
 
 import autotok
-from autotok.errors import CheckpointError, ConfigError, RunDirectoryError, UnknownName
 from autotok.studies import row_models, study_engine
 from autotok.studies.row_models import RowModels
 
@@ -104,29 +103,6 @@ def test_the_demo_stands_in_where_no_data_is_named(
     assert result.rows[0]["ran_on"] == "tiny"
     assert float(result.rows[0]["throughput_img_s"]) > 0.0
     assert result.rows[0]["speedup"] == "1"
-
-
-def test_what_cannot_be_is_told_before_anything_runs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    name, out = tiny_study(monkeypatch, tmp_path / "tables"), tmp_path / "out"
-    file = tmp_path / "weights.safetensors"
-    wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"only": ["tome"]}, UnknownName, "did you mean 'tome-r2'"),
-        ({"checkpoints": {"tinny": file}}, UnknownName, "did you mean 'tiny'"),
-        ({"checkpoints": {"tiny": file}}, CheckpointError, "does not exist"),
-        ({"num_images": 0}, ConfigError, "num_images is 0"),
-        ({"finetune_steps": -1}, ConfigError, "fine-tune steps are -1"),
-        ({"precision": "float8"}, UnknownName, "precision 'float8' is unknown"),
-    ]
-    for changes, kind, message in wrong:
-        with pytest.raises(kind, match=message):
-            autotok.run_study(name, output=out, **(ASKED | changes))
-    file.touch()
-    with pytest.raises(ConfigError, match="checkpoints mean nothing without data: autoformer_demo"):
-        autotok.run_study(name, output=out, checkpoints={"tiny": file})
-    assert not out.exists()
-    assert RunDirectoryError.exit_code == 2
 
 
 @pytest.mark.slow
