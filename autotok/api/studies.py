@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from autotok.devices.placing import check_device
+from autotok.studies.row_models import DATA_IMAGES, DEMO_IMAGES, RowSetting
 from autotok.studies.study_engine import StudyResult, run_table
 
 
@@ -45,16 +46,17 @@ def run_study(
         UnknownName, ConfigError, DataError, CheckpointError, RunDirectoryError
     """
     check_device(device)
-    return run_table(
-        name,
-        Path("runs") / f"study-{name}" if output is None else Path(output),
-        data=data,
-        only=only,
-        num_images=num_images,
+    usual = DEMO_IMAGES if data is None else DATA_IMAGES
+    setting = RowSetting(
+        data=data or "demo",
+        is_stand_in=data is None,
+        num_images=usual if num_images is None else num_images,
         finetune_steps=finetune_steps,
-        checkpoints={key: Path(file) for key, file in (checkpoints or {}).items()},
-        class_names=None if class_names is None else str(class_names),
         precision=precision,
         device=device,
-        on_progress=on_progress or (lambda *_: None),
+        class_names=None if class_names is None else str(class_names),
+        checkpoints={key: Path(file) for key, file in (checkpoints or {}).items()},
     )
+    folder = Path("runs") / f"study-{name}" if output is None else Path(output)
+    tell = on_progress or (lambda *_: None)
+    return run_table(name, folder, setting, only=only, on_progress=tell)

@@ -31,6 +31,8 @@ STAND_IN = "autoformer_demo"
 TURNS = 5
 """Timed, beside as many of the uncompressed model."""
 _PATIENCE_S = 15.0
+DEMO_IMAGES, DATA_IMAGES = 200, 1000
+"""Judged on where nobody says how many."""
 
 
 @dataclass(frozen=True)

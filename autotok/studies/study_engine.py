@@ -34,7 +34,6 @@ from .study_markdown import first_line, study_markdown
 from .study_table import StudyRow, StudyTable, load_study
 
 OnProgress = Callable[[float, str], None]
-DEMO_IMAGES, DATA_IMAGES = 200, 1000
 _TRAINING_BATCH, _TRAINING_PASSES = 16, 4
 """Images of a step, and forwards that one costs: forward, backward, and the teacher's."""
 
@@ -73,29 +72,20 @@ def _facts(name: str) -> BackboneFacts:
 def run_table(
     name: str,
     folder: Path,
+    setting: RowSetting,
     *,
-    data: str | None,
     only: Sequence[str],
-    num_images: int | None,
-    finetune_steps: int,
-    checkpoints: Mapping[str, Path],
-    class_names: str | None,
-    precision: str,
-    device: str,
     on_progress: OnProgress,
 ) -> StudyResult:
     """Run a study; see `autotok.run_study`."""
     study = load_study(name)
     rows = study.named(only)
-    _check(study, data, checkpoints, class_names, precision, num_images, finetune_steps)
-    images = num_images or (DEMO_IMAGES if data is None else DATA_IMAGES)
-    setting = RowSetting(
-        *(data or "demo", data is None, images, finetune_steps, precision, device),
-        class_names=class_names,
-        checkpoints=checkpoints,
-    )
+    _check(study, setting)
     stand_in = STAND_IN if setting.is_stand_in else ""
-    asked = StudyQuestion(name, setting.data, stand_in, images, finetune_steps, precision)
+    asked = StudyQuestion(
+        *(name, setting.data, stand_in, setting.num_images, setting.finetune_steps),
+        precision=setting.precision,
+    )
     kept = StudyFolder(folder, asked)
     done = kept.read()
     plans = [_planned(study, row, setting) for row in rows if row.name not in done]
@@ -104,44 +94,42 @@ def run_table(
     on_progress(0.0, told)
     kept.begin()
     models = RowModels(setting, folder)
-    table = study_markdown(study, asked, list(done.values()))
     for index, plan in enumerate(plans):
         on_progress((index + 0.01) / len(plans), f"row {plan.row.name}")
         done[plan.row.name] = _run(study, plan, models)
-        ordered = [done[row.name] for row in study.rows if row.name in done]
-        table = study_markdown(study, asked, ordered)
-        kept.write(ordered, table)
-    ordered = [done[row.name] for row in study.rows if row.name in done]
+        results = _ordered(study, done)
+        kept.write(results, study_markdown(study, asked, results))
+    results = _ordered(study, done)
     if study.curve:
-        draw_curve(folder / CURVE, study, ordered, first_line(study, asked))
-    return StudyResult(name, folder, tuple(ordered), told, table)
+        draw_curve(folder / CURVE, study, results, first_line(study, asked))
+    table = study_markdown(study, asked, results)
+    return StudyResult(name, folder, tuple(results), told, table)
 
 
-def _check(
-    study: StudyTable,
-    data: str | None,
-    checkpoints: Mapping[str, Path],
-    class_names: str | None,
-    precision: str,
-    num_images: int | None,
-    finetune_steps: int,
-) -> None:
+def _ordered(study: StudyTable, done: Mapping[str, Result]) -> list[Result]:
+    """Results in the table's order."""
+    return [done[row.name] for row in study.rows if row.name in done]
+
+
+def _check(study: StudyTable, setting: RowSetting) -> None:
     """Raise for what cannot be, before anything is loaded."""
     names = dict.fromkeys(row.checkpoint_name for row in study.rows)
-    for name, file in checkpoints.items():
+    for name, file in setting.checkpoints.items():
         known(f"backbone of study '{study.name}'", name, names)
         check_file(file)
-    if checkpoints and data is None:
+    if setting.checkpoints and setting.is_stand_in:
         raise ConfigError(
             f"checkpoints mean nothing without data: {STAND_IN} then stands in for every backbone;"
             " give --data as well"
         )
-    check_data(data or "demo", class_names=class_names)
-    check_precision(precision)
-    if num_images is not None and num_images < 1:
-        raise ConfigError(f"num_images is {num_images}; judge on 1 or more")
-    if finetune_steps < 0:
-        raise ConfigError(f"fine-tune steps are {finetune_steps}; give 0, for none, or more")
+    check_data(setting.data, class_names=setting.class_names)
+    check_precision(setting.precision)
+    if setting.num_images < 1:
+        raise ConfigError(f"num_images is {setting.num_images}; judge on 1 or more")
+    if setting.finetune_steps < 0:
+        raise ConfigError(
+            f"fine-tune steps are {setting.finetune_steps}; give 0, for none, or more"
+        )
 
 
 def _planned(study: StudyTable, row: StudyRow, setting: RowSetting) -> _Plan:
