@@ -1,6 +1,7 @@
 """What `autotok` gives, and where it is: the one list of its public names, read at run time too."""
 
 from autotok.api.adapters import train_adapters as train_adapters
+from autotok.api.arguments import parse_files as parse_files
 from autotok.api.arguments import parse_keep as parse_keep
 from autotok.api.arguments import parse_macs as parse_macs
 from autotok.api.arguments import parse_options as parse_options
@@ -14,6 +15,7 @@ from autotok.api.models import macs as macs
 from autotok.api.models import profile as profile
 from autotok.api.runs import resume as resume
 from autotok.api.runs import search as search
+from autotok.api.studies import run_study as run_study
 from autotok.api.supernet import SubnetQuestion as SubnetQuestion
 from autotok.api.supernet import cut_subnet as cut_subnet
 from autotok.api.supernet import evaluate_subnets as evaluate_subnets
@@ -112,6 +114,10 @@ from autotok.searching.running.events import event_text as event_text
 from autotok.searching.running.question import Question as Question
 from autotok.searching.running.question import check_names as check_names
 from autotok.searching.space.settings import SearchSettings as SearchSettings
+from autotok.studies.study_engine import StudyResult as StudyResult
+from autotok.studies.study_table import StudyTable as StudyTable
+from autotok.studies.study_table import list_studies as list_studies
+from autotok.studies.study_table import load_study as load_study
 from autotok.supernet.evolution import EvolutionSettings as EvolutionSettings
 from autotok.supernet.train import Progress as Progress
 from autotok.threads import wait_asleep as wait_asleep

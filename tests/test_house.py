@@ -22,7 +22,7 @@ FLOORS = {
     "devices": 4, "training": 4, "supernet": 4,
     "predicting": 5,
     "searching": 6,
-    "report": 7, "testing": 7,
+    "report": 7, "testing": 7, "studies": 7,
     "api": 8, "diagnosis": 8,
     "cli": 9,
     "__init__": 10,
@@ -157,7 +157,8 @@ def test_the_command_line_imports_autotok_and_nothing_behind_it() -> None:
 def test_importing_autotok_and_the_command_line_stays_light() -> None:
     code = (
         "import sys, autotok, autotok.cli.app, autotok.cli.catalog, autotok.cli.models,"
-        " autotok.cli.runs, autotok.cli.doctor, autotok.cli.dashboard, autotok.cli.supernet;"
+        " autotok.cli.runs, autotok.cli.doctor, autotok.cli.dashboard, autotok.cli.supernet,"
+        " autotok.cli.study;"
         "heavy = {'torch','timm','optuna','pandas','numpy','matplotlib','onnx','sklearn'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -27,6 +27,7 @@ def test_the_wheel_carries_its_data_and_stays_small(wheel: Path) -> None:
     assert "autotok/assets/autoformer_demo.safetensors" in names
     assert "autotok/search_spaces/default.yaml" in names
     assert "autotok/predicting/targets/jetson-nx.yaml" in names
+    assert {"autotok/studies/tables/ltp-1.yaml", "autotok/studies/published.csv"} <= set(names)
     assert "autotok/py.typed" in names
     assert not any(name.startswith(("tests/", "studies/")) for name in names)
     assert wheel.stat().st_size < 15e6

@@ -55,6 +55,17 @@ def parse_resources(texts: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def parse_files(texts: Sequence[str]) -> dict[str, Path]:
+    """{name: file} of 'NAME=FILE' texts."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not name or not file:
+            raise ConfigError(f"'{text}' is not understood; give NAME=FILE")
+        found[name] = Path(file)
+    return found
+
+
 def read_options(path: str | Path, names: Iterable[str]) -> dict[str, Any]:
     """{option: value} of a YAML file; one without a value is as if it were not there.
 

@@ -27,6 +27,7 @@ def main() -> None:
         models,
         run_reports,
         runs,
+        study,
         supernet,
         tokens,
     )

@@ -37,7 +37,7 @@ def published_schedules(method: str, num_blocks: int, num_patches: int) -> list[
     gone at the same relative depth. A layer too crowded to keep it keeps what the method can reach.
     """
     return [
-        PublishedSchedule(method, _reductions(entry, num_blocks, num_patches), entry["source"])
+        PublishedSchedule(method, rescaled(entry, num_blocks, num_patches), entry["source"])
         for entry in _table()
         if entry["method"] == method
     ]
@@ -48,9 +48,13 @@ def _table() -> tuple[Mapping[str, Any], ...]:
     return tuple(read_yaml(TABLE)[0])
 
 
-def _reductions(
-    entry: Mapping[str, Any], num_blocks: int, num_patches: int
-) -> tuple[Reduction, ...]:
+def default_entry(method: str) -> Mapping[str, Any] | None:
+    """The default schedule as the table beside this file has it; None where none is known."""
+    return next((entry for entry in _table() if entry["method"] == method), None)
+
+
+def rescaled(entry: Mapping[str, Any], num_blocks: int, num_patches: int) -> tuple[Reduction, ...]:
+    """Reductions of an entry as the table has them, on a model of another depth and patch count."""
     cls = get_method(entry["method"])
     wanted = _wanted(entry, cls, num_blocks, num_patches)
     options = cls.resolve_options({})
