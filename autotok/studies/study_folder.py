@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotok.documents import parse_json
 from autotok.errors import RunDirectoryError
 from autotok.files import check_folder, write_text
-from autotok.plain_data import parse_json, typed
+from autotok.plain_data import typed
 
 QUESTION, RESULTS, TABLE, CURVE = "study.json", "results.csv", "table.md", "curve.png"
 COLUMNS = (

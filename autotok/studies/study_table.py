@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from autotok.config import Options
+from autotok.documents import read_yaml
 from autotok.errors import ConfigError
 from autotok.names import known
-from autotok.plain_data import read_yaml, typed
+from autotok.plain_data import typed
 
 TABLES = Path(__file__).with_name("tables")
 FIGURES = Path(__file__).with_name("published.csv")
