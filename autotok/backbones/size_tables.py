@@ -66,7 +66,7 @@ def hold_size_tables(model: Any, sides: Iterable[int]) -> None:
         setattr(model, SIZE_TABLES, known)
 
 
-def sides_of(tensors: Mapping[str, Tensor]) -> list[int]:
+def listed_sides(tensors: Mapping[str, Tensor]) -> list[int]:
     """Sides of the tables in tensors that `by_size` gave."""
     found = (key.partition(".") for key in tensors)
     return sorted(int(side) for name, _, side in found if name == SIZE_TABLES)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autotok.errors import CheckpointError
 
 from .fitting import checked_fit, checked_names, load_fitting
-from .size_tables import by_size, hold_size_tables, sides_of
+from .size_tables import by_size, hold_size_tables, listed_sides
 from .timm_layout import inferred_arguments, reads_both, sized_arguments
 from .timm_vit import under_both
 from .torchvision_shim import ensure_torchvision
@@ -48,7 +48,7 @@ def model_from_tensors(
         with torch.device("meta"):
             template: Any = timm.create_model(name, pretrained=False)
         tensors = by_size(tensors, image_size=image_size, origin=origin, name=name)
-        sides = sides_of(tensors)
+        sides = listed_sides(tensors)
         given = _translated(tensors, template)
         given = _one_head(given)
         arguments = _arguments(tensors, given, template, image_size)

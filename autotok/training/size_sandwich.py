@@ -24,7 +24,6 @@ from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.size_tables import add_size_tables
-from autotok.backbones.torchvision_shim import ensure_torchvision
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, DataError, Diverged
@@ -36,12 +35,8 @@ from autotok.methods.author_units import from_stage_ratios
 from autotok.methods.losses import self_distillation
 
 from .batches import BatchOrder, augmentation_draws
-from .schedule import NOT_DECAYED
+from .schedule import decay_groups
 from .student import student_of
-
-ensure_torchvision()
-
-from timm.optim import param_groups_weight_decay  # noqa: E402
 
 _SUBNETS = 0x51DE5
 """The stream of a seed that draws sizes and rates."""
@@ -171,8 +166,7 @@ def train_at_sizes(
     _check(backbone, data, spec)
     own = student_of(backbone, CompressionConfig()).backbone
     add_size_tables(own, spec.image_sizes)
-    groups = param_groups_weight_decay(own, spec.weight_decay, True, NOT_DECAYED)
-    optimizer = torch.optim.AdamW(groups, lr=spec.lr)
+    optimizer = torch.optim.AdamW(decay_groups(own, spec.weight_decay), lr=spec.lr)
     order = BatchOrder(data, spec.seed, spec.batch_size, len(data))
     device = next(own.parameters()).device
     with torch.random.fork_rng(devices=[]):

@@ -21,7 +21,7 @@ from runner import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.backbones.size_tables import by_size, hold_size_tables, sides_of, table_sides
+from autotok.backbones.size_tables import by_size, hold_size_tables, listed_sides, table_sides
 from autotok.backbones.timm_vit import TimmViT
 from autotok.compression.compress import compress_backbone
 from autotok.compression.folding import with_fold
@@ -195,7 +195,7 @@ def sized_vit(arrays: Arrays) -> TimmViT:
     del official["pos_embed"]
     given = by_size(official, origin="golden", name="golden")
     model = copy.deepcopy(tiny_vit().model)
-    hold_size_tables(model, sides_of(given))
+    hold_size_tables(model, listed_sides(given))
     model.load_state_dict(given)
     return TimmViT(model, name="golden")
 
