@@ -1,6 +1,7 @@
 """What `autotok` gives, and where it is: the one list of its public names, read at run time too."""
 
 from autotok.api.adapters import train_adapters as train_adapters
+from autotok.api.adapters import train_sizes as train_sizes
 from autotok.api.arguments import parse_files as parse_files
 from autotok.api.arguments import parse_keep as parse_keep
 from autotok.api.arguments import parse_macs as parse_macs

@@ -17,7 +17,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ from autotok.tokens import Needs, StemParts, Taps, Tokens, exactly
 
 P = ParamSpec("P")
 R = TypeVar("R")
+SIZE_TABLES = "pos_embed_by_size"
+"""What a model calls its position tables for images of other sides than its own, by side."""
 B = TypeVar("B", bound="Backbone")
 X = TypeVar("X", bound=Tensor | Tokens)
 
@@ -183,9 +185,14 @@ class Backbone(nn.Module):
         return shrunk(images, self.facts.image_shape[1] if self.is_resized else None)
 
     def placed_at_size(self, table: Tensor) -> Tensor:
-        """(1, P + N0, C), the position table on this adapter's grid, of the model's own table."""
+        """(1, P + N0, C), the position table on this adapter's grid: the model's own for this size
+        if it has one (`size_tables`), else that of its own size, resampled."""
         if not self.is_resized:
             return table
+        learned: nn.ParameterDict | None = getattr(self.weights, SIZE_TABLES, None)
+        side = str(self.facts.image_shape[1])
+        if learned is not None and side in learned:
+            return cast(Tensor, learned[side])
         if self._settled is None or not self._settles:
             found = resampled_positions(table, self.own_facts.grid, self.facts.grid)
             self._settled = found.detach() if self._settles else None

@@ -25,7 +25,7 @@ HARMLESS = re.compile(
     # heads of self-supervision, which no classifier shares
     r"|((dino|ibot|projection|projector|predictor)_?(head)?\..*)|head\.(mlp|last_layer)\..*"
     # parts of token-compression methods, which `weights` reads
-    r"|(score_predictor|selectors|approximators|cropr|cluster_layers)\..*|keep_threshold"
+    r"|(score_predictor|selectors|approximators|cropr|cluster_layers|reuse_block)\..*|keep_threshold"
     r"|blocks\.\d+\.((merge|prune)_threshold|(merge|prune)_ddp\..*|attn\.metric\..*)"
 )
 """Names of what may stand in a file beside a backbone without changing the backbone's outputs."""

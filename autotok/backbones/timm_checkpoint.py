@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from autotok.errors import CheckpointError
 
 from .fitting import checked_fit, checked_names, load_fitting
+from .size_tables import by_size, hold_size_tables, listed_sides
 from .timm_layout import inferred_arguments, reads_both, sized_arguments
 from .timm_vit import under_both
 from .torchvision_shim import ensure_torchvision
@@ -37,7 +38,7 @@ def model_from_tensors(
     """timm's model of this name with these weights, in evaluation mode.
 
     Names of other code bases that timm knows (DINOv2, CLIP, OpenCLIP, BEiT-3; DINOv3, EVA, PE) are
-    translated.
+    translated. Position tables for several image sizes (`size_tables`) are held beside its own.
 
     Raises:
         CheckpointError: a tensor is lacking, has no place, or does not fit.
@@ -46,12 +47,15 @@ def model_from_tensors(
     try:
         with torch.device("meta"):
             template: Any = timm.create_model(name, pretrained=False)
+        tensors = by_size(tensors, image_size=image_size, origin=origin, name=name)
+        sides = listed_sides(tensors)
         given = _translated(tensors, template)
         given = _one_head(given)
         arguments = _arguments(tensors, given, template, image_size)
         both = reads_both(given, template)
         with torch.device("meta"):
             shapes: Any = _made(name, arguments, both=both)
+            hold_size_tables(shapes, sides)
         checked_names(shapes.state_dict(), given, origin=origin, name=name)
         with warnings.catch_warnings():  # of memory layouts, where timm resamples biases
             warnings.simplefilter("ignore", UserWarning)
@@ -68,7 +72,9 @@ def model_from_tensors(
     if arguments:
         found = ", ".join(f"{key}={value}" for key, value in arguments.items())
         log.info("checkpoint '%s': built '%s' as the file shows it: %s", origin, name, found)
-    return load_fitting(_made(name, arguments, both=both), fitting)
+    model = _made(name, arguments, both=both)
+    hold_size_tables(model, sides)
+    return load_fitting(model, fitting)
 
 
 def _made(name: str, arguments: Mapping[str, Any], *, both: bool) -> nn.Module:

@@ -169,7 +169,7 @@ class TimmViT(TimmModel):
         model, facts = self.model, self.facts
         given = (model.cls_token, getattr(model, "dist_token", None), model.reg_token)
         prefix = torch.cat([token for token in given if token is not None], dim=1)
-        table = F.pad(model.pos_embed, (0, 0, facts.num_prefix, 0))
+        table = F.pad(self.placed_at_size(model.pos_embed), (0, 0, facts.num_prefix, 0))
         table = table[:, -(facts.num_prefix + facts.num_patches) :]  # has rows for prefix or not
 
         def patches(images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from .checkpoint import read_state_dict
 from .family import Family, ModelRequest, register_family
 from .fitting import checked_fit, load_fitting
+from .size_tables import add_size_tables, by_size, listed_sides
 from .timm_vit import TimmViT, VisionTransformer
 
 
@@ -57,7 +58,9 @@ class TinyFamily(Family):
     def load(self, asked: ModelRequest) -> TimmViT:
         backbone = tiny_backbone()
         if asked.checkpoint is not None:
-            tensors, origin = read_state_dict(asked.checkpoint), str(asked.checkpoint)
+            given, origin = read_state_dict(asked.checkpoint), str(asked.checkpoint)
+            tensors = by_size(given, origin=origin, name="tiny")
+            add_size_tables(backbone, listed_sides(tensors))
             own = backbone.weights.state_dict()
             load_fitting(backbone.weights, checked_fit(own, tensors, origin=origin, name="tiny"))
         return backbone

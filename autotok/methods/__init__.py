@@ -28,6 +28,7 @@ from . import (  # noqa: F401
     sinkhorn,
     sit,
     spvit,
+    supervit,
     tocom,
     tofe,
     tofu,

@@ -57,16 +57,22 @@ def from_num_removed(
 
 
 def from_stage_ratios(
-    ratios: Mapping[int, float], num_patches: int, *, fused: bool = False
+    ratios: Mapping[int, float],
+    num_patches: int,
+    *,
+    fused: bool = False,
+    num_counted_prefix: int = 0,
 ) -> tuple[Reduction, ...]:
     """Reductions of EViT's ratio per layer, relative to the tokens entering it, by ceil.
 
     A number above 1 is a count itself (the authors' `tokens`). With `fused` the token that holds
-    the dropped ones is counted too, here and in the next stage.
+    the dropped ones is counted too, here and in the next stage. SuperViT's ratio is of all tokens
+    entering, `num_counted_prefix` prefix tokens included, and says what stays beside those.
     """
     counts, left = {}, num_patches
     for layer, ratio in sorted(ratios.items()):
-        kept = int(ratio) if ratio > 1.0 else round_count(ratio, left, "ceil")
+        share = round_count(ratio, left + num_counted_prefix, "ceil")
+        kept = int(ratio) if ratio > 1.0 else min(share, left)
         if kept < left:
             left = kept + 1 if fused else kept
         counts[layer] = left

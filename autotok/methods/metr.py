@@ -16,7 +16,11 @@ Departures: the authors call their KD term and publish none; this form is ours. 
 reduction layers; one elsewhere is a reduction layer that keeps everything. Where there is no class
 token the mean over the patches is read. Without labels the cross-entropy of the heads is left out.
 The authors' lists of counts say what stays beside the fused token, so that a list that repeats a
-count drops one token and fuses it alone, weighted by its attention: option `count_schedule`.
+count drops one token and fuses it alone, weighted by its attention: option `count_schedule`. Heads
+may learn from the uncompressed model instead (option `target`), which is ours. What the authors'
+poster trains first, heads without a reduction, is a schedule that keeps everything. Heads beside
+another method are its exits of kind `metr`, under the losses of exits; the sum above is this
+method's alone.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.config import Options
+from autotok.errors import ConfigError
 from autotok.tokens import Taps, Tokens
 
 from .base import Option, Site
@@ -68,6 +73,12 @@ class METR(BlockHooks, OfficialWeights, EViT):
             high=100.0,
         ),
         Option("temperature", 1.0, "of that distance", low=0.01, high=100.0),
+        Option(
+            "target",
+            "answer",
+            "whose answer that is: the model's own final one, or the uncompressed model's",
+            choices=("answer", "uncompressed"),
+        ),
         Option(
             "count_schedule",
             False,
@@ -114,7 +125,26 @@ class METR(BlockHooks, OfficialWeights, EViT):
         if context.labels is not None:
             right = F.cross_entropy(answer, context.labels)
         heat = float(self.values["temperature"])
-        return right, self_distillation(answer, context.logits, temperature=heat)
+        return right, self_distillation(answer, self._target(context), temperature=heat)
+
+    def _target(self, context: LossContext) -> Tensor:
+        """Logits (B, classes) that the heads are drawn to."""
+        if self.values["target"] == "answer":
+            return context.logits
+        theirs = context.teacher_logits
+        if theirs is None or theirs.shape != context.logits.shape:
+            raise ConfigError(
+                f"option 'target' of method '{self.name}' is 'uncompressed', which needs a teacher"
+                f" of {context.logits.shape[1]} classes; give the uncompressed model, or set it to"
+                " 'answer'"
+            )
+        return theirs
+
+    def teacher_layers(self) -> frozenset[int]:
+        """A block where the uncompressed model's answer is the target: asking for one has it
+        run, whose logits come with its tokens."""
+        asks = self.head is not None and self.values["target"] == "uncompressed"
+        return frozenset({self.site.layer}) if asks else frozenset()
 
     def extra_loss(self, context: LossContext) -> Tensor | None:
         """This head's share of the loss."""

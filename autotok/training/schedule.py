@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -83,10 +84,18 @@ def make_optimizer(
     groups = [
         {**group, "lr_scale": scale, "part": part}
         for module, decay, scale, part in parts
-        for group in param_groups_weight_decay(module, decay, True, NOT_DECAYED)
+        for group in decay_groups(module, decay)
         if group["params"] and scale > 0
     ]
     return torch.optim.AdamW(groups, lr=spec.lr)
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """A module's weights as an optimiser's groups, those that do not decay apart."""
+    groups: list[dict[str, Any]] = param_groups_weight_decay(
+        module, weight_decay, True, NOT_DECAYED
+    )
+    return groups
 
 
 def make_schedule(spec: FineTuneSpec, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:

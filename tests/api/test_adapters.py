@@ -1,14 +1,17 @@
 """Adapters by one call: trained, written with their scale, taken by `compress`."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
 
 import autotok
+from autotok.backbones.size_tables import table_sides
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import AutotokError
 from autotok.training.pair_distillation import PairSpec
+from autotok.training.size_sandwich import SizesSpec
 
 SHORT = PairSpec(steps=3, batch_size=2, group_width=1, augment="none")
 
@@ -47,3 +50,20 @@ def test_names_are_checked_before_anything_is_loaded(
     asked = {"model": "tiny", "path": str(tmp_path / "a.safetensors"), "data": "digits"}
     with pytest.raises(AutotokError, match=words):
         autotok.train_adapters(**(asked | arguments))
+
+
+def trained_at_sizes(folder: Path, **changes: Any) -> Path:
+    return autotok.train_sizes(
+        "tiny",
+        folder / "sizes.safetensors",
+        data="digits",
+        spec=SizesSpec(image_sizes=(16, 24), layers=(1, 2), batch_size=2),
+        changes={"steps": 2, **changes},
+    )
+
+
+def test_sizes_are_trained_into_one_checkpoint(tmp_path: Path) -> None:
+    backbone = autotok.load_backbone("tiny", checkpoint=trained_at_sizes(tmp_path))
+    assert table_sides(backbone) == (16, 24)
+    with pytest.raises(AutotokError, match="steps must be above 0, got 0"):
+        trained_at_sizes(tmp_path, steps=0)

@@ -122,6 +122,14 @@ def test_a_supernets_view_and_its_subnet_agree_at_another_size() -> None:
         torch.testing.assert_close(cut(IMAGES), smaller(IMAGES))
 
 
+@torch.no_grad()
+def test_the_parts_of_a_stem_have_the_positions_of_the_size() -> None:
+    smaller = tiny_backbone().at_size(16)
+    stem, images = smaller.stem_parts(), shrunk(IMAGES, 16)
+    x = torch.cat([stem.prefix.expand(2, -1, -1), stem.patches(images)], dim=1) + stem.positions
+    assert torch.equal(stem.enter(x), smaller.embed(IMAGES)[0].x)
+
+
 def test_gradients_reach_the_whole_position_table() -> None:
     model = compress_backbone(tiny_backbone(), CompressionConfig(image_size=24)).train()
     model(IMAGES).sum().backward()

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 from autotok.api.models import compress
 from autotok.backbones.autoformer import SupernetSpec
+from autotok.backbones.size_tables import add_size_tables, table_sides
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.config import CompressionConfig, FineTuneSpec, Reduction
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.exits import ExitPolicy
 from autotok.export.bundle import (
@@ -110,3 +111,19 @@ def test_heads_of_exits_come_back_with_the_bundle(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(again(early_images()), made(early_images()))
     assert "exits.safetensors" in (tmp_path / "best" / "README.md").read_text()
+
+
+@torch.inference_mode()
+def test_a_bundle_holds_the_position_tables_of_every_size(tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    add_size_tables(backbone, (16, 24))
+    backbone.model.get_parameter("pos_embed_by_size.24").fill_(0.5)
+    config = CompressionConfig("supervit", (Reduction(1, num_keep=5),), image_size=24)
+    model = compress_backbone(backbone, config)
+    bundle = Bundle(BackboneRef.of(backbone.facts, name="tiny"), config, {})
+    results = save_bundle(tmp_path / "best", model, bundle, images(), formats=("torchscript",))
+    assert results["exports"]["torchscript"]["ok"]
+    again = load_bundle(tmp_path / "best")
+    assert torch.equal(again(images()), model(images()))
+    assert not torch.equal(again(images()), compress_backbone(tiny_backbone(), config)(images()))
+    assert table_sides(again.original.whole) == (16, 24)

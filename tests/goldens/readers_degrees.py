@@ -18,9 +18,11 @@ from runner import (
     per_block,
     tiny_vit,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotok.backbones.size_tables import by_size, hold_size_tables, listed_sides, table_sides
+from autotok.backbones.timm_vit import TimmViT
 from autotok.compression.compress import compress_backbone
 from autotok.compression.folding import with_fold
 from autotok.compression.model import CompressedViT, TapRequest
@@ -33,6 +35,7 @@ from autotok.methods.learning import LossContext
 from autotok.methods.primitives import confidence
 from autotok.methods.tocom import Adapters, ToCom
 from autotok.training.pair_distillation import PairSpec, PairStudent, pair_loss
+from autotok.training.size_sandwich import SizedSubnet, subnet_losses
 
 BLOCK_ATOL = 1e-4
 """Of tokens, which reach 16."""
@@ -179,10 +182,64 @@ def cfvit_training(chosen: CompressionConfig, config: Config, arrays: Arrays) ->
     for name, value in reducer.named_parameters():
         theirs = "pos_embed_list.0" if name == "positions" else name.replace("reuse", "reuse_block")
         found[theirs] = value
-    assert {n for n, value in found.items() if value.grad is None} == set(config["no_grad"])
+    check_gradients(found, config, arrays)
+
+
+# --- SuperViT
+
+
+def sized_vit(arrays: Arrays) -> TimmViT:
+    """The tiny ViT with a file's position tables, out of a state dict as the authors' model has."""
+    weights = dict(tiny_vit().model.state_dict())
+    official = {**weights, **learned(arrays), "pos_embed_list.2": weights.pop("pos_embed")}
+    del official["pos_embed"]
+    given = by_size(official, origin="golden", name="golden")
+    model = copy.deepcopy(tiny_vit().model)
+    hold_size_tables(model, listed_sides(given))
+    model.load_state_dict(given)
+    return TimmViT(model, name="golden")
+
+
+def supervit(config: Config, arrays: Arrays) -> Case:
+    assert config["keep_semantics"].startswith("count = ceil(keep * N), N counts cls")
+    backbone = sized_vit(arrays)
+    assert (*table_sides(backbone), 64) == tuple(config["image_sizes"])
+    if "subnets" in config:
+        return Case(check=lambda arrays: supervit_training(backbone, config, arrays))
+    subnet = SizedSubnet(config["image_size"], config["keep"])
+    chosen = subnet.config(backbone.facts, config["layers"])
+
+    def compare(found: Outcome, arrays: Arrays) -> None:
+        close(found.tokens.x, arrays["last_tokens"], atol=BLOCK_ATOL)
+        assert found.tokens.x.shape[1] == config["final_tokens"]
+
+    return Case(chosen, backbone=lambda: backbone, compare=compare, block_atol=BLOCK_ATOL)
+
+
+def supervit_training(backbone: TimmViT, config: Config, arrays: Arrays) -> None:
+    """A step of the authors' engine: four subnets, and gradients of the sum of their losses."""
+    backbone.train()
+    subnets = [SizedSubnet(side, rate) for side, rate in config["subnets"]]
+    found = subnet_losses(backbone, subnets, images(), torch.arange(4), layers=config["layers"])
+    for (logits, loss), theirs, expected in zip(
+        found, arrays["sub_logits"], arrays["losses"], strict=True
+    ):
+        close(logits, theirs)
+        close(loss, expected, rtol=1e-4, atol=0.0)
+        loss.backward()
+    weights = dict(backbone.model.named_parameters())
+    weights["pos_embed_list.2"] = weights.pop("pos_embed")
+    for number, side in enumerate(table_sides(backbone)):
+        weights[f"pos_embed_list.{number}"] = weights.pop(f"pos_embed_by_size.{side}")
+    check_gradients(weights, config, arrays)
+
+
+def check_gradients(weights: dict[str, nn.Parameter], config: Config, arrays: Arrays) -> None:
+    """Gradients of weights under the authors' names, and that the others have none."""
+    assert {n for n, value in weights.items() if value.grad is None} == set(config["no_grad"])
     for key in (key for key in arrays if key.startswith(("grad.", "gradnorm."))):
         kind, _, name = key.partition(".")
-        gradient, expected = found[name].grad, arrays[key]
+        gradient, expected = weights[name].grad, arrays[key]
         assert gradient is not None, name
         if kind == "gradnorm":
             close(gradient.norm(), expected, rtol=1e-4, atol=0.0)
@@ -190,4 +247,4 @@ def cfvit_training(chosen: CompressionConfig, config: Config, arrays: Arrays) ->
             close(gradient, expected, atol=1e-3 * float(np.abs(expected).max()))
 
 
-READERS: dict[str, Reader] = {"tocom": tocom, "cfvit": cfvit}
+READERS: dict[str, Reader] = {"tocom": tocom, "cfvit": cfvit, "supervit": supervit}

@@ -53,6 +53,14 @@ def test_stage_ratios_count_the_fused_token() -> None:
     assert knobs.from_stage_ratios({1: 1.0}, 64, fused=True) == ()
 
 
+def test_stage_ratios_may_count_the_class_token_and_name_what_stays_beside_it() -> None:
+    wanted = {0.7: {3: 138, 6: 98, 9: 70}, 0.5: {3: 99, 6: 50, 9: 26}}  # 197: 139, 99, 71 tokens
+    for ratio, kept in wanted.items():
+        ratios = dict.fromkeys((3, 6, 9), ratio)
+        assert counts(knobs.from_stage_ratios(ratios, 196, num_counted_prefix=1)) == kept
+    assert counts(knobs.from_stage_ratios({1: 0.999}, 64, num_counted_prefix=1)) == {}
+
+
 def test_a_list_of_counts_has_the_fused_token_beside_it() -> None:
     found = from_fused_counts([64, 52, 52, 30, 31, 2], 64)
     assert counts(found) == {1: 53, 2: 53, 3: 31, 5: 3}

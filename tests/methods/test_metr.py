@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -11,6 +12,7 @@ from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
+from autotok.errors import ConfigError
 from autotok.export.bundle import BackboneRef, Bundle, load_bundle, save_bundle
 from autotok.methods.learning import LossContext
 from autotok.methods.metr import METR
@@ -116,6 +118,41 @@ def test_without_labels_the_heads_learn_from_the_final_answer_alone() -> None:
     term = reducer.extra_loss(LossContext(tokens, logits))
     assert term is not None
     torch.testing.assert_close(term, by_hand)
+
+
+def test_the_uncompressed_models_answer_may_be_the_target() -> None:
+    made = model(target="uncompressed", head_weight=0.0, distill_weight=1.0)
+    reducer = made.reducers["1"]
+    assert isinstance(reducer, METR)
+    assert reducer.teacher_layers() == {1}
+    watch = TapRequest(after=frozenset({1}))
+    tokens = made.train().forward_tokens(images(), watch=watch)
+    logits, theirs = made.backbone.readout(tokens), torch.randn(4, 10)
+    assert reducer.head is not None
+    early = reducer.head(watch.tokens[1].x[:, 0])
+    term = reducer.extra_loss(LossContext(tokens, logits, LABELS, teacher_logits=theirs))
+    expected = F.kl_div(
+        early.log_softmax(-1), theirs.log_softmax(-1), reduction="batchmean", log_target=True
+    )
+    assert term is not None
+    torch.testing.assert_close(term, expected)
+
+
+@pytest.mark.parametrize("theirs", [None, torch.randn(4, 7)])
+def test_a_target_without_a_fitting_teacher_is_said(theirs: torch.Tensor | None) -> None:
+    made = model(target="uncompressed")
+    tokens = made.train().forward_tokens(images())
+    reducer = made.reducers["1"]
+    assert isinstance(reducer, METR)
+    context = LossContext(tokens, made.backbone.readout(tokens), LABELS, teacher_logits=theirs)
+    with pytest.raises(ConfigError, match=r"method 'metr' is 'uncompressed', .* of 10 classes"):
+        reducer.extra_loss(context)
+
+
+def test_the_plain_target_asks_for_no_teacher() -> None:
+    for reducer in model().reducers.values():
+        assert isinstance(reducer, METR)
+        assert reducer.teacher_layers() == frozenset()
 
 
 @torch.no_grad()
