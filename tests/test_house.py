@@ -42,6 +42,7 @@ GUESTS = {
         "backbones/timm_checkpoint.py",
         "backbones/feature_net.py",
         "training/schedule.py",
+        "training/variation.py",
     },
     "optuna": {
         f"searching/proposing/{name}.py"

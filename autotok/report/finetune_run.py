@@ -21,7 +21,6 @@ from autotok.counting.macs import cost
 from autotok.devices.placing import torch_device
 from autotok.errors import ConfigError, Diverged
 from autotok.evaluation.accuracy import Evaluator, Quality
-from autotok.evaluation.augment import check_augment
 from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import (
@@ -43,6 +42,7 @@ from autotok.training.finetuned import FineTuned, FineTuneProgress
 from autotok.training.losses import get_loss
 from autotok.training.precision import PRECISIONS, resolve_precision
 from autotok.training.student import emitted, student_of
+from autotok.training.variation import check_training_augment
 
 from .finetune_folder import (
     BEFORE,
@@ -205,7 +205,7 @@ def _check_names(asked: FineTuneQuestion) -> None:
     """Raise for what cannot be, before anything is loaded."""
     for loss in asked.spec.losses:
         get_loss(loss)
-    check_augment(asked.spec.augment)
+    check_training_augment(asked.spec.augment)
     known("precision", asked.precision, PRECISIONS)
     if asked.backbone is not None:
         check_name(asked.backbone)

@@ -229,14 +229,16 @@ class TrainingObjective(nn.Module):
             smoothing = spec.label_smoothing
             return losses.cross_entropy(mine.logits, labels, label_smoothing=smoothing)
         assert theirs is not None
-        if name == "dkd":
+        pair, temperature = (mine.logits, theirs.logits), spec.temperature
+        if name in ("dkd", "nkd"):
             assert labels is not None
-            return losses.dkd(mine.logits, theirs.logits, labels, temperature=spec.temperature)
-        if name in ("soft", "deit_soft"):
-            function = losses.soft if name == "soft" else losses.deit_soft
-            return function(mine.logits, theirs.logits, temperature=spec.temperature)
+            # of a mixed image the class of the larger part, as in the code of NKD
+            labels = labels.argmax(dim=-1) if labels.dim() == 2 else labels
+            return getattr(losses, name)(*pair, labels, temperature=temperature)  # type: ignore[no-any-return]
+        if name in ("soft", "deit_soft", "standardised"):
+            return getattr(losses, name)(*pair, temperature=temperature)  # type: ignore[no-any-return]
         if name in ("hard", "cosine"):
-            return getattr(losses, name)(mine.logits, theirs.logits)  # type: ignore[no-any-return]
+            return getattr(losses, name)(*pair)  # type: ignore[no-any-return]
         if name in _TOKENS:
             term = losses.token_kl if name == "tokens_kl" else losses.token_mse
             return _tokens(mine, theirs, term)

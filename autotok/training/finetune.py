@@ -19,8 +19,8 @@ import torch
 from autotok.compression.model import CompressedViT
 from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
-from autotok.evaluation.augment import check_augment
 from autotok.evaluation.data import DataSource
+from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.methods.base import Training
 from autotok.methods.learning import TrainingRecipe
 from autotok.methods.registry import get_method
@@ -45,6 +45,7 @@ from .steps import (
     training_recipe,
 )
 from .student import weights_identity
+from .variation import StochasticDepth, Variation, check_variation
 
 CHECKPOINT_EVERY_S = 30.0
 MOST_CHECKS = 10
@@ -114,12 +115,13 @@ def check_spec(
     """Raise unless this student can be trained by this spec on this data.
 
     Raises:
-        ConfigError, UnknownName: an augmentation or a loss cannot be used.
+        ConfigError, UnknownName: a variation of the images or a loss cannot be used.
         DataError: there are no images.
     """
     if len(data) == 0:
         raise DataError(f"data '{data.name}' has no training images; give at least one")
-    check_augment(spec.augment)
+    trained = len(data) - held_out_indices(data, spec.seed)[1]
+    check_variation(spec, data, min(spec.batch_size, trained))
     check_losses(student, spec, teacher, data)
 
 
@@ -159,6 +161,9 @@ def _built(
         student.requires_grad_(False)
         assert student.exits is not None
         student.exits.requires_grad_(True)
+    facts = student.backbone.facts
+    if spec.drop_path:
+        student.thin = StochasticDepth(spec.drop_path, facts.num_blocks)
     objective = TrainingObjective(student, spec, teacher, data, precision).to(device)
     spared, trained = spared_and_trained
     order = BatchOrder(data, spec.seed, spec.batch_size, trained, skip=spared)
@@ -171,7 +176,8 @@ def _built(
         spec=known,
         plan=training_plan(spec, order.per_epoch),
         order=order,
-        chunk=chunk_size(student.backbone.facts, precision, device),
+        variation=Variation(spec, preprocessing_of(student.backbone), facts.num_classes),
+        chunk=chunk_size(facts, precision, device),
         held_out=HeldOut(data, held_out, objective),
         optimizer=make_optimizer(known, recipe, student, objective),
         choice=RateChoice(lr, "given"),
@@ -275,6 +281,7 @@ def _finish(run: TrainingRun) -> None:
     """Evaluation mode, the best state, no gradients left behind."""
     run.optimizer.zero_grad(set_to_none=True)
     run.student.load_state_dict(run.best.state)
+    run.student.thin = None
     run.student.eval()
     run.student.deploy()
 

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from autotok.compression.model import CompressedViT
 from autotok.config import FineTuneSpec
 from autotok.errors import Diverged
-from autotok.evaluation.augment import augmented
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
 from autotok.methods.learning import TrainingRecipe, recipe_of
 from autotok.methods.registry import get_method
 
-from .batches import BatchOrder, augmentation_draws
+from .batches import BatchOrder
 from .distill import TrainingObjective, reducers_of
 from .heldout import Best, HeldOut, snapshot
 from .probe import RateChoice, lower
 from .schedule import TrainingPlan, make_optimizer, make_schedule, set_lr
+from .variation import Variation
 
 # the loss of one batch says little of the training
 WINDOW = 10
@@ -56,6 +56,7 @@ class TrainingRun:
     """With the rate in force."""
     plan: TrainingPlan
     order: BatchOrder
+    variation: Variation
     chunk: int
     held_out: HeldOut
     optimizer: torch.optim.AdamW
@@ -224,7 +225,8 @@ def _gradients(run: TrainingRun, step: int) -> float:
         torch.manual_seed(_stream(spec.seed, number))  # dropout
         indices = run.order.indices(number)
         images, labels = run.data.batch(indices)
-        images = augmented(images, spec.augment, augmentation_draws(spec.seed, number))
+        rows = range(len(indices))
+        images, labels = run.variation(images, labels, number, rows, len(indices))
         for first in range(0, len(indices), run.chunk):
             chosen = slice(first, first + run.chunk)
             share = len(indices[chosen]) / (len(indices) * spec.accumulate)
@@ -239,7 +241,7 @@ def _loss(
 ) -> Tensor:
     device = next(run.student.parameters()).device
     own_labels = None if labels is None else labels[chosen].to(device)
-    remembered = indices[chosen] if run.spec.augment == "none" else None
+    remembered = None if run.spec.varies else indices[chosen]
     loss: Tensor = run.objective(run.student, sent(images, device), own_labels, remembered)
     return loss
 
