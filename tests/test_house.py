@@ -24,7 +24,7 @@ FLOORS = {
     "searching": 6,
     "report": 7, "testing": 7,
     "api": 8, "diagnosis": 8,
-    "cli": 9,
+    "cli": 9, "__main__": 10,
     "__init__": 10,
 }  # fmt: skip
 INNER = {
@@ -38,6 +38,7 @@ GUESTS = {
         "backbones/timm_eva.py",
         "backbones/timm_relative.py",
         "backbones/timm_refusals.py",
+        "backbones/timm_classifier.py",
         "backbones/timm_family.py",
         "backbones/timm_checkpoint.py",
         "backbones/feature_net.py",

@@ -36,12 +36,14 @@ from autotok.names import known
 from autotok.plain_data import parse_json, typed
 from autotok.searching.running.model_worker import calibrated_on, judged_tally, tuned
 from autotok.training import finetune as training
-from autotok.training.distill import Teacher, default_losses
+from autotok.training.distill import default_losses
 from autotok.training.finetune import check_spec
 from autotok.training.finetuned import FineTuned, FineTuneProgress
 from autotok.training.losses import get_loss
 from autotok.training.precision import PRECISIONS, resolve_precision
+from autotok.training.recipes import list_recipes, recipe_settings
 from autotok.training.student import emitted, student_of
+from autotok.training.teacher import check_teacher, teacher_of
 from autotok.training.variation import check_training_augment
 
 from .finetune_folder import (
@@ -112,6 +114,7 @@ def finetune(
     output: str | Path | None = None,
     spec: FineTuneSpec | None = None,
     changes: Mapping[str, Any] | None = None,
+    recipe: str | None = None,
     backbone: str | None = None,
     checkpoint: str | Path | None = None,
     class_names: str | Path | None = None,
@@ -133,6 +136,8 @@ def finetune(
         spec: How to train; by default what the configuration says, else 200 steps with the losses
             that its method was published with. A rate that it does not give is found by a probe.
         changes: Fields of the spec to set otherwise.
+        recipe: 'deit', or a YAML file of such fields; `changes` go over it. By name, labels are
+            learned from too where there are any.
         backbone: For a path or a configuration: another backbone, by name.
         checkpoint: Its weights.
         class_names: File of the model's class names in order, for class folders that need one.
@@ -150,14 +155,17 @@ def finetune(
     files = [None if path is None else str(path) for path in (checkpoint, class_names)]
     asked = FineTuneQuestion(data, num_images, precision, wished, backbone, *files)
     _check_names(asked)
+    if recipe is not None:
+        recipe_settings(recipe, labelled=True)
     job = _job(model, backbone, None if checkpoint is None else Path(checkpoint))
     if device is not None:
         job.backbone.to(torch_device(device))
     train, evaluator = _sources(data, job.backbone, class_names)
     tell(0.0, evaluator.data.labelling)
-    job = _with_spec(job, spec, changes or {}, train)
+    job = _with_spec(job, spec, _over_recipe(recipe, job, changes or {}, train), train)
     assert job.config.finetune is not None
-    student, teacher = student_of(job.backbone, job.config), Teacher(job.backbone)
+    student = student_of(job.backbone, job.config)
+    teacher = teacher_of(job.config.finetune, job.backbone)
     with_networks(student)
     seed = job.config.finetune.seed
     if needs_calibration(job.config):
@@ -206,6 +214,7 @@ def _check_names(asked: FineTuneQuestion) -> None:
     for loss in asked.spec.losses:
         get_loss(loss)
     check_training_augment(asked.spec.augment)
+    check_teacher(asked.spec)
     known("precision", asked.precision, PRECISIONS)
     if asked.backbone is not None:
         check_name(asked.backbone)
@@ -250,6 +259,20 @@ def _with_spec(
     chosen = dataclasses.replace(chosen, **changes)
     retrained = dataclasses.replace(config, mode="retrain", finetune=chosen)
     return dataclasses.replace(job, config=retrained)
+
+
+def _over_recipe(
+    recipe: str | None, job: _Job, changes: Mapping[str, Any], train: DataSource
+) -> Mapping[str, Any]:
+    """The changes, and what a recipe sets where they say nothing."""
+    if recipe is None:
+        return changes
+    settings = recipe_settings(recipe, labelled=train.labelled)
+    usual = default_losses(job.backbone.facts, job.config, labelled=train.labelled)
+    classes = train.labelled and job.config.exits is None and job.backbone.facts.num_classes
+    if classes and recipe in list_recipes():  # mixed labels are the half of it
+        settings = {"losses": {"ce": 1.0, **usual}, **settings}
+    return {**settings, **changes}
 
 
 def _sources(

@@ -27,7 +27,7 @@ from autotok.methods.registry import get_method
 
 from .batches import BatchOrder, data_identity
 from .checkpoint import read_checkpoint, restore, state_of, write_checkpoint
-from .distill import Teacher, TrainingObjective, check_losses
+from .distill import TrainingObjective, check_losses
 from .finetuned import FineTuned, FineTuneProgress
 from .heldout import Best, HeldOut, held_out_indices, own_randomness, snapshot
 from .precision import chunk_size, resolve_precision
@@ -45,6 +45,7 @@ from .steps import (
     training_recipe,
 )
 from .student import weights_identity
+from .teacher import Teacher
 from .variation import StochasticDepth, Variation, check_variation
 
 CHECKPOINT_EVERY_S = 30.0

@@ -12,9 +12,9 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.config import FineTuneSpec
 from autotok.errors import ConfigError, UnknownName
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
-from autotok.training.distill import Teacher
 from autotok.training.finetune import finetune_student
 from autotok.training.losses import cross_entropy
+from autotok.training.teacher import Teacher
 from autotok.training.variation import StochasticDepth, Variation, check_variation, drawing_from
 
 STRONG = FineTuneSpec(
