@@ -187,7 +187,8 @@ def _run(
     from .progress import StepProgress
 
     autotok.reuse_large_blocks()
-    with StepProgress("fine-tuning", quiet=quiet) as bar:
+    first = autotok.is_first_process()
+    with StepProgress("fine-tuning", quiet=quiet or not first) as bar:
         try:
             result = autotok.finetune(
                 config, output=folder, resume=resume, on_progress=bar.update, **arguments
@@ -195,6 +196,8 @@ def _run(
         except KeyboardInterrupt as error:
             again = f"autotok finetune {_words(config)} -o {shlex.quote(str(folder))}"
             interrupted(error, f"go on with `{again} --resume`")
+    if not first:
+        return
     if json:
         print_json(result)
     else:

@@ -41,6 +41,7 @@ from autotok.training.finetune import check_spec
 from autotok.training.finetuned import FineTuned, FineTuneProgress
 from autotok.training.losses import get_loss
 from autotok.training.precision import PRECISIONS, resolve_precision
+from autotok.training.ranks import joined_ranks, own_device
 from autotok.training.recipes import list_recipes, recipe_settings
 from autotok.training.student import emitted, student_of
 from autotok.training.teacher import check_teacher, teacher_of
@@ -128,7 +129,8 @@ def finetune(
 
     Trains on the training split of `data`, judges on the validation split; of a folder that has
     `train` alone, a fifth is held out to judge on. What is handed over is never worse than what it
-    started from, on training images that are held out of the training.
+    started from, on training images that are held out of the training. Processes that `torchrun`
+    started train together, each on its part of every batch; the first judges and writes.
 
     Args:
         model: A model from `compress`, the path of a `best.yaml`, or a configuration.
@@ -148,7 +150,9 @@ def finetune(
     Raises:
         ConfigError, DataError, CheckpointError, RunDirectoryError, Diverged
     """
+    ranks = joined_ranks()
     folder = None if output is None else fit_folder(Path(output), resume)
+    ranks.agreed(0.0)  # all have looked before the first one writes
     tell = on_progress or (lambda *_: None)
     check_data(data, class_names=class_names)
     wished = dataclasses.replace(spec or FineTuneSpec(), **(changes or {}))
@@ -159,7 +163,7 @@ def finetune(
         recipe_settings(recipe, labelled=True)
     job = _job(model, backbone, None if checkpoint is None else Path(checkpoint))
     if device is not None:
-        job.backbone.to(torch_device(device))
+        job.backbone.to(torch_device(own_device(device, ranks)))
     train, evaluator = _sources(data, job.backbone, class_names)
     tell(0.0, evaluator.data.labelling)
     job = _with_spec(job, spec, _over_recipe(recipe, job, changes or {}, train), train)
@@ -172,12 +176,12 @@ def finetune(
         student = calibrated_on(student, train, seed)
     check_spec(student, job.config.finetune, teacher, train)
     resolve_precision(precision, next(student.parameters()).device)
-    if folder is not None and not resume:
+    if folder is not None and not resume and ranks.first:
         stored = {**vars(asked), "spec": job.config.finetune.to_dict()}
         write_text(folder / QUESTION, json.dumps(stored, indent=1))
     stop = min(num_images, evaluator.num_images)
     tell(0.0, f"evaluating {job.config.method} before, on {stop} images")
-    before = _before(student, job.config, evaluator, stop, folder)
+    before = ranks.from_first(lambda: _before(student, job.config, evaluator, stop, folder))
     try:
         done = training.finetune_student(
             student,
@@ -187,15 +191,17 @@ def finetune(
             checkpoint=None if folder is None else folder / CHECKPOINT,
             on_progress=lambda at: tell(0.1 + 0.8 * at.progress, finetune_line(at)),
             precision=precision,
+            ranks=ranks,
         )
     except Diverged:
-        remove_files(folder, QUESTION, CHECKPOINT, BEFORE)  # going on would diverge again
+        if ranks.first:  # going on would diverge again
+            remove_files(folder, QUESTION, CHECKPOINT, BEFORE)
         raise
     student = tuned(emitted(student), train, seed)
     tell(0.9, f"evaluating after, on {stop} images")
-    after = judged_tally(evaluator, student, 0, stop).quality()
+    after = ranks.from_first(lambda: judged_tally(evaluator, student, 0, stop).quality())
     result = FineTuneResult(student, done, before, after, folder)
-    if folder is not None:
+    if folder is not None and ranks.first:
         _hand_over(folder, job, result, data, evaluator)
     return result
 

@@ -33,6 +33,7 @@ from .heldout import Best, HeldOut, held_out_indices, own_randomness, snapshot
 from .precision import chunk_size, resolve_precision
 from .probe import CAREFUL, USUAL, RateChoice, finite_loss
 from .probing import find_rate
+from .ranks import ALONE, Ranks
 from .schedule import make_optimizer, training_plan
 from .steps import (
     WINDOW,
@@ -65,6 +66,7 @@ def finetune_student(
     on_progress: Callable[[FineTuneProgress], None] | None = None,
     precision: str = "auto",
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    ranks: Ranks = ALONE,
 ) -> FineTuned:
     """Train a student in place; it is left in evaluation mode, with the averaged weights if any.
 
@@ -74,6 +76,7 @@ def finetune_student(
         teacher: The uncompressed model; None where no loss needs one.
         checkpoint: File to go on from if it exists, and to write every so often and at the end.
         precision: 'auto', 'bf16' or 'float32'; a resumed fine-tune keeps its own under 'auto'.
+        ranks: The processes that train this student together; all call this, the first writes.
 
     Of all states that are judged on held-out training images, the start among them, the best is
     left in the student. A rate that a probe found is lowered, and the fine-tune goes on from its
@@ -87,6 +90,7 @@ def finetune_student(
             more than twice that of the first 10, or of the first, plus 1 per unit of loss weight.
     """
     check_spec(student, spec, teacher, data)
+    ranks.check_batch(min(spec.batch_size, len(data)))
     device = next(student.parameters()).device
     identity: dict[str, Any] = {
         "config": student.config.to_dict(),
@@ -98,13 +102,15 @@ def finetune_student(
     identity["weights"] = weights_identity(student)
     identity["teacher"] = None if teacher is None else teacher.identity()
     found = None if checkpoint is None else read_checkpoint(checkpoint, identity)
+    ranks.agreed(0.0)  # all have read before the first one writes
+    checkpoint = checkpoint if ranks.first else None
     identity["precision"] = resolved if found is None else found["identity"]["precision"]
     began = time.perf_counter()
     with torch.inference_mode(False), torch.enable_grad(), own_randomness(device):
         if found is None:
-            run = _fresh(student, data, spec, teacher, identity["precision"])
+            run = _fresh(student, data, spec, teacher, identity["precision"], ranks)
         else:
-            run = _resumed(student, data, spec, teacher, found)
+            run = _resumed(student, data, spec, teacher, found, ranks)
         _train(run, checkpoint, identity, checkpoint_every_s, on_progress, began - run.seconds)
     _finish(run)
     return _done(run, identity["precision"])
@@ -132,12 +138,14 @@ def _fresh(
     spec: FineTuneSpec,
     teacher: Teacher | None,
     precision: str,
+    ranks: Ranks,
 ) -> TrainingRun:
     """A run before its first step, with its rate."""
     began = time.perf_counter()
     indices, spared = held_out_indices(data, spec.seed)
     run = _built(student, data, spec, teacher, precision, indices, (spared, len(data) - spared))
-    run.best = Best(0, run.held_out.loss(student), snapshot(student))
+    run.ranks = ranks
+    run.best = Best(0, run.judged(), snapshot(student))
     run.checks.append((0, run.best.loss))
     if spec.lr is None:
         find_rate(run, began)
@@ -199,10 +207,12 @@ def _resumed(
     spec: FineTuneSpec,
     teacher: Teacher | None,
     found: dict[str, Any],
+    ranks: Ranks,
 ) -> TrainingRun:
     """The run that a checkpoint holds."""
     precision, sizes = found["identity"]["precision"], (found["spared"], found["num_images"])
     run = _built(student, data, spec, teacher, precision, found["held_out"], sizes)
+    run.ranks = ranks
     restore(run, found)
     return run
 
@@ -233,7 +243,7 @@ def _train(
                 _save(run, checkpoint, identity)  # no weight was touched since the last step
                 raise
             apply_step(run, loss)
-            run.seconds = time.perf_counter() - began
+            run.seconds = run.ranks.agreed(time.perf_counter() - began)
             check_divergence(run)
             _check_if_due(run)
         except Diverged as error:

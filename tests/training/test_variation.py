@@ -1,6 +1,7 @@
 """Images, labels and depth vary by seed and place alone, and timm decides how."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from autotok.config import FineTuneSpec
 from autotok.errors import ConfigError, UnknownName
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
 from autotok.training.finetune import finetune_student
+from autotok.training.finetuned import FineTuneProgress
 from autotok.training.losses import cross_entropy
 from autotok.training.teacher import Teacher
 from autotok.training.variation import StochasticDepth, Variation, check_variation, drawing_from
@@ -132,6 +134,23 @@ def test_a_strong_fine_tune_is_the_same_twice_and_judges_its_start_too() -> None
     assert same(weights(first), weights(again))
     assert judged[0] == 0
     assert judged[-1] == 2
+
+
+def test_a_strong_fine_tune_goes_on_to_the_bit(tmp_path: Path) -> None:
+    def stop(_: FineTuneProgress) -> None:
+        raise KeyboardInterrupt
+
+    teacher, resumed = Teacher(tiny_backbone()), student()
+    with pytest.raises(KeyboardInterrupt):
+        finetune_student(
+            student(), Noise(24), STRONG, teacher=teacher, checkpoint=tmp_path / "c.pt",
+            checkpoint_every_s=0.0, on_progress=stop,
+        )  # fmt: skip
+    done = finetune_student(
+        resumed, Noise(24), STRONG, teacher=teacher, checkpoint=tmp_path / "c.pt"
+    )
+    assert done.steps == 2
+    assert same(weights(resumed), weights(tuned(STRONG)[0]))
 
 
 def test_without_labels_mixed_images_are_answered_by_the_teacher() -> None:
