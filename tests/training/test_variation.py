@@ -121,6 +121,17 @@ def test_stochastic_depth_leaves_out_more_with_depth_and_keeps_the_mean() -> Non
     assert (thin(1, ones) == 0).float().mean().item() == pytest.approx(0.25, abs=0.05)
 
 
+def test_both_branches_of_every_block_are_thinned_in_training_alone() -> None:
+    model, seen = student(), list[int]()
+    images = Noise().batch(range(2))[0]
+    before = model.eval()(images)
+    model.thin = lambda layer, branch: (seen.append(layer), 0.0 * branch)[1]
+    assert torch.equal(model.eval()(images), before)
+    assert not seen
+    model.train()(images)
+    assert seen == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def tuned(spec: FineTuneSpec, data: Noise | None = None) -> tuple[torch.nn.Module, list[int]]:
     model, data = student(), data or Noise(24)
     done = finetune_student(model, data, spec, teacher=Teacher(tiny_backbone()))
