@@ -221,11 +221,6 @@ class FineTuneSpec:
                 f"randaugment '{self.randaugment}' is not understood; write it as timm does, such"
                 " as rand-m9-mstd0.5-inc1 (parts: m, n, p, mstd, mmax, inc)"
             )
-        if self.teacher is None and self.teacher_checkpoint is not None:
-            raise ConfigError(
-                f"teacher_checkpoint '{self.teacher_checkpoint}' is given without a teacher; name"
-                " the model whose weights these are"
-            )
 
     @property
     def mixes(self) -> bool:

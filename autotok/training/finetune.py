@@ -20,7 +20,6 @@ from autotok.compression.model import CompressedViT
 from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
 from autotok.evaluation.data import DataSource
-from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.methods.base import Training
 from autotok.methods.learning import TrainingRecipe
 from autotok.methods.registry import get_method
@@ -185,7 +184,7 @@ def _built(
         spec=known,
         plan=training_plan(spec, order.per_epoch),
         order=order,
-        variation=Variation(spec, preprocessing_of(student.backbone), facts.num_classes),
+        variation=Variation(spec, student.backbone),
         chunk=chunk_size(facts, precision, device),
         held_out=HeldOut(data, held_out, objective),
         optimizer=make_optimizer(known, recipe, student, objective),

@@ -150,6 +150,11 @@ def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
 
 def check_teacher(spec: FineTuneSpec) -> None:
     """Raise for a teacher that is unknown, or whose weight file is not there; loads nothing."""
+    if spec.teacher is None and spec.teacher_checkpoint is not None:
+        raise ConfigError(
+            f"teacher_checkpoint '{spec.teacher_checkpoint}' is given without a teacher; name the"
+            " model whose weights these are"
+        )
     if spec.teacher is not None and not is_other_timm(spec.teacher):
         check_name(spec.teacher)
     check_file(spec.teacher_checkpoint)
@@ -162,9 +167,9 @@ def teacher_of(spec: FineTuneSpec, backbone: Backbone) -> Teacher:
         ConfigError: it knows another number of classes.
         UnknownName, UnsupportedBackbone, CheckpointError: it, or its weights, cannot be had.
     """
+    check_teacher(spec)
     if spec.teacher is None:
         return Teacher(backbone)
-    check_teacher(spec)
     file = None if spec.teacher_checkpoint is None else Path(spec.teacher_checkpoint)
     if is_other_timm(spec.teacher):
         model, classes, shape, how = timm_classifier(spec.teacher, checkpoint=file)

@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from autotok.backbones.base import Backbone
 from autotok.backbones.torchvision_shim import ensure_torchvision
 from autotok.config import FineTuneSpec
 from autotok.errors import ConfigError, UnknownName
 from autotok.evaluation.augment import AUGMENTS, augmented
 from autotok.evaluation.data import DataSource
-from autotok.evaluation.preprocessing import Preprocessing
+from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
 
 from .batches import augmentation_draws
 
@@ -70,23 +71,18 @@ class Variation:
     with itself in reverse order. Crops are taken from images as the model is judged on them.
     """
 
-    def __init__(self, spec: FineTuneSpec, preprocessing: Preprocessing, num_classes: int) -> None:
-        self._spec, self._preprocessing = spec, preprocessing
-        self._draws_pixels = spec.augment == RESIZED_CROP or bool(spec.randaugment)
-        mean = (*preprocessing.mean, *preprocessing.mean * 2)[:3]
-        self._crop, self._randaugment, _ = create_transform(
-            (preprocessing.height, preprocessing.width),
-            is_training=True,
-            separate=True,
-            color_jitter=None,
-            auto_augment=spec.randaugment or None,
-            interpolation=preprocessing.interpolation,
-            mean=mean,
-        )
+    def __init__(self, spec: FineTuneSpec, backbone: Backbone) -> None:
+        self._spec = spec
         self._erase = RandomErasing(spec.random_erasing, mode="pixel", device="cpu")
         self._mix = Mixup(
-            spec.mixup, spec.cutmix, label_smoothing=0.0, num_classes=max(1, num_classes)
+            spec.mixup,
+            spec.cutmix,
+            label_smoothing=0.0,  # the loss smooths
+            num_classes=max(1, backbone.facts.num_classes),
         )
+        self._redrawn: _Redrawn | None = None
+        if spec.augment == RESIZED_CROP or spec.randaugment:
+            self._redrawn = _Redrawn(spec, preprocessing_of(backbone))
 
     def __call__(
         self, images: Tensor, labels: Tensor | None, number: int, rows: Sequence[int], total: int
@@ -100,12 +96,13 @@ class Variation:
         if spec.augment in AUGMENTS:
             draws = augmentation_draws(spec.seed, number)
             images = augmented(images, spec.augment, draws, rows=rows, total=total)
-        if self._draws_pixels or spec.random_erasing:
-            varied = []
-            for image, row in zip(images, rows, strict=True):
+        if self._redrawn is not None or spec.random_erasing:
+            images = images.clone()
+            for place, row in enumerate(rows):
                 with drawing_from(spec.seed, _EACH, number, row):
-                    varied.append(self._one(image.clone()))
-            images = torch.stack(varied)
+                    if self._redrawn is not None:
+                        images[place] = self._redrawn(images[place])
+                    self._erase(images[place])
         if spec.mixes:
             shares = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
             with drawing_from(spec.seed, _MIX, number):
@@ -113,22 +110,32 @@ class Variation:
             labels = None if labels is None else mixed
         return images, labels
 
-    def _one(self, image: Tensor) -> Tensor:
-        """An image (C, H, W), varied by itself."""
-        if self._draws_pixels:
-            grey = image.shape[0] == 1
-            scale = torch.tensor(self._preprocessing.std).view(-1, 1, 1)
-            shift = torch.tensor(self._preprocessing.mean).view(-1, 1, 1)
-            pixels = ((image * scale + shift) * 255).round().clamp(0, 255).to(torch.uint8)
-            picture = Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
-            if self._spec.augment == RESIZED_CROP:
-                picture = self._crop(picture)
-            picture = self._randaugment(picture)
-            array = np.array(picture.convert("L") if grey else picture, dtype=np.float32)
-            image = (torch.from_numpy(array.reshape(*array.shape[:2], -1)) / 255).permute(2, 0, 1)
-            image = (image - shift) / scale
-        self._erase(image)
-        return image
+
+class _Redrawn:
+    """Crops and RandAugment of one image, which timm draws with Pillow."""
+
+    def __init__(self, spec: FineTuneSpec, preprocessing: Preprocessing) -> None:
+        self._crops, self._grey = spec.augment == RESIZED_CROP, preprocessing.channels == 1
+        self._scale = torch.tensor(preprocessing.std).view(-1, 1, 1)
+        self._shift = torch.tensor(preprocessing.mean).view(-1, 1, 1)
+        self._crop, self._randaugment, _ = create_transform(
+            (preprocessing.height, preprocessing.width),
+            is_training=True,
+            separate=True,
+            color_jitter=None,
+            auto_augment=spec.randaugment or None,
+            interpolation=preprocessing.interpolation,
+            mean=preprocessing.mean * (3 if self._grey else 1),
+        )
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """An image (C, H, W), normalised before and after."""
+        pixels = ((image * self._scale + self._shift) * 255).round().clamp(0, 255).to(torch.uint8)
+        picture = Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
+        picture = self._randaugment(self._crop(picture) if self._crops else picture)
+        array = np.array(picture.convert("L") if self._grey else picture, dtype=np.float32)
+        values = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
+        return (values / 255 - self._shift) / self._scale
 
 
 class StochasticDepth:

@@ -135,6 +135,7 @@ def test_a_retrained_best_yaml_is_fine_tuned_from_the_original_weights_again(
         (["--mixup", "-1"], "fine-tune mixup is -1.0"),
         (["--teacher", "tinny"], "backbone 'tinny' is unknown; did you mean 'tiny'"),
         (["--teacher", "tiny", "--teacher-checkpoint", "a.pth"], "checkpoint 'a.pth' does not"),
+        (["--teacher-checkpoint", "a.pth"], "'a.pth' is given without a teacher"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_before_anything_is_loaded_and_leaves_no_folder(

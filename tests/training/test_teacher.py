@@ -98,6 +98,8 @@ def test_a_teacher_is_known_before_anything_is_loaded(tmp_path: Path) -> None:
         check_teacher(FineTuneSpec(teacher="resnet_of_nobody"))
     with pytest.raises(CheckpointError, match="does not exist"):
         check_teacher(taught_by(tmp_path / "none.pth"))
+    with pytest.raises(ConfigError, match=r"'a.pth' is given without a teacher"):
+        check_teacher(FineTuneSpec(teacher_checkpoint="a.pth"))
 
 
 @pytest.mark.parametrize(

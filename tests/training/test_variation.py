@@ -9,10 +9,10 @@ import torch
 from tiny_student import Noise, same, student, weights
 from torch import Tensor
 
+from autotok.backbones.loading import load_structure
 from autotok.backbones.tiny import tiny_backbone
 from autotok.config import FineTuneSpec
 from autotok.errors import ConfigError, UnknownName
-from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
 from autotok.training.finetune import finetune_student
 from autotok.training.finetuned import FineTuneProgress
 from autotok.training.losses import cross_entropy
@@ -36,7 +36,7 @@ STRONG = FineTuneSpec(
 
 
 def variation(spec: FineTuneSpec) -> Variation:
-    return Variation(spec, preprocessing_of(tiny_backbone()), 10)
+    return Variation(spec, tiny_backbone())
 
 
 def varied(spec: FineTuneSpec, number: int = 0, rows: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:
@@ -106,9 +106,12 @@ def test_images_without_labels_are_mixed_all_the_same() -> None:
 
 def test_a_grey_image_stays_grey() -> None:
     spec = FineTuneSpec(randaugment="rand-m9")
-    images = torch.rand(2, 1, 16, 16)
-    grey = Variation(spec, Preprocessing(1, 16, 16, mean=(0.0,), std=(1.0,)), 10)
-    assert grey(images, None, 0, range(2), 2)[0].shape == images.shape
+    backbone = load_structure("autoformer_demo")
+    images = torch.rand(2, *backbone.facts.image_shape)
+    assert images.shape[1] == 1
+    varied = Variation(spec, backbone)(images, None, 0, range(2), 2)[0]
+    assert varied.shape == images.shape
+    assert not torch.equal(varied, images)
 
 
 def test_stochastic_depth_leaves_out_more_with_depth_and_keeps_the_mean() -> None:
@@ -194,7 +197,6 @@ def test_what_cannot_be_varied_is_told(
         ({"randaugment": "strong"}, "randaugment 'strong' is not understood"),
         ({"mixup": -1.0}, "mixup is -1.0; it must be within 0.0 to 100.0"),
         ({"drop_path": 1.0}, "drop_path is 1.0; it must be within 0.0 to 0.9"),
-        ({"teacher_checkpoint": "a.pth"}, "teacher_checkpoint 'a.pth' is given without a teacher"),
     ],
 )
 def test_a_setting_out_of_range_is_told(changes: dict[str, str | float], words: str) -> None:
