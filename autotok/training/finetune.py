@@ -89,7 +89,7 @@ def finetune_student(
             more than twice that of the first 10, or of the first, plus 1 per unit of loss weight.
     """
     check_spec(student, spec, teacher, data)
-    ranks.check_batch(min(spec.batch_size, len(data)))
+    ranks.check_batch(_batch_size(spec, data))
     device = next(student.parameters()).device
     identity: dict[str, Any] = {
         "config": student.config.to_dict(),
@@ -126,9 +126,13 @@ def check_spec(
     """
     if len(data) == 0:
         raise DataError(f"data '{data.name}' has no training images; give at least one")
-    trained = len(data) - held_out_indices(data, spec.seed)[1]
-    check_variation(spec, data, min(spec.batch_size, trained))
+    check_variation(spec, data, _batch_size(spec, data))
     check_losses(student, spec, teacher, data)
+
+
+def _batch_size(spec: FineTuneSpec, data: DataSource) -> int:
+    """Images of a batch, of which there are no more than those that are trained on."""
+    return min(spec.batch_size, len(data) - held_out_indices(data, spec.seed)[1])
 
 
 def _fresh(
