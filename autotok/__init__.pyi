@@ -126,5 +126,6 @@ from autotok.tokens import Needs as Needs
 from autotok.tokens import Taps as Taps
 from autotok.tokens import Tokens as Tokens
 from autotok.training.pair_distillation import PairSpec as PairSpec
+from autotok.training.ranks import is_first_process as is_first_process
 
 __version__: str

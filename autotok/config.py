@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,8 +38,14 @@ _FINETUNE_RANGES: tuple[tuple[str, float, float], ...] = (
     ("clip_norm", 0.0, 1e6),
     ("ema_decay", 0.0, 0.99999),
     ("label_smoothing", 0.0, 0.9),
+    ("mixup", 0.0, 100.0),
+    ("cutmix", 0.0, 100.0),
+    ("random_erasing", 0.0, 1.0),
+    ("drop_path", 0.0, 0.9),
     ("seed", 0, MOST_SEED - 1),
 )
+_RANDAUGMENT = re.compile(r"rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?)*")
+"""timm's notation."""
 POSITIONS = ("carried", "naive")
 MOST_SIDE = 4096
 """Pixels of an image's side at most."""
@@ -175,6 +182,19 @@ class FineTuneSpec:
     label_smoothing: float = 0.0
     augment: str = "none"
     seed: int = 0
+    mixup: float = 0.0
+    """alpha of the Beta distribution that two images are mixed by; 0: not at all."""
+    cutmix: float = 0.0
+    """The same of rectangles that are swapped; with both, every second batch on average."""
+    randaugment: str = ""
+    """As timm writes it: rand-m9-mstd0.5-inc1."""
+    random_erasing: float = 0.0
+    """Share of the images in which a rectangle is replaced by noise."""
+    drop_path: float = 0.0
+    """Stochastic depth: how often the last block's branches are left out of an image."""
+    teacher: str | None = None
+    """Name of another model to learn from; None: the uncompressed one."""
+    teacher_checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "length", str(Length.parse(self.length)))
@@ -197,6 +217,22 @@ class FineTuneSpec:
                 raise ConfigError(
                     f"fine-tune {name} is {value}; it must be within {low} to {high}{auto}"
                 )
+        if self.randaugment and not _RANDAUGMENT.fullmatch(self.randaugment):
+            raise ConfigError(
+                f"randaugment '{self.randaugment}' is not understood; write it as timm does, such"
+                " as rand-m9-mstd0.5-inc1 (parts: m, n, p, mstd, mmax, inc)"
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a step's images are mixed with each other, and so are their labels."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def varies(self) -> bool:
+        """Whether an image looks different each time it is trained on."""
+        more = self.augment != "none" or self.randaugment or self.random_erasing
+        return bool(more) or self.mixes
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.to_dict(), sort_keys=True))

@@ -24,7 +24,7 @@ FLOORS = {
     "searching": 6,
     "report": 7, "testing": 7, "studies": 7,
     "api": 8, "diagnosis": 8,
-    "cli": 9,
+    "cli": 9, "__main__": 10,
     "__init__": 10,
 }  # fmt: skip
 INNER = {
@@ -38,10 +38,12 @@ GUESTS = {
         "backbones/timm_eva.py",
         "backbones/timm_relative.py",
         "backbones/timm_refusals.py",
+        "backbones/timm_classifier.py",
         "backbones/timm_family.py",
         "backbones/timm_checkpoint.py",
         "backbones/feature_net.py",
         "training/schedule.py",
+        "training/variation.py",
     },
     "optuna": {
         f"searching/proposing/{name}.py"

@@ -52,8 +52,8 @@ def finetune_command(
     loss: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=WEIGHT, may be repeated; soft=1.0. Names: ce, soft, deit_soft, hard, dkd,"
-            " cosine, mimic, relations, tokens, exits_distill, exits_weighted."
+            help="NAME=WEIGHT, may be repeated; soft=1.0. Names: ce, soft, deit_soft, standardised,"
+            " hard, dkd, nkd, cosine, mimic, relations, tokens, exits_distill, exits_weighted."
         ),
     ] = None,
     lr: Annotated[
@@ -65,7 +65,34 @@ def finetune_command(
     ema: Annotated[
         float | None, typer.Option(help="Decay of averaged weights; 0: the last ones.")
     ] = None,
-    augment: Annotated[str | None, typer.Option(help="none or crop-flip.")] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="none, crop-flip or resized-crop-flip.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="deit: all of the following as DeiT trains; or a YAML of settings."),
+    ] = None,
+    mixup: Annotated[float | None, typer.Option(help="alpha of mixup; 0: none.")] = None,
+    cutmix: Annotated[float | None, typer.Option(help="alpha of CutMix; 0: none.")] = None,
+    randaugment: Annotated[
+        str | None, typer.Option(help="As timm writes it: rand-m9-mstd0.5-inc1.")
+    ] = None,
+    random_erasing: Annotated[
+        float | None, typer.Option(help="Share of images that lose a rectangle.")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of a label that all classes share.")
+    ] = None,
+    drop_path: Annotated[
+        float | None, typer.Option(help="Stochastic depth, the last block's rate.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="A timm model or backbone to learn from; the uncompressed model."),
+    ] = None,
+    teacher_checkpoint: Annotated[
+        Path | None, typer.Option(help="The teacher's weights, instead of downloading.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the images and the like.")] = None,
     backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
@@ -78,7 +105,7 @@ def finetune_command(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Fine-tune a compressed model, by distillation from the uncompressed one.
+    """Fine-tune a compressed model, by distillation from the uncompressed one, or --teacher.
 
     Quality is measured before and after on the validation images; the result is a bundle.
     """
@@ -91,6 +118,14 @@ def finetune_command(
         "ema_decay": ema,
         "augment": augment,
         "seed": seed,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "randaugment": randaugment,
+        "random_erasing": random_erasing,
+        "label_smoothing": label_smoothing,
+        "drop_path": drop_path,
+        "teacher": teacher,
+        "teacher_checkpoint": None if teacher_checkpoint is None else str(teacher_checkpoint),
     }
     others: dict[str, Any] = {
         "data": data,
@@ -99,6 +134,7 @@ def finetune_command(
         "class_names": class_names,
         "num_images": images,
         "precision": precision,
+        "recipe": recipe,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     others = {key: value for key, value in others.items() if value is not None}
@@ -151,7 +187,8 @@ def _run(
     from .progress import StepProgress
 
     autotok.reuse_large_blocks()
-    with StepProgress("fine-tuning", quiet=quiet) as bar:
+    first = autotok.is_first_process()
+    with StepProgress("fine-tuning", quiet=quiet or not first) as bar:
         try:
             result = autotok.finetune(
                 config, output=folder, resume=resume, on_progress=bar.update, **arguments
@@ -159,6 +196,8 @@ def _run(
         except KeyboardInterrupt as error:
             again = f"autotok finetune {_words(config)} -o {shlex.quote(str(folder))}"
             interrupted(error, f"go on with `{again} --resume`")
+    if not first:
+        return
     if json:
         print_json(result)
     else:

@@ -127,6 +127,8 @@ class CompressedViT(nn.Module):
         """Whether hooks that never fire were told of."""
         self.entry: tuple[int, Tokens] | None = None
         """Where the next forward starts, and with what; see `activations`."""
+        self.thin: Callable[[int, Tensor], Tensor] | None = None
+        """In training, what is done to a block's branch before it is added: stochastic depth."""
         self._origin = (original or backbone,)  # a tuple: its weights are not this model's
 
     @property
@@ -304,7 +306,7 @@ class CompressedViT(nn.Module):
             if wanted:
                 watch.taps[layer] = (tokens, taps)
             watch.see(layer, "attention", tokens)
-        tokens = tokens.with_x(tokens.x + branch)
+        tokens = tokens.with_x(tokens.x + self._thinned(layer, branch))
         del branch
         if heard:
             first = next(iter(self.reducers.values()))
@@ -320,7 +322,9 @@ class CompressedViT(nn.Module):
         """Second half of a block."""
         if watch is not None:
             watch.see(layer, "mlp", tokens)
-        tokens = tokens.with_x(tokens.x + self.backbone.feed(layer, tokens))
+        branch = self._thinned(layer, self.backbone.feed(layer, tokens))
+        tokens = tokens.with_x(tokens.x + branch)
+        del branch
         reducer = self._reducer(layer)
         if reducer is not None and reducer.placement is Placement.AFTER:
             tokens = reduced(reducer, tokens, taps)
@@ -329,6 +333,9 @@ class CompressedViT(nn.Module):
         for hook in self._hooked():
             tokens = hook.after_block(layer, tokens)
         return tokens
+
+    def _thinned(self, layer: int, branch: Tensor) -> Tensor:
+        return self.thin(layer, branch) if self.thin is not None and self.training else branch
 
     def _seen(self, tokens: Tokens) -> Tokens:
         """Tokens as attention sees them: sizes only if proportional, positions as configured."""

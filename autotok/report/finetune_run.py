@@ -22,7 +22,6 @@ from autotok.devices.placing import torch_device
 from autotok.documents import parse_json
 from autotok.errors import ConfigError, Diverged
 from autotok.evaluation.accuracy import Evaluator, Quality
-from autotok.evaluation.augment import check_augment
 from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.bundle import (
@@ -38,12 +37,16 @@ from autotok.names import known
 from autotok.plain_data import typed
 from autotok.searching.running.model_worker import calibrated_on, judged_tally, tuned
 from autotok.training import finetune as training
-from autotok.training.distill import Teacher, default_losses
+from autotok.training.distill import default_losses
 from autotok.training.finetune import check_spec
 from autotok.training.finetuned import FineTuned, FineTuneProgress
 from autotok.training.losses import get_loss
 from autotok.training.precision import PRECISIONS, resolve_precision
+from autotok.training.ranks import joined_ranks, own_device
+from autotok.training.recipes import list_recipes, recipe_settings
 from autotok.training.student import emitted, student_of
+from autotok.training.teacher import check_teacher, teacher_of
+from autotok.training.variation import check_training_augment
 
 from .finetune_folder import (
     BEFORE,
@@ -113,6 +116,7 @@ def finetune(
     output: str | Path | None = None,
     spec: FineTuneSpec | None = None,
     changes: Mapping[str, Any] | None = None,
+    recipe: str | None = None,
     backbone: str | None = None,
     checkpoint: str | Path | None = None,
     class_names: str | Path | None = None,
@@ -126,7 +130,8 @@ def finetune(
 
     Trains on the training split of `data`, judges on the validation split; of a folder that has
     `train` alone, a fifth is held out to judge on. What is handed over is never worse than what it
-    started from, on training images that are held out of the training.
+    started from, on training images that are held out of the training. Processes that `torchrun`
+    started train together, each on its part of every batch; the first judges and writes.
 
     Args:
         model: A model from `compress`, the path of a `best.yaml`, or a configuration.
@@ -134,6 +139,8 @@ def finetune(
         spec: How to train; by default what the configuration says, else 200 steps with the losses
             that its method was published with. A rate that it does not give is found by a probe.
         changes: Fields of the spec to set otherwise.
+        recipe: 'deit', or a YAML file of such fields; `changes` go over it. By name, labels are
+            learned from too where there are any.
         backbone: For a path or a configuration: another backbone, by name.
         checkpoint: Its weights.
         class_names: File of the model's class names in order, for class folders that need one.
@@ -144,33 +151,38 @@ def finetune(
     Raises:
         ConfigError, DataError, CheckpointError, RunDirectoryError, Diverged
     """
+    ranks = joined_ranks()
     folder = None if output is None else fit_folder(Path(output), resume)
+    ranks.agreed(0.0)  # all have looked before the first one writes
     tell = on_progress or (lambda *_: None)
     check_data(data, class_names=class_names)
     wished = dataclasses.replace(spec or FineTuneSpec(), **(changes or {}))
     files = [None if path is None else str(path) for path in (checkpoint, class_names)]
     asked = FineTuneQuestion(data, num_images, precision, wished, backbone, *files)
     _check_names(asked)
+    if recipe is not None:
+        recipe_settings(recipe, labelled=True)
     job = _job(model, backbone, None if checkpoint is None else Path(checkpoint))
     if device is not None:
-        job.backbone.to(torch_device(device))
+        job.backbone.to(torch_device(own_device(device, ranks)))
     train, evaluator = _sources(data, job.backbone, class_names)
     tell(0.0, evaluator.data.labelling)
-    job = _with_spec(job, spec, changes or {}, train)
+    job = _with_spec(job, spec, _over_recipe(recipe, job, changes or {}, train), train)
     assert job.config.finetune is not None
-    student, teacher = student_of(job.backbone, job.config), Teacher(job.backbone)
+    student = student_of(job.backbone, job.config)
+    teacher = teacher_of(job.config.finetune, job.backbone)
     with_networks(student)
     seed = job.config.finetune.seed
     if needs_calibration(job.config):
         student = calibrated_on(student, train, seed)
     check_spec(student, job.config.finetune, teacher, train)
     resolve_precision(precision, next(student.parameters()).device)
-    if folder is not None and not resume:
+    if folder is not None and not resume and ranks.first:
         stored = {**vars(asked), "spec": job.config.finetune.to_dict()}
         write_text(folder / QUESTION, json.dumps(stored, indent=1))
     stop = min(num_images, evaluator.num_images)
     tell(0.0, f"evaluating {job.config.method} before, on {stop} images")
-    before = _before(student, job.config, evaluator, stop, folder)
+    before = ranks.from_first(lambda: _before(student, job.config, evaluator, stop, folder))
     try:
         done = training.finetune_student(
             student,
@@ -180,15 +192,17 @@ def finetune(
             checkpoint=None if folder is None else folder / CHECKPOINT,
             on_progress=lambda at: tell(0.1 + 0.8 * at.progress, finetune_line(at)),
             precision=precision,
+            ranks=ranks,
         )
     except Diverged:
-        remove_files(folder, QUESTION, CHECKPOINT, BEFORE)  # going on would diverge again
+        if ranks.first:  # going on would diverge again
+            remove_files(folder, QUESTION, CHECKPOINT, BEFORE)
         raise
     student = tuned(emitted(student), train, seed)
     tell(0.9, f"evaluating after, on {stop} images")
-    after = judged_tally(evaluator, student, 0, stop).quality()
+    after = ranks.from_first(lambda: judged_tally(evaluator, student, 0, stop).quality())
     result = FineTuneResult(student, done, before, after, folder)
-    if folder is not None:
+    if folder is not None and ranks.first:
         _hand_over(folder, job, result, data, evaluator)
     return result
 
@@ -206,7 +220,8 @@ def _check_names(asked: FineTuneQuestion) -> None:
     """Raise for what cannot be, before anything is loaded."""
     for loss in asked.spec.losses:
         get_loss(loss)
-    check_augment(asked.spec.augment)
+    check_training_augment(asked.spec.augment)
+    check_teacher(asked.spec)
     known("precision", asked.precision, PRECISIONS)
     if asked.backbone is not None:
         check_name(asked.backbone)
@@ -251,6 +266,20 @@ def _with_spec(
     chosen = dataclasses.replace(chosen, **changes)
     retrained = dataclasses.replace(config, mode="retrain", finetune=chosen)
     return dataclasses.replace(job, config=retrained)
+
+
+def _over_recipe(
+    recipe: str | None, job: _Job, changes: Mapping[str, Any], train: DataSource
+) -> Mapping[str, Any]:
+    """The changes, and what a recipe sets where they say nothing."""
+    if recipe is None:
+        return changes
+    settings = recipe_settings(recipe, labelled=train.labelled)
+    usual = default_losses(job.backbone.facts, job.config, labelled=train.labelled)
+    classes = train.labelled and job.config.exits is None and job.backbone.facts.num_classes
+    if classes and recipe in list_recipes():  # mixed labels are the half of it
+        settings = {"losses": {"ce": 1.0, **usual}, **settings}
+    return {**settings, **changes}
 
 
 def _sources(

@@ -1,4 +1,4 @@
-"""Teacher and objective: what a student learns from, and the weighted sum of its losses.
+"""The objective: the weighted sum of a student's losses, most of them against a teacher.
 
 The uncompressed model keeps every token and the student does not. Where features are compared, the
 student's `Tokens.source` says which patches each of its tokens holds, and the teacher's features
@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.backbones.base import Backbone, evaluating
-from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.errors import ConfigError
@@ -31,86 +28,10 @@ from . import losses
 from .exit_losses import exit_loss
 from .losses import LOSSES, MIMIC_LAYERS, align, get_loss
 from .precision import autocast
-from .student import weights_identity
+from .teacher import Observed, OtherTeacher, Teacher, observe
 
-# the logits of 65,536 images over 1,000 classes
-CACHE_BYTES = 256 * 2**20
 _TOKENS = ("tokens", "tokens_kl")
 _RELATIONS = Needs.QUERIES | Needs.KEYS | Needs.VALUES
-
-
-@dataclass(frozen=True)
-class Observed:
-    """One forward: the output and what was watched on the way."""
-
-    logits: Tensor  # (B, classes), float32
-    tokens: Tokens
-    watch: TapRequest
-
-
-def observe(model: CompressedViT, images: Tensor, watch: TapRequest, *, trace: bool) -> Observed:
-    """Run a model and keep what `watch` asks for."""
-    tokens = model.forward_tokens(images, trace=trace, watch=watch)
-    return Observed(model.backbone.readout(tokens).float(), tokens, watch)
-
-
-class Teacher:
-    """A frozen uncompressed model (held, not copied), and its logits per image, computed once.
-
-    The logits of an image are a function of that image alone (on CPU each is run by itself), so a
-    fine-tune gives the same weights whatever was cached before it.
-    """
-
-    def __init__(self, backbone: Backbone, *, cache_bytes: int = CACHE_BYTES) -> None:
-        self.backbone = backbone
-        self._model = compress_backbone(backbone, CompressionConfig())
-        self._cache: dict[tuple[str, int], Tensor] = {}
-        self._room = self._left = cache_bytes
-        self._data: DataSource | None = None
-
-    @property
-    def facts(self) -> BackboneFacts:
-        """Facts of the uncompressed model."""
-        return self.backbone.facts
-
-    def identity(self) -> str:
-        """Short hash of its weights."""
-        return weights_identity(self.backbone)
-
-    @torch.no_grad()
-    def observe(self, images: Tensor, watch: TapRequest, precision: str) -> Observed:
-        """Output and features of images (B, C, H, W)."""
-        with evaluating(self.backbone), autocast(images.device, precision):
-            return observe(self._model, images, watch, trace=False)
-
-    def logits(self, images: Tensor, precision: str) -> Tensor:
-        """(B, classes) float32, of images (B, C, H, W)."""
-        return self.observe(images, TapRequest(), precision).logits
-
-    def cached_logits(
-        self, data: DataSource, indices: Sequence[int], images: Tensor, precision: str
-    ) -> Tensor:
-        """`logits` of unvaried images of a data source; remembered up to a number of bytes."""
-        if self._data is not data:
-            self._data, self._cache, self._left = data, {}, self._room
-        missing = [i for i, index in enumerate(indices) if (precision, index) not in self._cache]
-        size = 1 if images.device.type == "cpu" else max(1, len(missing))
-        fresh: dict[int, Tensor] = {}
-        for start in range(0, len(missing), size):
-            rows = missing[start : start + size]
-            fresh.update(zip(rows, self.logits(images[rows], precision), strict=True))
-        for row, value in fresh.items():
-            self._remember((precision, indices[row]), value)
-        known = [
-            fresh[row] if row in fresh else self._cache[precision, index].to(images.device)
-            for row, index in enumerate(indices)
-        ]
-        return torch.stack(known)
-
-    def _remember(self, key: tuple[str, int], value: Tensor) -> None:
-        if value.nbytes <= self._left and key not in self._cache:
-            self._cache[key] = value.detach().cpu().clone()
-            self._left -= value.nbytes
 
 
 class TrainingObjective(nn.Module):
@@ -229,14 +150,16 @@ class TrainingObjective(nn.Module):
             smoothing = spec.label_smoothing
             return losses.cross_entropy(mine.logits, labels, label_smoothing=smoothing)
         assert theirs is not None
-        if name == "dkd":
+        pair, temperature = (mine.logits, theirs.logits), spec.temperature
+        if name in ("dkd", "nkd"):
             assert labels is not None
-            return losses.dkd(mine.logits, theirs.logits, labels, temperature=spec.temperature)
-        if name in ("soft", "deit_soft"):
-            function = losses.soft if name == "soft" else losses.deit_soft
-            return function(mine.logits, theirs.logits, temperature=spec.temperature)
+            # of a mixed image the class of the larger part, as in the code of NKD
+            labels = labels.argmax(dim=-1) if labels.dim() == 2 else labels
+            return getattr(losses, name)(*pair, labels, temperature=temperature)  # type: ignore[no-any-return]
+        if name in ("soft", "deit_soft", "standardised"):
+            return getattr(losses, name)(*pair, temperature=temperature)  # type: ignore[no-any-return]
         if name in ("hard", "cosine"):
-            return getattr(losses, name)(mine.logits, theirs.logits)  # type: ignore[no-any-return]
+            return getattr(losses, name)(*pair)  # type: ignore[no-any-return]
         if name in _TOKENS:
             term = losses.token_kl if name == "tokens_kl" else losses.token_mse
             return _tokens(mine, theirs, term)
@@ -306,10 +229,15 @@ def check_losses(
 ) -> None:
     """Raise `ConfigError` or `UnknownName` for a loss that this fine-tune cannot use."""
     facts = student.backbone.facts
-    if teacher is None and any(reducer.teacher_layers() for reducer in reducers_of(student)):
+    whole = teacher is not None and not isinstance(teacher, OtherTeacher)
+    if not whole and any(reducer.teacher_layers() for reducer in reducers_of(student)):
         raise ConfigError(
-            f"method '{student.config.method}' learns from the uncompressed model's tokens; give a"
-            " teacher"
+            f"method '{student.config.method}' learns from the uncompressed model's tokens;"
+            + (" give a teacher" if teacher is None else " leave out the other teacher")
+        )
+    if spec.teacher is not None and not any(get_loss(name).teacher for name in spec.losses):
+        raise ConfigError(
+            f"teacher '{spec.teacher}' is given, and no loss learns from it; add one, such as soft"
         )
     for name in spec.losses:
         loss = get_loss(name)
@@ -351,10 +279,12 @@ def _others(student: CompressedViT, need: str) -> list[str]:
 
 def _misfit(name: str, student: CompressedViT, teacher: Teacher) -> str | None:
     """Why a loss cannot compare this student with this teacher; None if it can."""
-    mine, theirs = student.backbone.facts, teacher.facts
     loss = get_loss(name)
     if not loss.teacher:
         return None
+    if isinstance(teacher, OtherTeacher):
+        return "another teacher is asked for its answers only" if loss.inside else None
+    mine, theirs = student.backbone.facts, teacher.facts
     if not loss.inside:
         if mine.num_classes != theirs.num_classes:
             return f"the teacher has {theirs.num_classes} classes, not {mine.num_classes}"

@@ -19,7 +19,6 @@ import torch
 from autotok.compression.model import CompressedViT
 from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
-from autotok.evaluation.augment import check_augment
 from autotok.evaluation.data import DataSource
 from autotok.methods.base import Training
 from autotok.methods.learning import TrainingRecipe
@@ -27,12 +26,13 @@ from autotok.methods.registry import get_method
 
 from .batches import BatchOrder, data_identity
 from .checkpoint import read_checkpoint, restore, state_of, write_checkpoint
-from .distill import Teacher, TrainingObjective, check_losses
+from .distill import TrainingObjective, check_losses
 from .finetuned import FineTuned, FineTuneProgress
 from .heldout import Best, HeldOut, held_out_indices, own_randomness, snapshot
 from .precision import chunk_size, resolve_precision
 from .probe import CAREFUL, USUAL, RateChoice, finite_loss
 from .probing import find_rate
+from .ranks import ALONE, Ranks
 from .schedule import make_optimizer, training_plan
 from .steps import (
     WINDOW,
@@ -45,6 +45,8 @@ from .steps import (
     training_recipe,
 )
 from .student import weights_identity
+from .teacher import Teacher
+from .variation import StochasticDepth, Variation, check_variation
 
 CHECKPOINT_EVERY_S = 30.0
 MOST_CHECKS = 10
@@ -63,6 +65,7 @@ def finetune_student(
     on_progress: Callable[[FineTuneProgress], None] | None = None,
     precision: str = "auto",
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    ranks: Ranks = ALONE,
 ) -> FineTuned:
     """Train a student in place; it is left in evaluation mode, with the averaged weights if any.
 
@@ -72,6 +75,7 @@ def finetune_student(
         teacher: The uncompressed model; None where no loss needs one.
         checkpoint: File to go on from if it exists, and to write every so often and at the end.
         precision: 'auto', 'bf16' or 'float32'; a resumed fine-tune keeps its own under 'auto'.
+        ranks: The processes that train this student together; all call this, the first writes.
 
     Of all states that are judged on held-out training images, the start among them, the best is
     left in the student. A rate that a probe found is lowered, and the fine-tune goes on from its
@@ -85,6 +89,7 @@ def finetune_student(
             more than twice that of the first 10, or of the first, plus 1 per unit of loss weight.
     """
     check_spec(student, spec, teacher, data)
+    ranks.check_batch(_batch_size(spec, data))
     device = next(student.parameters()).device
     identity: dict[str, Any] = {
         "config": student.config.to_dict(),
@@ -96,13 +101,15 @@ def finetune_student(
     identity["weights"] = weights_identity(student)
     identity["teacher"] = None if teacher is None else teacher.identity()
     found = None if checkpoint is None else read_checkpoint(checkpoint, identity)
+    ranks.agreed(0.0)  # all have read before the first one writes
+    checkpoint = checkpoint if ranks.first else None
     identity["precision"] = resolved if found is None else found["identity"]["precision"]
     began = time.perf_counter()
     with torch.inference_mode(False), torch.enable_grad(), own_randomness(device):
         if found is None:
-            run = _fresh(student, data, spec, teacher, identity["precision"])
+            run = _fresh(student, data, spec, teacher, identity["precision"], ranks)
         else:
-            run = _resumed(student, data, spec, teacher, found)
+            run = _resumed(student, data, spec, teacher, found, ranks)
         _train(run, checkpoint, identity, checkpoint_every_s, on_progress, began - run.seconds)
     _finish(run)
     return _done(run, identity["precision"])
@@ -114,13 +121,18 @@ def check_spec(
     """Raise unless this student can be trained by this spec on this data.
 
     Raises:
-        ConfigError, UnknownName: an augmentation or a loss cannot be used.
+        ConfigError, UnknownName: a variation of the images or a loss cannot be used.
         DataError: there are no images.
     """
     if len(data) == 0:
         raise DataError(f"data '{data.name}' has no training images; give at least one")
-    check_augment(spec.augment)
+    check_variation(spec, data, _batch_size(spec, data))
     check_losses(student, spec, teacher, data)
+
+
+def _batch_size(spec: FineTuneSpec, data: DataSource) -> int:
+    """Images of a batch, of which there are no more than those that are trained on."""
+    return min(spec.batch_size, len(data) - held_out_indices(data, spec.seed)[1])
 
 
 def _fresh(
@@ -129,12 +141,14 @@ def _fresh(
     spec: FineTuneSpec,
     teacher: Teacher | None,
     precision: str,
+    ranks: Ranks,
 ) -> TrainingRun:
     """A run before its first step, with its rate."""
     began = time.perf_counter()
     indices, spared = held_out_indices(data, spec.seed)
     run = _built(student, data, spec, teacher, precision, indices, (spared, len(data) - spared))
-    run.best = Best(0, run.held_out.loss(student), snapshot(student))
+    run.ranks = ranks
+    run.best = Best(0, run.judged(), snapshot(student))
     run.checks.append((0, run.best.loss))
     if spec.lr is None:
         find_rate(run, began)
@@ -159,6 +173,9 @@ def _built(
         student.requires_grad_(False)
         assert student.exits is not None
         student.exits.requires_grad_(True)
+    facts = student.backbone.facts
+    if spec.drop_path:
+        student.thin = StochasticDepth(spec.drop_path, facts.num_blocks)
     objective = TrainingObjective(student, spec, teacher, data, precision).to(device)
     spared, trained = spared_and_trained
     order = BatchOrder(data, spec.seed, spec.batch_size, trained, skip=spared)
@@ -171,7 +188,8 @@ def _built(
         spec=known,
         plan=training_plan(spec, order.per_epoch),
         order=order,
-        chunk=chunk_size(student.backbone.facts, precision, device),
+        variation=Variation(spec, student.backbone),
+        chunk=chunk_size(facts, precision, device),
         held_out=HeldOut(data, held_out, objective),
         optimizer=make_optimizer(known, recipe, student, objective),
         choice=RateChoice(lr, "given"),
@@ -192,10 +210,12 @@ def _resumed(
     spec: FineTuneSpec,
     teacher: Teacher | None,
     found: dict[str, Any],
+    ranks: Ranks,
 ) -> TrainingRun:
     """The run that a checkpoint holds."""
     precision, sizes = found["identity"]["precision"], (found["spared"], found["num_images"])
     run = _built(student, data, spec, teacher, precision, found["held_out"], sizes)
+    run.ranks = ranks
     restore(run, found)
     return run
 
@@ -226,7 +246,7 @@ def _train(
                 _save(run, checkpoint, identity)  # no weight was touched since the last step
                 raise
             apply_step(run, loss)
-            run.seconds = time.perf_counter() - began
+            run.seconds = run.ranks.agreed(time.perf_counter() - began)
             check_divergence(run)
             _check_if_due(run)
         except Diverged as error:
@@ -275,6 +295,7 @@ def _finish(run: TrainingRun) -> None:
     """Evaluation mode, the best state, no gradients left behind."""
     run.optimizer.zero_grad(set_to_none=True)
     run.student.load_state_dict(run.best.state)
+    run.student.thin = None
     run.student.eval()
     run.student.deploy()
 

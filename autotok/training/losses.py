@@ -47,6 +47,21 @@ def deit_soft(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> 
     return soft(student, teacher, temperature=temperature) / student.shape[-1]
 
 
+def standardised(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """`soft` of logits (B, C) that are standardised image by image: `standardised`.
+
+    Mean 0 and standard deviation 1 (of C - 1) on both sides, so that the student learns how the
+    teacher orders the classes, not how large its logits are. Sun et al., CVPR 2024, arXiv
+    2403.01427; there at T = 2, with a weight of 9 beside 0.1 of cross-entropy.
+    """
+    return soft(_z_scores(student), _z_scores(teacher), temperature=temperature)
+
+
+def _z_scores(logits: Tensor) -> Tensor:
+    centred = logits - logits.mean(dim=-1, keepdim=True)
+    return centred / (logits.std(dim=-1, keepdim=True) + 1e-7)
+
+
 def hard(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean cross-entropy of logits (B, C) with the teacher's argmax: `hard` (DeiT)."""
     return F.cross_entropy(student, teacher.argmax(dim=-1))
@@ -89,6 +104,32 @@ def dkd_parts(
     lowered = [(x - 1000.0 * target).log_softmax(dim=-1) for x in (student, teacher)]
     nckd = F.kl_div(lowered[0], lowered[1], reduction="sum", log_target=True)
     return factor * tckd, factor * nckd
+
+
+def nkd(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    gamma: float = 1.5,
+) -> Tensor:
+    """-t_y log s_y - gamma T^2 sum over the others of t' log s', batch means: `nkd`.
+
+    s and t are the softmaxes at temperature 1, s' and t' those over all classes but the label's, at
+    T; logits (B, C), labels (B,). Yang et al., ICCV 2023, arXiv 2303.13005, eq. 7 and 8; gamma 1.5
+    and T 1 as in their code. That code, as released, keeps the label's class in s' and t'; here it
+    is left out, as the paper has it.
+    """
+    at_label = labels.unsqueeze(-1)  # (B, 1)
+    log_s, log_t = student.log_softmax(dim=-1), teacher.detach().log_softmax(dim=-1)
+    target = -(log_t.gather(-1, at_label).exp() * log_s.gather(-1, at_label)).mean()
+    others = ~F.one_hot(labels, student.shape[-1]).bool()
+    rest_s, rest_t = (
+        (x[others].view(len(x), -1) / temperature).log_softmax(dim=-1)
+        for x in (student, teacher.detach())
+    )
+    return target - gamma * temperature**2 * (rest_t.exp() * rest_s).sum(dim=-1).mean()
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
@@ -211,8 +252,10 @@ LOSSES: dict[str, Loss] = {
         Loss("ce", "cross-entropy with the labels", labels=True, teacher=False),
         Loss("soft", "KL divergence to the teacher's logits, mean over images"),
         Loss("deit_soft", "the same, divided by the number of classes as DeiT does"),
+        Loss("standardised", "soft between standardised logits (Sun et al. 2024)"),
         Loss("hard", "cross-entropy with the teacher's decision"),
         Loss("dkd", "decoupled logit distillation (DKD)", labels=True),
+        Loss("nkd", "normalised logit distillation (NKD)", labels=True),
         Loss("cosine", "cosine distance between the models' outputs", classes=False),
         Loss("mimic", "features of the first two blocks (ViTKD)", classes=False, inside=True),
         Loss("relations", "attention relations (TinyMIM)", classes=False, inside=True),

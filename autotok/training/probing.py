@@ -28,14 +28,14 @@ def find_rate(run: TrainingRun, began: float) -> None:
         why = f"{run.plan.steps} steps are too few for a probe"
         run.choice = RateChoice(run.choice.lr, why)
         return
-    start = run.held_out.loss(run.student, plan.images)
+    start = run.judged(plan.images)
     weights = snapshot(run.student), snapshot(run.objective)
 
     def more(tried: int) -> bool:
         if not timed:
             return tried < plan.rates
         assert run.plan.seconds is not None
-        spent = time.perf_counter() - began
+        spent = run.ranks.agreed(time.perf_counter() - began)
         return spent * (tried + 1) / tried <= SHARE * run.plan.seconds
 
     found = climb(lambda lr: _loss_at(run, lr, plan, weights), start, more)
@@ -59,4 +59,4 @@ def _loss_at(run: TrainingRun, lr: float, plan: ProbePlan, weights: tuple[Any, A
         steps_at(run, lr, plan.steps)
     except Diverged:
         return math.inf
-    return run.held_out.loss(run.student, plan.images)
+    return run.judged(plan.images)

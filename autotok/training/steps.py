@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from autotok.compression.model import CompressedViT
 from autotok.config import FineTuneSpec
 from autotok.errors import Diverged
-from autotok.evaluation.augment import augmented
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
 from autotok.methods.learning import TrainingRecipe, recipe_of
 from autotok.methods.registry import get_method
 
-from .batches import BatchOrder, augmentation_draws
+from .batches import BatchOrder
 from .distill import TrainingObjective, reducers_of
 from .heldout import Best, HeldOut, snapshot
 from .probe import RateChoice, lower
+from .ranks import ALONE, Ranks
 from .schedule import TrainingPlan, make_optimizer, make_schedule, set_lr
+from .variation import Variation
 
 # the loss of one batch says little of the training
 WINDOW = 10
@@ -56,6 +57,7 @@ class TrainingRun:
     """With the rate in force."""
     plan: TrainingPlan
     order: BatchOrder
+    variation: Variation
     chunk: int
     held_out: HeldOut
     optimizer: torch.optim.AdamW
@@ -63,6 +65,7 @@ class TrainingRun:
     best: Best
     probed: bool
     """The rate was not given, so it may be lowered."""
+    ranks: Ranks = ALONE
     ema: list[Tensor] | None = None
     step: int = 0
     images: int = 0
@@ -108,10 +111,14 @@ class TrainingRun:
     def judge(self) -> None:
         """Compare the state that would be handed over now with the best one so far."""
         with self.averaged():
-            loss = self.held_out.loss(self.student)
+            loss = self.judged()
             if loss <= self.best.loss:
                 self.best = Best(self.step, loss, snapshot(self.student))
         self.checks.append((self.step, loss))
+
+    def judged(self, count: int | None = None) -> float:
+        """Loss on the first `count` held-out images; the same number in every process."""
+        return self.ranks.agreed(self.held_out.loss(self.student, count))
 
     def set_rate(self, lr: float) -> None:
         """Another highest rate, and an optimiser that remembers nothing."""
@@ -213,6 +220,7 @@ def _move(run: TrainingRun) -> None:
     run.optimizer.step()
     for reducer in reducers_of(run.student):
         reducer.end_step()
+    run.ranks.share_buffers(run.student)
 
 
 def _gradients(run: TrainingRun, step: int) -> float:
@@ -221,17 +229,19 @@ def _gradients(run: TrainingRun, step: int) -> float:
     run.optimizer.zero_grad(set_to_none=True)
     for part in range(spec.accumulate):
         number = step * spec.accumulate + part
-        torch.manual_seed(_stream(spec.seed, number))  # dropout
-        indices = run.order.indices(number)
+        torch.manual_seed(_stream(spec.seed, number) + run.ranks.rank)  # dropout
+        whole = run.order.indices(number)
+        rows = run.ranks.rows(len(whole))
+        indices = [whole[row] for row in rows]
         images, labels = run.data.batch(indices)
-        images = augmented(images, spec.augment, augmentation_draws(spec.seed, number))
+        images, labels = run.variation(images, labels, number, rows, len(whole))
         for first in range(0, len(indices), run.chunk):
             chosen = slice(first, first + run.chunk)
-            share = len(indices[chosen]) / (len(indices) * spec.accumulate)
+            share = len(indices[chosen]) / (len(whole) * spec.accumulate)
             loss = share * _loss(run, images[chosen], labels, indices, chosen)
             loss.backward()
             total += loss.item()
-    return total
+    return run.ranks.sum_gradients(run.parameters, total)
 
 
 def _loss(
@@ -239,7 +249,7 @@ def _loss(
 ) -> Tensor:
     device = next(run.student.parameters()).device
     own_labels = None if labels is None else labels[chosen].to(device)
-    remembered = indices[chosen] if run.spec.augment == "none" else None
+    remembered = None if run.spec.varies else indices[chosen]
     loss: Tensor = run.objective(run.student, sent(images, device), own_labels, remembered)
     return loss
 

@@ -131,6 +131,11 @@ def test_a_retrained_best_yaml_is_fine_tuned_from_the_original_weights_again(
         (["--lr", "fast"], "learning rate 'fast' is not understood; give a number or auto"),
         (["--precision", "bf8"], "did you mean 'bf16'"),
         (["--augment", "flip"], "augmentation 'flip' is unknown"),
+        (["--recipe", "deet"], "recipe 'deet' is unknown; did you mean 'deit'"),
+        (["--mixup", "-1"], "fine-tune mixup is -1.0"),
+        (["--teacher", "tinny"], "backbone 'tinny' is unknown; did you mean 'tiny'"),
+        (["--teacher", "tiny", "--teacher-checkpoint", "a.pth"], "checkpoint 'a.pth' does not"),
+        (["--teacher-checkpoint", "a.pth"], "'a.pth' is given without a teacher"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_before_anything_is_loaded_and_leaves_no_folder(
@@ -141,6 +146,18 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_loaded_and_lea
     assert words in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "o").exists()
+
+
+def test_a_recipe_and_another_teacher_are_in_the_record_and_options_go_over_them(
+    run: Run, best: Path, tmp_path: Path
+) -> None:
+    options = ("--recipe", "deit", "--drop-path", "0.2", "--teacher", "tiny", "--lr", "1e-5")
+    code, _, err = run("finetune", best, *QUICK, *options, "-o", tmp_path / "o", "-q")
+    assert code == 0, err
+    spec = read_best(tmp_path / "o" / "best.yaml").config.finetune
+    assert spec is not None
+    assert (spec.teacher, spec.mixup, spec.drop_path) == ("tiny", 0.8, 0.2)
+    assert set(spec.losses) == {"ce", "soft"}
 
 
 @pytest.mark.parametrize("command", ["finetune", "compress", "export"])

@@ -8,10 +8,10 @@ from tiny_student import Noise, student
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.config import FineTuneSpec
-from autotok.training.distill import Teacher
 from autotok.training.finetune import finetune_student
 from autotok.training.finetuned import FineTuneProgress
 from autotok.training.student import save_weights
+from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(
     length="24 steps",

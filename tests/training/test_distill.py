@@ -13,15 +13,14 @@ from autotok.config import CompressionConfig, FineTuneSpec, Reduction
 from autotok.errors import ConfigError, UnknownName
 from autotok.tokens import Needs
 from autotok.training.distill import (
-    Teacher,
     TrainingObjective,
     check_losses,
     default_losses,
-    observe,
 )
 from autotok.training.finetune import finetune_student
 from autotok.training.losses import LOSSES, align
 from autotok.training.student import student_of
+from autotok.training.teacher import Teacher, observe
 
 INSIDE = {"mimic": 1.0, "relations": 1.0, "tokens": 1.0}
 

@@ -12,12 +12,12 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.config import CompressionConfig, FineTuneSpec, Reduction
 from autotok.errors import Diverged
 from autotok.training import finetune as room
-from autotok.training.distill import Teacher
 from autotok.training.finetune import finetune_student
 from autotok.training.finetuned import FineTuneProgress
 from autotok.training.probe import RateChoice
 from autotok.training.steps import MOST_BACK_OFFS, TrainingRun
 from autotok.training.student import student_of
+from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
 

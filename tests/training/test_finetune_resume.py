@@ -20,9 +20,9 @@ from tiny_student import Noise, same, student, weights
 from autotok.backbones.tiny import tiny_backbone
 from autotok.config import FineTuneSpec
 from autotok.errors import CheckpointError, RunDirectoryError
-from autotok.training.distill import Teacher
 from autotok.training.finetune import finetune_student
 from autotok.training.finetuned import FineTuneProgress
+from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="6 steps", batch_size=4, lr=1e-5, ema_decay=0.5)
 SCRIPT = Path(__file__).with_name("killable_finetune.py")

@@ -7,9 +7,10 @@ from torch.nn import functional as F
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.config import FineTuneSpec
-from autotok.training.distill import Teacher, TrainingObjective
+from autotok.training.distill import TrainingObjective
 from autotok.training.finetune import finetune_student
 from autotok.training.heldout import HeldOut, held_out_indices
+from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="12 steps", batch_size=4, lr=1e-5)
 

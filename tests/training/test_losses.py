@@ -217,6 +217,31 @@ def test_soft_is_zero_for_equal_logits_and_scales_with_the_squared_temperature()
     assert losses.soft(s, t, temperature=2.0).item() == pytest.approx(by_hand / 4, rel=1e-5)
 
 
+def test_standardised_is_soft_between_z_scores_and_blind_to_shift_and_scale() -> None:
+    arrays = Arrays(GOLDEN / "kdlosses_A.npz")
+    s, t = (arrays[f"in.logits_{who}"].double() for who in "st")
+    got = losses.standardised(s, t, temperature=2.0)
+    scores = [(x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True) / 2 for x in (s, t)]
+    mine, theirs = (F.softmax(x, -1) for x in scores)
+    by_hand = 4 * (theirs * (theirs / mine).log()).sum(-1).mean()
+    torch.testing.assert_close(got, by_hand, rtol=1e-5, atol=0)
+    moved = losses.standardised(3 * s + 1, 0.5 * t - 2, temperature=2.0)
+    torch.testing.assert_close(moved, got, rtol=1e-5, atol=0)
+
+
+def test_nkd_weighs_the_label_by_the_teacher_and_compares_the_others_by_themselves() -> None:
+    arrays = Arrays(GOLDEN / "kdlosses_A.npz")
+    s, t, labels = (arrays[f"in.{name}"] for name in ("logits_s", "logits_t", "target"))
+    by_hand, warmth, gamma = 0.0, 2.0, 1.5
+    for mine, theirs, label in zip(s.double(), t.double(), labels, strict=True):
+        by_hand -= (F.softmax(theirs, 0)[label] * F.softmax(mine, 0)[label].log()).item()
+        rest = [i for i in range(len(mine)) if i != label]
+        wanted, given = (F.softmax(x[rest] / warmth, 0) for x in (theirs, mine))
+        by_hand -= gamma * warmth**2 * (wanted * given.log()).sum().item()
+    got = losses.nkd(s, t, labels, temperature=warmth)
+    assert got.item() == pytest.approx(by_hand / len(s), rel=1e-5)
+
+
 def test_hard_is_cross_entropy_with_the_teachers_decision() -> None:
     s, t = torch.zeros(2, 4), torch.eye(4)[:2]
     assert losses.hard(s, t).item() == pytest.approx(math.log(4))
@@ -238,6 +263,7 @@ def test_no_distillation_loss_sends_a_gradient_to_the_teacher() -> None:
     s, labels = random(3, 4, seed=1).requires_grad_(), torch.tensor([0, 1, 2])
     total = losses.soft(s, t) + losses.deit_soft(s, t) + losses.hard(s, t)
     total = total + losses.dkd(s, t, labels) + losses.cosine(s, t)
+    total = total + losses.nkd(s, t, labels) + losses.standardised(s, t)
     total.backward()
     assert t.grad is None
     assert s.grad is not None

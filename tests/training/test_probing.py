@@ -8,9 +8,9 @@ from tiny_student import Noise, student
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.config import FineTuneSpec
-from autotok.training.distill import Teacher
 from autotok.training.finetune import finetune_student
 from autotok.training.probe import CAREFUL, RATES, USUAL, lower
+from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
 

@@ -11,8 +11,8 @@ from autotok.config import FineTuneSpec
 from autotok.errors import UnknownName
 from autotok.evaluation.augment import augmented
 from autotok.training.batches import BatchOrder, augmentation_draws
-from autotok.training.distill import Teacher
 from autotok.training.finetune import finetune_student
+from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
 

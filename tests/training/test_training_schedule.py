@@ -11,10 +11,10 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.methods.learning import TrainingRecipe
 from autotok.training.batches import BatchOrder
-from autotok.training.distill import Teacher
 from autotok.training.finetune import finetune_student
 from autotok.training.schedule import make_optimizer, make_schedule, set_lr, training_plan
 from autotok.training.student import student_of
+from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
 

@@ -36,11 +36,12 @@ from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
 from autotok.pruned_spec import PrunedSpec
 from autotok.searching.space.problem import COUNTED_IMAGES, Tuned
-from autotok.training.distill import Teacher, default_losses
+from autotok.training.distill import default_losses
 from autotok.training.finetune import finetune_student
 from autotok.training.finetuned import FineTuneProgress
 from autotok.training.losses import LOSSES
 from autotok.training.student import emitted, retrained, save_weights, student_of
+from autotok.training.teacher import Teacher, teacher_of
 
 _LOG = logging.getLogger(__name__)
 WEIGHTS_FOLDER = "weights"
@@ -68,6 +69,7 @@ class ModelWorker:
         self.on_finetune: Callable[[FineTuneProgress], None] | None = None
         """Told after every step of a fine-tune."""
         self._teacher: Teacher | None = None
+        self._taught_by: tuple[str | None, str | None] = (None, None)
         self._train_data: DataSource | None = None
         self._last: tuple[str, CompressedViT] | None = None
         self._last_file: tuple[str, FileModel] | None = None
@@ -184,15 +186,17 @@ class ModelWorker:
         path = self._weights_file(config)
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = path.with_suffix(".ckpt")
-        if self._teacher is None:
-            self._teacher = Teacher(self.backbone)
+        spec = config.finetune or FineTuneSpec()
+        asked = spec.teacher, spec.teacher_checkpoint
+        if self._teacher is None or self._taught_by != asked:
+            self._teacher, self._taught_by = teacher_of(spec, self.backbone), asked
         student, data = student_of(self.backbone_of(config.subnet), config), self._training_data()
         if needs_calibration(config):
             student = calibrated_on(student, data, self.evaluator.seed)
         done = finetune_student(
             student,
             data,
-            config.finetune or FineTuneSpec(),
+            spec,
             teacher=self._teacher,
             checkpoint=checkpoint,
             on_progress=self.on_finetune,

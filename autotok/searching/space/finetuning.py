@@ -16,6 +16,8 @@ PREFIX = "finetune."
 AUTO_STEPS = 200
 """Where no time limit says otherwise."""
 FEWEST_STEPS, MOST_STEPS = 4, 20_000
+VARYING = ("augment", "mixup", "cutmix", "randaugment", "random_erasing")
+"""Settings by which an image differs each time."""
 # the backward pass has two products for each of the forward pass
 FORWARDS_PER_STEP = 3.0
 """Cost of a training step in forward passes of the same images."""
@@ -75,7 +77,8 @@ class FineTuneChoices:
         names = parse_losses(str(params[PREFIX + "losses"]))
         if not any(get_loss(name).teacher for name in names):
             return 0.0
-        varied = params.get(PREFIX + "augment", "none") != "none"
+        given = {name: params[PREFIX + name] for name in VARYING if PREFIX + name in params}
+        varied = FineTuneSpec.from_dict(given).varies
         return 1.0 if varied else 1.0 / max(1, fine_tunes)
 
     def batch_size(self, params: Mapping[str, Primitive]) -> int:

@@ -48,6 +48,13 @@ def test_choices_survive_pickling_and_know_their_questions() -> None:
     assert choices.batch_size({"finetune.batch_size": 4, "finetune.accumulate": 2}) == 8
 
 
+def test_a_teacher_answers_anew_on_images_that_vary() -> None:
+    choices = FineTuneChoices({"mixup": (0.0, 0.8), "teacher": ("tiny",)})
+    asked = {"finetune.losses": "soft", "finetune.mixup": 0.0}
+    assert choices.teacher_share(asked, 4) == 0.25
+    assert choices.teacher_share({**asked, "finetune.mixup": 0.8}, 4) == 1.0
+
+
 def test_losses_that_cannot_be_used_are_left_out() -> None:
     choices = FineTuneChoices({"losses": ("ce+soft", "soft")})
     assert choices.restricted(("soft",), "soft").choices["losses"] == ("soft",)

@@ -1,0 +1,5 @@
+"""`python -m autotok`."""
+
+from autotok.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""Any classifier of timm as it is, CNNs included: nothing to compress, somebody to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autotok.errors import CheckpointError, UnsupportedBackbone
+
+from .checkpoint import read_state_dict
+from .family import family_of
+from .hub import hub_or_cache
+from .timm_family import is_timm_name
+from .torchvision_shim import ensure_torchvision
+
+ensure_torchvision()
+
+import timm  # noqa: E402
+from timm.data import resolve_model_data_config  # noqa: E402
+
+USED = ("mean", "std", "interpolation", "crop_pct")
+"""Of timm's data configuration, beside the image's shape."""
+
+
+def is_other_timm(name: str) -> bool:
+    """Whether timm knows a model of this name, and no adapter of ours does."""
+    if not is_timm_name(name):
+        return False
+    try:
+        family_of(name)
+    except UnsupportedBackbone:
+        return True
+    return False
+
+
+def timm_classifier(
+    name: str, *, checkpoint: Path | None = None
+) -> tuple[nn.Module, int, tuple[int, int, int], dict[str, Any]]:
+    """(model, classes, image shape (C, H, W), how its images are prepared), of timm by name.
+
+    With pretrained weights, or those of a file, whose head says how many classes there are.
+
+    Raises:
+        CheckpointError: the weights cannot be had, or do not fit.
+    """
+    model = _pretrained(name) if checkpoint is None else _from_file(name, checkpoint)
+    how = resolve_model_data_config(model)
+    prepared = {key: how[key] for key in USED}
+    return model.eval(), int(model.num_classes), how["input_size"], prepared
+
+
+def _pretrained(name: str) -> Any:
+    try:
+        with hub_or_cache():
+            return timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub raises many types: offline, not found, no such tag
+        raise CheckpointError(
+            f"pretrained weights of teacher '{name}' could not be fetched"
+            f" ({type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''});"
+            " give a local file with --teacher-checkpoint"
+        ) from error
+
+
+def _from_file(name: str, checkpoint: Path) -> Any:
+    tensors = read_state_dict(checkpoint)
+    base = name.split(".")[0].removeprefix("timm/")
+    with torch.device("meta"):
+        template: Any = timm.create_model(base, pretrained=False)
+    head = template.default_cfg["classifier"]
+    weight = tensors.get(f"{head if isinstance(head, str) else head[0]}.weight")
+    if weight is None:
+        raise CheckpointError(
+            f"weights '{checkpoint}' hold no classifier of '{name}' ('{head}.weight'); give the"
+            " file of a whole model"
+        )
+    model: Any = timm.create_model(base, pretrained=False, num_classes=weight.shape[0])
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:120]
+        raise CheckpointError(
+            f"weights '{checkpoint}' do not fit teacher '{name}' ({reason}); give the model's own"
+            " file"
+        ) from error
+    return model

@@ -1,0 +1,187 @@
+"""Who teaches: the uncompressed model by default, or any other that knows the same classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotok.backbones.base import Backbone, evaluating
+from autotok.backbones.loading import check_file, check_name, load_backbone
+from autotok.backbones.timm_classifier import is_other_timm, timm_classifier
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT, TapRequest
+from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.errors import ConfigError
+from autotok.evaluation.data import DataSource
+from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
+from autotok.facts import BackboneFacts
+from autotok.tokens import Tokens
+
+from .precision import autocast
+from .student import weights_identity
+
+# the logits of 65,536 images over 1,000 classes
+CACHE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One forward: the output and what was watched on the way."""
+
+    logits: Tensor  # (B, classes), float32
+    tokens: Tokens
+    watch: TapRequest
+
+
+def observe(model: CompressedViT, images: Tensor, watch: TapRequest, *, trace: bool) -> Observed:
+    """Run a model and keep what `watch` asks for."""
+    tokens = model.forward_tokens(images, trace=trace, watch=watch)
+    return Observed(model.backbone.readout(tokens).float(), tokens, watch)
+
+
+class Teacher:
+    """A frozen uncompressed model (held, not copied), and its logits per image, computed once.
+
+    The logits of an image are a function of that image alone (on CPU each is run by itself), so a
+    fine-tune gives the same weights whatever was cached before it.
+    """
+
+    def __init__(self, backbone: Backbone, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.backbone = backbone
+        self._model = compress_backbone(backbone, CompressionConfig())
+        self._remembers(cache_bytes)
+
+    def _remembers(self, cache_bytes: int) -> None:
+        self._cache: dict[tuple[str, int], Tensor] = {}
+        self._room = self._left = cache_bytes
+        self._data: DataSource | None = None
+
+    @property
+    def facts(self) -> BackboneFacts:
+        """Facts of the uncompressed model."""
+        return self.backbone.facts
+
+    def identity(self) -> str:
+        """Short hash of its weights."""
+        return weights_identity(self.backbone)
+
+    @torch.no_grad()
+    def observe(self, images: Tensor, watch: TapRequest, precision: str) -> Observed:
+        """Output and features of images (B, C, H, W)."""
+        with evaluating(self.backbone), autocast(images.device, precision):
+            return observe(self._model, images, watch, trace=False)
+
+    def logits(self, images: Tensor, precision: str) -> Tensor:
+        """(B, classes) float32, of images (B, C, H, W)."""
+        return self.observe(images, TapRequest(), precision).logits
+
+    def cached_logits(
+        self, data: DataSource, indices: Sequence[int], images: Tensor, precision: str
+    ) -> Tensor:
+        """`logits` of unvaried images of a data source; remembered up to a number of bytes."""
+        if self._data is not data:
+            self._data, self._cache, self._left = data, {}, self._room
+        missing = [i for i, index in enumerate(indices) if (precision, index) not in self._cache]
+        size = 1 if images.device.type == "cpu" else max(1, len(missing))
+        fresh: dict[int, Tensor] = {}
+        for start in range(0, len(missing), size):
+            rows = missing[start : start + size]
+            fresh.update(zip(rows, self.logits(images[rows], precision), strict=True))
+        for row, value in fresh.items():
+            self._remember((precision, indices[row]), value)
+        known = [
+            fresh[row] if row in fresh else self._cache[precision, index].to(images.device)
+            for row, index in enumerate(indices)
+        ]
+        return torch.stack(known)
+
+    def _remember(self, key: tuple[str, int], value: Tensor) -> None:
+        if value.nbytes <= self._left and key not in self._cache:
+            self._cache[key] = value.detach().cpu().clone()
+            self._left -= value.nbytes
+
+
+class OtherTeacher(Teacher):
+    """Another model, whatever it is made of: its logits on images as it expects them.
+
+    Images arrive as the student's model takes them. They are brought to the other mean, standard
+    deviation, number of channels and size; what the student's crop left out stays out.
+    """
+
+    def __init__(self, model: nn.Module, *, expects: Preprocessing, given: Preprocessing) -> None:
+        self._other, self._expects, self._given = model.eval(), expects, given
+        self._remembers(CACHE_BYTES)
+
+    def identity(self) -> str:
+        """Short hash of its weights."""
+        return weights_identity(self._other)
+
+    @torch.no_grad()
+    def observe(self, images: Tensor, watch: TapRequest, precision: str) -> Observed:
+        """Output of images (B, C, H, W); nothing inside can be watched."""
+        with evaluating(self._other), autocast(images.device, precision):
+            logits: Tensor = self._other(self.fitted(images)).float()
+        return Observed(logits, Tokens(images, 0, (0, 0)), TapRequest())
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) as the other model expects them; untouched where it is the same."""
+        mine, theirs = self._given, self._expects
+        if (mine.mean, mine.std) != (theirs.mean, theirs.std) or mine.channels != theirs.channels:
+            images = images * _column(mine.std, images) + _column(mine.mean, images)
+            if mine.channels < theirs.channels:
+                images = images.expand(-1, theirs.channels, -1, -1)
+            elif mine.channels > theirs.channels:
+                images = images.mean(dim=1, keepdim=True)
+            images = (images - _column(theirs.mean, images)) / _column(theirs.std, images)
+        size = (theirs.height, theirs.width)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bicubic", antialias=True)
+        return images
+
+
+def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device).view(-1, 1, 1)
+
+
+def check_teacher(spec: FineTuneSpec) -> None:
+    """Raise for a teacher that is unknown, or whose weight file is not there; loads nothing."""
+    if spec.teacher is None and spec.teacher_checkpoint is not None:
+        raise ConfigError(
+            f"teacher_checkpoint '{spec.teacher_checkpoint}' is given without a teacher; name the"
+            " model whose weights these are"
+        )
+    if spec.teacher is not None and not is_other_timm(spec.teacher):
+        check_name(spec.teacher)
+    check_file(spec.teacher_checkpoint)
+
+
+def teacher_of(spec: FineTuneSpec, backbone: Backbone) -> Teacher:
+    """The teacher that a spec names, on the backbone's device; the backbone where it names none.
+
+    Raises:
+        ConfigError: it knows another number of classes.
+        UnknownName, UnsupportedBackbone, CheckpointError: it, or its weights, cannot be had.
+    """
+    check_teacher(spec)
+    if spec.teacher is None:
+        return Teacher(backbone)
+    file = None if spec.teacher_checkpoint is None else Path(spec.teacher_checkpoint)
+    if is_other_timm(spec.teacher):
+        model, classes, shape, how = timm_classifier(spec.teacher, checkpoint=file)
+        expects = Preprocessing(*shape, **how)
+    else:
+        other = load_backbone(spec.teacher, checkpoint=file)
+        model, classes, expects = other, other.facts.num_classes, preprocessing_of(other)
+    if classes != backbone.facts.num_classes:
+        raise ConfigError(
+            f"teacher '{spec.teacher}' knows {classes} classes and backbone"
+            f" '{backbone.facts.name}' {backbone.facts.num_classes}; give one of the same classes,"
+            " or its weights for them as teacher_checkpoint"
+        )
+    device = next(backbone.parameters()).device
+    return OtherTeacher(model.to(device), expects=expects, given=preprocessing_of(backbone))
