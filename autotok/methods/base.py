@@ -72,6 +72,13 @@ class Option:
     log: bool = False
     search: bool = False
     """Worth searching over; the others stay at their default unless set."""
+    unsearched: tuple[Primitive, ...] = ()
+    """Further choices, which a search takes only where its space names them."""
+
+    @property
+    def allowed(self) -> tuple[Primitive, ...]:
+        """All choices; none for a number with a range, or anything."""
+        return self.choices + self.unsearched
 
     def check(self, value: Primitive, method: str) -> Primitive:
         """The value, or `ConfigError` saying what is allowed."""
@@ -82,8 +89,8 @@ class Option:
             raise ConfigError(
                 f"option '{self.name}' of method '{method}' must be {kind.__name__}, got {value!r}"
             )
-        if self.choices and value not in self.choices:
-            known = ", ".join(map(str, self.choices))
+        if self.choices and value not in self.allowed:
+            known = ", ".join(map(str, self.allowed))
             raise ConfigError(
                 f"option '{self.name}' of method '{method}' cannot be {value!r}; choose one"
                 f" of: {known}"
