@@ -74,6 +74,15 @@ def realise(config: CompressionConfig, facts: BackboneFacts) -> Schedule:
     )
 
 
+def is_adaptive(config: CompressionConfig) -> bool:
+    """Whether images keep different numbers of tokens somewhere, so that counts are nominal."""
+    method = get_method(config.method)
+    return any(
+        method.count_with(method.resolve_options({**config.options, **r.options})) is Count.ADAPTIVE
+        for r in config.reductions
+    )
+
+
 def _site(
     config: CompressionConfig,
     reduction: Reduction,
@@ -96,7 +105,7 @@ def _site(
     if reduction.keep_ratio is not None:
         keep = round_count(reduction.keep_ratio, facts.num_patches, method.rounding)
     if keep is None:
-        if method.count is Count.ADAPTIVE:
+        if method.count_with(options) is Count.ADAPTIVE:
             return Site(layer, entering, entering, facts)
         raise ConfigError(
             f"layer {layer} gives neither keep_ratio nor num_keep, which method"

@@ -196,6 +196,11 @@ class TokenReducer(nn.Module):
         }
 
     @classmethod
+    def count_with(cls, options: Options) -> Count:
+        """`count` with these options; an adaptive method may have some that fix it."""
+        return cls.count
+
+    @classmethod
     def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         """Lowest and highest number of patch tokens one reduction can leave of `entering`."""
         return 1, entering
