@@ -201,6 +201,11 @@ class TokenReducer(nn.Module):
         return cls.count
 
     @classmethod
+    def lasts(cls, options: Options) -> Span:
+        """`span` with these options, which then are those of all layers."""
+        return cls.span
+
+    @classmethod
     def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         """Lowest and highest number of patch tokens one reduction can leave of `entering`."""
         return 1, entering
@@ -226,7 +231,7 @@ class TokenReducer(nn.Module):
             num_patches=facts.num_patches,
             num_blocks=facts.num_blocks,
             placement=cls.placement,
-            span=cls.span,
+            span=cls.lasts(options),
         )
 
     @classmethod

@@ -139,7 +139,7 @@ def layerwise(share: float, *layers: tuple[int, int]) -> CompressedViT:
     config = CompressionConfig("evovit", reductions, {"layerwise_share": share})
     backbone = tiny_backbone(6)
     with torch.no_grad():
-        for block in backbone.model.blocks:  # sharp enough that who leads changes from block to block
+        for block in backbone.model.blocks:  # sharp, so that who leads changes between blocks
             block.attn.qkv.weight.mul_(5.0)
     return compress_backbone(backbone, config)
 
@@ -149,9 +149,8 @@ def test_layer_wise_training_makes_every_block_a_stage_as_the_sheet_says() -> No
     model = layerwise(2 / 3, (1, 12), (3, 10)).train()
     for site in model.reducers.values():
         site.begin_step(0.6)
-    expected = [
-        layer_by_layer(model.backbone, image, [16, 12, 12, 10, 10, 10]) for image in images().split(1)
-    ]
+    keep = [16, 12, 12, 10, 10, 10]
+    expected = [layer_by_layer(model.backbone, image, keep) for image in images().split(1)]
     torch.testing.assert_close(model(images()), torch.cat(expected), rtol=0, atol=2e-5)
     every = layerwise(0.0, (1, 12), (2, 12), (3, 10), (4, 10), (5, 10)).eval()
     torch.testing.assert_close(model(images()), every(images()), rtol=0, atol=2e-5)
