@@ -163,11 +163,14 @@ def gtp_selection(name: str) -> str:
     """Our `selection` of GTP's, such as MixedAttnMax; sums over heads rank as means do."""
     whose = {"Mixed": "mixed", "CLS": "cls", "IMG": "image", "Diag": "diagonal"}
     over = {"Max": "max", "Mean": "mean", "Sum": "mean"}
-    first, _, second = name.partition("Attn")
-    if first not in whose or second not in over:
-        known = ", ".join(f"{a}Attn{b}" for a in whose for b in over)
-        raise ConfigError(f"selection '{name}' of GTP is not supported; choose one of: {known}")
-    return f"{whose[first]}_{over[second]}"
+    known = {f"{a}Attn{b}": f"{whose[a]}_{over[b]}" for a in whose for b in over}
+    known["SumAttnMax"] = "sum_max"
+    known |= {"CosSimMax": "cosine_max", "CosSimMean": "cosine_mean", "Random": "random"}
+    if name not in known:
+        raise ConfigError(
+            f"selection '{name}' of GTP is not supported; choose one of: {', '.join(known)}"
+        )
+    return known[name]
 
 
 # --- DiffRate

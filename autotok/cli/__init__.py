@@ -18,6 +18,7 @@ def main() -> None:
     import autotok
 
     from . import (  # noqa: F401
+        adapters,
         calibrate,
         catalog,
         dashboard,

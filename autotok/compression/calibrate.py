@@ -15,6 +15,7 @@ from autotok.methods.thresholds import Calibrated, trains_thresholds, with_thres
 
 from .compress import reconfigured
 from .model import CompressedViT
+from .schedule import is_adaptive
 
 CALIBRATION_IMAGES = 32
 """As many as give steady quantiles of a few hundred tokens each."""
@@ -26,7 +27,7 @@ def needs_calibration(config: CompressionConfig) -> bool:
     One for all layers that is the option's default counts as none: searches spell defaults out.
     """
     method = get_method(config.method)
-    if not issubclass(method, Calibrated):
+    if not issubclass(method, Calibrated) or not is_adaptive(config):
         return False
     found = method.calibrates
     if config.options.get(found) not in (None, method.resolve_options({})[found]):

@@ -58,10 +58,17 @@ def realise(config: CompressionConfig, facts: BackboneFacts) -> Schedule:
             f"layer {beyond[0]} cannot reduce: backbone '{facts.name}' has"
             f" {facts.num_blocks} blocks (0-{facts.num_blocks - 1})"
         )
-    parks = method.span is not Span.REST
+    span = method.lasts(method.resolve_options(config.options))
+    parks = span is not Span.REST
     entering, sites = facts.num_patches, []
     for index, reduction in enumerate(config.reductions):
         site = _site(config, reduction, method, entering, facts)
+        own = method.resolve_options({**config.options, **reduction.options})
+        if method.lasts(own) is not span:
+            raise ConfigError(
+                f"layer {reduction.layer} has an option of its own that decides how long reductions"
+                f" of method '{method.name}' last; set it for all layers, in the configuration"
+            )
         sites.append(replace(site, index=index, layers=layers))
         entering = entering if parks else site.num_keep
     counts = np.array([[site.num_keep for site in sites]], dtype=np.int64)
@@ -71,6 +78,15 @@ def realise(config: CompressionConfig, facts: BackboneFacts) -> Schedule:
         tuple(found.attention[0].tolist()),
         tuple(found.mlp[0].tolist()),
         int(found.readout[0]),
+    )
+
+
+def is_adaptive(config: CompressionConfig) -> bool:
+    """Whether images keep different numbers of tokens somewhere, so that counts are nominal."""
+    method = get_method(config.method)
+    return any(
+        method.count_with(method.resolve_options({**config.options, **r.options})) is Count.ADAPTIVE
+        for r in config.reductions
     )
 
 
@@ -96,7 +112,7 @@ def _site(
     if reduction.keep_ratio is not None:
         keep = round_count(reduction.keep_ratio, facts.num_patches, method.rounding)
     if keep is None:
-        if method.count is Count.ADAPTIVE:
+        if method.count_with(options) is Count.ADAPTIVE:
             return Site(layer, entering, entering, facts)
         raise ConfigError(
             f"layer {layer} gives neither keep_ratio nor num_keep, which method"

@@ -15,9 +15,9 @@ from autotok.compression.calibrate import calibrate_thresholds
 from autotok.compression.compress import reconfigured
 from autotok.compression.exit_scores import ExitScores, score_exits
 from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.schedule import is_adaptive
 from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig
-from autotok.methods.base import Count
 from autotok.methods.registry import get_method
 from autotok.tokens import Tokens
 
@@ -28,11 +28,6 @@ from .two_pass import pass_costs
 
 # each finds all thresholds anew, at counts lowered by what the one before cost too much
 _ROUNDS = 4
-
-
-def is_adaptive(config: CompressionConfig) -> bool:
-    """Whether images cost different amounts, so that counts by the schedule are nominal."""
-    return bool(config.reductions) and get_method(config.method).count is Count.ADAPTIVE
 
 
 class Metered(nn.Module):

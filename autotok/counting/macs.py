@@ -217,7 +217,7 @@ def counted_macs(
             Placement.MID: mlp[:, layer],
             Placement.AFTER: entering[:, layer + 1],
         }[method.placement]
-        parks = method.span is not Span.REST  # every layer chooses among all tokens again
+        parks = method.lasts(options) is not Span.REST  # every layer chooses among all again
         judged = np.full_like(keep, facts.num_patches) if parks else entering[:, layer]
         own, rows = _site_macs(facts, method, options, layer=layer, entering=judged, keep=keep)
         linear, products = linear + own, products + rows

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.torchvision_shim import ensure_torchvision
+from autotok.compression.schedule import is_adaptive
 from autotok.errors import ExportError
 from autotok.files import replacing
+from autotok.methods.base import Count
 from autotok.methods.registry import get_method
 from autotok.names import known
 from autotok.plain_data import plain_fields
@@ -75,8 +77,11 @@ class ExportResult:
         return plain_fields(self)
 
 
-def check_exportable(method: str, format: str = "onnx", *, exits: bool = False) -> None:
-    """Raise before any work where a method or format cannot be exported.
+def check_exportable(
+    method: str, format: str = "onnx", *, exits: bool = False, fixed: bool = False
+) -> None:
+    """Raise before any work where a method or format cannot be exported; `fixed` says that options
+    give every image the same number of rows.
 
     Raises:
         UnknownName: no such format.
@@ -88,7 +93,8 @@ def check_exportable(method: str, format: str = "onnx", *, exits: bool = False) 
             "a model with exits cannot be exported to a static graph: how many blocks run depends"
             " on the image; leave exits out of the configuration to export the whole model"
         )
-    if not get_method(method).exportable:
+    declared = get_method(method)
+    if not declared.exportable and not (fixed and declared.count is Count.ADAPTIVE):
         able = "autotok methods says which can"
         raise ExportError(f"method '{method}' cannot be exported to a static graph; {able}")
 
@@ -128,7 +134,8 @@ def export_model(
     """
     config = getattr(model, "config", None)
     method, early = ("none", None) if config is None else (config.method, config.exits)
-    check_exportable(method, format, exits=early is not None)
+    fixed = config is not None and not is_adaptive(config)
+    check_exportable(method, format, exits=early is not None, fixed=fixed)
     if len(images) == 0 or batch < 1:
         raise ExportError("exporting needs a batch of at least 1 and at least 1 image to check on")
     precision = precision or ("float32" if config is None else config.number_format)

@@ -15,6 +15,8 @@ authors' batched code lets padding shift it); to stop here is the same as leavin
 they do; plain softmax, without their 1e-6; their least budget of 8 is dropped. All prefix tokens
 are protected; where the class token is unsupervised or missing, the mean of all rows stands in
 (option `score`). Calibration looks for the number of points that keep `num_keep` on average.
+`rows: fixed` pads every image to `num_keep` rows where the authors pad to the longest of a batch:
+the same results in static shapes, which export, at the cost of the rows.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor
 
 from autotok.config import Options, Primitive
+from autotok.errors import ConfigError
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Count, Kind, Option, Site, Training
@@ -53,12 +56,34 @@ class ATS(Scoring, Calibrated):
             "sampler", "sorted", "how significances are cumulated", choices=("sorted", "raster")
         ),
         Option("points", 0, "points that sample; 0 is num_keep", low=0, high=MOST_POINTS),
+        Option(
+            "rows",
+            "longest",
+            "rows of an image in a batch: what the longest needs, or num_keep (fixed), those not"
+            " sampled masked; fixed ones are static, count in full, and export",
+            choices=("longest", "fixed"),
+        ),
     )
     needs = Needs.CLS_ATTENTION | Needs.VALUES
 
     def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.points = int(self.values["points"])
+        self.fixed = self.values["rows"] == "fixed"
+
+    @classmethod
+    def resolve_options(cls, given: Options) -> dict[str, Primitive]:
+        found = super().resolve_options(given)
+        if found["rows"] == "fixed" and found["points"]:
+            raise ConfigError(
+                f"option 'points' of method '{cls.name}' is {found['points']}, but with rows=fixed"
+                " there are as many as a layer keeps; leave points out, or use rows=longest"
+            )
+        return found
+
+    @classmethod
+    def count_with(cls, options: Options) -> Count:
+        return Count.STATIC if options["rows"] == "fixed" else cls.count
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         if tokens.x.is_meta:
@@ -66,12 +91,12 @@ class ATS(Scoring, Calibrated):
             return select_ragged(tokens, nothing > 0, nominal=num_keep)
         live = alive(tokens)
         scores = self._scores(taps, tokens.num_prefix)  # (B, n)
-        if self.calibrating:
+        if self.calibrating and not self.fixed:
             self.points = self._fitting_points(scores, live, num_keep)
         keep, order = self._sampled(scores, live, num_keep)
         if self.training:
             return dataclasses.replace(tokens, mask=keep.to(tokens.x.dtype))
-        return select_ragged(tokens, keep, nominal=num_keep, order=order)
+        return select_ragged(tokens, keep, nominal=num_keep, order=order, fixed=self.fixed)
 
     def calibrated(self) -> dict[str, Primitive]:
         return {"points": self.points}
@@ -90,7 +115,7 @@ class ATS(Scoring, Calibrated):
         points = self.points or num_keep
         if self.values["sampler"] == "raster":
             return _raster(scores, live, points), None
-        return _sorted(scores, live, points)
+        return _sorted(scores, live, points, stable=not self.fixed)
 
     def _fitting_points(self, scores: Tensor, live: Tensor, num_keep: int) -> int:
         """The smallest number of points with which the batch keeps `num_keep` on average."""
@@ -111,9 +136,11 @@ def alive(tokens: Tokens) -> Tensor:
     return live if tokens.mask is None else live & (tokens.mask > 0.5)
 
 
-def _sorted(scores: Tensor, live: Tensor, points: int) -> tuple[Tensor, Tensor]:
+def _sorted(scores: Tensor, live: Tensor, points: int, *, stable: bool) -> tuple[Tensor, Tensor]:
     """Tokens picked (B, n) along the curve of rising scores, and that order."""
-    order = scores.masked_fill(~live, torch.inf).argsort(dim=1, stable=True)
+    judged = scores.masked_fill(~live, torch.inf)
+    # ONNX has no stable sort; it matters only where two tokens score exactly the same
+    order = judged.argsort(dim=1, stable=True) if stable else judged.argsort(dim=1)
     ours, counts = live.gather(1, order), live.sum(dim=1, keepdim=True)
     curve = _cumulated(scores.gather(1, order), ours)
     low, top = curve[:, :1], curve.gather(1, (counts - 1).clamp_min(0))

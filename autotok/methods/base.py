@@ -72,6 +72,13 @@ class Option:
     log: bool = False
     search: bool = False
     """Worth searching over; the others stay at their default unless set."""
+    unsearched: tuple[Primitive, ...] = ()
+    """Further choices, which a search takes only where its space names them."""
+
+    @property
+    def allowed(self) -> tuple[Primitive, ...]:
+        """All choices; none for a number with a range, or anything."""
+        return self.choices + self.unsearched
 
     def check(self, value: Primitive, method: str) -> Primitive:
         """The value, or `ConfigError` saying what is allowed."""
@@ -82,8 +89,8 @@ class Option:
             raise ConfigError(
                 f"option '{self.name}' of method '{method}' must be {kind.__name__}, got {value!r}"
             )
-        if self.choices and value not in self.choices:
-            known = ", ".join(map(str, self.choices))
+        if self.choices and value not in self.allowed:
+            known = ", ".join(map(str, self.allowed))
             raise ConfigError(
                 f"option '{self.name}' of method '{method}' cannot be {value!r}; choose one"
                 f" of: {known}"
@@ -189,6 +196,16 @@ class TokenReducer(nn.Module):
         }
 
     @classmethod
+    def count_with(cls, options: Options) -> Count:
+        """`count` with these options; an adaptive method may have some that fix it."""
+        return cls.count
+
+    @classmethod
+    def lasts(cls, options: Options) -> Span:
+        """`span` with these options, which then are those of all layers."""
+        return cls.span
+
+    @classmethod
     def feasible(cls, entering: int, options: Options) -> tuple[int, int]:
         """Lowest and highest number of patch tokens one reduction can leave of `entering`."""
         return 1, entering
@@ -214,7 +231,7 @@ class TokenReducer(nn.Module):
             num_patches=facts.num_patches,
             num_blocks=facts.num_blocks,
             placement=cls.placement,
-            span=cls.span,
+            span=cls.lasts(options),
         )
 
     @classmethod

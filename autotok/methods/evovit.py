@@ -6,12 +6,15 @@ Vision Transformer", AAAI 2022, arXiv 2108.01390; code YifanXu74/Evo-ViT.
 A patch's score is the class token's attention to it, summed over heads, averaged over the blocks so
 far; scores of waiting patches stay as they are. A reduction layer starts a stage: everybody is put
 back and the best patches go on. After the last block all are put back, and the read-out takes the
-mean of the patches where `readout` says so.
+mean of the patches where `readout` says so. A training may begin layer-wise (`layerwise_share`, of
+their 300 epochs 200): from the first reduction on every block is a stage of its own, which keeps
+what its stage will; stage-wise training and inference follow.
 
-Departures: the authors' second head and their first 200 epochs (where every block is a stage of its
-own) are left out; as in their DeiT code, nothing stands for the waiting patches. All prefix tokens
-are protected; where the class token is unsupervised or missing, the mean of all rows stands in
-(option `score`). The read-out defaults to the backbone's own, as its weights were trained for that.
+Departures: the authors' second head is left out, and layer-wise training too unless asked for, as
+fine-tunes are short; as in their DeiT code, nothing stands for the waiting patches. All prefix
+tokens are protected; where the class token is unsupervised or missing, the mean of all rows stands
+in (option `score`). The read-out defaults to the backbone's own, as its weights were trained for
+that.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from autotok.tokens import Extra, Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, Span, Training
 from .block_hooks import BlockHooks
+from .learning import Learning
 from .observing import Observing
 from .occupancy import Occupancy
 from .primitives import park, recall
@@ -38,7 +42,7 @@ SCORES = "evovit.score"
 
 
 @register("evovit")
-class EvoViT(BlockHooks, Observing):
+class EvoViT(BlockHooks, Observing, Learning):
     """Parks all but the tokens that were attended to most so far."""
 
     title = "Evo-ViT (AAAI 2022)"
@@ -72,14 +76,25 @@ class EvoViT(BlockHooks, Observing):
             "the backbone's own, or the mean of the patches in place of the class token",
             choices=("model", "mean"),
         ),
+        Option(
+            "layerwise_share",
+            0.0,
+            "first share of a training in which every block is a stage of its own; above 0, blocks"
+            " behind the last reduction are listened to as well",
+            low=0.0,
+            high=1.0,
+        ),
     )
     needs = Needs.GRID
+    layerwise = False
+    """This training step is layer-wise."""
 
     @classmethod
     def listens(
         cls, layer: int, layers: Sequence[int], facts: BackboneFacts, options: Options
     ) -> Needs:
-        if layer >= max(layers):
+        heard = facts.num_blocks - 1 if options["layerwise_share"] else max(layers)
+        if layer >= heard:
             return Needs.NONE
         return score_needs(cls.name, facts, options)
 
@@ -124,6 +139,17 @@ class EvoViT(BlockHooks, Observing):
         scores = tokens.extras[SCORES].values.gather(1, _places(tokens))
         order = scores.argsort(dim=1, descending=True)
         return park(tokens, order[:, :num_keep], order[:, num_keep:])
+
+    def begin_step(self, progress: float) -> None:
+        self.layerwise = progress < float(self.values["layerwise_share"])
+
+    def after_block(self, layer: int, tokens: Tokens) -> Tokens:
+        """Layer-wise, the next block of this site's stage chooses anew."""
+        starts = (*self.site.layers, self.site.facts.num_blocks)
+        ends = min(start for start in starts if start > self.site.layer)
+        if self.training and self.layerwise and self.site.layer <= layer < ends - 1:
+            return self.reduce(tokens, Taps(), self.site.num_keep)
+        return tokens
 
     def finish(self, tokens: Tokens) -> Tokens:
         if not self.site.is_last:

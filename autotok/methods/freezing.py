@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,11 +19,12 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import AttentionRule, Extra, Needs, Tokens
 
 from . import stochastic
-from .base import Counts, Kind, Placement, Site, Span, TokenReducer, Training
+from .approximators import APPROXIMATOR, approximator, approximator_macs, approximator_params
+from .base import Counts, Kind, Option, Placement, Site, Span, TokenReducer, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .losses import tofe_approximation, tofe_flops
 from .official_weights import OfficialWeights
-from .predictors import keep_one
+from .predictors import LocalGlobal, keep_one, local_global_macs, local_global_params
 
 FROZEN, COUNTS = "tofe.frozen", "tofe.counts"
 # of a running mean over about the last fifty steps
@@ -43,18 +45,13 @@ class FreezingSelector(nn.Module):
         return self.fc3(hidden)  # type: ignore[no-any-return]
 
 
-class Approximator(nn.Module):
-    """Frozen tokens (..., C) as they would be after the stage they miss."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, width // 2)
-        self.fc2 = nn.Linear(width // 2, width)
-        nn.init.zeros_(self.fc2.weight)  # at first, tokens come back as they were
-        nn.init.zeros_(self.fc2.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+SELECTOR = Option(
+    "selector",
+    "mlp",
+    "who judges: a plain MLP, or DynamicViT's predictor, which sees the mean of all tokens too",
+    choices=("mlp", "dynamicvit"),
+)
+REUSE = Option("reuse", True, "frozen tokens come back; without, they are gone for good")
 
 
 class Freezing(OfficialWeights, Learning):
@@ -66,6 +63,7 @@ class Freezing(OfficialWeights, Learning):
     training_need = Training.REQUIRED
     rounding = "round"
     needs = Needs.GRID
+    options: ClassVar[tuple[Option, ...]] = (REUSE, SELECTOR, APPROXIMATOR)
     recipe = TrainingRecipe(
         frozen_share=5 / 30, losses={"ce": 1.0}, source="30 epochs, 1e-4 to 2e-6, 5 of them frozen"
     )
@@ -76,21 +74,33 @@ class Freezing(OfficialWeights, Learning):
     def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
-        self.selector = FreezingSelector(width)
-        self.approximator = None if site.is_last else Approximator(width)
+        by_mean = self.values["selector"] == "dynamicvit"
+        self.selector: nn.Module = LocalGlobal(width) if by_mean else FreezingSelector(width)
+        self.reuse = bool(self.values["reuse"])
+        kind, nothing = str(self.values["approximator"]), site.is_last or not self.reuse
+        self.approximator = None if nothing else approximator(kind, site.facts, site.layer)
         self.kept: Tensor
         self.register_buffer("kept", torch.tensor(float(site.num_keep)))
         self.frozen: tuple[Tensor, Tensor] | None = None
         self.counts: Tensor | None = None
 
+    def verdict(self, patches: Tensor, live: Tensor | None = None) -> Tensor:
+        """(B, n, 2) logits of keeping and freezing; a mean over tokens is over the live ones."""
+        if isinstance(self.selector, LocalGlobal):
+            return self.selector(patches, live)  # type: ignore[no-any-return]
+        return self.selector(patches)  # type: ignore[no-any-return]
+
     # --- training
 
     def mask(self, tokens: Tokens, num_keep: int) -> Tokens:
         """The stage's mask on full-length tokens; what the last stage froze is replaced first."""
-        tokens = _thawed(tokens)
-        log_probs = self.selector(tokens.patches).log_softmax(dim=-1)  # (B, n, 2)
-        kept = stochastic.hard_gumbel(log_probs)[..., 0]
-        mask = keep_one(kept, log_probs[..., 0], self.site.facts)
+        tokens = _thawed(tokens) if self.reuse else tokens
+        log_probs = self.verdict(tokens.patches, tokens.mask).log_softmax(dim=-1)  # (B, n, 2)
+        kept, scores = stochastic.hard_gumbel(log_probs)[..., 0], log_probs[..., 0]
+        if tokens.mask is not None:  # gone for good
+            kept = kept * tokens.mask.to(kept.dtype)
+            scores = scores.masked_fill(tokens.mask < 0.5, -torch.inf)
+        mask = keep_one(kept, scores, self.site.facts)
         counts = mask.sum(dim=1)  # (B,)
         with torch.no_grad():
             self.kept.lerp_(counts.mean().to(self.kept.dtype), MOMENTUM)
@@ -148,22 +158,29 @@ class Freezing(OfficialWeights, Learning):
         cls, reducers: Mapping[int, TokenReducer], config: CompressionConfig
     ) -> CompressionConfig:
         """The configuration with the mean counts of training in place of the planned ones."""
-        learned = []
+        learned, most = [], 0
         for reduction in config.reductions:
             reducer = reducers[reduction.layer]
             assert isinstance(reducer, Freezing)
-            count = round(float(reducer.kept))
-            count = min(max(count, 1), reducer.site.facts.num_patches)
+            most = most or reducer.site.facts.num_patches
+            count = min(max(round(float(reducer.kept)), 1), most)
+            most = most if reducer.reuse else count
             learned.append(Reduction(reduction.layer, num_keep=count, options=reduction.options))
         return dataclasses.replace(config, reductions=tuple(learned))
 
     # --- declarations
 
     @classmethod
+    def lasts(cls, options: Options) -> Span:
+        return cls.span if options.get("reuse", True) else Span.REST
+
+    @classmethod
     def overhead_macs(
         cls, facts: BackboneFacts, layer: int, entering: Counts, keep: Counts, options: Options
     ) -> Counts:
         width = facts.blocks[layer].width
+        if options["selector"] == "dynamicvit":
+            return local_global_macs(entering, width)
         half, quarter = width // 2, width // 4
         return entering * (width * half + half * quarter + quarter * 2)
 
@@ -173,22 +190,27 @@ class Freezing(OfficialWeights, Learning):
     ) -> Counts:
         """Estimates of what every stage but the last froze."""
         total = np.zeros(counts.shape[0], dtype=np.int64)
-        for index, layer in enumerate(layers[:-1]):
-            width = facts.blocks[layer].width
-            total += (facts.num_patches - counts[:, index]) * 2 * width * (width // 2)
+        for index, layer in enumerate(layers[:-1] if options["reuse"] else ()):
+            kept, kind = counts[:, index], str(options["approximator"])
+            frozen, width = facts.num_patches - kept, facts.blocks[layer].width
+            macs = approximator_macs(kind, width, facts.num_patches, frozen)
+            total += np.where(cls.acts(facts.num_patches, kept, options), macs, 0)
         return total
 
     @classmethod
     def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         width = facts.blocks[0].width
+        if options["selector"] == "dynamicvit":
+            return local_global_params(width)
         half, quarter = width // 2, width // 4
         return (width + 1) * half + (half + 1) * quarter + (quarter + 1) * 2
 
     @classmethod
     def site_params(cls, site: Site, options: Options) -> int:
-        width = site.facts.blocks[0].width
-        estimate = 0 if site.is_last else (width + 1) * (width // 2) + (width // 2 + 1) * width
-        return cls.overhead_params(site.facts, options) + estimate
+        own = cls.overhead_params(site.facts, options)
+        if site.is_last or not options["reuse"]:
+            return own
+        return own + approximator_params(str(options["approximator"]), site.facts, 0)
 
 
 def _costs(facts: BackboneFacts, patches: Tensor) -> Tensor:

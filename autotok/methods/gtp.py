@@ -11,8 +11,8 @@ become 0.
 
 Departures: all prefix tokens are protected; any grid; a patch with no neighbour stays unjoined,
 where the authors' code divides by zero; a layer where nothing goes is left alone, where that code
-keeps nothing; the rankings by cosine similarity and by chance are left out, and sums over heads are
-`mean` (the order is the same). Selections with `cls` need a class token; choose `image` elsewhere.
+keeps nothing; `random` ranks places, once per layer and the same for every image, from the option
+`seed`. Selections with `cls` need a class token; choose `image` elsewhere.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from autotok.errors import IncompatibleMethod
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
-from .base import Counts, Kind, Option, Training
+from .base import Counts, Kind, Option, Site, Training
 from .block_hooks import BlockHooks
 from .primitives import gather_rows, select
 from .registry import register
@@ -38,6 +38,7 @@ GRAPH = "gtp.graph"
 SELECTIONS = tuple(
     f"{who}_{over}" for who in ("mixed", "cls", "image", "diagonal") for over in ("max", "mean")
 )
+ABLATIONS = ("sum_max", "cosine_max", "cosine_mean", "random")
 
 
 @register("gtp")
@@ -52,17 +53,28 @@ class GTP(BlockHooks):
             "selection",
             "mixed_max",
             "attention a patch is ranked by: the class token's, all rows', its own (diagonal), or"
-            " the last two multiplied; greatest or mean over heads",
+            " the last two multiplied or added; greatest or mean over heads. cosine: how unlike its"
+            " row is to the other patches' rows; random: by chance",
             choices=SELECTIONS,
             search=True,
+            unsearched=ABLATIONS,
         ),
         Option("graph", "mixed", "who is joined", choices=("mixed", "spatial", "semantic")),
         Option("num_neighbours", 8, "most similar patches each one is joined to", low=1, high=64),
         Option("alpha", 0.1, "share of a gone patch passed on", low=0.0, high=10.0, search=True),
         Option("sparsity", 1.0, "share of each attention map that stays", low=0.05, high=1.0),
         Option("proportional", True, "add log size to the attention logits"),
+        Option("seed", 0, "seed of selection random", low=0, high=2**31 - 1),
     )
     needs = Needs.ATTENTION
+    lot: Tensor
+
+    def __init__(self, site: Site, options: Options) -> None:
+        super().__init__(site, options)
+        if self.values["selection"] == "random":
+            generator = np.random.default_rng([int(self.values["seed"]), site.layer])
+            lot = torch.from_numpy(generator.permutation(site.num_entering))
+            self.register_buffer("lot", lot, persistent=False)  # (n,)
 
     @classmethod
     def resolve_needs(cls, facts: BackboneFacts, options: Options) -> Needs:
@@ -73,6 +85,8 @@ class GTP(BlockHooks):
                 f" needs a class token, and backbone '{facts.name}' has none; use 'mixed_max'"
             )
         plain = float(options["sparsity"]) == 1.0
+        if who == "random":
+            return Needs.NONE
         if who == "cls" and plain:
             return Needs.CLS_ATTENTION
         return Needs.COLUMN_MEANS if who == "image" else Needs.ATTENTION
@@ -83,6 +97,8 @@ class GTP(BlockHooks):
     ) -> Counts:
         width = facts.blocks[layer].width
         macs: Counts = keep * (entering - keep) * width  # propagation
+        if str(options["selection"]).startswith("cosine"):
+            macs = macs + entering * (entering + facts.num_prefix)
         if options["graph"] == "spatial":
             return macs
         similarities = entering * entering * width
@@ -93,7 +109,7 @@ class GTP(BlockHooks):
         return self.joined(dataclasses.replace(tokens, rule=rule))
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
-        order = self._scores(taps, tokens.num_prefix).argsort(dim=-1, descending=True)
+        order = self._scores(taps, tokens).argsort(dim=-1, descending=True)
         keep, gone = order[:, :num_keep], order[:, num_keep:]
         kept = select(tokens, keep)
         graph = gather_rows(tokens.extras[GRAPH].values, keep)
@@ -123,18 +139,25 @@ class GTP(BlockHooks):
         return dataclasses.replace(tokens, extras={**tokens.extras, GRAPH: graph})
 
     @torch.no_grad()
-    def _scores(self, taps: Taps, prefix: int) -> Tensor:
-        who, over = str(self.values["selection"]).split("_")
+    def _scores(self, taps: Taps, tokens: Tokens) -> Tensor:
+        prefix = tokens.num_prefix
+        who, _, over = str(self.values["selection"]).partition("_")
+        if who == "random":
+            return self.lot.expand(tokens.x.shape[0], -1)
         if who == "cls":
             row = taps.attention[:, :, 0] if self.needs & Needs.ATTENTION else taps.cls_attention
             return _over_heads(row[:, :, prefix:], over)
         if who == "image":
             return _over_heads(taps.column_means[:, :, prefix:], over)
+        if who == "cosine":
+            rows = F.normalize(_over_heads(taps.attention[:, :, prefix:], over), dim=-1)
+            return -(rows @ rows.sum(dim=1).unsqueeze(-1)).squeeze(-1)  # (B, n)
         own = taps.attention.diagonal(dim1=-2, dim2=-1)[:, :, prefix:]  # (B, H, n)
         scores = _over_heads(own, over)
-        if who == "mixed":
-            scores = scores * _over_heads(taps.attention.sum(dim=2)[:, :, prefix:], over)
-        return scores
+        if who == "diagonal":
+            return scores
+        received = _over_heads(taps.attention.sum(dim=2)[:, :, prefix:], over)
+        return scores * received if who == "mixed" else scores + received
 
 
 def _over_heads(scores: Tensor, over: str) -> Tensor:

@@ -50,13 +50,19 @@ def select(tokens: Tokens, index: Tensor) -> Tokens:
 
 
 def select_ragged(
-    tokens: Tokens, keep: Tensor, *, nominal: int, order: Tensor | None = None
+    tokens: Tokens,
+    keep: Tensor,
+    *,
+    nominal: int,
+    order: Tensor | None = None,
+    fixed: bool = False,
 ) -> Tokens:
     """Keep the patch tokens where `keep` (B, n) is true, as many as each image has of them.
 
     They stay in their order, or follow `order` (B, n), a permutation. Images that keep fewer than
     the one that keeps most are padded behind their own (`Tokens.live`); one image alone never is.
-    Where nothing is computed (the meta device) `nominal` tokens stay.
+    With `fixed` each is padded to `nominal`, so that shapes are the same for all images. Where
+    nothing is computed (the meta device) `nominal` tokens stay.
     """
     if keep.is_meta:
         return select(tokens, torch.zeros(keep.shape[0], nominal, dtype=torch.int64, device="meta"))
@@ -64,11 +70,12 @@ def select_ragged(
         keep = keep & tokens.live
     chosen = keep if order is None else keep.gather(1, order)
     counts = chosen.sum(dim=1)  # (B,)
-    longest = int(counts.max())
-    index = (~chosen).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+    longest = nominal if fixed else int(counts.max())
+    place = torch.arange(keep.shape[1], device=keep.device)
+    index = (place + keep.shape[1] * ~chosen).argsort(dim=1)[:, :longest]  # no ties, so any sort
     out = select(tokens, index if order is None else order.gather(1, index))
     live = torch.arange(longest, device=keep.device) < counts.unsqueeze(1)
-    if bool(live.all()):
+    if not fixed and bool(live.all()):
         return dataclasses.replace(out, live=None)
     source = None if out.source is None else out.source & live.unsqueeze(-1)
     return dataclasses.replace(out, live=live, source=source)

@@ -4,10 +4,10 @@ Jie, Tang, Guo, Deng, Han, Wang, "Token Compensator: Altering Inference Cost of 
 without Re-Tuning", ECCV 2024, arXiv 2408.06798; code JieShibo/ToCom.
 
 Tokens merge as in ToMe. Beside it, adapters of every block, learned once per pre-trained model by
-distillation between random pairs of degrees (`autotok.train_adapters`), say what changes in queries
-and values from each degree to the next: 16 groups of hidden units, of which those between the
-*source* (the degree of the weights) and the *target* (the degree asked for) act. They are linear,
-so they fold into the weights, exactly, and what runs is ToMe.
+distillation between random pairs of degrees (`autotok adapters`, `autotok.train_adapters`), say
+what changes in queries and values from each degree to the next: 16 groups of hidden units, of which
+those between the *source* (the degree of the weights) and the *target* (the degree asked for) act.
+They are linear, so they fold into the weights, exactly, and what runs is ToMe.
 
 Departures: the target is read off the schedule. One removed in every block alike (up to the
 authors' clamp at half of the tokens) is its r, on other grids and depths rescaled so that degree 16

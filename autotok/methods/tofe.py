@@ -17,7 +17,7 @@ uncompressed model's cost, its target the configured counts, all of a block's li
 the backbone at hand. The approximation loss is a mean over frozen tokens and channels, the size at
 which the published weights are of use, and has no gradient to the decisions. `threshold` moves the
 decision of `tofe-instance`, 0 is the argmax. Where the read-out looks at patches, an image always
-keeps one.
+keeps one. `reuse`, `selector` and `approximator` are the paper's ablations (Tables II to IV).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from autotok.config import Primitive
 from autotok.tokens import Parked, Taps, Tokens
 
+from .approximators import estimates, looks_around
 from .base import Count, Option
 from .freezing import Freezing
 from .predictors import keep_one, threshold_for
@@ -51,14 +52,16 @@ class ToFe(Freezing):
         tokens = recall(tokens)
         if num_keep == tokens.num_patches:
             return tokens
-        logits = self.selector(tokens.patches)
+        logits = self.verdict(tokens.patches)
         gap = logits[..., 0] - logits[..., 1]  # (B, n)
         if self.approximator is None:  # nothing comes back after the last stage
             return select(tokens, gap.topk(num_keep, dim=1).indices)
         order = gap.argsort(dim=1, descending=True)
-        out = park(tokens, order[:, :num_keep], order[:, num_keep:])
+        frozen = order[:, num_keep:]
+        out = park(tokens, order[:, :num_keep], frozen)
         waiting = out.parked[-1]
-        estimate = dataclasses.replace(waiting, x=self.approximator(waiting.x))
+        x = estimates(self.approximator, tokens.patches, frozen)
+        estimate = dataclasses.replace(waiting, x=x)
         return dataclasses.replace(out, parked=(*out.parked[:-1], estimate))
 
 
@@ -71,6 +74,7 @@ class ToFeInstance(Calibrated, Freezing):
     calibrates = "threshold"
     exportable = False
     options = (
+        *Freezing.options,
         Option(
             "threshold", 0.0, "log-odds of being kept above which a token is", low=-1e4, high=1e4
         ),
@@ -80,10 +84,12 @@ class ToFeInstance(Calibrated, Freezing):
         if self.training:
             return self.mask(tokens, num_keep)
         tokens = _returned(tokens)
-        logits = self.selector(tokens.patches)
+        logits, live = self.verdict(tokens.patches, tokens.live), tokens.live
         gap = logits[..., 0] - logits[..., 1]  # (B, n)
+        if live is not None:
+            gap = gap.masked_fill(~live, -torch.inf)
         if self.calibrating:
-            self.values["threshold"] = threshold_for(gap, None, num_keep)
+            self.values["threshold"] = threshold_for(gap, live, num_keep)
         keep = (gap > float(self.values["threshold"])).to(gap.dtype)
         keep = keep_one(keep, gap, self.site.facts) > 0.5
         out = select_ragged(tokens, keep, nominal=num_keep)
@@ -98,6 +104,8 @@ class ToFeInstance(Calibrated, Freezing):
         """(B, N0, C): every patch, frozen ones as estimates."""
         assert self.approximator is not None
         patches = tokens.patches
+        if looks_around(self.approximator):
+            return torch.where(keep.unsqueeze(-1), patches, self.approximator(patches))
         if patches.is_meta:  # counts are nominal there
             self.approximator(patches[:, num_keep:])
             return patches.clone()

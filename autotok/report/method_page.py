@@ -127,7 +127,7 @@ def _option(option: Option) -> dict[str, Any]:
 
 def _allowed(option: Option) -> str:
     if option.choices:
-        return ", ".join(map(str, option.choices))
+        return ", ".join(map(str, option.allowed))
     if isinstance(option.default, bool):
         return "true, false"
     if option.low is None and option.high is None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
+from autotok.compression.schedule import is_adaptive
 from autotok.config import CompressionConfig
-from autotok.counting.adaptive import is_adaptive
 from autotok.counting.macs import cost
 from autotok.counting.macs import uncompressed as uncompressed_cost
 from autotok.devices.device import leaving, measure_on, open_device

@@ -283,7 +283,7 @@ def _counts(method: Method, moment: ReductionCase, out: Tokens) -> None:
 
 def _samples(option: Option) -> list[Primitive]:
     if option.choices:
-        return list(option.choices)
+        return list(option.allowed)
     if isinstance(option.default, bool):
         return [True, False]
     values: list[Primitive] = [option.default]

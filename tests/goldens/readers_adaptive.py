@@ -52,9 +52,18 @@ def ats(config: Config, arrays: Arrays) -> Case:
 
 
 def also_in_a_batch(found: Outcome, arrays: Arrays) -> None:
-    """Batched by four, the batch is the images one by one (the authors' is not)."""
+    """Batched by four, the batch is the images one by one (the authors' is not, but for one layer
+    alone), and so it is where every image takes as many rows as there may be."""
+    given = found.model.config.reductions
     with torch.no_grad():
         close(found.model(images()), arrays["logits"])
+        if any(one.num_keep != one.options["points"] for one in given):
+            return
+        fixed = tuple(Reduction(one.layer, num_keep=one.num_keep) for one in given)
+        padded = compress_backbone(tiny_vit(), CompressionConfig("ats", fixed, {"rows": "fixed"}))
+        close(padded(images()), arrays["logits"])
+        if len(given) == 1 and "logits_batched4_drop" in arrays:
+            close(padded(images()), arrays["logits_batched4_drop"])
 
 
 def ats_tokenreduction(config: Config, arrays: Arrays) -> Case:

@@ -4,7 +4,16 @@ import pytest
 import torch
 from hand import reducer, tokens
 
-from autotok.config import Primitive
+from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.calibrate import needs_calibration
+from autotok.compression.compress import compress_backbone
+from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.counting.adaptive import image_costs, metered
+from autotok.counting.counter import count_macs
+from autotok.counting.macs import cost
+from autotok.errors import ConfigError, ExportError
+from autotok.export.exported import check_exportable
 from autotok.methods import TokenReducer
 from autotok.methods.ats import ATS
 from autotok.tokens import Taps, Tokens
@@ -93,3 +102,58 @@ def test_calibration_meets_the_nominal_mean_count(sampler_name: str) -> None:
     assert abs(float(live.sum(dim=1).mean()) - 20) <= 0.5
     assert made.calibrated() == {"points": made.points}
     assert made.points > 20
+
+
+def images() -> torch.Tensor:
+    """Three images that keep different numbers of tokens."""
+    contrast = torch.tensor([0.2, 1.0, 4.0]).reshape(3, 1, 1, 1)
+    return contrast * torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def twice(**options: Primitive) -> CompressedViT:
+    reductions = (Reduction(1, num_keep=16), Reduction(2, num_keep=16))
+    return compress_backbone(tiny_backbone(), CompressionConfig("ats", reductions, options)).eval()
+
+
+@pytest.mark.parametrize("sampler_name", ["sorted", "raster"])
+@torch.no_grad()
+def test_fixed_rows_change_shapes_and_no_result(sampler_name: str) -> None:
+    ragged, fixed = twice(sampler=sampler_name), twice(sampler=sampler_name, rows="fixed")
+    alone = torch.cat([ragged(image) for image in images().split(1)])
+    torch.testing.assert_close(fixed(images()), alone, rtol=0, atol=2e-5)
+    left = fixed.forward_tokens(images())
+    assert left.num_patches == 16
+    assert left.live is not None
+    counts = [ragged.forward_tokens(image).num_patches for image in images().split(1)]
+    assert left.live.sum(dim=1).tolist() == counts
+    assert min(counts) < 16
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_fixed_rows_export() -> None:
+    model = twice(rows="fixed")
+    program = torch.export.export(model, (images(),))
+    other = images().flip(0)
+    torch.testing.assert_close(program.module()(other), model(other), rtol=0, atol=2e-5)
+
+
+def test_fixed_rows_cost_what_is_planned_and_may_be_exported() -> None:
+    model = twice(rows="fixed")
+    assert count_macs(model) == cost(model.backbone.facts, model.config).macs
+    assert metered(model) is model
+    assert metered(twice()) is not model
+    assert max(image_costs(twice(), images()).macs) < count_macs(model)
+    check_exportable("ats", fixed=True)
+    with pytest.raises(ExportError, match="method 'ats' cannot be exported"):
+        check_exportable("ats")
+
+
+def test_fixed_rows_are_never_calibrated_and_say_so() -> None:
+    assert not needs_calibration(twice(rows="fixed").config)
+    assert needs_calibration(twice().config)
+    with pytest.raises(ConfigError, match="'points' of method 'ats' is 5, but with rows=fixed"):
+        twice(rows="fixed", points=5)
+    config = CompressionConfig("ats", (Reduction(1),), {"rows": "fixed"})
+    with pytest.raises(ConfigError, match="layer 1 gives neither keep_ratio nor num_keep"):
+        compress_backbone(tiny_backbone(), config)

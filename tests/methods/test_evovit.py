@@ -6,13 +6,16 @@ import pytest
 import torch
 from hand import reducer
 
+from autotok.backbones.base import Backbone
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import TapRequest
+from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
+from autotok.counting.counter import count_macs
+from autotok.counting.macs import cost
 from autotok.errors import ConfigError
 from autotok.methods.evovit import SCORES, EvoViT
-from autotok.tokens import Extra, Taps, Tokens, grid_coords
+from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
 
 def four() -> Tokens:
@@ -107,3 +110,65 @@ def test_scores_of_a_full_grid_follow_raster_positions() -> None:
         four(), extras={SCORES: Extra(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), ())}
     )
     assert one.reduce(start, Taps(), 1).patches.flatten().tolist() == [3.0]
+
+
+def layer_by_layer(backbone: Backbone, image: torch.Tensor, keep: list[int]) -> torch.Tensor:
+    """Logits where every block that keeps fewer sorts all patches, runs, and puts them back; the
+    weight of a block's own attention is 1 before the first of them, and 1/2 from there."""
+    x, first = backbone.embed(image)[0].x, next(i for i, k in enumerate(keep) if k < 16)
+    score = torch.zeros(16)
+    for layer, count in enumerate(keep):
+        order = sorted(range(16), key=lambda patch: -float(score[patch]))[:count]
+        rows = [0, *(patch + 1 for patch in order)]
+        part = Tokens(x[:, rows], 1, (4, 4))
+        branch, taps = backbone.attend(layer, part, Needs.CLS_ATTENTION)
+        part = part.with_x(part.x + branch)
+        out = part.x + backbone.feed(layer, part)
+        weight = 1.0 if layer < first else 0.5
+        for place, patch in enumerate(order):
+            own = float(taps.cls_attention[0, :, place + 1].sum())
+            score[patch] = (1 - weight) * score[patch] + weight * own
+        for place, row in enumerate(rows):
+            x = x.clone()
+            x[:, row] = out[:, place]
+    return backbone.readout(Tokens(x, 1, (4, 4)))
+
+
+def layerwise(share: float, *layers: tuple[int, int]) -> CompressedViT:
+    reductions = tuple(Reduction(layer, num_keep=keep) for layer, keep in layers)
+    config = CompressionConfig("evovit", reductions, {"layerwise_share": share})
+    backbone = tiny_backbone(6)
+    with torch.no_grad():
+        for block in backbone.model.blocks:  # sharp, so that who leads changes between blocks
+            block.attn.qkv.weight.mul_(5.0)
+    return compress_backbone(backbone, config)
+
+
+@torch.no_grad()
+def test_layer_wise_training_makes_every_block_a_stage_as_the_sheet_says() -> None:
+    model = layerwise(2 / 3, (1, 12), (3, 10)).train()
+    for site in model.reducers.values():
+        site.begin_step(0.6)
+    keep = [16, 12, 12, 10, 10, 10]
+    expected = [layer_by_layer(model.backbone, image, keep) for image in images().split(1)]
+    torch.testing.assert_close(model(images()), torch.cat(expected), rtol=0, atol=2e-5)
+    every = layerwise(0.0, (1, 12), (2, 12), (3, 10), (4, 10), (5, 10)).eval()
+    torch.testing.assert_close(model(images()), every(images()), rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_stages_follow_the_layer_wise_share_and_inference_never_waits() -> None:
+    model, plain = layerwise(2 / 3, (1, 12), (3, 10)), layerwise(0.0, (1, 12), (3, 10))
+    expected = plain.eval()(images())
+    for progress, same in ((0.0, False), (0.66, False), (0.67, True)):
+        for site in model.reducers.values():
+            site.begin_step(progress)
+        trained = model.train()(images())
+        assert bool((trained - expected).abs().max() < 1e-5) is same
+        torch.testing.assert_close(model.eval()(images()), expected, rtol=0, atol=1e-6)
+    assert count_macs(model) == cost(model.backbone.facts, model.config).macs
+
+
+def test_a_share_is_at_most_all_of_it() -> None:
+    with pytest.raises(ConfigError, match=r"'layerwise_share' of method 'evovit' is 1.5"):
+        layerwise(1.5, (1, 9))

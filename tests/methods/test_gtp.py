@@ -1,14 +1,17 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hand import reducer, tokens
 from torch import Tensor
 
 from autotok.backbones.attention import attention
+from autotok.config import Primitive
 from autotok.errors import IncompatibleMethod
 from autotok.methods import Site, get_method
-from autotok.methods.gtp import GTP
+from autotok.methods.gtp import GTP, SELECTIONS
+from autotok.searching.space.search_space import Parameter, SearchSpace
 from autotok.testing import synthetic_facts
 from autotok.tokens import AttentionRule, Needs, Taps, Tokens
 
@@ -134,3 +137,68 @@ def test_sparse_maps_lose_as_many_entries_as_the_authors_float_arithmetic_says(
     q, k, v = torch.randn(3, 1, 2, 65, 4, generator=draw).unbind(0)
     _, taps = attention(q, k, v, found, Needs.ATTENTION)
     assert (taps.attention == 0).sum(dim=(2, 3)).tolist() == [[zeros, zeros]]
+
+
+def ranked(selection: str, attention: Tensor) -> list[int]:
+    """The order in which a selection leaves all patches but the last, with one prefix token."""
+    method = gtp(3, selection=selection, graph="spatial", proportional=False, alpha=0.0)
+    out = method.reduce(start(method), Taps({"attention": attention.float()}), 3)
+    return [int(value) // 10 - 1 for value in out.patches[0, :, 0].tolist()]
+
+
+def by_the_sheet(selection: str, heads: np.ndarray) -> np.ndarray:
+    """Scores of patches from maps (H, N, N), token by token."""
+    count = heads.shape[1] - 1
+    scores = np.zeros(count)
+    if selection == "sum_max":
+        for patch in range(count):
+            own = max(head[patch + 1, patch + 1] for head in heads)
+            scores[patch] = own + max(head[:, patch + 1].sum() for head in heads)
+        return scores
+    joined = heads.max(axis=0) if selection == "cosine_max" else heads.mean(axis=0)
+    rows = [joined[patch + 1] / np.linalg.norm(joined[patch + 1]) for patch in range(count)]
+    for patch in range(count):
+        scores[patch] = -sum(float(rows[patch] @ row) for row in rows)
+    return scores
+
+
+@pytest.mark.parametrize("selection", ["sum_max", "cosine_max", "cosine_mean"])
+def test_rankings_by_sum_and_by_cosine_follow_their_equations(selection: str) -> None:
+    for seed in range(5):
+        draw = torch.Generator().manual_seed(seed)
+        attention = torch.randn(1, 2, 5, 5, generator=draw).double().mul(2).softmax(dim=-1)
+        scores = by_the_sheet(selection, attention[0].numpy())
+        assert ranked(selection, attention) == np.argsort(-scores).tolist()[:3]
+
+
+def test_a_random_selection_is_its_seeds_and_needs_no_attention() -> None:
+    orders = []
+    for seed in range(4):
+        method = gtp(2, selection="random", seed=seed, graph="spatial", alpha=0.0)
+        assert method.needs == Needs.NONE
+        placed = start(method)
+        orders.append(method.reduce(placed, Taps(), 2).patches[0, :, 0].tolist())
+        assert method.reduce(placed, Taps(), 2).patches[0, :, 0].tolist() == orders[-1]
+        two = dataclasses.replace(placed, x=torch.cat([placed.x.neg(), placed.x]))
+        extras = {
+            name: dataclasses.replace(extra, values=extra.values.expand(2, -1, -1))
+            for name, extra in placed.extras.items()
+        }
+        both = method.reduce(dataclasses.replace(two, extras=extras), Taps(), 2)
+        assert both.patches[1, :, 0].tolist() == orders[-1]
+    assert len({tuple(order) for order in orders}) > 1
+
+
+def test_a_search_takes_the_ablations_only_where_its_space_names_them() -> None:
+    facts = synthetic_facts(1)
+    asked: dict[str, tuple[Primitive, ...]] = {}
+
+    def choose(parameter: Parameter) -> Primitive:
+        asked[parameter.name] = parameter.choices
+        return parameter.choices[0] if parameter.choices else parameter.cast(parameter.low or 0)
+
+    SearchSpace(methods=("gtp",)).walk(choose, facts)
+    assert asked["gtp.selection"] == SELECTIONS
+    named = {"gtp": {"selection": ["random", "cosine_max"]}}
+    SearchSpace(methods=("gtp",), options=named).walk(choose, facts)
+    assert asked["gtp.selection"] == ("random", "cosine_max")

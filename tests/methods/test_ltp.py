@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hand import angles, reducer, tokens
@@ -7,6 +8,7 @@ from hand import angles, reducer, tokens
 from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError, IncompatibleMethod
+from autotok.methods.ltp import LTP
 from autotok.testing import synthetic_facts
 from autotok.tokens import Taps
 
@@ -49,3 +51,23 @@ def test_it_reduces_once_before_block_0_and_needs_a_position_table() -> None:
         realise(CompressionConfig("ltp", (Reduction(0, num_keep=9),)), bare)
     schedule = realise(CompressionConfig("ltp", (Reduction(0, keep_ratio=0.7),)), facts)
     assert schedule.attention == (11,) * 6  # ceil(0.7 * 15)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+def test_scores_weigh_the_two_maps_of_the_paper(alpha: float) -> None:
+    """alpha 0 is the redundancy map alone, 1 the importance map alone."""
+    draw = np.random.default_rng(3)
+    looks, table = draw.normal(size=(9, 5)), draw.normal(size=(9, 5))
+    units = [look / np.linalg.norm(look) for look in looks]
+    redundancy = [max(float(a @ b) for j, b in enumerate(units) if j != i)
+                  for i, a in enumerate(units)]  # fmt: skip
+    importance = [float(np.linalg.norm(row)) for row in table]
+
+    def scaled(values: list[float]) -> np.ndarray:
+        return (np.array(values) - min(values)) / (max(values) - min(values))
+
+    method = reducer("ltp", entering=9, keep=4, layer=0, options={"alpha": alpha})
+    assert isinstance(method, LTP)
+    got = method._scores(torch.from_numpy(looks).unsqueeze(0), torch.from_numpy(table))
+    expected = alpha * scaled(importance) - (1 - alpha) * scaled(redundancy)
+    np.testing.assert_allclose(got[0].numpy(), expected, rtol=0, atol=2e-5)

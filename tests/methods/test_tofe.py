@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ from torch import Tensor, nn
 
 from autotok.compression.calibrate import calibrate_thresholds
 from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.schedule import realise
+from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
+from autotok.errors import ConfigError
 from autotok.methods import Site, get_method
 from autotok.methods.freezing import Freezing
 from autotok.methods.learning import LossContext
@@ -175,7 +179,7 @@ def test_costs_count_estimates_between_stages_only() -> None:
     made = model("tofe", (1, 9), (2, 12))
     facts, method = made.backbone.facts, get_method("tofe")
     width = facts.blocks[0].width
-    between = method.joint_macs(facts, (1, 2), np.array([[9, 12]]), {})
+    between = method.joint_macs(facts, (1, 2), np.array([[9, 12]]), method.resolve_options({}))
     assert between.tolist() == [(16 - 9) * 2 * width * (width // 2)]
     own = sum(parameter.numel() for parameter in made.reducers.parameters())
     assert cost(facts, made.config).params == facts.params + own
@@ -201,3 +205,61 @@ def test_official_names_are_known() -> None:
 def test_costs_are_exact() -> None:
     made = model("tofe", (1, 9), (2, 12), (3, 4))
     assert count_macs(made) == cost(made.backbone.facts, made.config).macs
+
+
+ABLATIONS: list[dict[str, Primitive]] = [
+    {"reuse": False},
+    {"selector": "dynamicvit"},
+    {"selector": "dynamicvit", "reuse": False},
+    *({"approximator": kind} for kind in ("identity", "depthwise", "block")),
+]
+
+
+@pytest.mark.parametrize("options", ABLATIONS, ids=str)
+@pytest.mark.parametrize("name", ["tofe", "tofe-instance"])
+def test_ablations_train_as_they_infer_and_are_batched_as_alone(
+    name: str, options: dict[str, Primitive]
+) -> None:
+    made = model(name, (1, 11), (2, 7), (3, 4), options=options)
+    images = photos(made)
+    if name == "tofe-instance":
+        calibrate_thresholds(made, images)
+    with torch.no_grad():
+        masks = kept(made, images)
+        expected = made(images)
+        alone = torch.cat([made(image) for image in images.split(1)])
+        with decided(*masks):
+            masked = made.train()(images)
+    torch.testing.assert_close(alone, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(masked, expected, rtol=0, atol=1e-9)
+    if not options.get("reuse", True):
+        assert all(bool((b <= a).all()) for a, b in itertools.pairwise(masks))
+
+
+@pytest.mark.parametrize("options", ABLATIONS, ids=str)
+def test_costs_of_ablations_are_exact(options: dict[str, Primitive]) -> None:
+    made = model("tofe", (1, 12), (2, 9), (3, 4), options=options)
+    exact = cost(made.backbone.facts, made.config)
+    assert count_macs(made) == exact.macs
+    own = sum(parameter.numel() for parameter in made.reducers.parameters())
+    assert exact.params == made.backbone.facts.params + own
+
+
+def test_without_reuse_no_stage_can_keep_more_than_the_one_before() -> None:
+    facts = synthetic_facts(1)
+    rising = (Reduction(1, num_keep=5), Reduction(3, num_keep=9))
+    assert realise(CompressionConfig("tofe", rising), facts).kept == (5, 9)
+    with pytest.raises(ConfigError, match="keep 9 patch tokens, but only 5 arrive"):
+        realise(CompressionConfig("tofe", rising, {"reuse": False}), facts)
+    mixed = (Reduction(1, num_keep=9), Reduction(3, num_keep=5, options={"reuse": False}))
+    with pytest.raises(ConfigError, match="layer 3 has an option of its own that decides how long"):
+        realise(CompressionConfig("tofe", mixed), facts)
+
+
+def test_identical_estimates_are_the_frozen_tokens_themselves() -> None:
+    method = get_method("tofe")
+    site = Site(1, FACTS.num_patches, 3, FACTS, 0, (1, 3))
+    made = method(site, method.resolve_options({"approximator": "identity"})).eval()
+    made.selector = Said()  # type: ignore[assignment]
+    (waiting,) = made.reduce(start(), Taps(), 3).parked
+    assert waiting.x.flatten().tolist() == [-2.0]

@@ -24,8 +24,9 @@ from autotok.compression.calibrate import (
 )
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
+from autotok.compression.schedule import is_adaptive
 from autotok.config import CompressionConfig, FineTuneSpec, Subnet
-from autotok.counting.adaptive import calibrated_within, is_adaptive, metered
+from autotok.counting.adaptive import calibrated_within, metered
 from autotok.counting.counter import count_each, count_macs
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally

@@ -76,7 +76,7 @@ class Shape:
     @property
     def _parks(self) -> bool:
         """Every layer chooses among all tokens again."""
-        return self.reducer.span is not Span.REST
+        return self.reducer.lasts(self.options) is not Span.REST
 
     def _ranges(self, total: int) -> tuple[Counts, Counts]:
         """(N0 + 1,) lowest and highest count the method can leave of each entering count."""
