@@ -21,6 +21,8 @@ from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metric
 from autotok.searching.space.budget import BudgetRequest, parse_budgets
 from autotok.searching.space.space_names import find_space
 
+COMPARABLE = ("auto", "top1", "own", "own_loss")
+"""Qualities that mean the same for every backbone."""
 LEAST_MB = 100
 """Free disk a hand-over may need: weights, an ONNX file, pictures."""
 
@@ -30,6 +32,8 @@ class Question:
     """What a search is asked, as plain data; config.yaml keeps it so that a run can be resumed."""
 
     backbone: str = "autoformer_demo"
+    backbones: tuple[str, ...] = ()
+    """All of them, the one above first, where several are searched."""
     checkpoint: str | None = None
     image_size: int | None = None
     data: str = "demo"
@@ -74,17 +78,26 @@ class Question:
     @cached_property
     def requests(self) -> tuple[BudgetRequest, ...]:
         """The budgets, parsed; shares are of an uncompressed model not known yet."""
-        return parse_budgets(self.budgets, convention=self.flops_convention)
+        found = parse_budgets(self.budgets, convention=self.flops_convention)
+        if self.backbones:
+            found = tuple(dataclasses.replace(r, backbone=self.backbone) for r in found)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             **dataclasses.asdict(self),
+            "backbones": list(self.backbones),
             "budgets": list(self.budgets),
             "methods": list(self.methods),
             "formats": list(self.formats),
             "image_sizes": list(self.image_sizes),
         }
+
+    @property
+    def named(self) -> str:
+        """The backbone, or all of them, in words."""
+        return ", ".join(self.backbones) or self.backbone
 
     @property
     def judged_in(self) -> str:
@@ -108,6 +121,7 @@ def check_names(
     """Raise `UsageError` for a name that cannot be; torch is not imported for it."""
     known("engine", engine, ENGINES)
     known("quality", question.quality, QUALITIES)
+    check_several(question, engine)
     check_precision(question.precision)
     check_device(question.device)
     timed_on = question.measure_on or "none"
@@ -129,6 +143,34 @@ def check_names(
     formats = question.formats or space.get("formats") or ()
     formats = (formats,) if isinstance(formats, str) else tuple(map(str, formats))
     _require_runtime(formats, {*limited, *wanted}, timed_on)
+
+
+def check_several(question: Question, engine: str = "local") -> None:
+    """Raise `ConfigError` for what a search of several backbones cannot do."""
+    names = question.backbones
+    if not names:
+        return
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"backbone '{twice}' is given twice; give each of several once")
+    if question.quality not in COMPARABLE:
+        raise ConfigError(
+            f"quality '{question.quality}' holds each backbone against its own uncompressed outputs"
+            " and says nothing between backbones; give top1 with labelled data, or one backbone"
+        )
+    asked = {
+        f"--subnet {question.subnet}": question.subnet != "fixed",
+        "--checkpoint": question.checkpoint is not None,
+        "--image-sizes": bool(question.image_sizes),
+        f"--measure-on {question.measure_on}": question.measure_on not in (None, "none"),
+        f"--engine {engine}": engine != "local",
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise ConfigError(
+                f"{what} works with one backbone, and {len(names)} were given"
+                f" ({', '.join(names)}); leave it out, or search one backbone at a time"
+            )
 
 
 def _require_runtime(formats: Sequence[str], metrics: Collection[str], measure_on: str) -> None:

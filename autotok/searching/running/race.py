@@ -21,7 +21,7 @@ from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import Front, best_of, thin
 from autotok.searching.records.record import Score, TrialRecord
 
-from .loop import REFERENCE, Search
+from .loop import Search
 
 _LOG = logging.getLogger(__name__)
 _CONFIDENCE = 0.9
@@ -53,7 +53,7 @@ def goes_on(
     racing = [
         i
         for i, (record, stays) in enumerate(zip(records, stay, strict=True))
-        if stays and record.number != REFERENCE and compare(best.tally, record.tally) is not None
+        if stays and record.origin != "reference" and compare(best.tally, record.tally) is not None
     ]
     points = losses([records[i].values for i in racing], objectives).tolist()
     order = [i for _, i in sorted(zip(points, racing, strict=True))]
@@ -100,7 +100,7 @@ def finalists(
     asked = {o.name for o in search.objectives} | {b.metric for b in problem.budgets}
     beside = int(asked.isdisjoint(ON_DEVICE) and not search.corrections.active)
     pool = [r for r in search.records if r.measured and r.number not in without]
-    useful = [r for r in pool if is_of_use(r.score, problem.facts, least)]
+    useful = [r for r in pool if is_of_use(r.score, problem.facts_of(r.backbone), least)]
     if pool and not useful:
         asked_for = "better than guessing" if least is None else f"of the least quality, {least:g}"
         _LOG.warning("nothing evaluated is %s: the final evaluation runs what there is", asked_for)
