@@ -17,7 +17,7 @@ from autotok.searching.engines.worker_process import leave_if_reimported
 from autotok.searching.records.objective import judged_by
 from autotok.searching.records.rundir import RunDirectory, fresh_run_folder
 from autotok.searching.running.events import Asked, OnEvent
-from autotok.searching.running.question import Question, check_names
+from autotok.searching.running.question import Question, check_names, check_several
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 
 if TYPE_CHECKING:  # what is wrong with a question is said before torch is imported
@@ -290,6 +290,7 @@ def resume(
     if device is not None:
         check_device(device)
         question = dataclasses.replace(question, device=device)
+    check_several(question, workers.engine)
     own = _own(question.evaluator if evaluator is None else evaluator)
     with _whole(question, settings, Path(run), began, model, workers, on_event, own=own) as whole:
         return whole.resume(given)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from autotok.config import NUMBERS
@@ -121,13 +122,13 @@ def check_names(
     """Raise `UsageError` for a name that cannot be; torch is not imported for it."""
     known("engine", engine, ENGINES)
     known("quality", question.quality, QUALITIES)
-    check_several(question, engine)
     check_precision(question.precision)
     check_device(question.device)
     timed_on = question.measure_on or "none"
     if timed_on != "none":
         check_measure_on(timed_on)
     space = dict(read_yaml(find_space(question.space), like="a search space")[0] or {})
+    check_several(question, engine, space)
     if question.methods:
         from autotok.methods.registry import list_methods
 
@@ -145,8 +146,10 @@ def check_names(
     _require_runtime(formats, {*limited, *wanted}, timed_on)
 
 
-def check_several(question: Question, engine: str = "local") -> None:
-    """Raise `ConfigError` for what a search of several backbones cannot do."""
+def check_several(
+    question: Question, engine: str = "local", space: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Raise `ConfigError` for what a search of several backbones cannot do; `space` is its file."""
     names = question.backbones
     if not names:
         return
@@ -164,6 +167,10 @@ def check_several(question: Question, engine: str = "local") -> None:
         "--image-sizes": bool(question.image_sizes),
         f"--measure-on {question.measure_on}": question.measure_on not in (None, "none"),
         f"--engine {engine}": engine != "local",
+        f"subnet: {space.get('subnet')} of space '{question.space}'": (
+            space.get("subnet", "fixed") != "fixed"
+        ),
+        f"image_size of space '{question.space}'": "image_size" in space,
     }
     for what, is_asked in asked.items():
         if is_asked:

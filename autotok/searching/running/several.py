@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autotok.config import CompressionConfig
-from autotok.errors import ConfigError, DataError
+from autotok.errors import DataError
 from autotok.evaluation.own_quality import OwnQuality
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, budgets_of
 
@@ -28,15 +28,12 @@ def build_session(
     Budgets are those of the first backbone, which a share is of.
 
     Raises:
-        ConfigError: something asked for works with one backbone only.
         DataError: the backbones do not see the same labelled images.
     """
 
     def session(name: str, precision: str) -> Session:
         alone = dataclasses.replace(question, backbone=name, backbones=(), precision=precision)
-        found = build_problem(alone, seed=seed, weights=weights, finetunes=finetunes, own=own)
-        _require_alone(found)
-        return found
+        return build_problem(alone, seed=seed, weights=weights, finetunes=finetunes, own=own)
 
     every = {name: session(name, question.precision) for name in question.backbones}
     formats = {found.question.precision for found in every.values()}
@@ -100,17 +97,6 @@ def joined_problem(problems: Mapping[str, Problem]) -> Problem:
         predict=None if first.predict is None else predict,
         total_images=min(problem.total_images for problem in problems.values()),
     )
-
-
-def _require_alone(found: Session) -> None:
-    """Raise `ConfigError` where the space file asks for what works with one backbone only."""
-    space = found.problem.space
-    for what, is_asked in (("subnet", space.structure), ("image_size", space.image_sizes)):
-        if is_asked:
-            raise ConfigError(
-                f"space '{space.name}' searches {what}, which works with one backbone; leave it out"
-                " of the space, or search one backbone at a time"
-            )
 
 
 def _require_same_images(question: Question, name: str, found: Session, first: Session) -> None:

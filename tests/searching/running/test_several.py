@@ -19,10 +19,9 @@ from autotok.counting.macs import cost
 from autotok.errors import AutotokError, ConfigError, DataError, ExportError
 from autotok.searching.engines.base import Workers
 from autotok.searching.running.engine_choice import ProblemFactory
-from autotok.searching.running.question import Question
+from autotok.searching.running.question import Question, check_names
 from autotok.searching.running.several import build_session, joined_problem
 from autotok.searching.space.search_space import Parameter
-from autotok.searching.space.space_file import load_space
 
 SMALL = vit_facts(depth=6)
 BOTH = ("tiny", "shorter")
@@ -187,14 +186,6 @@ def test_images_that_are_not_labelled_for_every_backbone_are_refused() -> None:
         build_session(dataclasses.replace(QUESTION, backbones=("tiny", "wider")))
 
 
-def test_a_space_that_asks_for_image_sizes_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "sizes.yaml"
-    path.write_text("image_size: [16, 24]\n")
-    assert load_space(str(path)).image_sizes == (16, 24)
-    with pytest.raises(ConfigError, match="searches image_size, which works with one backbone"):
-        build_session(dataclasses.replace(QUESTION, space=str(path)))
-
-
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"subnet": "search"}, "--subnet search works with one backbone, and 2 were given"),
     ({"checkpoint": __file__}, "--checkpoint works with one backbone"),
@@ -224,13 +215,36 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("image_size: [16, 24]", "image_size of space"),
+        ("subnet: search", "subnet: search of space"),
+    ],
+)
+def test_a_space_of_sizes_or_subnets_is_refused(tmp_path: Path, file: str, words: str) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(file)
+    with pytest.raises(ConfigError, match=f"{words} '.*' works with one backbone, and 2 were"):
+        check_names(dataclasses.replace(QUESTION, space=str(path)))
+
+
+def test_a_run_of_several_does_not_go_on_with_what_works_with_one(
+    run: autotok.Run,
+) -> None:
+    with pytest.raises(ConfigError, match="--measure-on local works with one backbone"):
+        autotok.resume(run.directory, measure_on="local")
+    with pytest.raises(ConfigError, match="--engine ray works with one backbone"):
+        autotok.resume(run.directory, workers=Workers(engine="ray"))
+
+
 @pytest.mark.slow
-def test_worker_processes_find_what_one_process_finds(tmp_path: Path) -> None:
-    both = ["tiny", "autoformer_demo"]
+def test_worker_processes_search_several_backbones(no_onnx: None, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"data": "digits", "budget": "0.002GFLOPs", "n_trials": 3}
     asked |= {"max_images": 8, "timeout_s": None, "retrain_trials": 0, "control_shapes": 0}
     asked |= {"methods": ["tome"], "precision": "float32"}
-    one = autotok.search(both, output=tmp_path / "one", **asked)
-    two = autotok.search(both, output=tmp_path / "two", workers=Workers(2), **asked)
-    assert one.best.config == two.best.config
-    assert {r.backbone for r in two.records()["others"]} == {"autoformer_demo"}
+    both = ["tiny", "autoformer_demo"]  # which other processes know by name
+    found = autotok.search(both, output=tmp_path / "two", workers=Workers(2), **asked)
+    assert not (found.trials["state"] == "failed").any()
+    assert found.best.backbone == "tiny"
+    assert {r.backbone for r in found.records()["others"]} == {"autoformer_demo"}
