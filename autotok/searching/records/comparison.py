@@ -34,8 +34,6 @@ class Standing:
     role: str
     """'best', 'front', 'control', 'smaller image', 'other backbone' or 'reference'."""
     method: str
-    backbone: str = ""
-    """Where several were searched."""
     macs_g: float | None = None
     finetuned: bool = False
     share_of_best: float | None = None
@@ -46,6 +44,8 @@ class Standing:
     against_next: Paired | None = None
     next_number: int | None = None
     """Trial of `against_next`: the runner-up of the best; of others, the next cheaper one."""
+    backbone: str = ""
+    """Where several were searched."""
 
     @property
     def is_cheaper_tie(self) -> bool:
