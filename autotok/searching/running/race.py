@@ -21,7 +21,7 @@ from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import Front, best_of, thin
 from autotok.searching.records.record import Score, TrialRecord
 
-from .loop import Search
+from .loop import REFERENCE, Search
 
 _LOG = logging.getLogger(__name__)
 _CONFIDENCE = 0.9
@@ -53,12 +53,17 @@ def goes_on(
     racing = [
         i
         for i, (record, stays) in enumerate(zip(records, stay, strict=True))
-        if stays and record.origin != "reference" and compare(best.tally, record.tally) is not None
+        if stays and not _is_whole(record) and compare(best.tally, record.tally) is not None
     ]
     points = losses([records[i].values for i in racing], objectives).tolist()
     order = [i for _, i in sorted(zip(points, racing, strict=True))]
     left = set(order[max(2, math.ceil(len(order) / 2)) :])
     return [stays and i not in left for i, stays in enumerate(stay)]
+
+
+def _is_whole(record: TrialRecord) -> bool:
+    """Whether it is an uncompressed model, the first backbone's or another's."""
+    return record.number == REFERENCE or record.origin == "reference"
 
 
 def _may_be_as_good(
