@@ -287,6 +287,8 @@ class CompressionConfig:
     image_size: int | None = None
     """Side in pixels that images are resized to inside the model, a multiple of the patch size;
     None: the backbone's own."""
+    backbone: str = ""
+    """Which one, in a search of several; "" is the only one. Who compresses gives it."""
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -358,6 +360,8 @@ class CompressionConfig:
             data["number_format"] = self.number_format
         if self.image_size is not None:
             data["image_size"] = self.image_size
+        if self.backbone:
+            data["backbone"] = self.backbone
         return data
 
     @classmethod

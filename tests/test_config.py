@@ -1,5 +1,6 @@
 """`CompressionConfig`: round trips, identity, and what it refuses."""
 
+import copy
 import dataclasses
 import math
 import pickle
@@ -106,3 +107,15 @@ def test_an_image_size_is_part_of_the_identity_only_where_it_is_given() -> None:
 def test_an_image_size_is_a_side_of_an_image(side: int) -> None:
     with pytest.raises(ConfigError, match=f"image_size {side} is no side of an image.* 4096"):
         CompressionConfig(image_size=side)
+
+
+def test_a_configuration_of_one_of_several_backbones_says_which_and_others_stay_as_they_were() -> (
+    None
+):
+    plain = CompressionConfig("tome", (Reduction(2, num_keep=9),))
+    assert "backbone" not in plain.to_dict()
+    named = dataclasses.replace(plain, backbone="tiny")
+    assert named.to_dict() == plain.to_dict() | {"backbone": "tiny"}
+    assert CompressionConfig.from_json(named.to_json()) == named
+    assert named.config_id != plain.config_id
+    assert copy.deepcopy(named) == named

@@ -17,7 +17,7 @@ from autotok.searching.engines.worker_process import leave_if_reimported
 from autotok.searching.records.objective import judged_by
 from autotok.searching.records.rundir import RunDirectory, fresh_run_folder
 from autotok.searching.running.events import Asked, OnEvent
-from autotok.searching.running.question import Question, check_names
+from autotok.searching.running.question import Question, check_names, check_several
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS, SearchSettings
 
 if TYPE_CHECKING:  # what is wrong with a question is said before torch is imported
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # what is wrong with a question is said before torch is impor
 
 
 def search(
-    backbone: str | nn.Module = "autoformer_demo",
+    backbone: str | nn.Module | Sequence[str] = "autoformer_demo",
     *,
     data: str | None = None,
     budget: str | Sequence[str] = "2.3GFLOPs",
@@ -78,7 +78,8 @@ def search(
     """Search for the best ways to compress a backbone within a budget; returns the finished run.
 
     Args:
-        backbone: A name (see `autotok backbones`), or a model (then `resume` needs it again).
+        backbone: A name (see `autotok backbones`), or a model (then `resume` needs it again);
+            several names are searched together, as controls of each other, judged by right answers.
         data: 'demo', 'digits', 'cifar10' or an image folder; 'demo' by default for the demo.
         budget: One or more of '2.3GFLOPs', '50%', '26ms', '1500img/s', '600MB', '12Mparams'.
         target: Device name or YAML file; needed by budgets and objectives on the device.
@@ -126,7 +127,8 @@ def search(
     """
     leave_if_reimported()
     began = time.monotonic() if began is None else began
-    named = backbone if isinstance(backbone, str) else _name_of(backbone)
+    model, names = _model_and_names(backbone)
+    named = names[0]
     settings = _one_of(
         settings,
         SearchSettings(
@@ -151,6 +153,7 @@ def search(
     )
     question = Question(
         backbone=named,
+        backbones=names if len(names) > 1 else (),
         checkpoint=None if checkpoint is None else str(Path(checkpoint).absolute()),
         image_size=image_size,
         data=_absolute(data or "demo"),
@@ -183,13 +186,14 @@ def search(
     from autotok.backbones.loading import check_file, check_name
     from autotok.evaluation.data import check_data
 
-    if isinstance(backbone, str):
-        check_name(backbone)
-    if data is None and named != "autoformer_demo":
-        raise ConfigError(f"backbone '{named}' needs images to be judged on: give --data FOLDER")
+    for name in () if model is not None else names:
+        check_name(name)
+    if data is None and names != ("autoformer_demo",):
+        raise ConfigError(
+            f"backbone '{names[-1]}' needs images to be judged on: give --data FOLDER"
+        )
     check_data(question.data, question.train_data, question.class_names)
     check_file(None if checkpoint is None else Path(checkpoint))
-    model = None if isinstance(backbone, str) else backbone
     earlier = tuple(Path(run) for run in warm_start)
     own = _own(evaluator)
     with _whole(question, settings, folder, began, model, workers, on_event, earlier, own) as whole:
@@ -201,6 +205,23 @@ def _own(evaluator: object) -> OwnQuality | None:
     from autotok.evaluation.own_quality import OwnQuality
 
     return None if evaluator is None else OwnQuality.of(evaluator)
+
+
+def _model_and_names(
+    backbone: str | nn.Module | Sequence[str],
+) -> tuple[nn.Module | None, tuple[str, ...]]:
+    """(the model, where it is an object; the name, or names, of what is searched)."""
+    if isinstance(backbone, str):
+        return None, (backbone,)
+    if not isinstance(backbone, Sequence):
+        return backbone, (_name_of(backbone),)
+    others = [type(name).__name__ for name in backbone if not isinstance(name, str)]
+    if others or not backbone:
+        raise ConfigError(
+            f"several backbones are given by name, not as {', '.join(others) or 'an empty list'};"
+            " give names, such as ['deit_small_patch16_224', 'deit_tiny_patch16_224'], or one model"
+        )
+    return None, tuple(backbone)
 
 
 def _name_of(model: nn.Module) -> str:
@@ -269,6 +290,7 @@ def resume(
     if device is not None:
         check_device(device)
         question = dataclasses.replace(question, device=device)
+    check_several(question, workers.engine)
     own = _own(question.evaluator if evaluator is None else evaluator)
     with _whole(question, settings, Path(run), began, model, workers, on_event, own=own) as whole:
         return whole.resume(given)

@@ -34,6 +34,16 @@ _BACKBONE = typer.Option(
 )
 BackboneOption = Annotated[str, _BACKBONE]
 AnyBackboneOption = Annotated[str | None, _BACKBONE]
+BackbonesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backbone",
+        "-b",
+        show_default="autoformer_demo",
+        help="Model name; see `autotok backbones`. Or hf:org/name, hf:folder. Repeated: one search"
+        " of all of them.",
+    ),
+]
 """Where a configuration file may name it; around `Annotated`, `| None` would hide the option."""
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="Weight file to read instead of downloading.")

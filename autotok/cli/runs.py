@@ -12,7 +12,7 @@ import typer
 import autotok
 
 from .app import (
-    BackboneOption,
+    BackbonesOption,
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
@@ -74,8 +74,10 @@ TrialTimeoutOption = Annotated[
 def _from_file(context: typer.Context, file: Path | None) -> Path | None:
     """Options of a file become the defaults: flags override them."""
     if file is not None:
-        names = [str(p.name) for p in context.command.params if p.name != "config"]
-        context.default_map = autotok.read_options(file, names)
+        options = {str(p.name): p for p in context.command.params if p.name != "config"}
+        found = autotok.read_options(file, options)
+        alone = {k: [v] for k, v in found.items() if options[k].multiple and isinstance(v, str)}
+        context.default_map = found | alone
     return file
 
 
@@ -93,7 +95,7 @@ def search_command(
     budget: BudgetOption = None,
     objective: ObjectiveOption = None,
     batch: BatchOption = None,
-    backbone: BackboneOption = "autoformer_demo",
+    backbone: BackbonesOption = None,
     checkpoint: CheckpointOption = None,
     image_size: ImageSizeOption = None,
     data: Annotated[
@@ -188,12 +190,13 @@ def search_command(
         retrain_trials=finetunes,
         trial_timeout_s=trial_timeout or None,
     )
-    folder = output or autotok.fresh_run_folder(backbone)
+    backbones = backbone or ["autoformer_demo"]
+    folder = output or autotok.fresh_run_folder(backbones[0])
     with SearchProgress("search", quiet=quiet, echo=not (quiet or json)) as bar:
         run = _resumable(
             folder,
             lambda: autotok.search(
-                backbone,
+                backbones,
                 data=data,
                 budget=tuple(budget or ["2.3GFLOPs"]),
                 target=target,

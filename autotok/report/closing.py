@@ -15,6 +15,7 @@ from .points import points_of
 from .run import Run
 from .sentences import (
     control_sentence,
+    other_backbone_sentences,
     smaller_image_sentence,
     standing_sentences,
     tuning_sentence,
@@ -31,7 +32,9 @@ def budget_lines(requests: Sequence[BudgetRequest]) -> list[str]:
     lines = []
     for request in requests:
         if request.relative:
-            share = f"{100 * request.amount:g} % of the uncompressed model's {request.metric}"
+            model = request.backbone or "the uncompressed model"
+            share = f"{100 * request.amount:g} % of {model}'s {request.metric}"
+            share += ", uncompressed" if request.backbone else ""
             lines.append(f"budget: {request.text} = {share}")
         else:
             lines.append(f"budget: {resolve(request, {}).echo}")
@@ -45,6 +48,8 @@ def closing_data(run: Run) -> dict[str, Any]:
     for key in ("best", "random_control", "smaller_image", "reference"):
         data[key] = None if found[key] is None else _nested(found[key])
     data["no_smaller_image"] = found["no_smaller_image"]
+    if found["others"]:
+        data["others"] = [_nested(record) for record in found["others"]]
     data["front"] = [_nested(record) for record in found["front"]]
     data["comparisons"] = found["comparisons"].to_dict()
     data["measuring"] = found["measuring"]
@@ -64,6 +69,7 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     parts.append(closing_table(points, metric, sources=sources, on_device=on_device, wide=wide))
     lines = [control_sentence(points, metric), slower_sentence(points)]
     lines.append(smaller_image_sentence(points, metric, found["no_smaller_image"]))
+    lines += other_backbone_sentences(points, metric)
     lines += standing_sentences(found["comparisons"], metric)
     lines.append(tuning_sentence(found["comparisons"].tuning, metric))
     lines += device_notes(target, found["measuring"], run.question.batch)
@@ -89,6 +95,7 @@ def front_data(run: Run, x: str, y: str) -> dict[str, Any]:
         "metrics": names,
         "front": [
             {"number": p.number, "method": p.method, "config_id": p.config_id, "kind": p.kind}
+            | ({"backbone": p.backbone} if p.backbone else {})
             | {"num_images": p.num_images, "origin": p.origin}
             | {m.column: p.value(m) for m in found.metrics}
             for p in found.points
@@ -112,7 +119,7 @@ def front_parts(run: Run, x: str, y: str) -> list[str | Table]:
         table.add_column(Text(head), justify=side, overflow="fold")
     for p in found.points:
         values = [m.number(p.value(m)) for m in found.metrics]
-        table.add_row(str(p.number), Text(p.method), *values, str(p.num_images or "-"))
+        table.add_row(str(p.number), Text(p.name), *values, str(p.num_images or "-"))
     notes = device_notes(run.question.target, run.records()["measuring"], run.question.batch)
     told = notes if any(m.name in ON_DEVICE for m in found.metrics) else []
     return [table, found.sentence, *told, f"picture: {run.picture_over(x, y)}"]

@@ -43,7 +43,8 @@ def axes_of(metrics: Sequence[Metric]) -> tuple[Metric, Metric]:
 def front_over(points: Sequence[Point], metrics: Sequence[Metric]) -> FrontOver:
     """The front of the configurations that a run may recommend.
 
-    The volume counts from the uncompressed model's figure in each metric, from 0 for a percentage
+    The volume counts from the (of several, the costliest) uncompressed model's figure in each
+    metric, from 0 for a percentage
     that was judged, and from the worst seen where the uncompressed model is the best of all.
 
     Raises:
@@ -58,7 +59,7 @@ def front_over(points: Sequence[Point], metrics: Sequence[Metric]) -> FrontOver:
             )
     able = [p for p in able if None not in [p.value(m) for m in metrics]]
     front = non_dominated(able, metrics)
-    plain = next((p for p in points if p.kind == "uncompressed"), None)
+    plain = max((p for p in points if p.is_whole), key=lambda p: p.macs_g, default=None)
     worst = losses_of(able, metrics).max(axis=0) if able else np.zeros(len(metrics))
     ends = np.array([_end(m, plain, float(w)) for m, w in zip(metrics, worst, strict=True)])
     volume = hypervolume(losses_of(front, metrics), ends) if front else 0.0

@@ -21,6 +21,7 @@ from .run_maps import KeptMap
 from .sentences import (
     CAUTION,
     control_sentence,
+    other_backbone_sentences,
     smaller_image_sentence,
     standing_sentences,
     tuning_sentence,
@@ -146,7 +147,8 @@ def _table(report: Report) -> str:
 
 def _standings(report: Report) -> str:
     """What of the table is more than noise."""
-    lines = standing_sentences(report.comparisons, report.metric)
+    lines = other_backbone_sentences(report.points, report.metric)
+    lines += standing_sentences(report.comparisons, report.metric)
     if not lines:
         return ""
     items = "".join(f"<li>{escape(_sentence(line))}</li>" for line in lines)

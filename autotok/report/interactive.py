@@ -94,7 +94,7 @@ def _point(point: Point, known: Sequence[Metric]) -> dict[str, Any]:
     return {
         "kind": point.kind,
         "number": point.number,
-        "method": point.method,
+        "method": point.name,
         "mode": point.mode_text,
         "schedule": point.source or point.schedule,
         "tuned": point.retrained,

@@ -7,7 +7,8 @@
   home.hidden = false;
   const NS = "http://www.w3.org/2000/svg";
   const COLOUR = { trial: "#b8b8b8", front: "#0b6e4f", best: "#c1121f",
-    uncompressed: "#2b59c3", "random control": "#d1720a", "smaller image": "#d1720a", published: "#7b2d8b" };
+    uncompressed: "#2b59c3", "random control": "#d1720a", "smaller image": "#d1720a",
+    "other backbone": "#d1720a", published: "#7b2d8b" };
   const HIGH = 440, PAD = { left: 62, right: 18, top: 14, bottom: 46 };
   const choose = (id, chosen) => {
     const box = document.getElementById(id);
@@ -146,7 +147,7 @@
       const cx = h.at(p.values[x.column]);
       put("line", { x1: cx, x2: cx, y1: v.at(p.low), y2: v.at(p.high), stroke: COLOUR[p.kind], "stroke-opacity": 0.5 });
     });
-    const order = ["published", "trial", "random control", "smaller image", "front", "uncompressed", "best"];
+    const order = ["published", "trial", "random control", "smaller image", "other backbone", "front", "uncompressed", "best"];
     const most = Math.max(...points.map((p) => p.images || 0));
     [...points].sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind))
       .forEach((p) => mark(p, ...place(p), (p.images || 0) < most / 3));

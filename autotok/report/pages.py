@@ -58,7 +58,7 @@ def draw_pages(run: Run) -> None:
     found, question, asked = run.records(), run.question.to_dict(), run.asked
     points = [p for p in run.points() if p.kind != "trial" or p.feasible]
     title = printable(
-        f"{question['backbone']} on {question['data']}, budget {', '.join(question['budgets'])}"
+        f"{run.question.named} on {question['data']}, budget {', '.join(question['budgets'])}"
     )
     x, y = axes_of(asked)
     picture, limits = run.directory / "pareto.png", limits_of(found["budgets"])
@@ -66,6 +66,7 @@ def draw_pages(run: Run) -> None:
     facts = _kept(run.directory / "report.json")
     summary, maps = kept_maps(run.directory) if found["best"] else ("", [])
     best = run.directory / "best.yaml"
+    best_of = found["best"].backbone if found["best"] else ""
     report = Report(
         title=title,
         command=_command(question, run.settings),
@@ -88,7 +89,7 @@ def draw_pages(run: Run) -> None:
         charts=_charts(facts.get("tokens"), points, asked),
         mattered=_mattered(facts.get("mattered")),
         limits=limits,
-        published=references(question["backbone"], question["data"], run.judged, (x, y)),
+        published=references(best_of or question["backbone"], question["data"], run.judged, (x, y)),
         maps=maps,
         maps_summary=summary,
     )
@@ -143,6 +144,9 @@ def _command(question: Mapping[str, Any], settings: SearchSettings) -> str:
     plain = {"backbone": "autoformer_demo", "data": "demo", "space": "default", "quality": "auto"}
     plain |= {"flops_convention": "macs", "subnet": "fixed", "device": "auto"}
     parts = ["autotok search"]
+    for name in question.get("backbones") or ():
+        parts.append(f"--backbone {shlex.quote(name)}")
+        plain["backbone"] = question["backbone"]
     for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
                 "evaluator", "flops_convention", "max_images", "train_data",
                 "class_names", "subnet", "measure_on", "batch", "precision", "device"):  # fmt: skip

@@ -45,7 +45,7 @@ def pareto_png(
     figure = Figure(figsize=(8.0, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    kinds = ("trial", "uncompressed", "random control", "smaller image")
+    kinds = ("trial", "uncompressed", "random control", "smaller image", "other backbone")
     of_kind = {kind: plane.of(points, kind) for kind in kinds}
     front = plane.of(points, "front", "best")
     leading = non_dominated(front, (x, metric))
@@ -53,6 +53,7 @@ def pareto_png(
         axes.scatter(*plane.xy(of_kind["trial"]), s=22, color=GREY, label="evaluated", zorder=2)
     plane.draw(axes, of_kind["random control"], CONTROL, "s", "random pruning (control)", line=True)
     plane.draw(axes, of_kind["smaller image"], CONTROL, "v", "smaller images (control)")
+    plane.draw(axes, of_kind["other backbone"], CONTROL, "H", "other backbone (control)")
     plane.draw(axes, leading, FRONT, "o", "Pareto front", line=True)
     others = [p for p in front if p not in leading]
     plane.draw(axes, others, FRONT, "P", "on the front by its other objectives")
@@ -164,7 +165,7 @@ class _Plane:
         stroke = withStroke(linewidth=2.5, foreground="white")
         label_points(
             axes,
-            [(p.method, p.value(self.x) or 0.0, p.value(self.y) or 0.0) for p in spread],
+            [(p.name, p.value(self.x) or 0.0, p.value(self.y) or 0.0) for p in spread],
             marks=list(zip(*self.xy(points), strict=True)),
             lines=[self.xy(leading)],
             style={"fontsize": 8.5, "color": INK, "zorder": 7, "path_effects": [stroke]},

@@ -13,7 +13,10 @@ from autotok.metrics import METRICS, TABLE, Metric
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.space.budget import Budget
 
-KINDS = ("best", "front", "uncompressed", "random control", "smaller image", "trial", "published")
+KINDS = (
+    *("best", "front", "uncompressed", "random control", "smaller image", "other backbone"),
+    *("trial", "published"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Point:
     """Over the same images, positive where this one is better."""
     source: str = ""
     """Of a published one."""
+    backbone: str = ""
+    """Where several were searched."""
 
     def __post_init__(self) -> None:
         if self.counts and len(self.counts) != len(self.layers):
@@ -86,6 +91,7 @@ class Point:
             config_id=str(row.get("config_id") or ""),
             kind=kind,
             untuned=_number(row.get("plugged")),
+            backbone=_text(row.get("backbone")),
         )
 
     def value(self, metric: Metric) -> float | None:
@@ -93,6 +99,16 @@ class Point:
         if metric.kind == "judged":
             return self.quality
         return self.figures.get(metric.column, self.macs_g if metric.name == "macs" else None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the uncompressed model, of the best's backbone or another."""
+        return self.kind == "uncompressed" or (self.kind == "other backbone" and not self.layers)
+
+    @property
+    def name(self) -> str:
+        """The method, and on which backbone where several were searched."""
+        return f"{self.method} on {self.backbone}" if self.backbone else self.method
 
     @property
     def retrained(self) -> bool:
@@ -109,10 +125,10 @@ class Point:
         if self.kind == "published":
             return self.mode
         mode = "fine-tuned" if self.retrained else "plug-in"
-        parts = [] if self.kind == "smaller image" else [mode]
+        parts = [] if self.kind == "smaller image" or self.is_whole else [mode]
         parts += [] if self.number_format == "float32" else [self.number_format]
         parts += [] if self.image_size is None else [f"{self.image_size} px"]
-        return ", ".join(parts)
+        return ", ".join(parts) or "-"
 
     @property
     def schedule(self) -> str:
@@ -141,6 +157,10 @@ def _number(value: Any) -> float | None:
         return None
     number = float(value)
     return None if math.isnan(number) else number
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _whole(value: Any) -> int | None:
@@ -180,6 +200,7 @@ def points_of(found: Mapping[str, Any]) -> list[Point]:
     kinds += [(r, "random control") for r in found["controls"] if r.score is not None]
     smaller = found.get("smaller_image")
     kinds += [(smaller, "smaller image")] if smaller is not None and smaller.score else []
+    kinds += [(r, "other backbone") for r in found.get("others", ()) if r.score is not None]
     kinds += [] if reference is None else [(reference, "uncompressed")]
     metric = METRICS[next((r.score.metric for r, _ in kinds if r.score is not None), "top1")]
     comparisons: Comparisons = found["comparisons"]

@@ -87,7 +87,8 @@ class Run:
 
     def records(self) -> dict[str, Any]:
         """What the final evaluation found: `best`, `random_control`, `reference`, `front`,
-        `controls`, `smaller_image`, `no_smaller_image`, `budgets`, `comparisons`, `measuring`."""
+        `controls`, `smaller_image`, `no_smaller_image`, `others` (of further backbones), `budgets`,
+        `comparisons`, `measuring`."""
         with self._reading("pareto.json") as path:
             if not path.is_file():
                 raise self._unfinished(f"run '{self.directory}' is not finished")
@@ -137,7 +138,7 @@ class Run:
         assert config is not None
         if model is None:
             model = load_backbone(
-                question.backbone,
+                record.backbone or question.backbone,
                 checkpoint=None if question.checkpoint is None else Path(question.checkpoint),
                 image_size=question.image_size,
                 subnet=config.subnet,
@@ -161,7 +162,7 @@ class Run:
         across, up = self._metrics((x, y))
         found, points = self.front_over(x, y), self.points()
         numbers = {p.number for p in found.points}
-        kept = ("uncompressed", "random control", "smaller image")
+        kept = ("uncompressed", "random control", "smaller image", "other backbone")
         names = ("trial", "front")
         drawn = [
             p if p.kind in kept else dataclasses.replace(p, kind=names[p.number in numbers])
@@ -241,6 +242,8 @@ def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:
     given = data.get("smaller_image")  # a run of an earlier version has none
     at = where / "smaller_image"
     found["smaller_image"] = None if given is None else TrialRecord.from_dict(given, at)
+    others = enumerate(data.get("others") or [])
+    found["others"] = [TrialRecord.from_dict(item, where / "others" / n) for n, item in others]
     found["no_smaller_image"] = str(data.get("no_smaller_image") or "")
     for key in ("front", "controls"):
         records = enumerate(data[key])

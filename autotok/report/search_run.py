@@ -30,6 +30,7 @@ from autotok.searching.running.opening import kept_trials, resume_search, run_se
 from autotok.searching.running.question import Question, check_hand_over
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.session import Session, build_problem, measuring_on
+from autotok.searching.running.several import build_session
 from autotok.searching.running.stopwatch import Stopwatch
 from autotok.searching.running.time_limit import Around
 from autotok.searching.space.problem import Problem
@@ -93,7 +94,15 @@ class WholeSearch:
         """What an earlier run evaluated; refused where that was another model or other images."""
         run = RunDirectory.open(path)
         theirs, ours = run.section("question", Question), self.question
-        for name in ("backbone", "checkpoint", "image_size", "data", "subnet", "evaluator"):
+        for name in (
+            "backbone",
+            "backbones",
+            "checkpoint",
+            "image_size",
+            "data",
+            "subnet",
+            "evaluator",
+        ):
             one, other = getattr(theirs, name), getattr(ours, name)
             if one != other:
                 raise ConfigError(
@@ -141,15 +150,21 @@ class WholeSearch:
             )
 
     def _loaded(self) -> Session:
-        self._say(0.0, f"loading {self.question.backbone} and {self.question.data}")
-        session = build_problem(
-            self.question,
-            self.model,
-            seed=self.settings.seed,
-            weights=self.folder / WEIGHTS_FOLDER,
-            finetunes=self.settings.retrain_trials,
-            own=self.own,
-        )
+        self._say(0.0, f"loading {self.question.named} and {self.question.data}")
+        weights, seed = self.folder / WEIGHTS_FOLDER, self.settings.seed
+        finetunes, own = self.settings.retrain_trials, self.own
+        if self.question.backbones:
+            session = build_session(
+                self.question, seed=seed, weights=weights, finetunes=finetunes, own=own
+            )
+        else:
+            session = build_problem(
+                *(self.question, self.model),
+                seed=seed,
+                weights=weights,
+                finetunes=finetunes,
+                own=own,
+            )
         self._say(0.0, session.evaluator.data.labelling)
         self._say(0.0, session.question.judged_in)
         self.watch.loaded()
@@ -214,23 +229,28 @@ class WholeSearch:
             last = event.progress
             tell(event)
 
-        session.worker.on_finetune = lambda at: tell(FineTuneStep(last, finetune_line(at)))
+        for one in session.each:
+            one.worker.on_finetune = lambda at: tell(FineTuneStep(last, finetune_line(at)))
         return listen
 
     def _handed_over(self, session: Session, result: SearchResult) -> Run:
         no_export = self.watch.why_no_export(result.settings.timeout_s, result.seconds)
         export = f"not exporting ({no_export})" if no_export else "exporting the best"
         self._say(1.0, f"{export}, drawing the front, writing the report")
-        session.worker.bring_home()
+        for one in session.each:
+            one.worker.bring_home()
+        question, plug_in_only = session.question.to_dict(), session.plug_in_only
+        if result.best is not None:
+            session = session.of(result.best.backbone)
         with RunDirectory(result.directory).guarded():
             hand_over(
-                session.question.to_dict(),
+                question,
                 session.backbone,
                 session.evaluator,
                 result,
                 compressed=session.worker.compressed,
                 calibration=session.worker.calibration_images,
-                plug_in_only=session.plug_in_only,
+                plug_in_only=plug_in_only,
                 no_export=no_export,
             )
         return Run(result.directory)

@@ -38,7 +38,7 @@ def control_sentence(points: Sequence[Point], metric: Metric) -> str:
     advice = ": search longer or with more images" if warning else ""
     pruning = f"best of {len(controls)} random prunings" if len(controls) > 1 else "random pruning"
     return (
-        f"best: {best.method}, {metric.text(best.quality)} at {gflops(best.macs_g)} GFLOPs;"
+        f"best: {best.name}, {metric.text(best.quality)} at {gflops(best.macs_g)} GFLOPs;"
         f" {pruning}: {metric.text(control.quality)} at"
         f" {gflops(control.macs_g)} GFLOPs; difference {difference}"
         f" {'points' if metric.unit == '%' else 'in favour of the best'}{warning}{advice}"
@@ -58,7 +58,9 @@ def smaller_image_sentence(points: Sequence[Point], metric: Metric, why_not: str
     warning = "; NO BETTER THAN SMALLER IMAGES" if gain <= 0 else ""
     if paired is not None and paired.verdict == "tie" and gain > 0:
         warning = "; A TIE WITH SMALLER IMAGES"
-    advice = ": let the search choose among image sizes too (--image-sizes)" if warning else ""
+    alone = not best.backbone  # several backbones are searched at their own sizes
+    advice = ": let the search choose among image sizes too (--image-sizes)"
+    advice = advice if warning and alone else ""
     tuned = ", not fine-tuned," if best.retrained else ""
     return (
         f"smaller images: the uncompressed model{tuned} on {control.image_size} x"
@@ -66,6 +68,30 @@ def smaller_image_sentence(points: Sequence[Point], metric: Metric, why_not: str
         f" {gflops(control.macs_g)} GFLOPs; the best differs by {difference}"
         f" {'points' if metric.unit == '%' else 'in its favour'}{warning}{advice}"
     )
+
+
+def other_backbone_sentences(points: Sequence[Point], metric: Metric) -> list[str]:
+    """Best against the best of every other backbone, or where nothing of that is inside the budget,
+    against it uncompressed."""
+    best = next((p for p in points if p.kind == "best"), None)
+    kinds = ("front", "other backbone")
+    others = [p for p in points if p.kind in kinds and p.quality is not None]
+    lines = []
+    for name in dict.fromkeys(p.backbone for p in others):
+        if best is None or name == best.backbone:
+            continue
+        own = [p for p in others if p.backbone == name]
+        inside = [p for p in own if p.feasible and not p.over]
+        sign = 1 if metric.higher_is_better else -1
+        rival = max(inside or own, key=lambda p: sign * (p.quality or 0.0))
+        over = "" if inside else ", over the budget"
+        told = "" if rival.against_best is None else _told(rival.against_best.reversed, metric)
+        lines.append(
+            f"other backbone, {name}: {rival.method}, {metric.text(rival.quality)} at"
+            f" {gflops(rival.macs_g)} GFLOPs{over};"
+            f" the best differs by {told or 'an unknown amount'}"
+        )
+    return lines
 
 
 def standing_sentences(found: Comparisons, metric: Metric) -> list[str]:
@@ -143,7 +169,8 @@ def _told(paired: Paired, metric: Metric) -> str:
 
 def _name(standing: Standing) -> str:
     cost = "" if standing.macs_g is None else f" at {gflops(standing.macs_g)} GFLOPs"
-    return f"{'fine-tuned ' if standing.finetuned else ''}{standing.method}{cost}"
+    where = f" on {standing.backbone}" if standing.backbone else ""
+    return f"{'fine-tuned ' if standing.finetuned else ''}{standing.method}{where}{cost}"
 
 
 def _gflops(gain: TuningGain) -> str:

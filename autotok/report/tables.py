@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 SHOWN = (METRICS["latency_ms"], METRICS["peak_memory_mb"])
 """Metrics on the device that tables have in any case, where they are known."""
-ORDER = ("uncompressed", "best", "front", "random control", "smaller image", "trial")
+ORDER = (
+    *("uncompressed", "best", "front", "random control", "smaller image", "other backbone"),
+    "trial",
+)
 _TEXT = ("", "method", "mode", "subnet", "layer:tokens kept", "feasible")
 _WIDE = ("mode", "subnet", "of uncompressed", "against the best", "images", "feasible")
 """Beginnings of the headings that a table of 80 columns has no room for."""
-_CONTROLS = dict.fromkeys(("random control", "smaller image"), "yellow")
+_CONTROLS = dict.fromkeys(("random control", "smaller image", "other backbone"), "yellow")
 _STYLES = {"best": "bold green", "uncompressed": "cyan", **_CONTROLS}
 
 
@@ -37,18 +40,18 @@ def plain_table(
     `sources` says what the figures of `on_device` metrics are; it goes into the headings.
     """
     sources = sources or Sources()
-    base = next((p.quality for p in points if p.kind == "uncompressed"), None)
+    bases = {p.backbone: p.quality for p in points if p.is_whole}
     points = sorted(points, key=lambda p: (ORDER.index(p.kind) > 0, -p.macs_g))
     better = "" if metric.higher_is_better else ", less is better"
     columns: list[tuple[str, list[str]]] = [
         ("", [p.kind for p in points]),
-        ("method", [p.method for p in points]),
+        ("method", [p.name for p in points]),
         ("mode", [p.mode_text for p in points]),
         ("subnet", [p.subnet or "-" for p in points]),
         ("layer:tokens kept", [p.schedule for p in points]),
         ("GFLOPs (1e9 MACs)", [gflops(p.macs_g) for p in points]),
         (f"{metric.label} (95 % interval{better})", [_quality(p, metric) for p in points]),
-        ("of uncompressed", [_share(p, base, metric) for p in points]),
+        ("of uncompressed", [_share(p, bases.get(p.backbone), metric) for p in points]),
         (f"against the best ({metric.gain_unit})", [_against_best(p) for p in points]),
         ("images", [_plain(p.num_images) for p in points]),
         *(_device_column(m, sources, points) for m in on_device),

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
+import autotok
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -28,3 +31,33 @@ def test_a_file_of_init_is_read_by_search_and_flags_override_it(run: Cli, tmp_pa
     code, _, err = run("search", "--config", file)
     assert code == 2
     assert "'trails' is unknown; did you mean 'trials'?" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "flags", "searched"),
+    [
+        ({}, (), ["autoformer_demo"]),
+        ({"backbone": "tiny"}, (), ["tiny"]),
+        ({"backbone": ["tiny", "lvvit_s"]}, (), ["tiny", "lvvit_s"]),
+        ({"backbone": "tiny"}, ("--backbone", "lvvit_s", "-b", "lvvit_m"), ["lvvit_s", "lvvit_m"]),
+    ],
+)
+def test_a_file_and_flags_name_one_backbone_or_several(
+    run: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    flags: tuple[str, ...],
+    searched: list[str],
+) -> None:
+    asked: list[tuple[list[str], Any]] = []
+
+    def search(backbones: list[str], **others: Any) -> None:
+        asked.append((backbones, others["budget"]))
+        raise autotok.ConfigError("that is enough")
+
+    monkeypatch.setattr(autotok, "search", search, raising=False)
+    file = tmp_path / "asked.yaml"
+    file.write_text(yaml.safe_dump(given | {"budget": "50%"}))
+    assert run("search", "--config", file, *flags)[0] == 2
+    assert asked == [(searched, ("50%",))]

@@ -1,5 +1,6 @@
 """What a search says first and last."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,6 +14,8 @@ def test_budgets_are_echoed_as_understood() -> None:
     share, limit = budget_lines([parse_budget("50 %"), parse_budget("26ms")])
     assert share == "budget: 50 % = 50 % of the uncompressed model's macs"
     assert "26 ms per batch on the target" in limit
+    of_one = dataclasses.replace(parse_budget("50%"), backbone="tiny")
+    assert budget_lines([of_one]) == ["budget: 50 % = 50 % of tiny's macs, uncompressed"]
 
 
 def test_a_best_slower_than_the_uncompressed_model_is_told_in_terminal_and_page(

@@ -8,6 +8,7 @@ from autotok.metrics import metric_of
 from autotok.report.points import Point, points_of
 from autotok.report.sentences import (
     control_sentence,
+    other_backbone_sentences,
     smaller_image_sentence,
     standing_sentences,
     tuning_sentence,
@@ -15,6 +16,7 @@ from autotok.report.sentences import (
 from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.final import Final
 from autotok.searching.records.finetune_gain import tuning_gains
+from autotok.searching.records.record import TrialRecord
 
 TOP1 = metric_of("top1")
 BEFORE, AFTER = "1" * 250 + "0" * 150, "1" * 320 + "0" * 80
@@ -31,6 +33,30 @@ def test_ties_are_called_ties_and_cheaper_ones_are_named() -> None:
     assert lines[1].startswith("best against the runner-up, fine-tuned topk at 1.840 GFLOPs: +")
     assert "evit at 1.240 GFLOPs, tie with the best at 54 % of its cost" in lines[2]
     assert standing_sentences(Comparisons(), TOP1) == []
+
+
+def of_backbone(found: TrialRecord, name: str) -> TrialRecord:
+    assert found.config is not None
+    return dataclasses.replace(found, config=dataclasses.replace(found.config, backbone=name))
+
+
+def test_another_backbone_is_held_against_the_best_image_by_image() -> None:
+    best = of_backbone(record(1, "tome", 2.0, hits(0.9)), "small")
+    whole = of_backbone(record(-1001, "none", 2.6, hits(0.5), origin="reference"), "tiny")
+    whole = dataclasses.replace(whole, feasible=False, violation=0.3)
+    rival = of_backbone(record(4, "evit", 1.2, hits(0.7)), "tiny")
+    alone = Final((best,), best, None, (), None, others=(whole,))
+    (line,) = other_backbone_sentences(points(alone), TOP1)
+    told = TOP1.text(whole.score.value if whole.score else None)
+    assert line.startswith(f"other backbone, tiny: none, {told} at 2.600 GFLOPs, over the budget;")
+    assert "the best differs by +" in line
+    both = dataclasses.replace(alone, others=(whole, rival))
+    (line,) = other_backbone_sentences(points(both), TOP1)
+    told = TOP1.text(rival.score.value if rival.score else None)
+    assert line.startswith(f"other backbone, tiny: evit, {told} at 1.200 GFLOPs; ")
+    assert line.endswith("over 400 images, better")
+    assert other_backbone_sentences(points(final()), TOP1) == []
+    assert [p.name for p in points(both)] == ["tome on small", "none on tiny", "evit on tiny"]
 
 
 def test_more_than_three_ties_are_counted() -> None:

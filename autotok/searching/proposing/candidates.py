@@ -50,6 +50,8 @@ class Priced:
     """Tokens that enter reductions, over the patches: what the method itself works on."""
     patches: float = 1.0
     """Of the image size, over those of the model's own."""
+    backbone: str = ""
+    """Of several; "" is the first, or the only one."""
 
 
 def random_params(problem: Problem, rng: np.random.Generator) -> Params:
@@ -96,11 +98,12 @@ def priced_at(
         shape = space.decode(params, facts)
     except AutotokError:  # a combination that the method refuses
         return []
+    facts = problem.facts_of(shape.backbone)
     if space.structure is not None and shape.subnet is not None:
         facts = space.structure.facts(shape.subnet)
     own, facts = facts.num_patches, facts.at_size(shape.image_size)
     line = Strengths(shape, problem)
-    counts = shape.counts(_GRID, problem.facts)
+    counts = shape.counts(_GRID, problem.facts_of(shape.backbone))
     macs = line.macs_of(counts) if shape.layers else line.metric("macs", _GRID)
     inside = np.flatnonzero((macs <= most) & _within(line, macs, problem.budgets))
     if not len(inside):
@@ -134,6 +137,7 @@ def priced_as(
         tokens_by_depth(layers, counts, facts),
         min((c / max(e, 1) for c, e in zip(counts, entering, strict=True)), default=1.0),
         sum(entering) / facts.num_patches,
+        backbone=str(params.get("backbone", "")),
     )
 
 

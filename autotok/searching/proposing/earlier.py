@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autotok.config import CompressionConfig
 from autotok.errors import AutotokError
 from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import Front, thin
@@ -53,7 +52,7 @@ def front_again(
     if not front:
         return []
     points = losses([r.values for r in front], objectives)
-    whole = float(problem.costs.cost(CompressionConfig()).macs)
+    whole = float(problem.costs.cost(problem.whole).macs)
     found = []
     for record in [front[i] for i in thin(points, _STARTS)]:
         params = _in_space(record, problem)

@@ -21,7 +21,11 @@ def check_budgets(problem: Problem) -> None:
 
     The message names the nearest feasible one: the cheapest over all methods and extreme shapes.
     """
-    lines = {m: list(_corners(problem, m)) for m in problem.space.candidates(problem.facts)}
+    named = itertools.product(problem.space.candidates(problem.facts), problem.space.names())
+    lines = {
+        f"{method} on {name}" if name else method: list(_corners(problem, method, backbone=name))
+        for method, name in named
+    }
     for budget in problem.budgets:
         lowest = {m: _lowest(corners, budget) for m, corners in lines.items()}
         method = min(lowest, key=lambda m: (budget.excess(lowest[m]), m))
@@ -36,15 +40,19 @@ def idle_budgets(problem: Problem) -> tuple[str, ...]:
     """
     if problem.space.structure is not None:
         return ()
-    whole = CompressionConfig()
-    known = dataclasses.asdict(problem.costs.cost(whole))
-    if problem.predict is not None and not all(b.exact for b in problem.budgets):
-        known |= problem.predict(whole)
+    every = []
+    for name in problem.space.names():
+        whole = CompressionConfig(backbone=name)
+        known = dataclasses.asdict(problem.costs.cost(whole))
+        if problem.predict is not None and not all(b.exact for b in problem.budgets):
+            known |= problem.predict(whole)
+        every.append(known)
+    dearest = {b: max(every, key=b.excess_of) for b in problem.budgets}
     return tuple(
         f"budget {b.text} limits nothing: the uncompressed model costs"
         f" {METRICS[b.metric].limit_in_words(known[b.metric])}; give a smaller one to have it"
         " compressed"
-        for b in problem.budgets
+        for b, known in dearest.items()
         if b.metric in known and b.holds(known[b.metric])
     )
 
@@ -102,13 +110,15 @@ def _lowest(corners: Sequence[Strengths], budget: Budget) -> float:
     return min(corners, key=lambda corner: corner.lowest("macs")).lowest(budget.metric)
 
 
-def _corners(problem: Problem, method: str, side: int | None = None) -> Iterator[Strengths]:
+def _corners(
+    problem: Problem, method: str, side: int | None = None, *, backbone: str = ""
+) -> Iterator[Strengths]:
     """Shapes at the ends of every schedule range, at one image size or the smallest; options stay
     at their first answer."""
     seen = set[str]()
     corners = itertools.product((False, True), repeat=4)
     for family, ends in itertools.product(problem.space.families, corners):
-        params = problem.space.walk(_at_corner(method, family, ends), problem.facts)
+        params = problem.space.walk(_at_corner(method, family, ends, backbone), problem.facts)
         params |= {} if side is None else {"image_size": side}
         shape = problem.space.decode(params, problem.facts)
         key = repr((shape.layers, shape.weights, shape.curve))
@@ -120,10 +130,12 @@ def _corners(problem: Problem, method: str, side: int | None = None) -> Iterator
 _SLOTS = {"first_layer": 0, "num_stages": 1, "spacing": 2, "taper": 3, "inflection": 3}
 
 
-def _at_corner(method: str, family: str, ends: tuple[bool, ...]) -> Chooser:
+def _at_corner(method: str, family: str, ends: tuple[bool, ...], backbone: str) -> Chooser:
     def choose(parameter: Parameter) -> Primitive:
         if parameter.name == "method":
             return method
+        if parameter.name == "backbone":
+            return backbone
         if parameter.choices:
             return family if family in parameter.choices else parameter.choices[0]
         at_high = parameter.name in _SLOTS and ends[_SLOTS[parameter.name]]

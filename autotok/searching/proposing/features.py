@@ -31,11 +31,13 @@ _STEP_WEIGHT = 2.0
 """Of the steepest reduction beside the tokens left at one depth."""
 _SIZE_WEIGHT = 3.0
 """Of the patches of an image size beside the tokens left at one depth."""
+_OTHER_WEIGHT = 1.0
+"""Of being another backbone, beside the same."""
 _STRONG = 0.2
 """Share of the tokens removed at which the method makes half of the difference it can make."""
 _SEEN_OTHERWISE = (
     *("method", "budget_fraction", "family", "first_layer", "num_stages"),
-    *("spacing", "taper", "inflection", "image_size"),
+    *("spacing", "taper", "inflection", "image_size", "backbone"),
 )
 """Answers that the method and the tokens at each depth stand for."""
 Floats = NDArray[np.float64]
@@ -63,7 +65,8 @@ class Features:
 
     def __init__(self, problem: Problem, shapes: Sequence[Params], whole: float) -> None:
         """Options are scaled by what the `shapes` hold, costs by the uncompressed model's."""
-        self._facts, self._whole = problem.facts, whole
+        self._problem, self._whole = problem, whole
+        self._backbones = problem.space.names()
         self._sizes = bool(problem.space.image_sizes)
         self._methods = problem.space.candidates(problem.facts)
         self._scale = _Scale.over(shapes)
@@ -79,6 +82,10 @@ class Features:
         if self._sizes:
             patches = np.log([c.patches for c in candidates]).reshape(-1, 1)
             seen.append(_SIZE_WEIGHT * patches / math.log(1.0 / _LEAST_LEFT))
+        if len(self._backbones) > 1:
+            own = [c.backbone or self._backbones[0] for c in candidates]
+            same = [[name == other for other in self._backbones] for name in own]
+            seen.append(_OTHER_WEIGHT * np.array(same, float).reshape(-1, len(self._backbones)))
         inputs = Inputs(
             profile=np.hstack(seen),
             removed=gone / (gone + _STRONG) * (1.0 + _STRONG),
@@ -98,7 +105,8 @@ class Features:
         assert record.costs is not None
         key = record.number, record.config.config_id
         if key not in self._records:
-            facts = self._facts.at_size(record.config.image_size)
+            own = self._problem.facts_of(record.config.backbone)
+            facts = own.at_size(record.config.image_size)
             priced = priced_as(
                 record.params,
                 record.config.method,
@@ -107,8 +115,9 @@ class Features:
                 record.counts,
                 facts,
             )
-            patches = facts.num_patches / self._facts.num_patches
-            self._records[key] = self.of([dataclasses.replace(priced, patches=patches)])
+            patches, backbone = facts.num_patches / own.num_patches, record.config.backbone
+            priced = dataclasses.replace(priced, patches=patches, backbone=backbone)
+            self._records[key] = self.of([priced])
         return self._records[key]
 
     def _number(self, method: str) -> int:

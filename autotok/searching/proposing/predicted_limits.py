@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import Primitive
 from autotok.errors import AutotokError
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Params
@@ -91,16 +91,16 @@ class PredictedLimits:
     def _sample(self) -> Iterator[tuple[Priced, Mapping[str, float]]]:
         """The uncompressed model and the first schedule of every method, with predictions."""
         assert self._problem.predict is not None
-        yield WHOLE, self._problem.predict(CompressionConfig())
-        firsts: dict[Primitive, Params] = {}
+        yield WHOLE, self._problem.predict(self._problem.whole)
+        firsts: dict[tuple[Primitive, ...], Params] = {}
         for params in self._starts:
-            firsts.setdefault(params["method"], params)
-        facts = self._problem.facts
+            firsts.setdefault((params["method"], params.get("backbone", "")), params)
         for number, params in enumerate(firsts.values()):
             try:
-                shape = self._problem.space.decode(params, facts)
+                shape = self._problem.space.decode(params, self._problem.facts)
             except AutotokError:  # a combination that the method refuses
                 continue
+            facts = self._problem.facts_of(shape.backbone)
             line = Strengths(shape, self._problem)
             low, share = line.lowest("macs"), _SHARES[number % len(_SHARES)]
             strength = line.weakest("macs", low + share * max(self._whole - low, 0.0))

@@ -62,7 +62,7 @@ class Strengths:
 
     def __init__(self, shape: Shape, problem: Problem) -> None:
         self.shape, self._problem = shape, problem
-        self._facts, self._costs = problem.facts, problem.costs
+        self._facts, self._costs = problem.facts_of(shape.backbone), problem.costs
         self._predicted: dict[tuple[int, ...], Mapping[str, float]] = {}
 
     def at(self, strength: float) -> Repaired:
@@ -99,7 +99,7 @@ class Strengths:
         """(M,) multiply-accumulates of (M, S) rows of counts."""
         s = self.shape
         macs = self._costs.schedule_macs(
-            *(s.method, s.options, s.layers, counts, s.subnet, s.image_size)
+            *(s.method, s.options, s.layers, counts, s.subnet, s.image_size, s.backbone)
         )
         return macs.astype(np.float64)
 

@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Primitive
+from autotok.config import Primitive
 from autotok.metrics import METRICS
 from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import front_mask
@@ -87,7 +87,7 @@ class Surrogate:
         """`starts` are proposals whose shapes are worth considering."""
         self._problem, self._objectives, self._seed = problem, tuple(objectives), seed
         self._starts = list(starts)
-        self._whole = float(problem.costs.cost(CompressionConfig()).macs)
+        self._whole = float(problem.costs.cost(problem.whole).macs)
         self._hypers: dict[Hashable, Hyper] = {}
         self._ranked: tuple[int, list[Params]] = -1, []
         self._open: tuple[int, list[Params]] = -1, []

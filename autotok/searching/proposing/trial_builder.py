@@ -57,18 +57,20 @@ class TrialBuilder:
         self._earlier = [TrialRecord.from_dict(data) for data in noted]
         self._objectives = make_objectives(settings.objectives, problem.metric)
         again = front_again(self._earlier, problem, self._objectives)
-        self._starts = [*again, *self._warm_starts()]
-        self._surrogate = self._learner(len(again)) if settings.sampler == "auto" else None
+        wholes, published = self._warm_starts()
+        self._starts: list[Params | None] = [*again, *wholes, *published]
+        untaught = len(again) + len(wholes)
+        self._surrogate = self._learner(untaught) if settings.sampler == "auto" else None
 
     @property
     def promotes(self) -> bool:
         """Whether both modes are searched: plug-in first, fine-tunes where they promise most."""
         return set(self._problem.space.mode) == set(MODES)
 
-    def _learner(self, again: int) -> Surrogate:
-        """What chooses proposals after those tried `again` and the uncompressed model."""
+    def _learner(self, untaught: int) -> Surrogate:
+        """What chooses proposals after those tried again and the uncompressed models."""
         starts = [p for p in self._starts if p is not None]
-        self._starts = self._starts[: again + (len(starts) < len(self._starts))]
+        self._starts = self._starts[:untaught]
         return Surrogate(self._problem, self._objectives, starts, self._settings.seed)
 
     def proposal(
@@ -202,20 +204,28 @@ class TrialBuilder:
 
     # --- the uncompressed model, and where to start
 
-    def _warm_starts(self) -> list[Params | None]:
-        """Proposals to begin with; None stands for the uncompressed model."""
-        starts: list[Params | None] = [*warm_starts(self._problem.space, self._problem.facts)]
-        uncompressed = self.uncompressed()
-        return [None, *starts] if uncompressed.violation <= 0.0 else starts
+    def _warm_starts(self) -> tuple[list[Params | None], list[Params]]:
+        """(uncompressed models inside the budget, of which None is the first or only backbone's;
+        the proposals to go on with)."""
+        space = self._problem.space
+        starts = warm_starts(space, self._problem.facts)
+        wholes: list[Params | None] = [None] if self.uncompressed().violation <= 0.0 else []
+        if not space.backbones:
+            return wholes, starts
+        further = {name for name in space.names()[1:] if self.uncompressed(name).violation <= 0.0}
+        plain = [p for p in starts if p["method"] == "none"]
+        wholes += [p for p in plain if p["backbone"] in further]
+        return wholes, [p for p in starts if p not in plain]
 
     @cached_property
     def uncompressed_macs(self) -> int:
         """Of one image, at the default subnet."""
-        return self._problem.costs.cost(CompressionConfig()).macs
+        return self._problem.costs.cost(self._problem.whole).macs
 
-    def uncompressed(self) -> Repaired:
-        """The model as it is, with its violation of the budget if any."""
-        config = CompressionConfig()
+    def uncompressed(self, backbone: str = "") -> Repaired:
+        """The model as it is, with its violation of the budget if any; of several backbones the
+        first by default."""
+        config = CompressionConfig(backbone=backbone) if backbone else self._problem.whole
         costs = self._problem.costs.cost(config)
         predicted = dict(self._problem.predict(config)) if self._problem.predict else {}
         found = Repaired(config, costs=costs, predicted=predicted)
@@ -334,7 +344,8 @@ def _best_loss(
 
 def _reducible(record: TrialRecord) -> bool:
     """The uncompressed model has nothing to regain."""
-    return record.config is not None and record.config != record.config.__class__()
+    whole = CompressionConfig(backbone=record.backbone)
+    return record.config is not None and record.config != whole
 
 
 def _quality_index(objectives: Sequence[Objective], records: Sequence[TrialRecord]) -> int | None:

@@ -33,18 +33,20 @@ class Standing:
     number: int
     config_id: str
     role: str
-    """'best', 'front', 'control', 'smaller image' or 'reference'."""
+    """'best', 'front', 'control', 'smaller image', 'other backbone' or 'reference'."""
     method: str
     macs_g: float | None = None
     finetuned: bool = False
     share_of_best: float | None = None
     """Its multiply-accumulates over those of the best."""
     against_reference: Paired | None = None
-    """This one minus the uncompressed model; like the others, positive where this one is better."""
+    """This one minus its backbone uncompressed; positive, as all are, where this one is better."""
     against_best: Paired | None = None
     against_next: Paired | None = None
     next_number: int | None = None
     """Trial of `against_next`: the runner-up of the best; of others, the next cheaper one."""
+    backbone: str = ""
+    """Where several were searched."""
 
     @property
     def is_cheaper_tie(self) -> bool:
@@ -103,7 +105,8 @@ class Comparisons:
     """All standings of a final evaluation, and what fine-tuning bought."""
 
     standings: tuple[Standing, ...] = ()
-    """Best, front (costliest first), controls, the one on smaller images, reference."""
+    """Best, front (costliest first), controls, the one on smaller images, other backbones,
+    reference."""
     tuning: tuple[TuningGain, ...] = ()
 
     def of(self, number: int | None) -> Standing | None:
@@ -160,19 +163,21 @@ def compare_front(
     placed += [("front", r, _next_cheaper(r, front)) for r in others]
     placed += [("control", r, None) for r in final.controls]
     placed += [] if final.smaller_image is None else [("smaller image", final.smaller_image, None)]
+    placed += [("other backbone", r, None) for r in final.others]
     placed += [] if final.reference is None else [("reference", final.reference, None)]
     standings = tuple(_standing(role, r, final, other) for role, r, other in placed)
     return Comparisons(standings, tuning_gains([*final.front, *records]))
 
 
 def _standing(role: str, record: TrialRecord, final: Final, other: TrialRecord | None) -> Standing:
-    best, reference = final.best, final.reference
+    best, reference = final.best, final.uncompressed(record.backbone)
     next_to = None if other is None else compare(record.tally, other.tally)
     return Standing(
         number=record.number,
         config_id="" if record.config is None else record.config.config_id,
         role=role,
         method="" if record.config is None else record.config.method,
+        backbone=record.backbone,
         macs_g=None if record.costs is None else record.costs.macs / 1e9,
         finetuned=record.tuned is not None,
         share_of_best=_macs(record) / _macs(best) if best is not None and _macs(best) else None,

@@ -21,16 +21,25 @@ class Final:
     """The best of random pruning at the cost of the best."""
     controls: tuple[TrialRecord, ...]
     reference: TrialRecord | None
-    """The uncompressed model."""
+    """The uncompressed model, of several backbones the one of the best."""
     outside: tuple[TrialRecord, ...] = ()
     """Finalists that turned out to be outside a limit, measured or on more images."""
     smaller_image: TrialRecord | None = None
     """The uncompressed model on smaller images, at the cost of the best."""
     no_smaller_image: str = ""
     """Why there is no such control, in words; "" where there is."""
+    others: tuple[TrialRecord, ...] = ()
+    """Of every other backbone that was searched: uncompressed, and the best inside the budget where
+    that is not on the front."""
+
+    def uncompressed(self, backbone: str) -> TrialRecord | None:
+        """A backbone as it is."""
+        every = [r for r in (self.reference, *self.others) if r is not None]
+        own = [r for r in every if r.origin == "reference" and r.backbone == backbone]
+        return own[0] if own else self.reference
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         order = ("best", "random_control", "reference", "front", "controls", "outside")
-        further = ("smaller_image", "no_smaller_image")
+        further = ("smaller_image", "no_smaller_image", *(["others"] if self.others else []))
         return {name: to_plain(getattr(self, name)) for name in (*order, *further)}

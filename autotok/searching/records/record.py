@@ -150,6 +150,11 @@ class TrialRecord:
         return {m: float(reading[m]) for m in ON_DEVICE if reading.get(m) is not None}
 
     @property
+    def backbone(self) -> str:
+        """Whose configuration it is, where several are searched; '' otherwise."""
+        return "" if self.config is None else self.config.backbone
+
+    @property
     def measured(self) -> bool:
         """Whether it has a quality of its own and is inside the budget."""
         return self.state == "complete" and self.score is not None and self.feasible
@@ -183,6 +188,8 @@ class TrialRecord:
             "layers": _joined(self.layers),
             "counts": _joined(self.counts),
         }
+        if self.backbone:
+            row["backbone"] = self.backbone
         if self.config is not None and self.config.subnet is not None:
             row["subnet"] = self.config.subnet.short
         if self.config is not None and self.config.number_format != "float32":

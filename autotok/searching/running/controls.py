@@ -35,7 +35,7 @@ def control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
     structure = problem.space.structure
     subnet = best.config.subnet if best.layers else None
     side = best.config.image_size if best.layers else None
-    facts = problem.facts if structure is None else structure.facts(subnet)
+    facts = problem.facts_of(best.backbone) if structure is None else structure.facts(subnet)
     facts = facts.at_size(side)
     if not best.layers and structure is None and best.config.image_size is None:
         return []
@@ -59,6 +59,7 @@ def control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
         subnet=subnet,
         number_format=best.config.number_format,
         image_size=side,
+        backbone=best.backbone,
     )
     return [
         dataclasses.replace(like, layers=s.layers, weights=s.weights, curve=s.curve) for s in shapes
@@ -91,7 +92,8 @@ def smaller_image(search: Search, best: TrialRecord) -> Repaired | str:
     problem = search.problem
     if not search.settings.controls:
         return "controls were left out (control_shapes: 0)"
-    facts, step = problem.facts, problem.facts.side_step
+    facts = problem.facts_of(best.backbone)
+    step = facts.side_step
     if best.config is None or best.costs is None:
         return "the best has no exact cost"
     if facts.one_size:
@@ -100,7 +102,9 @@ def smaller_image(search: Search, best: TrialRecord) -> Repaired | str:
         return "the best itself is the uncompressed model"
     most = max(facts.image_shape[1:])
     for side in range((most - 1) // step * step, 0, -step):
-        config = CompressionConfig(number_format=best.config.number_format, image_size=side)
+        config = CompressionConfig(
+            number_format=best.config.number_format, image_size=side, backbone=best.backbone
+        )
         costs = problem.costs.cost(config)
         if costs.macs > best.costs.macs:
             continue

@@ -125,7 +125,7 @@ class DeviceCorrections:
         asked = asked_metrics(objectives, problem.metric)
         for metric in (*asked, *(METRICS[b.metric] for b in problem.budgets)):
             if metric.name in ON_DEVICE and (
-                predict is None or metric.name not in predict(CompressionConfig())
+                predict is None or metric.name not in predict(self.original.whole)
             ):
                 raise device_needed(metric)
 

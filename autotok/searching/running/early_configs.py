@@ -30,8 +30,8 @@ def early_configs(problem: Problem) -> Iterator[CompressionConfig]:
 
 def _configs(problem: Problem) -> Iterator[CompressionConfig]:
     kinds = set[Kind]()
-    yield CompressionConfig()
-    macs = int(SHARE * problem.costs.cost(CompressionConfig()).macs)
+    yield problem.whole
+    macs = int(SHARE * problem.costs.cost(problem.whole).macs)
     problem = dataclasses.replace(problem, budgets=())  # what is to be learned is the device
     for params in warm_starts(problem.space, problem.facts):
         method = get_method(str(params["method"]))

@@ -35,6 +35,7 @@ from autotok.searching.space.problem import Problem
 from .model_worker import WEIGHTS_FOLDER
 from .question import Question
 from .session import Session, build_problem
+from .several import build_session
 
 _LOG = logging.getLogger(__name__)
 _WARM_UP = 2
@@ -119,11 +120,15 @@ class ProblemFactory:
         model = None if self.model is None else pickle.loads(self.model)
         question = Question.from_dict(self.question)
         weights = self.directory / WEIGHTS_FOLDER
-        session = build_problem(question, model, seed=self.seed, weights=weights, loaded=loaded)
+        if question.backbones:
+            session = build_session(question, seed=self.seed, weights=weights)
+        else:
+            session = build_problem(question, model, seed=self.seed, weights=weights, loaded=loaded)
         if self.shared is not None:
             self.shared.open_for(session.evaluator)
         with contextlib.suppress(Exception):  # if it fails, the trials say so
-            session.problem.evaluate(CompressionConfig(), 0, _WARM_UP)
+            for name in session.problem.space.names():
+                session.problem.evaluate(CompressionConfig(backbone=name), 0, _WARM_UP)
         return session.problem
 
 
@@ -188,11 +193,14 @@ def share(session: Session, folder: Path) -> Shared:
     """What the folder, made anew, holds then: the session's weights and room for its images and
     the uncompressed model's outputs.
 
-    A model that does not pickle is left out: each worker loads its own then, as it is named.
+    A model that does not pickle is left out, and so are several: each worker loads its own then, as
+    it is named.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shared, loaded = Shared(folder.absolute(), None), (session.backbone, session.worker.supernet)
+    if session.several:
+        return shared
     try:
         shared = dataclasses.replace(shared, rest=take_apart(loaded, shared.weights))
     except Exception as error:  # pickling runs arbitrary code

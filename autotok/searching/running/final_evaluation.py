@@ -31,7 +31,8 @@ from .controls import (
     smaller_image,
 )
 from .events import CONTROLS
-from .loop import REFERENCE, Search, after_finetune, judged, plain_tally
+from .loop import Search, after_finetune, judged, plain_tally
+from .other_backbones import best_elsewhere, by_best_backbone, left_out, uncompressed_models
 from .race import finalists, goes_on, in_question
 from .time_limit import Begun, TimeLimit
 
@@ -52,18 +53,16 @@ def final_evaluation(
     after each: the share done of what may be to do at most, and how many models are in the race.
     """
     chosen, outside = finalists(search)
-    word = _FinalEvaluation(search, engine, report, clock, len(chosen))
-    reference = control_record(REFERENCE, search.builder.uncompressed(), "reference")
-    reference = search.corrections.known(reference)
-    seen = search.tallies.get(REFERENCE)
-    if seen is not None:
-        reference = dataclasses.replace(reference, score=to_score(seen))
+    chosen = [*chosen, *left_out(search, chosen)]
+    references = uncompressed_models(search)
+    word = _FinalEvaluation(search, engine, report, clock, len(chosen) + len(references) - 1)
     if chosen:
         begun = time.monotonic()
         word.verified(chosen[0])
         clock.expect_verifying(len(chosen), time.monotonic() - begun)
     entries = [(f"final:{r.number}", r) for r in chosen]
-    *chosen, uncompressed = word.finals_in_parts([*entries, ("reference", reference)])
+    found = word.finals_in_parts([*entries, *references])
+    chosen, uncompressed = found[: len(chosen)], found[len(chosen) :]
     fallen: dict[int, TrialRecord] = {}
     for _ in range(_ROUNDS):
         chosen = [word.verified(r) for r in chosen]
@@ -72,6 +71,7 @@ def final_evaluation(
             break
         fallen |= new  # all images told that they cost too much: others take their places
         chosen, more = finalists(search, fallen)
+        chosen = [*chosen, *left_out(search, chosen, fallen)]
         outside = [*outside, *(r for r in more if r not in outside)]
         chosen = word.after_race([(f"final:{r.number}", r) for r in chosen])
     front = Front(search.objectives, [r for r in chosen if r.within_budget]).records
@@ -80,7 +80,9 @@ def final_evaluation(
     random = tuple(c for c in controls if c is not None)
     control = best_of([c for c in random if c.measured], search.objectives)
     out, why = (*outside, *fallen.values()), "" if smaller else word.no_smaller_image
-    return Final(tuple(front), best, control, random, uncompressed, out, smaller, why)
+    own, *others = by_best_backbone(uncompressed, best)
+    others += best_elsewhere(search, chosen, front, best)
+    return Final(tuple(front), best, control, random, own, out, smaller, why, tuple(others))
 
 
 class _FinalEvaluation:

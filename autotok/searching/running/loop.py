@@ -159,8 +159,8 @@ class Search:
                 self._retrained,
                 [t.record.base for t in self._open.values() if t.record.base is not None],
                 self.objectives,
-                recoveries(self.records, self.objectives, self._tally_of_dict, self._ceiling),
-                self._ceiling,
+                recoveries(self.records, self.objectives, self._tally_of_dict, self._hope),
+                self._hope,
             )
             if base is None:
                 return None
@@ -174,7 +174,7 @@ class Search:
     def _recommended(self) -> TrialRecord | None:
         """The best so far, where a fine-tune has something to regain."""
         best = self.best()
-        if best is None or best.tuned is not None or not can_gain(best, self._ceiling):
+        if best is None or best.tuned is not None or not can_gain(best, self._hope):
             return None
         return best
 
@@ -183,6 +183,11 @@ class Search:
         """Quality of the uncompressed model, once it is known."""
         tally = self.tallies.get(REFERENCE)
         return None if tally is None else to_score(tally).value
+
+    @property
+    def _hope(self) -> float | None:
+        """What a fine-tune may hope for; of several backbones each has its own: the best seen."""
+        return None if self.problem.space.backbones else self._ceiling
 
     def _begin(self, record: TrialRecord) -> Job | TrialRecord:
         """Put a proposal into the study: a configuration to evaluate, or its record at once."""

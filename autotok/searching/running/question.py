@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from autotok.config import NUMBERS
@@ -22,6 +23,8 @@ from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metric
 from autotok.searching.space.budget import BudgetRequest, parse_budgets
 from autotok.searching.space.space_names import find_space
 
+COMPARABLE = ("auto", "top1", "own", "own_loss")
+"""Qualities that mean the same for every backbone."""
 LEAST_MB = 100
 """Free disk a hand-over may need: weights, an ONNX file, pictures."""
 
@@ -31,6 +34,8 @@ class Question:
     """What a search is asked, as plain data; config.yaml keeps it so that a run can be resumed."""
 
     backbone: str = "autoformer_demo"
+    backbones: tuple[str, ...] = ()
+    """All of them, the one above first, where several are searched."""
     checkpoint: str | None = None
     image_size: int | None = None
     data: str = "demo"
@@ -75,17 +80,26 @@ class Question:
     @cached_property
     def requests(self) -> tuple[BudgetRequest, ...]:
         """The budgets, parsed; shares are of an uncompressed model not known yet."""
-        return parse_budgets(self.budgets, convention=self.flops_convention)
+        found = parse_budgets(self.budgets, convention=self.flops_convention)
+        if self.backbones:
+            found = tuple(dataclasses.replace(r, backbone=self.backbone) for r in found)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             **dataclasses.asdict(self),
+            "backbones": list(self.backbones),
             "budgets": list(self.budgets),
             "methods": list(self.methods),
             "formats": list(self.formats),
             "image_sizes": list(self.image_sizes),
         }
+
+    @property
+    def named(self) -> str:
+        """The backbone, or all of them, in words."""
+        return ", ".join(self.backbones) or self.backbone
 
     @property
     def judged_in(self) -> str:
@@ -115,6 +129,7 @@ def check_names(
     if timed_on != "none":
         check_measure_on(timed_on)
     space = dict(read_yaml(find_space(question.space), like="a search space")[0] or {})
+    check_several(question, engine, space)
     if question.methods:
         from autotok.methods.registry import list_methods
 
@@ -130,6 +145,40 @@ def check_names(
     formats = question.formats or space.get("formats") or ()
     formats = (formats,) if isinstance(formats, str) else tuple(map(str, formats))
     _require_runtime(formats, {*limited, *wanted}, timed_on)
+
+
+def check_several(
+    question: Question, engine: str = "local", space: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Raise `ConfigError` for what a search of several backbones cannot do; `space` is its file."""
+    names = question.backbones
+    if not names:
+        return
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"backbone '{twice}' is given twice; give each of several once")
+    if question.quality not in COMPARABLE:
+        raise ConfigError(
+            f"quality '{question.quality}' holds each backbone against its own uncompressed outputs"
+            " and says nothing between backbones; give top1 with labelled data, or one backbone"
+        )
+    asked = {
+        f"--subnet {question.subnet}": question.subnet != "fixed",
+        "--checkpoint": question.checkpoint is not None,
+        "--image-sizes": bool(question.image_sizes),
+        f"--measure-on {question.measure_on}": question.measure_on not in (None, "none"),
+        f"--engine {engine}": engine != "local",
+        f"subnet: {space.get('subnet')} of space '{question.space}'": (
+            space.get("subnet", "fixed") != "fixed"
+        ),
+        f"image_size of space '{question.space}'": "image_size" in space,
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise ConfigError(
+                f"{what} works with one backbone, and {len(names)} were given"
+                f" ({', '.join(names)}); leave it out, or search one backbone at a time"
+            )
 
 
 def _require_runtime(formats: Sequence[str], metrics: Collection[str], measure_on: str) -> None:

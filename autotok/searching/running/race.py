@@ -53,12 +53,17 @@ def goes_on(
     racing = [
         i
         for i, (record, stays) in enumerate(zip(records, stay, strict=True))
-        if stays and record.number != REFERENCE and compare(best.tally, record.tally) is not None
+        if stays and not _is_whole(record) and compare(best.tally, record.tally) is not None
     ]
     points = losses([records[i].values for i in racing], objectives).tolist()
     order = [i for _, i in sorted(zip(points, racing, strict=True))]
     left = set(order[max(2, math.ceil(len(order) / 2)) :])
     return [stays and i not in left for i, stays in enumerate(stay)]
+
+
+def _is_whole(record: TrialRecord) -> bool:
+    """Whether it is an uncompressed model, the first backbone's or another's."""
+    return record.number == REFERENCE or record.origin == "reference"
 
 
 def _may_be_as_good(
@@ -100,7 +105,7 @@ def finalists(
     asked = {o.name for o in search.objectives} | {b.metric for b in problem.budgets}
     beside = int(asked.isdisjoint(ON_DEVICE) and not search.corrections.active)
     pool = [r for r in search.records if r.measured and r.number not in without]
-    useful = [r for r in pool if is_of_use(r.score, problem.facts, least)]
+    useful = [r for r in pool if is_of_use(r.score, problem.facts_of(r.backbone), least)]
     if pool and not useful:
         asked_for = "better than guessing" if least is None else f"of the least quality, {least:g}"
         _LOG.warning("nothing evaluated is %s: the final evaluation runs what there is", asked_for)

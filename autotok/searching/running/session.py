@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -60,6 +60,18 @@ class Session:
     worker: ModelWorker
     plug_in_only: str | None = None
     """Why the space's retraining was left out; None where it was not."""
+    several: Mapping[str, Session] = field(default_factory=dict)
+    """By backbone, where there are several; what stands above is the first one's, but for the
+    problem, which is that of all."""
+
+    @property
+    def each(self) -> list[Session]:
+        """Of every backbone alone."""
+        return [*self.several.values()] or [self]
+
+    def of(self, backbone: str) -> Session:
+        """The session of one backbone alone; "" is the first, or the only one."""
+        return self.several.get(backbone, self)
 
 
 def build_problem(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from autotok.config import CompressionConfig
 from autotok.errors import NothingEvaluated
 from autotok.interrupts import Interrupts
 from autotok.searching.engines.base import Engine, InProcessEngine, Job, Outcome
@@ -206,7 +205,7 @@ class StudyRun:
         known = self._reference()
         seen = 0 if known is None else to_score(known).num_images
         if seen < self.search.plan.more:
-            self.engine.submit(Job(REFERENCE, CompressionConfig(), seen, self.search.plan.more))
+            self.engine.submit(Job(REFERENCE, self.problem.whole, seen, self.search.plan.more))
             more = self.engine.collect().tally
             if more is not None:
                 self.search.tallies[REFERENCE] = more if known is None else known + more

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from autotok.config import CompressionConfig
 from autotok.searching.engines.base import Engine, Job
 from autotok.searching.space.problem import Problem, TallyLike
 from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan, members
@@ -84,7 +83,7 @@ class TimeLimit:
         them is kept as the uncompressed model's tally."""
         seconds, promotes = 0.0, self._search.builder.promotes
         settings = self._settings
-        macs = problem.costs.cost(CompressionConfig()).macs
+        macs = problem.costs.cost(problem.whole).macs
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
         at_limit = min([macs, *limits])
         if self._limit_s is not None:
@@ -92,7 +91,7 @@ class TimeLimit:
             speed, tally = 0.0, None
             if left > 0.0:
                 most_s = _SPEED_SHARE * left
-                speed, tally = _seconds_per_image(engine, problem.total_images, most_s)
+                speed, tally = _seconds_per_image(engine, problem, most_s)
             seconds = self._expected_speed = speed * at_limit / macs
             if tally is not None:
                 self._search.tallies[REFERENCE] = tally
@@ -209,15 +208,17 @@ class TimeLimit:
         return sum(r.seconds for r in done) / images if images else self._expected_speed
 
 
-def _seconds_per_image(engine: Engine, total: int, most_s: float) -> tuple[float, TallyLike | None]:
+def _seconds_per_image(
+    engine: Engine, problem: Problem, most_s: float
+) -> tuple[float, TallyLike | None]:
     """(seconds that a worker takes for an image of the uncompressed model while the others are as
     busy, the tally of the images that took); images go one by one until `most_s` are spent."""
-    begin, tally, done = time.monotonic(), None, 0
+    begin, tally, done, total = time.monotonic(), None, 0, problem.total_images
     spent: list[float] = []
     for _ in range(_SPEED_IMAGES):
         numbers = range(done, min(total, done + engine.capacity))
         for number in numbers:
-            engine.submit(Job(REFERENCE, CompressionConfig(), number, number + 1))
+            engine.submit(Job(REFERENCE, problem.whole, number, number + 1))
         outcomes = sorted((engine.collect() for _ in numbers), key=lambda o: o.job.start)
         for outcome in outcomes:
             if outcome.tally is None:  # its trials will say why

@@ -39,6 +39,8 @@ class BudgetRequest:
     amount: float
     relative: bool
     text: str
+    backbone: str = ""
+    """Of which it is a share, where several are searched."""
 
 
 @dataclass(frozen=True)
@@ -206,4 +208,5 @@ def resolve(request: BudgetRequest, uncompressed: Mapping[str, float]) -> Budget
             f"budget '{text}' is more than the uncompressed model costs; at most 100%"
         )
     limit = request.amount * uncompressed[request.metric]
+    text += f" of {request.backbone}" if request.backbone else ""
     return Budget(request.metric, limit, text, relative=True)

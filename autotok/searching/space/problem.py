@@ -93,13 +93,23 @@ class Worker(Protocol):
 class ExactCosts:
     """Exact costs of configurations, by the formula of `autotok.counting.macs`."""
 
-    def __init__(self, facts: BackboneFacts, structure: Subnets | None = None) -> None:
+    def __init__(
+        self,
+        facts: BackboneFacts,
+        structure: Subnets | None = None,
+        backbones: Sequence[tuple[str, BackboneFacts]] = (),
+    ) -> None:
         self._facts, self._structure = facts, structure
+        self._others = {name: ExactCosts(other) for name, other in backbones}
         self._subnets: dict[Subnet, BackboneFacts] = {}
         self._sized: dict[tuple[Subnet | None, int], BackboneFacts] = {}
 
-    def facts(self, subnet: Subnet | None, image_size: int | None = None) -> BackboneFacts:
-        """Facts of a subnet at an image size; None is the backbone as it is."""
+    def facts(
+        self, subnet: Subnet | None, image_size: int | None = None, backbone: str = ""
+    ) -> BackboneFacts:
+        """Facts of a subnet at an image size, of one backbone of several; None is it as it is."""
+        if backbone in self._others:
+            return self._others[backbone].facts(subnet, image_size)
         if image_size is not None:
             key = subnet, image_size
             if key not in self._sized:
@@ -116,7 +126,8 @@ class ExactCosts:
         """Every convention at once."""
         from autotok.counting.macs import cost
 
-        found = cost(self.facts(config.subnet, config.image_size), config)
+        facts = self.facts(config.subnet, config.image_size, config.backbone)
+        found = cost(facts, config)
         return Costs(int(found.macs), int(found.macs_noattn), int(found.params))
 
     def schedule_macs(
@@ -127,11 +138,12 @@ class ExactCosts:
         counts: NDArray[np.int64],
         subnet: Subnet | None = None,
         image_size: int | None = None,
+        backbone: str = "",
     ) -> NDArray[np.int64]:
         """(M,) multiply-accumulates of M rows of counts (M, S) at fixed layers."""
         from autotok.counting.macs import schedule_macs
 
-        facts = self.facts(subnet, image_size)
+        facts = self.facts(subnet, image_size, backbone)
         return schedule_macs(facts, method, options, layers=layers, counts=counts)
 
 
@@ -152,6 +164,7 @@ class Problem:
     """One search problem. Callables get and give plain values."""
 
     facts: BackboneFacts
+    """Of the first backbone, where the space has several."""
     space: SearchSpace
     budgets: tuple[Budget, ...]
     evaluate: Callable[[CompressionConfig, int, int], TallyLike]
@@ -191,7 +204,16 @@ class Problem:
     @cached_property
     def costs(self) -> ExactCosts:
         """What configurations cost exactly."""
-        return ExactCosts(self.facts, self.space.structure)
+        return ExactCosts(self.facts, self.space.structure, self.space.backbones)
+
+    def facts_of(self, backbone: str) -> BackboneFacts:
+        """Of a backbone by name; "" is the first, or the only one."""
+        return self.space.facts_of(backbone, self.facts)
+
+    @property
+    def whole(self) -> CompressionConfig:
+        """The uncompressed model, of several backbones the first."""
+        return CompressionConfig(backbone=self.space.names()[0])
 
     @property
     def fingerprint(self) -> str:
@@ -205,6 +227,7 @@ class Problem:
             *([] if self.evaluator is None else [self.evaluator]),
             *([] if self.space.number_formats == ("float32",) else [self.space.number_formats]),
             *([["image_size", *self.space.image_sizes]] if self.space.image_sizes else []),
+            *([name, f.grid, f.num_blocks, f.params] for name, f in self.space.backbones),
         ]
         return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]
 

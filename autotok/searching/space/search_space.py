@@ -100,21 +100,26 @@ class SearchSpace:
     """Of the exported file; what is not float32 is judged on that file."""
     image_sizes: tuple[int, ...] = field(default=(), repr=False)
     """Sides in pixels that the model may run on, smallest first; none: its own alone."""
+    backbones: tuple[tuple[str, BackboneFacts], ...] = field(default=(), repr=False)
+    """Name and facts of each where there are several, the first one included."""
     subnet: str = field(default="fixed", repr=False)
     """'search': the space asks for structure too, as `--subnet search` does."""
 
     def candidates(self, facts: BackboneFacts) -> tuple[str, ...]:
         """Methods of the space that fit the backbone, in the order given.
 
-        With subnets or image sizes to choose from, 'none' is one: a smaller subnet, or a smaller
-        image, may be all it takes.
+        With subnets, image sizes or backbones to choose from, 'none' is one: a smaller subnet,
+        image or backbone may be all it takes. Of several backbones a method has to fit each.
         """
         named = [m for word in self.methods for m in (_plug_in() if word == "plug-in" else [word])]
-        smaller = self.structure is not None or bool(self.image_sizes)
+        smaller = self.structure is not None or bool(self.image_sizes or self.backbones)
         if smaller and "none" not in self.exclude:
             named.insert(0, "none")
         unique = dict.fromkeys(m for m in named if m not in self.exclude and self.formats_of(m))
-        fitting = tuple(m for m in unique if unmet_need(get_method(m), facts) is None)
+        every = (facts, *(other for _, other in self.backbones))
+        fitting = tuple(
+            m for m in unique if all(unmet_need(get_method(m), each) is None for each in every)
+        )
         if "retrain" not in self.mode:
             self._refuse_untrained(fitting)
         if not fitting:
@@ -123,6 +128,14 @@ class SearchSpace:
                 f" see `autotok methods --backbone {facts.name}`"
             )
         return fitting
+
+    def names(self) -> tuple[str, ...]:
+        """Of the backbones, the first one first; "" alone where there is one."""
+        return tuple(name for name, _ in self.backbones) or ("",)
+
+    def facts_of(self, backbone: str, only: BackboneFacts) -> BackboneFacts:
+        """Of a backbone by name; "" is the first, or the `only` one."""
+        return dict(self.backbones).get(backbone, only)
 
     def _refuse_untrained(self, methods: Sequence[str]) -> None:
         for name in methods:
@@ -142,6 +155,8 @@ class SearchSpace:
             params[parameter.name] = choose(parameter) if only is None else only
             return params[parameter.name]
 
+        if self.backbones:
+            facts = self.facts_of(str(ask(Parameter("backbone", self.names()))), facts)
         if self.structure is not None:
             facts = self._ask_subnet(ask, params, self.structure)
         name = str(ask(Parameter("method", self.candidates(facts))))
@@ -229,7 +244,8 @@ class SearchSpace:
             for key, rule in self.options.get(name, {}).items()
             if not isinstance(rule, list) and rule != "default"
         }
-        subnet = None
+        subnet, backbone = None, str(params.get("backbone", ""))
+        facts = self.facts_of(backbone, facts)
         if self.structure is not None:
             subnet = self.structure.subnet(params)
             facts = self.structure.facts(subnet)
@@ -247,6 +263,7 @@ class SearchSpace:
             subnet=subnet,
             number_format=str(params.get("number_format", "float32")),
             image_size=None if facts.at_size(side) == facts else side,
+            backbone=backbone,
         )
 
     def encode(
@@ -260,10 +277,12 @@ class SearchSpace:
         budget_fraction: float = 1.0,
         subnet: Subnet | None = None,
         image_size: int | None = None,
+        backbone: str = "",
     ) -> Params:
         """The proposal whose shape is nearest to keep ratios at layers."""
+        facts = self.facts_of(backbone, facts)
         wanted = _fit(layers, ratios, facts.num_blocks) if layers else {}
-        wanted.update({"method": method, "budget_fraction": budget_fraction})
+        wanted.update({"method": method, "budget_fraction": budget_fraction, "backbone": backbone})
         wanted["image_size"] = image_size or facts.image_shape[1]
         if self.structure is not None:
             wanted.update(self.structure.params(subnet or self.structure.default))

@@ -38,6 +38,8 @@ class Shape:
     """Of the file that is shipped and judged."""
     image_size: int | None = None
     """Side in pixels that the model runs on; None: its own. Facts given below are of that one."""
+    backbone: str = ""
+    """Of several; facts given below are this one's."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
@@ -110,7 +112,10 @@ class Shape:
             entering = entering if self._parks else keep
         if not reductions:
             return CompressionConfig(
-                subnet=self.subnet, number_format=self.number_format, image_size=self.image_size
+                subnet=self.subnet,
+                number_format=self.number_format,
+                image_size=self.image_size,
+                backbone=self.backbone,
             )
         return CompressionConfig(
             method=self.method,
@@ -119,6 +124,7 @@ class Shape:
             subnet=self.subnet,
             number_format=self.number_format,
             image_size=self.image_size,
+            backbone=self.backbone,
         )
 
 

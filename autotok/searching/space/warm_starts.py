@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from autotok.config import Subnet
@@ -18,7 +19,7 @@ Schedule = tuple[tuple[int, ...], tuple[float, ...]]
 
 
 def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
-    """One proposal per method and published schedule, no two alike.
+    """One proposal per method and published schedule, of each backbone in turn, no two alike.
 
     The first is at the limit of the budget, those after it halve the largest gaps between costs, so
     that however few are run, they reach from the limit to the cheapest (van der Corput's sequence).
@@ -26,16 +27,21 @@ def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
     found: list[Params] = []
     seen: list[Params] = []
     low, high = space.budget_fraction
-    for method in space.candidates(facts):
+    for method, name in itertools.product(space.candidates(facts), space.names()):
+        own = space.facts_of(name, facts)
         if method == "none":
+            if name:
+                found.append(space.encode("none", (), (), facts, backbone=name))
             for subnet in _subnets(space.structure):
                 found.append(space.encode("none", (), (), facts, subnet=subnet))
             for side in space.image_sizes:
                 params = space.encode("none", (), (), facts, image_size=side)
                 found += [] if params in found else [params]
             continue
-        for layers, ratios in _published(method, facts) or [_default(method, facts)]:
-            params = space.encode(method, layers, ratios, facts, budget_fraction=high)
+        for layers, ratios in _published(method, own) or [_default(method, own)]:
+            params = space.encode(
+                *(method, layers, ratios, facts), budget_fraction=high, backbone=name
+            )
             if params not in seen:
                 seen.append(params)
                 fraction = high - _halved(len(found)) * (high - low)

@@ -1,0 +1,118 @@
+"""One problem of several backbones: a session each, on the same images in the same order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from autotok.config import CompressionConfig
+from autotok.errors import DataError
+from autotok.evaluation.own_quality import OwnQuality
+from autotok.searching.space.problem import Problem, TallyLike, Tuned, budgets_of
+
+from .question import COMPARABLE, Question
+from .session import Session, build_problem
+
+
+def build_session(
+    question: Question,
+    *,
+    seed: int = 0,
+    weights: Path | None = None,
+    finetunes: int | None = None,
+    own: OwnQuality | None = None,
+) -> Session:
+    """The session of a question of several backbones; see `build_problem`.
+
+    Budgets are those of the first backbone, which a share is of.
+
+    Raises:
+        DataError: the backbones do not see the same labelled images.
+    """
+
+    def session(name: str, precision: str) -> Session:
+        alone = dataclasses.replace(question, backbone=name, backbones=(), precision=precision)
+        return build_problem(alone, seed=seed, weights=weights, finetunes=finetunes, own=own)
+
+    every = {name: session(name, question.precision) for name in question.backbones}
+    formats = {found.question.precision for found in every.values()}
+    if len(formats) > 1:  # what agrees with float32 on one of them does not on another
+        every = {name: session(name, "float32") for name in question.backbones}
+    first = every[question.backbones[0]]
+    for name, found in every.items():
+        _require_same_images(question, name, found, first)
+    settled = dataclasses.replace(
+        question,
+        precision=first.question.precision,
+        precision_why=question.precision_why or first.question.precision_why,
+    )
+    problem = joined_problem({name: found.problem for name, found in every.items()})
+    budgets = budgets_of(question.requests, problem.facts, first.problem.predict)
+    reasons = (found.plug_in_only for found in every.values() if found.plug_in_only)
+    return dataclasses.replace(
+        first,
+        question=settled,
+        problem=dataclasses.replace(problem, budgets=budgets),
+        plug_in_only=next(reasons, None),
+        several=every,
+    )
+
+
+def joined_problem(problems: Mapping[str, Problem]) -> Problem:
+    """The problem of several backbones by name; a configuration goes to the one that it names."""
+    first = next(iter(problems.values()))
+
+    def of(config: CompressionConfig) -> Problem:
+        return problems.get(config.backbone, first)
+
+    def evaluate(config: CompressionConfig, start: int, stop: int) -> TallyLike:
+        return of(config).evaluate(config, start, stop)
+
+    def finetune(config: CompressionConfig) -> Tuned:
+        train = of(config).finetune
+        assert train is not None
+        return train(config)
+
+    def count(config: CompressionConfig) -> float:
+        counter = of(config).count
+        assert counter is not None
+        return counter(config)
+
+    def predict(config: CompressionConfig) -> Mapping[str, float]:
+        predictor = of(config).predict
+        assert predictor is not None
+        return predictor(config)
+
+    mode = min((problem.space.mode for problem in problems.values()), key=len)
+    exclude = dict.fromkeys(name for p in problems.values() for name in p.space.exclude)
+    facts = tuple((name, problem.facts) for name, problem in problems.items())
+    space = dataclasses.replace(first.space, backbones=facts, mode=mode, exclude=tuple(exclude))
+    return dataclasses.replace(
+        first,
+        space=space,
+        evaluate=evaluate,
+        finetune=None if first.finetune is None else finetune,
+        count=None if first.count is None else count,
+        predict=None if first.predict is None else predict,
+        total_images=min(problem.total_images for problem in problems.values()),
+    )
+
+
+def _require_same_images(question: Question, name: str, found: Session, first: Session) -> None:
+    """Raise `DataError` unless a backbone is judged by the same labelled images as the first."""
+    data, other = found.evaluator.data, first.evaluator.data
+    if found.evaluator.metric not in COMPARABLE:
+        raise DataError(
+            f"data '{data.name}' has no labels that backbone '{name}' answers in"
+            f" ({data.labelling}), and several backbones are compared by right answers; give"
+            " labelled data, or search one backbone at a time"
+        )
+    seed = found.evaluator.seed
+    same = len(data) == len(other) and data.subset(len(data), seed) == other.subset(len(data), seed)
+    if not same:
+        raise DataError(
+            f"data '{data.name}' has other labels for backbone '{name}' than for"
+            f" '{question.backbone}', so the two cannot be compared image by image; give"
+            " --class-names, or search one backbone at a time"
+        )
