@@ -21,6 +21,7 @@ from autotok.compression.model import CompressedViT, TapRequest
 from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource
+from autotok.export.weights import weights_identity
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Count
 from autotok.methods.learning import Learning, LossContext, recipe_of
@@ -31,7 +32,6 @@ from . import losses
 from .exit_losses import exit_loss
 from .losses import LOSSES, MIMIC_LAYERS, align, get_loss
 from .precision import autocast
-from .student import weights_identity
 
 # the logits of 65,536 images over 1,000 classes
 CACHE_BYTES = 256 * 2**20

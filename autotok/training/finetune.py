@@ -21,6 +21,7 @@ from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
 from autotok.evaluation.augment import check_augment
 from autotok.evaluation.data import DataSource
+from autotok.export.weights import weights_identity
 from autotok.methods.base import Training
 from autotok.methods.learning import TrainingRecipe
 from autotok.methods.registry import get_method
@@ -44,7 +45,6 @@ from .steps import (
     prepare_step,
     training_recipe,
 )
-from .student import weights_identity
 
 CHECKPOINT_EVERY_S = 30.0
 MOST_CHECKS = 10
