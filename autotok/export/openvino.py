@@ -85,9 +85,7 @@ class OpenVino(ExportFormat):
                         model_type=nncf.ModelType.TRANSFORMER,
                         subset_size=len(chunks),
                         ignored_scope=nncf.IgnoredScope(names=_products(model)),
-                        advanced_parameters=nncf.AdvancedQuantizationParameters(
-                            overflow_fix=nncf.OverflowFix.ENABLE
-                        ),
+                        advanced_parameters=_seven_bits(),
                     )
             except Exception as error:
                 raise not_exported(self.name, f"int8: {failure(error)[:200]}") from error
@@ -138,6 +136,13 @@ def _nncf() -> Any:
 
     nncf.set_log_level(logging.ERROR)
     return nncf
+
+
+def _seven_bits() -> Any:
+    """Weights of which no sum of products overflows 16 bits."""
+    from nncf.quantization import advanced_parameters as of
+
+    return of.AdvancedQuantizationParameters(overflow_fix=of.OverflowFix.ENABLE)
 
 
 def _products(model: Any) -> list[str]:
