@@ -1,13 +1,11 @@
-"""Exported files: do they say what torch says, how fast are they, and what does int8 make of them?
+"""Exported files: how fast are they, and what does int8 make of them?
 
-    python benchmarks/exports.py matrix --images 64
     python benchmarks/exports.py speed --backbone vit_small_patch14_dinov2 --image-size 224
     python benchmarks/exports.py operators --method tome
     python benchmarks/exports.py int8 --images 200
 
-`matrix`: every static method on four backbones, ONNX Runtime and OpenVINO against torch: largest
-difference and images with another first choice. `speed`: time over the uncompressed export's in
-the same runtime, taking turns, beside the ratio of multiply-accumulates. `operators`: where ONNX
+`export_matrix.py` compares them with torch. `speed`: time over the uncompressed export's in the
+same runtime, taking turns, beside the ratio of multiply-accumulates. `operators`: where ONNX
 Runtime spends the time of both. `int8`: quality of the file, its size and latency beside float32.
 """
 
@@ -25,34 +23,27 @@ import torch
 from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
-from autotok.backbones.loading import as_backbone, load_backbone
-from autotok.backbones.lvvit import LVViT, LVViTSpec
-from autotok.backbones.timm_vit import timm
+from autotok.backbones.loading import load_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.macs import cost
 from autotok.devices.measure import measure
-from autotok.errors import AutotokError
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import load_data
 from autotok.export.exported import export_model
 from autotok.export.file_model import FileModel
 from autotok.export.formats import FORMATS
 from autotok.export.openvino import OpenVinoSession
-from autotok.methods.base import Count, Kind, Placement
-from autotok.methods.image_scoring import ImageScoring
-from autotok.methods.registry import get_method, list_methods, unmet_need
+from autotok.methods.base import Count, Kind
+from autotok.methods.registry import get_method, list_methods
 from autotok.report.export_report import calibration_images
-
-RATIOS = (0.7, 0.5, 0.35)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["matrix", "speed", "operators", "int8"])
+    parser.add_argument("what", choices=["speed", "operators", "int8"])
     parser.add_argument("--backbone", default="vit_small_patch14_dinov2")
-    parser.add_argument("--backbones", default="ViT,LayerScale,LV-ViT,demo", help="Of the matrix.")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--methods", default="", help="Only these, as 'tome,evit'.")
@@ -64,31 +55,10 @@ def main() -> None:
     parser.add_argument("--runtimes", default="onnxruntime,openvino")
     parser.add_argument("--share", type=float, default=0.5, help="Of the multiply-accumulates.")
     asked = parser.parse_args()
-    {"matrix": matrix, "speed": speed, "operators": operators, "int8": int8}[asked.what](asked)
+    {"speed": speed, "operators": operators, "int8": int8}[asked.what](asked)
 
 
 # --- what is exported
-
-
-def backbones() -> dict[str, Backbone]:
-    """A plain ViT and one with LayerScale, an LV-ViT, all of random weights, and the demo."""
-    plain = {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
-    vit = timm.models.VisionTransformer(num_classes=10, **plain)
-    scaled = timm.models.VisionTransformer(num_classes=10, init_values=0.5, **plain)
-    spec = LVViTSpec(96, 6, 3, 288, image_shape=(3, 64, 64), patch_size=8, num_classes=10)
-    random = {"ViT": as_backbone(vit), "LayerScale": as_backbone(scaled), "LV-ViT": LVViT(spec)}
-    for backbone in random.values():
-        make_large(backbone)
-    return {**random, "demo": load_backbone("autoformer_demo")}
-
-
-def make_large(module: nn.Module) -> None:
-    """Random weights so large that tokens differ: what is chosen must not hang on rounding."""
-    for name, parameter in module.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.15)
-        elif name.endswith("bias"):
-            nn.init.normal_(parameter, std=0.1)
 
 
 def static_methods(only: str) -> list[str]:
@@ -100,20 +70,6 @@ def static_methods(only: str) -> list[str]:
         for m in classes
         if m.exportable and m.count is Count.STATIC and m.kind is not Kind.NONE
     ]
-
-
-def staged(method: str, backbone: Backbone) -> CompressedViT:
-    """Three stages at a quarter, a half and three quarters, or what the method can do of it."""
-    cls, depth = get_method(method), backbone.facts.num_blocks
-    layers = [depth // 4, depth // 2, 3 * depth // 4]
-    reductions = [Reduction(*pair) for pair in zip(layers, RATIOS, strict=True)]
-    if cls.placement is Placement.BEFORE_BLOCKS:
-        reductions = [Reduction(0, RATIOS[1])]
-    elif cls.single_layer:
-        reductions = [Reduction(layers[0], RATIOS[1])]
-    model = compress_backbone(backbone, CompressionConfig(method, tuple(reductions))).eval()
-    make_large(model.reducers)
-    return model
 
 
 def at_share(method: str, backbone: Backbone, share: float) -> CompressedViT:
@@ -151,47 +107,6 @@ def random_images(backbone: Backbone, number: int) -> Tensor:
 
 
 # --- what is printed
-
-
-@torch.no_grad()
-def matrix(asked: argparse.Namespace) -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    print(
-        "| backbone | method | ONNX Runtime | OpenVINO | TensorRT 8.5 / 10 |\n|---|---|---|---|---|"
-    )
-    chosen = {k: v for k, v in backbones().items() if k in asked.backbones.split(",")}
-    for label, backbone in chosen.items():
-        images = random_images(backbone, asked.images)
-        if label == "demo":
-            data = load_data("demo", backbone)
-            images = data.batch(data.subset(asked.images, 0))[0]
-        for method in static_methods(asked.methods):
-            print(f"| {label} | {method} | {cells(method, backbone, images)} |", flush=True)
-
-
-def cells(method: str, backbone: Backbone, images: Tensor) -> str:
-    """Of one model: both runtimes against torch, or why not."""
-    need = unmet_need(get_method(method), backbone.facts)
-    if need is not None:
-        return f"needs {need} | | "
-    if issubclass(get_method(method), ImageScoring):
-        return "looks at images with a network whose weights are not in the package | | "
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        try:
-            model = staged(method, backbone)
-            found = export_model(model, path, images, strict=False)
-        except AutotokError as error:
-            return f"{str(error)[:120]} | | "
-        expected = torch.cat([model(image[None]) for image in images])
-        session = OpenVinoSession(path)
-        got = torch.cat([session(image[None]) for image in images])
-    away = int((expected.argmax(1) != got.argmax(1)).sum())
-    far = float((expected - got).abs().max())
-    other = round(len(images) * (1 - found.agreement_pct / 100))
-    takes = " / ".join(found.engines[f"tensorrt-{n}"].split(",")[0] for n in ("8.5", "10"))
-    return f"{found.max_abs_diff:.1e}, {other} | {far:.1e}, {away} | {takes}"
 
 
 def speed(asked: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import accelerator
 import engine
+import export_matrix
 
 TINY = "vit_tiny_patch16_224"
 
@@ -100,3 +101,31 @@ def test_the_script_for_a_gpu_goes_through_its_steps_on_a_cpu(
     assert "could not be fetched" in differences.pop("papr")  # a pretrained network of its own
     assert set(differences.values()) == {0.0}
     assert set(found["throughput"]) >= {"none", "tome", "evit"}
+
+
+def test_the_export_matrix_takes_cells_that_were_kept_and_says_what_disagrees(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    kept, page = tmp_path / "matrix.csv", tmp_path / "matrix.md"
+    good = export_matrix.Cell("ViT", "tome", "ONNX", 2, relative=2e-6, other_choices=0)
+    bad = export_matrix.Cell("ViT", "tome", "OpenVINO", 2, "", 0.5, 1, 0.25)
+    for cell in (good, bad):
+        export_matrix.keep(cell, kept)
+    asked = ["--backbones", "ViT", "--methods", "tome", "--images", "2", "--csv", str(kept)]
+    threads = torch.get_num_threads()
+    try:
+        export_matrix.main([*asked, "--write", str(page)])
+    finally:
+        torch.set_num_threads(threads)
+    row = "| tome | 2.0e-06 | 5.0e-01, 1; torch itself 2.5e-01 |"
+    assert row in capsys.readouterr().out
+    assert row in page.read_text()
+    assert "1 of 2\ncells" in page.read_text()
+    assert list(export_matrix.read_cells(kept).values()) == [good, bad]
+
+
+def test_a_method_that_no_graph_can_hold_is_a_cell_that_says_why() -> None:
+    small = export_matrix.backbones()["ViT"]
+    cells = list(export_matrix.made("ViT", small, "ats", 1))
+    assert [cell.format for cell in cells] == ["ONNX", "OpenVINO"]
+    assert all(cell.reason and cell.agrees and cell.relative is None for cell in cells)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.errors import AutotokError
-from autotok.export.exported import export_model
 from autotok.export.formats import FORMATS
 
 from .board import installed_mb, usable_cores
 from .footprint import SOURCE, footprint_of
 from .measurement import Measurement, MeasurementFailed
 from .placing import RAY, check_measure_on
+from .reference_files import ReferenceFiles, export_for_timing
 from .runtimes import check_runtime, measure_in
 from .ssh_board import RemoteDevice
 
@@ -120,12 +120,15 @@ class LocalDevice:
         check_runtime(runtime)
         self.name = "local" if runtime == "eager" else f"local?runtime={runtime}"
         self._runtime = runtime
+        self._references = ReferenceFiles()
 
     def check(self) -> str:
         return f"this machine, {self._runtime}"
 
     def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
-        return measure_here(model, images, reference, runtime=self._runtime)
+        return measure_here(
+            model, images, reference, runtime=self._runtime, references=self._references
+        )
 
     def settle(self) -> str:
         return self._runtime
@@ -134,7 +137,8 @@ class LocalDevice:
         return installed_mb()
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Remove the files of uncompressed models."""
+        self._references.close()
 
 
 class SshDevice:
@@ -145,7 +149,7 @@ class SshDevice:
         self.name = str(self._remote.address)
         self._runtime: str | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._references: dict[tuple[int, str, tuple[int, ...]], Path] = {}
+        self._references = ReferenceFiles()
 
     def check(self) -> str:
         """What the board says of itself."""
@@ -183,13 +187,8 @@ class SshDevice:
         path = folder / f"model{format.suffix}"
         beside = None
         if reference is not None:
-            key = id(reference), format.name, tuple(images.shape)
-            beside = self._references.get(key)
-            if beside is None:
-                beside = folder / f"reference{len(self._references)}{format.suffix}"
-                _export(reference, beside, images, format.name)
-                self._references[key] = beside
-        _export(model, path, images, format.name)
+            beside = self._references.file(reference, images, format)
+        export_for_timing(model, path, images, format.name)
         return self._remote.measure(
             path,
             tuple(images.shape),
@@ -204,7 +203,8 @@ class SshDevice:
         self._remote.close()
         if self._folder is not None:
             self._folder.cleanup()
-        self._folder, self._references = None, {}
+        self._folder = None
+        self._references.close()
 
 
 class RayDevice:
@@ -281,12 +281,17 @@ def measure_on(device: Device, model: CompressedViT | Backbone, *, batch: int = 
 
 
 def measure_here(
-    model: nn.Module, images: Tensor, reference: nn.Module | None, *, runtime: str = "eager"
+    model: nn.Module,
+    images: Tensor,
+    reference: nn.Module | None,
+    *,
+    runtime: str = "eager",
+    references: ReferenceFiles | None = None,
 ) -> Measurement:
-    """A measurement in this process, as a `Measurement`."""
+    """A measurement in this process; `references` keeps the reference's file for the next one."""
     parameter = next(model.parameters())
     ready = images.to(parameter.device, parameter.dtype)
-    found = measure_in(runtime, model, ready, reference)
+    found = measure_in(runtime, model, ready, reference, references=references)
     alone = runtime == "eager" and ready.device.type == "cpu"
     return _with_own_memory(found, model, ready) if alone else found
 
@@ -309,8 +314,3 @@ def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None
     """The same on all cores of a node; Ray gives a task as many threads as it asked for CPUs."""
     torch.set_num_threads(usable_cores())
     return measure_here(model, images, reference)
-
-
-def _export(model: nn.Module, path: Path, images: Tensor, format: str) -> None:
-    """Write a file for the board; how well it agrees with torch is `autotok export`'s to say."""
-    export_model(model, path, images, format=format, batch=len(images), strict=False)

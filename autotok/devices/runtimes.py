@@ -14,18 +14,25 @@ import torch
 from torch import Tensor, nn
 
 from autotok.errors import AutotokError, failure
-from autotok.export.exported import export_model
 from autotok.export.formats import FORMATS, ExportFormat
 from autotok.names import known
 
 from .measure import measure
 from .measurement import Measurement, MeasurementFailed
+from .reference_files import ReferenceFiles, export_for_timing
 
 
 def measure_in(
-    runtime: str, model: nn.Module, images: Tensor, reference: nn.Module | None
+    runtime: str,
+    model: nn.Module,
+    images: Tensor,
+    reference: nn.Module | None,
+    *,
+    references: ReferenceFiles | None = None,
 ) -> Measurement:
     """Latency and peak memory of `model(images)` in a runtime, the reference in the same.
+
+    Where the runtime runs files, the reference's is kept in `references`, or taken from there.
 
     Raises:
         UnknownName: there is no such runtime.
@@ -39,7 +46,7 @@ def measure_in(
             " it with --runtime onnxruntime or openvino",
             kind="load",
         )
-    prepare = _runtimes()[runtime]
+    prepare = _runtimes(references)[runtime]
     models = [model] if reference is None else [model, reference]
     with prepare(models, images) as found:
         run, *others = found.models
@@ -62,7 +69,7 @@ def measure_file(
     """
     chosen = FORMATS.get(format)
     opened = chosen.open(path, images.device)
-    with _exported(chosen, [reference], images) as beside:
+    with _exported(chosen, None, [reference], images) as beside:
         found = measure(opened, images, reference=beside.models[0])
     how = f"{found.memory_source}, {beside.also}"
     return dataclasses.replace(
@@ -118,16 +125,23 @@ def _compiled(models: list[nn.Module], images: Tensor) -> Iterator[_Prepared]:
 
 
 @contextlib.contextmanager
-def _exported(format: ExportFormat, models: list[nn.Module], images: Tensor) -> Iterator[_Prepared]:
+def _exported(
+    format: ExportFormat,
+    references: ReferenceFiles | None,
+    models: list[nn.Module],
+    images: Tensor,
+) -> Iterator[_Prepared]:
+    """All but the first are references."""
     format.check()
     with tempfile.TemporaryDirectory(prefix="autotok-export-") as folder:
         opened: list[nn.Module] = []
         for index, model in enumerate(models):
             path = Path(folder) / f"{index}{format.suffix}"
             try:
-                export_model(
-                    model, path, images, format=format.name, batch=len(images), strict=False
-                )
+                if index and references is not None:
+                    path = references.file(model, images, format)
+                else:
+                    export_for_timing(model, path, images, format.name)
                 opened.append(format.open(path, images.device))
             except AutotokError:
                 raise
@@ -141,9 +155,11 @@ def _exported(format: ExportFormat, models: list[nn.Module], images: Tensor) -> 
 Prepare = Callable[[list[nn.Module], Tensor], contextlib.AbstractContextManager[_Prepared]]
 
 
-def _runtimes() -> dict[str, Prepare]:
+def _runtimes(references: ReferenceFiles | None = None) -> dict[str, Prepare]:
     """torch's own, then those of the export formats."""
-    exported = {f.runtime: partial(_exported, f) for f in FORMATS if f.runtime is not None}
+    exported = {
+        f.runtime: partial(_exported, f, references) for f in FORMATS if f.runtime is not None
+    }
     return {"eager": _eager, "compile": _compiled, **exported}
 
 

@@ -169,7 +169,7 @@ def export_model(
             size_mb=round(size_mb, 3),
         )
         if not result.ok:
-            own = _own_sensitivity(plain, images, batch, expected)
+            own = own_sensitivity(plain, images, batch, expected)
             result = dataclasses.replace(result, own_sensitivity=own)
         _judge(result, strict)
     return result
@@ -235,7 +235,7 @@ def _compared(
     )
 
 
-def _own_sensitivity(model: nn.Module, images: Tensor, batch: int, expected: Tensor) -> float:
+def own_sensitivity(model: nn.Module, images: Tensor, batch: int, expected: Tensor) -> float:
     """Largest difference from `expected` where images move by a millionth of their spread, which is
     about float32's rounding; of several moves, as which of them crosses an edge is luck."""
     generator, found = torch.Generator().manual_seed(0), 0.0

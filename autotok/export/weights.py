@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -115,3 +116,13 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def weights_identity(module: nn.Module) -> str:
+    """Short hash of a module's weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        plain = value.detach().cpu().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -20,6 +20,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
 from autotok.evaluation.data import DataSource
+from autotok.export.weights import weights_identity
 from autotok.methods.base import Training
 from autotok.methods.learning import TrainingRecipe
 from autotok.methods.registry import get_method
@@ -44,7 +45,6 @@ from .steps import (
     prepare_step,
     training_recipe,
 )
-from .student import weights_identity
 from .teacher import Teacher
 from .variation import StochasticDepth, Variation, check_variation
 

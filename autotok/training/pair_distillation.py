@@ -31,12 +31,12 @@ from autotok.errors import ConfigError, DataError, Diverged, IncompatibleMethod
 from autotok.evaluation.augment import augmented, check_augment
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
+from autotok.export.weights import weights_identity
 from autotok.files import replacing
 from autotok.methods.author_units import from_num_removed
 from autotok.methods.tocom import DEGREES, Adapters, removed_at
 
 from .batches import BatchOrder, augmentation_draws
-from .student import weights_identity
 
 FORMAT = "autotok adapters 1"
 _PAIRS = 0x9A125

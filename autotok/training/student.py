@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -76,16 +75,6 @@ def emitted(student: CompressedViT) -> CompressedViT:
     """
     config = student.emitted()
     return student if config == student.config else reconfigured(student, config)
-
-
-def weights_identity(module: nn.Module) -> str:
-    """Short hash of a module's weights and buffers."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        plain = value.detach().cpu().contiguous()
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def save_weights(model: CompressedViT, path: Path) -> Path:

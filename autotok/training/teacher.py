@@ -19,11 +19,11 @@ from autotok.config import CompressionConfig, FineTuneSpec
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
+from autotok.export.weights import weights_identity
 from autotok.facts import BackboneFacts
 from autotok.tokens import Tokens
 
 from .precision import autocast
-from .student import weights_identity
 
 # the logits of 65,536 images over 1,000 classes
 CACHE_BYTES = 256 * 2**20

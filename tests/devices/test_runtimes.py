@@ -10,9 +10,11 @@ import torch
 from autotok.api.models import compress, profile
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.model import CompressedViT
-from autotok.devices.device import LocalDevice, measure_on, open_device
-from autotok.devices.measurement import MeasurementFailed
+from autotok.devices import reference_files, runtimes
+from autotok.devices.device import LocalDevice, leaving, measure_on, open_device
+from autotok.devices.measurement import Measurement, MeasurementFailed
 from autotok.errors import UnknownName
+from autotok.export.formats import FORMATS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
 
@@ -30,6 +32,26 @@ def test_onnx_runtime_measures_the_exported_model(model: CompressedViT) -> None:
     assert found.dtype == "float32"
     assert "torch and its copy of the model included" in found.memory_source
     assert found.speedup is not None
+
+
+def test_the_reference_is_exported_once_for_all_models_of_a_device(
+    model: CompressedViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[Any] = []
+    reading = Measurement(
+        latency_ms=1.0, p90_ms=1.0, mad_ms=0.0, runs=1, verdict="steady", reference_latency_ms=1.0,
+        speedup=1.0, peak_memory_mb=1.0, memory_source="", device="", runtime="", dtype="float32",
+        batch=1, image_shape=(3, 32, 32), threads=1, when="",
+    )  # fmt: skip
+    onnx = FORMATS.get("onnx")
+    monkeypatch.setattr(reference_files, "export_model", lambda m, *a, **how: exported.append(m))
+    monkeypatch.setattr(onnx, "open", lambda path, device: torch.nn.Identity())
+    monkeypatch.setattr(runtimes, "measure", lambda *args, **how: reading)
+    device = open_device("local?runtime=onnxruntime")
+    with leaving(device):
+        for _ in range(2):
+            measure_on(device, model)
+    assert exported == [model, model.backbone, model]
 
 
 @pytest.mark.slow

@@ -16,11 +16,11 @@ from autotok.backbones.pruning import pruned_facts, require_prunable
 from autotok.documents import parse_json
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource
+from autotok.export.weights import weights_identity
 from autotok.files import write_text
 from autotok.plain_data import typed
 from autotok.searching.records.rundir import RANKING_FILE
 from autotok.searching.space.pruned_structure import PrunedStructure
-from autotok.training.student import weights_identity
 
 _LOG = logging.getLogger(__name__)
 RANKED_ON = 128
