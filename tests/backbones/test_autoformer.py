@@ -45,7 +45,7 @@ def config_of(path: Path) -> dict[str, Any]:
 
 SUBNETS = [
     pytest.param(path, key, id=f"{path.stem}-{key}")
-    for path in files("subnets")
+    for path in files("supernet_args")
     for key in config_of(path)["subnets"]
 ]
 PRUNED = files("prune_before_blocks")
