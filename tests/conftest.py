@@ -5,11 +5,15 @@ import fcntl
 import logging
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from autotok.interrupts import SIGNALS
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # decided before torch is imported
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
@@ -82,3 +86,15 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ExportError("left out by this test")
 
     monkeypatch.setattr("autotok.export.bundle.export_model", fail)
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Signals that whoever started pytest has ignored, as `nohup` does, are heard here."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

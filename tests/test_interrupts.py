@@ -11,6 +11,7 @@ import pytest
 from autotok.interrupts import SIGNALS, Interrupted, Interrupts
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,18 +19,7 @@ from autotok.searching.space.settings import SearchSettings
 
 HERE = Path(__file__).parent
 SETTINGS = SearchSettings(n_trials=10, seed=5)
-
-
-@pytest.fixture(autouse=True)
-def heard() -> Iterator[None]:
-    """Signals that whoever started pytest has ignored, as `nohup` does, are heard here."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        if handler is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 def at_call(number: int, act: Callable[[], None]) -> Callable[..., FakeTally]:
