@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.config import Options
-from autotok.errors import ConfigError, IncompatibleMethod
+from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
@@ -105,6 +105,7 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
     kind = Kind.PRUNE
     placement = Placement.AFTER
     training_need = Training.REQUIRED
+    requires = frozenset({"classes"})
     official_by_block = True
     official_modules = (("cropr", ""),)
     options = (
@@ -133,11 +134,6 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
 
     @classmethod
     def resolve_needs(cls, facts: BackboneFacts, options: Options) -> Needs:
-        if not facts.num_classes:
-            raise IncompatibleMethod(
-                f"method 'cropr' needs a classifier to learn from, which backbone '{facts.name}'"
-                " lacks; use a backbone with a head, or a method without auxiliary heads"
-            )
         return Needs.GRID if options["llf"] else Needs.NONE
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:

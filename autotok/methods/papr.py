@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autotok.config import Options
-from autotok.errors import ConfigError, IncompatibleMethod
-from autotok.facts import BackboneFacts
+from autotok.errors import ConfigError
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Kind, Option, Placement
@@ -35,8 +34,6 @@ PROXIES = (
     "mobilenetv3_small_100",
     "mobilenetv3_large_100",
 )
-CHANNELS = (1, 3)
-"""Of an image it can look at."""
 
 
 @register("papr")
@@ -52,15 +49,7 @@ class PaPr(ImageScoring):
         Option("proxy", "mobileone_s0", "the network, by its name in timm", choices=PROXIES),
     )
     needs = Needs.IMAGE
-
-    @classmethod
-    def resolve_needs(cls, facts: BackboneFacts, options: Options) -> Needs:
-        if facts.image_shape[0] not in CHANNELS:
-            raise IncompatibleMethod(
-                f"method '{cls.name}' looks with a network of three colour channels, and backbone"
-                f" '{facts.name}' takes images of {facts.image_shape[0]}; use another method"
-            )
-        return cls.needs
+    requires = frozenset({"visible"})
 
     @classmethod
     def auxiliary(cls, options: Options) -> str:

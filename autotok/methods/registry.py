@@ -52,6 +52,8 @@ _REQUIREMENTS: dict[str, tuple[Callable[[BackboneFacts], bool], str]] = {
         lambda f: all(side % 2 == 0 for side in f.grid),
         "a patch grid of even sides",
     ),
+    "classes": (lambda f: f.num_classes > 0, "a classifier to learn from"),
+    "visible": (lambda f: f.image_shape[0] in (1, 3), "images of one channel or three colours"),
     "position_table": (lambda f: f.has_position_table, "an absolute position table"),
 }
 

@@ -99,7 +99,8 @@ def draw_config(facts_of: Backbone, rng: random.Random) -> CompressionConfig:
         low, high = method.feasible(entering, method.resolve_options(options))
         keep = entering if rng.random() < 0.1 else rng.randint(min(low, high), high)
         reductions.append(Reduction(layer, num_keep=keep))
-        entering = keep if method.span is Span.REST else entering
+        span = method.lasts(method.resolve_options(options))
+        entering = keep if span is Span.REST else entering
     return CompressionConfig(method=method.name, reductions=tuple(reductions), options=options)
 
 

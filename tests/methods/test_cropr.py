@@ -15,6 +15,7 @@ from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.methods import get_method
 from autotok.methods.cropr import Cropr
 from autotok.methods.learning import LossContext
+from autotok.methods.registry import check_compatible
 from autotok.testing import synthetic_facts
 from autotok.tokens import Taps
 
@@ -129,7 +130,7 @@ def test_a_reduction_behind_the_last_block_is_not_undone() -> None:
 def test_what_it_cannot_do_is_refused() -> None:
     headless = dataclasses.replace(synthetic_facts(1), num_classes=0)
     with pytest.raises(IncompatibleMethod, match="needs a classifier"):
-        get_method("cropr").resolve_needs(headless, {"llf": True})
+        check_compatible(get_method("cropr"), headless)
     with pytest.raises(ConfigError, match="does not divide the width 16"):
         cropr(num_heads=3)
 

@@ -18,6 +18,7 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.counting.macs import cost, uncompressed
 from autotok.errors import CheckpointError, ConfigError, IncompatibleMethod
 from autotok.methods.papr import PaPr
+from autotok.methods.registry import check_compatible
 from autotok.predicting.trace import trace
 from autotok.searching.running.question import Question
 from autotok.searching.running.session import build_problem
@@ -139,5 +140,5 @@ def test_without_weights_it_is_counted_and_traced() -> None:
 
 def test_images_of_other_channels_are_refused_in_a_sentence() -> None:
     facts = dataclasses.replace(tiny_backbone().facts, image_shape=(4, 32, 32))
-    with pytest.raises(IncompatibleMethod, match=r"three colour channels, and .* images of 4; use"):
-        PaPr.resolve_needs(facts, PaPr.resolve_options({}))
+    with pytest.raises(IncompatibleMethod, match="needs images of one channel or three colours"):
+        check_compatible(PaPr, facts)
