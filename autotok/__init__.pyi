@@ -31,7 +31,6 @@ from autotok.compression.model import CompressedViT as CompressedViT
 from autotok.compression.token_map import TokenMap as TokenMap
 from autotok.compression.token_map import token_maps as token_maps
 from autotok.config import CompressionConfig as CompressionConfig
-from autotok.config import FineTuneSpec as FineTuneSpec
 from autotok.config import Reduction as Reduction
 from autotok.config import SubnetSpec as SubnetSpec
 from autotok.counting.two_pass import calibrated_to as calibrated_to
@@ -57,6 +56,7 @@ from autotok.export.bundle import load_uncompressed as load_uncompressed
 from autotok.export.formats import check_format as check_format
 from autotok.export.formats import list_formats as list_formats
 from autotok.files import check_folder as check_folder
+from autotok.finetune_spec import FineTuneSpec as FineTuneSpec
 from autotok.interrupts import Interrupts as Interrupts
 from autotok.methods import Kind as Kind
 from autotok.methods import Option as Option

@@ -15,7 +15,7 @@ PACKAGE = Path(autotok.__file__).parent
 FLOORS = {
     "errors": 0, "tokens": 0, "config": 0, "exits": 0, "facts": 0, "files": 0, "metrics": 0,
     "names": 0, "registry": 0, "documents": 0, "plain_data": 0, "interrupts": 0, "threads": 0,
-    "pruned_spec": -1,  # below config, which holds it
+    "pruned_spec": -1, "finetune_spec": -1,  # below config, which holds them
     "methods": 1, "backbones": 1,
     "compression": 2,
     "counting": 3, "evaluation": 3, "export": 3,

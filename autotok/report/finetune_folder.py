@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.config import CompressionConfig
 from autotok.documents import parse_json
 from autotok.errors import RunDirectoryError
 from autotok.evaluation.tally import Tally
 from autotok.export.bundle import read_best
 from autotok.files import check_folder
+from autotok.finetune_spec import FineTuneSpec
 from autotok.plain_data import typed
 
 CHECKPOINT, QUESTION, BEFORE = "finetune.ckpt", "finetune.json", "before.json"

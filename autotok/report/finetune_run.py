@@ -16,7 +16,7 @@ from autotok.backbones.loading import check_file, check_name, load_backbone
 from autotok.compression.calibrate import needs_calibration
 from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
 from autotok.devices.placing import torch_device
 from autotok.documents import parse_json
@@ -33,6 +33,7 @@ from autotok.export.bundle import (
     write_best,
 )
 from autotok.files import write_text
+from autotok.finetune_spec import FineTuneSpec
 from autotok.names import known
 from autotok.plain_data import typed
 from autotok.searching.running.model_worker import calibrated_on, judged_tally, tuned

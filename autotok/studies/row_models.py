@@ -12,7 +12,7 @@ import torch
 
 from autotok.backbones.base import evaluating
 from autotok.backbones.loading import load_backbone
-from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.config import CompressionConfig
 from autotok.devices.measure import measure
 from autotok.devices.measurement import Measurement
 from autotok.devices.placing import torch_device
@@ -20,6 +20,7 @@ from autotok.errors import AutotokError, CheckpointError, DataError, Incompatibl
 from autotok.evaluation.accuracy import Evaluator, Quality
 from autotok.evaluation.data import load_data
 from autotok.evaluation.precision import choose_format
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
 from autotok.searching.running.model_worker import ModelWorker

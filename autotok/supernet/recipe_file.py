@@ -11,11 +11,12 @@ from typing import Any
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.autoformer_family import CUSTOM, SUPERNETS, supernet_structure
 from autotok.backbones.supernet_file import spec_from_dict
-from autotok.config import MOST_SEED, SubnetSpec
+from autotok.config import SubnetSpec
 from autotok.documents import Place, read_yaml
 from autotok.errors import ConfigError, nearest
 from autotok.evaluation.augment import AUGMENTS
 from autotok.evaluation.demo import CANVAS, DemoDigits
+from autotok.finetune_spec import MOST_SEED
 from autotok.plain_data import checked_keys, typed
 
 from .recipe import Distill, Recipe, Stage

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.compression.model import CompressedViT, TapRequest
-from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource
 from autotok.facts import BackboneFacts
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.base import Count
 from autotok.methods.learning import Learning, LossContext, recipe_of
 from autotok.methods.registry import get_method

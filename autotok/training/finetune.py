@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from autotok.compression.model import CompressedViT
-from autotok.config import FineTuneSpec
 from autotok.errors import DataError, Diverged
 from autotok.evaluation.data import DataSource
 from autotok.export.weights import weights_identity
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.base import Training
 from autotok.methods.learning import TrainingRecipe
 from autotok.methods.registry import get_method

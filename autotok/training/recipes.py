@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from autotok.config import FineTuneSpec
 from autotok.documents import read_yaml
 from autotok.errors import UnknownName
+from autotok.finetune_spec import FineTuneSpec
 
 _FILE = Path(__file__).with_name("recipes.yaml")
 

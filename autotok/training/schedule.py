@@ -11,7 +11,7 @@ from torch import nn
 
 from autotok.backbones.torchvision_shim import ensure_torchvision
 from autotok.compression.model import CompressedViT
-from autotok.config import FineTuneSpec, Length
+from autotok.finetune_spec import FineTuneSpec, Length
 from autotok.methods.learning import TrainingRecipe
 
 ensure_torchvision()

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from autotok.compression.model import CompressedViT
-from autotok.config import FineTuneSpec
 from autotok.errors import Diverged
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.learning import TrainingRecipe, recipe_of
 from autotok.methods.registry import get_method
 

@@ -15,12 +15,13 @@ from autotok.backbones.loading import check_file, check_name, load_backbone
 from autotok.backbones.timm_classifier import is_other_timm, timm_classifier
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT, TapRequest
-from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
 from autotok.export.weights import weights_identity
 from autotok.facts import BackboneFacts
+from autotok.finetune_spec import FineTuneSpec
 from autotok.tokens import Tokens
 
 from .precision import autocast

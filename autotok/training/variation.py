@@ -18,11 +18,11 @@ from torch import Tensor
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.torchvision_shim import ensure_torchvision
-from autotok.config import FineTuneSpec
 from autotok.errors import ConfigError, UnknownName
 from autotok.evaluation.augment import AUGMENTS, augmented
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
+from autotok.finetune_spec import FineTuneSpec
 
 from .batches import augmentation_draws
 

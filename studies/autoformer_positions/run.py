@@ -25,11 +25,12 @@ import numpy as np
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import load_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import CompressionConfig, Reduction
 from autotok.counting.macs import cost, schedule_macs
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import load_data
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.author_units import from_num_removed
 from autotok.training.distill import Teacher
 from autotok.training.finetune import finetune_student

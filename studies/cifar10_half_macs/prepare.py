@@ -18,9 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from autotok.backbones.loading import load_backbone
 from autotok.backbones.timm_family import create_timm
 from autotok.backbones.timm_vit import TimmViT
-from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.config import CompressionConfig
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource, load_data
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.finetune import finetune_student
 from autotok.training.finetuned import FineTuneProgress
 from autotok.training.student import student_of

@@ -29,12 +29,13 @@ from autotok.compression.calibrate import (
 )
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import CompressionConfig, Reduction
 from autotok.counting.macs import cost, schedule_macs
 from autotok.evaluation.accuracy import Evaluator, Quality, Tally
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.data import DataSource, load_data
 from autotok.evaluation.paired import compare
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.registry import get_method
 from autotok.searching.running.model_worker import judged_tally
 from autotok.training.distill import Teacher, default_losses

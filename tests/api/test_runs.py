@@ -11,9 +11,10 @@ from pickles import pickles_in
 import autotok
 from autotok.backbones.demo import load_demo_backbone
 from autotok.backbones.tiny import tiny_vit
-from autotok.config import CompressionConfig, FineTuneSpec, SubnetSpec
+from autotok.config import CompressionConfig, SubnetSpec
 from autotok.errors import CheckpointError, UnknownName, UnsupportedBackbone
 from autotok.export.bundle import load_bundle
+from autotok.finetune_spec import FineTuneSpec
 from autotok.searching.engines.base import Workers
 from autotok.searching.running.question import Question
 from autotok.searching.running.session import build_problem

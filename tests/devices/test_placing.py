@@ -10,11 +10,12 @@ from elsewhere import DEVICE, Elsewhere, a_device_elsewhere
 import autotok
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import CompressionConfig, Reduction
 from autotok.devices.device import open_device
 from autotok.devices.placing import gpus_to_share, torch_device
 from autotok.errors import UsageError
 from autotok.evaluation.accuracy import ACCELERATOR_BATCH
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods import get_method, list_methods, unmet_need
 from autotok.methods.image_scoring import ImageScoring
 from autotok.searching.running.question import Question, check_names

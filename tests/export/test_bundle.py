@@ -15,7 +15,7 @@ from autotok.backbones.loading import as_backbone
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import CompressionConfig, Reduction
 from autotok.errors import CheckpointError, ConfigError, ExportError
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export import bundle as bundle_room
@@ -28,6 +28,7 @@ from autotok.export.bundle import (
     save_bundle,
     write_best,
 )
+from autotok.finetune_spec import FineTuneSpec
 
 
 def test_best_yaml_round_trips(tmp_path: Path) -> None:

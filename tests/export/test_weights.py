@@ -17,7 +17,7 @@ from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import CompressionConfig, Reduction
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.exits import ExitPolicy
 from autotok.export.bundle import (
@@ -29,6 +29,7 @@ from autotok.export.bundle import (
     save_bundle,
 )
 from autotok.export.exported import export_model
+from autotok.finetune_spec import FineTuneSpec
 from autotok.pruned_spec import PrunedSpec
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotok.config import CompressionConfig, Length
+from autotok.config import CompressionConfig
 from autotok.facts import BackboneFacts, BlockFacts
+from autotok.finetune_spec import Length
 from autotok.searching.space.budget import parse_budgets
 from autotok.searching.space.problem import ExactCosts, Problem, Tuned, budgets_of
 from autotok.searching.space.search_space import SearchSpace

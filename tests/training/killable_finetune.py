@@ -7,7 +7,7 @@ from pathlib import Path
 from tiny_student import Noise, student
 
 from autotok.backbones.tiny import tiny_backbone
-from autotok.config import FineTuneSpec
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.finetune import finetune_student
 from autotok.training.finetuned import FineTuneProgress
 from autotok.training.student import save_weights

@@ -9,8 +9,9 @@ from autotok.backbones.timm_vit import TimmViT
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT, TapRequest
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError, UnknownName
+from autotok.finetune_spec import FineTuneSpec
 from autotok.tokens import Needs
 from autotok.training.distill import (
     TrainingObjective,

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.model import TapRequest
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError
 from autotok.evaluation.data import load_data
 from autotok.exits import ExitPolicy
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.distill import default_losses
 from autotok.training.exit_losses import (
     answer_distance,

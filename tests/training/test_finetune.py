@@ -9,8 +9,9 @@ from tiny_student import Noise, pruned, same, student, weights
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import CompressionConfig, Reduction
 from autotok.errors import Diverged
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training import finetune as room
 from autotok.training.finetune import finetune_student
 from autotok.training.finetuned import FineTuneProgress

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from tiny_student import Noise, same, student, weights
 
 from autotok.backbones.tiny import tiny_backbone
-from autotok.config import FineTuneSpec
 from autotok.errors import CheckpointError, RunDirectoryError
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.finetune import finetune_student
 from autotok.training.finetuned import FineTuneProgress
 from autotok.training.teacher import Teacher

@@ -6,7 +6,7 @@ from tiny_student import Noise, pruned, same, student, weights
 from torch.nn import functional as F
 
 from autotok.backbones.tiny import tiny_backbone
-from autotok.config import FineTuneSpec
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.distill import TrainingObjective
 from autotok.training.finetune import finetune_student
 from autotok.training.heldout import HeldOut, held_out_indices

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from autotok.config import FineTuneSpec
 from autotok.errors import ConfigError, UnknownName
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.recipes import list_recipes, recipe_settings
 
 

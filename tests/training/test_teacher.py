@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.model import TapRequest
-from autotok.config import FineTuneSpec
 from autotok.errors import CheckpointError, ConfigError, UnknownName
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.distill import check_losses
 from autotok.training.finetune import finetune_student
 from autotok.training.teacher import OtherTeacher, check_teacher, teacher_of

@@ -7,9 +7,9 @@ import torch
 from tiny_student import Noise, student
 
 from autotok.backbones.tiny import tiny_backbone
-from autotok.config import FineTuneSpec
 from autotok.errors import UnknownName
 from autotok.evaluation.augment import augmented
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.batches import BatchOrder, augmentation_draws
 from autotok.training.finetune import finetune_student
 from autotok.training.teacher import Teacher

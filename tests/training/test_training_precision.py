@@ -7,7 +7,7 @@ import torch
 from tiny_student import Noise, same, student, weights
 
 from autotok.backbones.tiny import tiny_backbone
-from autotok.config import FineTuneSpec
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.finetune import finetune_student
 from autotok.training.teacher import Teacher
 

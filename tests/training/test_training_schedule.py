@@ -8,7 +8,8 @@ from tiny_student import Noise, student
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone
-from autotok.config import CompressionConfig, FineTuneSpec
+from autotok.config import CompressionConfig
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.learning import TrainingRecipe
 from autotok.training.batches import BatchOrder
 from autotok.training.finetune import finetune_student

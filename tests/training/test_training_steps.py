@@ -8,8 +8,8 @@ import torch
 from tiny_student import Noise, student, weights
 
 from autotok.backbones.tiny import tiny_backbone
-from autotok.config import FineTuneSpec
 from autotok.errors import Diverged
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training import finetune as room
 from autotok.training.finetune import finetune_student
 from autotok.training.teacher import Teacher

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from autotok.backbones.loading import load_structure
 from autotok.backbones.tiny import tiny_backbone
-from autotok.config import FineTuneSpec
 from autotok.errors import ConfigError, UnknownName
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.finetune import finetune_student
 from autotok.training.finetuned import FineTuneProgress
 from autotok.training.losses import cross_entropy

@@ -9,7 +9,8 @@ from torch import Tensor
 from autotok.backbones.timm_vit import TimmViT
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import CompressionConfig, Reduction
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.student import student_of
 
 

@@ -25,7 +25,7 @@ from autotok.compression.calibrate import (
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import is_adaptive
-from autotok.config import CompressionConfig, FineTuneSpec, Subnet
+from autotok.config import CompressionConfig, Subnet
 from autotok.counting.adaptive import calibrated_within, metered
 from autotok.counting.counter import count_each, count_macs
 from autotok.errors import AutotokError, ConfigError
@@ -33,6 +33,7 @@ from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
 from autotok.export.file_model import FileModel, as_file
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
 from autotok.pruned_spec import PrunedSpec

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from autotok.config import FineTuneSpec, Primitive
+from autotok.config import Primitive
 from autotok.errors import ConfigError
+from autotok.finetune_spec import FineTuneSpec
 from autotok.training.losses import get_loss
 
 PREFIX = "finetune."

@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from autotok.config import MOST_SEED
 from autotok.documents import Place
 from autotok.errors import ConfigError, UnknownName
+from autotok.finetune_spec import MOST_SEED
 from autotok.names import text_of
 from autotok.plain_data import typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autotok.config import MODES, NUMBERS, CompressionConfig, FineTuneSpec, Primitive
+from autotok.config import MODES, NUMBERS, CompressionConfig, Primitive
 from autotok.documents import Place, read_yaml
 from autotok.errors import ConfigError, nearest
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.registry import get_method
 from autotok.names import SUBNETS
 from autotok.plain_data import typed

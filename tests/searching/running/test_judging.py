@@ -16,7 +16,7 @@ from autotok.backbones.loading import load_backbone
 from autotok.cli import main
 from autotok.compression.calibrate import needs_calibration
 from autotok.compression.compress import compress_backbone
-from autotok.config import CompressionConfig, FineTuneSpec, Reduction
+from autotok.config import CompressionConfig, Reduction
 from autotok.counting.adaptive import image_costs
 from autotok.counting.counter import count_each
 from autotok.counting.macs import cost
@@ -32,6 +32,7 @@ from autotok.export.bundle import (
     save_bundle,
     write_best,
 )
+from autotok.finetune_spec import FineTuneSpec
 from autotok.methods import TokenReducer, get_method, list_methods, unmet_need
 from autotok.methods.base import Count, Placement, Training
 from autotok.methods.image_scoring import ImageScoring, image_network
