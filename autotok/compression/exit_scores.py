@@ -14,7 +14,8 @@ from autotok.errors import ConfigError
 from autotok.methods.primitives import confidence
 
 from .exit_rules import entropy, first_exits
-from .model import CompressedViT, TapRequest
+from .model import CompressedViT
+from .tap_request import TapRequest
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from autotok.backbones.base import evaluating
 from autotok.tokens import Tokens
 
-from .model import CompressedViT, Moment, Part, TapRequest
+from .model import CompressedViT
+from .tap_request import Moment, Part, TapRequest
 
 REMOVED, PARKED = -1, -2
 Patches = NDArray[np.bool_]

@@ -14,8 +14,9 @@ from autotok.backbones.base import Backbone
 from autotok.compression.calibrate import calibrate_thresholds
 from autotok.compression.compress import reconfigured
 from autotok.compression.exit_scores import ExitScores, score_exits
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import is_adaptive
+from autotok.compression.tap_request import TapRequest
 from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig
 from autotok.methods.registry import get_method

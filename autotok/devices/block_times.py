@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.counting.operators import classify
 
 WARM_UPS, ROUNDS, LEAST_ROUNDS, PROFILED = 3, 25, 5, 3

@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from autotok.backbones.base import Backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.counting.meta_model import meta_copy
 from autotok.counting.operators import LOOK_UPS, OperatorClass, classify, kernels
 from autotok.methods.base import Kind

@@ -14,7 +14,8 @@ from autotok.backbones.base import Backbone, evaluating
 from autotok.backbones.loading import check_file, check_name, load_backbone
 from autotok.backbones.timm_classifier import is_other_timm, timm_classifier
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource

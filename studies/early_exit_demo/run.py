@@ -23,7 +23,8 @@ from autotok.backbones.loading import load_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.exit_rules import confidence
 from autotok.compression.exit_scores import score_exits, threshold_meeting
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.exit_costs import measured_exit_macs
 from autotok.counting.macs import cost

@@ -17,7 +17,7 @@ from autotok.backbones.base import Backbone
 from autotok.backbones.loading import as_backbone
 from autotok.backbones.wrapped import WrappedViT
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import TapRequest
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.counting.counter import count_operators
 from autotok.counting.macs import cost, uncompressed

@@ -15,7 +15,8 @@ import autotok
 from autotok.backbones.timm_vit import VisionTransformer
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone, reconfigured
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.devices.measure import measure
 from autotok.methods.base import Kind, TokenReducer

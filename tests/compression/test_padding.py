@@ -9,7 +9,8 @@ from torch import Tensor
 
 from autotok.backbones.base import Backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import Count, get_method, list_methods
 from autotok.methods.base import TokenReducer

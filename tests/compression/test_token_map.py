@@ -9,7 +9,8 @@ import torch
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.compression.token_map import PARKED, REMOVED, MapStage, TokenMap, token_maps
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import get_method, list_methods

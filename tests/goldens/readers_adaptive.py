@@ -21,7 +21,8 @@ from runner import (
 from torch import Tensor, nn
 
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction, round_count
 
 

@@ -25,8 +25,9 @@ from autotok.backbones.size_tables import by_size, hold_size_tables, listed_side
 from autotok.backbones.timm_vit import TimmViT
 from autotok.compression.compress import compress_backbone
 from autotok.compression.folding import with_fold
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
 from autotok.compression.official import load_official
+from autotok.compression.tap_request import TapRequest
 from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.cfvit import CFViT

@@ -24,7 +24,8 @@ from autotok.backbones.timm_vit import TimmViT, VisionTransformer, VisionTransfo
 from autotok.compression.compress import compress_backbone
 from autotok.compression.exit_rules import entropy
 from autotok.compression.exit_scores import score_exits
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.exit_costs import measured_exit_macs, scheduled_exit_macs
 from autotok.exits import ExitPolicy

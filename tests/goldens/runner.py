@@ -21,8 +21,9 @@ from torch import Tensor
 from autotok.backbones.base import Backbone
 from autotok.backbones.timm_vit import TimmViT, VisionTransformer
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
 from autotok.compression.official import load_official
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.tokens import Tokens
 

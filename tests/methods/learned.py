@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.methods import stochastic
 from autotok.tokens import Tokens

@@ -9,7 +9,8 @@ from hand import reducer
 from autotok.backbones.base import Backbone
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost

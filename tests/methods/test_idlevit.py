@@ -6,7 +6,7 @@ from hand import reducer
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import TapRequest
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods.idlevit import IdleViT
 from autotok.tokens import Taps, Tokens, grid_coords

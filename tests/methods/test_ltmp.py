@@ -6,7 +6,8 @@ from torch import Tensor
 
 from autotok.compression.calibrate import calibrated, needs_calibration
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.methods import get_method
 from autotok.methods.learning import LossContext

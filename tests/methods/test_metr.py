@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost

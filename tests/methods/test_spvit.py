@@ -7,7 +7,7 @@ from learned import decided, model, photos, some_masks, taught
 from torch import Tensor, nn
 
 from autotok.compression.calibrate import calibrate_thresholds
-from autotok.compression.model import TapRequest
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.methods import get_method
 from autotok.methods.learning import LossContext

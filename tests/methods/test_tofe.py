@@ -9,8 +9,9 @@ from learned import decided, model, photos, some_masks, taught
 from torch import Tensor, nn
 
 from autotok.compression.calibrate import calibrate_thresholds
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import realise
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost

@@ -8,7 +8,8 @@ from torch import Tensor
 from autotok.backbones.timm_vit import TimmViT
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
-from autotok.compression.model import CompressedViT, TapRequest
+from autotok.compression.model import CompressedViT
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError, UnknownName
 from autotok.finetune_spec import FineTuneSpec

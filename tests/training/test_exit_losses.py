@@ -8,7 +8,7 @@ from early import LGVIT, early_model, images
 from torch.nn import functional as F
 
 from autotok.backbones.tiny import tiny_backbone
-from autotok.compression.model import TapRequest
+from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError
 from autotok.evaluation.data import load_data

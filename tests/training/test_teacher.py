@@ -8,7 +8,7 @@ from tiny_student import Noise, student
 from torch.nn import functional as F
 
 from autotok.backbones.tiny import tiny_backbone
-from autotok.compression.model import TapRequest
+from autotok.compression.tap_request import TapRequest
 from autotok.errors import CheckpointError, ConfigError, UnknownName
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
 from autotok.finetune_spec import FineTuneSpec
