@@ -104,6 +104,9 @@ def _wanted(
         found = from_stage_ratios(stages, num_patches, fused=fused)
     else:
         ratios = _moved(entry["keep_ratio"], stretch, num_blocks)
+        if cls.span is Span.BLOCK:  # what nobody chooses anew for comes back whole
+            for layer in range(min(ratios), num_blocks):
+                ratios.setdefault(layer, ratios.get(layer - 1, 1.0))
         return {
             layer: max(1, round_count(ratio, num_patches, cls.rounding))
             for layer, ratio in ratios.items()

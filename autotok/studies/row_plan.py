@@ -16,7 +16,6 @@ from autotok.config import CompressionConfig
 from autotok.counting.macs import cost, uncompressed
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Span
 from autotok.methods.published import default_entry, rescaled
 from autotok.methods.registry import check_compatible, get_method
 
@@ -160,16 +159,11 @@ def _scale(row: StudyRow, facts: BackboneFacts) -> _Scale:
 
 
 def _default_ratios(entry: Mapping[str, Any], facts: BackboneFacts) -> dict[int, float]:
-    """Keep ratio at each layer of a default schedule; where a reduction lasts one block, layers
-    between those of a shallower model go on with the ratio before them."""
-    ratios = {
+    """Keep ratio at each layer of a default schedule."""
+    return {
         r.layer: (r.num_keep or 1) / facts.num_patches
         for r in rescaled(entry, facts.num_blocks, facts.num_patches)
     }
-    if get_method(entry["method"]).span is Span.BLOCK:
-        for layer in range(min(ratios), facts.num_blocks):
-            ratios.setdefault(layer, ratios.get(layer - 1, 1.0))
-    return ratios
 
 
 def _config(row: StudyRow, entry: Mapping[str, Any], facts: BackboneFacts) -> CompressionConfig:

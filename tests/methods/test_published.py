@@ -72,3 +72,10 @@ def test_every_schedule_is_feasible_anywhere(method: str, blocks: int, patches: 
             assert 0 <= reduction.layer < blocks
             cls.resolve_options(reduction.options)
             entering = reduction.num_keep if cls.span is Span.REST else patches
+
+
+@pytest.mark.parametrize("depth", [12, 16, 24])
+def test_where_a_reduction_lasts_one_block_a_deeper_model_has_no_holes(depth: int) -> None:
+    layers = [r.layer for r in published_schedules("idlevit", depth, 196)[0].reductions]
+    assert layers == list(range(layers[0], layers[-1] + 1))
+    assert len(layers) >= depth * 8 // 12 - 1
