@@ -130,6 +130,26 @@ def test_whatever_takes_a_path_takes_text() -> None:
     assert [t for t in taken if "str" not in t[2].split(" ")] == []
 
 
+def test_what_is_a_name_or_a_path_may_be_a_path(tmp_path: Path) -> None:
+    named = {"data", "train_data", "target", "space", "class_names"}
+    only_devices = {("calibrate", "target"), ("plan_of", "target")}
+    taken = {
+        (name, parameter.name): str(parameter.annotation)
+        for name in autotok.__all__
+        if inspect.isfunction(function := getattr(autotok, name))
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name in named and "str" in str(parameter.annotation).split(" ")
+    }
+    assert len(taken) > 12
+    assert {k for k, v in taken.items() if "Path" not in v.split(" ")} == only_devices
+    space, missing = tmp_path / "space.yaml", tmp_path / "photos"
+    space.write_text("methods: [topk]\n", "utf-8")
+    with pytest.raises(autotok.AutotokError, match="photos"):
+        autotok.search("tiny", data=missing, space=space, target=missing, output=tmp_path / "run")
+    with pytest.raises(autotok.AutotokError, match="photos"):
+        autotok.evaluate(autotok.load_backbone("tiny"), missing)
+
+
 def test_files_named_by_text_are_opened_or_missed_in_one_sentence(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.safetensors")
     for call in (

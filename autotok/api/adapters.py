@@ -23,7 +23,7 @@ def train_adapters(
     model: nn.Module | str,
     path: str | Path,
     *,
-    data: str = "demo",
+    data: str | Path = "demo",
     spec: PairSpec | None = None,
     changes: Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
@@ -61,7 +61,7 @@ def train_sizes(
     model: nn.Module | str,
     path: str | Path,
     *,
-    data: str = "demo",
+    data: str | Path = "demo",
     spec: SizesSpec | None = None,
     changes: Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
@@ -98,7 +98,7 @@ def train_sizes(
 def _opened(
     model: nn.Module | str,
     path: str | Path,
-    data: str,
+    data: str | Path,
     checkpoint: str | Path | None,
     device: str | None,
 ) -> Backbone:

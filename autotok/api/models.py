@@ -208,7 +208,7 @@ def profile(
 @left_alone
 def evaluate(
     model: nn.Module | str | Path,
-    data: str,
+    data: str | Path,
     *,
     metric: str = "auto",
     num_images: int | None = None,

@@ -31,12 +31,12 @@ if TYPE_CHECKING:  # what is wrong with a question is said before torch is impor
 def search(
     backbone: str | nn.Module | Sequence[str] = "autoformer_demo",
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     budget: str | Sequence[str] = "2.3GFLOPs",
-    target: str | None = None,
+    target: str | Path | None = None,
     checkpoint: str | Path | None = None,
     image_size: int | None = None,
-    space: str = "default",
+    space: str | Path = "default",
     methods: Sequence[str] = (),
     formats: Sequence[str] = (),
     image_sizes: Sequence[int] = (),
@@ -45,7 +45,7 @@ def search(
     flops_convention: str = "macs",
     batch: int | None = None,
     max_images: int | None = None,
-    train_data: str | None = None,
+    train_data: str | Path | None = None,
     class_names: str | Path | None = None,
     subnet: str = "fixed",
     n_trials: int = DEFAULT_TRIALS,
@@ -159,8 +159,8 @@ def search(
         data=_absolute(data or "demo"),
         budgets=(budget,) if isinstance(budget, str) else tuple(budget),
         flops_convention=flops_convention,
-        target=target,
-        space=space,
+        target=None if target is None else str(target),
+        space=str(space),
         methods=tuple(methods),
         formats=tuple(formats),
         image_sizes=tuple(image_sizes),
@@ -232,8 +232,9 @@ def _name_of(model: nn.Module) -> str:
         return as_backbone(model).facts.name
 
 
-def _absolute(spec: str) -> str:
+def _absolute(data: str | Path) -> str:
     """The same data under a path that means it from everywhere."""
+    spec = str(data)
     if not is_named(spec):
         return str(Path(spec).expanduser().absolute())
     folder = spec.partition(":")[2]

@@ -13,7 +13,7 @@ from autotok.studies.study_engine import StudyResult, run_table
 def run_study(
     name: str,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     only: Sequence[str] = (),
     output: str | Path | None = None,
     num_images: int | None = None,
@@ -48,7 +48,7 @@ def run_study(
     check_device(device)
     usual = DEMO_IMAGES if data is None else DATA_IMAGES
     setting = RowSetting(
-        data=data or "demo",
+        data=str(data or "demo"),
         is_stand_in=data is None,
         num_images=usual if num_images is None else num_images,
         finetune_steps=finetune_steps,

@@ -98,7 +98,7 @@ def evaluate_subnets(
     *,
     subnets: Sequence[str] = ("default", "largest", "smallest"),
     checkpoint: str | Path | None = None,
-    data: str = "demo",
+    data: str | Path = "demo",
     num_images: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -127,7 +127,7 @@ def cut_subnet(
     *,
     backbone: str = "autoformer_demo",
     checkpoint: str | Path | None = None,
-    data: str = "demo",
+    data: str | Path = "demo",
     num_images: int = 4,
 ) -> dict[str, Any]:
     """What was cut: files, cost, and the largest difference from the supernet's view.

@@ -158,11 +158,11 @@ class DemoData:
 
 
 def load_data(
-    spec: str,
+    spec: str | Path,
     backbone: Backbone,
     *,
     split: str = "val",
-    train_data: str | None = None,
+    train_data: str | Path | None = None,
     class_names: str | Path | None = None,
 ) -> DataSource:
     """The data called `spec`, prepared for a backbone.
@@ -182,7 +182,7 @@ def load_data(
     if split not in ("val", "train"):
         raise DataError(f"split '{split}' is unknown; known: train, val")
     check_data(spec, train_data, class_names)
-    chosen = train_data if train_data is not None and split == "train" else spec
+    chosen = str(train_data if train_data is not None and split == "train" else spec)
     source: DataSource
     if chosen == "demo":
         source = DemoData(backbone, split)
@@ -205,7 +205,9 @@ def load_data(
 
 
 def check_data(
-    data: str, train_data: str | None = None, class_names: str | Path | None = None
+    data: str | Path,
+    train_data: str | Path | None = None,
+    class_names: str | Path | None = None,
 ) -> None:
     """Raise `DataError` unless what is named is there; nothing is loaded."""
     folders = [folder for folder in map(_folder, (data, train_data)) if folder is not None]
@@ -219,8 +221,8 @@ def check_data(
         raise DataError(f"class names '{class_names}' are no file; give one with a name a line")
 
 
-def _folder(spec: str | None) -> Path | None:
-    return None if spec is None or is_named(spec) else Path(spec).expanduser()
+def _folder(spec: str | Path | None) -> Path | None:
+    return None if spec is None or is_named(str(spec)) else Path(spec).expanduser()
 
 
 def _cifar10_folder(spec: str) -> Path:

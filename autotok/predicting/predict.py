@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -239,7 +240,11 @@ def _structure(name: str) -> Backbone:
 
 
 def predict(
-    model: nn.Module, target: str | Target, *, batch: int | None = None, dtype: str | None = None
+    model: nn.Module,
+    target: str | Path | Target,
+    *,
+    batch: int | None = None,
+    dtype: str | None = None,
 ) -> Prediction:
     """Predicted latency and peak memory of a model on a target."""
     chosen = target if isinstance(target, Target) else load_target(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ LOCAL = "local"
 
 
 def block_report(
-    model: CompressedViT, *, target: str | None, measure_on: str | None, batch: int
+    model: CompressedViT, *, target: str | Path | None, measure_on: str | None, batch: int
 ) -> dict[str, Any]:
     """Plain data: of every block the figures now, and under `uncompressed` those before.
 

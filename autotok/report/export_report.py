@@ -28,7 +28,7 @@ def export_report(
     output: str | Path,
     *,
     format: str = "onnx",
-    data: str | None = None,
+    data: str | Path | None = None,
     batch: int = 1,
     dynamic_batch: bool = False,
     precision: str | None = None,
@@ -81,12 +81,12 @@ def random_images(model: CompressedViT, number: int, seed: int = 0) -> Tensor:
     return torch.randn(number, *model.backbone.facts.image_shape, generator=generator)
 
 
-def sample_images(model: CompressedViT, data: str, number: int) -> Tensor:
+def sample_images(model: CompressedViT, data: str | Path, number: int) -> Tensor:
     """(number, C, H, W) images of a data set, normalised; fewer where it has fewer."""
     return first_images(load_data(data, model.backbone), number)
 
 
-def calibration_images(model: CompressedViT, data: str) -> Tensor:
+def calibration_images(model: CompressedViT, data: str | Path) -> Tensor:
     """(n, C, H, W) normalised: training images where the data has some, else its last ones."""
     try:
         source = load_data(data, model.backbone, split="train")
@@ -102,7 +102,7 @@ def first_images(source: DataSource, number: int, seed: int = 0) -> Tensor:
 
 
 def _quality(
-    model: CompressedViT, path: Path, result: ExportResult, data: str, number: int
+    model: CompressedViT, path: Path, result: ExportResult, data: str | Path, number: int
 ) -> dict[str, Any]:
     """Of the file and of the torch model, on the same images."""
     opened = FORMATS.get(result.format).open(path, torch.device("cpu"))

@@ -113,7 +113,7 @@ class _Job:
 def finetune(
     model: nn.Module | CompressionConfig | str | Path,
     *,
-    data: str = "demo",
+    data: str | Path = "demo",
     output: str | Path | None = None,
     spec: FineTuneSpec | None = None,
     changes: Mapping[str, Any] | None = None,
@@ -156,6 +156,7 @@ def finetune(
     folder = None if output is None else fit_folder(Path(output), resume)
     ranks.agreed(0.0)  # all have looked before the first one writes
     tell = on_progress or (lambda *_: None)
+    data = str(data)
     check_data(data, class_names=class_names)
     wished = dataclasses.replace(spec or FineTuneSpec(), **(changes or {}))
     files = [None if path is None else str(path) for path in (checkpoint, class_names)]

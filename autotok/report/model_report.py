@@ -31,7 +31,12 @@ OnProgress = Callable[[float, str], None]
 
 
 def profile_report(
-    model: CompressedViT, *, target: str | None, check: bool, measure_on: str | None, batch: int
+    model: CompressedViT,
+    *,
+    target: str | Path | None,
+    check: bool,
+    measure_on: str | None,
+    batch: int,
 ) -> dict[str, Any]:
     """Exact cost, block by block too; with `check` the independent counts, torch's and fvcore's;
     prediction and measurement if asked for.
@@ -102,7 +107,7 @@ def _measured(model: CompressedViT, name: str, batch: int) -> dict[str, Any]:
 
 def quality_report(
     model: CompressedViT,
-    data: str,
+    data: str | Path,
     *,
     metric: str,
     num_images: int | None,

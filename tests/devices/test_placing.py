@@ -113,7 +113,9 @@ def test_a_fine_tune_trains_there_and_its_files_are_written_here(tmp_path: Path)
 @pytest.mark.slow
 def test_a_search_runs_there_and_finds_what_it_finds_here(tmp_path: Path) -> None:
     asked = {"data": "digits", "budget": "60%", "max_images": 24, "quality": "kl"}
-    asked |= {"n_trials": 4, "retrain_trials": 1, "timeout_s": None}
+    space = tmp_path / "space.yaml"  # 200 steps on such a device take minutes
+    space.write_text("mode: [plug-in, retrain]\nfinetune: {length: 12 steps}\n", "utf-8")
+    asked |= {"n_trials": 4, "retrain_trials": 1, "timeout_s": None, "space": space}
     with a_device_elsewhere() as recorder:
         there = autotok.search("tiny", **asked, device="cuda", output=tmp_path / "there")
     assert recorder.there["aten::convolution_backward"] > 0

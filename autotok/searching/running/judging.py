@@ -45,7 +45,7 @@ class Judged:
 
 def judge(
     model: CompressedViT,
-    data: str,
+    data: str | Path,
     *,
     metric: str = "auto",
     num_images: int | None = None,
@@ -119,7 +119,7 @@ class _Passes:
 
 
 def _training_images(
-    data: str,
+    data: str | Path,
     backbone: Backbone,
     model: CompressedViT,
     class_names: str | Path | None,
