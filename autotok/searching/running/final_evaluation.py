@@ -346,13 +346,15 @@ class _FinalEvaluation:
         return [more.get(r.number, r) for r in found]
 
     def _finals_in_time(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
-        """`finals` of as many as the time limit affords, those at least that run first; whether
-        one is left out is kept with the study."""
+        """`finals` of as many as the time limit affords, of every kind of control one at least;
+        whether one is left out is kept with the study."""
         found: list[TrialRecord] = []
         notes, each, took_s = self._search.proposals, self._engine.capacity, 0.0
         for begin in range(0, len(entries), each):
             now = [e for e in entries[begin : begin + each] if not notes.noted(f"without {e[0]}")]
-            if begin and now and notes.noted(now[0][0]) is None and self._clock.is_over(took_s):
+            kinds = {record.origin for record in found}
+            spare = bool(now) and all(record.origin in kinds for _, record in now)
+            if spare and notes.noted(now[0][0]) is None and self._clock.is_over(took_s):
                 for key, record in now:
                     notes.note(f"without {key}", True)
                     _LOG.warning("no time is left for one more %s", CONTROLS[record.origin])
