@@ -56,10 +56,11 @@ def final_evaluation(
     chosen = [*chosen, *left_out(search, chosen)]
     references = uncompressed_models(search)
     word = _FinalEvaluation(search, engine, report, clock, len(chosen) + len(references) - 1)
-    if chosen:
+    begun = time.monotonic()
+    for record in chosen[:2]:  # the first one warms up
         begun = time.monotonic()
-        word.verified(chosen[0])
-        clock.expect_verifying(len(chosen), time.monotonic() - begun)
+        word.verified(record)
+    clock.expect_verifying(len(chosen), time.monotonic() - begun)
     entries = [(f"final:{r.number}", r) for r in chosen]
     found = word.finals_in_parts([*entries, *references])
     chosen, uncompressed = found[: len(chosen)], found[len(chosen) :]
