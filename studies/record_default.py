@@ -12,7 +12,12 @@ from autotok.metrics import metric_of
 from autotok.report.headline import slower_sentence
 from autotok.report.points import points_of
 from autotok.report.run import Run
-from autotok.report.sentences import control_sentence, standing_sentences, tuning_sentence
+from autotok.report.sentences import (
+    control_sentence,
+    smaller_image_sentence,
+    standing_sentences,
+    tuning_sentence,
+)
 from autotok.report.sources import sources_of
 from autotok.report.tables import plain_table
 
@@ -53,7 +58,7 @@ def page(run: Run) -> str:
         "",
         f"In one line: {control_sentence(points, metric)}.",
         "",
-        *(f"- {line}" for line in told(points, found["comparisons"], metric)),
+        *(f"- {line}" for line in told(points, found, metric)),
         "",
         f"{evaluated} different configurations were evaluated; every row of `pareto.csv` is"
         " inside the"
@@ -68,9 +73,11 @@ def page(run: Run) -> str:
     return "\n".join(lines)
 
 
-def told(points, comparisons, metric):
-    """What is slower, what is more than noise, and what fine-tuning bought."""
-    lines = [slower_sentence(points), *standing_sentences(comparisons, metric)]
+def told(points, found, metric):
+    """Smaller images, what is slower, what is more than noise, and what fine-tuning bought."""
+    comparisons = found["comparisons"]
+    lines = [smaller_image_sentence(points, metric, found["no_smaller_image"])]
+    lines += [slower_sentence(points), *standing_sentences(comparisons, metric)]
     return [line for line in [*lines, tuning_sentence(comparisons.tuning, metric)] if line]
 
 
