@@ -172,7 +172,13 @@ def test_a_word_that_is_no_choice_is_refused_with_the_choices(method: str, optio
 @pytest.mark.parametrize("method", METHODS)
 def test_a_missing_need_is_named(method: str) -> None:
     bare = dataclasses.replace(
-        FACTS, has_cls=False, cls_is_supervised=False, has_position_table=False, name="bare"
+        FACTS,
+        has_cls=False,
+        cls_is_supervised=False,
+        has_position_table=False,
+        num_classes=0,
+        image_shape=(4, *FACTS.image_shape[1:]),
+        name="bare",
     )
     required = get_method(method).requires
     if not required:
