@@ -41,7 +41,7 @@ def list_methods() -> list[str]:
     return METHODS.names()
 
 
-_REQUIREMENTS: dict[str, tuple[Callable[[BackboneFacts], bool], str]] = {
+REQUIREMENTS: dict[str, tuple[Callable[[BackboneFacts], bool], str]] = {
     "cls": (lambda f: f.has_cls, "a class token"),
     "supervised_cls": (
         lambda f: f.has_cls and f.cls_is_supervised,
@@ -61,7 +61,7 @@ _REQUIREMENTS: dict[str, tuple[Callable[[BackboneFacts], bool], str]] = {
 def unmet_need(method: type[TokenReducer], facts: BackboneFacts) -> str | None:
     """What the backbone lacks for this method, in words; None if it fits."""
     for need in sorted(method.requires):
-        holds, words = _REQUIREMENTS[need]
+        holds, words = REQUIREMENTS[need]
         if not holds(facts):
             return words
     return None
@@ -69,7 +69,7 @@ def unmet_need(method: type[TokenReducer], facts: BackboneFacts) -> str | None:
 
 def requirements(method: type[TokenReducer]) -> tuple[str, ...]:
     """What the method requires of a backbone, in words."""
-    return tuple(_REQUIREMENTS[need][1] for need in sorted(method.requires))
+    return tuple(REQUIREMENTS[need][1] for need in sorted(method.requires))
 
 
 def check_compatible(method: type[TokenReducer], facts: BackboneFacts) -> None:
