@@ -101,6 +101,7 @@ class _FinalEvaluation:
         self._done = self._ran = 0
         self._in_race = finalists + 1
         self._raced: dict[str, TrialRecord] = {}
+        self._counted: dict[str, float] = {}
 
     def finals_in_parts(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
         """`finals` on ever more images, of those still in the race, as many as the time affords."""
@@ -268,7 +269,10 @@ class _FinalEvaluation:
         assert record.costs is not None
         if problem.count is None:
             return dataclasses.replace(record, within_budget=record.violation <= 0.0)
-        counted, expected = float(problem.count(record.config)), expected_count(record)
+        key = record.config.config_id
+        if key not in self._counted:
+            self._counted[key] = float(problem.count(record.config))
+        counted, expected = self._counted[key], expected_count(record)
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
         macs = record.costs.macs * counted / expected
         holds = record.violation <= 0.0 and all(macs <= limit for limit in limits)

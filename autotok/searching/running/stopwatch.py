@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from .time_limit import Around
 
 _EXPORT_PER_LOADING = 7.0
-"""Processor time of an export and its check over that of loading model and data, of the demo: 12.3
-to 2.6 s on an Intel processor, 37 to 4.7 on an AMD one."""
+"""Processor time of an export and its check over that of loading model and data, of the demo: 5 on
+one processor, up to 8 on another."""
 _LEAST_LOADING_S = 1.0
 _REPORT_SHARE = 0.2
 """Time of token maps, tables, picture and report over that of an export: 2.6 to 13 s."""
