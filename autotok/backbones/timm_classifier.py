@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autotok.errors import CheckpointError, UnsupportedBackbone
+from autotok.errors import CheckpointError, UnsupportedBackbone, nearest
 
 from .checkpoint import read_state_dict
 from .family import family_of
@@ -34,6 +34,11 @@ def is_other_timm(name: str) -> bool:
     except UnsupportedBackbone:
         return True
     return False
+
+
+def nearest_timm(name: str) -> str:
+    """` did you mean 'x'?` for the closest of timm's names, or an empty string."""
+    return nearest(name, timm.list_models())
 
 
 def timm_classifier(

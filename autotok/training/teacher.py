@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone, evaluating
 from autotok.backbones.loading import check_file, check_name, load_backbone
-from autotok.backbones.timm_classifier import is_other_timm, timm_classifier
+from autotok.backbones.timm_classifier import is_other_timm, nearest_timm, timm_classifier
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig
-from autotok.errors import ConfigError
+from autotok.errors import ConfigError, UnknownName
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
 from autotok.export.weights import weights_identity
@@ -158,7 +158,14 @@ def check_teacher(spec: FineTuneSpec) -> None:
             " model whose weights these are"
         )
     if spec.teacher is not None and not is_other_timm(spec.teacher):
-        check_name(spec.teacher)
+        try:
+            check_name(spec.teacher)
+        except UnknownName as error:
+            hint = nearest_timm(spec.teacher)
+            raise ConfigError(
+                f"teacher '{spec.teacher}' is unknown;{hint} give any model of timm, or a backbone"
+                " of `autotok backbones`"
+            ) from error
     check_file(spec.teacher_checkpoint)
 
 
@@ -166,8 +173,8 @@ def teacher_of(spec: FineTuneSpec, backbone: Backbone) -> Teacher:
     """The teacher that a spec names, on the backbone's device; the backbone where it names none.
 
     Raises:
-        ConfigError: it knows another number of classes.
-        UnknownName, UnsupportedBackbone, CheckpointError: it, or its weights, cannot be had.
+        ConfigError: it is unknown, or knows another number of classes.
+        UnsupportedBackbone, CheckpointError: it, or its weights, cannot be had.
     """
     check_teacher(spec)
     if spec.teacher is None:

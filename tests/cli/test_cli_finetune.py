@@ -133,7 +133,7 @@ def test_a_retrained_best_yaml_is_fine_tuned_from_the_original_weights_again(
         (["--augment", "flip"], "augmentation 'flip' is unknown"),
         (["--recipe", "deet"], "recipe 'deet' is unknown; did you mean 'deit'"),
         (["--mixup", "-1"], "fine-tune mixup is -1.0"),
-        (["--teacher", "tinny"], "backbone 'tinny' is unknown; did you mean 'tiny'"),
+        (["--teacher", "resnet5O"], "teacher 'resnet5O' is unknown; did you mean 'resnet50'?"),
         (["--teacher", "tiny", "--teacher-checkpoint", "a.pth"], "checkpoint 'a.pth' does not"),
         (["--teacher-checkpoint", "a.pth"], "'a.pth' is given without a teacher"),
     ],

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.tap_request import TapRequest
-from autotok.errors import CheckpointError, ConfigError, UnknownName
+from autotok.errors import CheckpointError, ConfigError
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
 from autotok.finetune_spec import FineTuneSpec
 from autotok.training.distill import check_losses
@@ -94,7 +94,9 @@ def test_weights_that_are_not_the_teachers_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_teacher_is_known_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(UnknownName, match="resnet_of_nobody"):
+    with pytest.raises(
+        ConfigError, match="teacher 'resnet_of_nobody' is unknown; did you mean 'resnet"
+    ):
         check_teacher(FineTuneSpec(teacher="resnet_of_nobody"))
     with pytest.raises(CheckpointError, match="does not exist"):
         check_teacher(taught_by(tmp_path / "none.pth"))
