@@ -29,7 +29,7 @@ from autotok.searching.running.model_worker import WEIGHTS_FOLDER
 from autotok.searching.running.opening import kept_trials, resume_search, run_search
 from autotok.searching.running.question import Question, check_hand_over
 from autotok.searching.running.search_result import SearchResult
-from autotok.searching.running.session import Session, build_problem, measuring_on
+from autotok.searching.running.session import Session, measuring_on
 from autotok.searching.running.several import build_session
 from autotok.searching.running.stopwatch import Stopwatch
 from autotok.searching.running.time_limit import Around
@@ -151,20 +151,14 @@ class WholeSearch:
 
     def _loaded(self) -> Session:
         self._say(0.0, f"loading {self.question.named} and {self.question.data}")
-        weights, seed = self.folder / WEIGHTS_FOLDER, self.settings.seed
-        finetunes, own = self.settings.retrain_trials, self.own
-        if self.question.backbones:
-            session = build_session(
-                self.question, seed=seed, weights=weights, finetunes=finetunes, own=own
-            )
-        else:
-            session = build_problem(
-                *(self.question, self.model),
-                seed=seed,
-                weights=weights,
-                finetunes=finetunes,
-                own=own,
-            )
+        session = build_session(
+            self.question,
+            self.model,
+            seed=self.settings.seed,
+            weights=self.folder / WEIGHTS_FOLDER,
+            finetunes=self.settings.retrain_trials,
+            own=self.own,
+        )
         self._say(0.0, session.evaluator.data.labelling)
         self._say(0.0, session.question.judged_in)
         self.watch.loaded()

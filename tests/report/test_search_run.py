@@ -25,7 +25,7 @@ def test_a_folder_that_cannot_be_had_is_told_before_anything_is_loaded(
     def no_loading(*given: object, **named: object) -> None:
         raise AssertionError("loaded a model first")
 
-    monkeypatch.setattr("autotok.report.search_run.build_problem", no_loading)
+    monkeypatch.setattr("autotok.report.search_run.build_session", no_loading)
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("")

@@ -17,8 +17,6 @@ from typing import Any
 
 from torch import nn
 
-from autotok.backbones.base import Backbone
-from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.config import CompressionConfig
 from autotok.devices.handed_model import put_together, take_apart
 from autotok.errors import ConfigError, failure
@@ -34,7 +32,7 @@ from autotok.searching.space.problem import Problem
 
 from .model_worker import WEIGHTS_FOLDER
 from .question import Question
-from .session import Session, build_problem
+from .session import Loaded, Session
 from .several import build_session
 
 _LOG = logging.getLogger(__name__)
@@ -43,8 +41,6 @@ _WARM_UP = 2
 SHARED_FOLDER = "shared"
 """Inside the run directory, while workers run."""
 IMAGES, OUTPUTS = "images", "outputs"
-
-Loaded = tuple[Backbone, AutoFormerSupernet | None]
 
 
 @dataclass(frozen=True)
@@ -120,10 +116,7 @@ class ProblemFactory:
         model = None if self.model is None else pickle.loads(self.model)
         question = Question.from_dict(self.question)
         weights = self.directory / WEIGHTS_FOLDER
-        if question.backbones:
-            session = build_session(question, seed=self.seed, weights=weights)
-        else:
-            session = build_problem(question, model, seed=self.seed, weights=weights, loaded=loaded)
+        session = build_session(question, model, seed=self.seed, weights=weights, loaded=loaded)
         if self.shared is not None:
             self.shared.open_for(session.evaluator)
         with contextlib.suppress(Exception):  # if it fails, the trials say so

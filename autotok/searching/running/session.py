@@ -47,6 +47,9 @@ from .model_worker import ModelWorker
 from .question import Question, require_device
 from .ranking import pruned_structure
 
+Loaded = tuple[Backbone, AutoFormerSupernet | None]
+"""A backbone and the supernet it is cut from."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -81,7 +84,7 @@ def build_problem(
     seed: int = 0,
     weights: Path | None = None,
     finetunes: int | None = None,
-    loaded: tuple[Backbone, AutoFormerSupernet | None] | None = None,
+    loaded: Loaded | None = None,
     own: OwnQuality | None = None,
 ) -> Session:
     """Load what a question names; `model` replaces the named backbone.

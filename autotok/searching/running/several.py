@@ -6,30 +6,44 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import nn
+
 from autotok.config import CompressionConfig
 from autotok.errors import DataError
 from autotok.evaluation.own_quality import OwnQuality
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, budgets_of
 
 from .question import COMPARABLE, Question
-from .session import Session, build_problem
+from .session import Loaded, Session, build_problem
 
 
 def build_session(
     question: Question,
+    model: nn.Module | None = None,
     *,
     seed: int = 0,
     weights: Path | None = None,
     finetunes: int | None = None,
     own: OwnQuality | None = None,
+    loaded: Loaded | None = None,
 ) -> Session:
-    """The session of a question of several backbones; see `build_problem`.
+    """The session of a question, of one backbone or several; see `build_problem`.
 
-    Budgets are those of the first backbone, which a share is of.
+    Of several, budgets are those of the first, which a share is of.
 
     Raises:
         DataError: the backbones do not see the same labelled images.
     """
+
+    if not question.backbones:
+        return build_problem(
+            *(question, model),
+            seed=seed,
+            weights=weights,
+            finetunes=finetunes,
+            own=own,
+            loaded=loaded,
+        )
 
     def session(name: str, precision: str) -> Session:
         alone = dataclasses.replace(question, backbone=name, backbones=(), precision=precision)
