@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +16,8 @@ from autotok.config import CompressionConfig, Primitive
 
 from .base import Job, Outcome
 
+LOSSES = 3
+"""Workers or nodes that a job may lose before it fails."""
 _PATIENCE_S = 1.0
 """With a driver that thinks; a scheduler has other things to see to."""
 
@@ -28,6 +30,7 @@ class JobQueue:
         self._jobs: deque[Job] = deque()
         self._open: dict[str, tuple[Job, float]] = {}  # by ticket: job, when it was handed out
         self._done: deque[Outcome] = deque()
+        self._losses: Counter[int] = Counter()  # by number of the job
         self._trouble: Exception | None = None
         self._driver_waits = False
         self._last = 0.0  # when a job was left, or an outcome
@@ -84,18 +87,32 @@ class JobQueue:
             self._open[ticket] = (job, time.perf_counter())
             return job
 
-    def finish(self, ticket: str, outcome: Outcome | None, reason: str = "") -> None:
-        """Leave the outcome of a job; without one it failed for `reason`."""
+    def finish(self, ticket: str, outcome: Outcome) -> None:
+        """Leave the outcome of a job."""
+        with self._turn:
+            if self._open.pop(ticket, None) is not None:
+                self._leave(outcome)
+
+    def lose(self, ticket: str) -> None:
+        """The worker of a job is lost: it is handed out again, or failed after `LOSSES` times."""
         with self._turn:
             found = self._open.pop(ticket, None)
             if found is None:
                 return
             job, begin = found
-            if outcome is None:
-                outcome = Outcome(job, None, time.perf_counter() - begin, reason)
-            self._done.append(outcome)
-            self._last = time.monotonic()
-            self._turn.notify_all()
+            self._losses[job.number] += 1
+            if self._losses[job.number] <= LOSSES:
+                self._jobs.appendleft(job)
+                self._turn.notify_all()
+                return
+            lost = f"{LOSSES + 1} workers were lost with this job, perhaps out of memory"
+            self._leave(Outcome(job, None, time.perf_counter() - begin, lost))
+
+    def _leave(self, outcome: Outcome) -> None:
+        del self._losses[outcome.job.number]
+        self._done.append(outcome)
+        self._last = time.monotonic()
+        self._turn.notify_all()
 
     def job(self, ticket: str) -> Job | None:
         """The open job of a ticket."""

@@ -1,8 +1,9 @@
 """The Ray engine: each job is a trial of Ray Tune, on this machine or anywhere in a cluster.
 
 Tune's `Tuner` runs in a thread and asks a `Searcher` for trials; the searcher hands it our jobs as
-flat dicts and takes their outcomes back. Tune decides where a trial runs and runs it again where a
-worker or node is lost; it never sees the study. A fine-tune that runs again goes on from its own
+flat dicts and takes their outcomes back. Tune decides where a trial runs; it never sees the study.
+A job whose worker or node is lost is a new trial of Tune's, which itself fails a trial for good
+whose worker dies while being handed over. A fine-tune that runs again goes on from its own
 checkpoint in the run directory, which therefore must be on storage that all nodes see.
 
 This is the only file that imports ray, and it does so when an engine is made.
@@ -41,8 +42,6 @@ from .job_queue import JobQueue, from_flat, to_flat
 from .pickling import build_error, dumped, packed, rebuilt, threads_per_worker, use_threads
 from .watchdog import Watchdog
 
-LOSSES = 3
-"""Workers or nodes that a job may lose before it fails."""
 _FAREWELL_S = 20.0
 _WORKER_S = 30.0
 """A job waits so long for a worker of its own."""
@@ -167,7 +166,7 @@ class RayEngine:
             run_config=tune.RunConfig(
                 name=self._folder.name,
                 storage_path=str(self._folder.parent),
-                failure_config=tune.FailureConfig(max_failures=LOSSES),
+                failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[_watcher(self._actors)],
                 stop=_stopper(self._queue),
@@ -216,8 +215,7 @@ def _searcher(queue: JobQueue) -> Any:
             if job is None:
                 return
             if error or result is None or "outcome" not in result:
-                lost = f"{LOSSES + 1} workers were lost with this job, perhaps out of memory"
-                queue.finish(trial_id, None, lost)
+                queue.lose(trial_id)
             else:
                 outcome = pickle.loads(base64.b64decode(result["outcome"]))
                 queue.finish(trial_id, dataclasses.replace(outcome, job=job))
@@ -302,7 +300,6 @@ def _scheduler(capacity: int) -> Any:
             self._kept = False
 
         def choose_trial_to_run(self, tune_controller: Any) -> Any:
-            _release_stuck(tune_controller)
             self._keep_workers(tune_controller)
             now, before, self._since = time.monotonic(), self._since, {}
             oldest = None
@@ -322,12 +319,3 @@ def _scheduler(capacity: int) -> Any:
                 controller._actor_cache.increase_max(key, capacity)
 
     return InOrder()  # type: ignore[no-untyped-call, unused-ignore]
-
-
-def _release_stuck(controller: Any) -> None:
-    """Let Tune forget that it was handing a worker to a trial when that worker died meanwhile.
-
-    It forgets to, and waits for ever for the trial (seen with Ray 2.60).
-    """
-    resetting: set[Any] = getattr(controller, "_resetting_trials", set())
-    resetting -= {t for t in resetting if t not in controller._trial_to_actor}

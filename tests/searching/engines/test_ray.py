@@ -238,9 +238,9 @@ def test_a_node_lost_in_mid_search_loses_no_trial(cluster: Any, tmp_path: Path) 
     settings = SearchSettings(n_trials=16, seed=3)
     result = run_search(settings, fake_problem(), tmp_path / "run", on_event, engine=engine)
     assert len(finished) == len(set(finished))
+    assert not [(r.reason, r) for r in result.records if r.state in ("failed", "running")]
     assert result.evaluated == 16
     assert [r.number for r in result.records] == list(range(len(result.records)))
-    assert not [r for r in result.records if r.state in ("failed", "running")]
     import ray
 
     ray.init(address=cluster.address)  # closing the engine has left the cluster up
