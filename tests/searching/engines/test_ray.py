@@ -16,7 +16,8 @@ from test_workers import alive, config, jobs, outcomes, until
 
 from autotok.errors import ConfigError, DeviceUnreachable, UnknownName
 from autotok.searching.engines.base import InProcessEngine, Job, WorkerFactory
-from autotok.searching.engines.ray import LOSSES, RayEngine
+from autotok.searching.engines.job_queue import LOSSES
+from autotok.searching.engines.ray import RayEngine
 from autotok.searching.running.events import Event, TrialFinished
 from autotok.searching.running.opening import run_search
 from autotok.searching.space.settings import SearchSettings
