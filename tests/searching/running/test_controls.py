@@ -13,8 +13,7 @@ from autotok.facts import BackboneFacts
 from autotok.searching.proposing.repair import Repaired
 from autotok.searching.records.record import Costs, TrialRecord
 from autotok.searching.running.controls import control_shapes, smaller_image
-from autotok.searching.running.opening import open_search, run_search
-from autotok.searching.running.time_limit import TimeLimit
+from autotok.searching.running.opening import open_search
 from autotok.searching.space.settings import SearchSettings
 
 
@@ -83,36 +82,3 @@ def best_of_cost(macs: int) -> TrialRecord:
     config = CompressionConfig("tome", (Reduction(2, num_keep=147),))
     costs = Costs(macs, macs, 1)
     return TrialRecord(0, "complete", config, layers=(2,), counts=(147,), costs=costs)
-
-
-def test_a_search_ends_with_the_control_on_smaller_images_beside_the_random_ones(
-    tmp_path: Path,
-) -> None:
-    settings = SearchSettings(n_trials=6)
-    result = run_search(settings, fake_problem(facts=SIZED), tmp_path / "run").final
-    control = result.smaller_image
-    assert control is not None
-    assert control.origin == "smaller image"
-    assert control.within_budget
-    assert control.measured
-    assert result.best is not None
-    assert control.costs is not None
-    assert result.best.costs is not None
-    assert control.costs.macs <= result.best.costs.macs
-    assert control.number not in [r.number for r in result.controls]
-    assert len({r.number for r in result.controls}) == settings.control_shapes
-    assert result.no_smaller_image == ""
-    plain = run_search(settings, fake_problem(), tmp_path / "plain").final
-    assert plain.smaller_image is None
-    assert "keeps its image size" in plain.no_smaller_image
-
-
-def test_where_time_is_over_one_control_of_each_kind_is_judged_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(TimeLimit, "is_over", lambda *_: True)
-    settings = SearchSettings(n_trials=6, control_shapes=3)
-    found = run_search(settings, fake_problem(facts=SIZED), tmp_path / "run").final
-    assert found.smaller_image is not None
-    assert found.no_smaller_image == ""
-    assert len({r.number for r in found.controls}) == 1

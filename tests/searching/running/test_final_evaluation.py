@@ -44,21 +44,6 @@ def test_a_machine_that_slows_down_in_the_final_evaluation_does_not_overrun_the_
     assert least >= run.plan.more
 
 
-def test_a_final_evaluation_in_parts_sees_no_image_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workers = Workers(1, image_s=0.05)
-    follow(workers, monkeypatch)
-    settings = SearchSettings(n_trials=12, timeout_s=60.0)
-    run = run_search(settings, fake_problem(), tmp_path / "run", engine=workers, around=Around(0.0))
-    assert run.best is not None
-    assert run.best.config is not None
-    assert run.best.score is not None
-    mine = [j for j in workers.asked if j.config == run.best.config]
-    images = [i for job in mine for i in range(job.start, job.stop)]
-    assert images == list(range(run.best.score.num_images))
-
-
 def test_the_progress_of_a_race_counts_no_model_that_has_left_it(tmp_path: Path) -> None:
     """How many results are to come nobody knows; how many race does, and controls do not race."""
     heard: list[Event] = []

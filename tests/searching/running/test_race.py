@@ -107,7 +107,7 @@ def raced(
 ) -> tuple[SearchResult, Workers]:
     workers = Workers(1, image_s=image_s)
     workers._accuracy = Images(vit_facts())
-    for module in ("time_limit", "final_evaluation"):
+    for module in ("time_limit", "final_evaluation", "final_controls"):
         clock = SimpleNamespace(monotonic=workers.monotonic)
         monkeypatch.setattr(f"autotok.searching.running.{module}.time", clock)
     problem = fake_problem(total_images=20_000)
