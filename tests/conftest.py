@@ -2,6 +2,7 @@
 finished run that many tests look at."""
 
 import fcntl
+import gc
 import logging
 import os
 import shutil
@@ -28,6 +29,13 @@ def _same_start() -> None:
         if "PYTEST_XDIST_WORKER" in os.environ:
             sys.modules["torch"].set_num_threads(1)
     logging.getLogger("autotok").setLevel(logging.NOTSET)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end, a million objects: looked through a last time here."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 # No test cuts the power, and a killed process loses nothing that it wrote: waiting for the disk

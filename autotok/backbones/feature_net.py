@@ -23,6 +23,7 @@ from autotok.errors import CheckpointError, UnknownName
 from .checkpoint import read_state_dict
 from .hub import hub_or_cache
 from .torchvision_shim import ensure_torchvision
+from .unfilled import making_on
 
 ensure_torchvision()
 
@@ -185,7 +186,7 @@ def _pretrained(name: str, checkpoint: Path | None) -> nn.Module:
 @lru_cache(maxsize=32)
 def _structure(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     _check_name(name)
-    with torch.device("meta"):
+    with making_on("meta"):
         return _folded(_create(name)).to(dtype)
 
 
@@ -206,7 +207,7 @@ def _check_name(name: str) -> None:
     base = name.split(".")[0]
     if not timm.is_model(base):
         raise UnknownName("proxy network", name, timm.list_models("mobileone*"))
-    with torch.device("meta"):
+    with making_on("meta"):
         model: Any = timm.create_model(base, pretrained=False).eval()
         features = model.forward_features(torch.empty(1, 3, 224, 224))
     if features.dim() != 4 or features.shape[1] < features.shape[2]:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from autotok.errors import CheckpointError
@@ -18,6 +17,7 @@ from .size_tables import by_size, hold_size_tables, listed_sides
 from .timm_layout import inferred_arguments, reads_both, sized_arguments
 from .timm_vit import under_both
 from .torchvision_shim import ensure_torchvision
+from .unfilled import making_on
 
 ensure_torchvision()
 
@@ -45,7 +45,7 @@ def model_from_tensors(
     """
     arguments: dict[str, Any] = {}
     try:
-        with torch.device("meta"):
+        with making_on("meta"):
             template: Any = timm.create_model(name, pretrained=False)
         tensors = by_size(tensors, image_size=image_size, origin=origin, name=name)
         sides = listed_sides(tensors)
@@ -53,7 +53,7 @@ def model_from_tensors(
         given = _one_head(given)
         arguments = _arguments(tensors, given, template, image_size)
         both = reads_both(given, template)
-        with torch.device("meta"):
+        with making_on("meta"):
             shapes: Any = _made(name, arguments, both=both)
             hold_size_tables(shapes, sides)
         checked_names(shapes.state_dict(), given, origin=origin, name=name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from autotok.errors import CheckpointError, UnsupportedBackbone, nearest
@@ -15,6 +14,7 @@ from .family import family_of
 from .hub import hub_or_cache
 from .timm_family import is_timm_name
 from .torchvision_shim import ensure_torchvision
+from .unfilled import making_on
 
 ensure_torchvision()
 
@@ -72,7 +72,7 @@ def _pretrained(name: str) -> Any:
 def _from_file(name: str, checkpoint: Path) -> Any:
     tensors = read_state_dict(checkpoint)
     base = name.split(".")[0].removeprefix("timm/")
-    with torch.device("meta"):
+    with making_on("meta"):
         template: Any = timm.create_model(base, pretrained=False)
     head = template.default_cfg["classifier"]
     weight = tensors.get(f"{head if isinstance(head, str) else head[0]}.weight")

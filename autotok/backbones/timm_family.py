@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from autotok.errors import CheckpointError, UnsupportedBackbone
@@ -20,6 +19,7 @@ from .timm_refusals import refuse_module
 from .timm_relative import TimmBeit, TimmRelPos
 from .timm_vit import ClassAndMeanViT, TimmModel, TimmViT, model_name
 from .torchvision_shim import ensure_torchvision
+from .unfilled import making_on
 
 ensure_torchvision()
 
@@ -70,7 +70,7 @@ class TimmFamily(Family):
 
     def structure(self, asked: ModelRequest, *, device: str = "meta") -> TimmModel:
         size: dict[str, Any] = {} if asked.image_size is None else {"img_size": asked.image_size}
-        with torch.device(device):
+        with making_on(device):
             model = timm.create_model(_base_name(asked.name), pretrained=False, **size)
             return timm_backbone(model.eval(), name=asked.name)
 
@@ -166,7 +166,7 @@ def create_timm(
         model = model_from_tensors(name, state_dict, image_size=image_size, origin=origin)
         return timm_backbone(model, name=name)
     kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    with torch.device("meta"):  # what cannot be run is told before anything is fetched
+    with making_on("meta"):  # what cannot be run is told before anything is fetched
         timm_backbone(timm.create_model(_base_name(name), pretrained=False).eval(), name=name)
     try:
         with hub_or_cache():

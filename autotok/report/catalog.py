@@ -7,7 +7,6 @@ from typing import Any
 from autotok.backbones.family import FAMILIES
 from autotok.backbones.loading import backbone_facts
 from autotok.methods import get_method, list_methods, unmet_need
-from autotok.predicting.predict import check_points, conditions
 from autotok.predicting.target import load_target
 
 
@@ -55,6 +54,8 @@ def backbones_markdown() -> str:
 
 def target_row(name: str) -> dict[str, str]:
     """A target in a line: what it is, what its predictions are of, what they were held against."""
+    from autotok.predicting.predict import conditions
+
     target = load_target(name)
     points = len(target.checked_against)
     return {
@@ -67,6 +68,8 @@ def target_row(name: str) -> dict[str, str]:
 
 def describe_target(name: str) -> dict[str, Any]:
     """A target's numbers with their sources, and its predictions against every known point."""
+    from autotok.predicting.predict import check_points, conditions  # timm too: methods need none
+
     target = load_target(name)
     points = [
         {

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,7 +145,15 @@ def fork(task: dict[str, Any]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
+def lived_once() -> None:
+    """What every life would import and price again is there when it is forked."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = SearchSettings(n_trials=2, seed=SEED)
+        run_search(settings, brief_problem(), Path(folder) / "run")
+
+
 def main() -> None:
+    lived_once()
     for line in sys.stdin:
         print(fork(json.loads(line)), flush=True)
 

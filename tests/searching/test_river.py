@@ -33,7 +33,7 @@ class Follower:
     """Notes whose functions run between an ask and the tell that answers it."""
 
     def __init__(self) -> None:
-        self.files: set[str] = set()
+        self._paths: set[str] = set()
         self._asks: set[CodeType] = {Search.ask.__code__, Search.ask_promotion.__code__}
         self._follows = False
 
@@ -41,10 +41,16 @@ class Follower:
         code = frame.f_code
         if event == "call":
             self._follows = self._follows or code in self._asks
-            if self._follows and code.co_filename.startswith(str(ROOM)):
-                self.files.add(Path(code.co_filename).relative_to(ROOM).as_posix())
+            if self._follows:
+                self._paths.add(code.co_filename)
         elif event == "return" and code is Proposals.tell.__code__:
             self._follows = False
+
+    @property
+    def files(self) -> set[str]:
+        """Those of the room."""
+        passed = map(Path, self._paths)
+        return {p.relative_to(ROOM).as_posix() for p in passed if p.is_relative_to(ROOM)}
 
 
 def passed(problem: Problem, folder: Path, settings: SearchSettings = SETTINGS) -> set[str]:

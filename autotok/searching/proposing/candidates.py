@@ -7,8 +7,10 @@ needs a forward, so a surrogate can choose among thousands.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,11 @@ from numpy.typing import NDArray
 from autotok.config import Primitive
 from autotok.errors import AutotokError
 from autotok.facts import BackboneFacts
+from autotok.methods.base import TokenReducer
 from autotok.searching.space.budget import Budget
-from autotok.searching.space.problem import Problem
+from autotok.searching.space.problem import ExactCosts, Problem
 from autotok.searching.space.search_space import Chooser, Parameter, Params
+from autotok.searching.space.shape import Shape
 
 from .repair import Strengths
 
@@ -103,8 +107,10 @@ def priced_at(
         facts = space.structure.facts(shape.subnet)
     own, facts = facts.num_patches, facts.at_size(shape.image_size)
     line = Strengths(shape, problem)
-    counts = shape.counts(_GRID, problem.facts_of(shape.backbone))
-    macs = line.macs_of(counts) if shape.layers else line.metric("macs", _GRID)
+    if shape.layers:
+        counts, macs = _on_grid(shape, problem)
+    else:
+        counts, macs = np.zeros((len(_GRID), 0), dtype=np.int64), line.metric("macs", _GRID)
     inside = np.flatnonzero((macs <= most) & _within(line, macs, problem.budgets))
     if not len(inside):
         return []
@@ -139,6 +145,29 @@ def priced_as(
         sum(entering) / facts.num_patches,
         backbone=str(params.get("backbone", "")),
     )
+
+
+def _on_grid(shape: Shape, problem: Problem) -> tuple[NDArray[np.int64], Floats]:
+    """(25, S) counts and (25,) multiply-accumulates of a shape at the strengths of the grid."""
+    facts = problem.costs.facts(shape.subnet, shape.image_size, shape.backbone)
+    return _at_each(shape.acting, shape.layers, shape.weights, shape.curve, facts)
+
+
+@lru_cache(maxsize=1024)  # a limit on predictions asks first, and a resumed search once more
+def _at_each(
+    acting: tuple[type[TokenReducer], str],
+    layers: tuple[int, ...],
+    weights: tuple[float, ...],
+    curve: str,
+    facts: BackboneFacts,
+) -> tuple[NDArray[np.int64], Floats]:
+    """Of a shape on the facts that it means; only to be looked at."""
+    name, options = json.loads(acting[1])
+    counts = Shape(name, layers, weights, curve, options).counts(_GRID, facts)
+    macs = ExactCosts(facts).schedule_macs(name, options, layers, counts).astype(np.float64)
+    for values in (counts, macs):
+        values.flags.writeable = False
+    return counts, macs
 
 
 def _within(line: Strengths, macs: Floats, budgets: Sequence[Budget]) -> NDArray[np.bool_]:

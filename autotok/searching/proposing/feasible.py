@@ -115,10 +115,15 @@ def _corners(
 ) -> Iterator[Strengths]:
     """Shapes at the ends of every schedule range, at one image size or the smallest; options stay
     at their first answer."""
-    seen = set[str]()
+    seen, walked = set[str](), list[tuple[str, dict[int, bool]]]()
     corners = itertools.product((False, True), repeat=4)
     for family, ends in itertools.product(problem.space.families, corners):
-        params = problem.space.walk(_at_corner(method, family, ends, backbone), problem.facts)
+        if any(f == family and all(ends[i] == end for i, end in a.items()) for f, a in walked):
+            continue  # no end was asked for that differs here
+        asked: dict[int, bool] = {}
+        walked.append((family, asked))
+        corner = _at_corner(method, family, ends, backbone, asked)
+        params = problem.space.walk(corner, problem.facts)
         params |= {} if side is None else {"image_size": side}
         shape = problem.space.decode(params, problem.facts)
         key = repr((shape.layers, shape.weights, shape.curve))
@@ -130,7 +135,11 @@ def _corners(
 _SLOTS = {"first_layer": 0, "num_stages": 1, "spacing": 2, "taper": 3, "inflection": 3}
 
 
-def _at_corner(method: str, family: str, ends: tuple[bool, ...], backbone: str) -> Chooser:
+def _at_corner(
+    method: str, family: str, ends: tuple[bool, ...], backbone: str, asked: dict[int, bool]
+) -> Chooser:
+    """Answers a walk; of `ends`, those that it asks for come into `asked`."""
+
     def choose(parameter: Parameter) -> Primitive:
         if parameter.name == "method":
             return method
@@ -138,7 +147,8 @@ def _at_corner(method: str, family: str, ends: tuple[bool, ...], backbone: str) 
             return backbone
         if parameter.choices:
             return family if family in parameter.choices else parameter.choices[0]
-        at_high = parameter.name in _SLOTS and ends[_SLOTS[parameter.name]]
+        slot = _SLOTS.get(parameter.name)
+        at_high = slot is not None and asked.setdefault(slot, ends[slot])
         return parameter.cast(parameter.high if at_high else parameter.low)
 
     return choose

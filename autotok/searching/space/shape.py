@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -49,6 +49,11 @@ class Shape:
         """The method's class."""
         return get_method(self.method)
 
+    @cached_property
+    def acting(self) -> tuple[type[TokenReducer], str]:
+        """The method's class, then its name and options as text: the same for the same ones."""
+        return self.reducer, json.dumps([self.method, dict(self.options)], sort_keys=True)
+
     def counts(self, strengths: NDArray[np.float64], facts: BackboneFacts) -> Counts:
         """(M, S) patch tokens left after each layer, never rising along a row.
 
@@ -66,7 +71,7 @@ class Shape:
         else:
             kept = np.maximum(1.0 - amount, 0.0) * total
         asked: Counts = np.floor(kept + 0.5).astype(np.int64)
-        low, high = self._ranges(total)
+        low, high = _ranges(self.acting, total)
         entering = np.full(len(asked), total, dtype=np.int64)
         for column in range(asked.shape[1]):
             wanted = np.maximum(asked[:, column], low[entering])
@@ -79,11 +84,6 @@ class Shape:
     def _parks(self) -> bool:
         """Every layer chooses among all tokens again."""
         return self.reducer.lasts(self.options) is not Span.REST
-
-    def _ranges(self, total: int) -> tuple[Counts, Counts]:
-        """(N0 + 1,) lowest and highest count the method can leave of each entering count."""
-        key = json.dumps([self.method, dict(self.options)], sort_keys=True)
-        return _ranges(self.method, key, total)
 
     def blocked_at(self, facts: BackboneFacts) -> str:
         """What stops the strongest reduction of this shape, in words."""
@@ -128,9 +128,10 @@ class Shape:
         )
 
 
-@lru_cache(maxsize=64)
-def _ranges(method: str, key: str, total: int) -> tuple[Counts, Counts]:
-    options = json.loads(key)[1]
-    pairs = [(0, 0)] + [get_method(method).feasible(n, options) for n in range(1, total + 1)]
+@lru_cache(maxsize=512)
+def _ranges(acting: tuple[type[TokenReducer], str], total: int) -> tuple[Counts, Counts]:
+    """(N0 + 1,) lowest and highest count the method can leave of each entering count."""
+    method, options = acting[0], json.loads(acting[1])[1]
+    pairs = [(0, 0)] + [method.feasible(n, options) for n in range(1, total + 1)]
     low, high = np.array(pairs, dtype=np.int64).T
     return np.maximum(low, 1), high

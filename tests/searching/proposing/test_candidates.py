@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import FakeEvaluator, fake_problem
+from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.searching.proposing.candidates import (
@@ -13,7 +13,7 @@ from autotok.searching.proposing.candidates import (
     random_params,
     tokens_by_depth,
 )
-from autotok.searching.proposing.repair import repair
+from autotok.searching.proposing.repair import Strengths, repair
 
 PROBLEM = fake_problem("50%")
 WHOLE = float(PROBLEM.costs.cost(CompressionConfig()).macs)
@@ -35,6 +35,19 @@ def test_what_repair_makes_of_a_candidate_costs_about_what_it_was_priced_at() ->
         errors.append(abs(repaired.costs.macs / WHOLE - candidate.macs))
     assert len(errors) > 60
     assert float(np.median(errors)) < 0.01
+
+
+def test_a_shape_is_priced_for_the_backbone_it_is_meant_for_each_time() -> None:
+    narrow, rng = fake_problem("50%", facts=vit_facts(width=192)), np.random.default_rng(4)
+    shapes = [random_params(PROBLEM, rng) for _ in range(12)]
+    for problem in (PROBLEM, narrow, PROBLEM):
+        whole = float(problem.costs.cost(CompressionConfig()).macs)
+        found = [priced_at(params, [0.3, 1.0], problem, whole) for params in shapes]
+        assert sum(map(bool, found)) > 6
+        for params, priced in zip(shapes, found, strict=True):
+            line = Strengths(problem.space.decode(params, problem.facts), problem)
+            exact = line.metric("macs", np.linspace(0.0, 1.0, 25)) / whole
+            assert {c.macs for c in priced} <= set(exact.tolist())
 
 
 def test_every_candidate_is_inside_the_budget() -> None:

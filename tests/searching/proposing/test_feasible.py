@@ -1,6 +1,7 @@
 """Budgets that nothing meets are told before the search, with the nearest that can be met."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,12 @@ from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError, InfeasibleBudget
 from autotok.metrics import METRICS
-from autotok.searching.proposing.feasible import _corners, check_budgets, within_sizes
+from autotok.searching.proposing.feasible import (
+    _at_corner,
+    _corners,
+    check_budgets,
+    within_sizes,
+)
 from autotok.searching.running.opening import run_search
 from autotok.searching.space.budget import parse_budget
 from autotok.searching.space.settings import SearchSettings
@@ -52,6 +58,19 @@ def test_a_suggested_budget_is_never_below_what_is_needed(value: float) -> None:
 
 SIZED = dataclasses.replace(FACTS, one_size="")
 SIZES = dataclasses.replace(load_space("default"), image_sizes=(112, 160, 224))
+
+
+@pytest.mark.parametrize("method", ["tome", "evit", "dpcknn", "none"])
+def test_every_different_corner_is_tried(method: str) -> None:
+    problem, every = fake_problem(space=SIZES, facts=SIZED), set()
+    ends = itertools.product((False, True), repeat=4)
+    for family, corner in itertools.product(problem.space.families, ends):
+        chosen = _at_corner(method, family, corner, "", {})
+        shape = problem.space.decode(problem.space.walk(chosen, problem.facts), problem.facts)
+        every.add((shape.layers, shape.weights, shape.curve))
+    found = [(c.shape.layers, c.shape.weights, c.shape.curve) for c in _corners(problem, method)]
+    assert len(found) == len(every)
+    assert set(found) == every
 
 
 def test_a_size_whose_cheapest_shape_is_over_the_budget_is_not_proposed() -> None:
