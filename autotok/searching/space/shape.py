@@ -130,7 +130,7 @@ class Shape:
 
 @lru_cache(maxsize=64)
 def _ranges(method: str, key: str, total: int) -> tuple[Counts, Counts]:
-    options = json.loads(key)[1]
-    pairs = [(0, 0)] + [get_method(method).feasible(n, options) for n in range(1, total + 1)]
+    feasible, options = get_method(method).feasible, json.loads(key)[1]
+    pairs = [(0, 0)] + [feasible(n, options) for n in range(1, total + 1)]
     low, high = np.array(pairs, dtype=np.int64).T
     return np.maximum(low, 1), high
