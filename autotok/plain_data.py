@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar, Union
@@ -29,7 +30,7 @@ def checked_keys(data: object, cls: type[DataclassInstance], where: Place | str)
     place = where if isinstance(where, Place) else Place(where)
     if not isinstance(data, Mapping):
         raise ConfigError(f"{place}: must be a mapping, got {_shown(data)}")
-    known = _names(cls)
+    known = _fields(cls)
     for key in data:
         if key not in known:
             hint = nearest(str(key), known)
@@ -52,12 +53,14 @@ def typed(cls: type[T], data: object, where: Place | str, *, newer: bool = False
         ConfigError: which key is wrong and what it must be; also what the class itself refuses.
     """
     place = where if isinstance(where, Place) else Place(where)
-    hints = _hints(cls)
+    fields = _fields(cls)
     if newer and isinstance(data, Mapping):
-        data = {key: value for key, value in data.items() if key in _names(cls)}
+        data = {key: value for key, value in data.items() if key in fields}
+    if type(data) is not dict or not data.keys() <= fields.keys():
+        data = checked_keys(data, cls, place)
     values = {
-        key: value if _fits(value, hints[key]) else _fitted(value, hints[key], place / key)
-        for key, value in checked_keys(data, cls, place).items()
+        key: value if _fits(value, fields[key]) else _fitted(value, fields[key], place / key)
+        for key, value in data.items()
     }
     for name in _required(cls):
         if name not in values:
@@ -82,15 +85,32 @@ def plain_fields(item: DataclassInstance) -> dict[str, Any]:
     return {field.name: to_plain(getattr(item, field.name)) for field in dataclasses.fields(item)}
 
 
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """A declared type, taken apart once: of `Mapping[str, int]`, Mapping and its parts."""
+
+    hint: Any
+    origin: Any
+    inner: tuple[_Kind, ...]
+    taken: frozenset[type]
+    """Types of the values that need no closer look: all of `int | None`, none of a mapping."""
+
+    @classmethod
+    def of(cls, hint: Any) -> _Kind:
+        """Of an annotation."""
+        origin = typing.get_origin(hint)
+        inner = tuple(map(cls.of, typing.get_args(hint)))
+        taken = frozenset([hint]) if hint in _WORDS or hint is type(None) else frozenset[type]()
+        if origin in (Union, types.UnionType):
+            taken = taken.union(*(kind.taken for kind in inner))
+        return cls(hint, origin, inner, taken)
 
 
 @cache
-def _names(cls: type[DataclassInstance]) -> dict[str, None]:
-    """Of its fields, in order, to look up."""
-    return dict.fromkeys(item.name for item in dataclasses.fields(cls))
+def _fields(cls: type[DataclassInstance]) -> dict[str, _Kind]:
+    """Types of its fields, in order."""
+    hints = typing.get_type_hints(cls)
+    return {item.name: _Kind.of(hints[item.name]) for item in dataclasses.fields(cls)}
 
 
 @cache
@@ -103,42 +123,29 @@ def _required(cls: type[DataclassInstance]) -> tuple[str, ...]:
     )
 
 
-@cache
-def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Of `Mapping[str, int]`, Mapping and (str, int)."""
-    return typing.get_origin(hint), typing.get_args(hint)
-
-
-@cache
-def _taken(hint: Any) -> frozenset[type]:
-    """Types of the values that need no closer look: all of `int | None`, none of a mapping."""
-    kind, inner = _parts(hint)
-    if kind in (Union, types.UnionType):
-        return frozenset[type]().union(*map(_taken, inner))
-    return frozenset([hint]) if hint in _WORDS or hint is type(None) else frozenset()
-
-
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: Any, kind: _Kind) -> bool:
     """Whether nothing is to be done or said about a value: most of a large study."""
-    kind = type(value)
-    return hint is Any or (kind in _taken(hint) and (kind is not float or math.isfinite(value)))
+    own = type(value)
+    if own in kind.taken:
+        return own is not float or math.isfinite(value)
+    return kind.hint is Any
 
 
-def _fitted(value: Any, hint: Any, place: Place) -> Any:
+def _fitted(value: Any, kind: _Kind, place: Place) -> Any:
     """A value as its type has it: sequences as tuples, mappings as dictionaries."""
-    if _fits(value, hint):
+    if _fits(value, kind):
         return value
-    kind, inner = _parts(hint)
-    if kind in (Union, types.UnionType):
+    hint, origin, inner = kind.hint, kind.origin, kind.inner
+    if origin in (Union, types.UnionType):
         return _one_of(value, inner, place)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
         own = getattr(hint, "from_dict", None)
         return typed(hint, value, place) if own is None else own(value, where=place)
-    if kind is tuple:
+    if origin is tuple:
         return _tuple(value, inner, place)
-    if isinstance(kind, type) and issubclass(kind, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{place}: must be a mapping, got {_shown(value)}")
         within = inner[1]
@@ -149,13 +156,13 @@ def _fitted(value: Any, hint: Any, place: Place) -> Any:
     return _primitive(value, hint, place)
 
 
-def _one_of(value: Any, kinds: tuple[Any, ...], place: Place) -> Any:
-    simple = tuple(kind for kind in kinds if kind in _WORDS)
-    others = [kind for kind in kinds if kind not in (*simple, type(None))]
+def _one_of(value: Any, kinds: tuple[_Kind, ...], place: Place) -> Any:
+    simple = tuple(kind.hint for kind in kinds if kind.hint in _WORDS)
+    others = [kind for kind in kinds if kind.hint not in (*simple, type(None))]
     listed = isinstance(value, (list, tuple))
     if len(others) > 1 and isinstance(value, Mapping):  # the dataclass that knows most of the keys
-        others.sort(key=lambda kind: -len({*value} & {f.name for f in dataclasses.fields(kind)}))
-    if others and (not simple or listed == (typing.get_origin(others[0]) is tuple)):
+        others.sort(key=lambda kind: -len({*value} & _fields(kind.hint).keys()))
+    if others and (not simple or listed == (others[0].origin is tuple)):
         return _fitted(value, others[0], place)
     if len(simple) == 1:
         return _primitive(value, simple[0], place)
@@ -165,10 +172,10 @@ def _one_of(value: Any, kinds: tuple[Any, ...], place: Place) -> Any:
     return value
 
 
-def _tuple(value: Any, inner: tuple[Any, ...], place: Place) -> tuple[Any, ...]:
+def _tuple(value: Any, inner: tuple[_Kind, ...], place: Place) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise ConfigError(f"{place}: must be a list, got {_shown(value)}")
-    open_ended = len(inner) == 2 and inner[1] is Ellipsis
+    open_ended = len(inner) == 2 and inner[1].hint is Ellipsis
     if not open_ended and len(value) != len(inner):
         raise ConfigError(f"{place}: must be a list of {len(inner)}, got {_shown(value)}")
     kinds = inner[:1] * len(value) if open_ended else inner

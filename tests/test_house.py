@@ -47,7 +47,10 @@ GUESTS = {
     },
     "optuna": {
         f"searching/proposing/{name}.py"
-        for name in ("proposals", "identity", "storage", "samplers", "importance", "shown_study")
+        for name in (
+            *("proposals", "identity", "storage", "journal", "samplers", "importance"),
+            "shown_study",
+        )
     },
     "transformers": set(),  # by name alone, in backbones/hf_family.py
     "ray": {"searching/engines/ray.py", "devices/ray_cluster.py"},

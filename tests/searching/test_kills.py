@@ -15,7 +15,7 @@ import pytest
 from killing import SEED, brief_problem, kill_plan
 from postgresql import quick_folder
 
-from autotok.searching.proposing.storage import repair_journal
+from autotok.searching.proposing.journal import repair_journal
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.search_result import SearchResult

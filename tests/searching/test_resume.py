@@ -13,7 +13,7 @@ import pytest
 from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
-from autotok.searching.proposing.storage import repair_journal
+from autotok.searching.proposing.journal import repair_journal
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.settings import SearchSettings

@@ -6,7 +6,6 @@ needs a forward, so a surrogate can choose among thousands.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,8 +120,7 @@ def priced_at(
         at = inside[int(np.argmin(np.abs(macs[inside] - target)))]
         priced = {**params, "budget_fraction": float(fraction)}
         cost, row = float(macs[at]) / whole, counts[at].tolist()
-        one = priced_as(priced, shape.method, cost, shape.layers, row, facts)
-        found.append(dataclasses.replace(one, patches=facts.num_patches / own))
+        found.append(priced_as(priced, shape.method, cost, shape.layers, row, facts, own=own))
     return found
 
 
@@ -133,8 +131,11 @@ def priced_as(
     layers: Sequence[int],
     counts: Sequence[int],
     facts: BackboneFacts,
+    *,
+    own: int | None = None,
 ) -> Priced:
-    """A configuration by its layers and counts; `macs` over those of the uncompressed model."""
+    """A configuration by its layers and counts; `macs` over those of the uncompressed model, whose
+    `own` patches are as many as those of the facts unless given."""
     entering = [facts.num_patches, *counts][: len(counts)]
     return Priced(
         dict(params),
@@ -143,6 +144,7 @@ def priced_as(
         tokens_by_depth(layers, counts, facts),
         min((c / max(e, 1) for c, e in zip(counts, entering, strict=True)), default=1.0),
         sum(entering) / facts.num_patches,
+        patches=facts.num_patches / (own or facts.num_patches),
         backbone=str(params.get("backbone", "")),
     )
 

@@ -71,6 +71,7 @@ class Features:
         self._methods = problem.space.candidates(problem.facts)
         self._scale = _Scale.over(shapes)
         self._records: dict[tuple[int, str], Rows] = {}
+        self._last: tuple[list[tuple[int, str]], Rows] = [], self.of([])
 
     def of(self, candidates: Sequence[Priced]) -> Rows:
         """Of candidates."""
@@ -96,8 +97,11 @@ class Features:
         return Rows(inputs, np.array([c.macs for c in candidates]))
 
     def of_records(self, records: Sequence[TrialRecord]) -> Rows:
-        """Of trials whose configuration and costs are known."""
-        return Rows.joined([self.of([]), *map(self._row, records)])
+        """Of trials whose configuration and costs are known; the last ones asked for are kept."""
+        names = [(r.number, r.config.config_id) for r in records if r.config]
+        if names != self._last[0]:
+            self._last = names, Rows.joined([self.of([]), *map(self._row, records)])
+        return self._last[1]
 
     def _row(self, record: TrialRecord) -> Rows:
         """Of one trial, worked out once."""
@@ -114,9 +118,9 @@ class Features:
                 record.layers,
                 record.counts,
                 facts,
+                own=own.num_patches,
             )
-            patches, backbone = facts.num_patches / own.num_patches, record.config.backbone
-            priced = dataclasses.replace(priced, patches=patches, backbone=backbone)
+            priced = dataclasses.replace(priced, backbone=record.config.backbone)
             self._records[key] = self.of([priced])
         return self._records[key]
 

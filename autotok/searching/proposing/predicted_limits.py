@@ -107,9 +107,8 @@ class PredictedLimits:
             at = line.at(1.0 if strength is None else strength)
             if at.costs is not None:
                 macs, sized = at.costs.macs / self._whole, facts.at_size(shape.image_size)
-                one = priced_as(params, shape.method, macs, at.layers, at.counts, sized)
-                patches = sized.num_patches / facts.num_patches
-                yield dataclasses.replace(one, patches=patches), at.predicted
+                asked = params, shape.method, macs, at.layers, at.counts, sized
+                yield priced_as(*asked, own=facts.num_patches), at.predicted
 
 
 def _crossing(macs: Floats, over: Floats) -> float:

@@ -8,11 +8,13 @@ often the study was resumed. Optuna's own "pruned" state marks infeasible trials
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,9 @@ from autotok.searching.space.search_space import Parameter, Params
 from autotok.searching.space.settings import SearchSettings
 
 from .identity import StudyIdentity, claim, name_metrics, open_study, release
+from .journal import at_once, hold_journal
 from .samplers import check_sampler, faults_of, grid_point, make_sampler
-from .storage import damaged_journal, hold_journal, is_url, open_storage, storage_errors
+from .storage import damaged_journal, is_url, open_storage, storage_errors
 
 CRASH = 3
 """Deaths from outside that one crash weighs as much as."""
@@ -124,7 +127,7 @@ class Proposals:
         storage = settings.storage or storage
         if not is_url(storage):
             self._unhold = weakref.finalize(self, hold_journal(Path(storage)).close)
-        with storage_errors(storage), damaged_journal(storage):
+        with storage_errors(storage), damaged_journal(storage), _nothing_thrown_away():
             self._open(storage)
 
     # --- what was there already
@@ -170,6 +173,7 @@ class Proposals:
         self._taken.add(record.number)
         self.front.admit(record)
         self._shadow_trials.append((record.number, _Finished.of(trial)))
+        trial.user_attrs.pop("record", None)  # in memory once is enough; the storage keeps it
 
     @property
     def next_number(self) -> int:
@@ -258,11 +262,12 @@ class Proposals:
     def tell(self, record: TrialRecord) -> None:
         """Finish a started trial: what was found is on disk when this returns."""
         storage, trial_id = self._study._storage, self._running[record.number]
-        for key, value in note_entries(trial_note(record), trial_id):
-            storage.set_study_system_attr(self._study_id, key, value)
-        # from here on it counts as found: who is killed before the next line, finds it finished
-        storage.set_trial_user_attr(trial_id, "record", json.dumps(record.to_dict()))
-        self._finish(trial_id, record)
+        with at_once(storage):
+            for key, value in note_entries(trial_note(record), trial_id):
+                storage.set_study_system_attr(self._study_id, key, value)
+            # from here on it counts as found: who is killed before the next line, finds it finished
+            storage.set_trial_user_attr(trial_id, "record", json.dumps(record.to_dict()))
+            self._finish(trial_id, record)
         del self._running[record.number]
         self._pending.pop(record.number, None)
         self._remember(record, storage.get_trial(trial_id))
@@ -331,6 +336,18 @@ def record_of(trial: FrozenTrial) -> TrialRecord | None:
         return None
     record = TrialRecord.from_json(text, f"trial {trial.number} of the study")
     return record if _STATES.get(record.state) == trial.state else None
+
+
+@contextlib.contextmanager
+def _nothing_thrown_away() -> Iterator[None]:
+    """Inside, all that is made is kept: collecting garbage would only look at it ever again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _shown(constraints: Mapping[str, float] | None) -> dict[str, Any]:

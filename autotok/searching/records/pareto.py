@@ -33,9 +33,11 @@ class Front:
 
     def admit(self, record: TrialRecord) -> None:
         """Take a record in, if it belongs here; those that it dominates leave."""
-        if not record.measured or not self.has_room_for(record):
+        if not record.measured:
             return
         own = losses([record.values], self._objectives)
+        if dominating(self._points, own[0]).any():
+            return
         stay = ~dominated(self._points, own[0])
         self._members = [m for m, keep in zip(self._members, stay, strict=True) if keep] + [record]
         self._points = np.concatenate([self._points[stay], own])

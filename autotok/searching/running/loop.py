@@ -253,13 +253,15 @@ class Search:
     def _complete(self, number: int, trial: _OpenTrial, stopped: str) -> TrialRecord:
         del self._open[number]
         assert trial.tally is not None
-        self.tallies[number] = trial.tally
+        kept = plain_tally(trial.tally)
+        if kept is None or self.problem.load_tally is None:  # else it can be had from its record
+            self.tallies[number] = trial.tally
         record = dataclasses.replace(
             trial.record,
             state="complete" if trial.record.feasible else "infeasible",
             fidelity="more" if trial.stop > self.plan.few else "few",
             seconds=trial.seconds,
-            tally=plain_tally(trial.tally),
+            tally=kept,
             untuned=plain_tally(trial.untuned),
             tuned=plain_tally(trial.tuned),
             stopped=stopped,

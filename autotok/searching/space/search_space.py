@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -111,7 +112,8 @@ class SearchSpace:
         With subnets, image sizes or backbones to choose from, 'none' is one: a smaller subnet,
         image or backbone may be all it takes. Of several backbones a method has to fit each.
         """
-        named = [m for word in self.methods for m in (_plug_in() if word == "plug-in" else [word])]
+        words = {"plug-in": _plug_in(tuple(list_methods()))} if "plug-in" in self.methods else {}
+        named = [m for word in self.methods for m in words.get(word, (word,))]
         smaller = self.structure is not None or bool(self.image_sizes or self.backbones)
         if smaller and "none" not in self.exclude:
             named.insert(0, "none")
@@ -298,10 +300,11 @@ class SearchSpace:
         return self.walk(choose, facts)
 
 
-def _plug_in() -> list[str]:
-    """Methods that work on frozen weights alone and keep as many tokens of every image."""
-    classes = [get_method(name) for name in list_methods()]
-    return [
+@cache
+def _plug_in(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Of all methods those that work on frozen weights and keep as many tokens of every image."""
+    classes = [get_method(name) for name in names]
+    return tuple(
         m.name
         for m in classes
         if m.training_need is not Training.REQUIRED
@@ -309,7 +312,7 @@ def _plug_in() -> list[str]:
         and m.count is Count.STATIC
         and not issubclass(m, (ImageScoring, Folding))  # the latter is another without its file
         and not m.same_untrained
-    ]
+    )
 
 
 def _number(

@@ -1,0 +1,159 @@
+"""The journal file of a study: read at once whatever its length, and mended after a kill.
+
+Optuna replays a journal from its first line. Two things in it grow with the study: every note for
+dashboards copies all earlier ones, and every trial parses the same few distributions again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._storage import JournalStorageReplayResult
+
+if sys.platform != "win32":
+    import fcntl
+
+_BLOCK = 1 << 20
+"""Bytes of a journal read at a time, from its end."""
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """The storage that a journal file holds, made if need be."""
+    lock = JournalFileOpenLock(str(path))
+    return _Journal(JournalFileBackend(str(path), lock_obj=lock))
+
+
+@contextlib.contextmanager
+def at_once(storage: BaseStorage) -> Iterator[None]:
+    """Inside, what is written to a journal is collected; it goes to disk at the end, in its order,
+    with one wait for the disk instead of one for each line. Nothing is to be read inside."""
+    if not isinstance(storage, _Journal) or storage.collected is not None:
+        yield
+        return
+    storage.collected = []
+    try:
+        yield
+    finally:
+        storage.write_collected()
+
+
+class _Journal(JournalStorage):
+    """Optuna's, with a replay whose time does not grow with the square of the trials."""
+
+    _replay_result: JournalStorageReplayResult
+    collected: list[dict[str, Any]] | None = None
+    """Lines that wait for the end of `at_once`."""
+
+    def write_collected(self) -> None:
+        """Write what was collected, and go on line by line."""
+        lines, self.collected = self.collected, None
+        if lines:
+            self._backend.append_logs(lines)
+            with self._thread_lock:
+                self._sync_with_backend()
+
+    def _write_log(self, op_code: int, extra_fields: dict[str, Any]) -> None:
+        if self.collected is None:
+            super()._write_log(op_code, extra_fields)
+            return
+        worker = self._replay_result.worker_id
+        self.collected.append({"op_code": op_code, "worker_id": worker, **extra_fields})
+
+    def _sync_with_backend(self) -> None:
+        if not isinstance(self._replay_result, _Replay):  # the first of all, nothing was read yet
+            self._replay_result = _Replay(self._worker_id_prefix)
+        if self.collected is None:
+            super()._sync_with_backend()
+
+
+class _Replay(JournalStorageReplayResult):
+    """What the lines of a journal come to."""
+
+    def _apply_set_study_system_attr(self, log: dict[str, Any]) -> None:
+        """In place; who reads them gets a copy from Optuna, or changes nothing."""
+        if self._study_exists(log["study_id"], log):
+            self._studies[log["study_id"]].system_attrs.update(log["system_attr"])
+
+    def _apply_create_trial(self, log: dict[str, Any]) -> None:
+        """With distributions shared among trials."""
+        before = len(self._trials)
+        super()._apply_create_trial({**log, "distributions": {}, "params": {}})
+        if len(self._trials) > before:
+            trial = self._trials[before]
+            known = {k: _distribution(text) for k, text in log.get("distributions", {}).items()}
+            trial.distributions = known
+            trial.params = {
+                k: known[k].to_external_repr(p) for k, p in log.get("params", {}).items()
+            }
+
+
+@cache
+def _distribution(text: str) -> BaseDistribution:
+    """Of its JSON; nobody changes one."""
+    return json_to_distribution(text)
+
+
+# --- the journal of a killed process, made usable again
+
+
+def hold_journal(path: Path) -> IO[bytes]:
+    """The journal, repaired unless another process has it open; held for as long as it is open.
+
+    A lock or an unfinished line of a live process is its own affair.
+    """
+    file = open(path, "ab")
+    if _locked(file, exclusive=True):
+        repair_journal(path)
+    _locked(file, exclusive=False)
+    return file
+
+
+def _locked(file: IO[bytes], *, exclusive: bool) -> bool:
+    """Try to lock for oneself, or share; True as well where nobody can tell."""
+    if sys.platform != "win32":
+        kind = fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.flock(file, kind)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without such locks
+            pass
+    return True
+
+
+def repair_journal(path: Path) -> None:
+    """Make a journal usable that a killed process left: no stale lock, no half-written last line.
+
+    A line is one whole operation: cutting an unfinished one loses nothing that was confirmed.
+    """
+    if not path.exists():
+        return
+    for stale in path.parent.glob(f"{path.name}.lock*"):
+        stale.unlink(missing_ok=True)
+    with open(path, "rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        whole = _whole_lines(file, size)
+        if whole < size:
+            file.truncate(whole)
+
+
+def _whole_lines(file: IO[bytes], size: int) -> int:
+    """Bytes up to and with the last line break, however long what follows it is."""
+    end = size
+    while end > 0:
+        begin = max(0, end - _BLOCK)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
