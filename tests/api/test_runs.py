@@ -117,6 +117,8 @@ def test_worker_processes_finish_a_search_of_a_real_model(
 def test_structure_is_searched_of_supernets_and_of_what_can_be_pruned() -> None:
     with pytest.raises(UnsupportedBackbone, match="subnets of its supernet; leave subnet at"):
         build_problem(Question(subnet="search"), load_demo_backbone())
+    with pytest.raises(UnsupportedBackbone, match="'lvvit_s' cannot be pruned"):
+        build_problem(Question(backbone="lvvit_s", data="digits", subnet="search"))  # no weights
     with pytest.raises(UnknownName, match="did you mean 'search'"):
         Question(subnet="serch")
 

@@ -16,7 +16,7 @@ from autotok.backbones.autoformer import subnet_facts
 from autotok.backbones.autoformer_family import load_supernet, supernet_structure
 from autotok.backbones.base import Backbone
 from autotok.backbones.family import family_of
-from autotok.backbones.loading import as_backbone, check_file, load_backbone
+from autotok.backbones.loading import as_backbone, check_file, load_backbone, load_structure
 from autotok.backbones.pruning import require_prunable
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
@@ -188,6 +188,8 @@ def _load_model(
     if not of_supernet:
         if model is not None:
             return as_backbone(model), None, None
+        if joint and checkpoint is None:  # before weights are fetched
+            require_prunable(load_structure(name, image_size=question.image_size))
         backbone = load_backbone(name, checkpoint=checkpoint, image_size=question.image_size)
         return backbone, None, None
     spec, default = supernet_structure(name, checkpoint)
