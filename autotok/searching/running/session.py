@@ -116,7 +116,7 @@ def build_problem(
     for part in (backbone, supernet):
         if part is not None:
             part.to(placed)
-    images = _images(question, backbone, "val")
+    images = _images(question, backbone, "val", own_labels=question.quality == "knn_top1")
     chosen = choose_format(question.precision, backbone, images, seed=seed)
     settled = dataclasses.replace(
         question, precision=chosen.precision, precision_why=question.precision_why or chosen.why
@@ -128,6 +128,7 @@ def build_problem(
         seed=seed,
         precision=chosen.precision,
         own=own,
+        training=partial(_images, question, backbone, "train", own_labels=True),
     )
     training = partial(_images, question, backbone, "train")
     worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
@@ -161,7 +162,9 @@ def build_problem(
     return Session(settled, backbone, evaluator, target, problem, worker, plug_in_only)
 
 
-def _images(question: Question, backbone: Backbone, split: str) -> DataSource:
+def _images(
+    question: Question, backbone: Backbone, split: str, *, own_labels: bool = False
+) -> DataSource:
     """A split of the images that a question names."""
     return load_data(
         question.data,
@@ -169,6 +172,7 @@ def _images(question: Question, backbone: Backbone, split: str) -> DataSource:
         split=split,
         train_data=question.train_data,
         class_names=question.class_names,
+        own_labels=own_labels,
     )
 
 
