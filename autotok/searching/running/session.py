@@ -42,6 +42,7 @@ from autotok.searching.space.problem import Problem, budgets_of
 from autotok.searching.space.search_space import SearchSpace
 from autotok.searching.space.space_file import image_sides, load_space
 from autotok.searching.space.subnets import Structure, Subnets
+from autotok.training.teacher import check_teacher
 
 from .model_worker import ModelWorker
 from .question import Question, require_device
@@ -100,6 +101,8 @@ def build_problem(
     if own is None and question.evaluator is not None:
         own = OwnQuality.of(question.evaluator)
     space = load_space(question.space)
+    for spec in space.finetune.teachers():
+        check_teacher(spec)
     if question.methods:
         space = dataclasses.replace(space, methods=question.methods)
     if question.formats:
