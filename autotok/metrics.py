@@ -188,6 +188,10 @@ _ROWS = (
         "knn", "knn_pct", "nearest neighbours shared with the uncompressed model", "%", "judged",
         ("neighbours",), higher_is_better=True, digits=1, mean=True,
     ),
+    Metric(
+        "knn_top1", "knn_top1_pct", "top-1 accuracy of nearest neighbours", "%", "judged",
+        ("neighbour_top1",), higher_is_better=True, digits=1,
+    ),
     Metric("own", "own", "own quality", "", "judged", higher_is_better=True, digits=4, mean=True),
     Metric("own_loss", "own_loss", "own loss", "", "judged", digits=4, mean=True),
     Metric(

@@ -228,8 +228,8 @@ def evaluate(
     Args:
         model: A model, or the path of a `best.yaml`.
         data: 'demo', 'digits', 'cifar10' or an image folder.
-        metric: 'auto', 'top1', 'agreement', 'kl', 'feature', 'knn'; 'own_loss' where less of what
-            `evaluator` says is better.
+        metric: 'auto', 'top1', 'agreement', 'kl', 'feature', 'knn', 'knn_top1'; 'own_loss' where
+            less of what `evaluator` says is better.
         num_images: All by default.
         seed: Which images come first.
         uncompressed: What a fine-tuned model came from; its own backbone by default, and for a path

@@ -86,8 +86,8 @@ def search(
         checkpoint: Weight file of the backbone.
         image_size: Input side in pixels, timm models only.
         space: Search space name or YAML file.
-        quality: 'auto', 'top1', 'agreement', 'kl', 'feature' or 'knn'; 'own_loss' where less of
-            what `evaluator` says is better.
+        quality: 'auto', 'top1', 'agreement', 'kl', 'feature', 'knn' or 'knn_top1'; 'own_loss'
+            where less of what `evaluator` says is better.
         evaluator: A quality of your own: a function of a model and a batch of images that gives one
             number per image, or `module:function`; see `autotok.evaluation.own_quality`.
         flops_convention: What FLOPs in a budget mean: 'macs', 'macs-noattn' or 'flops2x'.

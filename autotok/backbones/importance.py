@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from autotok.plain_data import plain_fields
 
 from .base import Backbone, evaluating
-from .pruning import require_prunable
+from .pruning import closing, require_prunable
 from .wrapped import WrappedViT
 
 Rows = tuple[tuple[float, ...], ...]
@@ -95,7 +95,7 @@ def _gradients(
     ]
     tokens, _ = backbone.embed(images)
     for index, gate in enumerate(gates):
-        with _gated(backbone.block(index), gate, facts.blocks[index].head_dim):
+        with _gated(closing(backbone, index), gate, facts.blocks[index].head_dim):
             branch, _ = backbone.attend(index, tokens)
             tokens = tokens.with_x(tokens.x + branch * gate.block)
             tokens = tokens.with_x(tokens.x + backbone.feed(index, tokens) * gate.block)
@@ -118,16 +118,16 @@ def _directions(outputs: Tensor, classes: int, generator: torch.Generator) -> Te
 
 
 @contextmanager
-def _gated(block: Any, gates: _Gates, head_dim: int) -> Iterator[None]:
-    """While open, heads' outputs and the MLP's inner units pass through their gates."""
+def _gated(layers: tuple[nn.Module, nn.Module], gates: _Gates, head_dim: int) -> Iterator[None]:
+    """While open, what both layers read, heads' outputs and the MLP's inner units, is gated."""
 
     def through(gate: Tensor) -> Callable[[nn.Module, Sequence[Tensor]], tuple[Tensor, ...]]:
         return lambda module, args: (args[0] * gate,)
 
     wide = gates.heads.repeat_interleave(head_dim, dim=-1)
     hooks = [
-        block.attn.proj.register_forward_pre_hook(through(wide)),
-        block.mlp.fc2.register_forward_pre_hook(through(gates.units)),
+        layer.register_forward_pre_hook(through(gate))
+        for layer, gate in zip(layers, (wide, gates.units), strict=True)
     ]
     try:
         yield

@@ -1,8 +1,9 @@
-"""A ViT of timm without some of its blocks, heads and MLP units: cut out, not masked.
+"""A ViT without some of its blocks, heads and MLP units: cut out, not masked.
 
 Every tensor that has a row or column per head or per unit loses those of what is pruned; the width
 of the tokens, and what is per channel of them (norms, LayerScale) or per channel of a head (norms
-of queries and keys), stays. Families whose heads or units are tied to more are refused by name.
+of queries and keys), stays. Names are those of timm and transformers; families whose heads or units
+are tied to more are refused by name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from autotok.facts import BackboneFacts, BlockFacts
 from autotok.pruned_spec import PrunedSpec, listed_units
 
 from .base import Backbone, Uncut
-from .timm_vit import TimmModel
+from .wrapped import WrappedViT
 
 B = TypeVar("B", bound=Backbone)
 
@@ -32,11 +33,17 @@ class _Sliced:
     """A tensor of a block with entries per head or per MLP unit along one axis."""
 
     name: str
+    """Below the block; 'attn' stands for what its attention is called."""
     axis: int
     of: str
     """'heads' or 'units'."""
     parts: int = 1
     """Stacked along the axis: queries, keys and values, or both halves of a gated MLP."""
+
+    @property
+    def closes(self) -> bool:
+        """Whether it is the projection that reads them."""
+        return self.axis == 1 and self.name.endswith(".weight")
 
 
 _SLICED = (
@@ -44,29 +51,50 @@ _SLICED = (
     *(_Sliced(f"attn.{p}.{t}", 0, "heads") for p in ("q_proj", "k_proj", "v_proj", "gate")
       for t in ("weight", "bias")),
     *(_Sliced(f"attn.{b}", 0, "heads") for b in ("q_bias", "k_bias", "v_bias")),
-    _Sliced("attn.proj.weight", 1, "heads"),
-    *(_Sliced(f"mlp.{p}.{t}", 0, "units") for p in ("fc1_g", "fc1_x") for t in ("weight", "bias")),
-    _Sliced("mlp.fc2.weight", 1, "units"),
+    *(_Sliced(f"{p}.relative_position_bias_table", 1, "heads")
+      for p in ("attn", "relative_position_bias")),
+    *(_Sliced(f"mlp.{p}.{t}", 0, "units") for p in ("fc1_g", "fc1_x", "gate_proj", "up_proj")
+      for t in ("weight", "bias")),
+    *(_Sliced(f"attn.{p}.weight", 1, "heads") for p in ("proj", "o_proj", "out_proj")),
+    *(_Sliced(f"mlp.{p}.weight", 1, "units") for p in ("fc2", "down_proj")),
 )  # fmt: skip
-"""Of every kind of block of timm; each has some of them."""
+"""Of every kind of block of timm and transformers; each has some of them."""
+SHARED = ("rel_pos_bias", "shared_rel_pos", "shared_position_bias")
+"""What models call a table of relative positions that all blocks read."""
 
 
 def why_not_prunable(backbone: Backbone) -> str | None:
     """Why nothing can be cut out of a backbone, in words; None where it can."""
-    if not isinstance(backbone, TimmModel):
-        if backbone.facts.family == "autoformer":
-            return "AutoFormer's structure is chosen by the subnets of its supernet"
-        return "pruning knows the parts of timm's ViTs only; load the same weights through timm"
-    if backbone.facts.family == "timm_relative":
-        return "each of its heads has a table of relative positions, which blocks may share"
+    if backbone.facts.family == "autoformer":
+        return "AutoFormer's structure is chosen by the subnets of its supernet"
+    if not isinstance(backbone, WrappedViT):
+        return (
+            "pruning knows the parts of timm's and transformers' ViTs only; load the same weights"
+            " through one of them"
+        )
+    owner = getattr(backbone, "tower", backbone.model)
+    if any(getattr(owner, name, None) is not None for name in SHARED):
+        return "its blocks share one table of relative positions, with a column for every head"
     if getattr(backbone.model, "rope_mixed", False):
         return "its rotary angles are learned for every head"
     for index in range(backbone.facts.num_blocks):
-        block = backbone.block(index)
-        if not isinstance(getattr(block.attn, "norm", nn.Identity()), nn.Identity):
-            return f"block {index} normalises across its heads"
-        if not isinstance(getattr(block.mlp, "norm", nn.Identity()), nn.Identity):
-            return f"block {index} normalises across its MLP units"
+        reason = _why_whole(backbone, index)
+        if reason is not None:
+            return f"block {index} {reason}"
+    return None
+
+
+def _why_whole(backbone: WrappedViT, index: int) -> str | None:
+    if {item.of for item, _ in _tensors(backbone, index) if item.closes} != {"heads", "units"}:
+        return "has layers of names that pruning does not know"
+    block = backbone.block(index)
+    attn = block.get_submodule(backbone.attention_at)
+    if not isinstance(getattr(attn, "norm", nn.Identity()), nn.Identity):
+        return "normalises across its heads"
+    if not isinstance(getattr(block.mlp, "norm", nn.Identity()), nn.Identity):
+        return "normalises across its MLP units"
+    if getattr(attn, "rel_pos", None) is not None:
+        return "has relative positions that are made for all of its heads at once"
     return None
 
 
@@ -157,28 +185,34 @@ def pruned(backbone: B, spec: PrunedSpec) -> B:
         memo[id(_block(backbone, index))] = nn.Identity()  # not copied
     for at, index in enumerate(spec.blocks):
         for item, tensor in _tensors(backbone, index):
-            part = tensor.detach().index_select(item.axis, _kept(backbone, spec, at, item)).clone()
+            rows = _kept(backbone, spec, at, item, tensor)
+            part = tensor.detach().index_select(item.axis, rows).clone()
             is_weight = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = (
                 nn.Parameter(part, requires_grad=tensor.requires_grad) if is_weight else part
             )
     twin = copy.deepcopy(backbone, memo)
-    assert isinstance(twin, TimmModel)
+    assert isinstance(twin, WrappedViT)
+    blocks: Any = twin.model.get_submodule(twin.blocks_at)
     for index in reversed(range(backbone.facts.num_blocks)):
         if index not in spec.blocks:
-            del twin.model.blocks[index]
+            del blocks[index]
     twin.facts = pruned_facts(backbone, spec)
-    for block, facts in zip(twin.model.blocks, twin.facts.blocks, strict=True):
-        _tell_sizes(block, facts)
+    for block, facts in zip(blocks, twin.facts.blocks, strict=True):
+        _tell_sizes(block, block.get_submodule(twin.attention_at), facts)
     twin.pruned, twin.uncut = spec, Uncut(backbone)
     return twin
 
 
-def _tell_sizes(block: Any, facts: BlockFacts) -> None:
-    """What timm's modules say of themselves, after what they hold."""
-    block.attn.num_heads = facts.heads
-    if hasattr(block.attn, "attn_dim"):
-        block.attn.attn_dim = facts.inner_width
+def _tell_sizes(block: nn.Module, attn: Any, facts: BlockFacts) -> None:
+    """What the modules say of themselves, after what they hold."""
+    for name, value in (
+        ("num_heads", facts.heads),
+        ("num_attention_heads", facts.heads),
+        ("attn_dim", facts.inner_width),
+    ):
+        if hasattr(attn, name):
+            setattr(attn, name, value)
     for part in block.modules():
         if isinstance(part, nn.Linear):
             part.out_features, part.in_features = part.weight.shape
@@ -194,17 +228,19 @@ def in_whole_shapes(backbone: Backbone) -> Backbone:
     if spec is None:
         return backbone
     twin = copy.deepcopy(whole).cpu()
+    assert isinstance(twin, WrappedViT)
+    where = f"{twin.blocks_at}."
     own = dict(backbone.weights.state_dict())
-    found = {name: value for name, value in own.items() if not name.startswith("blocks.")}
+    found = {name: value for name, value in own.items() if not name.startswith(where)}
     for name, value in twin.weights.state_dict().items():
-        if name.startswith("blocks."):
+        if name.startswith(where):
             found[name] = torch.zeros_like(value)
     for at, index in enumerate(spec.blocks):
         sliced = {item.name: item for item, _ in _tensors(twin, index)}
-        for name, value in backbone.weights.get_submodule(f"blocks.{at}").state_dict().items():
-            target = found[f"blocks.{index}.{name}"]
+        for name, value in backbone.weights.get_submodule(f"{where}{at}").state_dict().items():
+            target = found[f"{where}{index}.{name}"]
             if name in sliced:
-                rows = _kept(twin, spec, at, sliced[name])
+                rows = _kept(twin, spec, at, sliced[name], target)
                 target.index_copy_(sliced[name].axis, rows, value.detach().to(target))
             else:
                 target.copy_(value)
@@ -222,29 +258,39 @@ def holds_its_origin(backbone: Backbone) -> bool:
     return all(torch.equal(v.cpu(), theirs[k].cpu()) for k, v in now.state_dict().items())
 
 
+def closing(backbone: WrappedViT, index: int) -> tuple[nn.Module, nn.Module]:
+    """The projections of a block that read its heads' outputs (.., H D) and its MLP units."""
+    found = {item.of: item.name for item, _ in _tensors(backbone, index) if item.closes}
+    block = backbone.block(index)
+    heads, units = (block.get_submodule(found[of][: -len(".weight")]) for of in ("heads", "units"))
+    return heads, units
+
+
 def _block(backbone: Backbone, index: int) -> Any:
-    assert isinstance(backbone, TimmModel)
+    assert isinstance(backbone, WrappedViT)
     return backbone.block(index)
 
 
 def _tensors(backbone: Backbone, index: int) -> Iterator[tuple[_Sliced, Tensor]]:
     """The tensors of a block that pruning slices, as they are there."""
-    block = _block(backbone, index)
+    assert isinstance(backbone, WrappedViT)
+    block = backbone.block(index)
     halves = backbone.facts.blocks[index].mlp_matrices - 1
     named = {**dict(block.named_parameters()), **dict(block.named_buffers())}
     joint = (_Sliced(f"mlp.fc1.{t}", 0, "units", halves) for t in ("weight", "bias"))
     for item in (*_SLICED, *joint):
-        if item.name in named:
-            yield item, named[item.name]
+        name = item.name.replace("attn.", f"{backbone.attention_at}.", 1)
+        if name in named:
+            yield dataclasses.replace(item, name=name), named[name]
 
 
-def _kept(backbone: Backbone, spec: PrunedSpec, at: int, item: _Sliced) -> Tensor:
-    """(n,) what a sliced tensor keeps along its axis."""
-    block = backbone.facts.blocks[spec.blocks[at]]
+def _kept(backbone: Backbone, spec: PrunedSpec, at: int, item: _Sliced, tensor: Tensor) -> Tensor:
+    """(n,) what a sliced tensor of the whole keeps along its axis."""
+    block, whole = backbone.facts.blocks[spec.blocks[at]], tensor.shape[item.axis] // item.parts
     if item.of == "heads":
-        whole, kept = block.inner_width, torch.tensor(spec.heads[at])
-        kept = (kept[:, None] * block.head_dim + torch.arange(block.head_dim)).flatten()
+        kept, each = torch.tensor(spec.heads[at]), whole // block.heads
     else:
-        whole, kept = block.hidden, torch.tensor(listed_units(spec.units[at]))
+        kept, each = torch.tensor(listed_units(spec.units[at])), 1
+    kept = (kept[:, None] * each + torch.arange(each)).flatten()
     rows = torch.cat([kept + part * whole for part in range(item.parts)])
-    return rows.to(next(backbone.parameters()).device)
+    return rows.to(tensor.device)

@@ -79,7 +79,10 @@ def _format(name: str) -> str:
 
 
 QualityOption = Annotated[
-    str, typer.Option(help="auto, top1, agreement, kl, feature, knn; own, own_loss: --evaluator's.")
+    str,
+    typer.Option(
+        help="auto, top1, agreement, kl, feature, knn, knn_top1; own, own_loss: --evaluator's."
+    ),
 ]
 EvaluatorOption = Annotated[
     str | None,

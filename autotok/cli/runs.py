@@ -49,8 +49,9 @@ BudgetOption = Annotated[
 ObjectiveOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="quality (top1, agreement, kl, feature, knn), macs, params, latency, throughput,"
-        " memory, energy; up to four, the first decides what is best; quality and macs by default."
+        help="quality (top1, agreement, kl, feature, knn, knn_top1), macs, params, latency,"
+        " throughput, memory, energy; up to four, the first decides what is best; quality and macs"
+        " by default."
     ),
 ]
 BatchOption = Annotated[

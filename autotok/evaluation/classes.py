@@ -85,6 +85,24 @@ def understand(
     )
 
 
+def own_classes(found: Source, train: Source | None) -> Labelling:
+    """The labels of images by their own class names, which are numbered as ImageFolder does.
+
+    Raises:
+        DataError: images to judge on are of a class that the training split has none of.
+    """
+    reference = train or found
+    if len(reference.names) < 2:
+        return Labelling(None, words="no class folders and no labels.csv tell two classes apart")
+    strange = sorted(set(found.names) - set(reference.names))
+    if strange:
+        raise DataError(
+            f"class '{strange[0]}' ({len(strange)} such) has images to judge on and none to train"
+            " on; take it out, or add training images of it"
+        )
+    return _by_rank(found, reference, trained=True)
+
+
 def read_class_names(path: Path, num_classes: int) -> tuple[str, ...]:
     """The model's class names in order, from a file: one a line, or JSON.
 

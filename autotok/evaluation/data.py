@@ -111,9 +111,9 @@ class DemoData:
 
     name = "demo"
 
-    def __init__(self, backbone: Backbone, split: str) -> None:
+    def __init__(self, backbone: Backbone, split: str, *, own_labels: bool = False) -> None:
         self._digits = DemoDigits(split, DEMO_SIZES[split])
-        self.labelled = backbone.facts.num_classes == len(CLASS_NAMES)
+        self.labelled = own_labels or backbone.facts.num_classes == len(CLASS_NAMES)
         self.class_names = CLASS_NAMES if self.labelled else None
         self.labelling = _own_classes(self.name, self.labelled, CLASS_NAMES)
         self._fitted = backbone.own_facts.image_shape != (1, CANVAS, CANVAS)
@@ -164,6 +164,7 @@ def load_data(
     split: str = "val",
     train_data: str | Path | None = None,
     class_names: str | Path | None = None,
+    own_labels: bool = False,
 ) -> DataSource:
     """The data called `spec`, prepared for a backbone.
 
@@ -174,6 +175,7 @@ def load_data(
         train_data: What the training split is taken from instead, likewise; its classes are then
             the data set's.
         class_names: File with the model's class names in order, for image folders.
+        own_labels: Take the data set's classes, whatever the model's are.
 
     Raises:
         DataError: unknown, missing, empty or unreadable, or class names that do not fit; the first
@@ -182,19 +184,24 @@ def load_data(
     if split not in ("val", "train"):
         raise DataError(f"split '{split}' is unknown; known: train, val")
     check_data(spec, train_data, class_names)
+    if own_labels and class_names is not None:
+        raise DataError(
+            f"class names '{class_names}' are the model's, and here the labels are those of data"
+            f" '{spec}' itself; leave them out"
+        )
     chosen = str(train_data if train_data is not None and split == "train" else spec)
     source: DataSource
     if chosen == "demo":
-        source = DemoData(backbone, split)
+        source = DemoData(backbone, split, own_labels=own_labels)
     elif chosen == "digits":
-        source = _digits(backbone, split)
+        source = _digits(backbone, split, own_labels)
     elif is_named(chosen):
-        source = _cifar10(_cifar10_folder(chosen), backbone, split)
+        source = _cifar10(_cifar10_folder(chosen), backbone, split, own_labels)
     else:
         source = FolderData(
             Path(chosen).expanduser(),
             preprocessing_of(backbone),
-            backbone.facts.num_classes,
+            None if own_labels else backbone.facts.num_classes,
             split=split,
             layout=Layout.of(_folder(spec), _folder(train_data)),
             class_names=None if class_names is None else Path(class_names).expanduser(),
@@ -237,7 +244,7 @@ def _own_classes(name: str, labelled: bool, classes: Sequence[str] | None) -> st
     return f"label-free: '{name}' has {count} classes, the model another number"
 
 
-def _digits(backbone: Backbone, split: str) -> ArrayData:
+def _digits(backbone: Backbone, split: str, own_labels: bool) -> ArrayData:
     """scikit-learn's 1,797 handwritten digits, filling the image; split by scan as the demo is."""
     from sklearn.datasets import load_digits
 
@@ -245,12 +252,12 @@ def _digits(backbone: Backbone, split: str) -> ArrayData:
     order = np.random.default_rng(0).permutation(len(data.target))
     chosen = order[:NUM_VALIDATION_SOURCES] if split == "val" else order[NUM_VALIDATION_SOURCES:]
     images = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)
-    fits = backbone.facts.num_classes == len(CLASS_NAMES)
+    fits = own_labels or backbone.facts.num_classes == len(CLASS_NAMES)
     labels = data.target[chosen].tolist() if fits else None
     return ArrayData("digits", images, labels, _whole(backbone), CLASS_NAMES)
 
 
-def _cifar10(folder: Path, backbone: Backbone, split: str) -> ArrayData:
+def _cifar10(folder: Path, backbone: Backbone, split: str, own_labels: bool) -> ArrayData:
     """torchvision's CIFAR-10 (checksummed), downloaded to `folder` if it is not there."""
     if ensure_torchvision() == "missing":
         raise DataError("data 'cifar10' needs torchvision; install it: pip install torchvision")
@@ -261,7 +268,7 @@ def _cifar10(folder: Path, backbone: Backbone, split: str) -> ArrayData:
             data = datasets.CIFAR10(str(folder), train=split == "train", download=False)
         except (RuntimeError, OSError):
             data = _download(datasets, folder, split)
-    fits = backbone.facts.num_classes == len(data.classes)
+    fits = own_labels or backbone.facts.num_classes == len(data.classes)
     labels = list(data.targets) if fits else None
     return ArrayData("cifar10", data.data, labels, _whole(backbone), tuple(data.classes))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autotok.errors import DataError, printable
 
-from .classes import Source, understand
+from .classes import Source, own_classes, understand
 from .layout import HELD_OUT_SEED, Layout, Listing, list_images, source_of
 from .order import nested_order
 from .preprocessing import Preprocessing
@@ -73,14 +73,15 @@ class FolderData:
         self,
         folder: Path,
         preprocessing: Preprocessing,
-        num_classes: int,
+        num_classes: int | None,
         *,
         split: str = "val",
         layout: Layout | None = None,
         class_names: Path | None = None,
         own_names: Sequence[str] = (),
     ) -> None:
-        """`layout` is `folder`'s own by default; `class_names` is a file of the model's class
+        """`num_classes` are the model's, None for classes of the folders' own; `layout` is
+        `folder`'s own by default; `class_names` is a file of the model's class
         names in order, and `own_names` are those that the model brings.
 
         Raises:
@@ -98,13 +99,13 @@ class FolderData:
         listing = list_images(root)
         if layout.shared:
             listing = listing.part(held_out=split == "val")
-        found = understand(
-            listing.source,
-            num_classes,
-            given=class_names,
-            own=own_names,
-            train=_trained(layout, root, listing.source),
-        )
+        train = _trained(layout, root, listing.source)
+        if num_classes is None:
+            found = own_classes(listing.source, train)
+        else:
+            found = understand(
+                listing.source, num_classes, given=class_names, own=own_names, train=train
+            )
         self.class_names = found.classes
         self._files, self._labels = listing.files, None
         words = found.words

@@ -25,6 +25,7 @@ from autotok.names import from_module, text_of
 
 from .accuracy import Evaluator, computing, with_costs
 from .data import DataSource
+from .labelled_neighbours import NeighbourEvaluator
 from .side_by_side import LoadedBatch
 from .tally import Tally, rounded
 from .transfer import sent
@@ -66,8 +67,12 @@ def make_evaluator(
     seed: int,
     precision: str,
     own: OwnQuality | None,
+    training: Callable[[], DataSource],
 ) -> Evaluator:
-    """What judges: by a metric, or by a quality of the user's own."""
+    """What judges: by a metric, or by a quality of the user's own; `training` loads the training
+    images, with labels of their own, which knn_top1 alone asks for."""
+    if metric == "knn_top1":
+        return NeighbourEvaluator(backbone, data, training, seed=seed, precision=precision)
     if own is None:
         return Evaluator(backbone, data, metric=metric, seed=seed, precision=precision)
     return OwnEvaluator(backbone, data, own, metric=metric, seed=seed, precision=precision)

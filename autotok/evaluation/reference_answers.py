@@ -102,7 +102,7 @@ def gallery_size(metric: str, facts: BackboneFacts, data: DataSource) -> int:
     Raises:
         DataError: there are too few.
     """
-    if metric != "knn" and (facts.num_classes > 0 or metric == "top1"):
+    if metric != "knn" and (facts.num_classes > 0 or metric in ("top1", "knn_top1")):
         return 0
     size, least = min(GALLERY_SIZE, len(data)), 3 * NEIGHBOURS if metric == "knn" else 3
     if size < least:

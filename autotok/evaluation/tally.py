@@ -16,11 +16,14 @@ from autotok.metrics import METRICS
 from .intervals import mean_interval, wilson
 
 NEIGHBOURS = 10
+VOTERS = 20
 DESCRIPTIONS = {
     "feature": "mean cosine of the features of every patch, put back on the grid, with those of the"
     " uncompressed model (half of it the class token's where the output is made of that)",
     "knn": f"share of the {NEIGHBOURS} nearest neighbours in a gallery that the uncompressed model"
     " finds too",
+    "knn_top1": f"share of the images whose class the {VOTERS} nearest labelled training images"
+    " vote for, as the uncompressed model sees these",
     "own": "mean of what the given evaluator says of each image",
     "own_loss": "mean of what the given evaluator says of each image, less is better",
 }
@@ -48,6 +51,7 @@ class Quality:
     macs_noattn_mean: float | None = None
     feature_pct: float | None = None
     knn_pct: float | None = None
+    knn_top1_pct: float | None = None
     own: float | None = None
     own_loss: float | None = None
     exit_shares: tuple[float, ...] = ()
@@ -70,7 +74,7 @@ class Tally:
     gallery: int = 0
     """Reference images that stand in for classes; 0 for a model with a head."""
     hits: str = ""
-    """'1' or '0' per image in the order run: right (top1) or agreeing; for paired comparisons."""
+    """'1' or '0' per image in the order run: right (top1, knn_top1) or agreeing; to compare."""
     kls: tuple[float, ...] = ()
     """KL divergence per image, where that is the metric."""
     values: tuple[float, ...] = ()
@@ -136,11 +140,11 @@ class Tally:
             description=self._description(),
             exit_shares=tuple(count / self.num_images for count in self.exits),
             **self._mean_costs(),
-            **({METRICS[self.metric].column: value} if self.values else {}),
+            **({METRICS[self.metric].column: value} if self.metric in DESCRIPTIONS else {}),
         )
 
     def _percentage(self) -> tuple[float, float, float]:
-        hits = self.correct if self.metric == "top1" else self.agreeing
+        hits = self.agreeing if self.metric == "agreement" else self.correct
         low, high = wilson(hits, self.num_images)
         return 100.0 * hits / self.num_images, 100.0 * low, 100.0 * high
 

@@ -36,11 +36,12 @@ class KeptMap:
 def write_maps(folder: Path, model: CompressedViT, data: DataSource, *, seed: int = 0) -> None:
     """Draw the first images that were judged into `maps/` of a run's folder."""
     drawn = list(_mapped(model, data, data.subset(NUM_MAPS, seed)))
+    classes = (data.class_names or ()) if model.backbone.facts.num_classes else ()
     with replacing_folder(folder / FOLDER) as fresh:
         for number, (shown, found) in enumerate(drawn):
             token_png(fresh / f"{number:02d}.png", shown, found, SIZE)
         kept = {
-            "captions": [_caption(shown, found, data) for shown, found in drawn],
+            "captions": [_caption(shown, found, classes) for shown, found in drawn],
             "summary": _summary(drawn),
         }
         write_text(fresh / CAPTIONS, json.dumps(kept, indent=1))
@@ -73,11 +74,12 @@ def _mapped(
         )
 
 
-def _caption(shown: ShownImage, found: TokenMap, data: DataSource) -> str:
-    """'demo 17: 3, taken for 8', and how much of its digit is held in the end."""
+def _caption(shown: ShownImage, found: TokenMap, classes: Sequence[str]) -> str:
+    """'demo 17: 3, taken for 8', and how much of its digit is held in the end; `classes` are those
+    that the model answers in, none without a head."""
     parts = []
-    if shown.label and data.class_names:
-        said = data.class_names[int(found.logits.argmax())]
+    if shown.label and classes:
+        said = classes[int(found.logits.argmax())]
         parts.append(
             shown.label + (", recognised" if said == shown.label else f", taken for {said}")
         )

@@ -3,8 +3,8 @@
     python studies/dense_demo/run.py --train 24 --images 48
 
 The probe is fitted once, on dense features of the frozen uncompressed model, and read on what
-`autotok.dense` gives of models at half its cost. Prints a table and writes results.csv beside
-itself.
+`autotok.dense` gives of models at half its cost; on a smaller image, on its features brought back
+to the grid of the whole one. Prints a table and writes results.csv beside itself.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
 
 import autotok
 from autotok.backbones.base import Backbone
@@ -24,6 +25,9 @@ from autotok.compression.dense import dense_rows
 from autotok.evaluation.demo import DemoDigits
 
 METHODS = ("tome", "topk", "random")
+SMALLER = "smaller image"
+SHOWN = {"topk": FILLS, "random": FILLS, SMALLER: ("nearest", "bilinear")}
+"""How patches without features of their own get some, where there are any such."""
 LAYERS = (2, 5, 8)
 CLASSES = ("background", "clutter", "digit")
 INK, INKED_SHARE = 0.3, 0.1
@@ -41,11 +45,12 @@ def main() -> None:
     whole = autotok.compress(backbone, autotok.CompressionConfig())
     probe = fitted(whole, DemoDigits("train", given.train))
     models = {"uncompressed": whole, **{name: half(backbone, name) for name in METHODS}}
+    models[SMALLER] = shrunk(backbone)
     rows = []
     for name, model in models.items():
         tables = read(probe, model, DemoDigits("val", given.images))
-        for fill in FILLS if name in ("topk", "random") else FILLS[:1]:
-            shown = fill if name in ("topk", "random") else "-"
+        for fill in SHOWN.get(name, FILLS[:1]):
+            shown = fill if name in SHOWN else "-"
             share = autotok.macs(model).macs / autotok.macs(whole).macs
             rows.append((name, shown, share, *figures(tables[fill]), given.images))
             print(
@@ -75,6 +80,16 @@ def half(backbone: Backbone, method: str) -> autotok.CompressedViT:
     return autotok.compress(backbone, method=method, keep=keep(low))
 
 
+def shrunk(backbone: Backbone) -> autotok.CompressedViT:
+    """The uncompressed model on the largest image that costs at most half."""
+    whole, step = autotok.macs(backbone).macs, backbone.facts.side_step
+    for side in range(backbone.facts.image_shape[1] - step, 0, -step):
+        model = autotok.compress(backbone, autotok.CompressionConfig(image_size=side))
+        if autotok.macs(model).macs <= whole / 2:
+            return model
+    raise SystemExit("no image is small enough")
+
+
 def keep(ratio: float) -> dict[int, float]:
     return {layer: ratio ** (step + 1) for step, layer in enumerate(LAYERS)}
 
@@ -99,12 +114,18 @@ def features(
     model: autotok.CompressedViT, digits: DemoDigits
 ) -> Iterator[tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]]:
     """Of every canvas: features (N0, C) by how dropped patches are filled, and classes (N0,)."""
-    facts = model.backbone.facts
+    backbone, grid = model.backbone, model.backbone.own_facts.grid
     for index in range(len(digits)):
         tokens = model.forward_tokens(digits[index][0][None], trace=True)
-        found = {fill: dense_rows(model.backbone, tokens, fill=fill) for fill in FILLS}
-        patches = {fill: rows[0, facts.num_prefix :].numpy() for fill, rows in found.items()}
-        yield patches, masks(digits, index, facts.grid)
+        if backbone.is_resized:
+            rows = dense_rows(backbone, tokens)[:, tokens.num_prefix :]
+            small = rows.transpose(1, 2).unflatten(2, backbone.facts.grid)
+            maps = {fill: F.interpolate(small, grid, mode=fill) for fill in SHOWN[SMALLER]}
+            found = {fill: x.flatten(2).transpose(1, 2) for fill, x in maps.items()}
+        else:
+            filled = {fill: dense_rows(backbone, tokens, fill=fill) for fill in FILLS}
+            found = {fill: rows[:, tokens.num_prefix :] for fill, rows in filled.items()}
+        yield {fill: rows[0].numpy() for fill, rows in found.items()}, masks(digits, index, grid)
 
 
 def fitted(model: autotok.CompressedViT, digits: DemoDigits) -> LogisticRegression:
@@ -118,12 +139,14 @@ def read(
     probe: LogisticRegression, model: autotok.CompressedViT, digits: DemoDigits
 ) -> dict[str, NDArray[np.int64]]:
     """(n, classes, classes) patches of every image by true and by said class, for every fill."""
-    tables: dict[str, list[NDArray[np.int64]]] = {fill: [] for fill in FILLS}
+    tables: dict[str, list[NDArray[np.int64]]] = {}
     size = len(CLASSES)
     for patches, classes in features(model, digits):
         for fill, inputs in patches.items():
             pairs = classes * size + probe.predict(inputs)
-            tables[fill].append(np.bincount(pairs, minlength=size * size).reshape(size, size))
+            tables.setdefault(fill, []).append(
+                np.bincount(pairs, minlength=size * size).reshape(size, size)
+            )
     return {fill: np.stack(found) for fill, found in tables.items()}
 
 

@@ -12,7 +12,7 @@ import autotok
 from autotok.backbones.demo import load_demo_backbone
 from autotok.backbones.tiny import tiny_vit
 from autotok.config import CompressionConfig, SubnetSpec
-from autotok.errors import CheckpointError, UnknownName, UnsupportedBackbone
+from autotok.errors import CheckpointError, ConfigError, UnknownName, UnsupportedBackbone
 from autotok.export.bundle import load_bundle
 from autotok.finetune_spec import FineTuneSpec
 from autotok.searching.engines.base import Workers
@@ -117,8 +117,23 @@ def test_worker_processes_finish_a_search_of_a_real_model(
 def test_structure_is_searched_of_supernets_and_of_what_can_be_pruned() -> None:
     with pytest.raises(UnsupportedBackbone, match="subnets of its supernet; leave subnet at"):
         build_problem(Question(subnet="search"), load_demo_backbone())
+    with pytest.raises(UnsupportedBackbone, match="'lvvit_s' cannot be pruned"):
+        build_problem(Question(backbone="lvvit_s", data="digits", subnet="search"))  # no weights
     with pytest.raises(UnknownName, match="did you mean 'search'"):
         Question(subnet="serch")
+
+
+def test_a_teacher_of_the_space_that_nobody_knows_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotok.searching.running.session.load_backbone", None)
+    (tmp_path / "space.yaml").write_text("finetune: {teacher: [tiny, vit_tini_patch16_224]}\n")
+    question = Question("tiny", data="digits", space=str(tmp_path / "space.yaml"))
+    with pytest.raises(ConfigError, match="teacher 'vit_tini_patch16_224' is unknown"):
+        build_problem(question)
+    (tmp_path / "space.yaml").write_text("finetune: {teacher_checkpoint: none.pth}\n")
+    with pytest.raises(ConfigError, match=r"'none\.pth' is given without a teacher"):
+        build_problem(question)
 
 
 def test_a_subnet_of_the_demo_is_counted_predicted_and_evaluated() -> None:

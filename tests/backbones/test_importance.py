@@ -1,7 +1,10 @@
 """Importance: what the output does not depend on counts nothing, whatever the batches are."""
 
+import copy
+
 import pytest
 import torch
+from hf_models import hf_backbone
 
 from autotok.backbones.importance import importance_of
 from autotok.backbones.loading import load_structure
@@ -53,6 +56,18 @@ def test_a_headless_model_has_parts_that_matter_too() -> None:
     model.reset_classifier(0)  # type: ignore[operator]
     found = importance_of(TimmViT(model, name="headless"), [IMAGES])
     assert min(min(row) for row in found.heads) > 0
+
+
+def test_layers_of_transformers_have_gates_too() -> None:
+    backbone = hf_backbone("DINOv3ViTModel")
+    block = backbone.block(1)
+    before = copy.deepcopy(block.state_dict())
+    block.attention.o_proj.weight.data[:, 8:16] = 0  # head 1
+    block.mlp.down_proj.weight.data[:, 5] = 0
+    found = importance_of(backbone, [IMAGES])
+    block.load_state_dict(before)
+    assert [h > 0 for h in found.heads[1]] == [True, False, True, True]
+    assert [i for i, u in enumerate(found.units[1]) if u == 0.0] == [5]
 
 
 def test_a_backbone_that_cannot_be_pruned_is_not_ranked() -> None:

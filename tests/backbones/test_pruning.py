@@ -4,14 +4,20 @@ import dataclasses
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
+from hf_models import hf_model
+from other_vits import other_backbone
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autotok.backbones.base import Backbone
+from autotok.backbones.hf_facts import hf_facts
+from autotok.backbones.hf_vit import HFViT
 from autotok.backbones.loading import as_backbone, load_backbone, load_structure, save_backbone
 from autotok.backbones.pruning import (
     check_subnet,
@@ -27,8 +33,14 @@ from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError, UnsupportedBackbone
+from autotok.facts import BackboneFacts
 from autotok.pruned_spec import PrunedSpec, listed_units, units_text
 
+THEIRS = (
+    "DINOv3ViTModel", "BeitModel", "CLIPVisionModelWithProjection", "ViTForImageClassification",
+    "DeiTForImageClassificationWithTeacher", "Dinov2Model", "Dinov2WithRegistersModel",
+    "SiglipVisionModel",
+)  # fmt: skip
 SMALL = {"img_size": 32, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 10}
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "deit": lambda: timm.create_model("deit_tiny_patch16_224", patch_size=8, **SMALL),
@@ -46,7 +58,13 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
         patch_size=8, block_fn=timm.models.vision_transformer.ResPostBlock, **SMALL
     ),
     "eva, rotary": lambda: timm.create_model("vit_small_patch16_dinov3", patch_size=8, **SMALL),
+    "beit": lambda: timm.create_model("beit_base_patch16_224", patch_size=8, **SMALL),
+    **{kind: partial(hf_model, kind) for kind in THEIRS},
 }
+EVERY = [
+    pytest.param(family, marks=[pytest.mark.slow] if family in THEIRS[3:] else [])
+    for family in FAMILIES
+]
 
 
 def made(family: str) -> Backbone:
@@ -71,18 +89,38 @@ def spec_of(backbone: Backbone) -> PrunedSpec:
 
 def masked(backbone: Backbone, spec: PrunedSpec) -> Backbone:
     """The same in other words: what is pruned is multiplied by 0 where it would be heard."""
-    twin = deepcopy(backbone)
-    for index, block in enumerate(twin.model.blocks):  # type: ignore[union-attr]
+    twin: Any = deepcopy(backbone)
+    for index in range(backbone.facts.num_blocks):
+        block = twin.block(index)
         if index not in spec.blocks:
-            block.attn.proj = block.mlp.fc2 = nn.Identity()
             block.forward = lambda x, *args, **kwargs: x
             continue
         at, facts = spec.blocks.index(index), backbone.facts.blocks[index]
+        out = twin.layout.out if isinstance(twin, HFViT) else "proj"
+        out = getattr(block.get_submodule(twin.attention_at), out).weight.data
         for head in set(range(facts.heads)) - set(spec.heads[at]):
-            block.attn.proj.weight.data[:, head * facts.head_dim : (head + 1) * facts.head_dim] = 0
+            out[:, head * facts.head_dim : (head + 1) * facts.head_dim] = 0
+        last = getattr(block.mlp, "fc2" if hasattr(block.mlp, "fc2") else "down_proj").weight.data
         for unit in set(range(facts.hidden)) - set(listed_units(spec.units[at])):
-            block.mlp.fc2.weight.data[:, unit] = 0
-    return twin
+            last[:, unit] = 0
+    return cast(Backbone, twin)
+
+
+def its_own_answer(backbone: Any, images: torch.Tensor) -> torch.Tensor:
+    """What the wrapped model itself says."""
+    found = backbone.model(images)
+    return cast(torch.Tensor, found[backbone.own.primary] if isinstance(backbone, HFViT) else found)
+
+
+def told_by_the_model(backbone: Any) -> BackboneFacts:
+    """Facts read off the wrapped model."""
+    if isinstance(backbone, HFViT):
+        return hf_facts(backbone.model, backbone.tower, backbone.facts.name, None)
+    facts = timm_facts(
+        backbone.model, backbone.facts.name, family=backbone.facts.family,
+        carries_positions=backbone.facts.carries_positions,
+    )  # fmt: skip
+    return dataclasses.replace(facts, one_size=backbone.facts.one_size)
 
 
 def images(backbone: Backbone, number: int = 2) -> torch.Tensor:
@@ -91,28 +129,24 @@ def images(backbone: Backbone, number: int = 2) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 @torch.no_grad()
 def test_what_is_cut_out_equals_what_is_masked(family: str) -> None:
     backbone = made(family)
     spec = spec_of(backbone)
     cut, x = pruned(backbone, spec), images(backbone)
-    expected = masked(backbone, spec).model(x)  # type: ignore[operator]
+    expected = its_own_answer(masked(backbone, spec), x)
     assert (cut(x) - expected).abs().max() < 1e-5 * max(1.0, expected.abs().max())
     assert (backbone(x) - expected).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_what_is_cut_out_is_counted_exactly(family: str) -> None:
     backbone = made(family)
     spec = spec_of(backbone)
     cut = pruned(backbone, spec)
     assert cut.facts == pruned_facts(backbone, spec)
-    told = timm_facts(
-        cut.weights, cut.facts.name, family=cut.facts.family,
-        carries_positions=cut.facts.carries_positions,
-    )  # fmt: skip
-    assert dataclasses.replace(told, one_size=cut.facts.one_size) == cut.facts
+    assert told_by_the_model(cut) == cut.facts
     config = CompressionConfig("evit", (Reduction(1, num_keep=7),), subnet=spec)
     assert cost(cut.facts, config).macs == count_macs(compress_backbone(backbone, config))
     assert cost(cut.facts, config).params == sum(p.numel() for p in cut.parameters())
@@ -140,6 +174,33 @@ def test_weights_go_into_the_shapes_of_the_uncompressed_model_and_back(tmp_path:
     save_backbone(in_whole_shapes(cut), tmp_path / "w.safetensors", name="tiny")
     again = pruned(load_backbone("tiny", checkpoint=tmp_path / "w.safetensors"), spec_of(backbone))
     assert torch.equal(again(images(backbone)), cut(images(backbone)))
+
+
+@torch.no_grad()
+def test_a_pruned_model_of_transformers_is_read_again_from_its_folder_and_file(
+    tmp_path: Path,
+) -> None:
+    hf_model("BeitModel").save_pretrained(tmp_path / "beit")
+    name, file = f"hf:{tmp_path / 'beit'}", tmp_path / "w.safetensors"
+    backbone = load_backbone(name)
+    cut = pruned(backbone, spec_of(backbone))
+    expected = cut(images(backbone))
+    assert torch.equal(pruned(load_backbone(name), spec_of(backbone))(images(backbone)), expected)
+    for parameter in cut.parameters():
+        parameter.add_(0.1)
+    save_backbone(in_whole_shapes(cut), file, name=name)
+    again = pruned(load_backbone(name, checkpoint=file), spec_of(backbone))
+    assert torch.equal(again(images(backbone)), cut(images(backbone)))
+    assert not torch.equal(again(images(backbone)), expected)
+
+
+@torch.no_grad()
+def test_layers_of_names_that_nobody_knows_are_not_cut() -> None:
+    backbone = tiny_backbone()
+    mlp = backbone.block(2).mlp
+    mlp.last, mlp.fc2 = mlp.fc2, None
+    with pytest.raises(UnsupportedBackbone, match="block 2 has layers of names that pruning"):
+        check_subnet(backbone, spec_of(backbone))
 
 
 def test_a_pruned_model_knows_where_it_came_from_until_it_is_pickled() -> None:
@@ -205,8 +266,11 @@ def test_a_pruned_model_is_not_pruned_to_another_structure() -> None:
     ("made", "reason"),
     [
         (lambda: load_structure("autoformer_demo"), "chosen by the subnets of its supernet"),
-        (lambda: load_structure("lvvit_s"), "knows the parts of timm's ViTs only"),
-        (lambda: one_block("beit_base_patch16_224"), "a table of relative positions"),
+        (lambda: load_structure("lvvit_s"), "parts of timm's and transformers' ViTs only"),
+        (lambda: other_backbone("BEiT, both biases"), "blocks share one table of relative"),
+        (lambda: as_backbone(hf_model("BeitForImageClassification")), "blocks share one table"),
+        (lambda: other_backbone("offsets by one network"), "blocks share one table of relative"),
+        (lambda: other_backbone("offsets by a network"), "block 0 has relative positions that"),
         (lambda: one_block("vit_small_patch16_rope_mixed_224"), "learned for every head"),
         (lambda: one_block("eva02_base_patch14_224"), "normalises across its MLP units"),
         (lambda: as_backbone(timm.create_model(

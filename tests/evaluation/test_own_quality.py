@@ -23,6 +23,7 @@ def evaluator(asked: object, metric: str = "own"):  # type: ignore[no-untyped-de
         seed=1,
         precision="float32",
         own=OwnQuality.of(asked),
+        training=images,
     )
 
 

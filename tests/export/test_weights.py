@@ -1,6 +1,8 @@
 """Weights beside a configuration."""
 
 import dataclasses
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,13 @@ from early import images as early_images
 from exporting import CONFIG, images, made
 from safetensors.torch import load_file
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
+
+from hf_models import hf_backbone
+
 from autotok.api.models import compress
 from autotok.backbones.autoformer import SupernetSpec
+from autotok.backbones.base import Backbone
 from autotok.backbones.size_tables import add_size_tables, table_sides
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
@@ -30,7 +37,7 @@ from autotok.export.bundle import (
 )
 from autotok.export.exported import export_model
 from autotok.finetune_spec import FineTuneSpec
-from autotok.pruned_spec import PrunedSpec
+from autotok.pruned_spec import PrunedSpec, units_text
 
 
 def test_saved_weights_carry_the_names_timm_uses(tmp_path: Path) -> None:
@@ -82,9 +89,15 @@ def test_a_pruned_plug_in_keeps_the_uncompressed_model_in_its_bundle(tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_exported_file_of_a_pruned_model_equals_it(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, reductions=CONFIG.reductions[:1], subnet=SPEC)
-    model, _ = pruned_to(config)
+@pytest.mark.parametrize("whole", [tiny_backbone, lambda: hf_backbone("CLIPVisionModel")])
+def test_the_exported_file_of_a_pruned_model_equals_it(
+    whole: Callable[[], Backbone], tmp_path: Path
+) -> None:
+    backbone = whole()
+    units = units_text([0, 1, 5], backbone.facts.blocks[0].hidden)
+    spec = dataclasses.replace(SPEC, units=(units,) * 3)
+    config = dataclasses.replace(CONFIG, reductions=CONFIG.reductions[:1], subnet=spec)
+    model = compress_backbone(backbone, config).eval()
     found = export_model(model, tmp_path / "model.onnx", images())
     assert found.ok
     assert found.max_abs_diff < 1e-5

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from autotok.backbones.tiny import tiny_backbone
+from autotok.backbones.timm_vit import TimmViT
+from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.evaluation.data import load_data
@@ -21,6 +22,17 @@ def test_a_dozen_maps_are_drawn_and_read_again(tmp_path: Path) -> None:
     assert "patches held" in maps[0].caption
     assert all(one.png.startswith(b"\x89PNG") for one in maps)
     assert sum(len(one.png) for one in maps) < 500_000
+
+
+def test_a_model_without_a_head_takes_no_image_for_a_class(tmp_path: Path) -> None:
+    model = tiny_vit()
+    model.reset_classifier(0)
+    headless = compress_backbone(TimmViT(model.eval(), name="headless"), CompressionConfig())
+    data = load_data("digits", headless.backbone, own_labels=True)
+    write_maps(tmp_path, headless, data)
+    captions = [one.caption for one in kept_maps(tmp_path)[1]]
+    assert len(captions) == 12
+    assert all(caption.startswith("digits ") and ":" not in caption for caption in captions)
 
 
 def test_a_run_without_maps_or_with_damaged_ones_has_none(tmp_path: Path) -> None:

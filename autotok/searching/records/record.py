@@ -53,6 +53,7 @@ class Score:
     kl: float | None = None
     feature_pct: float | None = None
     knn_pct: float | None = None
+    knn_top1_pct: float | None = None
     own: float | None = None
     own_loss: float | None = None
     macs_mean: float | None = None

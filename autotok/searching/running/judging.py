@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from autotok.backbones.base import Backbone
@@ -73,12 +74,19 @@ def judge(
         )
     tell = on_progress or (lambda share, words: None)
     original = uncompressed or model.original.whole
-    source = load_data(data, original, class_names=class_names)
+    load = partial(load_data, data, original, class_names=class_names)
+    source = load(own_labels=metric == "knn_top1")
     tell(0.0, source.labelling)
     chosen = choose_format(precision, original, source, seed=seed)
     tell(0.0, chosen.sentence)
     evaluator = make_evaluator(
-        original, source, metric=metric, seed=seed, precision=chosen.precision, own=own
+        original,
+        source,
+        metric=metric,
+        seed=seed,
+        precision=chosen.precision,
+        own=own,
+        training=partial(load, split="train", own_labels=True),
     )
     alone = own is not None or evaluator.metric == "top1"
     if model.config.mode == "retrain" and uncompressed is None and not alone:

@@ -23,7 +23,7 @@ from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metric
 from autotok.searching.space.budget import BudgetRequest, parse_budgets
 from autotok.searching.space.space_names import find_space
 
-COMPARABLE = ("auto", "top1", "own", "own_loss")
+COMPARABLE = ("auto", "top1", "knn_top1", "own", "own_loss")
 """Qualities that mean the same for every backbone."""
 LEAST_MB = 100
 """Free disk a hand-over may need: weights, an ONNX file, pictures."""

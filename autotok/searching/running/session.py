@@ -16,7 +16,7 @@ from autotok.backbones.autoformer import subnet_facts
 from autotok.backbones.autoformer_family import load_supernet, supernet_structure
 from autotok.backbones.base import Backbone
 from autotok.backbones.family import family_of
-from autotok.backbones.loading import as_backbone, check_file, load_backbone
+from autotok.backbones.loading import as_backbone, check_file, load_backbone, load_structure
 from autotok.backbones.pruning import require_prunable
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.compression.model import CompressedViT
@@ -42,6 +42,7 @@ from autotok.searching.space.problem import Problem, budgets_of
 from autotok.searching.space.search_space import SearchSpace
 from autotok.searching.space.space_file import image_sides, load_space
 from autotok.searching.space.subnets import Structure, Subnets
+from autotok.training.teacher import check_teacher
 
 from .model_worker import ModelWorker
 from .question import Question, require_device
@@ -100,6 +101,8 @@ def build_problem(
     if own is None and question.evaluator is not None:
         own = OwnQuality.of(question.evaluator)
     space = load_space(question.space)
+    for spec in space.finetune.teachers():
+        check_teacher(spec)
     if question.methods:
         space = dataclasses.replace(space, methods=question.methods)
     if question.formats:
@@ -116,7 +119,7 @@ def build_problem(
     for part in (backbone, supernet):
         if part is not None:
             part.to(placed)
-    images = _images(question, backbone, "val")
+    images = _images(question, backbone, "val", own_labels=question.quality == "knn_top1")
     chosen = choose_format(question.precision, backbone, images, seed=seed)
     settled = dataclasses.replace(
         question, precision=chosen.precision, precision_why=question.precision_why or chosen.why
@@ -128,6 +131,7 @@ def build_problem(
         seed=seed,
         precision=chosen.precision,
         own=own,
+        training=partial(_images, question, backbone, "train", own_labels=True),
     )
     training = partial(_images, question, backbone, "train")
     worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
@@ -161,7 +165,9 @@ def build_problem(
     return Session(settled, backbone, evaluator, target, problem, worker, plug_in_only)
 
 
-def _images(question: Question, backbone: Backbone, split: str) -> DataSource:
+def _images(
+    question: Question, backbone: Backbone, split: str, *, own_labels: bool = False
+) -> DataSource:
     """A split of the images that a question names."""
     return load_data(
         question.data,
@@ -169,6 +175,7 @@ def _images(question: Question, backbone: Backbone, split: str) -> DataSource:
         split=split,
         train_data=question.train_data,
         class_names=question.class_names,
+        own_labels=own_labels,
     )
 
 
@@ -188,6 +195,8 @@ def _load_model(
     if not of_supernet:
         if model is not None:
             return as_backbone(model), None, None
+        if joint and checkpoint is None:  # before weights are fetched
+            require_prunable(load_structure(name, image_size=question.image_size))
         backbone = load_backbone(name, checkpoint=checkpoint, image_size=question.image_size)
         return backbone, None, None
     spec, default = supernet_structure(name, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,12 @@ class FineTuneChoices:
 
     def __repr__(self) -> str:
         return f"FineTuneChoices({dict(sorted(self.choices.items()))})"
+
+    def teachers(self) -> Iterator[FineTuneSpec]:
+        """A spec for every teacher, and weight file of one, that may be asked for."""
+        names = ("teacher", "teacher_checkpoint")
+        for given in itertools.product(*(self.choices.get(name, (None,)) for name in names)):
+            yield FineTuneSpec.from_dict(dict(zip(names, given, strict=True)))
 
     def questions(self) -> Iterator[tuple[str, tuple[Primitive, ...]]]:
         """Parameter names with their choices."""

@@ -3,17 +3,21 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+import autotok
 from autotok.backbones.base import Backbone
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource, load_data
+from autotok.pruned_spec import PrunedSpec
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running import ranking
 from autotok.searching.running.question import Question
 from autotok.searching.running.ranking import RANKING_FILE, pruned_structure
 from autotok.searching.running.session import build_problem
 from autotok.searching.space.pruned_structure import PrunedStructure
+from autotok.searching.space.settings import SearchSettings
 
 
 def ranked(
@@ -40,6 +44,33 @@ def test_a_ranking_is_found_once_and_read_back_to_the_bit(
     (tmp_path / RANKING_FILE).write_text("[]")
     with pytest.raises(ConfigError, match=r"importance\.json' is no ranking"):
         ranked(backbone, data, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_of_pruned_and_fine_tuned_models_goes_on_where_it_was(
+    no_onnx: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ranking, "RANKED_ON", 8)
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "methods: [tome, evit]\nmode: retrain\nsubnet: search\n"
+        "finetune: {length: 2 steps, batch_size: 8, lr: 0.001}\n"
+    )
+    few = SearchSettings(2, images_few=12, images_more=16, control_shapes=1, retrain_trials=2)
+    short = autotok.search(
+        "tiny", data="digits", budget="60%", space=space, settings=few, max_images=24,
+        precision="float32", output=tmp_path / "run",
+    )  # fmt: skip
+    before = [*short.trials["config_id"]]
+    monkeypatch.setattr(ranking, "importance_of", None)  # the ranking is read back
+    longer = autotok.resume(short.directory, n_trials=4)
+    assert [*longer.trials["config_id"]][:2] == before
+    assert {*longer.trials["state"]} == {"complete"}
+    front = [r.config for r in longer.records()["front"]]
+    assert any(isinstance(c.subnet, PrunedSpec) and c.mode == "retrain" for c in front)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(longer.load_best()(x), autotok.load(longer.directory / "best.yaml")(x))
 
 
 @pytest.mark.parametrize("model", [None, tiny_vit()])

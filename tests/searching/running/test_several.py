@@ -172,6 +172,25 @@ def test_an_extended_run_is_one_that_was_longer_from_the_start(
     assert [r["config"] for r in ends[0]] == [r["config"] for r in ends[1]]
 
 
+@pytest.mark.slow
+def test_fine_tunes_of_several_backbones_go_on_where_they_were(
+    no_onnx: None, tmp_path: Path
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("mode: retrain\nfinetune: {length: 2 steps, batch_size: 8, lr: 0.001}\n")
+    asked = {"space": str(space), "retrain_trials": 2}
+    short = searched(tmp_path / "run", n_trials=2, **asked)
+    before = [*short.trials["config_id"]]
+    longer = autotok.resume(short.directory, n_trials=3)
+    assert [*longer.trials["config_id"]][:2] == before
+    assert {*longer.trials[longer.trials["mode"] == "retrain"]["backbone"]} == {*BOTH}
+    for record in longer.records()["front"]:
+        model = longer.load(record)
+        assert model.backbone.facts.name == record.backbone
+        judged = autotok.evaluate(model, "digits", num_images=24, precision="float32")
+        assert round(judged.value, 6) == round(record.score.value, 6)
+
+
 def test_another_process_builds_the_same_problem(tmp_path: Path) -> None:
     here = build_session(QUESTION, seed=3, weights=tmp_path / "weights")
     there = ProblemFactory.of(here.question.to_dict(), None, 3, tmp_path)()
