@@ -5,7 +5,7 @@ import pytest
 import torch
 from early import LGVIT, early_model, images
 
-from autotok.compression.exit_scores import scored_in_evaluation
+from autotok.compression.exit_scores import recorded_exits
 from autotok.config import Reduction
 from autotok.counting.counter import count_each, count_macs
 from autotok.counting.exit_costs import exits_meeting, measured_exit_macs, scheduled_exit_macs
@@ -30,7 +30,7 @@ def test_every_exit_costs_what_torch_counts(
 ) -> None:
     whole = early_model(ExitPolicy((1, 2, 3, 4), kinds), method, reductions)
     image = images(1)
-    costs, _ = measured_exit_macs(whole, scored_in_evaluation(whole, image))
+    costs, _ = measured_exit_macs(whole, recorded_exits(whole, [image]))
     for number in range(5):
         assert whole.exits is not None
         tau = tuple(-1.0 if number == exit else 1.0 for exit in range(4))
@@ -51,12 +51,12 @@ def test_the_cost_of_a_configuration_is_that_of_going_on_to_the_end(
 
 def test_a_mean_cost_is_met_and_rises_with_the_threshold() -> None:
     made = early_model(ExitPolicy((1, 2, 3, 4), LGVIT))
-    costs, _ = measured_exit_macs(made, scored_in_evaluation(made, images(64)))
+    costs, _ = measured_exit_macs(made, recorded_exits(made, [images(64)]))
     low, high = costs[:, 0].mean(), costs[:, -1].mean()
     asked = np.linspace(low, high, 5)
     found = [exits_meeting(made, images(64).split(16), float(mean)) for mean in asked]
     assert found == sorted(found)
-    scores = scored_in_evaluation(made, images(64))
+    scores = recorded_exits(made, [images(64)])
     assert made.exits is not None
     made.exits.policy = ExitPolicy((1, 2, 3, 4), LGVIT, threshold=(found[2],))
     number = scores.chosen(made)[0].numpy()
