@@ -59,7 +59,7 @@ def leaving_counts(
     method = get_method(config.method)
     if method.span is Span.BLOCK:
         return np.full_like(mlp, facts.num_patches)
-    leaving = mlp.copy()
+    leaving: Counts = mlp.copy()
     if method.placement is Placement.AFTER:
         leaving[:, [r.layer for r in config.reductions]] = kept
     return leaving

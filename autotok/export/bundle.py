@@ -138,11 +138,11 @@ def write_best(path: Path, bundle: Bundle) -> Path:
     Raises:
         ConfigError: those weights are not there.
     """
-    if bundle.config.mode == "retrain":
+    if bundle.config.mode == "retrain" or bundle.config.exits is not None:
         bundle = dataclasses.replace(bundle, weights=describe_weights(path))
         if not bundle.weights:
             raise ConfigError(
-                f"'{path}' cannot be written: its configuration is a retrained one, and no weights"
+                f"'{path}' cannot be written: its configuration has trained weights, and none"
                 f" are in '{path.parent / path.stem}'; save the bundle folder first"
             )
     plain = json.loads(json.dumps(bundle.to_dict(), default=_plain))
@@ -272,7 +272,12 @@ def load_bundle(
     model = compress_backbone(loaded, bundle.config, is_folded=weights is not None).deploy()
     if (home / REDUCERS).is_file():
         load_into(model.reducers, read_state_dict(home / REDUCERS), home / REDUCERS)
-    if model.exits is not None and (home / EXITS).is_file():
+    if model.exits is not None:
+        if not (home / EXITS).is_file():
+            raise CheckpointError(
+                f"the trained heads of '{path}' are not here ('{home / EXITS}'); keep the folder"
+                " 'best' beside best.yaml"
+            )
         load_into(model.exits, read_state_dict(home / EXITS), home / EXITS)
     return model.eval()
 

@@ -52,6 +52,8 @@ class Priced:
     """Of the image size, over those of the model's own."""
     backbone: str = ""
     """Of several; "" is the first, or the only one."""
+    stopping: float = 0.0
+    """See `Shape.stopping`."""
 
 
 def random_params(problem: Problem, rng: np.random.Generator) -> Params:
@@ -104,7 +106,7 @@ def priced_at(
     own, facts = facts.num_patches, facts.at_size(shape.image_size)
     line = Strengths(shape, problem)
     counts = shape.counts(_GRID, problem.facts_of(shape.backbone))
-    macs = line.macs_of(counts) if shape.layers else line.metric("macs", _GRID)
+    macs = line.metric("macs", _GRID)
     inside = np.flatnonzero((macs <= most) & _within(line, macs, problem.budgets))
     if not len(inside):
         return []
@@ -116,7 +118,8 @@ def priced_at(
         priced = {**params, "budget_fraction": float(fraction)}
         cost, row = float(macs[at]) / whole, counts[at].tolist()
         one = priced_as(priced, shape.method, cost, shape.layers, row, facts)
-        found.append(dataclasses.replace(one, patches=facts.num_patches / own))
+        stopping = float(shape.stopping(_GRID)[at]) if shape.exits else 0.0
+        found.append(dataclasses.replace(one, patches=facts.num_patches / own, stopping=stopping))
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotok.config import CompressionConfig, Options, Reduction, Subnet
+from autotok.exits import ExitPolicy
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Span, TokenReducer
 from autotok.methods.registry import get_method
@@ -40,6 +41,10 @@ class Shape:
     """Side in pixels that the model runs on; None: its own. Facts given below are of that one."""
     backbone: str = ""
     """Of several; facts given below are this one's."""
+    exits: ExitPolicy | None = None
+    """Where images stop early; how many do follows from the strength."""
+    exit_share: float = 1.0
+    """Of what exits can save at the most, how much they do at strength 1 beside reductions."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
@@ -80,6 +85,11 @@ class Shape:
         """Every layer chooses among all tokens again."""
         return self.reducer.lasts(self.options) is not Span.REST
 
+    def stopping(self, strengths: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(M,) how far the mean cost is on the way from nobody stopping early to everybody at the
+        first exit."""
+        return strengths * (self.exit_share if self.layers else 1.0)
+
     def _ranges(self, total: int) -> tuple[Counts, Counts]:
         """(N0 + 1,) lowest and highest count the method can leave of each entering count."""
         key = json.dumps([self.method, dict(self.options)], sort_keys=True)
@@ -116,6 +126,7 @@ class Shape:
                 number_format=self.number_format,
                 image_size=self.image_size,
                 backbone=self.backbone,
+                exits=self.exits,
             )
         return CompressionConfig(
             method=self.method,
@@ -125,6 +136,7 @@ class Shape:
             number_format=self.number_format,
             image_size=self.image_size,
             backbone=self.backbone,
+            exits=self.exits,
         )
 
 
