@@ -131,10 +131,10 @@ def exits_meeting(model: CompressedViT, batches: Iterable[Tensor], mean_macs: fl
     Raises:
         ConfigError: the criterion has no single threshold, or the cost cannot be met.
     """
-    return threshold_for(model, recorded_exits(model, batches), mean_macs)
+    return exit_threshold(model, recorded_exits(model, batches), mean_macs)
 
 
-def threshold_for(
+def exit_threshold(
     model: CompressedViT, scores: ExitScores, mean_macs: float, *, errors: float = 0.0
 ) -> float:
     """`exits_meeting` of images that were recorded already.

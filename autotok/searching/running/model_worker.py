@@ -31,7 +31,7 @@ from autotok.compression.schedule import is_adaptive
 from autotok.config import CompressionConfig, Subnet
 from autotok.counting.adaptive import calibrated_within, metered
 from autotok.counting.counter import count_each, count_macs
-from autotok.counting.exit_costs import threshold_for
+from autotok.counting.exit_costs import exit_threshold
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource
@@ -303,11 +303,11 @@ def stopping_under(
     model: CompressedViT, scores: ExitScores, *, errors: float = 0.0
 ) -> CompressedViT:
     """The model under the exit threshold that meets the mean cost its policy names, see
-    `threshold_for`."""
+    `exit_threshold`."""
     policy = model.config.exits
     assert policy is not None
     assert policy.mean_macs is not None
-    threshold = threshold_for(model, scores, policy.mean_macs, errors=errors)
+    threshold = exit_threshold(model, scores, policy.mean_macs, errors=errors)
     policy = dataclasses.replace(policy, threshold=(threshold,))
     return reconfigured(model, dataclasses.replace(model.config, exits=policy))
 

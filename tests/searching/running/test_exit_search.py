@@ -5,15 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from early import early_model
+from early import trained_checkpoint
 
 import autotok
-from autotok.backbones.loading import load_backbone
-from autotok.errors import CheckpointError, ConfigError
-from autotok.exits import ExitPolicy, parse_exits
-from autotok.export.bundle import BackboneRef, Bundle, load_bundle, write_best
-from autotok.export.trained_exits import trained_exits, trained_policy
-from autotok.export.weights import EXITS, WEIGHTS, write_weights
+from autotok.errors import ConfigError
+from autotok.exits import parse_exits
 from autotok.searching.proposing.repair import repair
 from autotok.searching.running import model_worker
 from autotok.searching.running.opening import open_search
@@ -28,16 +24,7 @@ SPACE = "methods: [topk]\nexits: [none, 'linear+local-dw@0,2', local-dw@2, linea
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny` with two heads, as a fine-tune leaves them."""
-    folder = tmp_path_factory.mktemp("exits") / "best"
-    folder.mkdir()
-    policy = ExitPolicy((0, 2), ("linear", "local-dw"))
-    backbone = load_backbone("tiny")
-    model = early_model(policy, backbone=backbone)
-    write_weights(folder, model, "tiny")
-    ref = BackboneRef.of(backbone.facts, name="tiny")
-    write_best(folder / "config.yaml", Bundle(ref, model.config, {}))
-    return folder / WEIGHTS
+    return trained_checkpoint(tmp_path_factory.mktemp("exits"))
 
 
 @pytest.fixture(scope="module")
@@ -158,26 +145,6 @@ def test_a_space_of_exits_that_cannot_be_is_refused(
 def test_untrained_exits_are_refused_before_anything_is_loaded(space: Path) -> None:
     with pytest.raises(ConfigError, match=f"'{space}' searches exits, whose heads have to be"):
         check_names(Question("no such model", space=str(space)))
-
-
-def test_a_checkpoint_without_heads_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"beside '.*w.safetensors' lie no trained heads"):
-        trained_policy(tmp_path / "w.safetensors")
-
-
-def test_heads_come_back_as_they_were_written(checkpoint: Path) -> None:
-    heads = trained_exits(checkpoint, load_backbone("tiny").facts)
-    assert heads.policy.places == ((0, "linear"), (2, "local-dw"))
-    theirs = load_bundle(checkpoint.parent).exits
-    assert theirs is not None
-    assert torch.equal(next(heads.parameters()), next(theirs.parameters()))
-
-
-def test_a_bundle_of_exits_without_its_heads_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    text = (checkpoint.parent / "config.yaml").read_text()
-    (tmp_path / "best.yaml").write_text(text)
-    with pytest.raises(CheckpointError, match=f"'{tmp_path / EXITS}'"):
-        load_bundle(tmp_path / "best.yaml")
 
 
 def test_exits_that_wait_for_a_threshold_say_so(session: Session) -> None:
