@@ -148,6 +148,11 @@ class ExitPolicy:
         return tuple(zip(self.layers, self.kinds, strict=True))
 
     @property
+    def words(self) -> str:
+        """What `parse_exits` reads."""
+        return f"{'+'.join(self.kinds)}@{','.join(map(str, self.layers))}"
+
+    @property
     def wants_threshold(self) -> bool:
         """Whether the one that meets the mean cost is still to be found."""
         return self.mean_macs is not None and not self.threshold

@@ -27,9 +27,9 @@ from .model_worker import (
     stopping_under,
 )
 
-EXIT_IMAGES = 500
-"""On which the threshold of exits is found, as for thresholds a mean over them holds within a few
-per cent elsewhere."""
+EXIT_IMAGES = 1000
+"""On which the threshold of exits is found: where costs spread by a quarter of their mean, the mean
+of so many is known to 1.6 per cent (two standard errors)."""
 _LOG = logging.getLogger(__name__)
 
 
