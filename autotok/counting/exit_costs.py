@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autotok.compression.exit_scores import (
     ExitScores,
-    recorded_exits,
     stopped_macs,
     sureness,
     threshold_meeting,
@@ -124,23 +121,17 @@ def measured_exit_macs(model: CompressedViT, scores: ExitScores) -> tuple[Counts
     )
 
 
-def exits_meeting(model: CompressedViT, batches: Iterable[Tensor], mean_macs: float) -> float:
-    """The threshold under which the images of `batches` (tensors (B, C, H, W)) cost `mean_macs` on
-    average, or as close below as it goes; every exit shares it.
-
-    Raises:
-        ConfigError: the criterion has no single threshold, or the cost cannot be met.
-    """
-    return exit_threshold(model, recorded_exits(model, batches), mean_macs)
-
-
 def exit_threshold(
     model: CompressedViT, scores: ExitScores, mean_macs: float, *, errors: float = 0.0
 ) -> float:
-    """`exits_meeting` of images that were recorded already.
+    """The threshold under which recorded images cost `mean_macs` on average, or as close below as
+    it goes; every exit shares it.
 
     With `errors` the mean stays that many of its standard errors below, or as far as it can: images
     that were not recorded cost a little more or less.
+
+    Raises:
+        ConfigError: the criterion has no single threshold, or the cost cannot be met.
     """
     assert model.exits is not None
     criterion = model.exits.policy.criterion

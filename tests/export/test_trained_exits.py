@@ -1,5 +1,6 @@
 """Heads of exits beside the weights of their backbone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,5 +35,6 @@ def test_heads_come_back_as_they_were_written(checkpoint: Path) -> None:
 def test_a_bundle_of_exits_without_its_heads_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     text = (checkpoint.parent / "config.yaml").read_text()
     (tmp_path / "best.yaml").write_text(text)
+    shutil.copy(checkpoint, tmp_path)
     with pytest.raises(CheckpointError, match=f"'{tmp_path / EXITS}'"):
         load_bundle(tmp_path / "best.yaml")
