@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from autotok.methods.registry import get_method, list_methods, unmet_need
 
 from .exit_answers import NO_EXITS, exits_for, stops_early, whole_grid_until
 from .finetuning import FineTuneChoices
-from .shape import Shape
+from .shape import Shape, fitted_schedule
 from .subnets import Subnets
 
 FAMILIES = ("stages", "every", "ratio")
@@ -180,7 +179,7 @@ class SearchSpace:
             ask(Parameter("image_size", self.image_sizes))
         ask(_number("budget_fraction", self.budget_fraction))
         self._ask_schedule(ask, get_method(name), facts, params)
-        if stops_early(params) and name != "none":
+        if self.exits and stops_early(params) and name != "none":
             ask(_number("exit_share", self.exit_share))
         for parameter in self._option_parameters(name):
             ask(parameter)
@@ -189,7 +188,7 @@ class SearchSpace:
     def _modes(self, method: str, params: Params) -> tuple[str, ...]:
         """Ways to get at weights; a method that must be trained is never plugged in, and heads of
         exits stay as they were trained."""
-        if stops_early(params):
+        if self.exits and stops_early(params):
             return ("plug-in",)
         untrained = get_method(method).training_need is Training.REQUIRED
         return ("retrain",) if untrained else self.mode
@@ -225,7 +224,7 @@ class SearchSpace:
     ) -> None:
         if method.placement is Placement.BEFORE_BLOCKS or method.kind is Kind.NONE:
             return
-        whole = whole_grid_until(str(params.get("exits", NO_EXITS)))
+        whole = whole_grid_until(str(params["exits"])) if "exits" in params else 0
         low, high = (
             max(method.first_layer, whole, round(share * (facts.num_blocks - 1)))
             for share in self.first_layer
@@ -312,7 +311,7 @@ class SearchSpace:
     ) -> Params:
         """The proposal whose shape is nearest to keep ratios at layers."""
         facts = self.facts_of(backbone, facts)
-        wanted = _fit(layers, ratios, facts.num_blocks) if layers else {}
+        wanted = fitted_schedule(layers, ratios, facts.num_blocks) if layers else {}
         wanted.update({"method": method, "budget_fraction": budget_fraction, "backbone": backbone})
         wanted["image_size"] = image_size or facts.image_shape[1]
         wanted["exits"] = exits
@@ -391,20 +390,3 @@ def _layout(
 def _rising(steps: NDArray[np.floating[Any]]) -> tuple[float, ...]:
     total = np.cumsum(steps) / np.sum(steps)
     return tuple(float(w) for w in total)
-
-
-def _fit(layers: Sequence[int], ratios: Sequence[float], depth: int) -> Params:
-    """Schedule parameters nearest to keep ratios at layers."""
-    kept = np.concatenate([[1.0], np.maximum(np.asarray(ratios, dtype=float), 1e-3)])
-    logs, drops = -np.diff(np.log(kept)), -np.diff(kept)
-    first, last = min(layers), max(layers)
-    fitted: Params = {"first_layer": first, "num_stages": len(layers)}
-    if len(layers) <= 4:
-        rise = [b / a for a, b in pairwise(logs) if a > 1e-9 and b > 1e-9]
-        taper = float(np.exp(np.mean(np.log(rise)))) if rise else 1.0
-        spacing = (last - first) / max(1, depth - 1 - first)
-        return {**fitted, "family": "stages", "spacing": spacing, "taper": taper}
-    if np.std(logs) / max(1e-9, np.mean(logs)) < np.std(drops) / max(1e-9, np.mean(drops)):
-        return {**fitted, "family": "ratio"}
-    slope = np.polyfit(np.linspace(-1.0, 1.0, len(drops)), drops, 1)[0]
-    return {**fitted, "family": "every", "inflection": float(slope / max(1e-9, np.mean(drops)))}

@@ -7,14 +7,16 @@ solves the strength from the budget; the shape stays as proposed.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Options, Reduction, Subnet
+from autotok.config import CompressionConfig, Options, Primitive, Reduction, Subnet
 from autotok.exits import ExitPolicy
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Span, TokenReducer
@@ -146,3 +148,22 @@ def _ranges(method: str, key: str, total: int) -> tuple[Counts, Counts]:
     pairs = [(0, 0)] + [get_method(method).feasible(n, options) for n in range(1, total + 1)]
     low, high = np.array(pairs, dtype=np.int64).T
     return np.maximum(low, 1), high
+
+
+def fitted_schedule(
+    layers: Sequence[int], ratios: Sequence[float], depth: int
+) -> dict[str, Primitive]:
+    """Answers about the schedule of a search space that are nearest to keep ratios at layers."""
+    kept = np.concatenate([[1.0], np.maximum(np.asarray(ratios, dtype=float), 1e-3)])
+    logs, drops = -np.diff(np.log(kept)), -np.diff(kept)
+    first, last = min(layers), max(layers)
+    fitted: dict[str, Primitive] = {"first_layer": first, "num_stages": len(layers)}
+    if len(layers) <= 4:
+        rise = [b / a for a, b in pairwise(logs) if a > 1e-9 and b > 1e-9]
+        taper = float(np.exp(np.mean(np.log(rise)))) if rise else 1.0
+        spacing = (last - first) / max(1, depth - 1 - first)
+        return {**fitted, "family": "stages", "spacing": spacing, "taper": taper}
+    if np.std(logs) / max(1e-9, np.mean(logs)) < np.std(drops) / max(1e-9, np.mean(drops)):
+        return {**fitted, "family": "ratio"}
+    slope = np.polyfit(np.linspace(-1.0, 1.0, len(drops)), drops, 1)[0]
+    return {**fitted, "family": "every", "inflection": float(slope / max(1e-9, np.mean(drops)))}
