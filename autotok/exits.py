@@ -70,6 +70,9 @@ class ExitPolicy:
     """One for all exits, or one for each; () is the authors' default."""
     patience: int = 0
     """Exits in a row; 0 is the authors' default, 7 for patience and 2 for patient_confident."""
+    mean_macs: int | None = None
+    """Multiply-accumulates that an image shall cost on average; without a threshold beside it, one
+    that meets it is to be found on images first."""
 
     def __post_init__(self) -> None:
         layers = tuple(int(layer) for layer in self.layers)
@@ -86,10 +89,15 @@ class ExitPolicy:
                 f"exit criterion '{self.criterion}' is unknown;{hint} known: {', '.join(CRITERIA)}"
             )
         default = _THRESHOLDS.get(self.criterion)
-        given = tuple(float(t) for t in self.threshold) or (() if default is None else (default,))
+        self._check_mean()
+        given = tuple(float(t) for t in self.threshold)
+        if not given and default is not None and self.mean_macs is None:
+            given = (default,)
         if default is None and given:
             raise ConfigError("exit criterion 'patience' has no threshold; give patience instead")
-        if len(given) not in ({0} if default is None else {1, len(layers)}):
+        if not self.wants_threshold and len(given) not in (
+            {0} if default is None else {1, len(layers)}
+        ):
             raise ConfigError(
                 f"{len(given)} exit thresholds are given for {len(layers)} exits; give one, or one"
                 " for each"
@@ -102,6 +110,20 @@ class ExitPolicy:
                 " give 1 or more with patience or patient_confident, else leave it out"
             )
         object.__setattr__(self, "patience", self.patience or usual)
+
+    def _check_mean(self) -> None:
+        if self.mean_macs is None:
+            return
+        if self.criterion not in ("confidence", "entropy"):
+            raise ConfigError(
+                f"exit criterion '{self.criterion}' cannot be calibrated to a mean cost; choose"
+                " confidence or entropy"
+            )
+        if self.mean_macs < 1:
+            raise ConfigError(
+                f"mean_macs {self.mean_macs} of exits is no cost; give multiply-accumulates per"
+                " image"
+            )
 
     def _spelled_out(self) -> tuple[str, ...]:
         """A kind for every exit."""
@@ -121,6 +143,21 @@ class ExitPolicy:
         return kinds * number if len(kinds) == 1 else kinds
 
     @property
+    def places(self) -> tuple[tuple[int, str], ...]:
+        """(block, kind) of each exit."""
+        return tuple(zip(self.layers, self.kinds, strict=True))
+
+    @property
+    def words(self) -> str:
+        """What `parse_exits` reads."""
+        return f"{'+'.join(self.kinds)}@{','.join(map(str, self.layers))}"
+
+    @property
+    def wants_threshold(self) -> bool:
+        """Whether the one that meets the mean cost is still to be found."""
+        return self.mean_macs is not None and not self.threshold
+
+    @property
     def thresholds(self) -> tuple[float, ...]:
         """One for each exit; () where the criterion has none."""
         return self.threshold * len(self.layers) if len(self.threshold) == 1 else self.threshold
@@ -136,4 +173,6 @@ class ExitPolicy:
             data["threshold"] = list(self.threshold)
         if self.patience:
             data["patience"] = self.patience
+        if self.mean_macs is not None:
+            data["mean_macs"] = self.mean_macs
         return data

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from autotok.backbones.base import Backbone
+from autotok.backbones.loading import load_backbone
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.exits import ExitPolicy
+from autotok.export.bundle import BackboneRef, Bundle, write_best
+from autotok.export.weights import WEIGHTS, write_weights
 
 LGVIT = ("local-dw", "local", "global-2", "global-3")
 LAYERS = (1, 2, 3, 4)
@@ -41,3 +46,14 @@ def early_model(
 def median_policy(kinds: tuple[str, ...], layers: tuple[int, ...] = LAYERS) -> ExitPolicy:
     """Under which some images stop at the first exits and some do not."""
     return ExitPolicy(layers, kinds, threshold=(0.6,))
+
+
+def trained_checkpoint(folder: Path) -> Path:
+    """The weight file of `tiny` with two heads beside it, as a fine-tune leaves them."""
+    home, backbone = folder / "best", load_backbone("tiny")
+    home.mkdir()
+    model = early_model(ExitPolicy((0, 2), ("linear", "local-dw")), backbone=backbone)
+    write_weights(home, model, "tiny")
+    ref = BackboneRef.of(backbone.facts, name="tiny")
+    write_best(home / "config.yaml", Bundle(ref, model.config, {}))
+    return home / WEIGHTS

@@ -85,7 +85,8 @@ def compress(
     elif method is not None or keep is not None or r is not None or options is not None:
         raise ConfigError("give either a config or a method with keep or r, not both")
     chosen = read_config(config)
-    if chosen.mode == "retrain" and not isinstance(config, CompressionConfig):
+    trained = chosen.mode == "retrain" or chosen.exits is not None
+    if trained and not isinstance(config, CompressionConfig):
         raise ConfigError(
             f"'{config}' was fine-tuned, so it needs its own weights, not the model's; rebuild it"
             " with autotok.export.bundle.load_bundle, or fine-tune the model itself"

@@ -246,8 +246,7 @@ def _words(config: Path | autotok.CompressionConfig) -> str:
     reducing = f"--method {config.method} --keep '{keep}'{given}" if config.reductions else ""
     if config.exits is None:
         return reducing
-    kinds, layers = "+".join(config.exits.kinds), ",".join(map(str, config.exits.layers))
-    return f"{reducing} --exits {kinds}@{layers}".strip()
+    return f"{reducing} --exits {config.exits.words}".strip()
 
 
 def _stored(folder: Path, given: list[str]) -> dict[str, Any]:

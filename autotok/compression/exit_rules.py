@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from autotok.errors import ConfigError
 from autotok.exits import ExitPolicy
 from autotok.methods.primitives import confidence
 
@@ -34,6 +35,12 @@ class StoppingRule:
     def stops(self, logits: Tensor) -> Tensor:
         """(B,) bool of the next exit's logits (B, K)."""
         policy, number = self.policy, self.number
+        if policy.wants_threshold:
+            raise ConfigError(
+                f"exits shall cost {policy.mean_macs} multiply-accumulates on average, and no"
+                " threshold was found for that yet; evaluate them on data with --mean-cost, or give"
+                " a threshold"
+            )
         self.number += 1
         if policy.criterion == "confidence":
             return confidence(logits) > policy.thresholds[number]

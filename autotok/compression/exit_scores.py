@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,7 @@ from autotok.methods.primitives import confidence
 
 from .exit_rules import entropy, first_exits
 from .model import CompressedViT
-from .tap_request import TapRequest
+from .tap_request import BlockCounts, TapRequest
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,30 @@ class ExitScores:
     final: Tensor  # (B, K)
     rows: Tensor  # (E, B) int64, patch tokens that each head's products ran over
     watch: TapRequest  # with live counts of every block
+
+    @classmethod
+    def joined(cls, parts: Sequence[ExitScores]) -> ExitScores:
+        """Of one image after the other, on the CPU; the tokens that heads read are let go."""
+        counts = {
+            layer: BlockCounts(
+                *(
+                    torch.cat([getattr(part.watch.counts[layer], name).cpu() for part in parts])
+                    for name in ("entering", "attention", "mlp")
+                )
+            )
+            for layer in parts[0].watch.counts
+        }
+        return cls(
+            torch.cat([part.logits.cpu() for part in parts], dim=1),
+            torch.cat([part.final.cpu() for part in parts]),
+            torch.cat([part.rows.cpu() for part in parts], dim=1),
+            TapRequest(counting=True, counts=counts),
+        )
+
+    def of(self, numbers: Sequence[int]) -> ExitScores:
+        """Of some of the exits alone, in their order."""
+        chosen = list(numbers)
+        return dataclasses.replace(self, logits=self.logits[chosen], rows=self.rows[chosen])
 
     def chosen(self, model: CompressedViT) -> tuple[Tensor, Tensor]:
         """(number of the exit each image stops at, -1 for none (B,); the answers (B, K))."""
@@ -72,9 +98,7 @@ def threshold_meeting(
     levels = np.concatenate([[-np.inf], np.unique(sure)])
 
     def mean(level: float) -> float:
-        stopped = sure > level  # (E, B)
-        first = np.where(stopped.any(axis=0), stopped.argmax(axis=0), len(scores))
-        return float(costs[np.arange(len(costs)), first].mean())
+        return float(stopped_macs(sure, costs, level).mean())
 
     low, high = mean(levels[0]), mean(levels[-1])
     if not low <= mean_macs <= high:
@@ -90,6 +114,23 @@ def threshold_meeting(
     if np.isinf(level):  # everybody stops at once
         return -1.0 if sign > 0 else float(np.max(scores)) + 1.0
     return float(sign * level)
+
+
+def stopped_macs(
+    scores: NDArray[np.float64],
+    costs: NDArray[np.int64],
+    threshold: float,
+    *,
+    criterion: str = "confidence",
+) -> NDArray[np.int64]:
+    """(B,) multiply-accumulates of images under a threshold; arguments as in `threshold_meeting`.
+
+    An image stops where its confidence exceeds the threshold, or its entropy is below it.
+    """
+    stopped = scores > threshold if criterion == "confidence" else scores < threshold  # (E, B)
+    first = np.where(stopped.any(axis=0), stopped.argmax(axis=0), len(scores))
+    spent: NDArray[np.int64] = costs[np.arange(len(costs)), first]
+    return spent
 
 
 def sureness(model: CompressedViT, scores: ExitScores) -> NDArray[np.float64]:
@@ -111,7 +152,10 @@ def sureness(model: CompressedViT, scores: ExitScores) -> NDArray[np.float64]:
 
 
 @torch.no_grad()
-def scored_in_evaluation(model: CompressedViT, images: Tensor) -> ExitScores:
-    """`score_exits` of a model whatever mode it is in."""
+def recorded_exits(model: CompressedViT, batches: Iterable[Tensor]) -> ExitScores:
+    """`score_exits` of all images of `batches` (tensors (B, C, H, W)), whatever mode the model is
+    in: once recorded, what any threshold costs and answers is arithmetic."""
     with evaluating(model):
-        return score_exits(model, images)
+        return ExitScores.joined(
+            [ExitScores.joined([score_exits(model, images)]) for images in batches]
+        )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autotok.compression.exit_scores import (
     ExitScores,
-    scored_in_evaluation,
+    stopped_macs,
     sureness,
     threshold_meeting,
 )
@@ -76,20 +75,29 @@ def scheduled_exit_macs(
     policy = config.exits
     assert policy is not None
     schedule = realise(config, facts) if schedule is None else schedule
-    leaving = leaving_counts(facts, config, schedule)
-    entering = np.array([[facts.num_patches, *leaving]])
-    entering[0, -1] = schedule.readout
+    found: Counts = exit_macs_of(facts, config, np.array([schedule.kept], dtype=np.int64))[0]
+    return found
+
+
+def exit_macs_of(facts: BackboneFacts, config: CompressionConfig, counts: Counts) -> Counts:
+    """`scheduled_exit_macs` of many schedules at once, (M, E + 1): those of a configuration, with
+    the patch tokens `counts` (M, S) leaving its reduction layers; nothing is checked."""
+    policy, method = config.exits, get_method(config.method)
+    assert policy is not None
+    layers = tuple(r.layer for r in config.reductions)
+    found = method.occupancy(layers, counts, facts, method.resolve_options(config.options))
+    leaving = leaving_counts(facts, config, found.mlp, counts)
+    first = np.full((len(counts), 1), facts.num_patches, dtype=np.int64)
     macs, _ = macs_by_exit(
         facts,
         config,
-        entering=entering,
-        attention=np.array([schedule.attention]),
-        mlp=np.array([schedule.mlp]),
-        readout=np.array([schedule.readout]),
-        rows=scheduled_rows(facts, config, leaving),
+        entering=np.hstack([first, leaving[:, :-1], found.readout[:, None]]),
+        attention=found.attention,
+        mlp=found.mlp,
+        readout=found.readout,
+        rows=scheduled_rows(facts, policy, leaving),
     )
-    found: Counts = macs[0]
-    return found
+    return macs
 
 
 def measured_exit_macs(model: CompressedViT, scores: ExitScores) -> tuple[Counts, Counts]:
@@ -113,22 +121,25 @@ def measured_exit_macs(model: CompressedViT, scores: ExitScores) -> tuple[Counts
     )
 
 
-def exits_meeting(model: CompressedViT, batches: Iterable[Tensor], mean_macs: float) -> float:
-    """The threshold under which the images of `batches` (tensors (B, C, H, W)) cost `mean_macs` on
-    average, or as close below as it goes; every exit shares it.
+def exit_threshold(
+    model: CompressedViT, scores: ExitScores, mean_macs: float, *, errors: float = 0.0
+) -> float:
+    """The threshold under which recorded images cost `mean_macs` on average, or as close below as
+    it goes; every exit shares it.
+
+    With `errors` the mean stays that many of its standard errors below, or as far as it can: images
+    that were not recorded cost a little more or less.
 
     Raises:
         ConfigError: the criterion has no single threshold, or the cost cannot be met.
     """
     assert model.exits is not None
-    sure, costs = [], []
-    for images in batches:
-        scores = scored_in_evaluation(model, images)
-        sure.append(sureness(model, scores))
-        costs.append(measured_exit_macs(model, scores)[0])
-    return threshold_meeting(
-        np.concatenate(sure, axis=1),
-        np.concatenate(costs),
-        mean_macs,
-        criterion=model.exits.policy.criterion,
-    )
+    criterion = model.exits.policy.criterion
+    sure, costs = sureness(model, scores), measured_exit_macs(model, scores)[0]
+    found = threshold_meeting(sure, costs, mean_macs, criterion=criterion)
+    if not errors:
+        return found
+    spent = stopped_macs(sure, costs, found, criterion=criterion)
+    below = mean_macs - errors * float(spent.std()) / math.sqrt(len(spent))
+    least = max(below, float(costs[:, 0].mean()))
+    return threshold_meeting(sure, costs, least, criterion=criterion)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autotok.compression.schedule import Schedule
 from autotok.config import CompressionConfig
+from autotok.exits import ExitPolicy
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Counts, Placement, Span
 from autotok.methods.registry import get_method
@@ -53,32 +52,27 @@ def exit_head_params(kind: str, facts: BackboneFacts, layer: int) -> int:
 
 
 def leaving_counts(
-    facts: BackboneFacts, config: CompressionConfig, schedule: Schedule
-) -> list[int]:
-    """Nominal patch tokens that leave each block, (L,)."""
+    facts: BackboneFacts, config: CompressionConfig, mlp: Counts, kept: Counts
+) -> Counts:
+    """Nominal patch tokens that leave each block, (M, L), of those in its MLP (M, L) and those that
+    each reduction layer keeps (M, S)."""
     method = get_method(config.method)
-    leaving = []
-    for layer in range(facts.num_blocks):
-        if method.span is Span.BLOCK:
-            leaving.append(facts.num_patches)
-        elif method.placement is Placement.AFTER and layer in schedule.by_layer:
-            leaving.append(schedule.by_layer[layer])
-        else:
-            leaving.append(schedule.mlp[layer])
+    if method.span is Span.BLOCK:
+        return np.full_like(mlp, facts.num_patches)
+    leaving: Counts = mlp.copy()
+    if method.placement is Placement.AFTER:
+        leaving[:, [r.layer for r in config.reductions]] = kept
     return leaving
 
 
-def scheduled_rows(
-    facts: BackboneFacts, config: CompressionConfig, leaving: list[int]
-) -> NDArray[np.int64]:
-    """(E, 1): the most tokens that each head's products run over."""
-    policy = config.exits
-    assert policy is not None
+def scheduled_rows(facts: BackboneFacts, policy: ExitPolicy, leaving: Counts) -> Counts:
+    """(E, M): the most tokens that each head's products run over."""
     rows = []
-    for layer, kind in zip(policy.layers, policy.kinds, strict=True):
-        count = leaving[layer]
-        if kind.startswith("global") and count == facts.num_patches:
+    for layer, kind in policy.places:
+        count = leaving[:, layer]
+        if kind.startswith("global"):
             step = int(kind.removeprefix("global-"))
-            count = -(-facts.grid[0] // step) * -(-facts.grid[1] // step)
-        rows.append([count])
-    return np.array(rows, dtype=np.int64)
+            thinned = -(-facts.grid[0] // step) * -(-facts.grid[1] // step)
+            count = np.where(count == facts.num_patches, thinned, count)
+        rows.append(count)
+    return np.stack(rows)

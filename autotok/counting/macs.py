@@ -136,9 +136,8 @@ def schedule_cost(facts: BackboneFacts, config: CompressionConfig, schedule: Sch
     kept = np.array([schedule.kept], dtype=np.int64)
     linear = linear + method.joint_macs(facts, layers, kept, method.resolve_options(config.options))
     if config.exits is not None:
-        asked = zip(config.exits.layers, config.exits.kinds, strict=True)
-        rows = scheduled_rows(facts, config, leaving_counts(facts, config, schedule))
-        for (layer, kind), count in zip(asked, rows, strict=True):
+        rows = scheduled_rows(facts, config.exits, leaving_counts(facts, config, mlp, kept))
+        for (layer, kind), count in zip(config.exits.places, rows, strict=True):
             total, own = exit_head_macs(kind, facts, layer, count)
             linear, products = linear + own, products + total - own
             params += exit_head_params(kind, facts, layer)

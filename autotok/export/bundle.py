@@ -116,6 +116,12 @@ class Bundle:
             "evidence": dict(self.evidence),
         }
 
+    @property
+    def has_trained_weights(self) -> bool:
+        """Whether the configuration means nothing without the files beside it: it was fine-tuned,
+        or heads of exits were."""
+        return self.config.mode == "retrain" or self.config.exits is not None
+
     def check_fits(self, facts: BackboneFacts) -> None:
         """Raise `ConfigError` where the configuration would mean something else here."""
         ref = self.backbone
@@ -138,17 +144,17 @@ def write_best(path: Path, bundle: Bundle) -> Path:
     Raises:
         ConfigError: those weights are not there.
     """
-    if bundle.config.mode == "retrain":
+    if bundle.has_trained_weights:
         bundle = dataclasses.replace(bundle, weights=describe_weights(path))
         if not bundle.weights:
             raise ConfigError(
-                f"'{path}' cannot be written: its configuration is a retrained one, and no weights"
+                f"'{path}' cannot be written: its configuration has trained weights, and none"
                 f" are in '{path.parent / path.stem}'; save the bundle folder first"
             )
     plain = json.loads(json.dumps(bundle.to_dict(), default=_plain))
     body = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
     use = f"Use it: autotok.compress(model, {path.name!r}),\n# or on the command line:"
-    if bundle.config.mode == "retrain":
+    if bundle.has_trained_weights:
         use = "Its weights are fine-tuned and lie\n# where `weights` says; use both:"
     header = f"# Found by autotok {bundle.autotok}. {use} autotok evaluate {path.name}\n"
     return write_text(path, header + body)
@@ -258,7 +264,7 @@ def load_bundle(
     bundle = read_best(path)
     own = given is None and backbone in (None, bundle.backbone.name)
     home = weights_home(path)
-    if bundle.config.mode == "retrain":
+    if bundle.has_trained_weights:
         if not own:
             raise ConfigError(
                 f"'{path}' was fine-tuned from '{bundle.backbone.name}', so its weights fit no"
@@ -272,7 +278,7 @@ def load_bundle(
     model = compress_backbone(loaded, bundle.config, is_folded=weights is not None).deploy()
     if (home / REDUCERS).is_file():
         load_into(model.reducers, read_state_dict(home / REDUCERS), home / REDUCERS)
-    if model.exits is not None and (home / EXITS).is_file():
+    if model.exits is not None:
         load_into(model.exits, read_state_dict(home / EXITS), home / EXITS)
     return model.eval()
 

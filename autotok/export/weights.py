@@ -75,8 +75,8 @@ def checked_files(path: Path, files: Sequence[WeightFile]) -> Path:
     """
     if not files:
         raise ConfigError(
-            f"'{path}' says mode 'retrain' but names no weights; take the best.yaml of the search"
-            " or fine-tune that made it, or set mode to plug-in"
+            f"'{path}' says mode 'retrain', or has exits, but names no weights; take the best.yaml"
+            " of the search or fine-tune that made it, or set mode to plug-in and leave exits out"
         )
     for item in files:
         file = path.parent / item.file

@@ -41,6 +41,7 @@ class Point:
     number_format: str = "float32"
     """Of the file that was judged and is shipped."""
     image_size: int | None = None
+    exits: str = ""
     """Side in pixels that it runs on; None: the model's own."""
     finetuned: bool = False
     feasible: bool = True
@@ -83,6 +84,7 @@ class Point:
             mode=str(row.get("mode") or "plug-in"),
             number_format=str(row.get("number_format") or "float32"),
             image_size=_whole(row.get("image_size")),
+            exits=str(row.get("exits") or ""),
             finetuned=_truth(row.get("finetuned")) is True,
             feasible=_truth(row.get("feasible")) is not False,
             within_budget=_truth(row.get("within_budget")),
@@ -117,9 +119,9 @@ class Point:
 
     @property
     def mode_text(self) -> str:
-        """'plug-in' or 'fine-tuned', the number format where it is not float32, and the image size
-        where it is not the model's own; '-' for the uncompressed model, the source's words for a
-        published one."""
+        """'plug-in' or 'fine-tuned', the number format where it is not float32, the image size
+        where it is not the model's own, and the exits; '-' for the uncompressed model, the source's
+        words for a published one."""
         if self.kind == "uncompressed":
             return "-"
         if self.kind == "published":
@@ -128,6 +130,7 @@ class Point:
         parts = [] if self.kind == "smaller image" or self.is_whole else [mode]
         parts += [] if self.number_format == "float32" else [self.number_format]
         parts += [] if self.image_size is None else [f"{self.image_size} px"]
+        parts += [f"exits {self.exits}"] if self.exits else []
         return ", ".join(parts) or "-"
 
     @property

@@ -5,10 +5,11 @@ import pytest
 import torch
 from early import LGVIT, early_model, images
 
-from autotok.compression.exit_scores import scored_in_evaluation
-from autotok.config import Reduction
+from autotok.compression.compress import reconfigured
+from autotok.compression.exit_scores import recorded_exits, stopped_macs, sureness
+from autotok.config import CompressionConfig, Reduction
 from autotok.counting.counter import count_each, count_macs
-from autotok.counting.exit_costs import exits_meeting, measured_exit_macs, scheduled_exit_macs
+from autotok.counting.exit_costs import exit_threshold, measured_exit_macs, scheduled_exit_macs
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError
 from autotok.exits import ExitPolicy
@@ -30,7 +31,7 @@ def test_every_exit_costs_what_torch_counts(
 ) -> None:
     whole = early_model(ExitPolicy((1, 2, 3, 4), kinds), method, reductions)
     image = images(1)
-    costs, _ = measured_exit_macs(whole, scored_in_evaluation(whole, image))
+    costs, _ = measured_exit_macs(whole, recorded_exits(whole, [image]))
     for number in range(5):
         assert whole.exits is not None
         tau = tuple(-1.0 if number == exit else 1.0 for exit in range(4))
@@ -51,12 +52,12 @@ def test_the_cost_of_a_configuration_is_that_of_going_on_to_the_end(
 
 def test_a_mean_cost_is_met_and_rises_with_the_threshold() -> None:
     made = early_model(ExitPolicy((1, 2, 3, 4), LGVIT))
-    costs, _ = measured_exit_macs(made, scored_in_evaluation(made, images(64)))
+    scores = recorded_exits(made, images(64).split(16))
+    costs, _ = measured_exit_macs(made, scores)
     low, high = costs[:, 0].mean(), costs[:, -1].mean()
     asked = np.linspace(low, high, 5)
-    found = [exits_meeting(made, images(64).split(16), float(mean)) for mean in asked]
+    found = [exit_threshold(made, scores, float(mean)) for mean in asked]
     assert found == sorted(found)
-    scores = scored_in_evaluation(made, images(64))
     assert made.exits is not None
     made.exits.policy = ExitPolicy((1, 2, 3, 4), LGVIT, threshold=(found[2],))
     number = scores.chosen(made)[0].numpy()
@@ -65,7 +66,30 @@ def test_a_mean_cost_is_met_and_rises_with_the_threshold() -> None:
     assert mean == pytest.approx(asked[2], rel=0.05)
 
 
+def test_a_mean_cost_may_be_kept_by_some_of_its_standard_errors() -> None:
+    made = early_model(ExitPolicy((1, 2, 3, 4), LGVIT))
+    scores = recorded_exits(made, [images(64)])
+    sure, (costs, _) = sureness(made, scores), measured_exit_macs(made, scores)
+    asked = float(costs[:, [0, -1]].mean())
+    spent = [
+        stopped_macs(sure, costs, exit_threshold(made, scores, asked, errors=errors))
+        for errors in (0.0, 2.0)
+    ]
+    allowed = asked - 2.0 * spent[0].std() / 8.0
+    assert allowed - 0.05 * asked < spent[1].mean() <= allowed
+
+
+def test_the_record_of_some_exits_is_that_of_a_model_with_these_alone() -> None:
+    made = early_model(ExitPolicy((1, 2, 3, 4), LGVIT))
+    fewer = reconfigured(made, CompressionConfig(exits=ExitPolicy((2, 4), LGVIT[1::2])))
+    some, alone = recorded_exits(made, [images()]).of([1, 3]), recorded_exits(fewer, [images()])
+    assert torch.equal(some.logits, alone.logits)
+    np.testing.assert_array_equal(
+        measured_exit_macs(fewer, some)[0], measured_exit_macs(fewer, alone)[0]
+    )
+
+
 def test_patience_has_no_threshold_to_calibrate() -> None:
     made = early_model(ExitPolicy((1, 2), criterion="patience"))
     with pytest.raises(ConfigError, match="'patience' cannot be calibrated"):
-        exits_meeting(made, [images(2)], 1e9)
+        exit_threshold(made, recorded_exits(made, [images(2)]), 1e9)

@@ -55,6 +55,8 @@ class Priced:
     """Of the image size, over those of the model's own."""
     backbone: str = ""
     """Of several; "" is the first, or the only one."""
+    stopping: float = 0.0
+    """See `Shape.stopping`."""
 
 
 def random_params(problem: Problem, rng: np.random.Generator) -> Params:
@@ -106,10 +108,12 @@ def priced_at(
         facts = space.structure.facts(shape.subnet)
     own, facts = facts.num_patches, facts.at_size(shape.image_size)
     line = Strengths(shape, problem)
-    if shape.layers:
+    if shape.layers and shape.exits is None:
         counts, macs = _on_grid(shape, problem)
     else:
-        counts, macs = np.zeros((len(_GRID), 0), dtype=np.int64), line.metric("macs", _GRID)
+        counts = shape.counts(_GRID, problem.facts_of(shape.backbone))
+        macs = line.metric("macs", _GRID)
+    stopping = np.zeros(len(_GRID)) if shape.exits is None else shape.stopping(_GRID)
     inside = np.flatnonzero((macs <= most) & _within(line, macs, problem.budgets))
     if not len(inside):
         return []
@@ -120,7 +124,12 @@ def priced_at(
         at = inside[int(np.argmin(np.abs(macs[inside] - target)))]
         priced = {**params, "budget_fraction": float(fraction)}
         cost, row = float(macs[at]) / whole, counts[at].tolist()
-        found.append(priced_as(priced, shape.method, cost, shape.layers, row, facts, own=own))
+        one = priced_as(
+            *(priced, shape.method, cost, shape.layers, row, facts),
+            own=own,
+            stopping=float(stopping[at]),
+        )
+        found.append(one)
     return found
 
 
@@ -133,6 +142,7 @@ def priced_as(
     facts: BackboneFacts,
     *,
     own: int | None = None,
+    stopping: float = 0.0,
 ) -> Priced:
     """A configuration by its layers and counts; `macs` over those of the uncompressed model, whose
     `own` patches are as many as those of the facts unless given."""
@@ -146,6 +156,7 @@ def priced_as(
         sum(entering) / facts.num_patches,
         patches=facts.num_patches / (own or facts.num_patches),
         backbone=str(params.get("backbone", "")),
+        stopping=stopping,
     )
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import Primitive
+from autotok.config import CompressionConfig, Primitive
 from autotok.methods.base import Kind
 from autotok.methods.registry import get_method
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.search_space import Params
+from autotok.searching.space.shape import Shape
 
 from .candidates import BINS, Priced, priced_as
 from .gaussian_process import Inputs
@@ -31,13 +32,15 @@ _STEP_WEIGHT = 2.0
 """Of the steepest reduction beside the tokens left at one depth."""
 _SIZE_WEIGHT = 3.0
 """Of the patches of an image size beside the tokens left at one depth."""
+_EXIT_WEIGHT = 3.0
+"""Of how early images stop beside the tokens left at one depth."""
 _OTHER_WEIGHT = 1.0
 """Of being another backbone, beside the same."""
 _STRONG = 0.2
 """Share of the tokens removed at which the method makes half of the difference it can make."""
 _SEEN_OTHERWISE = (
     *("method", "budget_fraction", "family", "first_layer", "num_stages"),
-    *("spacing", "taper", "inflection", "image_size", "backbone"),
+    *("spacing", "taper", "inflection", "image_size", "backbone", "exit_share"),
 )
 """Answers that the method and the tokens at each depth stand for."""
 Floats = NDArray[np.float64]
@@ -68,6 +71,7 @@ class Features:
         self._problem, self._whole = problem, whole
         self._backbones = problem.space.names()
         self._sizes = bool(problem.space.image_sizes)
+        self._exits = bool(problem.space.exits)
         self._methods = problem.space.candidates(problem.facts)
         self._scale = _Scale.over(shapes)
         self._records: dict[tuple[int, str], Rows] = {}
@@ -83,6 +87,8 @@ class Features:
         if self._sizes:
             patches = np.log([c.patches for c in candidates]).reshape(-1, 1)
             seen.append(_SIZE_WEIGHT * patches / math.log(1.0 / _LEAST_LEFT))
+        if self._exits:
+            seen.append(_EXIT_WEIGHT * np.array([c.stopping for c in candidates]).reshape(-1, 1))
         if len(self._backbones) > 1:
             own = [c.backbone or self._backbones[0] for c in candidates]
             same = [[name == other for other in self._backbones] for name in own]
@@ -119,10 +125,21 @@ class Features:
                 record.counts,
                 facts,
                 own=own.num_patches,
+                stopping=self._stopping(record.config),
             )
             priced = dataclasses.replace(priced, backbone=record.config.backbone)
             self._records[key] = self.of([priced])
         return self._records[key]
+
+    def _stopping(self, config: CompressionConfig) -> float:
+        """See `Shape.stopping`."""
+        if config.exits is None or config.exits.mean_macs is None:
+            return 0.0
+        layers = tuple(r.layer for r in config.reductions)
+        shape = Shape(config.method, layers, (), options=config.options, exits=config.exits)
+        counts = np.array([[int(r.num_keep or 0) for r in config.reductions]], dtype=np.int64)
+        first, end = self._problem.costs.exit_macs(shape, counts)[0]
+        return float((end - config.exits.mean_macs) / (end - first))
 
     def _number(self, method: str) -> int:
         return self._methods.index(method) if method in self._methods else -1

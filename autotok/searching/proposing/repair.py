@@ -84,18 +84,26 @@ class Strengths:
         return row
 
     def _config(self, strength: float) -> CompressionConfig:
-        return self.shape.config(self._counts(strength), self._facts)
+        config = self.shape.config(self._counts(strength), self._facts)
+        if config.exits is None:
+            return config
+        mean = int(self.metric("macs", np.array([strength]))[0])
+        exits = dataclasses.replace(config.exits, threshold=(), mean_macs=mean)
+        return dataclasses.replace(config, exits=exits)
 
     def metric(self, name: str, strengths: Floats) -> Floats:
         """(M,) exact cost at each strength."""
         counts = self.shape.counts(strengths, self._facts)
+        if name == "macs" and self.shape.exits is not None:
+            first, end = self._costs.exit_macs(self.shape, counts).T.astype(np.float64)
+            mean: Floats = end - self.shape.stopping(strengths) * (end - first)
+            return mean
         if name == "macs" and self.shape.layers:
-            return self.macs_of(counts)
-        return np.array(
-            [getattr(self._costs.cost(self.shape.config(c, self._facts)), name) for c in counts]
-        )
+            return self._macs_of(counts)
+        found = [self._costs.cost(self._config(float(strength))) for strength in strengths]
+        return np.array([getattr(costs, name) for costs in found])
 
-    def macs_of(self, counts: NDArray[np.int64]) -> Floats:
+    def _macs_of(self, counts: NDArray[np.int64]) -> Floats:
         """(M,) multiply-accumulates of (M, S) rows of counts."""
         s = self.shape
         macs = self._costs.schedule_macs(

@@ -343,9 +343,9 @@ def _best_loss(
 
 
 def _reducible(record: TrialRecord) -> bool:
-    """The uncompressed model has nothing to regain."""
+    """The uncompressed model has nothing to regain; heads of exits are not fine-tuned here."""
     whole = CompressionConfig(backbone=record.backbone)
-    return record.config is not None and record.config != whole
+    return record.config not in (None, whole) and getattr(record.config, "exits", None) is None
 
 
 def _quality_index(objectives: Sequence[Objective], records: Sequence[TrialRecord]) -> int | None:

@@ -30,6 +30,8 @@ _PARAMETERS = {
     "budget_fraction": "cost asked for, as a share of the budget",
     "mode": "plug-in or retrain",
     "number_format": "number format",
+    "exits": "where images may stop early",
+    "exit_share": "how early images stop beside a reduction",
     "family": "kind of schedule",
     "first_layer": "first reduction layer",
     "num_stages": "number of stages",

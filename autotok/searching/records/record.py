@@ -197,6 +197,8 @@ class TrialRecord:
             row["number_format"] = self.config.number_format
         if self.config is not None and self.config.image_size is not None:
             row["image_size"] = self.config.image_size
+        if self.config is not None and self.config.exits is not None:
+            row["exits"] = self.config.exits.words
         row.update(self._score_columns())
         row.update(self.costs.columns if self.costs is not None else {})
         if self.macs_nominal is not None and self.score is not None:

@@ -37,7 +37,8 @@ def control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
     side = best.config.image_size if best.layers else None
     facts = problem.facts_of(best.backbone) if structure is None else structure.facts(subnet)
     facts = facts.at_size(side)
-    if not best.layers and structure is None and best.config.image_size is None:
+    stops = best.config.exits is not None
+    if not (best.layers or stops) and structure is None and best.config.image_size is None:
         return []
     depth = facts.num_blocks
     stages = tuple(dict.fromkeys(depth * i // 4 for i in (1, 2, 3)))
@@ -98,7 +99,7 @@ def smaller_image(search: Search, best: TrialRecord) -> Repaired | str:
         return "the best has no exact cost"
     if facts.one_size:
         return f"backbone '{facts.name}' keeps its image size, because {facts.one_size}"
-    if best.config.subnet is None and not best.layers:
+    if best.config.subnet is None and best.config.exits is None and not best.layers:
         return "the best itself is the uncompressed model"
     most = max(facts.image_shape[1:])
     for side in range((most - 1) // step * step, 0, -step):

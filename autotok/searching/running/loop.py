@@ -41,6 +41,9 @@ from .events import trial_text
 _LOG = logging.getLogger(__name__)
 REFERENCE = -1
 """Number under which the uncompressed model's tally is kept, inside the budget or not."""
+_EXIT_ERRORS = 2.0
+"""Standard errors by which the mean cost of exits is over the budget before a trial counts as
+outside; the final evaluation takes the mean as it is."""
 _FRUITLESS = 40
 """Proposals in a row without a new configuration after which the space counts as exhausted."""
 
@@ -315,7 +318,7 @@ def judged(record: TrialRecord, tally: TallyLike, budgets: Sequence[Budget]) -> 
         ),
         macs_nominal=record.costs.macs if record.macs_nominal is None else record.macs_nominal,
     )
-    over = worst_excess(budgets, record.values)
+    over = worst_excess(budgets, {**record.values, **_least_means(record, score)})
     if over <= 0.0:
         return dataclasses.replace(record, feasible=True, violation=over)
     worst = max(budgets, key=lambda budget: budget.excess_of(record.values))
@@ -323,6 +326,16 @@ def judged(record: TrialRecord, tally: TallyLike, budgets: Sequence[Budget]) -> 
     return dataclasses.replace(
         record, state="infeasible", feasible=False, violation=over, reason=reason
     )
+
+
+def _least_means(record: TrialRecord, score: Score) -> dict[str, float]:
+    """What a configuration with exits may cost on average for all that its images tell: where
+    images stop differs so much that a mean of few of them says little."""
+    if record.config is None or record.config.exits is None or not score.macs_mean:
+        return {}
+    error = float(score.macs_std or 0.0) / math.sqrt(score.num_images)
+    share = 1.0 - _EXIT_ERRORS * error / score.macs_mean
+    return {m: share * record.values[m] for m in ("macs", "macs_noattn")}
 
 
 def _reason(budget: Budget, score: Score) -> str:

@@ -6,6 +6,7 @@ what cost. The search, `autotok.evaluate` and `autotok evaluate` all go through 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +23,15 @@ from autotok.compression.calibrate import (
     needs_recalibration,
     unsettled,
 )
-from autotok.compression.compress import compress_backbone, with_networks
+from autotok.compression.compress import compress_backbone, reconfigured, with_networks
+from autotok.compression.exit_scores import ExitScores, recorded_exits
+from autotok.compression.exit_set import ExitSet
 from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import is_adaptive
 from autotok.config import CompressionConfig, Subnet
 from autotok.counting.adaptive import calibrated_within, metered
 from autotok.counting.counter import count_each, count_macs
+from autotok.counting.exit_costs import exit_threshold
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource
@@ -47,6 +51,10 @@ from autotok.training.teacher import Teacher, teacher_of
 
 _LOG = logging.getLogger(__name__)
 WEIGHTS_FOLDER = "weights"
+EXIT_IMAGES_OF_A_TRIAL = 256
+"""On which a trial's exit threshold is found, once for all trials that take no token away."""
+MEAN_ERRORS = 2.0
+"""Standard errors by which the mean cost of these stays below what is asked."""
 QUANTISED_ON = 16
 """Images that int8 files are calibrated on."""
 
@@ -62,12 +70,17 @@ class ModelWorker:
         *,
         supernet: AutoFormerSupernet | None = None,
         weights: Path | None = None,
+        heads: ExitSet | None = None,
     ) -> None:
         """`training` loads the training images, or raises why there are none; `weights` is the
-        folder of fine-tuned weights; without one nothing can be retrained."""
+        folder of fine-tuned weights; without one nothing can be retrained. `heads` are those of
+        exits that were trained with the backbone."""
         self.backbone, self.evaluator = backbone, evaluator
         evaluator.activations = Activations(backbone)
         self._training, self.supernet, self._weights = training, supernet, weights
+        self._heads = heads
+        self._recorded: ExitScores | None = None
+        """What these heads say of training images where no token is taken away."""
         self.on_finetune: Callable[[FineTuneProgress], None] | None = None
         """Told after every step of a fine-tune."""
         self._teacher: Teacher | None = None
@@ -106,7 +119,9 @@ class ModelWorker:
         if config.mode == "retrain":
             model = retrained(backbone, config, self._weights_file(config))
         else:
-            model = with_networks(compress_backbone(backbone, config))
+            model = with_networks(self._headed(compress_backbone(backbone, config)))
+            if config.exits is not None and config.exits.wants_threshold:
+                model = self._stopping(model)
             if needs_calibration(config):
                 training = None if self.why_not_trainable() else self._training_data()
                 model, found_on = plugged_in(model, self.evaluator, training)
@@ -115,6 +130,34 @@ class ModelWorker:
                     self._told = True
         self._last = config.config_id, model
         return model
+
+    def _headed(self, model: CompressedViT) -> CompressedViT:
+        """The model with the heads that were trained, where it has exits."""
+        if model.exits is not None:
+            if self._heads is None:
+                raise ConfigError(
+                    "exits have heads that must be trained with the backbone; give its checkpoint"
+                    " beside them"
+                )
+            model.exits.take(self._heads)
+        return model
+
+    def _stopping(self, model: CompressedViT) -> CompressedViT:
+        """The model under the exit threshold that keeps the mean cost on training images, or where
+        there are none on those to be judged; what heads say where no token goes is found once."""
+        assert self._heads is not None
+        assert model.exits is not None
+        data, seed = self.ranking_data(), self.evaluator.seed
+        if model.config.reductions:
+            scores = recorded_on(model, data, seed, EXIT_IMAGES_OF_A_TRIAL)
+        else:
+            if self._recorded is None:
+                config = dataclasses.replace(model.config, exits=self._heads.policy)
+                every = self._headed(compress_backbone(model.original, config))
+                self._recorded = recorded_on(every, data, seed, EXIT_IMAGES_OF_A_TRIAL)
+            places = self._heads.policy.places
+            scores = self._recorded.of([places.index(p) for p in model.exits.policy.places])
+        return stopping_under(model, scores, errors=MEAN_ERRORS)
 
     def plugged_in(self, config: CompressionConfig) -> CompressedViT:
         """The model of a configuration without any retraining: enough to count and to predict."""
@@ -173,7 +216,7 @@ class ModelWorker:
     def count(self, config: CompressionConfig) -> float:
         """Multiply-accumulates of an image by the independent counter: of what ran, the mean over
         the first images, where token counts differ between images."""
-        if not is_adaptive(config):
+        if config.exits is None and not is_adaptive(config):
             return count_macs(self.plugged_in(config))
         data = self.evaluator.data
         images = data.batch(data.subset(COUNTED_IMAGES, self.evaluator.seed))[0]
@@ -246,6 +289,27 @@ def calibrated_on(model: CompressedViT, data: DataSource, seed: int) -> Compress
     """The model under thresholds found on the first images of a data set."""
     images = data.batch(data.subset(CALIBRATION_IMAGES, seed))[0]
     return calibrated_within(model, sent(images, next(model.parameters()).device))
+
+
+def recorded_on(model: CompressedViT, data: DataSource, seed: int, number: int) -> ExitScores:
+    """What every exit says of the first images of a data set, at most `number` of them."""
+    indices = data.subset(min(number, len(data)), seed)
+    parts = [indices[first : first + 32] for first in range(0, len(indices), 32)]
+    device = next(model.parameters()).device
+    return recorded_exits(model, (sent(data.batch(part)[0], device) for part in parts))
+
+
+def stopping_under(
+    model: CompressedViT, scores: ExitScores, *, errors: float = 0.0
+) -> CompressedViT:
+    """The model under the exit threshold that meets the mean cost its policy names, see
+    `exit_threshold`."""
+    policy = model.config.exits
+    assert policy is not None
+    assert policy.mean_macs is not None
+    threshold = exit_threshold(model, scores, policy.mean_macs, errors=errors)
+    policy = dataclasses.replace(policy, threshold=(threshold,))
+    return reconfigured(model, dataclasses.replace(model.config, exits=policy))
 
 
 def tuned(student: CompressedViT, training: DataSource, seed: int) -> CompressedViT:

@@ -130,6 +130,8 @@ def check_names(
         check_measure_on(timed_on)
     space = dict(read_yaml(find_space(question.space), like="a search space")[0] or {})
     check_several(question, engine, space)
+    if "exits" in space and question.checkpoint is None:
+        raise untrained_exits(question.space)
     if question.methods:
         from autotok.methods.registry import list_methods
 
@@ -172,6 +174,7 @@ def check_several(
             space.get("subnet", "fixed") != "fixed"
         ),
         f"image_size of space '{question.space}'": "image_size" in space,
+        f"exits of space '{question.space}'": "exits" in space,
     }
     for what, is_asked in asked.items():
         if is_asked:
@@ -198,6 +201,15 @@ def _require_runtime(formats: Sequence[str], metrics: Collection[str], measure_o
             f"number format {lower[0]} is timed from its exported file, never predicted alone; give"
             f" {example}, 'local?runtime=openvino' or a board over ssh"
         )
+
+
+def untrained_exits(space: str) -> ConfigError:
+    """What to say where a space asks for exits whose heads nobody trained."""
+    return ConfigError(
+        f"space '{space}' searches exits, whose heads have to be trained first; train them with"
+        " autotok finetune --exits ... -o FOLDER, and give --checkpoint"
+        " FOLDER/best/weights.safetensors"
+    )
 
 
 def require_device(names: Iterable[str], target: str | None, measure_on: str = "any") -> None:

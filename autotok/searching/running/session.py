@@ -29,6 +29,8 @@ from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.evaluation.own_quality import OwnQuality, make_evaluator
 from autotok.evaluation.precision import choose_format
+from autotok.exits import parse_exits
+from autotok.export.trained_exits import require_heads, trained_exits, trained_policy
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer, Training
 from autotok.methods.image_scoring import ImageScoring
@@ -38,14 +40,15 @@ from autotok.predicting.predict import predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.trace import trace
 from autotok.searching.proposing.feasible import within_sizes
+from autotok.searching.space.exit_answers import NO_EXITS
 from autotok.searching.space.problem import Problem, budgets_of
 from autotok.searching.space.search_space import SearchSpace
-from autotok.searching.space.space_file import image_sides, load_space
+from autotok.searching.space.space_file import check_exits_fit, image_sides, load_space
 from autotok.searching.space.subnets import Structure, Subnets
 from autotok.training.teacher import check_teacher
 
 from .model_worker import ModelWorker
-from .question import Question, require_device
+from .question import Question, require_device, untrained_exits
 from .ranking import pruned_structure
 
 Loaded = tuple[Backbone, AutoFormerSupernet | None]
@@ -109,6 +112,7 @@ def build_problem(
         space = dataclasses.replace(space, number_formats=question.formats)
     if question.image_sizes:
         space = dataclasses.replace(space, image_sizes=image_sides(question.image_sizes))
+    _require_exits(space, question)
     target = None if question.target is None else load_target(question.target)
     joint = "search" in (question.subnet, space.subnet)
     structure: Subnets | None
@@ -134,7 +138,12 @@ def build_problem(
         training=partial(_images, question, backbone, "train", own_labels=True),
     )
     training = partial(_images, question, backbone, "train")
-    worker = ModelWorker(backbone, evaluator, training, supernet=supernet, weights=weights)
+    heads = None
+    if space.exits and question.checkpoint is not None:
+        heads = trained_exits(Path(question.checkpoint), backbone.facts).to(placed)
+    worker = ModelWorker(
+        backbone, evaluator, training, supernet=supernet, weights=weights, heads=heads
+    )
     reason = None if question.train_data is None else worker.why_not_trainable()
     if reason is not None:
         raise DataError(reason)
@@ -247,6 +256,18 @@ def _trainable(
         reason += f"; left out, for they have to be trained: {', '.join(untrained)}"
     exclude = (*space.exclude, *untrained)
     return dataclasses.replace(space, mode=("plug-in",), exclude=exclude), reason
+
+
+def _require_exits(space: SearchSpace, question: Question) -> None:
+    """Raise `ConfigError` where a space asks for exits whose heads nobody trained, or together
+    with what they cannot follow."""
+    if not space.exits:
+        return
+    check_exits_fit(space, question.subnet)
+    if question.checkpoint is None:
+        raise untrained_exits(space.name)
+    asked = (parse_exits(words) for words in space.exits if words != NO_EXITS)
+    require_heads(asked, trained_policy(Path(question.checkpoint)))
 
 
 def _require_networks(space: SearchSpace, facts: BackboneFacts) -> None:

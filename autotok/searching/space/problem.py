@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Options, Subnet
+from autotok.config import CompressionConfig, Options, Reduction, Subnet
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
@@ -25,6 +25,7 @@ from autotok.searching.records.record import Costs, Score
 
 from .budget import Budget, BudgetRequest, resolve
 from .search_space import SearchSpace
+from .shape import Shape
 from .subnets import Subnets
 
 COUNTED_IMAGES = 16
@@ -123,12 +124,25 @@ class ExactCosts:
         return self._subnets[subnet]
 
     def cost(self, config: CompressionConfig) -> Costs:
-        """Every convention at once."""
+        """Every convention at once; of exits that are to meet a mean cost, that."""
         from autotok.counting.macs import cost
 
         facts = self.facts(config.subnet, config.image_size, config.backbone)
         found = cost(facts, config)
-        return Costs(int(found.macs), int(found.macs_noattn), int(found.params))
+        share = 1.0
+        if config.exits is not None and config.exits.mean_macs is not None:
+            share = config.exits.mean_macs / found.macs
+        return Costs(round(share * found.macs), round(share * found.macs_noattn), int(found.params))
+
+    def exit_macs(self, shape: Shape, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(M, 2) multiply-accumulates of an image that stops at the first exit of a shape, and of
+        one that goes on to the end, by rows of counts (M, S)."""
+        from autotok.counting.exit_costs import exit_macs_of
+
+        facts = self.facts(shape.subnet, shape.image_size, shape.backbone)
+        reductions = tuple(Reduction(layer, num_keep=1) for layer in shape.layers)
+        config = CompressionConfig(shape.method, reductions, shape.options, exits=shape.exits)
+        return exit_macs_of(facts, config, counts)[:, [0, -1]]
 
     def schedule_macs(
         self,
@@ -227,6 +241,7 @@ class Problem:
             *([] if self.evaluator is None else [self.evaluator]),
             *([] if self.space.number_formats == ("float32",) else [self.space.number_formats]),
             *([["image_size", *self.space.image_sizes]] if self.space.image_sizes else []),
+            *([["exits", self.space.exits, self.space.exit_share]] if self.space.exits else []),
             *([name, f.grid, f.num_blocks, f.params] for name, f in self.space.backbones),
         ]
         return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]

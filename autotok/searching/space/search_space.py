@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,16 @@ from numpy.typing import NDArray
 
 from autotok.config import Primitive, Subnet
 from autotok.errors import ConfigError
+from autotok.exits import parse_exits
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Kind, Option, Placement, TokenReducer, Training
 from autotok.methods.folding import Folding
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
+from .exit_answers import NO_EXITS, exits_for, stops_early, whole_grid_until
 from .finetuning import FineTuneChoices
-from .shape import Shape
+from .shape import Shape, fitted_schedule
 from .subnets import Subnets
 
 FAMILIES = ("stages", "every", "ratio")
@@ -103,21 +104,28 @@ class SearchSpace:
     """Sides in pixels that the model may run on, smallest first; none: its own alone."""
     backbones: tuple[tuple[str, BackboneFacts], ...] = field(default=(), repr=False)
     """Name and facts of each where there are several, the first one included."""
+    exits: tuple[str, ...] = field(default=(), repr=False)
+    """Policies in `parse_exits`' words, whose heads were trained with the backbone, and 'none'."""
+    exit_share: tuple[float, float] = field(default=(0.0, 1.0), repr=False)
+    """Of what exits can save at the most, how much they do where reductions are at their most."""
     subnet: str = field(default="fixed", repr=False)
     """'search': the space asks for structure too, as `--subnet search` does."""
 
     def candidates(self, facts: BackboneFacts) -> tuple[str, ...]:
         """Methods of the space that fit the backbone, in the order given.
 
-        With subnets, image sizes or backbones to choose from, 'none' is one: a smaller subnet,
-        image or backbone may be all it takes. Of several backbones a method has to fit each.
+        With subnets, image sizes, backbones or exits to choose from, 'none' is one: a smaller
+        subnet, image or backbone, or exits, may be all it takes. Of several backbones a method has
+        to fit each.
         """
         words = {"plug-in": _plug_in(tuple(list_methods()))} if "plug-in" in self.methods else {}
         named = [m for word in self.methods for m in words.get(word, (word,))]
-        smaller = self.structure is not None or bool(self.image_sizes or self.backbones)
+        smaller = self.structure is not None or bool(
+            self.image_sizes or self.backbones or self.exits
+        )
         if smaller and "none" not in self.exclude:
             named.insert(0, "none")
-        unique = dict.fromkeys(m for m in named if m not in self.exclude and self.formats_of(m))
+        unique = dict.fromkeys(m for m in named if m not in self.exclude and self._allows(m))
         every = (facts, *(other for _, other in self.backbones))
         fitting = tuple(
             m for m in unique if all(unmet_need(get_method(m), each) is None for each in every)
@@ -162,7 +170,9 @@ class SearchSpace:
         if self.structure is not None:
             facts = self._ask_subnet(ask, params, self.structure)
         name = str(ask(Parameter("method", self.candidates(facts))))
-        if ask(Parameter("mode", self._modes(name))) == "retrain":
+        if self.exits:
+            ask(Parameter("exits", self.exits_of(name)))
+        if ask(Parameter("mode", self._modes(name, params))) == "retrain":
             for key, choices in self.finetune.questions():
                 ask(Parameter(key, choices))
         if self.number_formats != ("float32",):
@@ -170,13 +180,18 @@ class SearchSpace:
         if self.image_sizes:
             ask(Parameter("image_size", self.image_sizes))
         ask(_number("budget_fraction", self.budget_fraction))
-        self._ask_schedule(ask, get_method(name), facts)
+        self._ask_schedule(ask, get_method(name), facts, params)
+        if self.exits and stops_early(params) and name != "none":
+            ask(_number("exit_share", self.exit_share))
         for parameter in self._option_parameters(name):
             ask(parameter)
         return params
 
-    def _modes(self, method: str) -> tuple[str, ...]:
-        """Ways to get at weights; a method that must be trained is never plugged in."""
+    def _modes(self, method: str, params: Params) -> tuple[str, ...]:
+        """Ways to get at weights; a method that must be trained is never plugged in, and heads of
+        exits stay as they were trained."""
+        if self.exits and stops_early(params):
+            return ("plug-in",)
         untrained = get_method(method).training_need is Training.REQUIRED
         return ("retrain",) if untrained else self.mode
 
@@ -186,6 +201,14 @@ class SearchSpace:
         if cls.exportable and cls.count is Count.STATIC:
             return self.number_formats
         return tuple(name for name in self.number_formats if name == "float32")
+
+    def exits_of(self, method: str) -> tuple[str, ...]:
+        """Answers to which exits there are, for a method."""
+        return exits_for(get_method(method), self.exits)
+
+    def _allows(self, method: str) -> bool:
+        """Whether a method has an answer to every question about files and exits."""
+        return bool(self.formats_of(method)) and (not self.exits or bool(self.exits_of(method)))
 
     def sides_of(self, method: str) -> tuple[int, ...]:
         """Image sizes for a method, as far as conditions on the method alone tell."""
@@ -198,11 +221,14 @@ class SearchSpace:
         structure.ask(lambda name, choices: ask(Parameter(name, choices)))
         return structure.facts(structure.subnet(params))
 
-    def _ask_schedule(self, ask: Chooser, method: type[TokenReducer], facts: BackboneFacts) -> None:
+    def _ask_schedule(
+        self, ask: Chooser, method: type[TokenReducer], facts: BackboneFacts, params: Params
+    ) -> None:
         if method.placement is Placement.BEFORE_BLOCKS or method.kind is Kind.NONE:
             return
+        whole = whole_grid_until(str(params["exits"])) if "exits" in params else 0
         low, high = (
-            max(method.first_layer, round(share * (facts.num_blocks - 1)))
+            max(method.first_layer, whole, round(share * (facts.num_blocks - 1)))
             for share in self.first_layer
         )
         if method.single_layer:
@@ -253,6 +279,7 @@ class SearchSpace:
             facts = self.structure.facts(subnet)
             subnet = self.structure.canonical(subnet)
         side = int(params["image_size"]) if "image_size" in params else None
+        exits = str(params.get("exits", NO_EXITS))
         layers, weights, curve = _layout(params, facts.num_blocks)
         if method.kind is Kind.NONE:
             layers, weights = (), ()
@@ -266,6 +293,8 @@ class SearchSpace:
             number_format=str(params.get("number_format", "float32")),
             image_size=None if facts.at_size(side) == facts else side,
             backbone=backbone,
+            exits=None if exits == NO_EXITS else parse_exits(exits),
+            exit_share=float(params.get("exit_share", 1.0)),
         )
 
     def encode(
@@ -280,12 +309,14 @@ class SearchSpace:
         subnet: Subnet | None = None,
         image_size: int | None = None,
         backbone: str = "",
+        exits: str = NO_EXITS,
     ) -> Params:
         """The proposal whose shape is nearest to keep ratios at layers."""
         facts = self.facts_of(backbone, facts)
-        wanted = _fit(layers, ratios, facts.num_blocks) if layers else {}
+        wanted = fitted_schedule(layers, ratios, facts.num_blocks) if layers else {}
         wanted.update({"method": method, "budget_fraction": budget_fraction, "backbone": backbone})
         wanted["image_size"] = image_size or facts.image_shape[1]
+        wanted["exits"] = exits
         if self.structure is not None:
             wanted.update(self.structure.params(subnet or self.structure.default))
         wanted.update({f"{method}.{key}": value for key, value in (options or {}).items()})
@@ -362,20 +393,3 @@ def _layout(
 def _rising(steps: NDArray[np.floating[Any]]) -> tuple[float, ...]:
     total = np.cumsum(steps) / np.sum(steps)
     return tuple(float(w) for w in total)
-
-
-def _fit(layers: Sequence[int], ratios: Sequence[float], depth: int) -> Params:
-    """Schedule parameters nearest to keep ratios at layers."""
-    kept = np.concatenate([[1.0], np.maximum(np.asarray(ratios, dtype=float), 1e-3)])
-    logs, drops = -np.diff(np.log(kept)), -np.diff(kept)
-    first, last = min(layers), max(layers)
-    fitted: Params = {"first_layer": first, "num_stages": len(layers)}
-    if len(layers) <= 4:
-        rise = [b / a for a, b in pairwise(logs) if a > 1e-9 and b > 1e-9]
-        taper = float(np.exp(np.mean(np.log(rise)))) if rise else 1.0
-        spacing = (last - first) / max(1, depth - 1 - first)
-        return {**fitted, "family": "stages", "spacing": spacing, "taper": taper}
-    if np.std(logs) / max(1e-9, np.mean(logs)) < np.std(drops) / max(1e-9, np.mean(drops)):
-        return {**fitted, "family": "ratio"}
-    slope = np.polyfit(np.linspace(-1.0, 1.0, len(drops)), drops, 1)[0]
-    return {**fitted, "family": "every", "inflection": float(slope / max(1e-9, np.mean(drops)))}

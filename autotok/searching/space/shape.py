@@ -7,14 +7,17 @@ solves the strength from the budget; the shape stays as proposed.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig, Options, Reduction, Subnet
+from autotok.config import CompressionConfig, Options, Primitive, Reduction, Subnet
+from autotok.exits import ExitPolicy
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Span, TokenReducer
 from autotok.methods.registry import get_method
@@ -40,6 +43,10 @@ class Shape:
     """Side in pixels that the model runs on; None: its own. Facts given below are of that one."""
     backbone: str = ""
     """Of several; facts given below are this one's."""
+    exits: ExitPolicy | None = None
+    """Where images stop early; how many do follows from the strength."""
+    exit_share: float = 1.0
+    """Of what exits can save at the most, how much they do at strength 1 beside reductions."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
@@ -85,6 +92,11 @@ class Shape:
         """Every layer chooses among all tokens again."""
         return self.reducer.lasts(self.options) is not Span.REST
 
+    def stopping(self, strengths: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(M,) how far the mean cost is on the way from nobody stopping early to everybody at the
+        first exit."""
+        return strengths * (self.exit_share if self.layers else 1.0)
+
     def blocked_at(self, facts: BackboneFacts) -> str:
         """What stops the strongest reduction of this shape, in words."""
         if not self.layers:
@@ -116,6 +128,7 @@ class Shape:
                 number_format=self.number_format,
                 image_size=self.image_size,
                 backbone=self.backbone,
+                exits=self.exits,
             )
         return CompressionConfig(
             method=self.method,
@@ -125,6 +138,7 @@ class Shape:
             number_format=self.number_format,
             image_size=self.image_size,
             backbone=self.backbone,
+            exits=self.exits,
         )
 
 
@@ -135,3 +149,22 @@ def _ranges(acting: tuple[type[TokenReducer], str], total: int) -> tuple[Counts,
     pairs = [(0, 0)] + [method.feasible(n, options) for n in range(1, total + 1)]
     low, high = np.array(pairs, dtype=np.int64).T
     return np.maximum(low, 1), high
+
+
+def fitted_schedule(
+    layers: Sequence[int], ratios: Sequence[float], depth: int
+) -> dict[str, Primitive]:
+    """Answers about the schedule of a search space that are nearest to keep ratios at layers."""
+    kept = np.concatenate([[1.0], np.maximum(np.asarray(ratios, dtype=float), 1e-3)])
+    logs, drops = -np.diff(np.log(kept)), -np.diff(kept)
+    first, last = min(layers), max(layers)
+    fitted: dict[str, Primitive] = {"first_layer": first, "num_stages": len(layers)}
+    if len(layers) <= 4:
+        rise = [b / a for a, b in pairwise(logs) if a > 1e-9 and b > 1e-9]
+        taper = float(np.exp(np.mean(np.log(rise)))) if rise else 1.0
+        spacing = (last - first) / max(1, depth - 1 - first)
+        return {**fitted, "family": "stages", "spacing": spacing, "taper": taper}
+    if np.std(logs) / max(1e-9, np.mean(logs)) < np.std(drops) / max(1e-9, np.mean(drops)):
+        return {**fitted, "family": "ratio"}
+    slope = np.polyfit(np.linspace(-1.0, 1.0, len(drops)), drops, 1)[0]
+    return {**fitted, "family": "every", "inflection": float(slope / max(1e-9, np.mean(drops)))}

@@ -17,6 +17,7 @@ from autotok.names import SUBNETS
 from autotok.plain_data import typed
 from autotok.training.losses import get_loss
 
+from .exit_answers import exit_answers
 from .finetuning import FineTuneChoices, parse_losses
 from .search_space import FAMILIES, Condition, SearchSpace
 from .space_names import find_space
@@ -65,6 +66,8 @@ class _SpaceFile:
     formats: Words | None = None
     image_size: int | tuple[int, ...] | None = None
     subnet: str | None = None
+    exits: Words | None = None
+    exit_share: Range | None = None
     schedule: _Schedule | None = None
     budget_fraction: Range | None = None
     options: Mapping[str, Mapping[str, Answers]] | None = None
@@ -79,6 +82,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "taper": (0.1, 10.0),
     "inflection": (-1.0, 1.0),
     "budget_fraction": (0.0, 1.0),
+    "exit_share": (0.0, 1.0),
 }
 
 
@@ -108,6 +112,9 @@ def space_from_dict(
     if file.image_size is not None:
         with (place / "image_size").named():
             found["image_sizes"] = image_sides(file.image_size)
+    if file.exits is not None:
+        with (place / "exits").named():
+            found["exits"] = exit_answers(_words(file.exits, None, place / "exits"))
     for key in ("methods", "exclude"):
         for method in found.get(key, ()):
             with (place / key).named():
@@ -124,6 +131,25 @@ def space_from_dict(
         Condition(_several(item.when), _several(item.then)) for item in file.conditions or ()
     )
     return SearchSpace(**found)
+
+
+def check_exits_fit(space: SearchSpace, subnet: str) -> None:
+    """Raise where a space asks for exits together with what trained heads cannot follow.
+
+    Raises:
+        ConfigError: names it.
+    """
+    asked = {
+        "mode retrain alone": space.mode == ("retrain",),
+        f"formats {', '.join(space.number_formats)}": space.number_formats != ("float32",),
+        "image_size": bool(space.image_sizes),
+        "subnet search": "search" in (subnet, space.subnet),
+    }
+    for what in (words for words, is_asked in asked.items() if space.exits and is_asked):
+        raise ConfigError(
+            f"space '{space.name}' searches exits and {what}, but heads answer only for the weights"
+            " and the size they were trained with, and no file holds them; leave one of the two out"
+        )
 
 
 def image_sides(given: int | Sequence[int]) -> tuple[int, ...]:

@@ -34,6 +34,8 @@ def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
                 found.append(space.encode("none", (), (), facts, backbone=name))
             for subnet in _subnets(space.structure):
                 found.append(space.encode("none", (), (), facts, subnet=subnet))
+            for exits in space.exits_of("none") if space.exits else ():
+                found.append(space.encode("none", (), (), facts, exits=exits))
             for side in space.image_sizes:
                 params = space.encode("none", (), (), facts, image_size=side)
                 found += [] if params in found else [params]
