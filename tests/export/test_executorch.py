@@ -12,6 +12,7 @@ from autotok.backbones.timm_vit import VisionTransformer
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
+from autotok.devices.device import LocalDevice
 from autotok.errors import ExportError
 from autotok.export.executorch import ExecuTorch
 from autotok.export.exported import export_model
@@ -40,8 +41,9 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra(
     monkeypatch.setitem(sys.modules, "executorch", None)
     for name in [name for name in sys.modules if name.startswith("executorch.")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ExportError, match=r"pip install 'autotok\[executorch\]'"):
-        check_format("executorch")
+    for ask in (check_format, LocalDevice):  # a search makes its device before it begins
+        with pytest.raises(ExportError, match=r"pip install 'autotok\[executorch\]'"):
+            ask("executorch")
 
 
 def test_the_readme_of_a_bundle_says_how_its_program_is_run() -> None:
