@@ -3,10 +3,12 @@
     python benchmarks/exports.py speed --backbone vit_small_patch14_dinov2 --image-size 224
     python benchmarks/exports.py operators --method tome
     python benchmarks/exports.py int8 --images 200
+    python benchmarks/exports.py writing --backbone autoformer_demo --methods evit
 
 `export_matrix.py` compares them with torch. `speed`: time over the uncompressed export's in the
 same runtime, taking turns, beside the ratio of multiply-accumulates. `operators`: where ONNX
 Runtime spends the time of both. `int8`: quality of the file, its size and latency beside float32.
+`writing`: what it takes to write, and check on one image, a file of each format.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import itertools
 import json
 import shutil
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -42,7 +45,7 @@ from autotok.report.export_report import calibration_images
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["speed", "operators", "int8"])
+    parser.add_argument("what", choices=["speed", "operators", "int8", "writing"])
     parser.add_argument("--backbone", default="vit_small_patch14_dinov2")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--image-size", type=int)
@@ -53,9 +56,11 @@ def main() -> None:
     parser.add_argument("--threads", type=lambda text: text.split(","), default=["1", "2"])
     parser.add_argument("--seconds", type=float, default=30.0, help="Of one measurement.")
     parser.add_argument("--runtimes", default="onnxruntime,openvino")
+    parser.add_argument("--formats", default="onnx", help="Of `writing`, as 'onnx,executorch'.")
     parser.add_argument("--share", type=float, default=0.5, help="Of the multiply-accumulates.")
     asked = parser.parse_args()
-    {"speed": speed, "operators": operators, "int8": int8}[asked.what](asked)
+    verbs = {"speed": speed, "operators": operators, "int8": int8, "writing": writing}
+    verbs[asked.what](asked)
 
 
 # --- what is exported
@@ -216,6 +221,29 @@ def int8(asked: argparse.Namespace) -> None:
                         format.lower(path, precision, shown, batch=1)
                     row = file_row(path, whole[runtime], runtime, model, evaluator, asked)
                     print(f"| {label} | {runtime} | {precision} | {row} |", flush=True)
+
+
+def writing(asked: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    backbone = load_backbone(
+        asked.backbone, checkpoint=asked.checkpoint, image_size=asked.image_size
+    )
+    models = {"none": compress_backbone(backbone, CompressionConfig()).eval()}
+    models |= {
+        m: at_share(m, backbone, asked.share) for m in static_methods(asked.methods or "evit")
+    }
+    small = compress_backbone(load_backbone("tiny"), CompressionConfig()).eval()
+    print("| method | format | processor time, s | operators | MB |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        for format in asked.formats.split(","):
+            how = {"format": format, "strict": False}
+            export_model(small, path, random_images(small.backbone, 1), **how)  # imports
+            for label, model in models.items():
+                began = time.process_time()
+                found = export_model(model, path, random_images(backbone, 1), **how)
+                spent, calls = time.process_time() - began, sum(found.operators.values())
+                print(f"| {label} | {format} | {spent:.1f} | {calls} | {found.size_mb:.1f} |")
 
 
 def converted(path: Path, runtime: str) -> Path:

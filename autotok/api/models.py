@@ -289,7 +289,7 @@ def export(
     opset: int | None = None,
     calibration: Tensor | None = None,
 ) -> ExportResult:
-    """Write a model as ONNX, OpenVINO, torch.export or TorchScript, and check the file.
+    """Write a model as ONNX, OpenVINO, ExecuTorch and others, and check the file.
 
     Args:
         images: (n, C, H, W), normalised, that the check against torch runs on; random by default.

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from autotok.tokens import Needs, Taps, Tokens, grid_coords
 
@@ -60,6 +62,8 @@ def relative_attention(
     """Heads' outputs (B, H, N, D) of queries, keys and values of that shape, and the taps."""
     halves = q.dtype.itemsize == 2 and _cached(q) and not q.requires_grad
     if (halves or torch.onnx.is_in_onnx_export()) and not shapes_softmax(tokens):
+        if torch.onnx.is_in_onnx_export():  # no autocast there, and a region of it costs a graph
+            return _by_features(q, k, v, tables, tokens, needs)
         with torch.autocast("cpu", enabled=False):
             return _by_features(q, k, v, tables, tokens, needs)
     batch, heads, total, _ = q.shape
@@ -87,11 +91,10 @@ def _by_features(
 ) -> tuple[Tensor, Taps]:
     """`relative_attention` with lines as features of D + L."""
     batch, heads, total, width = q.shape
-    lines = _Lines.of(tokens, tables.max_offset)
-    entries = lines.entries.transpose(1, 2).unsqueeze(1).expand(batch, heads, -1, -1)
+    looked_up = _entries_and_features(tokens, tables.max_offset, q.dtype)
+    entries, on = (part.unsqueeze(1).expand(batch, heads, -1, -1) for part in looked_up)
     table = torch.cat([tables.key_rows, tables.key_columns]).to(q.dtype)
     asking = torch.cat([q, (q @ table.T).gather(3, entries)], dim=-1) * width**-0.5
-    on = lines.features(q.dtype).unsqueeze(1).expand(batch, heads, -1, -1)
     keys, values = [k, on], torch.cat([v, on], dim=-1).flatten(0, 1)
     bias = key_bias(tokens, q.dtype)
     if bias is not None:
@@ -167,6 +170,26 @@ class _Lines:
         first = maps * (self.rows + self.columns)
         cell = (maps * self.rows + row) * self.columns + column
         return (first + row).flatten(), (first + self.rows + column).flatten(), cell.flatten()
+
+
+_Shared = dict[tuple[bool, int, torch.dtype], tuple[Tensor, Tensor]]
+_SHARED: Any = WeakTensorKeyDictionary()
+"""What blocks of a file that is being written share, while the positions it was made of live."""
+
+
+def _entries_and_features(
+    tokens: Tokens, max_offset: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """(B, N, L) each, of the tokens' lines; in files once for all blocks of the same tokens, for
+    there each operator costs the time of writing it."""
+    shared: _Shared = {}
+    if torch.onnx.is_in_onnx_export() and tokens.coords is not None:
+        shared = _SHARED.setdefault(tokens.coords, shared)
+    key = tokens.raster, max_offset, dtype
+    if key not in shared:
+        lines = _Lines.of(tokens, max_offset)
+        shared[key] = lines.entries.transpose(1, 2), lines.features(dtype)
+    return shared[key]
 
 
 def _at_once(q: Tensor, tokens: Tokens) -> tuple[int | None, int | None]:

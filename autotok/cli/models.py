@@ -103,7 +103,10 @@ def profile_command(
     measure_on: MeasureOnOption = "local",
     device: FormerDevice = "auto",
     runtime: Annotated[
-        str, typer.Option(help="On the local device: eager, compile, onnxruntime or openvino.")
+        str,
+        typer.Option(
+            help="On the local device: eager, compile, onnxruntime, openvino, executorch."
+        ),
     ] = "eager",
     batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
     json: JsonFlag = False,

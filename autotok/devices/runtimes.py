@@ -83,8 +83,16 @@ def _number_format(model: nn.Module) -> str:
 
 
 def check_runtime(name: str) -> None:
-    """Raise `UnknownName` where there is no such runtime."""
+    """Raise unless a runtime is known and the packages that it needs work here.
+
+    Raises:
+        UnknownName: there is no such runtime.
+        ExportError: a package is missing or broken.
+    """
     known("runtime", name, _runtimes())
+    for format in FORMATS:
+        if format.runtime == name:
+            format.check()
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,6 @@ def _exported(
     images: Tensor,
 ) -> Iterator[_Prepared]:
     """All but the first are references."""
-    format.check()
     with tempfile.TemporaryDirectory(prefix="autotok-export-") as folder:
         opened: list[nn.Module] = []
         for index, model in enumerate(models):

@@ -118,8 +118,8 @@ def export_model(
         model: A `CompressedViT` or backbone; it is copied to the CPU in float32, never changed.
         images: (n, C, H, W) normalised, preferably real; every image takes part in the check. The
             file takes images of their size, and resizes them itself where the model does.
-        format: A registered name: 'onnx', 'openvino', 'pt2', 'torchscript', 'tensorrt' or a
-            plug-in's.
+        format: A registered name: 'onnx', 'openvino', 'pt2', 'executorch', 'torchscript',
+            'tensorrt' or a plug-in's.
         batch: Images per run of the file.
         dynamic_batch: Let the file take any batch; where the exporter cannot, a fixed one is
             written and a note says so.

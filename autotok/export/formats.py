@@ -117,6 +117,10 @@ class ExportFormat:
         """What runs its files, in words, with the part of it that runs an opened one."""
         raise NotImplementedError
 
+    def usage(self, file: str) -> tuple[str, ...]:
+        """Lines of a bundle's README on how to run its file where autotok is not installed."""
+        return ()
+
     def run(self, path: Path, images: Tensor, batch: int) -> Tensor:
         """Logits (n, classes) of images (n, C, H, W), `batch` at a time on the CPU."""
         import torch
@@ -126,7 +130,7 @@ class ExportFormat:
             return torch.cat([opened(chunk) for chunk in images.split(batch)])
 
 
-_OWN = ("onnx", "openvino", "pt2", "torchscript", "tensorrt")
+_OWN = ("onnx", "openvino", "pt2", "executorch", "torchscript", "tensorrt")
 _E = TypeVar("_E", bound=type[ExportFormat])
 FORMATS: Registry[ExportFormat] = Registry(
     "export format",

@@ -1,4 +1,4 @@
-"""`torch.export` programs (.pt2), which ExecuTorch starts from."""
+"""`torch.export` programs (.pt2), written and run by torch itself."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autotok.metrics import METRICS, ON_DEVICE, Metric
 
 from .engines import engine_table
+from .formats import FORMATS
 from .onnx import output_name
 from .onnx_session import EXACT_INT8
 from .weights import EXITS, REDUCERS, WEIGHTS
@@ -71,6 +72,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         ("`preprocessing.json`" if runs else "`preprocessing` in `config.yaml`")
         + f" says. Output: `{output}`.",
         "",
+        *_usage(exports),
         *_elsewhere(onnx),
     ]
     return "\n".join(lines)
@@ -84,6 +86,13 @@ def _alone() -> list[str]:
         "    python infer.py IMAGE.jpg",
         "",
     ]
+
+
+def _usage(exports: Mapping[str, Any]) -> list[str]:
+    """How files that say so are run elsewhere."""
+    files = {name: found["path"] for name, found in exports.items() if "path" in found}
+    told = [FORMATS.get(name).usage(file) for name, file in files.items()]
+    return [line for lines in told if lines for line in (*lines, "")]
 
 
 def _number_format(name: str) -> list[str]:

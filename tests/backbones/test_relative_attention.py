@@ -180,6 +180,24 @@ def test_an_exported_batch_may_be_of_any_size() -> None:
     torch.testing.assert_close(program.module()(*two), expected, atol=1e-12, rtol=0)
 
 
+@torch.no_grad()
+def test_in_files_blocks_of_the_same_positions_look_their_lines_up_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    qkv, tables, tokens = drawn(10)
+    expected = relative_attention(*qkv, tables, tokens, Needs.NONE)[0]
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    moved = dataclasses.replace(tokens, x=tokens.x + 1.0)
+    lines = [module._entries_and_features(t, OFFSET, torch.float64)[0] for t in (tokens, moved)]
+    assert lines[0] is lines[1]
+    assert len(module._SHARED) == 1
+    for block in (tokens, moved):
+        out = relative_attention(*qkv, tables, block, Needs.NONE)[0]
+        torch.testing.assert_close(out, expected, atol=1e-6, rtol=0)  # sums are in float32 there
+    del tokens, moved, block
+    assert len(module._SHARED) == 0
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_half_precision_gives_what_double_gives_within_its_bits(padded: bool) -> None:
     torch.manual_seed(3)
