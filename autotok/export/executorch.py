@@ -32,7 +32,17 @@ def _order(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
     return _sorted(x, dim, descending)[1]
 
 
-_SORTS = {torch.ops.aten.sort.default: _sorted, torch.ops.aten.argsort.default: _order}
+def _added(x: Tensor, y: Tensor, *, alpha: float = 1) -> Tensor:
+    """The sum with a multiple, which the runtime's kernel of integers does not multiply."""
+    return NotImplemented if alpha == 1 else x + y * alpha
+
+
+_KERNELS = {
+    torch.ops.aten.sort.default: _sorted,
+    torch.ops.aten.argsort.default: _order,
+    torch.ops.aten.add.Tensor: _added,
+}
+"""What is written in other words, because the runtime lacks or misreads it."""
 
 
 @register_format("executorch")
@@ -70,7 +80,7 @@ class ExecuTorch(ExportFormat):
         from executorch.exir import to_edge_transform_and_lower
 
         try:
-            program = torch.export.export(model, (images,)).run_decompositions(_SORTS)
+            program = torch.export.export(model, (images,)).run_decompositions(_KERNELS)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             ready = lowered.to_executorch()
         except Exception as error:  # torch and the partitioner raise many types, some private

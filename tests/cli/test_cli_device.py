@@ -155,7 +155,7 @@ def test_without_a_device_everything_is_labelled_a_prediction(run: Run, finished
         ("sshh://me@board", "did you mean 'ssh://user@host'"),
         ("ssh://-oProxyCommand=x", "is no ssh address"),
         ("ray:", "ray:RESOURCE@HOST:PORT"),
-        ("local?runtime=tensorrt", "known: compile, eager, onnxruntime"),
+        ("local?runtime=tensorrt", "known: compile, eager, executorch, onnxruntime"),
     ],
 )
 def test_a_name_that_is_no_device_is_one_clear_sentence(

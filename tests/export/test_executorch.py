@@ -22,13 +22,13 @@ from autotok.export.readme import readme
 
 @pytest.fixture
 def model() -> CompressedViT:
-    """ToMe in the one block of a small ViT; skips where ExecuTorch is not installed."""
+    """ToMe in the first of two blocks, so that the second sees what it did; skips where ExecuTorch is not installed."""
     pytest.importorskip("executorch", reason="needs pip install 'autotok[executorch]'")
     pytest.importorskip("torchao", reason="executorch is here without what it needs")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vit = VisionTransformer(
-            img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=10
+            img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=10
         )
         torch.nn.init.normal_(vit.head.weight)
     config = CompressionConfig("tome", (Reduction(0, num_keep=9),))
