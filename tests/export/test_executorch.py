@@ -22,7 +22,7 @@ from autotok.export.readme import readme
 
 @pytest.fixture
 def model() -> CompressedViT:
-    """ToMe in the first of two blocks, so that the second sees what it did; skips where ExecuTorch is not installed."""
+    """ToMe in the first of two blocks: the second sees what it did; skips without ExecuTorch."""
     pytest.importorskip("executorch", reason="needs pip install 'autotok[executorch]'")
     pytest.importorskip("torchao", reason="executorch is here without what it needs")
     with torch.random.fork_rng():
