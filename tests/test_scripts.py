@@ -2,9 +2,12 @@
 
 import ast
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
+
+from autotok.searching.running.question import Question
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [
@@ -20,3 +23,14 @@ def test_what_a_script_imports_of_the_package_is_there(script: Path) -> None:
             for alias in node.names:
                 if not hasattr(module, alias.name):
                     importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def test_the_questions_of_recorded_searches_are_such_as_a_run_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "studies" / "search_benchmark")
+    questions = importlib.import_module("record").QUESTIONS
+    assert len(questions) == 3
+    for question in questions.values():
+        assert Question.from_dict(question.to_dict()) == question
+    del sys.modules["record"]

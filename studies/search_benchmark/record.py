@@ -51,7 +51,11 @@ QUESTIONS = {
         backbone="vit_small_patch14_dinov2", image_size=224, budgets=("100%",), quality="kl"
     ),
     "cifar": Question(
-        *("vit_small_patch14_dinov2", None, 112, "cifar10"), budgets=("100%",), quality="kl"
+        backbone="vit_small_patch14_dinov2",
+        image_size=112,
+        data="cifar10",
+        budgets=("100%",),
+        quality="kl",
     ),
 }
 """Of the others, data and weights are named at the start."""

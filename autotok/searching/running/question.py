@@ -36,6 +36,7 @@ class Question:
     backbone: str = "autoformer_demo"
     backbones: tuple[str, ...] = ()
     """All of them, the one above first, where several are searched."""
+    _: dataclasses.KW_ONLY
     checkpoint: str | None = None
     image_size: int | None = None
     data: str = "demo"
