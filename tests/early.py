@@ -14,7 +14,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.exits import ExitPolicy
-from autotok.export.bundle import BackboneRef, Bundle, write_best
+from autotok.export.best_yaml import BackboneRef, Bundle, write_best
 from autotok.export.weights import WEIGHTS, write_weights
 
 LGVIT = ("local-dw", "local", "global-2", "global-3")

@@ -17,7 +17,7 @@ import yaml
 
 from autotok.api.runs import resume
 from autotok.errors import AutotokError
-from autotok.export.bundle import read_best
+from autotok.export.best_yaml import read_best
 from autotok.predicting.target import load_target
 from autotok.report.closing import closing_data, closing_parts, front_data
 from autotok.report.pages import draw_pages

@@ -26,7 +26,8 @@ from autotok.devices.placing import check_device, torch_device
 from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.evaluation.accuracy import Quality
 from autotok.evaluation.own_quality import OwnFunction, OwnQuality
-from autotok.export.bundle import load_bundle, load_uncompressed, read_best
+from autotok.export.best_yaml import read_best
+from autotok.export.bundle import load_bundle, load_uncompressed
 from autotok.export.exported import ExportResult, export_model
 from autotok.methods.author_units import from_num_removed
 from autotok.methods.base import Training

@@ -19,7 +19,7 @@ from autotok.documents import Place, parse_yaml, read_yaml
 from autotok.errors import ConfigError, ExportError, nearest
 from autotok.evaluation.data import check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
-from autotok.export.bundle import BackboneRef, Bundle, write_best
+from autotok.export.best_yaml import BackboneRef, Bundle, write_best
 from autotok.files import check_folder
 from autotok.metrics import EXACT
 from autotok.plain_data import typed

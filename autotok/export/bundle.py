@@ -8,32 +8,25 @@ that runs it without autotok, and a README. Nothing is ever pickled.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
-import autotok
 from autotok.backbones.base import Backbone, shrunk
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.family import family_of
 from autotok.backbones.loading import load_backbone, load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig
-from autotok.documents import read_yaml
 from autotok.errors import CheckpointError, ConfigError, ExportError
-from autotok.facts import BackboneFacts
 from autotok.files import replacing_folder, write_text
 from autotok.methods.folding import adapters_of
-from autotok.plain_data import checked_keys, to_plain, typed
 
+from .best_yaml import BackboneRef, Bundle, json_text, read_best, write_best, yaml_of
 from .exported import export_model
 from .formats import FORMATS
 from .onnx import output_name
@@ -43,137 +36,14 @@ from .weights import (
     EXITS,
     REDUCERS,
     WEIGHTS,
-    WeightFile,
     checked_files,
-    describe_weights,
     load_into,
-    sha256_of,
     weights_home,
     write_weights,
 )
 
-FORMAT = 1
 INFER = Path(__file__).with_name("infer.py")
 """Runs a bundle's ONNX file where autotok is not installed."""
-
-
-@dataclass(frozen=True)
-class BackboneRef:
-    """Which backbone a configuration was found for."""
-
-    name: str
-    num_blocks: int
-    grid: tuple[int, int]
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    family: str
-    checkpoint: str | None = None
-    """File the weights were read from; None for built-in or downloaded ones."""
-    checkpoint_sha256: str | None = None
-
-    @classmethod
-    def of(
-        cls, facts: BackboneFacts, *, name: str | None = None, checkpoint: Path | None = None
-    ) -> BackboneRef:
-        """The reference of a backbone; `name` is what `load_backbone` was asked for."""
-        return cls(
-            name=name or facts.name,
-            num_blocks=facts.num_blocks,
-            grid=facts.grid,
-            image_shape=facts.image_shape,
-            num_classes=facts.num_classes,
-            family=facts.family,
-            checkpoint=None if checkpoint is None else str(checkpoint),
-            checkpoint_sha256=(
-                sha256_of(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """The contents of a `best.yaml`."""
-
-    backbone: BackboneRef
-    config: CompressionConfig
-    preprocessing: Mapping[str, Any]
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    """Plain data: costs, quality with interval, budget, target, seed."""
-    weights: tuple[WeightFile, ...] = ()
-    """The files a retrained configuration means nothing without; filled in when written."""
-    autotok: str = autotok.__version__
-    format: int = FORMAT
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for YAML."""
-        return {
-            "format": self.format,
-            "autotok": self.autotok,
-            "backbone": to_plain(self.backbone),
-            "preprocessing": dict(self.preprocessing),
-            "config": self.config.to_dict(),
-            **({"weights": to_plain(self.weights)} if self.weights else {}),
-            "evidence": dict(self.evidence),
-        }
-
-    @property
-    def has_trained_weights(self) -> bool:
-        """Whether the configuration means nothing without the files beside it: it was fine-tuned,
-        or heads of exits were."""
-        return self.config.mode == "retrain" or self.config.exits is not None
-
-    def check_fits(self, facts: BackboneFacts) -> None:
-        """Raise `ConfigError` where the configuration would mean something else here."""
-        ref = self.backbone
-        counted = any(r.num_keep is not None for r in self.config.reductions)
-        if ref.num_blocks != facts.num_blocks or (counted and ref.grid != facts.grid):
-            raise ConfigError(
-                f"the configuration was made for '{ref.name}' ({ref.num_blocks} blocks, grid"
-                f" {ref.grid[0]}x{ref.grid[1]}), but '{facts.name}' has {facts.num_blocks}"
-                " blocks and"
-                f" grid {facts.grid[0]}x{facts.grid[1]}; give the model it was made for"
-            )
-
-
-def write_best(path: Path, bundle: Bundle) -> Path:
-    """`path`, now holding the bundle as YAML with a line on how to use it.
-
-    A retrained one names its weights, which `save_bundle` must have written to the folder beside it
-    (`best/` for `best.yaml`) before.
-
-    Raises:
-        ConfigError: those weights are not there.
-    """
-    if bundle.has_trained_weights:
-        bundle = dataclasses.replace(bundle, weights=describe_weights(path))
-        if not bundle.weights:
-            raise ConfigError(
-                f"'{path}' cannot be written: its configuration has trained weights, and none"
-                f" are in '{path.parent / path.stem}'; save the bundle folder first"
-            )
-    plain = json.loads(json.dumps(bundle.to_dict(), default=_plain))
-    body = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
-    use = f"Use it: autotok.compress(model, {path.name!r}),\n# or on the command line:"
-    if bundle.has_trained_weights:
-        use = "Its weights are fine-tuned and lie\n# where `weights` says; use both:"
-    header = f"# Found by autotok {bundle.autotok}. {use} autotok evaluate {path.name}\n"
-    return write_text(path, header + body)
-
-
-def read_best(path: Path) -> Bundle:
-    """The bundle in a `best.yaml`, or in a folder that holds one (or `config.yaml`).
-
-    Raises:
-        ConfigError: missing, too large, not YAML, or with a key or value that cannot be.
-    """
-    data, place = read_yaml(_yaml_of(path), like="a best.yaml, or the folder of a bundle")
-    found = checked_keys(data, Bundle, place).get("format", FORMAT)
-    if found != FORMAT:
-        raise ConfigError(
-            f"{place / 'format'}: the file has format {found!r}, but this autotok reads format"
-            f" {FORMAT}; it may come from another version"
-        )
-    return typed(Bundle, data, place)
 
 
 def save_bundle(
@@ -220,7 +90,7 @@ def save_bundle(
             except ExportError as error:
                 exports[name] = {"ok": False, "error": str(error)}
         results = {"autotok": bundle.autotok, "torch": torch.__version__, "exports": exports}
-        write_text(fresh / "check.json", json.dumps(results, indent=1, default=_plain))
+        write_text(fresh / "check.json", json_text(results))
         if "path" in exports.get("onnx", {}):
             _write_runner(fresh, bundle, exports["onnx"])
         write_text(fresh / "README.md", readme(bundle, exports, has_reducers))
@@ -271,7 +141,7 @@ def load_bundle(
                 " other backbone or checkpoint; leave these out, or fine-tune it there: autotok"
                 " finetune"
             )
-        home = checked_files(_yaml_of(path), bundle.weights)
+        home = checked_files(yaml_of(path), bundle.weights)
     weights = home / WEIGHTS if own and (home / WEIGHTS).is_file() else None
     loaded = _backbone(bundle, path, backbone, weights or given)
     bundle.check_fits(loaded.facts)
@@ -351,18 +221,3 @@ def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None
 def _sized(ref: BackboneRef) -> bool:
     """Whether the backbone takes an image size."""
     return family_of(ref.name).resizes
-
-
-def _yaml_of(path: Path) -> Path:
-    """The YAML of a bundle: the path itself, or the one in the folder."""
-    names = (path / name for name in ("best.yaml", "config.yaml"))
-    return next((p for p in names if p.is_file()), path) if path.is_dir() else path
-
-
-def _plain(value: object) -> object:
-    """NumPy and torch scalars, tuples and mappings as JSON knows them."""
-    if hasattr(value, "item"):
-        return value.item()
-    if isinstance(value, Mapping):
-        return dict(value)
-    return str(value)

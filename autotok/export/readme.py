@@ -14,7 +14,7 @@ from .onnx_session import EXACT_INT8
 from .weights import EXITS, REDUCERS, WEIGHTS
 
 if TYPE_CHECKING:
-    from .bundle import Bundle
+    from .best_yaml import Bundle
 
 
 def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> str:

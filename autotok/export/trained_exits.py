@@ -11,7 +11,7 @@ from autotok.errors import ConfigError
 from autotok.exits import ExitPolicy
 from autotok.facts import BackboneFacts
 
-from .bundle import read_best
+from .best_yaml import read_best
 from .weights import EXITS, load_into
 
 

@@ -10,7 +10,7 @@ from autotok.config import CompressionConfig
 from autotok.documents import parse_json
 from autotok.errors import RunDirectoryError
 from autotok.evaluation.tally import Tally
-from autotok.export.bundle import read_best
+from autotok.export.best_yaml import read_best
 from autotok.files import check_folder
 from autotok.finetune_spec import FineTuneSpec
 from autotok.plain_data import typed

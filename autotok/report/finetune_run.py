@@ -24,14 +24,8 @@ from autotok.errors import ConfigError, Diverged
 from autotok.evaluation.accuracy import Evaluator, Quality
 from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
-from autotok.export.bundle import (
-    BackboneRef,
-    Bundle,
-    load_uncompressed,
-    read_best,
-    save_bundle,
-    write_best,
-)
+from autotok.export.best_yaml import BackboneRef, Bundle, read_best, write_best
+from autotok.export.bundle import load_uncompressed, save_bundle
 from autotok.files import write_text
 from autotok.finetune_spec import FineTuneSpec
 from autotok.names import known

@@ -23,7 +23,8 @@ from autotok.config import CompressionConfig
 from autotok.devices.board import machine_name
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.preprocessing import preprocessing_of
-from autotok.export.bundle import BackboneRef, Bundle, save_bundle, write_best
+from autotok.export.best_yaml import BackboneRef, Bundle, write_best
+from autotok.export.bundle import save_bundle
 from autotok.files import write_text
 from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.objective import make_objectives

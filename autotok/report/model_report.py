@@ -17,7 +17,8 @@ from autotok.devices.measurement import PROLONGED
 from autotok.evaluation.accuracy import Quality
 from autotok.evaluation.own_quality import OwnQuality
 from autotok.evaluation.preprocessing import preprocessing_of
-from autotok.export.bundle import BackboneRef, Bundle, save_bundle
+from autotok.export.best_yaml import BackboneRef, Bundle
+from autotok.export.bundle import save_bundle
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import Calibrated
 from autotok.predicting.predict import predict

@@ -28,7 +28,8 @@ from autotok.cli.catalog import app
 from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError, UnknownName, UnsupportedBackbone
-from autotok.export.bundle import BackboneRef, Bundle, load_bundle, save_bundle
+from autotok.export.best_yaml import BackboneRef, Bundle
+from autotok.export.bundle import load_bundle, save_bundle
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.tokens import Needs, Taps, Tokens
 

@@ -16,7 +16,8 @@ from autotok.backbones.loading import load_backbone, load_structure, save_backbo
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import AutotokError, CheckpointError, ConfigError, UnsupportedBackbone
 from autotok.evaluation.preprocessing import preprocessing_of
-from autotok.export.bundle import BackboneRef, Bundle, bundle_structure, load_bundle, save_bundle
+from autotok.export.best_yaml import BackboneRef, Bundle
+from autotok.export.bundle import bundle_structure, load_bundle, save_bundle
 
 HALF = CompressionConfig("tome", (Reduction(0, num_keep=11), Reduction(1, num_keep=6)))
 

@@ -21,7 +21,8 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
 from autotok.errors import CheckpointError
-from autotok.export.bundle import BackboneRef, Bundle, load_bundle, save_bundle
+from autotok.export.best_yaml import BackboneRef, Bundle
+from autotok.export.bundle import load_bundle, save_bundle
 
 Weights = dict[str, Tensor]
 

@@ -17,7 +17,7 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ExportError
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export import bundle
-from autotok.export.bundle import BackboneRef, Bundle, read_best, write_best
+from autotok.export.best_yaml import BackboneRef, Bundle, read_best, write_best
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--data", "digits", "--images", "30", "--batch-size", "4", "--length", "3 steps")

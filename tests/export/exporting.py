@@ -13,7 +13,7 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.evaluation.preprocessing import preprocessing_of
-from autotok.export.bundle import BackboneRef, Bundle
+from autotok.export.best_yaml import BackboneRef, Bundle
 from autotok.methods.base import Placement
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method

@@ -17,7 +17,8 @@ from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig
 from autotok.devices.device import measure_here
 from autotok.errors import ConfigError, ExportError, UnknownName
-from autotok.export.bundle import BackboneRef, Bundle, save_bundle
+from autotok.export.best_yaml import BackboneRef, Bundle
+from autotok.export.bundle import save_bundle
 from autotok.export.exported import export_model
 from autotok.export.formats import (
     FORMATS,

@@ -27,14 +27,8 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.exits import ExitPolicy
-from autotok.export.bundle import (
-    BackboneRef,
-    Bundle,
-    bundle_structure,
-    load_bundle,
-    load_uncompressed,
-    save_bundle,
-)
+from autotok.export.best_yaml import BackboneRef, Bundle
+from autotok.export.bundle import bundle_structure, load_bundle, load_uncompressed, save_bundle
 from autotok.export.exported import export_model
 from autotok.finetune_spec import FineTuneSpec
 from autotok.pruned_spec import PrunedSpec, units_text

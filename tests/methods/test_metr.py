@@ -14,7 +14,8 @@ from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.counting.counter import count_macs
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError
-from autotok.export.bundle import BackboneRef, Bundle, load_bundle, save_bundle
+from autotok.export.best_yaml import BackboneRef, Bundle
+from autotok.export.bundle import load_bundle, save_bundle
 from autotok.methods.learning import LossContext
 from autotok.methods.metr import METR
 from autotok.searching.space.space_file import load_space

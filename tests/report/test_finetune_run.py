@@ -54,7 +54,8 @@ def test_models_that_cannot_be_tuned_are_refused_in_one_sentence() -> None:
 
 def test_a_retrained_best_yaml_is_not_put_onto_other_weights(tmp_path: Path) -> None:
     from autotok.evaluation.preprocessing import preprocessing_of
-    from autotok.export.bundle import BackboneRef, Bundle, save_bundle
+    from autotok.export.best_yaml import BackboneRef, Bundle
+    from autotok.export.bundle import save_bundle
 
     backbone = tiny_backbone()
     config = CompressionConfig("topk", CONFIG.reductions, mode="retrain", finetune=SPEC)

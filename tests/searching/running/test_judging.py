@@ -24,14 +24,8 @@ from autotok.errors import ConfigError
 from autotok.evaluation.accuracy import Evaluator, Tally
 from autotok.evaluation.data import DataSource, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
-from autotok.export.bundle import (
-    BackboneRef,
-    Bundle,
-    load_bundle,
-    load_uncompressed,
-    save_bundle,
-    write_best,
-)
+from autotok.export.best_yaml import BackboneRef, Bundle, write_best
+from autotok.export.bundle import load_bundle, load_uncompressed, save_bundle
 from autotok.finetune_spec import FineTuneSpec
 from autotok.methods import TokenReducer, get_method, list_methods, unmet_need
 from autotok.methods.base import Count, Placement, Training
