@@ -132,9 +132,10 @@ class ExitPolicy:
             return lgvit_kinds(number)
         for kind in kinds:
             if kind not in EXIT_KINDS:
+                known = ("lgvit", *EXIT_KINDS)
                 raise ConfigError(
-                    f"exit kind '{kind}' is unknown;{nearest(kind, EXIT_KINDS)} known: lgvit,"
-                    f" {', '.join(EXIT_KINDS)}"
+                    f"exit kind '{kind}' is unknown;{nearest(kind, known)} known:"
+                    f" {', '.join(known)}"
                 )
         if len(kinds) not in (1, number):
             raise ConfigError(

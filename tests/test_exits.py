@@ -44,6 +44,7 @@ def test_lgvits_kinds_are_spelled_out() -> None:
         ({"layers": (3, 1)}, r"exits at layers \[3, 1\] are not understood"),
         ({"layers": (1, 2, 3), "kinds": ("lgvit",)}, "no 3 exits; give 2, 4, 6 or 8"),
         ({"kinds": ("liner",)}, "'liner' is unknown; did you mean 'linear'"),
+        ({"kinds": ("lgvitt",)}, "'lgvitt' is unknown; did you mean 'lgvit'"),
         ({"kinds": ("local",) * 3}, "3 exit kinds are given for 2 exits"),
         ({"criterion": "sure"}, "criterion 'sure' is unknown"),
         ({"threshold": (0.1, 0.2, 0.3)}, "3 exit thresholds are given for 2 exits"),

@@ -13,18 +13,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from run import HERE, SHARES, scored, train_heads
+from run import HERE, SHARES, scored, taught
 
-from autotok.backbones.demo import DEMO_SPEC
-from autotok.backbones.loading import load_backbone
-from autotok.compression.compress import compress_backbone
 from autotok.compression.exit_scores import threshold_meeting
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
 from autotok.evaluation.data import DataSource, load_data
-from autotok.exits import ExitPolicy
 
 BATCH = 20
 Recorded = tuple[np.ndarray, np.ndarray]
@@ -41,20 +36,11 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=HERE / "calibration.md")
     asked = parser.parse_args()
     began = time.perf_counter()
-    backbone = load_backbone("autoformer_demo", subnet=DEMO_SPEC.smallest())
-    blocks = backbone.facts.num_blocks
-    policy = ExitPolicy(tuple(range(blocks - 5, blocks - 1)), ("lgvit",))
-    torch.manual_seed(0)
-    model = compress_backbone(backbone, CompressionConfig(exits=policy)).eval()
-    train, val = (load_data("demo", backbone, split=split) for split in ("train", "val"))
-    chosen = train.subset(asked.train + asked.images, 0)
-    train_heads(model, train, chosen[: asked.train], asked.epochs)
-    print(f"heads trained after {time.perf_counter() - began:.0f} s", flush=True)
+    model, train, others = taught(asked.train, asked.images, asked.epochs)
+    val = load_data("demo", model.backbone)
     end = began + 60 * asked.minutes
-    both = recorded(
-        model, [(train, chosen[asked.train :]), (val, val.subset(asked.images, 0))], end
-    )
-    dense = cost(backbone.facts, CompressionConfig()).macs
+    both = recorded(model, [(train, others), (val, val.subset(asked.images, 0))], end)
+    dense = cost(model.backbone.facts, CompressionConfig()).macs
     lines = table(*both, [share * dense for share in SHARES], asked.few)
     lines.append(f"\n{time.perf_counter() - began:.0f} s in all.")
     asked.table.write_text("\n".join(lines) + "\n", encoding="utf-8")

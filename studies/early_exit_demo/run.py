@@ -49,19 +49,27 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=HERE / "table.md")
     asked = parser.parse_args()
     began = time.perf_counter()
+    model, data, others = taught(asked.train, asked.calibrate, asked.epochs)
+    lines = judged(model, data, others, asked.images)
+    lines.append(f"\n{time.perf_counter() - began:.0f} s in all.")
+    asked.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+def taught(images: int, more: int, epochs: int) -> tuple[CompressedViT, DataSource, list[int]]:
+    """The demo's smallest subnet with LGViT's heads taught on `images` training images; these, and
+    which `more` of them it has not seen."""
+    began = time.perf_counter()
     backbone = load_backbone("autoformer_demo", subnet=DEMO_SPEC.smallest())
     blocks = backbone.facts.num_blocks
     policy = ExitPolicy(tuple(range(blocks - 5, blocks - 1)), ("lgvit",))
     torch.manual_seed(0)
     model = compress_backbone(backbone, CompressionConfig(exits=policy)).eval()
     data = load_data("demo", backbone, split="train")
-    chosen = data.subset(asked.train + asked.calibrate, 0)
-    train_heads(model, data, chosen[: asked.train], asked.epochs)
+    chosen = data.subset(images + more, 0)
+    train_heads(model, data, chosen[:images], epochs)
     print(f"heads trained after {time.perf_counter() - began:.0f} s", flush=True)
-    lines = judged(model, data, chosen[asked.train :], asked.images)
-    lines.append(f"\n{time.perf_counter() - began:.0f} s in all.")
-    asked.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    return model, data, chosen[images:]
 
 
 @torch.no_grad()

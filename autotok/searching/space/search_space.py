@@ -118,8 +118,9 @@ class SearchSpace:
         subnet, image or backbone, or exits, may be all it takes. Of several backbones a method has
         to fit each.
         """
-        words = {"plug-in": _plug_in(tuple(list_methods()))} if "plug-in" in self.methods else {}
-        named = [m for word in self.methods for m in words.get(word, (word,))]
+        wanted = "plug-in" in self.methods
+        plug_in = _plug_in(tuple(map(get_method, list_methods()))) if wanted else ()
+        named = [m for word in self.methods for m in (plug_in if word == "plug-in" else (word,))]
         smaller = self.structure is not None or bool(
             self.image_sizes or self.backbones or self.exits
         )
@@ -332,9 +333,8 @@ class SearchSpace:
 
 
 @cache
-def _plug_in(names: tuple[str, ...]) -> tuple[str, ...]:
+def _plug_in(classes: tuple[type[TokenReducer], ...]) -> tuple[str, ...]:
     """Of all methods those that work on frozen weights and keep as many tokens of every image."""
-    classes = [get_method(name) for name in names]
     return tuple(
         m.name
         for m in classes
