@@ -9,16 +9,8 @@ import typer
 
 import autotok
 
-from .app import (
-    BackboneOption,
-    CheckpointOption,
-    DeviceOption,
-    JsonFlag,
-    QuietFlag,
-    app,
-    print_facts,
-    print_json,
-)
+from .app import app, print_facts, print_json
+from .options import BackboneOption, CheckpointOption, DeviceOption, JsonFlag, QuietFlag
 
 
 @app.command("adapters")

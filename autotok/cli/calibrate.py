@@ -9,7 +9,8 @@ import typer
 
 import autotok
 
-from .app import JsonFlag, QuietFlag, app, configure_logging, print_json
+from .app import app, configure_logging, print_json
+from .options import JsonFlag, QuietFlag
 
 
 def _machine_of(target: str, runtime: str) -> str:

@@ -9,7 +9,8 @@ import typer
 
 import autotok
 
-from .app import JsonFlag, WideFlag, app, print_json, print_table
+from .app import app, print_json, print_table
+from .options import JsonFlag, WideFlag
 
 methods_app = typer.Typer(help="Token-compression methods: list them, or show one.")
 app.add_typer(methods_app, name="methods")

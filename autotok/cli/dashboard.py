@@ -9,7 +9,8 @@ import typer
 
 import autotok
 
-from .app import QuietFlag, app, configure_logging
+from .app import app, configure_logging
+from .options import QuietFlag
 
 
 @app.command("dashboard")

@@ -6,7 +6,8 @@ import typer
 
 import autotok
 
-from .app import FormerDevice, JsonFlag, MeasureOnOption, app, print_json
+from .app import app, print_json
+from .options import FormerDevice, JsonFlag, MeasureOnOption
 
 
 @app.command("doctor")

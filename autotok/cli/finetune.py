@@ -10,19 +10,16 @@ import typer
 
 import autotok
 
-from .app import (
+from .app import app, interrupted, print_facts, print_json
+from .models import KeepOption, MethodOption, OptionOption
+from .options import (
     AnyBackboneOption,
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
     JsonFlag,
     QuietFlag,
-    app,
-    interrupted,
-    print_facts,
-    print_json,
 )
-from .models import KeepOption, MethodOption, OptionOption
 
 
 @app.command("finetune")

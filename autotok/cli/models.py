@@ -9,7 +9,8 @@ import typer
 
 import autotok
 
-from .app import (
+from .app import app, print_facts, print_json, print_table
+from .options import (
     AnyBackboneOption,
     CheckpointOption,
     ClassNamesOption,
@@ -22,10 +23,6 @@ from .app import (
     PrecisionOption,
     QualityOption,
     QuietFlag,
-    app,
-    print_facts,
-    print_json,
-    print_table,
 )
 
 ConfigArgument = Annotated[

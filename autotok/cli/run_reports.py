@@ -9,7 +9,8 @@ import typer
 
 import autotok
 
-from .app import JsonFlag, WideFlag, app, print_facts, print_json, print_table
+from .app import app, print_facts, print_json, print_table
+from .options import JsonFlag, WideFlag
 from .runs import print_closing
 
 SHARED = "of both runs' objectives"

@@ -11,16 +11,21 @@ import typer
 
 import autotok
 
-from .app import (
+from .app import app, configure_logging, console, interrupted, print_json
+from .options import (
     BackbonesOption,
+    BatchOption,
+    BudgetOption,
     CheckpointOption,
     ClassNamesOption,
     DeviceOption,
     EngineOption,
     EvaluatorOption,
+    FinetunesOption,
     ImageSizeOption,
     JsonFlag,
     MeasureOnOption,
+    ObjectiveOption,
     PrecisionOption,
     QualityOption,
     QuietFlag,
@@ -28,48 +33,12 @@ from .app import (
     ResourceOption,
     TimeoutOption,
     TrialsOption,
+    TrialTimeoutOption,
     VerboseFlag,
     WideFlag,
     WorkersOption,
-    app,
-    configure_logging,
-    console,
-    interrupted,
-    print_json,
     spelt,
 )
-
-BudgetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        show_default="2.3GFLOPs",
-        help="'2.3GFLOPs', '50%', '26ms', '1500img/s', '600MB'; may be repeated.",
-    ),
-]
-ObjectiveOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="quality (top1, agreement, kl, feature, knn, knn_top1), macs, params, latency,"
-        " throughput, memory, energy; up to four, the first decides what is best; quality and macs"
-        " by default."
-    ),
-]
-BatchOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="Images at a time that latency, throughput and memory mean."),
-]
-FinetunesOption = Annotated[
-    int | None,
-    typer.Option("--finetunes", min=0, help="At most this many promotions; 0: no fine-tune."),
-]
-TrialTimeoutOption = Annotated[
-    float | None,
-    typer.Option(
-        "--trial-timeout",
-        min=0,
-        help="Seconds for one trial's images; one that takes longer hangs and fails; 0: none.",
-    ),
-]
 
 
 def _from_file(context: typer.Context, file: Path | None) -> Path | None:

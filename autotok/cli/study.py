@@ -9,18 +9,8 @@ import typer
 
 import autotok
 
-from .app import (
-    ClassNamesOption,
-    DeviceOption,
-    JsonFlag,
-    PrecisionOption,
-    QuietFlag,
-    WideFlag,
-    app,
-    interrupted,
-    print_json,
-    print_table,
-)
+from .app import app, interrupted, print_json, print_table
+from .options import ClassNamesOption, DeviceOption, JsonFlag, PrecisionOption, QuietFlag, WideFlag
 
 study_app = typer.Typer(help="Published tables: list them, or run one.", no_args_is_help=True)
 app.add_typer(study_app, name="study")

@@ -10,18 +10,8 @@ import typer
 
 import autotok
 
-from .app import (
-    BackboneOption,
-    CheckpointOption,
-    DeviceOption,
-    JsonFlag,
-    QuietFlag,
-    app,
-    interrupted,
-    print_facts,
-    print_json,
-    print_table,
-)
+from .app import app, interrupted, print_facts, print_json, print_table
+from .options import BackboneOption, CheckpointOption, DeviceOption, JsonFlag, QuietFlag
 
 supernet_app = typer.Typer(
     help="Supernets: train one by a recipe; score, cut and search its subnets.",

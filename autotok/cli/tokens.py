@@ -9,17 +9,9 @@ import typer
 
 import autotok
 
-from .app import (
-    AnyBackboneOption,
-    CheckpointOption,
-    ImageSizeOption,
-    JsonFlag,
-    WideFlag,
-    app,
-    print_json,
-    print_table,
-)
+from .app import app, print_json, print_table
 from .models import KeepOption, MethodOption, OptionOption, RemoveOption, build
+from .options import AnyBackboneOption, CheckpointOption, ImageSizeOption, JsonFlag, WideFlag
 
 
 @app.command("tokens")

@@ -41,7 +41,7 @@ from .reference_answers import (
     shared_neighbours,
 )
 from .side_by_side import LoadedBatch, at_a_time, in_order, twins
-from .tally import NEIGHBOURS, Quality, Tally, bits, rounded
+from .tally import NEIGHBOURS, Quality, Tally, bits, rounded, with_costs
 from .transfer import sent
 
 __all__ = ["Evaluator", "Quality", "Tally", "computing", "default_batch_size"]
@@ -306,16 +306,6 @@ class Evaluator:
     def _similarity(self, features: Tensor, first: int) -> Tensor:
         self._fill_gallery()
         return self.answers.similarity(features, first)
-
-
-def with_costs(tally: Tally, model: nn.Module) -> Tally:
-    """The tally of a batch with what each of its images cost, where the model notes that."""
-    costs = getattr(model, "image_costs", None)
-    if costs is None:
-        return tally
-    each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
-    stopped: tuple[int, ...] = getattr(costs, "exits", ())
-    return dataclasses.replace(tally, macs=each, macs_noattn=total, exits=stopped)
 
 
 def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -23,11 +23,11 @@ from autotok.compression.model import CompressedViT
 from autotok.errors import ConfigError, failure
 from autotok.names import from_module, text_of
 
-from .accuracy import Evaluator, computing, with_costs
+from .accuracy import Evaluator, computing
 from .data import DataSource
 from .labelled_neighbours import NeighbourEvaluator
 from .side_by_side import LoadedBatch
-from .tally import Tally, rounded
+from .tally import Tally, rounded, with_costs
 from .transfer import sent
 
 OwnFunction = Callable[[Any, LoadedBatch], object]

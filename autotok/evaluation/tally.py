@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from autotok.errors import DataError
 from autotok.metrics import METRICS
@@ -201,3 +201,13 @@ def rounded(values: Sequence[float]) -> tuple[float, ...]:
 def bits(flags: Tensor) -> str:
     """(B,) booleans as a string of '1' and '0'."""
     return "".join("1" if flag else "0" for flag in flags.tolist())
+
+
+def with_costs(tally: Tally, model: nn.Module) -> Tally:
+    """The tally of a batch with what each of its images cost, where the model notes that."""
+    costs = getattr(model, "image_costs", None)
+    if costs is None:
+        return tally
+    each, total = tuple(costs.macs.tolist()), int(costs.macs_noattn.sum())
+    stopped: tuple[int, ...] = getattr(costs, "exits", ())
+    return dataclasses.replace(tally, macs=each, macs_noattn=total, exits=stopped)

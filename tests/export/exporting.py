@@ -20,7 +20,7 @@ from autotok.methods.registry import get_method
 from autotok.testing.reduction_case import stand_in
 
 SPEC = SupernetSpec(
-    embed_dim=32, depth=3, heads=2, mlp_ratio=2.0, embed_choices=(32,), depth_choices=(3,),
+    embed_dim=32, depth=2, heads=2, mlp_ratio=2.0, embed_choices=(32,), depth_choices=(2,),
     heads_choices=(2,), mlp_ratio_choices=(2.0,), image_shape=(3, 32, 32), patch_size=8,
     num_classes=10, head_dim=16, max_offset=3,
 )  # fmt: skip
@@ -58,8 +58,10 @@ def photos(count: int = 3) -> Tensor:
 
 
 def compressed(name: str, backbone: Backbone) -> CompressedViT:
+    """Reduced in the first two blocks that can: each block costs a test a second."""
     method = get_method(name)
-    reductions = [Reduction(1, num_keep=12), Reduction(2, num_keep=9)]
+    layers = range(method.first_layer, len(backbone.facts.blocks))
+    reductions = [Reduction(n, num_keep=k) for n, k in zip(layers, (12, 9), strict=False)]
     if name == "none":
         reductions = []
     elif method.placement is Placement.BEFORE_BLOCKS:
@@ -70,7 +72,17 @@ def compressed(name: str, backbone: Backbone) -> CompressedViT:
     for reducer in model.reducers.values():
         if isinstance(reducer, ImageScoring):  # whose weights tests do not have
             reducer.network = stand_in()
+    _draw_selectors(model)
     return model
+
+
+def _draw_selectors(model: CompressedViT) -> None:
+    """As if trained: at their small first weights selectors tie, and rounding decides who stays."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for name, parameter in model.reducers.named_parameters():
+            if "predictor" in name and parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.3)
 
 
 def autoformer() -> Backbone:

@@ -1,7 +1,8 @@
 """Every method on both kinds of backbone survives export, and the file says the same as torch."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,47 +23,45 @@ from autotok.methods.registry import get_method, list_methods
 
 EXPORTABLE = [name for name in list_methods() if get_method(name).exportable]
 QUICK = {"none", "sit", "tome"}
-"""Exported in two seconds each, beside `topk` with an open batch below; all others are slow."""
+"""Exported in two seconds each; all others are slow."""
 
 
-def some_slow(names: list[str]) -> list[object]:
-    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
+def vit() -> Backbone:
+    return tiny_backbone(3)
 
 
-@pytest.mark.parametrize("name", some_slow(EXPORTABLE))
-@pytest.mark.parametrize(
-    "make",
-    [tiny_backbone, pytest.param(autoformer, marks=pytest.mark.slow)],
-    ids=["vit", "autoformer"],
-)
+MAKERS: dict[str, Callable[[], Backbone]] = {"vit": vit, "autoformer": autoformer}
+FORMS = [("vit", "fixed"), ("autoformer", "open")]
+"""Family, and the batch of the file: every method in these two, the quick ones in all four."""
+
+
+def cells() -> Iterator[object]:
+    for name, *form in itertools.product(EXPORTABLE, MAKERS, ("fixed", "open")):
+        if name in QUICK or tuple(form) in FORMS:
+            quick = name in QUICK and tuple(form) == FORMS[0]
+            marks = [] if quick else [pytest.mark.slow]
+            yield pytest.param(name, *form, marks=marks, id="-".join([name, *form]))
+
+
+@pytest.mark.parametrize(("name", "family", "batch"), list(cells()))
 def test_every_exportable_method_gives_the_same_logits_in_onnxruntime(
-    tmp_path: Path, name: str, make: Callable[[], Backbone]
+    tmp_path: Path, name: str, family: str, batch: str
 ) -> None:
-    result = export_model(compressed(name, make()), tmp_path / "model.onnx", photos())
-    assert result.exporter == "dynamo"
+    model, path = compressed(name, MAKERS[family]()), tmp_path / "model.onnx"
+    result = export_model(model, path, photos(4), dynamic_batch=batch == "open")
+    assert (result.exporter, result.notes) == ("dynamo", ())
+    assert result.batch == ("dynamic" if batch == "open" else 1)
     assert result.max_abs_diff < 1e-4
     assert result.same_argmax
     assert result.risky_operators == ()
-    assert result.num_images == 3
-    assert racing(tmp_path / "model.onnx") == []
-    assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EXPORTABLE)
-@pytest.mark.parametrize("make", [tiny_backbone, autoformer], ids=["vit", "autoformer"])
-def test_every_exportable_method_can_leave_the_batch_open(
-    tmp_path: Path, name: str, make: Callable[[], Backbone]
-) -> None:
-    model, path = compressed(name, make()), tmp_path / "model.onnx"
-    result = export_model(model, path, photos(4), dynamic_batch=True)
-    assert (result.exporter, result.batch, result.notes) == ("dynamo", "dynamic", ())
+    assert result.num_images == 4
     assert racing(path) == []
-    with torch.inference_mode():
-        expected = model(photos(3))
-    torch.testing.assert_close(
-        FORMATS.get("onnx").run(path, photos(3), 3), expected, atol=1e-4, rtol=0
-    )
+    assert not list(tmp_path.glob(".*"))
+    for size in (3, 1) if batch == "open" else ():
+        with torch.inference_mode():
+            expected = model(photos(size))
+        found = FORMATS.get("onnx").run(path, photos(size), size)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from autotok.config import Primitive
 from autotok.errors import IncompatibleMethod
 from autotok.methods import Site, get_method
 from autotok.methods.gtp import GTP, SELECTIONS
-from autotok.searching.space.search_space import Parameter, SearchSpace
+from autotok.searching.space.parameters import Parameter
+from autotok.searching.space.search_space import SearchSpace
 from autotok.testing import synthetic_facts
 from autotok.tokens import AttentionRule, Needs, Taps, Tokens
 

@@ -19,8 +19,8 @@ from autotok.errors import AutotokError
 from autotok.facts import BackboneFacts
 from autotok.methods.base import TokenReducer
 from autotok.searching.space.budget import Budget
+from autotok.searching.space.parameters import Chooser, Parameter, Params
 from autotok.searching.space.problem import ExactCosts, Problem
-from autotok.searching.space.search_space import Chooser, Parameter, Params
 from autotok.searching.space.shape import Shape
 
 from .repair import Strengths

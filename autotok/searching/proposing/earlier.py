@@ -16,8 +16,8 @@ from autotok.errors import AutotokError
 from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import Front, thin
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.parameters import Params
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.search_space import Params
 
 from .candidates import priced_at
 

@@ -10,8 +10,8 @@ from autotok.config import CompressionConfig, Primitive
 from autotok.errors import InfeasibleBudget
 from autotok.metrics import METRICS
 from autotok.searching.space.budget import Budget
+from autotok.searching.space.parameters import Chooser, Condition, Parameter
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.search_space import Chooser, Condition, Parameter
 
 from .repair import Strengths
 

@@ -14,8 +14,8 @@ from autotok.config import CompressionConfig, Primitive
 from autotok.methods.base import Kind
 from autotok.methods.registry import get_method
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.parameters import Params
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.search_space import Params
 from autotok.searching.space.shape import Shape
 
 from .candidates import BINS, Priced, priced_as

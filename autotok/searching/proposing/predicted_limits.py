@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from autotok.config import Primitive
 from autotok.errors import AutotokError
+from autotok.searching.space.parameters import Params
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.search_space import Params
 
 from .candidates import Priced, priced_as, priced_at
 from .features import WHOLE, Features

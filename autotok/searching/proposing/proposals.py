@@ -37,8 +37,8 @@ from autotok.searching.records.notes import attributes, note_entries, trial_note
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.pareto import Front
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.parameters import Parameter, Params
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.search_space import Parameter, Params
 from autotok.searching.space.settings import SearchSettings
 
 from .identity import StudyIdentity, claim, name_metrics, open_study, release

@@ -22,7 +22,8 @@ from autotok.config import Primitive
 from autotok.errors import AutotokError, ConfigError, failure
 from autotok.facts import BackboneFacts
 from autotok.names import from_module, text_of
-from autotok.searching.space.search_space import Parameter, Params, SearchSpace
+from autotok.searching.space.parameters import Parameter, Params
+from autotok.searching.space.search_space import SearchSpace
 from autotok.searching.space.settings import SAMPLERS
 
 _GRID_STEPS = 5

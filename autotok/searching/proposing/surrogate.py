@@ -25,8 +25,8 @@ from autotok.metrics import METRICS
 from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import front_mask
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.space.parameters import Params
 from autotok.searching.space.problem import Problem
-from autotok.searching.space.search_space import Params
 
 from .candidates import Priced, nearby, priced_at, random_params
 from .expected_gain import Belief, expected_gain

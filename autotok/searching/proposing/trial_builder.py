@@ -28,8 +28,8 @@ from autotok.searching.records.pareto import dominating, front_mask, hypervolume
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import worst_excess
 from autotok.searching.space.finetuning import auto_steps
+from autotok.searching.space.parameters import Params
 from autotok.searching.space.problem import Problem, TallyLike, to_score
-from autotok.searching.space.search_space import Params
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from autotok.searching.space.warm_starts import warm_starts
 

@@ -6,7 +6,7 @@ turns the answers into a `Shape`, `encode` goes back for warm starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -18,56 +18,19 @@ from autotok.config import Primitive, Subnet
 from autotok.errors import ConfigError
 from autotok.exits import parse_exits
 from autotok.facts import BackboneFacts
-from autotok.methods.base import Count, Kind, Option, Placement, TokenReducer, Training
+from autotok.methods.base import Count, Kind, Placement, TokenReducer, Training
 from autotok.methods.folding import Folding
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
 from .exit_answers import NO_EXITS, exits_for, stops_early, whole_grid_until
 from .finetuning import FineTuneChoices
+from .parameters import Chooser, Condition, Parameter, Params, number, of_option
 from .shape import Shape, fitted_schedule
 from .subnets import Subnets
 
 FAMILIES = ("stages", "every", "ratio")
 """One to four tapered stages; every layer, removing r; every layer, keeping the same ratio."""
-Params = dict[str, Primitive]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One question of the space: a choice, or a number in a range."""
-
-    name: str
-    choices: tuple[Primitive, ...] = ()
-    low: float = 0.0
-    high: float = 1.0
-    integer: bool = False
-    log: bool = False
-
-    @property
-    def only(self) -> Primitive | None:
-        """The answer if there is just one."""
-        if self.choices:
-            return self.choices[0] if len(self.choices) == 1 else None
-        return self.cast(self.low) if self.low == self.high else None
-
-    def cast(self, value: Primitive) -> Primitive:
-        """The nearest allowed answer (for warm starts; proposals are inside already)."""
-        if self.choices:
-            return value if value in self.choices else self.choices[0]
-        number = min(max(float(value), self.low), self.high)
-        return round(number) if self.integer else number
-
-
-Chooser = Callable[[Parameter], Primitive]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Where all of `when` holds, each parameter of `then` has only these answers."""
-
-    when: Mapping[str, tuple[Primitive, ...]]
-    then: Mapping[str, tuple[Primitive, ...]]
 
 
 @dataclass(frozen=True)
@@ -180,10 +143,10 @@ class SearchSpace:
             ask(Parameter("number_format", self.formats_of(name)))
         if self.image_sizes:
             ask(Parameter("image_size", self.image_sizes))
-        ask(_number("budget_fraction", self.budget_fraction))
+        ask(number("budget_fraction", self.budget_fraction))
         self._ask_schedule(ask, get_method(name), facts, params)
         if self.exits and stops_early(params) and name != "none":
-            ask(_number("exit_share", self.exit_share))
+            ask(number("exit_share", self.exit_share))
         for parameter in self._option_parameters(name):
             ask(parameter)
         return params
@@ -238,12 +201,12 @@ class SearchSpace:
         family = ask(Parameter("family", self.families))
         ask(Parameter("first_layer", low=low, high=high, integer=True))
         if family == "stages":
-            stages = ask(_number("num_stages", self.num_stages, integer=True))
+            stages = ask(number("num_stages", self.num_stages, integer=True))
             if int(stages) > 1:
-                ask(_number("spacing", self.spacing))
-                ask(_number("taper", self.taper, log=True))
+                ask(number("spacing", self.spacing))
+                ask(number("taper", self.taper, log=True))
         elif family == "every":
-            ask(_number("inflection", self.inflection))
+            ask(number("inflection", self.inflection))
 
     def _option_parameters(self, name: str) -> list[Parameter]:
         given = self.options.get(name, {})
@@ -253,7 +216,7 @@ class SearchSpace:
             if isinstance(rule, list):
                 found.append(Parameter(f"{name}.{option.name}", tuple(rule)))
             elif rule is None and option.search:
-                found.append(_of_option(name, option))
+                found.append(of_option(name, option))
         return found
 
     def _restricted(self, parameter: Parameter, params: Params) -> Parameter:
@@ -344,27 +307,6 @@ def _plug_in(classes: tuple[type[TokenReducer], ...]) -> tuple[str, ...]:
         and not issubclass(m, (ImageScoring, Folding))  # the latter is another without its file
         and not m.same_untrained
     )
-
-
-def _number(
-    name: str, bounds: tuple[float, float], *, integer: bool = False, log: bool = False
-) -> Parameter:
-    return Parameter(name, low=bounds[0], high=bounds[1], integer=integer, log=log)
-
-
-def _of_option(method: str, option: Option) -> Parameter:
-    name = f"{method}.{option.name}"
-    if isinstance(option.default, bool) and not option.choices:
-        return Parameter(name, (False, True))
-    if option.choices:
-        return Parameter(name, option.choices)
-    if option.low is None or option.high is None:
-        raise ConfigError(
-            f"option '{option.name}' of method '{method}' is marked for search but has no range;"
-            f" fix it in the space under options: {method}: {option.name}: {option.default}"
-        )
-    is_integer = isinstance(option.default, int)
-    return Parameter(name, (), option.low, option.high, is_integer, option.log)
 
 
 def _layout(

@@ -19,7 +19,8 @@ from autotok.training.losses import get_loss
 
 from .exit_answers import exit_answers
 from .finetuning import FineTuneChoices, parse_losses
-from .search_space import FAMILIES, Condition, SearchSpace
+from .parameters import Condition
+from .search_space import FAMILIES, SearchSpace
 from .space_names import find_space
 
 

@@ -11,7 +11,8 @@ from autotok.methods.base import Kind, Placement
 from autotok.methods.published import published_schedules
 from autotok.methods.registry import get_method
 
-from .search_space import Params, SearchSpace
+from .parameters import Params
+from .search_space import SearchSpace
 from .subnets import Subnets
 
 Schedule = tuple[tuple[int, ...], tuple[float, ...]]

@@ -21,7 +21,7 @@ from autotok.searching.engines.base import Workers
 from autotok.searching.running.engine_choice import ProblemFactory
 from autotok.searching.running.question import Question, check_names
 from autotok.searching.running.several import build_session, joined_problem
-from autotok.searching.space.search_space import Parameter
+from autotok.searching.space.parameters import Parameter
 
 SMALL = vit_facts(depth=6)
 BOTH = ("tiny", "shorter")

@@ -7,7 +7,7 @@ import pytest
 from problems import fake_problem, vit_facts
 
 from autotok.errors import ConfigError
-from autotok.searching.space.search_space import Parameter
+from autotok.searching.space.parameters import Parameter
 from autotok.searching.space.space_file import load_space, space_from_dict
 from autotok.searching.space.space_names import list_spaces
 
