@@ -23,8 +23,23 @@ def textbook_step(distance: Tensor, weights: Tensor | None, medoids: Tensor) -> 
     together = assignment[:, None, :] == assignment[:, :, None]
     share = distance if weights is None else distance * weights[:, None]
     cost = (share * together).sum(dim=-1)  # (B, n)
-    best = torch.where(members, cost[:, None], torch.inf).argmin(dim=-1)
+    rounding = _rounding(distance) if weights is None else 0.0  # weights leave nothing to chance
+    best = _first_least(cost[:, None], members, rounding)
     return torch.where(members.any(dim=-1), best, medoids)
+
+
+def _rounding(distance: Tensor) -> Tensor:
+    """(B, 1, 1) more than distances are off by, for being differences of large products."""
+    return 1e-5 * distance.mean(dim=(1, 2), keepdim=True)
+
+
+def _first_least(cost: Tensor, members: Tensor, rounding: Tensor | float) -> Tensor:
+    """(B, k) the member (B, k, n) of least cost, the first of those that are as good but for
+    rounding: both of a pair always are, and runtimes round differently."""
+    inside = torch.where(members, cost, torch.inf)
+    least = inside <= inside.amin(dim=-1, keepdim=True) + rounding
+    spot = torch.arange(members.shape[2], device=members.device)
+    return torch.where(least, spot, spot.numel()).amin(dim=-1)
 
 
 def _members(distance: Tensor, medoids: Tensor) -> Tensor:
@@ -52,7 +67,7 @@ def filled(distance: Tensor, count: int) -> tuple[Tensor, Tensor]:
     index = torch.arange(count, device=distance.device)
     own, assignment = distance.min(dim=1)  # (B, n)
     members = assignment[:, None] == index[None, :, None]
-    nearest = torch.where(members, distance, torch.inf).argmin(dim=-1)  # (B, k)
+    nearest = _first_least(distance, members, _rounding(distance))
     empty = ~members.any(dim=-1)
     spot = torch.arange(distance.shape[2], device=distance.device)
     needed = ((nearest[:, :, None] == spot) & ~empty[:, :, None]).any(dim=1)  # (B, n)

@@ -144,7 +144,7 @@ def pool(tokens: Tokens, weights: Tensor, *, track_size: bool = False) -> Tokens
     coords = None
     if tokens.coords is not None:
         own = tokens.coords.to(torch.float32).unsqueeze(1)  # (B, 1, n, 2)
-        coords = (rows.to(torch.float32).unsqueeze(-1) * own).sum(dim=2).round().to(torch.int64)
+        coords = _to_the_grid((rows.to(torch.float32).unsqueeze(-1) * own).sum(dim=2))
     size = None
     if track_size:
         columns = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
@@ -163,6 +163,15 @@ def pool(tokens: Tokens, weights: Tensor, *, track_size: bool = False) -> Tokens
         mask=None,
         extras={},
     )
+
+
+def _to_the_grid(places: Tensor) -> Tensor:
+    """Places (B, K, 2) rounded to whole ones, a half to the even one.
+
+    Means of a few whole numbers are often halves, and runtimes sum in different orders: to
+    thousandths first, or the order of a sum decides where a token stands.
+    """
+    return ((places * 1024.0).round() / 1024.0).round().to(torch.int64)
 
 
 def park(tokens: Tokens, index: Tensor, rest: Tensor) -> Tokens:

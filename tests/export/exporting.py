@@ -14,7 +14,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.best_yaml import BackboneRef, Bundle
-from autotok.methods.base import Placement
+from autotok.methods.base import Placement, Training
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
 from autotok.testing.reduction_case import stand_in
@@ -72,16 +72,17 @@ def compressed(name: str, backbone: Backbone) -> CompressedViT:
     for reducer in model.reducers.values():
         if isinstance(reducer, ImageScoring):  # whose weights tests do not have
             reducer.network = stand_in()
-    _draw_selectors(model)
+    if method.training_need is Training.REQUIRED:
+        _draw(model.reducers)
     return model
 
 
-def _draw_selectors(model: CompressedViT) -> None:
+def _draw(reducers: nn.Module) -> None:
     """As if trained: at their small first weights selectors tie, and rounding decides who stays."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for name, parameter in model.reducers.named_parameters():
-            if "predictor" in name and parameter.dim() > 1:
+        for parameter in reducers.parameters():
+            if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.3)
 
 

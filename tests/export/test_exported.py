@@ -19,7 +19,7 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ExportError, UnknownName
 from autotok.export.exported import ExportResult, _judge, check_exportable, export_model
 from autotok.export.formats import FORMATS
-from autotok.methods.registry import get_method, list_methods
+from autotok.methods.registry import get_method, list_methods, unmet_need
 
 EXPORTABLE = [name for name in list_methods() if get_method(name).exportable]
 QUICK = {"none", "sit", "tome"}
@@ -62,6 +62,18 @@ def test_every_exportable_method_gives_the_same_logits_in_onnxruntime(
             expected = model(photos(size))
         found = FORMATS.get("onnx").run(path, photos(size), size)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in list_methods() if unmet_need(get_method(n), autoformer().facts) is None]
+)
+def test_what_a_method_does_hangs_on_no_rounding_that_runtimes_differ_in(name: str) -> None:
+    images = torch.randn(48, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    single, double = (compressed(name, make) for make in (autoformer(), autoformer().double()))
+    double.double().load_state_dict(single.state_dict())
+    with torch.inference_mode():
+        expected = double(images.double())
+        torch.testing.assert_close(single(images).double(), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
