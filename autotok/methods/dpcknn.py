@@ -95,14 +95,14 @@ def density_peaks(x: Tensor, count: int, neighbours: int) -> tuple[Tensor, Tenso
     total, width = x.shape[1:]
     distance = distances(x) / width**0.5  # (B, n, n)
     near = distance.square().topk(min(neighbours, total), dim=-1, largest=False).values
-    density = (-near.mean(dim=-1)).exp()  # (B, n)
+    density = -near.mean(dim=-1)  # (B, n), its logarithm: where tokens lie far apart it is 0 itself
     index = torch.arange(total, device=x.device)
     above = density[:, None, :] > density[:, :, None]
     level = density[:, None, :] == density[:, :, None]
     denser = above | (level & (index[None, :] < index[:, None]))  # j is denser than i
     farthest = distance.flatten(1).amax(dim=1)[:, None, None]
     separation = torch.where(denser, distance, farthest).amin(dim=-1)
-    centres = (density * separation).topk(count, dim=1).indices
+    centres = (density + separation.log()).topk(count, dim=1).indices
     assignment = gather_rows(distance, centres).argmin(dim=1)  # (B, k, n) -> (B, n)
     own = torch.arange(count, device=x.device).expand(x.shape[0], -1)
     return centres, assignment.scatter(1, centres, own)
