@@ -39,6 +39,7 @@ class TensorRt(Onnx):
 
     runtime: str | None = None
     board_runtimes: tuple[str, ...] = ()
+    takes_parts: bool = False
 
     def write(
         self, model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool
