@@ -98,10 +98,10 @@ def check_exportable(method: str, format: str = "onnx", *, fixed: bool = False) 
     """
     known("export format", format, FORMATS.names())
     declared = get_method(method)
-    early = issubclass(declared, TwoPass)
-    if not (early or declared.exportable or (fixed and declared.count is Count.ADAPTIVE)):
-        able = "autotok methods says which can"
-        raise ExportError(f"method '{method}' cannot be exported to a static graph; {able}")
+    able = declared.exportable or issubclass(declared, TwoPass)
+    if not able and not (fixed and declared.count is Count.ADAPTIVE):
+        hint = "autotok methods says which can"
+        raise ExportError(f"method '{method}' cannot be exported to a static graph; {hint}")
 
 
 def export_model(
@@ -160,10 +160,8 @@ def export_model(
             asked = _Asked(images, batch, dynamic_batch, precision, shown)
             result, expected = _single(chosen, plain, asked, temporary)
         size_mb = sum(file.stat().st_size for file in temporary.parent.iterdir()) / 1e6
-        shape = (batch, *images.shape[1:])
-        result = dataclasses.replace(
-            result, path=str(path), input_shape=shape, size_mb=round(size_mb, 3)
-        )
+        place = {"path": str(path), "input_shape": (batch, *images.shape[1:])}
+        result = dataclasses.replace(result, **place, size_mb=round(size_mb, 3))
         if not result.ok:
             own = own_sensitivity(plain, images, batch, expected)
             result = dataclasses.replace(result, own_sensitivity=own)
@@ -200,10 +198,8 @@ def _single(
     expected = torch.cat([model(chunk) for chunk in images.split(batch)])
     got = format.run(path, images, batch)
     result = _compared(format, expected, got, written, asked.precision)
-    result = dataclasses.replace(
-        result, notes=(*notes, *written.notes), batch="dynamic" if dynamic else batch
-    )
-    return result, expected
+    notes, size = (*notes, *written.notes), "dynamic" if dynamic else batch
+    return dataclasses.replace(result, notes=notes, batch=size), expected
 
 
 def _several(

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .graph_parts import GraphPart
     from .infer import PartRunner
 
+INPUT = "images"
+"""What graphs call the images that they take."""
+
 
 @dataclass(frozen=True)
 class Written:

@@ -16,15 +16,8 @@ from autotok.errors import ExportError
 from autotok.files import write_text
 
 from .best_yaml import json_text
-from .formats import FORMATS, ExportFormat, Written
-from .graph_parts import (
-    INPUT,
-    LOGITS,
-    all_answers,
-    graph_parts,
-    stop_rule,
-    stopped_at,
-)
+from .formats import FORMATS, INPUT, ExportFormat, Written
+from .graph_parts import LOGITS, all_answers, graph_parts, stop_rule, stopped_at
 from .infer import AnyArray, Chain, Refused, Stopping, read_chain
 
 DESCRIPTION = ".json"
@@ -33,11 +26,12 @@ DESCRIPTION = ".json"
 _IN_WORDS = (
     "Run the parts in their order, one image at a time; each takes the tensors that it names, of"
     " the image and of parts before it, and gives those that it names, the logits first.",
-    "After each part but the last, ask whether the image stops; if it does, the logits of that part"
-    " are the answer, else those of the last. 'confidence': the largest softmax probability is above"
-    " the threshold (or equal, where at_threshold is true). 'entropy': that of the probabilities, in"
-    " nats, is below it. 'patience': as many parts in a row as that number named the same class."
-    " 'patient_confident': as many in a row had an entropy below the threshold.",
+    "After each part but the last, ask whether the image stops; if it does, that part's logits are"
+    " the answer, else those of the last. 'confidence': the largest softmax probability is above"
+    " the part's threshold (or equal, where at_threshold is true; one threshold is for all parts)."
+    " 'entropy': that of the probabilities, in nats, is below it. 'patience': as many parts in a"
+    " row as that number named the same class. 'patient_confident': as many in a row had an entropy"
+    " below the threshold.",
 )
 
 
@@ -159,8 +153,8 @@ class FileChain(nn.Module):
             for run, takes, gives in self.chain.parts:
                 values.update(zip(gives, run([values[name] for name in takes]), strict=True))
                 found.append(values[LOGITS])
-        together = torch.from_numpy(np.stack(found))  # (n parts, 1, K)
-        return together.unflatten(0, (len(images), -1)).squeeze(2).transpose(0, 1)
+        together = torch.from_numpy(np.concatenate(found))  # (n parts, K)
+        return together.reshape(len(images), len(self.chain.parts), -1).transpose(0, 1)
 
     def stopped_at(self, answers: Tensor) -> Tensor:
         """(n,) number of the part that answers each image, of what all say (parts, n, K)."""
@@ -170,6 +164,18 @@ class FileChain(nn.Module):
             asked = (number for number, row in enumerate(own) if stopping.stops(row))
             found.append(next(asked, len(own)))
         return torch.tensor(found)
+
+
+class OneByOne(nn.Module):
+    """A model of batch 1 on any number of images, one after the other."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, classes) of images (n, C, H, W)."""
+        return torch.cat([self.model(image) for image in images.split(1)])
 
 
 def open_file(path: Path, format: ExportFormat) -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,11 +20,11 @@ from autotok.compression.exit_scores import recorded_exits
 from autotok.compression.model import CompressedViT
 from autotok.compression.two_pass import TwoPassViT
 from autotok.methods.two_pass import FirstPass
-from autotok.tokens import Taps, Tokens
+from autotok.tokens import Parked, Taps, Tokens
 
+from .formats import INPUT
 from .infer import AnyArray, PartRunner
 
-INPUT = "images"
 LOGITS = "logits"
 """The first that every part gives."""
 
@@ -64,7 +65,7 @@ def graph_parts(model: CompressedViT, image: Tensor) -> list[GraphPart]:
     edges = [0, *(layer + 1 for layer in model.exits.policy.layers), last]
     parts: list[GraphPart] = []
     entering: _Entering | None = None
-    for number, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (start, stop) in enumerate(pairwise(edges)):
         part = _Segment(model, number, range(start, stop), entering)
         entering = part.watched(values)
         parts.append(part)
@@ -171,7 +172,8 @@ def _parts(tokens: Tokens) -> dict[str, Tensor]:
 def _changed(tokens: Tokens, change: Callable[[str, Tensor], Tensor]) -> Tokens:
     """The tokens with other tensors in every place; training's masks, and padding, which a single
     image does not have, are not there."""
-    assert tokens.mask is None and tokens.live is None
+    assert tokens.mask is None
+    assert tokens.live is None
 
     def of(name: str, value: Tensor | None) -> Tensor | None:
         return None if value is None else change(name, value)
@@ -179,15 +181,16 @@ def _changed(tokens: Tokens, change: Callable[[str, Tensor], Tensor]) -> Tokens:
     return dataclasses.replace(
         tokens,
         x=change("x", tokens.x),
-        **{name: of(name, getattr(tokens, name)) for name in ("size", "coords", "source")},
+        size=of("size", tokens.size),
+        coords=of("coords", tokens.coords),
+        source=of("source", tokens.source),
         padded=None,
         parked=tuple(
-            dataclasses.replace(
-                parked,
-                **{
-                    field.name: of(f"{field.name}_parked{number}", getattr(parked, field.name))
-                    for field in dataclasses.fields(parked)
-                },
+            Parked(
+                change(f"parked{number}", parked.x),
+                change(f"parked{number}_coords", parked.coords),
+                of(f"parked{number}_size", parked.size),
+                of(f"parked{number}_source", parked.source),
             )
             for number, parked in enumerate(tokens.parked)
         ),

@@ -16,8 +16,8 @@ from autotok.config import NUMBERS
 from autotok.errors import ExportError, failure
 
 from .engines import engine_verdicts
-from .formats import ExportFormat, Written, not_exported, register_format
-from .graph_parts import INPUT, GraphPart
+from .formats import INPUT, ExportFormat, Written, not_exported, register_format
+from .graph_parts import GraphPart
 from .infer import PartRunner, part_runner
 from .onnx_session import onnx_session
 
