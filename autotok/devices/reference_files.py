@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autotok.errors import ExportError
 from autotok.export.exported import export_model
 from autotok.export.formats import ExportFormat
-from autotok.export.graph_parts import stops_early
+from autotok.export.graph_parts import has_parts
 from autotok.export.weights import weights_identity
 
 
@@ -63,7 +63,7 @@ def export_for_timing(model: nn.Module, path: Path, images: Tensor, format: str)
     Raises:
         ExportError: the model stops early, so that one image's time says little.
     """
-    if stops_early(model):
+    if has_parts(model):
         raise ExportError(
             "how long a model that stops early runs depends on the image: time its files on images"
             " of yours with autotok export --measure --data, or it in torch with --runtime eager"

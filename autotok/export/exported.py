@@ -29,7 +29,7 @@ from autotok.plain_data import plain_fields
 
 from .formats import FORMATS, ExportFormat, Written, chosen_format
 from .graph_chain import check_chain, description_of, write_chain
-from .graph_parts import stops_early
+from .graph_parts import has_parts
 
 logger = logging.getLogger(__name__)
 TOLERANCE = 1e-3
@@ -149,11 +149,11 @@ def export_model(
     if isinstance(backbone, Backbone):
         backbone.settle()
     images = _full_batches(images, batch)
-    if isinstance(plain, CompressedViT) and stops_early(plain):
+    if isinstance(plain, CompressedViT) and has_parts(plain):
         check_chain(chosen, batch=batch, dynamic_batch=dynamic_batch, precision=precision)
         path = description_of(path)
     with replacing(path) as temporary, _quiet(), torch.no_grad():
-        if isinstance(plain, CompressedViT) and stops_early(plain):
+        if isinstance(plain, CompressedViT) and has_parts(plain):
             result, expected = _several(chosen, plain, images, temporary)
         else:
             shown = images if calibration is None else _full_batches(calibration, batch)

@@ -49,7 +49,7 @@ def array_runner(opened: nn.Module) -> PartRunner:
     return run
 
 
-def stops_early(model: nn.Module) -> bool:
+def has_parts(model: nn.Module) -> bool:
     """Whether how much of the model runs depends on the image, in steps that graphs can be."""
     early = isinstance(model, CompressedViT) and model.exits is not None
     return early or isinstance(model, TwoPassViT)

@@ -4,7 +4,6 @@ import pytest
 
 from autotok.devices.measurement import Measurement
 
-
 DATA = {
     "latency_ms": 2, "p90_ms": 3.0, "mad_ms": 0.1, "runs": 9, "verdict": "steady",
     "reference_latency_ms": None, "speedup": None, "peak_memory_mb": 10.0,

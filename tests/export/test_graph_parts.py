@@ -16,9 +16,9 @@ from autotok.export.formats import INPUT
 from autotok.export.graph_parts import (
     all_answers,
     graph_parts,
+    has_parts,
     stop_rule,
     stopped_at,
-    stops_early,
 )
 
 KINDS = ("linear", "metr", "local", "global-2")
@@ -74,7 +74,7 @@ def test_what_did_not_change_keeps_its_name() -> None:
 @torch.no_grad()
 def test_two_passes_are_two_parts() -> None:
     model, some = two_pass(), images(3)
-    assert stops_early(model)
+    assert has_parts(model)
     answers = all_answers(model, some)
     torch.testing.assert_close(
         torch.cat([run_in_turn(model, image) for image in some.split(1)], dim=1), answers
@@ -94,5 +94,5 @@ def test_a_rule_is_plain_data() -> None:
 
 
 def test_a_model_that_runs_to_the_end_is_no_parts() -> None:
-    assert not stops_early(compress_backbone(tiny_backbone(), CompressionConfig()))
-    assert not stops_early(torch.nn.Identity())
+    assert not has_parts(compress_backbone(tiny_backbone(), CompressionConfig()))
+    assert not has_parts(torch.nn.Identity())
