@@ -132,18 +132,19 @@ def cropped(image: Image.Image, width: int, height: int, spec: Spec) -> Image.Im
     return image.crop((left, top, left + width, top + height))
 
 
-def open_model(folder: Path, file: str, spec: Spec) -> Any:
-    """The session of a model file, which takes images first.
+def open_model(folder: Path, spec: Spec) -> Any:
+    """The session of the model file.
 
     Raises:
         Refused: of another input size; see `open_session`.
     """
-    session = open_session(folder / file)
+    path = folder / spec["file"]
+    session = open_session(path)
     found, wanted = session.get_inputs()[0].shape[1:], spec["input"]["shape"][1:]
     if list(found) != list(wanted):
         raise Refused(
-            f"'{folder / file}' takes images of {found}, and preprocessing.json makes {wanted}; the"
-            " two are of different exports: copy the whole folder again"
+            f"'{path}' takes images of {found}, and preprocessing.json makes {wanted}; the two are"
+            " of different exports: copy the whole folder again"
         )
     return session
 
@@ -243,18 +244,20 @@ def read_chain(path: Path) -> Spec:
     return found
 
 
-def open_chain(folder: Path, file: str, spec: Spec) -> Chain:
-    """The parts that a file names, each in a session of its own.
+def open_chain(folder: Path, spec: Spec) -> Chain:
+    """The parts that the model file names, each in a session of its own.
 
     Raises:
         Refused: a file is missing, damaged, or of another export.
     """
-    found = read_chain(folder / file)
-    open_model(folder, found["parts"][0]["file"], spec)
-    parts = []
-    for part in found["parts"]:
-        session = open_session(folder / part["file"])
-        parts.append((part_runner(session), part["takes"], part["gives"]))
+    found = read_chain(folder / spec["file"])
+    first, *rest = (part["file"] for part in found["parts"])
+    sessions = [open_model(folder, {**spec, "file": first})]
+    sessions += [open_session(folder / file) for file in rest]
+    parts = [
+        (part_runner(session), part["takes"], part["gives"])
+        for session, part in zip(sessions, found["parts"], strict=True)
+    ]
     return Chain(parts, found["stop"])
 
 
@@ -282,9 +285,9 @@ def open_any(folder: Path, spec: Spec) -> Callable[[Array], tuple[Array, list[st
         Refused: see `open_model` and `open_chain`.
     """
     if not spec["file"].endswith(".json"):
-        session = open_model(folder, spec["file"], spec)
+        session = open_model(folder, spec)
         return lambda images: (logits_of(session, images), [""] * len(images))
-    chain = open_chain(folder, spec["file"], spec)
+    chain = open_chain(folder, spec)
 
     def run(images: Array) -> tuple[Array, list[str]]:
         answers = [chain.answer(image[None]) for image in images]

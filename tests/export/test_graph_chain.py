@@ -218,4 +218,4 @@ def test_a_part_that_is_missing_is_named(best: Path, tmp_path: Path) -> None:
     for name in ("model.0.onnx", "model.onnx.json"):
         (tmp_path / name).write_bytes((best / name).read_bytes())
     with pytest.raises(infer.Refused, match=r"model.1.onnx' is not there"):
-        infer.open_chain(tmp_path, spec["file"], spec)
+        infer.open_chain(tmp_path, spec)
