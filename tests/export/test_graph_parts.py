@@ -24,9 +24,9 @@ from autotok.export.graph_parts import (
 KINDS = ("linear", "metr", "local", "global-2")
 
 
-def two_pass(threshold: float = 0.5) -> TwoPassViT:
+def two_pass(threshold: float = 0.5, *, depth: int = 4) -> TwoPassViT:
     config = CompressionConfig("cfvit", (Reduction(0),), {"threshold": threshold})
-    made = compress_backbone(tiny_backbone(), config).eval()
+    made = compress_backbone(tiny_backbone(depth), config).eval()
     assert isinstance(made, TwoPassViT)
     return made
 
