@@ -84,8 +84,9 @@ class ExportResult:
     """Images that the files and torch stop behind the same part."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return plain_fields(self)
+        """Plain data; of a single file without what is about several."""
+        without = () if self.parts else ("parts", "stopped", "same_stop_pct")
+        return {key: value for key, value in plain_fields(self).items() if key not in without}
 
 
 def check_exportable(method: str, format: str = "onnx", *, fixed: bool = False) -> None:

@@ -113,8 +113,8 @@ def _mean_cost(model: CompressedViT, result: ExportResult) -> dict[str, Any]:
         return {}
     macs = np.array(macs_by_stop(model), dtype=np.float64)
     return {
-        "macs_g_by_part": [round(each / 1e9, 4) for each in macs],
-        "macs_mean_g": round(float(macs @ result.stopped) / sum(result.stopped) / 1e9, 4),
+        "macs_g_by_part": [round(float(each) / 1e9, 6) for each in macs],
+        "macs_mean_g": round(float(macs @ result.stopped) / sum(result.stopped) / 1e9, 6),
     }
 
 
