@@ -292,6 +292,9 @@ def export(
 ) -> ExportResult:
     """Write a model as ONNX, OpenVINO, ExecuTorch and others, and check the file.
 
+    A model that stops early becomes a file for each part; `ExportResult.path` is then the JSON file
+    that says how they are run.
+
     Args:
         images: (n, C, H, W), normalised, that the check against torch runs on; random by default.
         format: One of `autotok.list_formats()`.

@@ -220,6 +220,8 @@ class ThinnedRead(Read):
         chosen = self.chosen(tokens)
         if chosen is None:
             return patches, None
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+            return patches, chosen  # how many there are is no part of a static graph
         order = (~chosen).to(torch.uint8).argsort(dim=1, stable=True)
         length = int(chosen.sum(dim=1).max())
         first = order[:, :length]
@@ -239,7 +241,7 @@ class ThinnedRead(Read):
         assert tokens.coords is not None  # asked for of the embedding
         picked = (tokens.coords % self.step == 0).all(dim=-1) & live
         few = 2 * picked.sum(1, keepdim=True) < number
-        return torch.where(few | (live.sum(1, keepdim=True) <= number), live, picked)
+        return picked | (live & (few | (live.sum(1, keepdim=True) <= number)))
 
     def number(self, grid: tuple[int, int]) -> int:
         """Tokens of the whole grid that are read."""

@@ -116,9 +116,27 @@ class CompressedViT(nn.Module):
             if going_on is not None and not len(going_on):
                 return early.with_final(None)
             tokens = tokens if going_on is None else select_images(tokens, going_on)
-        for reducer in hooked:
+        return early.with_final(self.ended(tokens))
+
+    # The same loop in pieces, for who has to stop between blocks.
+
+    def entered(self, images: Tensor) -> tuple[Tokens, Taps]:
+        """What enters block 0 of images (B, channels, height, width), and the embedding's taps."""
+        _, tokens, embedded = self._entering(images, False, self._hooked())
+        return tokens, embedded
+
+    def through(self, layers: range, tokens: Tokens, embedded: Taps) -> Tokens:
+        """What leaves the last of some blocks in a row; only block 0 looks at `embedded`."""
+        for layer in layers:
+            tokens, taps = self._attended(layer, tokens, embedded)
+            tokens = self._fed(layer, tokens, taps)
+        return tokens
+
+    def ended(self, tokens: Tokens) -> Tensor:
+        """Logits (B, num_classes) of what left the last block."""
+        for reducer in self._hooked():
             tokens = reducer.finish(tokens)
-        return early.with_final(self.backbone.readout(tokens))
+        return self.backbone.readout(tokens)
 
     def _hooked(self) -> list[BlockHooks]:
         return [reducer for reducer in self._at().values() if isinstance(reducer, BlockHooks)]

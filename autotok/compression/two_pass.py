@@ -47,6 +47,12 @@ class TwoPassViT(CompressedViT):
         """The first pass of every image."""
         return self.method.first_pass(self.backbone, images)
 
+    def second(self, images: Tensor, first: FirstPass) -> Tensor:
+        """Logits (B, num_classes) of the second pass of every image, after their first."""
+        tokens = self.method.second_tokens(self.backbone, images, first)
+        tokens = dataclasses.replace(tokens, size=None)  # attention is not proportional
+        return self.backbone.readout(self.backbone.run_blocks(tokens))
+
     def answer(self, images: Tensor) -> TwoPassAnswer:
         """The answer with early exit, and who needed a second look."""
         first = self.first(images)
@@ -56,9 +62,7 @@ class TwoPassViT(CompressedViT):
         again = refined.nonzero()[:, 0].to(first.logits.device)
         if not len(again):
             return TwoPassAnswer(first.logits, refined)
-        tokens = self.method.second_tokens(self.backbone, images[again], first.of(again))
-        tokens = dataclasses.replace(tokens, size=None)  # attention is not proportional
-        fine = self.backbone.readout(self.backbone.run_blocks(tokens))
+        fine = self.second(images[again], first.of(again))
         logits = first.logits.index_copy(0, again, fine.to(first.logits.dtype))
         return TwoPassAnswer(logits, refined)
 

@@ -15,6 +15,7 @@ from autotok.compression.exit_scores import (
 )
 from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import Schedule, realise
+from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Counts
@@ -22,6 +23,7 @@ from autotok.methods.registry import get_method
 
 from .exit_head_costs import exit_head_macs, leaving_counts, scheduled_rows
 from .macs import counted_macs
+from .two_pass import PassCosts
 
 
 def macs_by_exit(
@@ -119,6 +121,18 @@ def measured_exit_macs(model: CompressedViT, scores: ExitScores) -> tuple[Counts
         readout=attention[:, -1],
         rows=scores.rows.cpu().numpy().astype(np.int64),
     )
+
+
+def macs_by_stop(model: CompressedViT) -> tuple[int, ...]:
+    """Multiply-accumulates of an image by where it stops, the end last, at nominal counts; () of a
+    model that never stops early."""
+    facts, config = model.backbone.facts, model.config
+    if isinstance(model, TwoPassViT):
+        each = PassCosts.of(facts, config)
+        return each.exit, each.both
+    if config.exits is None:
+        return ()
+    return tuple(scheduled_exit_macs(facts, config, model.schedule).tolist())
 
 
 def exit_threshold(

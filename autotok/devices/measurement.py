@@ -85,6 +85,15 @@ class Measurement:
             f" +- {self.spread_pct:.1f} %, {self.verdict}, {self.when})"
         )
 
+    def per_image(self) -> Measurement:
+        """That of one image, where a batch ran one by one: the mean of its times."""
+        singles = {
+            name: getattr(self, name) / self.batch
+            for name in ("latency_ms", "p90_ms", "mad_ms", "reference_latency_ms", "energy_mj")
+            if getattr(self, name) is not None
+        }
+        return dataclasses.replace(self, batch=1, **singles)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the throughput included."""
         data = {**dataclasses.asdict(self), "image_shape": list(self.image_shape)}

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from autotok.errors import ExportError
 from autotok.export.exported import export_model
 from autotok.export.formats import ExportFormat
+from autotok.export.graph_parts import has_parts
 from autotok.export.weights import weights_identity
 
 
@@ -56,5 +58,14 @@ class ReferenceFiles:
 
 
 def export_for_timing(model: nn.Module, path: Path, images: Tensor, format: str) -> None:
-    """Write a file to time; how well it agrees with torch is `autotok export`'s to say."""
+    """Write a file to time; how well it agrees with torch is `autotok export`'s to say.
+
+    Raises:
+        ExportError: the model stops early, so that one image's time says little.
+    """
+    if has_parts(model):
+        raise ExportError(
+            "how long a model that stops early runs depends on the image: time its files on images"
+            " of yours with autotok export --measure --data, or it in torch with --runtime eager"
+        )
     export_model(model, path, images, format=format, batch=len(images), strict=False)

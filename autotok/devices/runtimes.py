@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autotok.errors import AutotokError, failure
 from autotok.export.formats import FORMATS, ExportFormat
+from autotok.export.graph_chain import FileChain, OneByOne, open_file
 from autotok.names import known
 
 from .measure import measure
@@ -62,15 +63,20 @@ def measure_file(
 ) -> Measurement:
     """Latency of an exported file beside the float32 export of `reference` in the same runtime.
 
+    Where the model stops early, the latency is that of one image, the mean over all of `images`.
+
     Args:
-        path: Written by `export_model` in `format` and `precision`, for the batch of `images`.
-        images: One batch, normalised, on the CPU.
+        path: `ExportResult.path` of `format` and `precision`, for the batch of `images`.
+        images: One batch, normalised, on the CPU; any number for a model that stops early.
         reference: Usually the uncompressed model.
     """
     chosen = FORMATS.get(format)
-    opened = chosen.open(path, images.device)
-    with _exported(chosen, None, [reference], images) as beside:
-        found = measure(opened, images, reference=beside.models[0])
+    opened = open_file(path, chosen)
+    singly = isinstance(opened, FileChain)
+    with _exported(chosen, None, [reference], images[:1] if singly else images) as beside:
+        other = OneByOne(beside.models[0]) if singly else beside.models[0]
+        found = measure(opened, images, reference=other)
+    found = found.per_image() if singly else found
     how = f"{found.memory_source}, {beside.also}"
     return dataclasses.replace(
         found, runtime=chosen.version(opened), dtype=precision, memory_source=how

@@ -86,7 +86,7 @@ def save_bundle(
                     calibration=calibration,
                     strict=False,
                 )
-                exports[name] = {**found.to_dict(), "path": path.name}
+                exports[name] = {**found.to_dict(), "path": Path(found.path).name}
             except ExportError as error:
                 exports[name] = {"ok": False, "error": str(error)}
         results = {"autotok": bundle.autotok, "torch": torch.__version__, "exports": exports}

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from .graph_parts import GraphPart
+    from .infer import PartRunner
+
+INPUT = "images"
+"""What graphs call the images that they take."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -56,6 +62,8 @@ class ExportFormat:
     """What its files are timed as on this machine: a choice of --runtime; None is not at all."""
     board_runtimes: tuple[str, ...] = ()
     """Those of `devices/board.py` that run its files."""
+    takes_parts = False
+    """Whether `write_part` and `open_part` are filled in, for models that stop early."""
 
     def check(self) -> None:
         """Raise `ExportError` unless the packages that write and run its files work here."""
@@ -111,6 +119,20 @@ class ExportFormat:
     def open(self, path: Path, device: torch.device) -> nn.Module:
         """A file ready to run: images (B, C, H, W) to logits (B, classes), which may be on the
         host; where the runtime has no such device, on the CPU."""
+        raise NotImplementedError
+
+    def write_part(self, part: GraphPart, example: tuple[Tensor, ...], path: Path) -> Written:
+        """What was written to `path`: one of the graphs of a model that stops early; `example` is
+        what it takes, of one image.
+
+        Raises:
+            ExportError: it cannot be written; see `not_exported`.
+        """
+        raise NotImplementedError
+
+    def open_part(self, path: Path) -> PartRunner:
+        """A part ready to run on the CPU: arrays that it takes to arrays that it gives, each in
+        the order of the graph."""
         raise NotImplementedError
 
     def version(self, opened: nn.Module | None = None) -> str:

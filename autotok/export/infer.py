@@ -10,6 +10,8 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 Array = NDArray[np.float32]
+AnyArray = NDArray[Any]
+PartRunner = Callable[[Sequence[AnyArray]], list[AnyArray]]
 Spec = dict[str, Any]
 EXACT_INT8 = ("session.x64quantprecision", "1")
 """Processors without VNNI would else add int8 products up in 16 bits, which overflow."""
@@ -132,13 +136,29 @@ def open_model(folder: Path, spec: Spec) -> Any:
     """The session of the model file.
 
     Raises:
-        Refused: no runtime, no file, a damaged one, or one of another input size.
+        Refused: of another input size; see `open_session`.
+    """
+    path = folder / spec["file"]
+    session = open_session(path)
+    found, wanted = session.get_inputs()[0].shape[1:], spec["input"]["shape"][1:]
+    if list(found) != list(wanted):
+        raise Refused(
+            f"'{path}' takes images of {found}, and preprocessing.json makes {wanted}; the two are"
+            " of different exports: copy the whole folder again"
+        )
+    return session
+
+
+def open_session(path: Path) -> Any:
+    """The session of a file.
+
+    Raises:
+        Refused: no runtime, no file, or a damaged one.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise Refused("onnxruntime is not installed; run: pip install onnxruntime") from error
-    path = folder / spec["file"]
     if not path.is_file():
         raise Refused(f"'{path}' is not there; copy the whole folder again, or export anew")
     options = onnxruntime.SessionOptions()
@@ -154,13 +174,97 @@ def open_model(folder: Path, spec: Spec) -> Any:
             f"'{path}' cannot be opened by onnxruntime {onnxruntime.__version__} ({reason}); copy"
             " it again, or install a newer onnxruntime"
         ) from error
-    found, wanted = session.get_inputs()[0].shape[1:], spec["input"]["shape"][1:]
-    if list(found) != list(wanted):
-        raise Refused(
-            f"'{path}' takes images of {found}, and preprocessing.json makes {wanted}; the two are"
-            " of different exports: copy the whole folder again"
-        )
     return session
+
+
+@dataclass
+class Stopping:
+    """Whether an image stops, asked part after part; remembers what patience counts."""
+
+    rule: Spec
+    """Of the file that names the parts."""
+    number: int = 0
+    counter: int = 0
+    named: int = -1
+
+    def stops(self, logits: Array) -> bool:
+        """Whether the next part's logits (classes,) are the answer."""
+        limits = self.rule["thresholds"] or [0.0]  # one for all, or one each
+        limit = np.float32(limits[min(self.number, len(limits) - 1)])
+        self.number += 1
+        shifted = logits - logits.max()
+        logs = shifted - np.log(np.exp(shifted).sum())
+        sure, spread = np.exp(logs).max(), -(np.exp(logs) * logs).sum()
+        criterion = self.rule["criterion"]
+        if criterion == "confidence":
+            return bool(sure >= limit if self.rule.get("at_threshold") else sure > limit)
+        if criterion == "entropy":
+            return bool(spread < limit)
+        if criterion == "patience":
+            named = int(logits.argmax())
+            self.counter, self.named = self.counter + 1 if named == self.named else 1, named
+        else:
+            self.counter = self.counter + 1 if spread < limit else 0
+        return bool(self.counter == self.rule["patience"])
+
+
+@dataclass
+class Chain:
+    """The parts of a model that stops early, and when it does."""
+
+    parts: list[tuple[PartRunner, list[str], list[str]]]
+    """What runs each, the names that it takes, and those that it gives."""
+    rule: Spec
+
+    def answer(self, image: Array) -> tuple[Array, int]:
+        """(logits (1, classes) of an image (1, C, H, W), number of the part that gave them)."""
+        values: dict[str, AnyArray] = {"images": image}
+        stopping, last = Stopping(self.rule), len(self.parts) - 1
+        for number, (run, takes, gives) in enumerate(self.parts):
+            values.update(zip(gives, run([values[name] for name in takes]), strict=True))
+            if number == last or stopping.stops(values["logits"][0]):
+                break
+        return values["logits"], number
+
+
+def read_chain(path: Path) -> Spec:
+    """What the file says that names the parts of a model.
+
+    Raises:
+        Refused: it is missing or damaged.
+    """
+    try:
+        found: Spec = json.loads(path.read_text("utf-8"))
+        found["stop"]["criterion"], found["stop"]["thresholds"]
+        found["parts"][0]["file"], found["parts"][0]["takes"], found["parts"][0]["gives"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise Refused(
+            f"'{path}' cannot be read ({error}); copy the whole folder again, or export anew"
+        ) from error
+    return found
+
+
+def open_chain(folder: Path, spec: Spec) -> Chain:
+    """The parts that the model file names, each in a session of its own.
+
+    Raises:
+        Refused: a file is missing, damaged, or of another export.
+    """
+    found = read_chain(folder / spec["file"])
+    first, *rest = (part["file"] for part in found["parts"])
+    sessions = [open_model(folder, {**spec, "file": first})]
+    sessions += [open_session(folder / file) for file in rest]
+    parts = [
+        (part_runner(session), part["takes"], part["gives"])
+        for session, part in zip(sessions, found["parts"], strict=True)
+    ]
+    return Chain(parts, found["stop"])
+
+
+def part_runner(session: Any) -> PartRunner:
+    """What runs a part in a session."""
+    names = [value.name for value in session.get_inputs()]
+    return lambda arrays: list(session.run(None, dict(zip(names, arrays, strict=True))))
 
 
 def logits_of(session: Any, images: Array) -> Array:
@@ -172,6 +276,25 @@ def logits_of(session: Any, images: Array) -> Array:
     chunks = [full[i : i + batch] for i in range(0, len(full), batch)]
     found: Array = np.concatenate([session.run(None, {name: chunk})[0] for chunk in chunks])
     return found[:wanted]
+
+
+def open_any(folder: Path, spec: Spec) -> Callable[[Array], tuple[Array, list[str]]]:
+    """What gives logits (n, classes) of prepared images, and what there is to say of each.
+
+    Raises:
+        Refused: see `open_model` and `open_chain`.
+    """
+    if not spec["file"].endswith(".json"):
+        session = open_model(folder, spec)
+        return lambda images: (logits_of(session, images), [""] * len(images))
+    chain = open_chain(folder, spec)
+
+    def run(images: Array) -> tuple[Array, list[str]]:
+        answers = [chain.answer(image[None]) for image in images]
+        notes = [f"\tby part {number + 1} of {len(chain.parts)}" for _, number in answers]
+        return np.concatenate([logits for logits, _ in answers]), notes
+
+    return run
 
 
 def line(path: Path, logits: Array, names: list[str] | None, top: int) -> str:
@@ -194,17 +317,17 @@ def infer_files(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         spec = read_spec(HERE)
-        session = open_model(HERE, spec)
+        run = open_any(HERE, spec)
         prepared = np.concatenate([prepare(read_picture(path), spec) for path in given.images])
-        logits = logits_of(session, prepared)
+        logits, notes = run(prepared)
     except Refused as error:
         sys.stderr.write(f"infer.py: {error}\n")
         return 2
     if given.logits is not None:
         np.save(given.logits, logits)
     top = given.top if spec["output"]["classes"] else 0
-    for path, row in zip(given.images, logits, strict=True):
-        sys.stdout.write(line(path, row, spec.get("class_names"), top) + "\n")
+    for path, row, note in zip(given.images, logits, notes, strict=True):
+        sys.stdout.write(line(path, row, spec.get("class_names"), top) + note + "\n")
     return 0
 
 

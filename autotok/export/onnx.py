@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from autotok.config import NUMBERS
 from autotok.errors import ExportError, failure
 
 from .engines import engine_verdicts
-from .formats import ExportFormat, Written, not_exported, register_format
+from .formats import INPUT, ExportFormat, Written, not_exported, register_format
+from .graph_parts import GraphPart
+from .infer import PartRunner, part_runner
 from .onnx_session import onnx_session
 
 logger = logging.getLogger(__name__)
 # what torch's default exporter writes itself; it converts to others
 OPSET = 18
-INPUT = "images"
 RISKY = frozenset({"NonZero", "Loop", "If", "Scan", "Unique", "NonMaxSuppression", "Compress"})
 """Operators whose output shape depends on data, or control flow: engines often refuse them."""
 
@@ -42,6 +44,7 @@ class Onnx(ExportFormat):
     stand_in = "torchscript"
     runtime: str | None = "onnxruntime"
     board_runtimes: tuple[str, ...] = ("onnxruntime", "trtexec")
+    takes_parts: bool = True
 
     def check(self) -> None:
         try:
@@ -75,10 +78,17 @@ class Onnx(ExportFormat):
         operator sets that it does not write."""
         facts = getattr(getattr(model, "backbone", model), "facts", None)
         output = output_name(1 if facts is None else facts.num_classes)
+        graph = _Graph(model, (images,), (INPUT,), (output,), dynamic_batch)
+        return self._written(graph, path)
+
+    def write_part(self, part: GraphPart, example: tuple[Tensor, ...], path: Path) -> Written:
+        return self._written(_Graph(part, example, part.takes, part.gives), path)
+
+    def _written(self, graph: _Graph, path: Path) -> Written:
         reason = f"its operator set begins at {OPSET}"
         if self.opset >= OPSET:
             try:
-                _write_dynamo(model, images, path, output, dynamic_batch, self.opset)
+                _write_dynamo(graph, path, self.opset)
             except Exception as error:  # the exporter raises many types, some of them private
                 reason = _innermost(error)
                 logger.warning(
@@ -86,16 +96,17 @@ class Onnx(ExportFormat):
                 )
             else:
                 return Written("dynamo", _operators(path))
-        axes = {INPUT: {0: "batch"}, output: {0: "batch"}} if dynamic_batch else None
+        names = (*graph.takes, *graph.gives)
+        axes = {name: {0: "batch"} for name in names} if graph.dynamic_batch else None
         try:
             torch.onnx.export(
-                model,
-                (images,),
+                graph.model,
+                graph.inputs,
                 str(path),
                 dynamo=False,
                 opset_version=self.opset,
-                input_names=[INPUT],
-                output_names=[output],
+                input_names=list(graph.takes),
+                output_names=list(graph.gives),
                 dynamic_axes=axes,
             )
         except Exception as error:
@@ -118,6 +129,9 @@ class Onnx(ExportFormat):
 
     def open(self, path: Path, device: torch.device) -> nn.Module:
         return OnnxSession(path, device)
+
+    def open_part(self, path: Path) -> PartRunner:
+        return part_runner(onnx_session(path.read_bytes(), threads=torch.get_num_threads()))
 
     def version(self, opened: nn.Module | None = None) -> str:
         import onnxruntime
@@ -149,18 +163,27 @@ class OnnxSession(nn.Module):
         return torch.from_numpy(found[0])
 
 
-def _write_dynamo(
-    model: nn.Module, images: Tensor, path: Path, output: str, dynamic_batch: bool, opset: int
-) -> None:
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+@dataclass(frozen=True)
+class _Graph:
+    """What is to be written, with the names of its tensors."""
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+    dynamic_batch: bool = False
+
+
+def _write_dynamo(graph: _Graph, path: Path, opset: int) -> None:
+    shapes = ({0: torch.export.Dim("batch")},) if graph.dynamic_batch else None
     program = torch.onnx.export(
-        model,
-        (images,),
+        graph.model,
+        graph.inputs,
         dynamo=True,
         verbose=False,
         opset_version=opset,
-        input_names=[INPUT],
-        output_names=[output],
+        input_names=list(graph.takes),
+        output_names=list(graph.gives),
         dynamic_shapes=shapes,
         optimize=False,
     )

@@ -11,6 +11,8 @@ import logging
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from autotok.config import NUMBERS
 from autotok.errors import ExportError, failure
 
 from .formats import ExportFormat, Written, not_exported, register_format
+from .graph_parts import GraphPart
+from .infer import AnyArray, PartRunner
 from .onnx import Onnx
 
 _NO_OPERATION = ("Constant", "Parameter", "Result")
@@ -33,6 +37,7 @@ class OpenVino(ExportFormat):
     suffix = ".xml"
     precisions = NUMBERS
     runtime = "openvino"
+    takes_parts = True
 
     def check(self) -> None:
         try:
@@ -51,11 +56,18 @@ class OpenVino(ExportFormat):
         self, model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool
     ) -> Written:
         """By OpenVINO's converter, of the ONNX file."""
+        onnx = partial(Onnx().write, model, images, dynamic_batch=dynamic_batch)
+        return self._converted(onnx, path)
+
+    def write_part(self, part: GraphPart, example: tuple[Tensor, ...], path: Path) -> Written:
+        return self._converted(partial(Onnx().write_part, part, example), path)
+
+    def _converted(self, onnx: Callable[[Path], Written], path: Path) -> Written:
         import openvino
 
         with tempfile.TemporaryDirectory(prefix="autotok-openvino-") as folder:
             step = Path(folder) / "model.onnx"
-            Onnx().write(model, images, step, dynamic_batch=dynamic_batch)
+            onnx(step)
             try:
                 found = openvino.Core().read_model(str(step))
                 openvino.save_model(found, str(path), compress_to_fp16=False)
@@ -98,6 +110,15 @@ class OpenVino(ExportFormat):
     def open(self, path: Path, device: torch.device) -> nn.Module:
         return OpenVinoSession(path)
 
+    def open_part(self, path: Path) -> PartRunner:
+        request = _request(path)
+
+        def run(arrays: Sequence[AnyArray]) -> list[AnyArray]:
+            request.infer(list(arrays))
+            return [value.data.copy() for value in request.output_tensors]
+
+        return run
+
     def version(self, opened: nn.Module | None = None) -> str:
         import openvino
 
@@ -113,20 +134,24 @@ class OpenVinoSession(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        import openvino
-
-        hints = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        model: Any = openvino.Core().compile_model(str(path), "CPU", hints)
-        self._request = model.create_infer_request()
+        self._request = _request(path)
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, classes), on the host."""
         self._request.infer([images.float().cpu().numpy()])
         return torch.from_numpy(self._request.get_output_tensor(0).data.copy())
+
+
+def _request(path: Path) -> Any:
+    import openvino
+
+    hints = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    model: Any = openvino.Core().compile_model(str(path), "CPU", hints)
+    return model.create_infer_request()
 
 
 def _nncf() -> Any:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .onnx import INPUT
+from .formats import INPUT
 
 FORMAT = 1
 _RULES = {

@@ -35,7 +35,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         *([f"- `{EXITS}`: heads by which images stop early"] if bundle.config.exits else []),
         *([f"- `{REDUCERS}`: the compression method's own weights"] if has_reducers else []),
         *[
-            f"- `{found['path']}`: {_export_line(found)}"
+            f"- {_files(found)}: {_export_line(found)}"
             for found in exports.values()
             if "path" in found
         ],
@@ -140,7 +140,8 @@ def _figures(evidence: Mapping[str, Any]) -> list[str]:
     out."""
     measured, predicted = evidence.get("measured"), evidence.get("predicted") or {}
     figures = measured or predicted
-    lines = [*_quality(evidence.get("quality")), *_cost(evidence)]
+    quality = evidence.get("quality")
+    lines = [*_quality(quality), *_cost(evidence), *_mean_cost(quality)]
     for metric in map(METRICS.__getitem__, ON_DEVICE):
         value = figures.get(metric.name)
         if value is not None:
@@ -172,6 +173,13 @@ def _cost(evidence: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _mean_cost(found: Mapping[str, Any] | None) -> list[str]:
+    if not found or not found.get("macs_mean"):
+        return []
+    mean = found["macs_mean"] / 1e9
+    return [f"- Mean cost: {mean:.4g} G multiply-accumulates over the images judged."]
+
+
 def _source(evidence: Mapping[str, Any], metric: Metric) -> str:
     reading = evidence.get("measured")
     if reading is not None:
@@ -185,6 +193,12 @@ def _source(evidence: Mapping[str, Any], metric: Metric) -> str:
     return f"predicted for {target or 'a target'} ({words}), not measured"
 
 
+def _files(found: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"`{file}`" for file in found.get("parts", ()))
+    said = f"`{found['path']}`"
+    return f"{parts}, run in turn as {said} says" if parts else said
+
+
 def _export_line(found: Mapping[str, Any]) -> str:
     verdict = "agrees with torch" if found["ok"] else "DISAGREES with torch"
     if found["precision"] != "float32":
@@ -195,6 +209,12 @@ def _export_line(found: Mapping[str, Any]) -> str:
         if own is None
         else f"; torch differs from itself by {own:.1e} when the input moves by a millionth"
     )
+    if found.get("parts"):
+        stopped = ", ".join(map(str, found["stopped"]))
+        edge += (
+            f"; answered by each part: {stopped} of them, {found['same_stop_pct']:g} % by the same"
+            " part as in torch"
+        )
     return (
         f"{found['precision']}, batch {found['batch']}, {found['size_mb']} MB, {verdict} on"
         f" {found['num_images']} images (largest difference {found['max_abs_diff']:.1e}{edge})"

@@ -11,8 +11,8 @@ from string import Template
 from torch import Tensor, nn
 
 from .engines import engine_table
-from .formats import Written, register_format
-from .onnx import INPUT, Onnx
+from .formats import INPUT, Written, register_format
+from .onnx import Onnx
 
 _RUNNER = Path(__file__).with_name("trt_runner.py")
 _BUILD = Template(
@@ -39,6 +39,7 @@ class TensorRt(Onnx):
 
     runtime: str | None = None
     board_runtimes: tuple[str, ...] = ()
+    takes_parts: bool = False
 
     def write(
         self, model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool

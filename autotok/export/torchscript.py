@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from autotok.errors import failure
 
 from .formats import ExportFormat, Written, not_exported, register_format
+from .graph_parts import GraphPart, array_runner
+from .infer import PartRunner
 
 
 @register_format("torchscript")
@@ -20,13 +22,20 @@ class TorchScript(ExportFormat):
 
     suffix = ".pt"
     open_batch = False
+    takes_parts = True
     board_runtimes = ("torch",)
 
     def write(
         self, model: nn.Module, images: Tensor, path: Path, *, dynamic_batch: bool
     ) -> Written:
+        return self._written(model, (images,), path)
+
+    def write_part(self, part: GraphPart, example: tuple[Tensor, ...], path: Path) -> Written:
+        return self._written(part, example, path)
+
+    def _written(self, model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> Written:
         try:
-            traced: Any = torch.jit.trace(model, images, check_trace=False)
+            traced: Any = torch.jit.trace(model, inputs, check_trace=False)
             traced = torch.jit.freeze(traced.eval())
             with path.open("wb") as file:
                 torch.jit.save(traced, file)
@@ -40,6 +49,9 @@ class TorchScript(ExportFormat):
         with path.open("rb") as file:
             opened: nn.Module = torch.jit.load(file, map_location=device)
         return opened
+
+    def open_part(self, path: Path) -> PartRunner:
+        return array_runner(self.open(path, torch.device("cpu")))
 
     def version(self, opened: nn.Module | None = None) -> str:
         return f"torch {torch.__version__}"

@@ -114,7 +114,7 @@ class CFViT(TwoPass, Learning, OfficialWeights):
         prefix, coarse = facts.num_prefix, first.score.shape[1]
         chooses = self.chooses or not self.training
         count = int(num_split(facts, self.values, self.site.num_keep)) if chooses else coarse
-        order = first.score.argsort(dim=1, descending=True, stable=True)
+        order = first.score.argsort(dim=1, descending=True)  # ties: any of them
         chosen, rest = order[:, :count], order[:, count:]
         fine = children(chosen, facts.grid)  # (B, 4 k)
         found = stem.norm(first.tokens.x)[:, prefix:]

@@ -129,5 +129,5 @@ def _what_there_is(folder: Path) -> list[str]:
     """Files of a run to look at, of those that exist."""
     names = ("best.yaml", "best", "trials.csv", "pareto.csv", "pareto.png", "report.html")
     there = [name for name in names if (folder / name).exists()]
-    content = "weights, ONNX" if (folder / "best" / "model.onnx").is_file() else "weights"
+    content = "weights, ONNX" if any((folder / "best").glob("model*.onnx")) else "weights"
     return [f"best/ ({content})" if name == "best" else name for name in there]

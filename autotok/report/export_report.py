@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from autotok.compression.model import CompressedViT
+from autotok.counting.exit_costs import macs_by_stop
 from autotok.devices.runtimes import measure_file
 from autotok.errors import AutotokError, ExportError
 from autotok.evaluation.accuracy import Evaluator
@@ -16,11 +18,15 @@ from autotok.evaluation.data import DataSource, load_data
 from autotok.export.exported import ExportResult, export_model
 from autotok.export.file_model import FileModel
 from autotok.export.formats import FORMATS
+from autotok.export.graph_chain import open_file
 
 CHECKED = 64
 """Images that a file is compared with torch on."""
 CALIBRATED = 32
 """Images that int8 is calibrated on."""
+
+TIMED = 16
+"""Images that a model which stops early is timed on."""
 
 
 def export_report(
@@ -67,11 +73,11 @@ def export_report(
         opset=opset,
         calibration=shown,
     )
-    report = result.to_dict()
+    report = result.to_dict() | _mean_cost(model, result)
     if judged and data is not None:
-        report |= _quality(model, output, result, data, judged)
+        report |= _quality(model, result, data, judged)
     if measured:
-        report |= _speed(model, output, result, images[:batch])
+        report |= _speed(model, result, images[: TIMED if result.parts else batch])
     return report
 
 
@@ -101,11 +107,22 @@ def first_images(source: DataSource, number: int, seed: int = 0) -> Tensor:
     return source.batch(source.subset(min(number, len(source)), seed))[0]
 
 
+def _mean_cost(model: CompressedViT, result: ExportResult) -> dict[str, Any]:
+    """Of a model that stops early, over the images that the files were checked on."""
+    if not result.stopped:
+        return {}
+    macs = np.array(macs_by_stop(model), dtype=np.float64)
+    return {
+        "macs_g_by_part": [round(float(each) / 1e9, 6) for each in macs],
+        "macs_mean_g": round(float(macs @ result.stopped) / sum(result.stopped) / 1e9, 6),
+    }
+
+
 def _quality(
-    model: CompressedViT, path: Path, result: ExportResult, data: str | Path, number: int
+    model: CompressedViT, result: ExportResult, data: str | Path, number: int
 ) -> dict[str, Any]:
     """Of the file and of the torch model, on the same images."""
-    opened = FORMATS.get(result.format).open(path, torch.device("cpu"))
+    opened = open_file(Path(result.path), FORMATS.get(result.format))
     evaluator = Evaluator(model.backbone, load_data(data, model.backbone))
     number = min(number, evaluator.num_images)
     file = FileModel(opened, model.config, batch=int(result.input_shape[0]))
@@ -120,10 +137,9 @@ def _quality(
     }
 
 
-def _speed(
-    model: CompressedViT, path: Path, result: ExportResult, images: Tensor
-) -> dict[str, Any]:
+def _speed(model: CompressedViT, result: ExportResult, images: Tensor) -> dict[str, Any]:
     """Latency of the file beside the uncompressed model's float32 export, in the same runtime."""
+    path = Path(result.path)
     found = measure_file(path, result.format, result.precision, images, model.backbone)
     return {
         "measured_latency_ms": round(found.latency_ms, 3),

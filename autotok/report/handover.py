@@ -112,6 +112,11 @@ def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
                 f"{'agrees' if found['ok'] else 'DISAGREES'} with torch on {found['num_images']}"
                 f" images, largest difference {found['max_abs_diff']:.1e}, {found['runtime']}"
             )
+            if found.get("parts"):
+                checks[f"{name} export"] += (
+                    f"; {len(found['parts'])} graphs, which stop as torch does on"
+                    f" {found['same_stop_pct']:g} % of the images"
+                )
             if found.get("own_sensitivity") is not None:
                 checks[f"{name} export"] += (
                     f"; torch differs from itself by {found['own_sensitivity']:.1e} when the input"

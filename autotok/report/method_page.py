@@ -18,6 +18,7 @@ from autotok.methods.learning import recipe_of
 from autotok.methods.observing import observed_needs
 from autotok.methods.published import published_schedules
 from autotok.methods.registry import requirements
+from autotok.methods.two_pass import TwoPass
 from autotok.metrics import METRICS
 from autotok.tokens import Needs
 
@@ -64,6 +65,7 @@ def describe_method(name: str, backbone: str | None = None) -> dict[str, Any]:
     if name not in list_methods():
         raise UnknownName("method", name, [*list_methods(), *missing])
     method, facts = get_method(name), backbone_facts(backbone or EXAMPLE)
+    passes = 2 if issubclass(method, TwoPass) else 1
     return {
         "name": name,
         "title": method.title,
@@ -75,7 +77,8 @@ def describe_method(name: str, backbone: str | None = None) -> dict[str, Any]:
         "count": method.count.value,
         "once_only": method.single_layer,
         "requires": list(requirements(method)),
-        "exports": method.exportable,
+        "exports": method.exportable or passes > 1,
+        "graphs": passes,
         "training": method.training_need.value,
         "recipe": _recipe(method),
         "options": [_option(option) for option in method.options],
@@ -199,7 +202,9 @@ def _facts(page: dict[str, Any]) -> list[str]:
     counts = "the same for every image" if page["count"] == "static" else "image by image"
     lines += _wrapped("counts", f"{page['count']}: {counts}")
     lines += _wrapped("requires", ", ".join(page["requires"]) or "nothing")
-    lines += _wrapped("exports", "yes" if page["exports"] else "no")
+    several = f", as {page['graphs']} graphs: an image may stop between them"
+    exports = f"yes{several if page['graphs'] > 1 else ''}"
+    lines += _wrapped("exports", exports if page["exports"] else "no")
     words = {
         "free": "nothing to train",
         "optional": "works on frozen weights, training helps",

@@ -277,7 +277,7 @@ def images(root: Path, splits: tuple[str, ...]) -> None:
             Image.fromarray(pixels).save(root / split / f"{index}.png")
 
 
-def test_exits_are_trained_calibrated_and_told_of(run: Run, tmp_path: Path) -> None:
+def test_exits_are_trained_calibrated_exported_and_told_of(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "early"
     made = ("finetune", "--backbone", "tiny", "--exits", "local+linear@1,2", "--lr", "0.001")
     assert run(*made, *QUICK, "-o", folder, "-q")[0] == 0
@@ -293,6 +293,12 @@ def test_exits_are_trained_calibrated_and_told_of(run: Run, tmp_path: Path) -> N
     code, _, err = run("evaluate", folder / "best.yaml", "--mean-cost", "9GFLOPs", *judged[2:])
     assert code != 0
     assert "cannot be met by these exits; feasible:" in err
+    asked = ("--data", "digits", "--images", "20", "--json")
+    file = ("-o", tmp_path / "model.pt", "--format", "torchscript")
+    found = json.loads(run("export", folder / "best.yaml", *file, *asked)[1])
+    assert (found["ok"], found["num_images"], len(found["parts"])) == (True, 64, 3)
+    assert found["macs_g_by_part"][0] < found["macs_mean_g"] <= found["macs_g_by_part"][2]
+    assert found["quality_of_file"] == found["quality_in_torch"]
 
 
 @pytest.mark.parametrize(

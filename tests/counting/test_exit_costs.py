@@ -3,13 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from early import LGVIT, early_model, images
+from early import LGVIT, early_model, images, median_policy
 
-from autotok.compression.compress import reconfigured
+from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.exit_scores import recorded_exits, stopped_macs, sureness
+from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.counter import count_each, count_macs
-from autotok.counting.exit_costs import exit_threshold, measured_exit_macs, scheduled_exit_macs
+from autotok.counting.exit_costs import (
+    exit_threshold,
+    macs_by_stop,
+    measured_exit_macs,
+    scheduled_exit_macs,
+)
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError
 from autotok.exits import ExitPolicy
@@ -93,3 +100,14 @@ def test_patience_has_no_threshold_to_calibrate() -> None:
     made = early_model(ExitPolicy((1, 2), criterion="patience"))
     with pytest.raises(ConfigError, match="'patience' cannot be calibrated"):
         exit_threshold(made, recorded_exits(made, [images(2)]), 1e9)
+
+
+def test_what_stopping_costs_is_listed_stop_by_stop() -> None:
+    model = early_model(median_policy(("linear",)))
+    assert macs_by_stop(model) == tuple(scheduled_exit_macs(model.backbone.facts, model.config))
+    twice = compress_backbone(tiny_backbone(), CompressionConfig("cfvit", (Reduction(0),)))
+    assert isinstance(twice, TwoPassViT)
+    exit, both = macs_by_stop(twice)
+    assert both == cost(twice.backbone.facts, twice.config).macs
+    assert exit < both
+    assert macs_by_stop(compress_backbone(tiny_backbone(), CompressionConfig())) == ()

@@ -4,17 +4,26 @@ import pytest
 
 from autotok.devices.measurement import Measurement
 
+DATA = {
+    "latency_ms": 2, "p90_ms": 3.0, "mad_ms": 0.1, "runs": 9, "verdict": "steady",
+    "reference_latency_ms": None, "speedup": None, "peak_memory_mb": 10.0,
+    "memory_source": "x", "device": "d", "runtime": "r", "dtype": "float32", "batch": 1,
+    "image_shape": [3, 8, 8], "threads": 1, "when": "now", "more": "left out",
+}  # fmt: skip
+
 
 def test_a_reading_survives_the_wire_and_one_that_cannot_be_is_refused() -> None:
-    data = {
-        "latency_ms": 2, "p90_ms": 3.0, "mad_ms": 0.1, "runs": 9, "verdict": "steady",
-        "reference_latency_ms": None, "speedup": None, "peak_memory_mb": 10.0,
-        "memory_source": "x", "device": "d", "runtime": "r", "dtype": "float32", "batch": 1,
-        "image_shape": [3, 8, 8], "threads": 1, "when": "now", "more": "left out",
-    }  # fmt: skip
-    reading = Measurement.from_dict(data)
+    reading = Measurement.from_dict(DATA)
     assert Measurement.from_dict(reading.to_dict()) == reading
     assert "median of 9 +- 5.0 %" in reading.source
     for wrong in ({"latency_ms": 0}, {"latency_ms": float("nan")}, {"mad_ms": "x"}):
         with pytest.raises(ValueError, match=r"."):
-            Measurement.from_dict({**data, **wrong})
+            Measurement.from_dict({**DATA, **wrong})
+
+
+def test_images_that_ran_one_by_one_share_the_time_of_their_batch() -> None:
+    four = Measurement.from_dict({**DATA, "batch": 4, "reference_latency_ms": 8.0, "speedup": 4.0})
+    each = four.per_image()
+    assert (each.latency_ms, each.reference_latency_ms, each.batch) == (0.5, 2.0, 1)
+    assert (each.speedup, each.energy_mj) == (4.0, None)
+    assert each.spread_pct == four.spread_pct

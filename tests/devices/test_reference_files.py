@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from early import early_model
 from torch import Tensor, nn
 
+from autotok.backbones.tiny import tiny_backbone
 from autotok.devices import reference_files
 from autotok.devices.reference_files import ReferenceFiles
+from autotok.errors import ExportError
+from autotok.exits import ExitPolicy
 from autotok.export.formats import FORMATS
 
 ONNX = FORMATS.get("onnx")
@@ -51,3 +55,9 @@ def test_closing_removes_the_files_and_so_does_forgetting_it(written: list[Path]
     assert [first.parent.exists(), again.exists()] == [False, True]
     del files
     assert not again.parent.exists()
+
+
+def test_what_stops_early_is_not_timed_by_one_image(tmp_path: Path) -> None:
+    model = early_model(ExitPolicy((0,)), backbone=tiny_backbone())
+    with pytest.raises(ExportError, match="depends on the image: time its files on images"):
+        reference_files.export_for_timing(model, tmp_path / "m", torch.zeros(1, 3, 32, 32), "onnx")

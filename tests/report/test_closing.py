@@ -4,7 +4,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from autotok.report.closing import budget_lines, closing_parts
+import pytest
+
+from autotok.report.closing import _what_there_is, budget_lines, closing_parts
 from autotok.report.pages import draw_pages
 from autotok.report.run import Run
 from autotok.searching.space.budget import parse_budget
@@ -39,3 +41,17 @@ def test_a_best_slower_than_the_uncompressed_model_is_told_in_terminal_and_page(
     page = (own_run / "report.html").read_text("utf-8")
     assert "<p class='warning'>SLOWER THAN UNCOMPRESSED" in page
     assert "0.50 times" in page
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("model.onnx", "best/ (weights, ONNX)"),
+        ("model.0.onnx", "best/ (weights, ONNX)"),  # of a model that stops early
+        ("weights.safetensors", "best/ (weights)"),
+    ],
+)
+def test_what_lies_in_best_is_said(tmp_path: Path, file: str, told: str) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / file).touch()
+    assert _what_there_is(tmp_path) == [told]

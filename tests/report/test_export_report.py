@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from early import early_model
 from typer.testing import CliRunner
 
 import autotok
 from autotok.backbones.tiny import tiny_backbone
 from autotok.cli.models import app
 from autotok.errors import ExportError
+from autotok.exits import ExitPolicy
 from autotok.report.export_report import export_report
 
 ARGUMENTS = ["--backbone", "tiny", "--method", "topk", "--keep", "0.5@1"]
@@ -33,6 +35,15 @@ def test_quality_is_of_the_file_and_speed_beside_the_uncompressed_export(tmp_pat
     assert found["measured_latency_ms"] > 0
     assert "onnxruntime" in found["measurement"]
     assert ", int8, batch 1" in found["measurement"]
+
+
+@pytest.mark.slow
+def test_the_speed_of_a_model_that_stops_early_is_the_mean_of_an_image(tmp_path: Path) -> None:
+    model = early_model(ExitPolicy((0,), threshold=(-1.0,)), backbone=tiny_backbone())
+    found = export_report(model, tmp_path / "m.pt", format="torchscript", measured=True)
+    assert found["stopped"] == [64, 0]
+    assert found["macs_mean_g"] == found["macs_g_by_part"][0]
+    assert ", float32, batch 1, 3x32x32" in found["measurement"]
 
 
 @pytest.mark.parametrize(
