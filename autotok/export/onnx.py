@@ -15,7 +15,7 @@ from autotok.config import NUMBERS
 from autotok.errors import ExportError, failure
 
 from .engines import engine_verdicts
-from .formats import ExportFormat, Written, not_exported, register_format
+from .formats import ExportFormat, Written, not_exported, register_format, without_stack_traces
 from .onnx_session import onnx_session
 
 logger = logging.getLogger(__name__)
@@ -153,17 +153,18 @@ def _write_dynamo(
     model: nn.Module, images: Tensor, path: Path, output: str, dynamic_batch: bool, opset: int
 ) -> None:
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
-    program = torch.onnx.export(
-        model,
-        (images,),
-        dynamo=True,
-        verbose=False,
-        opset_version=opset,
-        input_names=[INPUT],
-        output_names=[output],
-        dynamic_shapes=shapes,
-        optimize=False,
-    )
+    with without_stack_traces():
+        program = torch.onnx.export(
+            model,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=[output],
+            dynamic_shapes=shapes,
+            optimize=False,
+        )
     assert program is not None
     _folded(program.model)
     program.save(str(path), external_data=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autotok.errors import failure
 
-from .formats import ExportFormat, Written, not_exported, register_format
+from .formats import ExportFormat, Written, not_exported, register_format, without_stack_traces
 
 
 @register_format("pt2")
@@ -24,7 +24,8 @@ class Pt2(ExportFormat):
     ) -> Written:
         shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
         try:
-            program = torch.export.export(model, (images,), dynamic_shapes=shapes)
+            with without_stack_traces():
+                program = torch.export.export(model, (images,), dynamic_shapes=shapes)
             with path.open("wb") as file:
                 torch.export.save(program, file)
         except Exception as error:  # torch raises many types, some of them private
