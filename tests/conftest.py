@@ -114,6 +114,13 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proposals are chosen among a few hundred candidates, not thousands, which most of the time of
+    a small search goes into."""
+    monkeypatch.setattr("autotok.searching.proposing.surrogate._SHAPES", 60)
+
+
+@pytest.fixture
 def heard() -> Iterator[None]:
     """Signals that whoever started pytest has ignored, as `nohup` does, are heard here."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
