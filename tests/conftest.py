@@ -35,7 +35,8 @@ def _same_start() -> None:
         (torch if torch.cuda.is_initialized() else torch.default_generator).manual_seed(0)
         if "PYTEST_XDIST_WORKER" in os.environ:
             torch.set_num_threads(1)
-    logging.getLogger("autotok").setLevel(logging.NOTSET)
+    if logging.getLogger("autotok").level:  # setting it empties the caches of all loggers
+        logging.getLogger("autotok").setLevel(logging.NOTSET)
     _read_functions_once()
 
 
