@@ -2,6 +2,7 @@
 finished run that many tests look at."""
 
 import fcntl
+import functools
 import gc
 import logging
 import os
@@ -16,6 +17,10 @@ import pytest
 
 from autotok.interrupts import SIGNALS
 
+# tests start some eighty processes, each of which would compile the package
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # decided before torch is imported
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
@@ -25,10 +30,23 @@ def _same_start() -> None:
     """The same random numbers and threads for every test, and warnings, whatever -q was given
     before."""
     if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+        torch = sys.modules["torch"]
+        # manual_seed writes out the stack for each kind of device that is absent
+        (torch if torch.cuda.is_initialized() else torch.default_generator).manual_seed(0)
         if "PYTEST_XDIST_WORKER" in os.environ:
-            sys.modules["torch"].set_num_threads(1)
-    logging.getLogger("autotok").setLevel(logging.NOTSET)
+            torch.set_num_threads(1)
+    if logging.getLogger("autotok").level:  # setting it empties the caches of all loggers
+        logging.getLogger("autotok").setLevel(logging.NOTSET)
+    _read_functions_once()
+
+
+def _read_functions_once() -> None:
+    """torch's ONNX exporter reads the source of its five hundred functions in every export, which
+    takes as long as a small model: here it does so once."""
+    module = sys.modules.get("torch.onnx._internal.exporter._registration")
+    registry = getattr(module, "ONNXRegistry", None)
+    if hasattr(registry, "from_torchlib") and not hasattr(registry.from_torchlib, "cache_info"):
+        registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
 
 
 def pytest_collection_finish() -> None:
@@ -94,6 +112,13 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ExportError("left out by this test")
 
     monkeypatch.setattr("autotok.export.bundle.export_model", fail)
+
+
+@pytest.fixture
+def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proposals are chosen among a few hundred candidates, not thousands, which most of the time of
+    a small search goes into."""
+    monkeypatch.setattr("autotok.searching.proposing.surrogate._SHAPES", 60)
 
 
 @pytest.fixture

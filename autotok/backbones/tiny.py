@@ -26,7 +26,7 @@ def tiny_vit(
 ) -> VisionTransformer:
     """A plain timm `VisionTransformer` in evaluation mode; the same weights for the same seed."""
     state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     model = VisionTransformer(
         img_size=image_size,
         patch_size=patch_size,
@@ -66,4 +66,4 @@ class TinyFamily(Family):
         return backbone
 
     def structure(self, asked: ModelRequest, *, device: str = "meta") -> TimmViT:
-        return tiny_backbone()  # cheaper than it would be to make it without weights
+        return tiny_backbone().to(device)  # cheaper than it would be to make it without weights

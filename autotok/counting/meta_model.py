@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any, TypeVar
 
 import torch
@@ -19,10 +20,15 @@ def meta_copy(model: M, *, dtype: torch.dtype | None = None) -> M:
     copy is in evaluation mode. Parts that are structures already, such as
     the backbone that several compressed models hold, are not copied but shared.
     """
-    memo: dict[int, object] = {
-        id(child): child for child in model.children() if _is_structure(child, dtype)
-    }
+    shared = [child for child in model.children() if _is_structure(child, dtype)]
+    memo: dict[int, object] = {id(child): child for child in shared}
+    known = {id(part) for child in shared for part in child.modules()}
     for module in model.modules():
+        if id(module) in known:
+            continue
+        for value in vars(module).values():
+            if type(value) in (dict, OrderedDict) and not value:  # most of what a module holds
+                memo[id(value)] = type(value)()
         for tensor in _tensors(module):
             memo[id(tensor)] = _stand_in(tensor, dtype)
     twin = copy.deepcopy(model, memo).eval()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autotok.errors import ExportError, failure
 
-from .formats import ExportFormat, Written, not_exported, register_format
+from .formats import ExportFormat, Written, not_exported, register_format, without_stack_traces
 
 _DELEGATES = ("XnnpackBackend",)
 
@@ -80,7 +80,8 @@ class ExecuTorch(ExportFormat):
         from executorch.exir import to_edge_transform_and_lower
 
         try:
-            program = torch.export.export(model, (images,)).run_decompositions(_KERNELS)
+            with without_stack_traces():
+                program = torch.export.export(model, (images,)).run_decompositions(_KERNELS)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             ready = lowered.to_executorch()
         except Exception as error:  # torch and the partitioner raise many types, some private

@@ -7,8 +7,9 @@ Installed packages add theirs through the entry-point group `autotok.formats`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -210,3 +211,20 @@ def not_exported(name: str, reason: str) -> ExportError:
     """The error of a format that cannot hold a model."""
     others = ", ".join(other for other in FORMATS.names() if other != name)
     return ExportError(f"the model cannot be exported to {name}: {reason}; try --format {others}")
+
+
+@contextlib.contextmanager
+def without_stack_traces() -> Iterator[None]:
+    """torch writes down no stack with each operator while it traces a model for export.
+
+    It takes time for every frame of the caller's, and puts this machine's paths into the file.
+    """
+    from torch.fx import config
+
+    flag = "do_not_emit_stack_traces"  # lacking in older versions, which then record them
+    before = getattr(config, flag, False)
+    setattr(config, flag, True)
+    try:
+        yield
+    finally:
+        setattr(config, flag, before)

@@ -16,7 +16,14 @@ from autotok.config import NUMBERS
 from autotok.errors import ExportError, failure
 
 from .engines import engine_verdicts
-from .formats import INPUT, ExportFormat, Written, not_exported, register_format
+from .formats import (
+    INPUT,
+    ExportFormat,
+    Written,
+    not_exported,
+    register_format,
+    without_stack_traces,
+)
 from .graph_parts import GraphPart
 from .infer import PartRunner, part_runner
 from .onnx_session import onnx_session
@@ -176,17 +183,18 @@ class _Graph:
 
 def _write_dynamo(graph: _Graph, path: Path, opset: int) -> None:
     shapes = ({0: torch.export.Dim("batch")},) if graph.dynamic_batch else None
-    program = torch.onnx.export(
-        graph.model,
-        graph.inputs,
-        dynamo=True,
-        verbose=False,
-        opset_version=opset,
-        input_names=list(graph.takes),
-        output_names=list(graph.gives),
-        dynamic_shapes=shapes,
-        optimize=False,
-    )
+    with without_stack_traces():
+        program = torch.onnx.export(
+            graph.model,
+            graph.inputs,
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=list(graph.takes),
+            output_names=list(graph.gives),
+            dynamic_shapes=shapes,
+            optimize=False,
+        )
     assert program is not None
     _folded(program.model)
     program.save(str(path), external_data=False)

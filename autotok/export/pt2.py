@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotok.errors import failure
 
-from .formats import ExportFormat, Written, not_exported, register_format
+from .formats import ExportFormat, Written, not_exported, register_format, without_stack_traces
 from .graph_parts import GraphPart, array_runner
 from .infer import PartRunner
 
@@ -43,12 +43,13 @@ class Pt2(ExportFormat):
         """`trims`: without the weights that the graph does not use, which a program else keeps."""
         shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
         try:
-            program = torch.export.export(model, inputs, dynamic_shapes=shapes)
-            if trims:
-                alone: Any = program.module()
-                alone.graph.eliminate_dead_code()
-                alone.delete_all_unused_submodules()
-                program = torch.export.export(alone, inputs)
+            with without_stack_traces():
+                program = torch.export.export(model, inputs, dynamic_shapes=shapes)
+                if trims:
+                    alone: Any = program.module()
+                    alone.graph.eliminate_dead_code()
+                    alone.delete_all_unused_submodules()
+                    program = torch.export.export(alone, inputs)
             with path.open("wb") as file:
                 torch.export.save(program, file)
         except Exception as error:  # torch raises many types, some of them private

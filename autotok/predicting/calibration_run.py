@@ -74,7 +74,7 @@ class CalibrationRun:
     ) -> None:
         self._measurer = measurer
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self._runnable = {name: load_structure(name, device="cpu") for name in backbones}
         generator = torch.Generator().manual_seed(seed)
         self._images = {

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -203,7 +202,7 @@ class _Recorder(TorchDispatchMode):
         result = _OUTCOMES(func, args, kwargs)
         if self.paused:
             return result
-        taken, given = list(_tensors((args, kwargs))), list(_tensors(result))
+        taken, given = list(_tensors((args, *kwargs.values()))), list(_tensors(result))
         name = func._overloadpacket.__name__
         held = {t.untyped_storage()._cdata for t in taken}
         fresh = [t for t in given if t.untyped_storage()._cdata not in held]
@@ -278,9 +277,11 @@ class _FusedAttention(TorchFunctionMode):
 
 
 def _tensors(tree: object) -> Iterator[Tensor]:
-    for leaf in pytree.tree_leaves(tree):
-        if isinstance(leaf, Tensor):
-            yield leaf
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for branch in tree:
+            yield from _tensors(branch)
 
 
 def _bytes(tensor: Tensor) -> int:

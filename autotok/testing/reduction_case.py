@@ -116,7 +116,7 @@ def reduction_case(
     place = layers(method)[0] if layer is None else layer
     tokens = random_tokens(facts, batch=batch, seed=seed).to(dtype, device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         reducer = method(Site(place, facts.num_patches, keep, facts, 0, (place,)), given)
     reducer.needs = needs
     if isinstance(reducer, ImageScoring):

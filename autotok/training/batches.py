@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from autotok.evaluation.data import DataSource
@@ -63,3 +64,15 @@ def data_identity(data: DataSource) -> str:
 def augmentation_draws(seed: int, number: int) -> np.random.Generator:
     """The randomness that varies the images of batch `number`."""
     return np.random.default_rng([seed, _CROP, number])
+
+
+def seed_streams(seed: int, device: torch.device) -> None:
+    """Start torch's random streams of the CPU, and of `device` where that is another, at a seed.
+
+    `torch.manual_seed` also notes the seed for every kind of accelerator that is not in use, each
+    time with the whole stack written out, which takes longer than a step of a small model.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -68,7 +68,7 @@ class TrainingObjective(nn.Module):
             assert teacher is not None
             mine, theirs = student.backbone.facts.blocks, teacher.facts.blocks
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(spec.seed)
+                torch.default_generator.manual_seed(spec.seed)
                 self.linears.extend(
                     nn.Identity()
                     if mine[layer].width == theirs[layer].width

@@ -19,6 +19,7 @@ from autotok.methods.learning import Learning
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import Calibrated
 
+from .batches import seed_streams
 from .distill import TrainingObjective
 from .precision import chunk_size
 
@@ -83,7 +84,7 @@ class HeldOut:
         student.eval()
         try:
             with torch.no_grad(), own_randomness(device), self._objective.judging(own_terms=learns):
-                torch.manual_seed(SEED)
+                seed_streams(SEED, device)
                 found = self._mean(self._as_handed_over(student, learns), count, device)
         finally:
             student.train(was_training)

@@ -36,7 +36,7 @@ from autotok.files import replacing
 from autotok.methods.author_units import from_num_removed
 from autotok.methods.tocom import DEGREES, Adapters, removed_at
 
-from .batches import BatchOrder, augmentation_draws
+from .batches import BatchOrder, augmentation_draws, seed_streams
 
 FORMAT = "autotok adapters 1"
 _PAIRS = 0x9A125
@@ -166,7 +166,7 @@ def distil_pairs(
     optimizer = torch.optim.AdamW(adapters.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
     with torch.random.fork_rng(devices=[]):
         for step in range(spec.steps):
-            torch.manual_seed(spec.seed * 1_000_003 + step)  # dropout
+            seed_streams(spec.seed * 1_000_003 + step, device)  # dropout
             images, _ = data.batch(order.indices(step))
             images = augmented(images, spec.augment, augmentation_draws(spec.seed, step))
             for group in optimizer.param_groups:

@@ -34,7 +34,7 @@ from autotok.facts import BackboneFacts
 from autotok.methods.author_units import from_stage_ratios
 from autotok.methods.losses import self_distillation
 
-from .batches import BatchOrder, augmentation_draws
+from .batches import BatchOrder, augmentation_draws, seed_streams
 from .schedule import decay_groups
 from .student import student_of
 
@@ -171,7 +171,7 @@ def train_at_sizes(
     device = next(own.parameters()).device
     with torch.random.fork_rng(devices=[]):
         for step in range(spec.steps):
-            torch.manual_seed(spec.seed * 1_000_003 + step)  # dropout, drop path
+            seed_streams(spec.seed * 1_000_003 + step, device)  # dropout, drop path
             images, labels = data.batch(order.indices(step))
             assert labels is not None
             images = augmented(images, spec.augment, augmentation_draws(spec.seed, step))

@@ -18,7 +18,7 @@ from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.learning import TrainingRecipe, recipe_of
 from autotok.methods.registry import get_method
 
-from .batches import BatchOrder
+from .batches import BatchOrder, seed_streams
 from .distill import TrainingObjective, reducers_of
 from .heldout import Best, HeldOut, snapshot
 from .probe import RateChoice, lower
@@ -226,10 +226,11 @@ def _move(run: TrainingRun) -> None:
 def _gradients(run: TrainingRun, step: int) -> float:
     """The loss of a step; gradients are accumulated over its batches, chunk by chunk."""
     spec, total = run.spec, 0.0
+    device = next(run.student.parameters()).device
     run.optimizer.zero_grad(set_to_none=True)
     for part in range(spec.accumulate):
         number = step * spec.accumulate + part
-        torch.manual_seed(_stream(spec.seed, number) + run.ranks.rank)  # dropout
+        seed_streams(_stream(spec.seed, number) + run.ranks.rank, device)  # dropout
         whole = run.order.indices(number)
         rows = run.ranks.rows(len(whole))
         indices = [whole[row] for row in rows]

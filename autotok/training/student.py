@@ -37,7 +37,7 @@ def student_of(backbone: Backbone, config: CompressionConfig) -> CompressedViT:
         parameter.requires_grad_(True)
     seed = 0 if config.finetune is None else config.finetune.seed
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return compress_backbone(own, config)
 
 

@@ -62,7 +62,7 @@ def test_a_model_no_adapter_knows_is_refused() -> None:
         autotok.compress(nn.Sequential(nn.Linear(2, 2)), method="tome", r=1)
 
 
-@pytest.mark.usefixtures("no_onnx")
+@pytest.mark.usefixtures("few_candidates", "no_onnx")
 def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -> None:
     model = tiny_vit()
     run = autotok.search(
@@ -80,7 +80,7 @@ def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -
     assert (again.trials["state"] == "complete").sum() >= 5
 
 
-@pytest.mark.usefixtures("no_onnx")
+@pytest.mark.usefixtures("few_candidates", "no_onnx")
 def test_a_search_by_a_function_of_ones_own_resumes_only_with_that_function(tmp_path: Path) -> None:
     def sure(model: nn.Module, batch: LoadedBatch) -> torch.Tensor:
         found: torch.Tensor = model(batch.images).softmax(dim=-1).amax(dim=-1)
@@ -99,7 +99,7 @@ def test_a_search_by_a_function_of_ones_own_resumes_only_with_that_function(tmp_
     assert (again.trials["state"] == "complete").sum() >= 5
 
 
-@pytest.mark.usefixtures("no_onnx")
+@pytest.mark.usefixtures("few_candidates", "no_onnx")
 def test_the_same_seed_gives_the_same_front(tmp_path: Path) -> None:
     fronts = [
         autotok.search("tiny", data="digits", budget="60%", settings=SETTINGS, output=tmp_path / n)

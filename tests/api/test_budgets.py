@@ -29,6 +29,7 @@ def space(folder: Path, **content: object) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("few_candidates", "no_onnx")
 @pytest.mark.parametrize(
     ("methods", "mode"),
     [

@@ -12,7 +12,13 @@ import autotok
 from autotok.backbones.demo import load_demo_backbone
 from autotok.backbones.tiny import tiny_vit
 from autotok.config import CompressionConfig, SubnetSpec
-from autotok.errors import CheckpointError, ConfigError, UnknownName, UnsupportedBackbone
+from autotok.errors import (
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    UnknownName,
+    UnsupportedBackbone,
+)
 from autotok.export.bundle import load_bundle
 from autotok.finetune_spec import FineTuneSpec
 from autotok.searching.engines.base import Workers
@@ -41,12 +47,18 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def no_file(*_: object, **__: object) -> None:
+    raise ExportError("left out by these tests")
+
+
 @pytest.fixture(scope="module")
 def run(space: Path, tmp_path_factory: pytest.TempPathFactory) -> autotok.Run:
     folder = tmp_path_factory.mktemp("runs") / "retrained"
-    return autotok.search(
-        "tiny", data="digits", budget="60%", space=str(space), settings=SETTINGS, output=folder
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autotok.export.bundle.export_model", no_file)
+        return autotok.search(
+            "tiny", data="digits", budget="60%", space=str(space), settings=SETTINGS, output=folder
+        )
 
 
 def test_the_weights_of_every_retrained_configuration_on_the_front_are_kept(

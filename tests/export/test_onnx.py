@@ -28,9 +28,12 @@ def test_a_file_of_dynamic_batch_takes_any_batch(tmp_path: Path) -> None:
 def test_a_fixed_batch_is_written_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     result = export_model(compressed("none", tiny_backbone()), path, photos(3), batch=2)
-    shape = onnx.load(str(path)).graph.input[0].type.tensor_type.shape
+    graph = onnx.load(str(path)).graph
+    shape = graph.input[0].type.tensor_type.shape
     assert [d.dim_value for d in shape.dim] == [2, 3, 32, 32]
     assert (result.batch, result.num_images) == (2, 4)
+    assert __file__ not in str(graph)  # no stack traces: no paths of this machine
+    assert not torch.fx.config.do_not_emit_stack_traces  # other exports are as they were
 
 
 def test_the_older_exporter_steps_in_and_the_result_says_so(

@@ -26,6 +26,7 @@ SECTION = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## The river"
 SECTION = SECTION.partition("\n## ")[0]
 RIVER = re.findall(r"^\d+\. `(.+?\.py)`", SECTION, re.M)
 NAMED = set(re.findall(r"`(\w+/\w+\.py)`", SECTION.partition("The nouns")[2]))
+pytestmark = pytest.mark.usefixtures("few_candidates")
 SETTINGS = SearchSettings(n_trials=3, images_few=4, images_more=8, images_final=8)
 
 

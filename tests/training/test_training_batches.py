@@ -10,7 +10,7 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import UnknownName
 from autotok.evaluation.augment import augmented
 from autotok.finetune_spec import FineTuneSpec
-from autotok.training.batches import BatchOrder, augmentation_draws
+from autotok.training.batches import BatchOrder, augmentation_draws, seed_streams
 from autotok.training.finetune import finetune_student
 from autotok.training.teacher import Teacher
 
@@ -51,3 +51,10 @@ def test_crops_and_flips_depend_on_seed_and_batch_alone() -> None:
     assert augmented(images, "none", augmentation_draws(0, 3)) is images
     with pytest.raises(UnknownName, match="did you mean 'crop-flip'"):
         tuned(dataclasses.replace(SPEC, augment="cropflip"))
+
+
+def test_streams_of_the_cpu_start_as_torch_starts_them() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    seed_streams(7, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)

@@ -68,6 +68,7 @@ def test_three_workers_give_every_outcome_once_and_as_in_process(tmp_path: Path)
     assert 1 <= len(set((tmp_path / "built").read_text().split())) <= 3
 
 
+@pytest.mark.usefixtures("few_candidates")
 def test_a_search_with_one_worker_process_is_the_in_process_search(tmp_path: Path) -> None:
     settings = SearchSettings(n_trials=14, seed=3)
     here = run_search(settings, fake_problem(), tmp_path / "here")
@@ -151,7 +152,7 @@ os.kill(int(built.read_text().split()[0]), signal.SIGKILL)
 
 
 def test_an_error_of_ours_in_the_factory_is_raised_here_as_it_is() -> None:
-    with processes(factories.unknown_backbone, 2) as engine:
+    with processes(factories.unknown_backbone, 1) as engine:
         engine.submit(jobs(1)[0])
         with pytest.raises(UnknownName, match="did you mean 'autoformer_demo'"):
             engine.collect()

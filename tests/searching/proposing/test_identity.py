@@ -18,6 +18,8 @@ from autotok.searching.running.opening import open_search, resume_search, run_se
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.settings import SearchSettings
 
+pytestmark = pytest.mark.usefixtures("few_candidates")
+
 
 def settings(folder: Path, study: str | None = None) -> SearchSettings:
     url = f"sqlite:///{folder / 'studies.db'}"
