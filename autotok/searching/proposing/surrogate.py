@@ -89,10 +89,15 @@ class Surrogate:
         self._starts = list(starts)
         self._whole = float(problem.costs.cost(problem.whole).macs)
         self._hypers: dict[Hashable, Hyper] = {}
-        self._ranked: tuple[int, list[Params]] = -1, []
-        self._open: tuple[int, list[Params]] = -1, []
+        self._ranked: tuple[int, list[_Named]] = -1, []
+        self._open: tuple[int, list[_Named]] = -1, []
         """Of one trial, what is left of those."""
-        self._keys: dict[int, _Key] = {}
+        self._taken: set[int] = set()
+        """Numbers of the records that are in the next two."""
+        self._tried: dict[_Key, int] = {}
+        """The first trial of each proposal."""
+        self._outside: dict[_Key, int] = {}
+        """The first trial of each shape that is outside at its cheapest."""
         self._covariances: dict[str, Covariances] = {}
         self._losses: dict[int, tuple[TrialRecord, Floats]] = {}
         """By identity: a record never changes, and kept here its id is nobody else's."""
@@ -106,9 +111,9 @@ class Surrogate:
                 self._ranked = first, self._rank(first, now.before(first))
             self._open = number, self._untried(self._ranked[1], now)
         left = self._open[1]
-        return left[attempt] if attempt < len(left) else None
+        return left[attempt].params if attempt < len(left) else None
 
-    def _rank(self, number: int, known: Known) -> list[Params]:
+    def _rank(self, number: int, known: Known) -> list[_Named]:
         """The most promising proposals that are not known yet, best first."""
         seen = self._visible([r for r in (*known.earlier, *known.records) if _learnt_from(r)])
         fresh = self._around(number, seen)
@@ -116,25 +121,38 @@ class Surrogate:
         gains = self._gains(self._features.of(fresh), seen, known, rng)
         order = np.argsort(-gains, kind="stable").tolist()
         opening = self._opening([*seen, *known.running])
-        candidates = [*self._pool, *fresh]
-        ranked = (candidates[i].params for i in order if not opening or i in opening)
-        return self._untried(ranked, known, _RANKED * _block(number))
+        candidates = [*self._named, *(_Named(c.params) for c in fresh)]
+        ranked = (candidates[i] for i in order if not opening or i in opening)
+        return self._untried(ranked, known, number, _RANKED * _block(number))
 
     def _untried(
-        self, ranked: Iterable[Params], known: Known, most: int | None = None
-    ) -> list[Params]:
-        """The first that are neither tried nor of a shape that is outside at its cheapest."""
-        tried = {self._key(r) for r in (*known.records, *known.running)}
-        outside = {_shape_of(r.params) for r in known.records if r.state == "infeasible"}
-        new = (p for p in ranked if _key_of(p) not in tried and _shape_of(p) not in outside)
+        self,
+        ranked: Iterable[_Named],
+        known: Known,
+        number: float = math.inf,
+        most: int | None = None,
+    ) -> list[_Named]:
+        """The first that no trial before `number` tried, nor found to be of a shape that is outside
+        at its cheapest."""
+        self._take_in(known.records)
+        open_now = {_key_of(r.params) for r in known.running}
+        new = (
+            named
+            for named in ranked
+            if self._tried.get(named.key, number) >= number
+            and self._outside.get(named.shape, number) >= number
+            and named.key not in open_now
+        )
         return list(itertools.islice(new, most))
 
-    def _key(self, record: TrialRecord) -> _Key:
-        """`_key_of` its proposal, worked out once."""
-        number = record.number
-        if number not in self._keys:
-            self._keys[number] = _key_of(record.params)
-        return self._keys[number]
+    def _take_in(self, records: Sequence[TrialRecord]) -> None:
+        """Note what finished since: all of them over again, in every trial, would be most of it."""
+        for record in [r for r in records if r.number not in self._taken]:
+            named, number = _Named(dict(record.params)), record.number
+            self._taken.add(number)
+            self._tried[named.key] = min(number, self._tried.get(named.key, number))
+            if record.state == "infeasible":
+                self._outside[named.shape] = min(number, self._outside.get(named.shape, number))
 
     # --- what could be tried
 
@@ -152,6 +170,10 @@ class Surrogate:
     def _pool(self) -> list[Priced]:
         rng = np.random.default_rng([self._seed, 9])
         return [*self._published, *(c for p in self._shapes for c in self._spread(p, rng))]
+
+    @cached_property
+    def _named(self) -> list[_Named]:
+        return [_Named(c.params) for c in self._pool]
 
     def _opening(self, seen: Sequence[TrialRecord]) -> set[int]:
         """Of the pool, what one of the first proposals may be; none where all may."""
@@ -281,7 +303,8 @@ class Surrogate:
 
     def _hyper(self, objective: Objective, known: Known) -> Hyper:
         """Hyper-parameters, found anew from the first ones whenever a fifth more was seen."""
-        seen = [r for r in (*known.earlier, *known.records) if _learnt_from(r)][:_MOST_SEEN]
+        learnt = filter(_learnt_from, itertools.chain(known.earlier, known.records))
+        seen = list(itertools.islice(learnt, _MOST_SEEN))
         if len(seen) < _FEW:
             return USUAL
         due = int(_AGAIN ** int(math.log(len(seen), _AGAIN)))
@@ -312,6 +335,22 @@ class _Told:
             np.concatenate([self.values, values]),
             np.concatenate([self.variances, np.zeros(len(values))]),
         )
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A proposal, and by what it and its shape are told from others."""
+
+    params: Params
+
+    @cached_property
+    def key(self) -> _Key:
+        return _key_of(self.params)
+
+    @cached_property
+    def shape(self) -> _Key:
+        """At whatever cost: outside the budget at its cheapest, it is so at any."""
+        return tuple(item for item in self.key if item[0] != "budget_fraction")
 
 
 def _block(number: int) -> int:
@@ -354,8 +393,3 @@ def _worst_told_apart(values: Floats) -> float:
     the best is below it."""
     middle = float(np.median(values))
     return middle + 2.0 * max(middle - float(values.min()), 1e-12)
-
-
-def _shape_of(params: Mapping[str, Primitive]) -> _Key:
-    """Its proposal at whatever cost: outside the budget at its cheapest, it is so at any."""
-    return tuple(item for item in _key_of(params) if item[0] != "budget_fraction")
