@@ -139,6 +139,12 @@ class _Replay(JournalStorageReplayResult):
                 k: known[k].to_external_repr(p) for k, p in log.get("params", {}).items()
             }
 
+    def _apply_set_trial_user_attr(self, log: dict[str, Any]) -> None:
+        """In place: nobody else has a trial that is not finished."""
+        trial_id = log["trial_id"]
+        if self._trial_exists_and_updatable(trial_id, log):
+            self._trials[trial_id].user_attrs.update(log["user_attr"])
+
 
 @cache
 def _distributions(texts: tuple[tuple[str, str], ...]) -> dict[str, BaseDistribution]:

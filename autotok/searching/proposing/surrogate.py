@@ -13,14 +13,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import Primitive
 from autotok.metrics import METRICS
 from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import front_mask
@@ -33,6 +32,7 @@ from .expected_gain import Belief, expected_gain
 from .features import NOTHING, WHOLE, Features, Rows
 from .gaussian_process import USUAL, Covariances, Hyper, Inputs, Posterior, best_hyper, fit
 from .predicted_limits import PredictedLimits
+from .tried import Named, Tried
 
 _SHAPES, _FRACTIONS = 400, 4
 """Of the candidates made once, before the first trial."""
@@ -54,7 +54,6 @@ _TIER = 250
 """Trials after which one ranking serves one trial more: of hundreds of observations the next one
 changes little, and a ranking is most of what a proposal costs."""
 Floats = NDArray[np.float64]
-_Key = tuple[tuple[str, Primitive], ...]
 
 
 @dataclass(frozen=True)
@@ -89,15 +88,10 @@ class Surrogate:
         self._starts = list(starts)
         self._whole = float(problem.costs.cost(problem.whole).macs)
         self._hypers: dict[Hashable, Hyper] = {}
-        self._ranked: tuple[int, list[_Named]] = -1, []
-        self._open: tuple[int, list[_Named]] = -1, []
+        self._ranked: tuple[int, list[Named]] = -1, []
+        self._open: tuple[int, list[Named]] = -1, []
         """Of one trial, what is left of those."""
-        self._taken: set[int] = set()
-        """Numbers of the records that are in the next two."""
-        self._tried: dict[_Key, int] = {}
-        """The first trial of each proposal."""
-        self._outside: dict[_Key, int] = {}
-        """The first trial of each shape that is outside at its cheapest."""
+        self._tried = Tried()
         self._covariances: dict[str, Covariances] = {}
         self._losses: dict[int, tuple[TrialRecord, Floats]] = {}
         """By identity: a record never changes, and kept here its id is nobody else's."""
@@ -111,9 +105,9 @@ class Surrogate:
                 self._ranked = first, self._rank(first, now.before(first))
             self._open = number, self._untried(self._ranked[1], now)
         left = self._open[1]
-        return left[attempt].params if attempt < len(left) else None
+        return dict(left[attempt].params) if attempt < len(left) else None
 
-    def _rank(self, number: int, known: Known) -> list[_Named]:
+    def _rank(self, number: int, known: Known) -> list[Named]:
         """The most promising proposals that are not known yet, best first."""
         seen = self._visible([r for r in (*known.earlier, *known.records) if _learnt_from(r)])
         fresh = self._around(number, seen)
@@ -121,38 +115,23 @@ class Surrogate:
         gains = self._gains(self._features.of(fresh), seen, known, rng)
         order = np.argsort(-gains, kind="stable").tolist()
         opening = self._opening([*seen, *known.running])
-        candidates = [*self._named, *(_Named(c.params) for c in fresh)]
+        candidates = [*self._named, *(Named(c.params) for c in fresh)]
         ranked = (candidates[i] for i in order if not opening or i in opening)
         return self._untried(ranked, known, number, _RANKED * _block(number))
 
     def _untried(
         self,
-        ranked: Iterable[_Named],
+        ranked: Iterable[Named],
         known: Known,
         number: float = math.inf,
         most: int | None = None,
-    ) -> list[_Named]:
+    ) -> list[Named]:
         """The first that no trial before `number` tried, nor found to be of a shape that is outside
         at its cheapest."""
-        self._take_in(known.records)
-        open_now = {_key_of(r.params) for r in known.running}
-        new = (
-            named
-            for named in ranked
-            if self._tried.get(named.key, number) >= number
-            and self._outside.get(named.shape, number) >= number
-            and named.key not in open_now
-        )
+        self._tried.take_in(known.records)
+        open_now = {Named(r.params).key for r in known.running}
+        new = (n for n in ranked if n.key not in open_now and self._tried.is_new(n, number))
         return list(itertools.islice(new, most))
-
-    def _take_in(self, records: Sequence[TrialRecord]) -> None:
-        """Note what finished since: all of them over again, in every trial, would be most of it."""
-        for record in [r for r in records if r.number not in self._taken]:
-            named, number = _Named(dict(record.params)), record.number
-            self._taken.add(number)
-            self._tried[named.key] = min(number, self._tried.get(named.key, number))
-            if record.state == "infeasible":
-                self._outside[named.shape] = min(number, self._outside.get(named.shape, number))
 
     # --- what could be tried
 
@@ -172,8 +151,8 @@ class Surrogate:
         return [*self._published, *(c for p in self._shapes for c in self._spread(p, rng))]
 
     @cached_property
-    def _named(self) -> list[_Named]:
-        return [_Named(c.params) for c in self._pool]
+    def _named(self) -> list[Named]:
+        return [Named(c.params) for c in self._pool]
 
     def _opening(self, seen: Sequence[TrialRecord]) -> set[int]:
         """Of the pool, what one of the first proposals may be; none where all may."""
@@ -337,22 +316,6 @@ class _Told:
         )
 
 
-@dataclass(frozen=True)
-class _Named:
-    """A proposal, and by what it and its shape are told from others."""
-
-    params: Params
-
-    @cached_property
-    def key(self) -> _Key:
-        return _key_of(self.params)
-
-    @cached_property
-    def shape(self) -> _Key:
-        """At whatever cost: outside the budget at its cheapest, it is so at any."""
-        return tuple(item for item in self.key if item[0] != "budget_fraction")
-
-
 def _block(number: int) -> int:
     """Trials that one ranking serves, at trial `number`."""
     return 1 + number // _TIER
@@ -370,10 +333,6 @@ def _names(records: Sequence[TrialRecord]) -> list[Hashable]:
 
 def _learnt_from(record: TrialRecord) -> bool:
     return record.measured and record.config is not None and record.base is None
-
-
-def _key_of(params: Mapping[str, Primitive]) -> _Key:
-    return tuple(sorted((k, v) for k, v in params.items() if k != "mode"))
 
 
 def _judged(record: TrialRecord, objective: Objective) -> bool:
