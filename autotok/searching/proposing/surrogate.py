@@ -32,7 +32,7 @@ from .expected_gain import Belief, expected_gain
 from .features import NOTHING, WHOLE, Features, Rows
 from .gaussian_process import USUAL, Covariances, Hyper, Inputs, Posterior, best_hyper, fit
 from .predicted_limits import PredictedLimits
-from .tried import Named, Tried
+from .tried import Named, TriedProposals
 
 _SHAPES, _FRACTIONS = 400, 4
 """Of the candidates made once, before the first trial."""
@@ -91,7 +91,7 @@ class Surrogate:
         self._ranked: tuple[int, list[Named]] = -1, []
         self._open: tuple[int, list[Named]] = -1, []
         """Of one trial, what is left of those."""
-        self._tried = Tried()
+        self._tried = TriedProposals()
         self._covariances: dict[str, Covariances] = {}
         self._losses: dict[int, tuple[TrialRecord, Floats]] = {}
         """By identity: a record never changes, and kept here its id is nobody else's."""

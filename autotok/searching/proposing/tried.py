@@ -30,7 +30,7 @@ class Named:
         return tuple(item for item in self.key if item[0] != "budget_fraction")
 
 
-class Tried:
+class TriedProposals:
     """The proposals of finished trials, and the shapes that turned out to be outside."""
 
     def __init__(self) -> None:

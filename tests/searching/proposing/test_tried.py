@@ -1,6 +1,6 @@
 """What was tried, told from what is new."""
 
-from autotok.searching.proposing.tried import Named, Tried
+from autotok.searching.proposing.tried import Named, TriedProposals
 from autotok.searching.records.record import TrialRecord
 
 A = {"method": "tome", "mode": "plug-in", "budget_fraction": 0.5}
@@ -11,7 +11,7 @@ def record(number: int, params: dict, state: str = "complete") -> TrialRecord:
 
 
 def test_a_proposal_is_new_until_a_trial_had_it_and_retraining_makes_no_other() -> None:
-    tried = Tried()
+    tried = TriedProposals()
     assert tried.is_new(Named(A))
     tried.take_in([record(3, A)])
     assert not tried.is_new(Named({**A, "mode": "retrain"}))
@@ -19,14 +19,14 @@ def test_a_proposal_is_new_until_a_trial_had_it_and_retraining_makes_no_other() 
 
 
 def test_a_shape_outside_is_so_at_any_cost() -> None:
-    tried = Tried()
+    tried = TriedProposals()
     tried.take_in([record(3, A, "infeasible")])
     assert not tried.is_new(Named({**A, "budget_fraction": 0.6}))
     assert tried.is_new(Named({**A, "method": "evit"}))
 
 
 def test_only_trials_before_a_number_count_in_whatever_order_they_finish() -> None:
-    tried = Tried()
+    tried = TriedProposals()
     tried.take_in([record(5, A, "infeasible")])
     assert tried.is_new(Named(A), 4)
     tried.take_in([record(2, A), record(5, A, "infeasible")])
