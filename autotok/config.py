@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -102,9 +102,24 @@ class Reduction:
         if self.num_keep is not None and self.num_keep < 0:
             raise ConfigError(f"num_keep {self.num_keep} at layer {self.layer} is negative")
 
+    @classmethod
+    def from_dict(cls, data: object, *, where: Place | str = "reduction") -> Reduction:
+        """From plain data; those of one layer and count, of which a large study holds many
+        thousands, are one object."""
+        if type(data) is dict and data.keys() == {"layer", "num_keep"}:
+            layer, num_keep = data["layer"], data["num_keep"]
+            if type(layer) is type(num_keep) is int and min(layer, num_keep) >= 0:
+                return _counted(layer, num_keep)
+        return typed(cls, data, where)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles: a read-only mapping can do neither by itself."""
         return Reduction, (self.layer, self.keep_ratio, self.num_keep, dict(self.options))
+
+
+@lru_cache(maxsize=8192)
+def _counted(layer: int, num_keep: int) -> Reduction:
+    return Reduction(layer, num_keep=num_keep)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from .documents import Place
-from .errors import ConfigError, nearest
+from .errors import ConfigError, UsageError, nearest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -58,15 +58,19 @@ def typed(cls: type[T], data: object, where: Place | str, *, newer: bool = False
         data = {key: value for key, value in data.items() if key in fields}
     if type(data) is not dict or not data.keys() <= fields.keys():
         data = checked_keys(data, cls, place)
-    values = {
-        key: value if _fits(value, fields[key]) else _fitted(value, fields[key], place / key)
-        for key, value in data.items()
-    }
+    values = {}
+    for key, value in data.items():
+        kind = fields[key]  # a large study holds a million values, and most are plain
+        plain = type(value) in kind.plain or _fits(value, kind)
+        values[key] = value if plain else _fitted(value, kind, place / key)
     for name in _required(cls):
         if name not in values:
             raise ConfigError(f"{place}: lacks the key '{name}'")
-    with place.named():
+    try:
         return cls(**values)
+    except UsageError:
+        with place.named():
+            raise
 
 
 def to_plain(value: Any) -> Any:
@@ -94,6 +98,11 @@ class _Kind:
     inner: tuple[_Kind, ...]
     taken: frozenset[type]
     """Types of the values that need no closer look: all of `int | None`, none of a mapping."""
+    plain: frozenset[type]
+    """Those of them whose every value will do: numbers have to be finite."""
+    only: _Kind | None
+    """What it is if not None: of `Score | None`, Score."""
+    is_dataclass: bool
 
     @classmethod
     def of(cls, hint: Any) -> _Kind:
@@ -103,7 +112,13 @@ class _Kind:
         taken = frozenset([hint]) if hint in _WORDS or hint is type(None) else frozenset[type]()
         if origin in (Union, types.UnionType):
             taken = taken.union(*(kind.taken for kind in inner))
-        return cls(hint, origin, inner, taken)
+        others = [kind for kind in inner if kind.hint is not type(None)]
+        optional = origin in (Union, types.UnionType) and len(others) == 1
+        return cls(
+            *(hint, origin, inner, taken, taken - {float}),
+            only=others[0] if optional and others[0].hint not in _WORDS else None,
+            is_dataclass=isinstance(hint, type) and dataclasses.is_dataclass(hint),
+        )
 
 
 @cache
@@ -135,10 +150,12 @@ def _fitted(value: Any, kind: _Kind, place: Place) -> Any:
     """A value as its type has it: sequences as tuples, mappings as dictionaries."""
     if _fits(value, kind):
         return value
+    if kind.only is not None:
+        return _fitted(value, kind.only, place)
     hint, origin, inner = kind.hint, kind.origin, kind.inner
     if origin in (Union, types.UnionType):
         return _one_of(value, inner, place)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    if kind.is_dataclass:
         if isinstance(value, hint):
             return value
         own = getattr(hint, "from_dict", None)
@@ -178,6 +195,8 @@ def _tuple(value: Any, inner: tuple[_Kind, ...], place: Place) -> tuple[Any, ...
     open_ended = len(inner) == 2 and inner[1].hint is Ellipsis
     if not open_ended and len(value) != len(inner):
         raise ConfigError(f"{place}: must be a list of {len(inner)}, got {_shown(value)}")
+    if open_ended and inner[0].plain.issuperset(map(type, value)):
+        return tuple(value)
     kinds = inner[:1] * len(value) if open_ended else inner
     return tuple(
         item if _fits(item, kinds[n]) else _fitted(item, kinds[n], place / n)

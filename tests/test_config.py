@@ -119,3 +119,26 @@ def test_a_configuration_of_one_of_several_backbones_says_which_and_others_stay_
     assert CompressionConfig.from_json(named.to_json()) == named
     assert named.config_id != plain.config_id
     assert copy.deepcopy(named) == named
+
+
+def test_reductions_of_one_layer_and_count_are_read_as_one_object() -> None:
+    data = {"method": "tome", "reductions": [{"layer": 3, "num_keep": 98}]}
+    (one,), (other,) = (CompressionConfig.from_dict(data).reductions for _ in range(2))
+    assert one is other == Reduction(3, num_keep=98)
+    (apart,) = CompressionConfig.from_dict(
+        {"method": "tome", "reductions": [{"layer": 3, "num_keep": 98, "options": {"a": 1}}]}
+    ).reductions
+    assert apart == Reduction(3, num_keep=98, options={"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("reduction", "words"),
+    [
+        ({"layer": -1, "num_keep": 3}, "count from 0"),
+        ({"layer": True, "num_keep": 3}, "whole number"),
+        ({"layer": 1, "num_keep": 3.5}, "whole number"),
+    ],
+)
+def test_a_wrong_layer_or_count_is_refused(reduction: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        CompressionConfig.from_dict({"method": "tome", "reductions": [reduction]})

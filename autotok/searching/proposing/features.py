@@ -36,6 +36,8 @@ _EXIT_WEIGHT = 3.0
 """Of how early images stop beside the tokens left at one depth."""
 _OTHER_WEIGHT = 1.0
 """Of being another backbone, beside the same."""
+_MOST_ROWS = 1000
+"""Trials whose rows are kept: few are looked at, and they are the latest."""
 _STRONG = 0.2
 """Share of the tokens removed at which the method makes half of the difference it can make."""
 _SEEN_OTHERWISE = (
@@ -107,6 +109,8 @@ class Features:
         names = [(r.number, r.config.config_id) for r in records if r.config]
         if names != self._last[0]:
             self._last = names, Rows.joined([self.of([]), *map(self._row, records)])
+            if len(self._records) > _MOST_ROWS:
+                self._records = {name: self._records[name] for name in names}
         return self._last[1]
 
     def _row(self, record: TrialRecord) -> Rows:

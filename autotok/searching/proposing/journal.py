@@ -1,15 +1,18 @@
 """The journal file of a study: read at once whatever its length, and mended after a kill.
 
-Optuna replays a journal from its first line. Two things in it grow with the study: every note for
-dashboards copies all earlier ones, and every trial parses the same few distributions again.
+Optuna replays a journal from its first line. Three things in it grow with the study: every note for
+dashboards copies all earlier ones, every trial parses the same few distributions again, and where
+each line begins is remembered. Here notes of trials, which only viewers read, are passed over.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -17,19 +20,30 @@ from typing import IO, Any
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.storages.journal._storage import JournalStorageReplayResult
+from optuna.storages.journal._storage import JournalOperation, JournalStorageReplayResult
 
 if sys.platform != "win32":
     import fcntl
 
 _BLOCK = 1 << 20
 """Bytes of a journal read at a time, from its end."""
+_NOTE = re.compile(
+    rb'\{"op_code":3,"worker_id":"[^"]*","study_id":\d+,"system_attr":\{"dashboard:\d'
+)
+"""How the line of a trial's note begins."""
+_PASSED_OVER: dict[str, Any] = {
+    "op_code": JournalOperation.SET_STUDY_SYSTEM_ATTR,
+    "worker_id": "",
+    "study_id": -1,
+    "system_attr": {},
+}
+"""What such a line counts as: something about no study."""
 
 
 def open_journal(path: Path) -> JournalStorage:
     """The storage that a journal file holds, made if need be."""
     lock = JournalFileOpenLock(str(path))
-    return _Journal(JournalFileBackend(str(path), lock_obj=lock))
+    return _Journal(_Lines(str(path), lock_obj=lock))
 
 
 @contextlib.contextmanager
@@ -44,6 +58,36 @@ def at_once(storage: BaseStorage) -> Iterator[None]:
         yield
     finally:
         storage.write_collected()
+
+
+class _Lines(JournalFileBackend):
+    """Optuna's file, of which only the end of what was read is remembered."""
+
+    _count = _end = 0
+    """Lines that were read, and their bytes."""
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """The operations from one number on. A last line that is not whole is left for the next
+        time: somebody may be writing it."""
+        if log_number_from != self._count:
+            self._count = self._end = 0
+        with open(self._file_path, "rb") as file:
+            file.seek(self._end)
+            fault: ValueError | None = None
+            for line in file:
+                if fault is not None:
+                    raise fault
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    log = _PASSED_OVER if _NOTE.match(line) else json.loads(line.decode())
+                except ValueError as error:
+                    fault = error
+                    continue
+                self._count += 1
+                self._end += len(line)
+                if self._count > log_number_from:
+                    yield log
 
 
 class _Journal(JournalStorage):
@@ -89,11 +133,23 @@ class _Replay(JournalStorageReplayResult):
         super()._apply_create_trial({**log, "distributions": {}, "params": {}})
         if len(self._trials) > before:
             trial = self._trials[before]
-            known = {k: _distribution(text) for k, text in log.get("distributions", {}).items()}
-            trial.distributions = known
-            trial.params = {
+            known = _distributions(tuple(log.get("distributions", {}).items()))
+            trial._distributions = known
+            trial._params = {
                 k: known[k].to_external_repr(p) for k, p in log.get("params", {}).items()
             }
+
+    def _apply_set_trial_user_attr(self, log: dict[str, Any]) -> None:
+        """In place: nobody else has a trial that is not finished."""
+        trial_id = log["trial_id"]
+        if self._trial_exists_and_updatable(trial_id, log):
+            self._trials[trial_id].user_attrs.update(log["user_attr"])
+
+
+@cache
+def _distributions(texts: tuple[tuple[str, str], ...]) -> dict[str, BaseDistribution]:
+    """By name, of their JSON; nobody changes them."""
+    return {name: _distribution(text) for name, text in texts}
 
 
 @cache

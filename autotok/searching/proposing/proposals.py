@@ -8,13 +8,14 @@ often the study was resumed. Optuna's own "pruned" state marks infeasible trials
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import gc
 import json
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ class Proposals:
         self.in_process = False
         """Whether trials run in this process, whose death is then theirs."""
         self.records: list[TrialRecord] = []
+        """Finished trials in logical order."""
         self._unhold: Callable[[], object] = lambda: None
         storage = settings.storage or storage
         if not is_url(storage):
@@ -152,6 +154,7 @@ class Proposals:
                 found.setdefault(record.number, (record, trial))
         for _, (record, trial) in sorted(found.items()):
             self._remember(record, trial)
+        self.front = Front(self.objectives, self.records)
 
     def _settled(self, trial: FrozenTrial) -> FrozenTrial:
         """A trial whose process is gone, now finished: as told, if it came so far, else failed."""
@@ -169,11 +172,15 @@ class Proposals:
         return storage.get_trial(trial._trial_id)
 
     def _remember(self, record: TrialRecord, trial: FrozenTrial) -> None:
-        self.records.append(record)
+        bisect.insort(self.records, record, key=lambda r: r.number)
         self._taken.add(record.number)
-        self.front.admit(record)
         self._shadow_trials.append((record.number, _Finished.of(trial)))
-        trial.user_attrs.pop("record", None)  # in memory once is enough; the storage keeps it
+        trial.user_attrs.clear()  # in memory once is enough; the storage keeps it
+
+    @property
+    def running(self) -> Collection[int]:
+        """Logical numbers of the trials that were started and not told."""
+        return self._running.keys()
 
     @property
     def next_number(self) -> int:
@@ -271,6 +278,7 @@ class Proposals:
         del self._running[record.number]
         self._pending.pop(record.number, None)
         self._remember(record, storage.get_trial(trial_id))
+        self.front.admit(record)
 
     def _finish(self, trial_id: int, record: TrialRecord) -> None:
         values = None

@@ -64,6 +64,8 @@ class Strengths:
         self.shape, self._problem = shape, problem
         self._facts, self._costs = problem.facts_of(shape.backbone), problem.costs
         self._predicted: dict[tuple[int, ...], Mapping[str, float]] = {}
+        self._macs: dict[bytes, float] = {}
+        """By a row of counts."""
 
     def at(self, strength: float) -> Repaired:
         """The configuration of one strength, inside the budgets or not."""
@@ -104,12 +106,16 @@ class Strengths:
         return np.array([getattr(costs, name) for costs in found])
 
     def _macs_of(self, counts: NDArray[np.int64]) -> Floats:
-        """(M,) multiply-accumulates of (M, S) rows of counts."""
-        s = self.shape
-        macs = self._costs.schedule_macs(
-            *(s.method, s.options, s.layers, counts, s.subnet, s.image_size, s.backbone)
-        )
-        return macs.astype(np.float64)
+        """(M,) multiply-accumulates of (M, S) rows of counts, of each different row once."""
+        s, rows = self.shape, [row.tobytes() for row in counts]
+        new = {row: at for at, row in enumerate(rows) if row not in self._macs}
+        if new:
+            fresh = counts[list(new.values())]
+            macs = self._costs.schedule_macs(
+                *(s.method, s.options, s.layers, fresh, s.subnet, s.image_size, s.backbone)
+            )
+            self._macs.update(zip(new, macs.astype(np.float64).tolist(), strict=True))
+        return np.array([self._macs[row] for row in rows])
 
     def lowest(self, name: str) -> float:
         """The metric of the strongest, exact or predicted."""

@@ -13,14 +13,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import Primitive
 from autotok.metrics import METRICS
 from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import front_mask
@@ -33,6 +32,7 @@ from .expected_gain import Belief, expected_gain
 from .features import NOTHING, WHOLE, Features, Rows
 from .gaussian_process import USUAL, Covariances, Hyper, Inputs, Posterior, best_hyper, fit
 from .predicted_limits import PredictedLimits
+from .tried import Named, TriedProposals
 
 _SHAPES, _FRACTIONS = 400, 4
 """Of the candidates made once, before the first trial."""
@@ -54,7 +54,6 @@ _TIER = 250
 """Trials after which one ranking serves one trial more: of hundreds of observations the next one
 changes little, and a ranking is most of what a proposal costs."""
 Floats = NDArray[np.float64]
-_Key = tuple[tuple[str, Primitive], ...]
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,10 @@ class Surrogate:
         self._starts = list(starts)
         self._whole = float(problem.costs.cost(problem.whole).macs)
         self._hypers: dict[Hashable, Hyper] = {}
-        self._ranked: tuple[int, list[Params]] = -1, []
-        self._open: tuple[int, list[Params]] = -1, []
+        self._ranked: tuple[int, list[Named]] = -1, []
+        self._open: tuple[int, list[Named]] = -1, []
         """Of one trial, what is left of those."""
-        self._keys: dict[int, _Key] = {}
+        self._tried = TriedProposals()
         self._covariances: dict[str, Covariances] = {}
         self._losses: dict[int, tuple[TrialRecord, Floats]] = {}
         """By identity: a record never changes, and kept here its id is nobody else's."""
@@ -106,9 +105,9 @@ class Surrogate:
                 self._ranked = first, self._rank(first, now.before(first))
             self._open = number, self._untried(self._ranked[1], now)
         left = self._open[1]
-        return left[attempt] if attempt < len(left) else None
+        return dict(left[attempt].params) if attempt < len(left) else None
 
-    def _rank(self, number: int, known: Known) -> list[Params]:
+    def _rank(self, number: int, known: Known) -> list[Named]:
         """The most promising proposals that are not known yet, best first."""
         seen = self._visible([r for r in (*known.earlier, *known.records) if _learnt_from(r)])
         fresh = self._around(number, seen)
@@ -116,25 +115,23 @@ class Surrogate:
         gains = self._gains(self._features.of(fresh), seen, known, rng)
         order = np.argsort(-gains, kind="stable").tolist()
         opening = self._opening([*seen, *known.running])
-        candidates = [*self._pool, *fresh]
-        ranked = (candidates[i].params for i in order if not opening or i in opening)
-        return self._untried(ranked, known, _RANKED * _block(number))
+        candidates = [*self._named, *(Named(c.params) for c in fresh)]
+        ranked = (candidates[i] for i in order if not opening or i in opening)
+        return self._untried(ranked, known, number, _RANKED * _block(number))
 
     def _untried(
-        self, ranked: Iterable[Params], known: Known, most: int | None = None
-    ) -> list[Params]:
-        """The first that are neither tried nor of a shape that is outside at its cheapest."""
-        tried = {self._key(r) for r in (*known.records, *known.running)}
-        outside = {_shape_of(r.params) for r in known.records if r.state == "infeasible"}
-        new = (p for p in ranked if _key_of(p) not in tried and _shape_of(p) not in outside)
+        self,
+        ranked: Iterable[Named],
+        known: Known,
+        number: float = math.inf,
+        most: int | None = None,
+    ) -> list[Named]:
+        """The first that no trial before `number` tried, nor found to be of a shape that is outside
+        at its cheapest."""
+        self._tried.take_in(known.records)
+        open_now = {Named(r.params).key for r in known.running}
+        new = (n for n in ranked if n.key not in open_now and self._tried.is_new(n, number))
         return list(itertools.islice(new, most))
-
-    def _key(self, record: TrialRecord) -> _Key:
-        """`_key_of` its proposal, worked out once."""
-        number = record.number
-        if number not in self._keys:
-            self._keys[number] = _key_of(record.params)
-        return self._keys[number]
 
     # --- what could be tried
 
@@ -152,6 +149,10 @@ class Surrogate:
     def _pool(self) -> list[Priced]:
         rng = np.random.default_rng([self._seed, 9])
         return [*self._published, *(c for p in self._shapes for c in self._spread(p, rng))]
+
+    @cached_property
+    def _named(self) -> list[Named]:
+        return [Named(c.params) for c in self._pool]
 
     def _opening(self, seen: Sequence[TrialRecord]) -> set[int]:
         """Of the pool, what one of the first proposals may be; none where all may."""
@@ -281,7 +282,8 @@ class Surrogate:
 
     def _hyper(self, objective: Objective, known: Known) -> Hyper:
         """Hyper-parameters, found anew from the first ones whenever a fifth more was seen."""
-        seen = [r for r in (*known.earlier, *known.records) if _learnt_from(r)][:_MOST_SEEN]
+        learnt = filter(_learnt_from, itertools.chain(known.earlier, known.records))
+        seen = list(itertools.islice(learnt, _MOST_SEEN))
         if len(seen) < _FEW:
             return USUAL
         due = int(_AGAIN ** int(math.log(len(seen), _AGAIN)))
@@ -333,10 +335,6 @@ def _learnt_from(record: TrialRecord) -> bool:
     return record.measured and record.config is not None and record.base is None
 
 
-def _key_of(params: Mapping[str, Primitive]) -> _Key:
-    return tuple(sorted((k, v) for k, v in params.items() if k != "mode"))
-
-
 def _judged(record: TrialRecord, objective: Objective) -> bool:
     return record.score is not None and METRICS[record.score.metric].column == objective.name
 
@@ -354,8 +352,3 @@ def _worst_told_apart(values: Floats) -> float:
     the best is below it."""
     middle = float(np.median(values))
     return middle + 2.0 * max(middle - float(values.min()), 1e-12)
-
-
-def _shape_of(params: Mapping[str, Primitive]) -> _Key:
-    """Its proposal at whatever cost: outside the budget at its cheapest, it is so at any."""
-    return tuple(item for item in _key_of(params) if item[0] != "budget_fraction")

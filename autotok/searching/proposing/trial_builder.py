@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ from .proposals import Proposals
 from .repair import Repaired, repair
 from .surrogate import Known, Surrogate
 
+_REPAIRS = 256
+"""Proposals whose repair is remembered."""
 _ATTEMPTS = 6
 """At a proposal that is not known yet; the late ones are random."""
 PRIOR_RECOVERY = 0.5
@@ -61,6 +63,10 @@ class TrialBuilder:
         self._starts: list[Params | None] = [*again, *wholes, *published]
         untaught = len(again) + len(wholes)
         self._surrogate = self._learner(untaught) if settings.sampler == "auto" else None
+        # what promises most turns out to be a known configuration again and again; predictions
+        # follow what was measured, and are asked anew
+        kept = _REPAIRS if problem.predict is None else 0
+        self._repaired = lru_cache(kept)(partial(_repaired, problem))
 
     @property
     def promotes(self) -> bool:
@@ -104,12 +110,12 @@ class TrialBuilder:
 
     def _known(self, ceiling: float | None) -> Known:
         """All that a proposal may rest on."""
-        records = sorted(self._proposals.records, key=lambda r: r.number)
-        finished = {r.number for r in records}
+        records, numbers = list(self._proposals.records), self._proposals.running
+        known = self.known.values() if numbers else ()
         running = {
             r.number: r
-            for r in self.known.values()
-            if r.number not in finished and r.config is not None and r.base is None
+            for r in known
+            if r.number in numbers and r.config is not None and r.base is None
         }
         return Known(records, [running[n] for n in sorted(running)], self._earlier, ceiling)
 
@@ -125,8 +131,7 @@ class TrialBuilder:
             fixed = {**(fixed or {}), "mode": "plug-in"}
         params = self._proposals.propose(number, attempt=attempt, fixed=fixed)
         try:
-            shape = self._problem.space.decode(params, self._problem.facts)
-            repaired = repair(shape, float(params["budget_fraction"]), self._problem)
+            repaired = self._repaired(tuple(params.items()))
         except AutotokError as error:
             return TrialRecord(
                 number, "failed", None, params=params, origin=origin, reason=str(error)
@@ -231,6 +236,17 @@ class TrialBuilder:
         found = Repaired(config, costs=costs, predicted=predicted)
         over = worst_excess(self._problem.budgets, found.values)
         return dataclasses.replace(found, violation=over)
+
+
+def _repaired(problem: Problem, answers: tuple[tuple[str, Primitive], ...]) -> Repaired:
+    """What a proposal comes to inside the budgets.
+
+    Raises:
+        ConfigError, IncompatibleMethod: it cannot be.
+    """
+    params = dict(answers)
+    shape = problem.space.decode(params, problem.facts)
+    return repair(shape, float(params["budget_fraction"]), problem)
 
 
 # --- which configuration is worth a fine-tune

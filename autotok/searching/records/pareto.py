@@ -26,10 +26,11 @@ class Front:
         self, objectives: Sequence[Objective], records: Iterable[TrialRecord] = ()
     ) -> None:
         self._objectives = tuple(objectives)
-        self._points = losses((), self._objectives)
-        self._members: list[TrialRecord] = []
-        for record in records:
-            self.admit(record)
+        measured = [record for record in records if record.measured]
+        points = losses([r.values for r in measured], self._objectives)
+        stay = front_mask(points)
+        self._points = points[stay]
+        self._members = [r for r, keep in zip(measured, stay, strict=True) if keep]
 
     def admit(self, record: TrialRecord) -> None:
         """Take a record in, if it belongs here; those that it dominates leave."""

@@ -96,7 +96,7 @@ class Search:
     @property
     def records(self) -> list[TrialRecord]:
         """Finished trials in logical order."""
-        return sorted(self.proposals.records, key=lambda r: r.number)
+        return list(self.proposals.records)
 
     @property
     def promoted(self) -> int:

@@ -45,6 +45,8 @@ from .time_limit import Around, TimeLimit
 _LOG = logging.getLogger(__name__)
 # the whole table is written each time; what must not be lost is in the study at once
 _TABLE_EVERY_S = 5.0
+_TABLE_SHARE = 0.01
+"""Of the time, once a table takes long to write."""
 _FINAL_SHARE = 0.25
 """Of the progress shown."""
 _DEADLY = 2 * CRASH
@@ -68,7 +70,7 @@ class StudyRun:
         self.settings, self.corrections, self.run = settings, corrections, run
         self.engine = engine or InProcessEngine(corrections.original)
         self.on_event: OnEvent = on_event or (lambda event: None)
-        self._table_written = 0.0
+        self._table_due = 0.0
         self.started = ""
         self.interrupts = Interrupts(self._on_request)
         corrections.progress = self._progress
@@ -308,10 +310,12 @@ class StudyRun:
     # --- tables
 
     def _write_trials(self, *, now: bool = False) -> None:
-        if now or time.monotonic() - self._table_written > _TABLE_EVERY_S:
+        begin = time.monotonic()
+        if now or begin > self._table_due:
             records = [self.corrections.known(record) for record in self.search.records]
             self.run.write_records("trials.csv", records)
-            self._table_written = time.monotonic()
+            end = time.monotonic()
+            self._table_due = end + max(_TABLE_EVERY_S, (end - begin) / _TABLE_SHARE)
 
     def _save_what_there_is(self) -> None:
         """After an interruption: the table of finished trials; their truth is the study itself."""

@@ -8,7 +8,11 @@ import pytest
 from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
+from autotok.searching.proposing import trial_builder
+from autotok.searching.proposing.proposals import Proposals
+from autotok.searching.proposing.repair import Repaired, repair
 from autotok.searching.proposing.trial_builder import (
+    TrialBuilder,
     can_reach_front,
     expected_recovery,
     next_to_tune,
@@ -19,7 +23,8 @@ from autotok.searching.records.record import Costs, Score, TrialRecord
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.problem import Problem, Tuned
-from autotok.searching.space.settings import SearchSettings
+from autotok.searching.space.settings import FidelityPlan, SearchSettings
+from autotok.searching.space.shape import Shape
 from autotok.searching.space.space_file import load_space, space_from_dict
 
 FACTS = vit_facts()
@@ -202,3 +207,25 @@ def test_a_problem_that_cannot_fine_tune_is_plug_in_only(tmp_path: Path) -> None
     assert problem.space.mode == ("plug-in",)
     result = run_search(SETTINGS, problem, tmp_path / "run")
     assert all(r.params.get("mode", "plug-in") == "plug-in" for r in result.records)
+
+
+@pytest.mark.parametrize("predicted", [False, True])
+def test_a_proposal_that_comes_again_is_repaired_again_only_where_predictions_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predicted: bool
+) -> None:
+    asked = []
+
+    def noted(shape: Shape, fraction: float, problem: Problem) -> Repaired:
+        asked.append(shape)
+        return repair(shape, fraction, problem)
+
+    monkeypatch.setattr(trial_builder, "repair", noted)
+    settings = dataclasses.replace(SETTINGS, sampler="random")
+    problem = fake_problem(predict=(lambda config: {"latency_ms": 1.0}) if predicted else None)
+    proposals = Proposals(settings, problem, tmp_path / "study.log")
+    builder = TrialBuilder(settings, problem, proposals)
+    plan = FidelityPlan(4, 8, 8)
+    first, again = (builder.proposal(500, plan) for _ in range(2))
+    proposals.close()
+    assert first == again
+    assert len(asked) == 1 + predicted

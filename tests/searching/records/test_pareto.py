@@ -165,3 +165,23 @@ def test_the_excess_is_that_of_the_budget_missed_most() -> None:
     assert worst_excess(budgets, {"macs": 110.0}) == pytest.approx(0.1)  # the other is not known
     assert worst_excess(budgets, {"macs": 90.0, "throughput_img_s": 60.0}) < 0.0
     assert worst_excess((), {"macs": 1.0}) == 0.0
+
+
+def test_a_front_of_records_is_what_admitting_them_one_by_one_gives() -> None:
+    objectives = make_objectives(("quality", "macs_g"), "top1")
+    points = np.random.default_rng(3).integers(1, 12, size=(60, 2))
+    records = [
+        TrialRecord(
+            n,
+            "complete" if n % 5 else "failed",
+            CompressionConfig("topk", (), {"number": n}),
+            costs=Costs(int(macs) * 10**9, 1, 1),
+            score=Score("top1", float(top1), 0.0, 100.0, 10),
+        )
+        for n, (top1, macs) in enumerate(points)
+    ]
+    grown = Front(objectives)
+    for record in records:
+        grown.admit(record)
+    assert Front(objectives, records).records == grown.records
+    assert len(grown.records) > 1

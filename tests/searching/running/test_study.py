@@ -5,6 +5,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -14,6 +15,8 @@ from autotok.config import CompressionConfig
 from autotok.errors import InfeasibleBudget, RunDirectoryError, UnknownName
 from autotok.searching.records.objective import losses, make_objectives
 from autotok.searching.records.pareto import front_mask
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.running import study
 from autotok.searching.running.events import (
     BudgetsResolved,
     Done,
@@ -272,3 +275,24 @@ def test_a_run_of_another_problem_is_not_resumed(tmp_path: Path) -> None:
         RunDirectoryError, match="another backbone, space, budget, data or precision"
     ):
         resume_search(fake_problem("40%"), tmp_path / "run")
+
+
+def test_a_table_that_takes_long_to_write_is_written_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, written = [0.0], []
+
+    def write_records(run: RunDirectory, name: str, *others: object, **further: object) -> None:
+        if name == "trials.csv":
+            written.append(now[0])
+            now[0] += 1.0
+
+    def monotonic() -> float:
+        now[0] += 4.0
+        return now[0]
+
+    monkeypatch.setattr(study, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(RunDirectory, "write_records", write_records)
+    run_search(SearchSettings(n_trials=40, sampler="random"), fake_problem(), tmp_path / "run")
+    first, last = written  # of five seconds each, and the end always writes
+    assert 40.0 < last - first < 500.0
