@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import functools
 import io
 import json
 import random
@@ -34,6 +35,7 @@ from autotok.supernet.recipe_file import load_recipe
 pytestmark = pytest.mark.fuzz
 
 ROOT = Path(__file__).parents[1]
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the damage is not what is tested
 SECONDS, BYTES = 5.0, 10**9
 WORDS = [
     "!!int x", "!!float x", "!!bool maybe", "!!timestamp y", "!!binary ä",
@@ -83,7 +85,17 @@ def bad_tokens(text: str, draw: random.Random) -> bytes:
 
 def bad_structure(text: str, draw: random.Random) -> bytes:
     """The file with values of other kinds, keys renamed, dropped, or taken from elsewhere."""
-    data = yaml.safe_load(text)
+    data = restructured(text, draw)
+    return yaml.dump(data, Dumper=DUMPER, sort_keys=False).encode("utf-8", "surrogatepass")
+
+
+@functools.cache
+def parsed(text: str) -> Any:
+    return json.loads(text) if text.startswith("{") else yaml.safe_load(text)
+
+
+def restructured(text: str, draw: random.Random) -> Any:
+    data = copy.deepcopy(parsed(text))
     for _ in range(draw.randint(1, 3)):
         spots = list(places(data))
         holder, key = draw.choice(spots)
@@ -94,12 +106,12 @@ def bad_structure(text: str, draw: random.Random) -> bytes:
                 del holder[key]
             case 2:
                 other, its = draw.choice(spots)
-                holder[key] = yaml.safe_load(yaml.safe_dump(other[its]))
+                holder[key] = copy.deepcopy(other[its])  # or it ends up inside itself
             case _:
-                holder[key] = copy.deepcopy(draw.choice(VALUES))  # or it ends up inside itself
+                holder[key] = copy.deepcopy(draw.choice(VALUES))
         if not data:
             break
-    return yaml.safe_dump(data, sort_keys=False).encode("utf-8", "surrogatepass")
+    return data
 
 
 def places(data: Any) -> Iterator[tuple[Any, Any]]:
@@ -200,7 +212,7 @@ def bad_table(text: str, draw: random.Random) -> bytes:
 
 def bad_json(text: str, draw: random.Random) -> bytes:
     """The JSON file with values of other kinds, keys renamed, dropped, or taken from elsewhere."""
-    return json.dumps(yaml.safe_load(bad_structure(text, draw))).encode()
+    return json.dumps(restructured(text, draw)).encode()
 
 
 def resumable(run: Run) -> object:

@@ -69,7 +69,7 @@ def test_the_tests_of_the_sdist_find_all_they_need_in_it(tmp_path: Path) -> None
 
     def tests(*arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", *arguments],
+            [sys.executable, "-m", "pytest", "-n", "0", *arguments],
             cwd=home, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -23,7 +23,7 @@ from autotok.plain_data import typed
 from autotok.searching.records.comparison import Comparisons
 from autotok.searching.records.objective import asked_metrics
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.records.rundir import RunDirectory, section_of
 from autotok.searching.running.events import trial_text
 from autotok.searching.running.model_worker import WEIGHTS_FOLDER
 from autotok.searching.running.question import Question
@@ -45,6 +45,8 @@ class Run:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = RunDirectory.open(directory).path
+        self._read: tuple[tuple[int, ...], dict[str, Any]] | None = None
+        """Of pareto.json: which state of the file it was, and its records."""
 
     def __repr__(self) -> str:
         text = f"Run('{self.directory}', {self.state}"
@@ -63,17 +65,21 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The effective configuration, config.yaml."""
-        return RunDirectory.open(self.directory).read_config()
+        return self._sections[0]
 
     @cached_property
     def question(self) -> Question:
         """What it was asked."""
-        return RunDirectory(self.directory).section("question", Question)
+        return section_of(*self._sections, "question", Question)
 
     @cached_property
     def settings(self) -> SearchSettings:
         """How it was searched."""
-        return RunDirectory(self.directory).section("search", SearchSettings)
+        return section_of(*self._sections, "search", SearchSettings)
+
+    @cached_property
+    def _sections(self) -> tuple[dict[str, Any], Place]:
+        return RunDirectory.open(self.directory).sections()
 
     @property
     def front(self) -> pd.DataFrame:
@@ -92,10 +98,14 @@ class Run:
         with self._reading("pareto.json") as path:
             if not path.is_file():
                 raise self._unfinished(f"run '{self.directory}' is not finished")
-            found = _records(json.loads(path.read_text("utf-8")), Place(path.name))
-            points_of(found)  # what is not typed fails here, where the file is named
-            device_sentences(None, found["measuring"])
-            return found
+            now = path.stat()
+            state = now.st_ino, now.st_size, now.st_mtime_ns
+            if self._read is None or self._read[0] != state:
+                found = _records(json.loads(path.read_text("utf-8")), Place(path.name))
+                points_of(found)  # what is not typed fails here, where the file is named
+                device_sentences(None, found["measuring"])
+                self._read = state, found
+            return dict(self._read[1])
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[Path]:

@@ -102,6 +102,7 @@ def test_lost_weights_are_said_in_one_sentence(run: autotok.Run, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_worker_processes_finish_a_search_of_a_real_model(
     run: autotok.Run, space: Path, tmp_path: Path
 ) -> None:

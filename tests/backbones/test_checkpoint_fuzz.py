@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fuzzing import read_all
 
-FILES, BATCH = 600, 100
+FILES, BATCH = 600, 200  # a process each
 
 
 @pytest.mark.fuzz

@@ -18,7 +18,6 @@ from autotok.errors import ConfigError, DeviceUnreachable
 from autotok.report import model_report as profiles
 from autotok.searching.engines.workers import ProcessEngine
 from autotok.searching.running.engine_choice import make_engine
-from autotok.searching.running.stopwatch import Stopwatch
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--backbone", "tiny", "--data", "digits")
@@ -103,6 +102,7 @@ def test_finalists_are_measured_and_every_figure_says_what_it_is(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_terminal_config_table_and_report_state_one_limit(
     fake: FakeDevice, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,9 +113,9 @@ def test_terminal_config_table_and_report_state_one_limit(
         return dataclasses.replace(measure(model, images, reference), latency_ms=latency)
 
     monkeypatch.setattr(fake, "measure", by_cost)
-    # on a model large enough for its predictions to follow its cost, whose export takes long
-    monkeypatch.setattr(Stopwatch, "why_no_export", lambda *_: "no file is looked at here")
-    folder, few = tmp_path / "run", ("--trials", "2", "--max-images", "8", "--timeout", "0")
+    # on a model large enough for its predictions to follow its cost
+    few = ("--methods", "tome", "--trials", "2", "--max-images", "8", "--timeout", "0")
+    folder = tmp_path / "run"
     asked = ("search", *few, "--finetunes", "0", *ASKED[-6:], "--budget", "95%latency")
     code, out, err = run(*asked, "-o", folder)
     assert code == 0, err
@@ -187,6 +187,7 @@ def test_a_device_that_does_not_answer_ends_a_search_before_it_begins(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_a_device_lost_in_mid_search_stops_it_and_a_resume_goes_on_when_it_is_back(
     fake: FakeDevice, run: Run, tmp_path: Path
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_device_lost_in_mid_search_stops_it_and_a_resume_goes_on_when_it_is_ba
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_a_resume_may_do_without_the_device(fake: FakeDevice, run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     fake.left = 3
@@ -221,6 +223,7 @@ def test_a_resume_may_do_without_the_device(fake: FakeDevice, run: Run, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_a_device_named_at_a_resume_is_the_run_s_from_then_on(
     fake: FakeDevice, run: Run, tmp_path: Path
 ) -> None:
@@ -278,6 +281,7 @@ def test_a_trial_timeout_takes_a_process_and_ray_refuses_it(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_a_search_with_a_trial_timeout_keeps_it_for_its_resume(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code, _, err = run(*ASKED[:-4], "--trial-timeout", "100", "-o", folder)

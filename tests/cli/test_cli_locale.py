@@ -38,12 +38,10 @@ def plain(*arguments: str | bytes) -> subprocess.CompletedProcess[bytes]:
     [
         pytest.param([("export", *PRUNED, "--format", "torchscript")], id="file"),
         pytest.param(
-            [("export", *PRUNED, "--format", "pt2"), ("compress", *PRUNED)],
+            [(*SEARCH, "-j", "2"), ("export", *PRUNED, "--format", "pt2"), ("compress", *PRUNED)],
             marks=pytest.mark.slow,
-            id="files",
+            id="workers, then files",
         ),
-        pytest.param([SEARCH], marks=pytest.mark.slow, id="search"),
-        pytest.param([(*SEARCH, "-j", "2")], marks=pytest.mark.slow, id="workers"),
     ],
 )
 def test_a_name_that_the_locale_cannot_say_is_written_all_the_same(

@@ -111,7 +111,9 @@ def test_a_fine_tune_trains_there_and_its_files_are_written_here(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_search_runs_there_and_finds_what_it_finds_here(tmp_path: Path) -> None:
+def test_a_search_runs_there_and_finds_what_it_finds_here(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     asked = {"data": "digits", "budget": "60%", "max_images": 24, "quality": "kl"}
     space = tmp_path / "space.yaml"  # 200 steps on such a device take minutes
     space.write_text("mode: [plug-in, retrain]\nfinetune: {length: 12 steps}\n", "utf-8")
@@ -119,6 +121,7 @@ def test_a_search_runs_there_and_finds_what_it_finds_here(tmp_path: Path) -> Non
     with a_device_elsewhere() as recorder:
         there = autotok.search("tiny", **asked, device="cuda", output=tmp_path / "there")
     assert recorder.there["aten::convolution_backward"] > 0
+    request.getfixturevalue("no_onnx")  # from here on
     here = autotok.search("tiny", **asked, output=tmp_path / "here")
     assert there.front["method"].iloc[0] == here.front["method"].iloc[0]
     question = yaml.safe_load((there.directory / "config.yaml").read_text())["question"]

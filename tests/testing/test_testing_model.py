@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from autotok.backbones.base import Backbone
-from autotok.methods import TokenReducer, get_method, list_methods
+from autotok.methods import TokenReducer, get_method, list_methods, unmet_need
 from autotok.testing import (
     MODEL_CHECKS,
     default_backbones,
@@ -24,17 +24,12 @@ def named(check: object) -> str:
 
 
 def on_backbones() -> list[Any]:
-    """Every check on every backbone; an export takes seconds, so that the default run has those of
-    `tiny`, and the whole matrix is among the slow ones."""
+    """Every check on every backbone; of the exports, which take seconds, those of `tiny`."""
     return [
-        pytest.param(
-            check,
-            backbone,
-            id=f"{backbone.facts.name}-{named(check)}",
-            marks=[pytest.mark.slow] * (check is check_export and backbone.facts.name != "tiny"),
-        )
+        pytest.param(check, backbone, id=f"{backbone.facts.name}-{named(check)}")
         for backbone in default_backbones()
         for check in MODEL_CHECKS
+        if check is not check_export or backbone.facts.name == "tiny"
     ]
 
 
@@ -44,6 +39,29 @@ def test_a_compressed_model_keeps_its_promises(
     method: str, check: ModelCheck, backbone: Backbone
 ) -> None:
     assert check(get_method(method), backbone) is None  # type: ignore[func-returns-value]
+
+
+def exports_elsewhere() -> list[Any]:
+    """Every exportable method on one of the further backbones, in turn, and on each of them one
+    method of every need: by those alone a backbone's part of the graph differs."""
+    found, seen = [], set[object]()
+    further = default_backbones()[1:]
+    methods = [m for m in list_methods() if get_method(m).exportable]
+    for number, method in enumerate(methods):
+        for place, backbone in enumerate(further):
+            if unmet_need(get_method(method), backbone.facts) is not None:
+                continue
+            group = place, get_method(method).needs, get_method(method).count
+            if group not in seen or number % len(further) == place:
+                found.append(pytest.param(method, backbone, id=f"{method}-{backbone.facts.name}"))
+            seen.add(group)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "backbone"), exports_elsewhere())
+def test_an_export_keeps_the_logits_on_further_backbones(method: str, backbone: Backbone) -> None:
+    assert check_export(get_method(method), backbone) is None  # type: ignore[func-returns-value]
 
 
 def test_example_configurations_reduce_twice_unless_the_method_reduces_once() -> None:

@@ -207,16 +207,14 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """What `write_config` wrote."""
-        return self._config()[0]
+        return self.sections()[0]
 
     def section(self, name: str, cls: type[T]) -> T:
         """A part of config.yaml, typed; one that is left out has all defaults."""
-        data, place = self._config()
-        read = getattr(cls, "from_dict", None) or partial(typed, cls)
-        found: T = read(data.get(name) or {}, place / name)
-        return found
+        return section_of(*self.sections(), name, cls)
 
-    def _config(self) -> tuple[dict[str, Any], Place]:
+    def sections(self) -> tuple[dict[str, Any], Place]:
+        """What `write_config` wrote, and the place to name when it is wrong."""
         data, place = read_yaml(self.path / "config.yaml", like="a folder with a run")
         version = data.pop("version", None) if isinstance(data, dict) else None
         if version not in (1, VERSION):
@@ -283,6 +281,13 @@ class RunDirectory:
             if os.strerror(errno.ENOSPC) in str(error):
                 raise self.trouble(OSError(errno.ENOSPC, "")) from error
             raise
+
+
+def section_of(data: Mapping[str, Any], place: Place, name: str, cls: type[T]) -> T:
+    """A part of what `RunDirectory.sections` gave, typed; one left out has all defaults."""
+    read = getattr(cls, "from_dict", None) or partial(typed, cls)
+    found: T = read(data.get(name) or {}, place / name)
+    return found
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
