@@ -140,7 +140,7 @@ def test_one_process_killed_160_times_ends_with_the_same_front_every_time(
     killer: Killer, whole: SearchResult, tmp_path: Path
 ) -> None:
     runs = 0
-    while killer.kills < 120:
+    while killer.kills < 160:
         check_same(kill_until_done(killer, tmp_path / f"run{runs}", runs), whole)
         runs += 1
 
