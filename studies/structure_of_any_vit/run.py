@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from scipy.stats import wilcoxon
 
 import autotok
 from autotok.searching.records.pareto import hypervolume
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--budget", default="60%")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--finetunes", type=int, default=0, help="per search, of those trials")
     parser.add_argument("--images", type=int, default=64, help="per evaluation of the search")
@@ -100,6 +101,7 @@ def summarise(rows: list[dict[str, str]], options: argparse.Namespace) -> None:
         "| searched | hypervolume, mean | of each seed | best of each seed |",
         "|---|---|---|---|",
     ]
+    volumes = {}
     for arm in ARMS:
         shares, best = [], []
         for seed in range(options.seeds):
@@ -111,6 +113,14 @@ def summarise(rows: list[dict[str, str]], options: argparse.Namespace) -> None:
             f"| {arm} | {np.mean(shares):.3f} | {', '.join(f'{s:.3f}' for s in shares)} |"
             f" {', '.join(f'{b:.1f}' for b in best)} |"
         )
+        volumes[arm] = np.array(shares)
+    gain = volumes["joint"] - volumes["tokens"]
+    p = float(wilcoxon(gain).pvalue) if gain.any() else 1.0
+    lines += [
+        "",
+        f"joint less tokens: {gain.mean():+.3f} on average, {(gain > 0).sum()} of {len(gain)} seeds"
+        f" above; Wilcoxon, two-sided, over seeds: p {p:.3f}.",
+    ]
     (options.output / "summary.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
