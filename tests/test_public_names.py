@@ -150,6 +150,7 @@ def test_what_is_a_name_or_a_path_may_be_a_path(tmp_path: Path) -> None:
         autotok.evaluate(autotok.load_backbone("tiny"), missing)
 
 
+@pytest.mark.slow
 def test_files_named_by_text_are_opened_or_missed_in_one_sentence(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.safetensors")
     for call in (

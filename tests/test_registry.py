@@ -65,6 +65,7 @@ class Slates(Family):
 """
 
 
+@pytest.mark.slow
 def test_installed_packages_add_backbones_and_formats_and_broken_ones_break_nothing(
     tmp_path: Path,
 ) -> None:

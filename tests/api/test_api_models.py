@@ -62,6 +62,7 @@ def test_a_model_no_adapter_knows_is_refused() -> None:
         autotok.compress(nn.Sequential(nn.Linear(2, 2)), method="tome", r=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_candidates", "no_onnx")
 def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -> None:
     model = tiny_vit()
@@ -80,6 +81,7 @@ def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -
     assert (again.trials["state"] == "complete").sum() >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_candidates", "no_onnx")
 def test_a_search_by_a_function_of_ones_own_resumes_only_with_that_function(tmp_path: Path) -> None:
     def sure(model: nn.Module, batch: LoadedBatch) -> torch.Tensor:
@@ -99,6 +101,7 @@ def test_a_search_by_a_function_of_ones_own_resumes_only_with_that_function(tmp_
     assert (again.trials["state"] == "complete").sum() >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_candidates", "no_onnx")
 def test_the_same_seed_gives_the_same_front(tmp_path: Path) -> None:
     fronts = [
@@ -115,6 +118,7 @@ def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path) -> None:
         autotok.Run(tmp_path)
 
 
+@pytest.mark.slow
 def test_predictions_name_their_target_and_what_stands_behind_them() -> None:
     found = autotok.predict(tiny_backbone(), "rtx3090")
     assert found.latency_ms > 0

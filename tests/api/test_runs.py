@@ -61,6 +61,7 @@ def run(space: Path, tmp_path_factory: pytest.TempPathFactory) -> autotok.Run:
         )
 
 
+@pytest.mark.slow
 def test_the_weights_of_every_retrained_configuration_on_the_front_are_kept(
     run: autotok.Run,
 ) -> None:

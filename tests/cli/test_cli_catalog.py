@@ -53,6 +53,7 @@ def test_pages_are_written_to_a_folder(
     assert "(tome.md)" in (tmp_path / "pages" / "README.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_missing_network_is_one_sentence_and_does_not_stand_in_the_way_of_counting(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

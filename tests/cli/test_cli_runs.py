@@ -74,6 +74,7 @@ def test_pareto_shows_the_front_over_any_two_metrics_and_draws_it(own_run: Path,
     assert (code, "--objective energy" in err) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_onnx")
 def test_a_search_over_three_objectives_at_a_batch_answers_in_them(
     tmp_path: Path, run: Run

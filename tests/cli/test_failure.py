@@ -122,6 +122,7 @@ def full_then_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
     return folder, str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_costs_no_trial(full_then_resumed: tuple[Path, str]) -> None:
     folder, said = full_then_resumed
     assert said == (

@@ -92,6 +92,7 @@ def test_an_evaluation_runs_there_and_leaves_the_model_here() -> None:
     assert ACCELERATOR_BATCH >= 40
 
 
+@pytest.mark.slow
 def test_a_fine_tune_trains_there_and_its_files_are_written_here(tmp_path: Path) -> None:
     spec = FineTuneSpec(length="3 steps", batch_size=8, lr=1e-4)
     with a_device_elsewhere() as recorder:

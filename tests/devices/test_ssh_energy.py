@@ -143,6 +143,7 @@ nvmlDeviceGetTotalEnergyConsumption = lambda handle: 30000 * torch.clock[0]
 '''
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_on_cuda_the_host_and_the_device_are_timed_apart_and_nvml_counts(
     board: server.Board, tmp_path: Path

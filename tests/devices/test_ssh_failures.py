@@ -193,6 +193,7 @@ def test_running_out_of_memory_on_the_board_is_one_sentence(
     assert board.left_behind == []
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_file_that_the_runtime_refuses_names_another_runtime_or_version(
     device: RemoteDevice, tmp_path: Path

@@ -94,6 +94,7 @@ def test_memory_at_published_points_is_within_five_per_cent() -> None:
     assert max(abs(row.error_pct) for row in rows) <= 5.0
 
 
+@pytest.mark.slow
 def test_throughput_on_the_a6000_is_in_the_published_order_but_where_its_notes_say() -> None:
     rows = check_points(load_target("a6000"))
     assert not any(row.fitted for row in rows)

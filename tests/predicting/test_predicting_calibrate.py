@@ -187,6 +187,7 @@ def refusing(words: str, kind: str, *methods: str) -> Callable[[str, str], None]
     return refuse
 
 
+@pytest.mark.slow
 def test_a_device_is_fitted_by_its_readings_memory_included() -> None:
     found = calibrate_target(THERE, measurer=Board().measurer)
     assert (len(found.fitted), len(found.held_out)) == (12, 3)
@@ -202,6 +203,7 @@ def test_a_device_is_fitted_by_its_readings_memory_included() -> None:
     assert row.spread == pytest.approx(0.02)
 
 
+@pytest.mark.slow
 def test_what_a_device_refuses_is_passed_over_and_replaced(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -218,12 +220,14 @@ def test_what_a_device_refuses_is_passed_over_and_replaced(
     assert len({id(row.candidate) for row in rows}) == 15
 
 
+@pytest.mark.slow
 def test_a_method_that_is_short_of_memory_once_is_tried_again() -> None:
     board = Board(refusing("out of memory", "memory", "tome"))
     calibrate_target(THERE, measurer=board.measurer)
     assert [method for _, method in board.asked].count("tome") > 2
 
 
+@pytest.mark.slow
 def test_a_backbone_that_does_not_fit_on_the_device_is_left_out() -> None:
     def refuse(backbone: str, method: str) -> None:
         if backbone != "tiny":

@@ -23,6 +23,7 @@ def test_int8_without_images_to_calibrate_on_is_refused_at_once(tmp_path: Path) 
         export_report(model, tmp_path / "m.onnx", precision="int8")
 
 
+@pytest.mark.slow
 def test_quality_is_of_the_file_and_speed_beside_the_uncompressed_export(tmp_path: Path) -> None:
     path = str(tmp_path / "m.onnx")
     asked = ["--data", "digits", "--precision", "int8", "--images", "40", "--measure", "--json"]

@@ -89,6 +89,7 @@ def test_a_trial_of_a_real_model_passes_all_of_the_river(tmp_path: Path) -> None
     assert set(RIVER) <= files <= set(RIVER) | NAMED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [fine_tuned, joint_problem, predicted])
 def test_no_trial_passes_a_file_that_is_not_named(
     make: Callable[[], Problem], tmp_path: Path

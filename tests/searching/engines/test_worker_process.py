@@ -13,6 +13,7 @@ from autotok.searching.engines.workers import ProcessEngine
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_workers_take_turns_at_the_gpus_and_the_driver_keeps_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,6 +42,7 @@ except AutotokError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_its_guard_is_told_so_and_nothing_else(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED)

@@ -56,6 +56,7 @@ def processes(
         engine.close()
 
 
+@pytest.mark.slow
 def test_three_workers_give_every_outcome_once_and_as_in_process(tmp_path: Path) -> None:
     here = InProcessEngine(fake_problem())
     with processes(factories.Workers(tmp_path), 3) as engine:
@@ -89,6 +90,7 @@ def test_a_job_whose_worker_is_killed_runs_again_on_a_fresh_one(tmp_path: Path) 
     assert len((tmp_path / "built").read_text().split()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "words"),
     [

@@ -72,6 +72,7 @@ def test_a_live_trial_is_never_failed_by_another_opening(tmp_path: Path) -> None
     assert optuna.trial.TrialState.FAIL not in [t.state for t in study.get_trials()]
 
 
+@pytest.mark.slow
 def test_a_study_whose_process_is_gone_may_be_joined(tmp_path: Path) -> None:
     code = (
         "import sys, os; sys.path[:0] = sys.argv[1:3]\n"
