@@ -114,11 +114,13 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autotok.export.bundle.export_model", fail)
 
 
-@pytest.fixture
-def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def few_candidates() -> Iterator[None]:
     """Proposals are chosen among a few hundred candidates, not thousands, which most of the time of
-    a small search goes into."""
-    monkeypatch.setattr("autotok.searching.proposing.surrogate._SHAPES", 60)
+    a small search goes into; for all of a module, as searches that are compared have the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autotok.searching.proposing.surrogate._SHAPES", 60)
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from autotok.errors import ConfigError, RunDirectoryError, UnsupportedBackbone
 from autotok.evaluation.side_by_side import LoadedBatch
 from autotok.searching.space.settings import SearchSettings
 
+pytestmark = pytest.mark.usefixtures("few_candidates")
+
 SETTINGS = SearchSettings(n_trials=4, images_few=20, images_more=20, images_final=40)
 
 
@@ -63,7 +65,7 @@ def test_a_model_no_adapter_knows_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_candidates", "no_onnx")
+@pytest.mark.usefixtures("no_onnx")
 def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -> None:
     model = tiny_vit()
     run = autotok.search(
@@ -82,7 +84,7 @@ def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_candidates", "no_onnx")
+@pytest.mark.usefixtures("no_onnx")
 def test_a_search_by_a_function_of_ones_own_resumes_only_with_that_function(tmp_path: Path) -> None:
     def sure(model: nn.Module, batch: LoadedBatch) -> torch.Tensor:
         found: torch.Tensor = model(batch.images).softmax(dim=-1).amax(dim=-1)
@@ -102,7 +104,7 @@ def test_a_search_by_a_function_of_ones_own_resumes_only_with_that_function(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_candidates", "no_onnx")
+@pytest.mark.usefixtures("no_onnx")
 def test_the_same_seed_gives_the_same_front(tmp_path: Path) -> None:
     fronts = [
         autotok.search("tiny", data="digits", budget="60%", settings=SETTINGS, output=tmp_path / n)

@@ -19,6 +19,8 @@ from autotok.searching.running.question import Question
 from autotok.searching.running.session import build_problem
 from autotok.searching.space.settings import SearchSettings
 
+pytestmark = pytest.mark.usefixtures("few_candidates")
+
 SETTINGS = SearchSettings(n_trials=5, images_few=20, images_more=20, images_final=60)
 TRAINED = {"length": "4 steps", "losses": "ce+soft", "batch_size": 8}
 
@@ -29,7 +31,7 @@ def space(folder: Path, **content: object) -> str:
     return str(path)
 
 
-@pytest.mark.usefixtures("few_candidates", "no_onnx")
+@pytest.mark.usefixtures("no_onnx")
 @pytest.mark.parametrize(
     ("methods", "mode"),
     [

@@ -31,9 +31,9 @@ def short_example(name: str) -> CompressedViT:
     """`example` on `tiny` with a block less before its first reduction, where the method reduces
     that early: every block takes its time."""
     config = example_config(get_method(name), tiny_backbone().facts)
-    moved = tuple(dataclasses.replace(r, layer=r.layer - 1) for r in config.reductions)
-    if any(r.layer < get_method(name).first_layer for r in moved):
+    if any(r.layer <= get_method(name).first_layer for r in config.reductions):
         return example(name, tiny_backbone())
+    moved = tuple(dataclasses.replace(r, layer=r.layer - 1) for r in config.reductions)
     return prepared(tiny_backbone(3), dataclasses.replace(config, reductions=moved))
 
 

@@ -20,6 +20,8 @@ from autotok.searching.engines.workers import ProcessEngine
 from autotok.searching.running.opening import run_search
 from autotok.searching.space.settings import SearchSettings
 
+pytestmark = pytest.mark.usefixtures("few_candidates")
+
 HERE = Path(__file__).parent
 
 
@@ -69,7 +71,6 @@ def test_three_workers_give_every_outcome_once_and_as_in_process(tmp_path: Path)
     assert 1 <= len(set((tmp_path / "built").read_text().split())) <= 3
 
 
-@pytest.mark.usefixtures("few_candidates")
 def test_a_search_with_one_worker_process_is_the_in_process_search(tmp_path: Path) -> None:
     settings = SearchSettings(n_trials=14, seed=3)
     here = run_search(settings, fake_problem(), tmp_path / "here")
