@@ -1,6 +1,6 @@
 """The demo's weights, trained with every token, merged at four degrees, with and without ToCom.
 
-    python studies/tocom_demo/run.py --steps 40 --batch-size 2 --images 40
+    python studies/tocom_demo/run.py
 
 Trains the adapters once, shortly, then folds them for each degree. Prints a table and writes
 results.csv beside itself.
@@ -32,10 +32,10 @@ DEGREES = (4, 8, 12, 16)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--lr", type=float, default=1e-2)
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--images", type=int, default=100)
     asked = parser.parse_args()
     backbone = load_backbone("autoformer_demo").eval()
     spec = PairSpec(asked.steps, asked.batch_size, asked.lr, augment="none")
