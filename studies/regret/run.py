@@ -117,11 +117,11 @@ def _is_worse(rival: Rival, best: Rival) -> bool:
 
 def table(field: dict[str, Rival], runs: dict[str, Run]) -> str:
     """What each run recommends, beside the best."""
-    full = max(len(r.hits) for r in field.values())
-    best = max((r for r in field.values() if len(r.hits) == full), key=lambda r: r.quality)
+    full = min(len(r.hits) for r in field.values() if r.stays)
+    best = max((r for r in field.values() if len(r.hits) >= full), key=lambda r: r.quality)
     lines = [
-        f"best of {len(field)}: {best.config.method}, {best.quality:.1f} % of {full} images;"
-        f" {sum(len(r.hits) == full for r in field.values())} ran all of them",
+        f"best of {len(field)}: {best.config.method}, {best.quality:.1f} % of {len(best.hits)}"
+        f" images; {sum(len(r.hits) >= full for r in field.values())} ran {full} or more",
         "",
         "| run | recommends | final images | there | on all | below the best | p |",
         "|---|---|---|---|---|---|---|",
