@@ -95,8 +95,8 @@ def summarise(rows: list[dict[str, str]], options: argparse.Namespace) -> None:
     """How much of the box of quality (0 to 100) over cost (0 to uncompressed) fronts dominate."""
     lines = [
         f"`{options.backbone}` on `{Path(options.data).name}`, budget {options.budget}:"
-        f" {options.trials} evaluations of {options.images} images per search, {options.finetunes} fine-tunes beside"
-        f" them, fronts judged on {options.final} images, {options.seeds} seeds.",
+        f" {options.trials} evaluations of {options.images} images per search,"
+        f" {options.finetunes} fine-tunes beside them, fronts judged on {options.final} images, {options.seeds} seeds.",
         "",
         "| searched | hypervolume, mean | of each seed | best of each seed |",
         "|---|---|---|---|",
