@@ -96,7 +96,8 @@ def summarise(rows: list[dict[str, str]], options: argparse.Namespace) -> None:
     lines = [
         f"`{options.backbone}` on `{Path(options.data).name}`, budget {options.budget}:"
         f" {options.trials} evaluations of {options.images} images per search,"
-        f" {options.finetunes} fine-tunes beside them, fronts judged on {options.final} images, {options.seeds} seeds.",
+        f" {options.finetunes} fine-tunes beside them, fronts judged on {options.final} images,"
+        f" {options.seeds} seeds.",
         "",
         "| searched | hypervolume, mean | of each seed | best of each seed |",
         "|---|---|---|---|",
