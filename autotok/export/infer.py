@@ -23,6 +23,9 @@ Array = NDArray[np.float32]
 AnyArray = NDArray[Any]
 PartRunner = Callable[[Sequence[AnyArray]], list[AnyArray]]
 Spec = dict[str, Any]
+CRITERIA = ("confidence", "entropy", "patience", "patient_confident")
+"""Rules by which an image stops after a part; see `Stopping`."""
+_AGAIN = "copy the whole folder again, or export anew"
 EXACT_INT8 = ("session.x64quantprecision", "1")
 """Processors without VNNI would else add int8 products up in 16 bits, which overflow."""
 HERE = Path(__file__).resolve().parent
@@ -43,9 +46,7 @@ def read_spec(folder: Path) -> Spec:
         spec: Spec = json.loads(path.read_text("utf-8"))
         spec["input"]["shape"], spec["output"]["classes"], spec["resize"]["to"], spec["std"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refused(
-            f"'{path}' cannot be read ({error}); copy the whole folder again, or export anew"
-        ) from error
+        raise Refused(f"'{path}' cannot be read ({error}); {_AGAIN}") from error
     return spec
 
 
@@ -160,7 +161,7 @@ def open_session(path: Path) -> Any:
     except ImportError as error:
         raise Refused("onnxruntime is not installed; run: pip install onnxruntime") from error
     if not path.is_file():
-        raise Refused(f"'{path}' is not there; copy the whole folder again, or export anew")
+        raise Refused(f"'{path}' is not there; {_AGAIN}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry(*EXACT_INT8)
@@ -235,13 +236,40 @@ def read_chain(path: Path) -> Spec:
     """
     try:
         found: Spec = json.loads(path.read_text("utf-8"))
-        found["stop"]["criterion"], found["stop"]["thresholds"]
-        found["parts"][0]["file"], found["parts"][0]["takes"], found["parts"][0]["gives"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise Refused(
-            f"'{path}' cannot be read ({error}); copy the whole folder again, or export anew"
-        ) from error
+        _check_parts(found["parts"])
+        _check_stop(found["stop"], len(found["parts"]))
+    except KeyError as error:
+        raise Refused(f"'{path}' lacks the key {error}; {_AGAIN}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise Refused(f"'{path}' cannot be read ({error}); {_AGAIN}") from error
     return found
+
+
+def _check_parts(parts: list[Spec]) -> None:
+    known = {"images"}
+    for part in parts:
+        if not isinstance(part["file"], str) or Path(part["file"]).name != part["file"]:
+            raise ValueError(f"a part's file is {part['file']!r}, and no name of a file beside it")
+        missing = [name for name in part["takes"] if name not in known]
+        if missing:
+            raise ValueError(f"'{part['file']}' takes {missing}, which no part before it gives")
+        if "logits" not in part["gives"]:
+            raise ValueError(f"'{part['file']}' gives no logits")
+        known.update(part["gives"])
+    if len(parts) < 2:
+        raise ValueError(f"it names {len(parts)} parts, and two are the fewest")
+
+
+def _check_stop(rule: Spec, parts: int) -> None:
+    criterion, limits = rule["criterion"], rule["thresholds"]
+    if criterion not in CRITERIA:
+        raise ValueError(f"stop criterion {criterion!r} is none of {', '.join(CRITERIA)}")
+    counts = {0} if criterion == "patience" else {1, parts - 1}
+    if len(limits) not in counts or not all(type(t) in (int, float) for t in limits):
+        raise ValueError(f"'{criterion}' over {parts} parts cannot have the thresholds {limits!r}")
+    counts_parts = criterion in ("patience", "patient_confident")
+    if counts_parts and not (type(rule["patience"]) is int and rule["patience"] > 0):
+        raise ValueError(f"patience is {rule['patience']!r}, and no whole number above 0")
 
 
 def open_chain(folder: Path, spec: Spec) -> Chain:
@@ -251,13 +279,18 @@ def open_chain(folder: Path, spec: Spec) -> Chain:
         Refused: a file is missing, damaged, or of another export.
     """
     found = read_chain(folder / spec["file"])
-    first, *rest = (part["file"] for part in found["parts"])
-    sessions = [open_model(folder, {**spec, "file": first})]
-    sessions += [open_session(folder / file) for file in rest]
-    parts = [
-        (part_runner(session), part["takes"], part["gives"])
-        for session, part in zip(sessions, found["parts"], strict=True)
-    ]
+    shapes, parts = {"images": list(spec["input"]["shape"])}, []
+    for part in found["parts"]:
+        session, takes, gives = open_session(folder / part["file"]), part["takes"], part["gives"]
+        entering = {value.name: list(value.shape) for value in session.get_inputs()}
+        leaving = {value.name: list(value.shape) for value in session.get_outputs()}
+        if entering != {name: shapes[name] for name in takes} or list(leaving) != gives:
+            raise Refused(
+                f"'{folder / part['file']}' takes {entering} and gives {list(leaving)}, and"
+                f" '{spec['file']}' says otherwise; they are of different exports: {_AGAIN}"
+            )
+        shapes |= leaving
+        parts.append((part_runner(session), takes, gives))
     return Chain(parts, found["stop"])
 
 

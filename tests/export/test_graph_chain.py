@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from autotok.compression.model import CompressedViT
 from autotok.config import Reduction
 from autotok.errors import ExportError
 from autotok.evaluation.preprocessing import preprocessing_of
-from autotok.exits import ExitPolicy
+from autotok.exits import CRITERIA, ExitPolicy
 from autotok.export import infer
 from autotok.export.best_yaml import BackboneRef, Bundle
 from autotok.export.bundle import save_bundle
@@ -146,11 +147,49 @@ def test_what_such_files_cannot_be_is_one_sentence(
         export_model(small(), tmp_path / "model", images(1), **asked)  # type: ignore[arg-type]
 
 
-def test_a_damaged_description_is_one_sentence(tmp_path: Path) -> None:
+def described(**stop: object) -> dict[str, Any]:
+    parts = [
+        {"file": "m.0.pt", "takes": ["images"], "gives": ["logits", "x_0"]},
+        {"file": "m.1.pt", "takes": ["x_0"], "gives": ["logits"]},
+    ]
+    return {"parts": parts, "stop": {"criterion": "confidence", "thresholds": [0.5], **stop}}
+
+
+def with_part(**changed: object) -> dict[str, Any]:
+    told = described()
+    told["parts"][1] |= changed
+    return told
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({}, "lacks the key 'parts'"),
+        ([], "cannot be read"),
+        ({"parts": [], "stop": {}}, "names 0 parts, and two are the fewest"),
+        ({"parts": 3, "stop": {}}, "cannot be read"),
+        (
+            described(criterion="confidense"),
+            "criterion 'confidense' is none of confidence, entropy",
+        ),
+        (described(thresholds="much"), "over 2 parts cannot have the thresholds 'much'"),
+        (described(thresholds=[0.1, 0.2, 0.3]), "cannot have the thresholds"),
+        (described(criterion="patience", thresholds=[]), "lacks the key 'patience'"),
+        (described(criterion="patience", thresholds=[], patience=0), "patience is 0"),
+        (with_part(takes=["nothing"]), "takes .'nothing'., which no part before it gives"),
+        (with_part(gives=["x_1"]), "'m.1.pt' gives no logits"),
+        (with_part(file="../m.1.pt"), "no name of a file beside it"),
+    ],
+)
+def test_a_damaged_description_is_one_sentence(tmp_path: Path, told: object, words: str) -> None:
     path = description_of(tmp_path / "model.pt")
-    path.write_text("{}")
-    with pytest.raises(ExportError, match=r"model.pt.json' cannot be read"):
+    path.write_text(json.dumps(told))
+    with pytest.raises(ExportError, match=words):
         open_file(path, FORMATS.get("torchscript"))
+
+
+def test_whoever_runs_files_without_autotok_knows_its_rules() -> None:
+    assert set(infer.CRITERIA) == set(CRITERIA)
 
 
 def test_one_by_one_is_the_batch() -> None:
@@ -218,3 +257,14 @@ def test_a_part_that_is_missing_is_named(best: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((best / name).read_bytes())
     with pytest.raises(infer.Refused, match=r"model.1.onnx' is not there"):
         infer.open_chain(tmp_path, spec)
+
+
+def test_a_part_of_another_export_is_told_before_it_runs(best: Path, tmp_path: Path) -> None:
+    spec = infer.read_spec(best)
+    for name in ("model.0.onnx", "model.1.onnx", "model.onnx.json"):
+        (tmp_path / name).write_bytes((best / name).read_bytes())
+    (tmp_path / "model.1.onnx").write_bytes((best / "model.0.onnx").read_bytes())
+    with pytest.raises(infer.Refused, match="they are of different exports"):
+        infer.open_chain(tmp_path, spec)
+    with pytest.raises(infer.Refused, match="they are of different exports"):
+        infer.open_chain(best, spec | {"input": {"shape": [1, 3, 48, 48]}})
