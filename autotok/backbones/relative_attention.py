@@ -195,7 +195,7 @@ def _entries_and_features(
 def _at_once(q: Tensor, tokens: Tokens) -> tuple[int | None, int | None]:
     """Images, and queries of each, whose maps are made in one go; None is all."""
     batch, heads, total, _ = q.shape
-    if _watched() or shapes_softmax(tokens):
+    if is_watched() or shapes_softmax(tokens):
         return None, None
     room = CACHED if _cached(q) else LAUNCHED
     images = max(1, min(batch, room // (heads * total * total)))
@@ -206,19 +206,19 @@ def _at_once(q: Tensor, tokens: Tokens) -> tuple[int | None, int | None]:
 def _features_at_once(q: Tensor) -> int | None:
     """Queries whose map is made in one go where lines are features; None is all."""
     batch, heads, total, _ = q.shape
-    if _watched():
+    if is_watched():
         return None
     return max(TILE, 2 * CACHED // (batch * heads * total) // TILE * TILE)
 
 
-def _watched() -> bool:
+def is_watched() -> bool:
     """Somebody writes the operators down, and needs few."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _cached(q: Tensor) -> bool:
     """A processor with a cache runs this; the meta device stands for boards with accelerators."""
-    return q.device.type == "cpu" and not _watched()
+    return q.device.type == "cpu" and not is_watched()
 
 
 def _slices(total: int, step: int | None) -> list[slice]:

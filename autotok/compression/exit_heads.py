@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.backbones.base import pool_mean
+from autotok.backbones.relative_attention import is_watched
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.methods.metr import early_head
@@ -220,7 +221,7 @@ class ThinnedRead(Read):
         chosen = self.chosen(tokens)
         if chosen is None:
             return patches, None
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        if is_watched():
             return patches, chosen  # how many there are is no part of a static graph
         order = (~chosen).to(torch.uint8).argsort(dim=1, stable=True)
         length = int(chosen.sum(dim=1).max())

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
+from autotok.backbones.relative_attention import is_watched
 from autotok.config import CompressionConfig
 from autotok.methods.base import Placement, Span, TokenReducer
 from autotok.methods.block_hooks import BlockHooks
@@ -109,9 +109,7 @@ class CompressedViT(nn.Module):
         first, tokens, embedded = self._entering(images, False, hooked)
         early = self.exits.begin()
         for layer in range(first, self.backbone.facts.num_blocks):
-            tokens, taps = self._attended(layer, tokens, embedded)
-            embedded = Taps()
-            tokens = self._fed(layer, tokens, taps)
+            tokens = self.through(range(layer, layer + 1), tokens, embedded)
             going_on = early.ask(layer, tokens)
             if going_on is not None and not len(going_on):
                 return early.with_final(None)
@@ -148,7 +146,7 @@ class CompressedViT(nn.Module):
 
         `watch` is filled with what it asks for of the way there; without one nothing is kept.
         """
-        if not (self._said or torch.compiler.is_compiling() or torch._C._get_tracing_state()):
+        if not (self._said or is_watched()):
             self._tell_of_hooks()
         hooked = self._hooked()
         first, tokens, embedded = self._entering(images, trace, hooked)

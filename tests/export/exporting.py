@@ -58,7 +58,7 @@ def photos(count: int = 3) -> Tensor:
 
 
 def compressed(name: str, backbone: Backbone) -> CompressedViT:
-    """Reduced in the first two blocks that can: each block costs a test a second."""
+    """Reduced in the first two blocks that can: every block takes its time."""
     method = get_method(name)
     layers = range(method.first_layer, len(backbone.facts.blocks))
     reductions = [Reduction(n, num_keep=k) for n, k in zip(layers, (12, 9), strict=False)]

@@ -23,7 +23,7 @@ from autotok.methods.registry import get_method, list_methods, unmet_need
 
 EXPORTABLE = [name for name in list_methods() if get_method(name).exportable]
 QUICK = {"none", "sit", "tome"}
-"""Exported in two seconds each; all others are slow."""
+"""Exported in the default run; all others are slow."""
 
 
 def vit() -> Backbone:
