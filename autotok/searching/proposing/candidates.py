@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 
 from autotok.config import Primitive
 from autotok.errors import AutotokError
-from autotok.facts import BackboneFacts
+from autotok.facts import BackboneFacts, BlockFacts
 from autotok.methods.base import TokenReducer
 from autotok.searching.space.budget import Budget
 from autotok.searching.space.parameters import Chooser, Parameter, Params
 from autotok.searching.space.problem import ExactCosts, Problem
 from autotok.searching.space.shape import Shape
+from autotok.searching.space.subnets import PREFIX
 
 from .repair import Strengths
 
+SIZES = 4
+"""Of a structure: see `structure_left`."""
 BINS = 12
 """Depths at which the share of tokens left is read: as many as a ViT-S has blocks."""
 _GRID = np.linspace(0.0, 1.0, 25)
@@ -57,19 +60,33 @@ class Priced:
     """Of several; "" is the first, or the only one."""
     stopping: float = 0.0
     """See `Shape.stopping`."""
+    structure: tuple[float, ...] = (1.0,) * SIZES
+    """Depth, width, and the mean attention and MLP width of a block, over those of the model."""
 
 
-def random_params(problem: Problem, rng: np.random.Generator) -> Params:
-    """A proposal drawn evenly from the space."""
-    return problem.space.walk(_drawn(rng), problem.facts)
+def random_params(
+    problem: Problem, rng: np.random.Generator, fixed: Mapping[str, Primitive] | None = None
+) -> Params:
+    """A proposal drawn evenly from the space, but for the answers that are `fixed`."""
+    draw = _drawn(rng)
+    given = fixed or {}
+
+    def choose(parameter: Parameter) -> Primitive:
+        return given[parameter.name] if parameter.name in given else draw(parameter)
+
+    return problem.space.walk(choose, problem.facts)
 
 
 def nearby(params: Mapping[str, Primitive], problem: Problem, rng: np.random.Generator) -> Params:
     """A proposal that answers about one question in four anew; of the others, half of the numbers
-    are a little off those of `params`."""
+    are a little off those of `params`. Half of the proposals keep the whole structure: a supernet
+    asks thirty questions about it, of which else hardly ever all were kept."""
     draw = _drawn(rng)
+    keeps = problem.space.structure is not None and rng.random() < _KEPT
 
     def choose(parameter: Parameter) -> Primitive:
+        if keeps and parameter.name in params and parameter.name.startswith(PREFIX):
+            return params[parameter.name]
         if parameter.name not in params or rng.random() < _ANEW:
             return draw(parameter)
         answer = parameter.cast(params[parameter.name])
@@ -103,10 +120,7 @@ def priced_at(
         shape = space.decode(params, facts)
     except AutotokError:  # a combination that the method refuses
         return []
-    facts = problem.facts_of(shape.backbone)
-    if space.structure is not None and shape.subnet is not None:
-        facts = space.structure.facts(shape.subnet)
-    own, facts = facts.num_patches, facts.at_size(shape.image_size)
+    facts = problem.costs.facts(shape.subnet, shape.image_size, shape.backbone)
     line = Strengths(shape, problem)
     if shape.layers and shape.exits is None:
         counts, macs = _on_grid(shape, problem)
@@ -126,7 +140,7 @@ def priced_at(
         cost, row = float(macs[at]) / whole, counts[at].tolist()
         one = priced_as(
             *(priced, shape.method, cost, shape.layers, row, facts),
-            own=own,
+            model=problem.facts_of(shape.backbone),
             stopping=float(stopping[at]),
         )
         found.append(one)
@@ -141,11 +155,12 @@ def priced_as(
     counts: Sequence[int],
     facts: BackboneFacts,
     *,
-    own: int | None = None,
+    model: BackboneFacts | None = None,
     stopping: float = 0.0,
 ) -> Priced:
-    """A configuration by its layers and counts; `macs` over those of the uncompressed model, whose
-    `own` patches are as many as those of the facts unless given."""
+    """A configuration by its layers and counts. `facts` are those of its structure and image size,
+    `model` those of the uncompressed model, the same unless given; `macs` are over its cost."""
+    model = model or facts
     entering = [facts.num_patches, *counts][: len(counts)]
     return Priced(
         dict(params),
@@ -154,10 +169,25 @@ def priced_as(
         tokens_by_depth(layers, counts, facts),
         min((c / max(e, 1) for c, e in zip(counts, entering, strict=True)), default=1.0),
         sum(entering) / facts.num_patches,
-        patches=facts.num_patches / (own or facts.num_patches),
+        patches=facts.num_patches / model.num_patches,
         backbone=str(params.get("backbone", "")),
         stopping=stopping,
+        structure=structure_left(facts, model),
     )
+
+
+def structure_left(facts: BackboneFacts, model: BackboneFacts) -> tuple[float, ...]:
+    """(`SIZES`,) depth, width, mean attention and MLP width of a block, over those of the model."""
+    if facts.blocks == model.blocks:
+        return (1.0,) * SIZES
+    left, whole = _sizes(facts.blocks), _sizes(model.blocks)
+    return tuple(one / other for one, other in zip(left, whole, strict=True))
+
+
+def _sizes(blocks: Sequence[BlockFacts]) -> tuple[float, ...]:
+    depth = len(blocks)
+    sums = (sum(getattr(b, name) for b in blocks) for name in ("width", "inner_width", "hidden"))
+    return (float(depth), *(total / depth for total in sums))
 
 
 def _on_grid(shape: Shape, problem: Problem) -> tuple[NDArray[np.int64], Floats]:

@@ -17,8 +17,9 @@ from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.parameters import Params
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.shape import Shape
+from autotok.searching.space.subnets import PREFIX
 
-from .candidates import BINS, Priced, priced_as
+from .candidates import BINS, SIZES, Priced, priced_as
 from .gaussian_process import Inputs
 
 WHOLE = Priced({}, "none", 1.0, (1.0,) * BINS, 1.0)
@@ -34,6 +35,8 @@ _SIZE_WEIGHT = 3.0
 """Of the patches of an image size beside the tokens left at one depth."""
 _EXIT_WEIGHT = 3.0
 """Of how early images stop beside the tokens left at one depth."""
+_STRUCTURE_WEIGHT = 3.0
+"""Of each size of a structure beside the tokens left at one depth."""
 _OTHER_WEIGHT = 1.0
 """Of being another backbone, beside the same."""
 _MOST_ROWS = 1000
@@ -45,6 +48,8 @@ _SEEN_OTHERWISE = (
     *("spacing", "taper", "inflection", "image_size", "backbone", "exit_share"),
 )
 """Answers that the method and the tokens at each depth stand for."""
+_NOT_SEEN = "finetune.", PREFIX
+"""Beginnings of others: sizes stand for a structure."""
 Floats = NDArray[np.float64]
 
 
@@ -73,6 +78,7 @@ class Features:
         self._problem, self._whole = problem, whole
         self._backbones = problem.space.names()
         self._sizes = bool(problem.space.image_sizes)
+        self._structure = problem.space.structure is not None
         self._exits = bool(problem.space.exits)
         self._methods = problem.space.candidates(problem.facts)
         self._scale = _Scale.over(shapes)
@@ -89,6 +95,9 @@ class Features:
         if self._sizes:
             patches = np.log([c.patches for c in candidates]).reshape(-1, 1)
             seen.append(_SIZE_WEIGHT * patches / math.log(1.0 / _LEAST_LEFT))
+        if self._structure:
+            sizes = np.log([c.structure for c in candidates]).reshape(-1, SIZES)
+            seen.append(_STRUCTURE_WEIGHT * sizes / math.log(1.0 / _LEAST_LEFT))
         if self._exits:
             seen.append(_EXIT_WEIGHT * np.array([c.stopping for c in candidates]).reshape(-1, 1))
         if len(self._backbones) > 1:
@@ -119,8 +128,8 @@ class Features:
         assert record.costs is not None
         key = record.number, record.config.config_id
         if key not in self._records:
-            own = self._problem.facts_of(record.config.backbone)
-            facts = own.at_size(record.config.image_size)
+            config = record.config
+            facts = self._problem.costs.facts(config.subnet, config.image_size, config.backbone)
             priced = priced_as(
                 record.params,
                 record.config.method,
@@ -128,7 +137,7 @@ class Features:
                 record.layers,
                 record.counts,
                 facts,
-                own=own.num_patches,
+                model=self._problem.facts_of(config.backbone),
                 stopping=self._stopping(record.config),
             )
             priced = dataclasses.replace(priced, backbone=record.config.backbone)
@@ -167,7 +176,7 @@ class _Scale:
         found: dict[str, set[Primitive]] = {}
         for answers in params:
             for name, value in answers.items():
-                if name not in _SEEN_OTHERWISE and not name.startswith("finetune."):
+                if name not in _SEEN_OTHERWISE and not name.startswith(_NOT_SEEN):
                     found.setdefault(name, set()).add(value)
         several = {n: v for n, v in sorted(found.items()) if len(v) > 1}
         return cls({n: _placing(sorted(v, key=str)) for n, v in several.items()})

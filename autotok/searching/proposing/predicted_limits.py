@@ -100,15 +100,15 @@ class PredictedLimits:
                 shape = self._problem.space.decode(params, self._problem.facts)
             except AutotokError:  # a combination that the method refuses
                 continue
-            facts = self._problem.facts_of(shape.backbone)
+            facts = self._problem.costs.facts(shape.subnet, shape.image_size, shape.backbone)
             line = Strengths(shape, self._problem)
             low, share = line.lowest("macs"), _SHARES[number % len(_SHARES)]
             strength = line.weakest("macs", low + share * max(self._whole - low, 0.0))
             at = line.at(1.0 if strength is None else strength)
             if at.costs is not None:
-                macs, sized = at.costs.macs / self._whole, facts.at_size(shape.image_size)
-                asked = params, shape.method, macs, at.layers, at.counts, sized
-                yield priced_as(*asked, own=facts.num_patches), at.predicted
+                macs, model = at.costs.macs / self._whole, self._problem.facts_of(shape.backbone)
+                asked = params, shape.method, macs, at.layers, at.counts, facts
+                yield priced_as(*asked, model=model), at.predicted
 
 
 def _crossing(macs: Floats, over: Floats) -> float:

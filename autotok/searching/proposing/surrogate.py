@@ -142,8 +142,10 @@ class Surrogate:
 
     @cached_property
     def _shapes(self) -> list[Params]:
-        rng = np.random.default_rng([self._seed, 7])
-        return [random_params(self._problem, rng) for _ in range(_SHAPES)]
+        """Every other one of the whole structure: that of fewer tokens is most of what there is."""
+        rng, structure = np.random.default_rng([self._seed, 7]), self._problem.space.structure
+        whole = {} if structure is None else structure.params(structure.default)
+        return [random_params(self._problem, rng, whole if i % 2 else {}) for i in range(_SHAPES)]
 
     @cached_property
     def _pool(self) -> list[Priced]:

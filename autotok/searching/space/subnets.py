@@ -16,6 +16,8 @@ from autotok.facts import BackboneFacts
 
 Asked = Callable[[str, tuple[Primitive, ...]], Primitive]
 """Asks one question, by name and choices, and gives its answer."""
+PREFIX = "subnet."
+"""Of the names of all questions about structure."""
 
 
 class Subnets(Protocol):

@@ -46,10 +46,10 @@ def warm_starts(space: SearchSpace, facts: BackboneFacts) -> list[Params]:
                 *(method, layers, ratios, facts), budget_fraction=high, backbone=name
             )
             if params not in seen:
+                turn = len(seen)
                 seen.append(params)
-                fraction = high - _halved(len(found)) * (high - low)
+                fraction = high - _halved(turn) * (high - low)
                 found.append({**params, "budget_fraction": fraction})
-                turn = len(found) - 1
                 if "number_format" in params:  # they take turns
                     able = space.formats_of(method)
                     found[-1]["number_format"] = able[turn % len(able)]

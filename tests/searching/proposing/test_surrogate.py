@@ -1,11 +1,12 @@
 """Sampler `auto`: it depends on results only, repeats nothing, and learns faster than chance."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import FakeEvaluator, fake_problem, vit_facts
+from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig, Primitive
 from autotok.searching.proposing.surrogate import Known, Surrogate
@@ -82,6 +83,26 @@ def test_a_search_of_subnets_learns_too(tmp_path: Path) -> None:
     result = run_search(settings, joint_problem(), tmp_path / "run")
     assert result.evaluated == 10
     assert result.best is not None
+
+
+def test_where_cut_structures_are_useless_most_trials_keep_the_whole_one(tmp_path: Path) -> None:
+    from test_subnets import STRUCTURE, joint_problem
+
+    problem = joint_problem("60%")
+
+    def evaluate(config: CompressionConfig, start: int, stop: int) -> FakeTally:
+        if config.subnet is None:
+            return problem.evaluate(config, start, stop)
+        gone = 1.0 - STRUCTURE.facts(config.subnet).params / problem.facts.params
+        return FakeTally(max(0.01, 0.8 - 2.0 * gone) * (stop - start), stop - start)
+
+    settings = SearchSettings(n_trials=16, sampler="auto", seed=0)
+    result = run_search(settings, dataclasses.replace(problem, evaluate=evaluate), tmp_path)
+    whole = [r for r in result.records if r.config and r.config.subnet is None]
+    assert len(whole) >= 8  # 4 while all structures looked the same to it
+    costs = [r.costs.macs / problem.costs.cost(problem.whole).macs for r in whole if r.costs]
+    assert min(costs) < 0.3  # and over the whole of the front
+    assert max(costs) > 0.5
 
 
 def test_fine_tunes_are_promoted_as_with_any_sampler(tmp_path: Path) -> None:

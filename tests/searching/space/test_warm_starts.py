@@ -24,6 +24,16 @@ def test_however_few_warm_starts_are_run_they_are_spread_over_the_costs() -> Non
         assert max(b - a for a, b in pairwise(edges)) <= 2.0 / many
 
 
+def test_where_structure_is_searched_too_published_schedules_start_at_the_limit() -> None:
+    from test_subnets import FACTS as SUPERNET
+    from test_subnets import joint_problem
+
+    found = warm_starts(joint_problem().space, SUPERNET)
+    assert [p["method"] for p in found[:2]] == ["none", "none"]  # the default and the smallest
+    schedules = [float(p["budget_fraction"]) for p in found if p["method"] != "none"]
+    assert schedules[:4] == [1.0, 0.5, 0.75, 0.25]
+
+
 def test_number_formats_take_turns() -> None:
     space = space_from_dict({"methods": ["tome", "evit", "topk"], "formats": ["float32", "int8"]})
     found = [params["number_format"] for params in warm_starts(space, vit_facts())]
