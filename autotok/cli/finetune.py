@@ -94,7 +94,7 @@ def finetune_command(
     backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
     images: Annotated[int | None, typer.Option(min=1, help="Validation images; 500.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, bf16 or float32.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted one in --output.")
     ] = False,

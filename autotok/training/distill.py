@@ -18,6 +18,7 @@ from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
+from autotok.evaluation.accuracy import computing
 from autotok.evaluation.data import DataSource
 from autotok.facts import BackboneFacts
 from autotok.finetune_spec import FineTuneSpec
@@ -29,7 +30,6 @@ from autotok.tokens import Needs, Taps, Tokens
 from . import losses
 from .exit_losses import exit_loss
 from .losses import LOSSES, MIMIC_LAYERS, align, get_loss
-from .precision import autocast
 from .teacher import Observed, OtherTeacher, Teacher, observe
 
 _TOKENS = ("tokens", "tokens_kl")
@@ -88,7 +88,7 @@ class TrainingObjective(nn.Module):
         `indices` are the data's, or None where the images were varied and the teacher's logits
         cannot be remembered.
         """
-        with autocast(images.device, self.precision):
+        with computing(images.device, self.precision):
             watch = self._watch(self._last, frozenset(self._exits.layers if self._exits else ()))
             mine = observe(student, images, watch, trace=self._inside)
         theirs = self._taught(images, indices)

@@ -74,7 +74,7 @@ def finetune_student(
         data: Training images.
         teacher: The uncompressed model; None where no loss needs one.
         checkpoint: File to go on from if it exists, and to write every so often and at the end.
-        precision: 'auto', 'bf16' or 'float32'; a resumed fine-tune keeps its own under 'auto'.
+        precision: 'auto', 'bfloat16' or 'float32'; a resumed fine-tune keeps its own under 'auto'.
         ranks: The processes that train this student together; all call this, the first writes.
 
     Of all states that are judged on held-out training images, the start among them, the best is

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import torch
 
-from autotok.evaluation.accuracy import computing, default_batch_size
+from autotok.evaluation.accuracy import default_batch_size
 from autotok.evaluation.precision import cpu_has_bf16
 from autotok.facts import BackboneFacts
 from autotok.names import known
 
-PRECISIONS = ("auto", "bf16", "float32")
+PRECISIONS = ("auto", "bfloat16", "float32")
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """'bf16' or 'float32'; 'auto' takes bf16 where the hardware multiplies in it.
+    """'bfloat16' or 'float32'; 'auto' takes bfloat16 where the hardware multiplies in it.
 
     Weights, optimiser and losses stay in float32 either way.
     """
     if known("precision", precision, PRECISIONS) != "auto":
         return precision
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bf16" if device.type == "cpu" and cpu_has_bf16() else "float32"
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context that a forward runs in."""
-    return computing(device, "bfloat16" if precision == "bf16" else "float32")
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if device.type == "cpu" and cpu_has_bf16() else "float32"
 
 
 def chunk_size(facts: BackboneFacts, precision: str, device: torch.device) -> int:
     """Images that go through forward and backward together; a batch is made of such chunks.
 
-    On CPU as many as evaluation takes, so that activations stay in reused memory; in bf16 four
+    On CPU as many as evaluation takes, so that activations stay in reused memory; in bfloat16 four
     times as many where the attention map is spelled out, which float32 gains nothing from. On an
     accelerator everything at once.
     """
     if device.type != "cpu":
         return 2**30
-    wider = 4 if precision == "bf16" and facts.explicit_attention else 1
+    wider = 4 if precision == "bfloat16" and facts.explicit_attention else 1
     return wider * default_batch_size(facts)

@@ -18,14 +18,13 @@ from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig
 from autotok.errors import ConfigError, UnknownName
+from autotok.evaluation.accuracy import computing
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
 from autotok.export.weights import weights_identity
 from autotok.facts import BackboneFacts
 from autotok.finetune_spec import FineTuneSpec
 from autotok.tokens import Tokens
-
-from .precision import autocast
 
 # the logits of 65,536 images over 1,000 classes
 CACHE_BYTES = 256 * 2**20
@@ -75,7 +74,7 @@ class Teacher:
     @torch.no_grad()
     def observe(self, images: Tensor, watch: TapRequest, precision: str) -> Observed:
         """Output and features of images (B, C, H, W)."""
-        with evaluating(self.backbone), autocast(images.device, precision):
+        with evaluating(self.backbone), computing(images.device, precision):
             return observe(self._model, images, watch, trace=False)
 
     def logits(self, images: Tensor, precision: str) -> Tensor:
@@ -126,7 +125,7 @@ class OtherTeacher(Teacher):
     @torch.no_grad()
     def observe(self, images: Tensor, watch: TapRequest, precision: str) -> Observed:
         """Output of images (B, C, H, W); nothing inside can be watched."""
-        with evaluating(self._other), autocast(images.device, precision):
+        with evaluating(self._other), computing(images.device, precision):
             logits: Tensor = self._other(self.fitted(images)).float()
         return Observed(logits, Tokens(images, 0, (0, 0)), TapRequest())
 

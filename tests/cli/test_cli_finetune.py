@@ -129,7 +129,7 @@ def test_a_retrained_best_yaml_is_fine_tuned_from_the_original_weights_again(
         (["--checkpoint", "none.pth"], "checkpoint 'none.pth' does not exist"),
         (["--backbone", "tinny"], "backbone 'tinny' is unknown; did you mean 'tiny'"),
         (["--lr", "fast"], "learning rate 'fast' is not understood; give a number or auto"),
-        (["--precision", "bf8"], "did you mean 'bf16'"),
+        (["--precision", "bf16"], "did you mean 'bfloat16'"),
         (["--augment", "flip"], "augmentation 'flip' is unknown"),
         (["--recipe", "deet"], "recipe 'deet' is unknown; did you mean 'deit'"),
         (["--mixup", "-1"], "fine-tune mixup is -1.0"),

@@ -109,19 +109,19 @@ def test_unsure_images_alone_are_looked_at_again_and_none_notices_its_batch() ->
 
 @torch.no_grad()
 def test_embedding_the_chosen_patches_alone_is_the_released_form() -> None:
-    made = model(alpha=0.5)
-    method, first = cfvit(made), made.first(images())
-    tokens, stem = made.forward_tokens(images(), trace=True), made.backbone.stem_parts()
-    whole = stem.patches(images()) + stem.positions[:, 1:]  # every fine patch
+    made, given = model(alpha=0.5).double(), images().double()
+    method, first = cfvit(made), made.first(given)
+    tokens, stem = made.forward_tokens(given, trace=True), made.backbone.stem_parts()
+    whole = stem.patches(given) + stem.positions[:, 1:]  # every fine patch
     reused = method.reuse(stem.norm(first.tokens.x)[:, 1:])  # of every coarse one
     up = F.interpolate(reused.mT.unflatten(-1, (2, 2)), scale_factor=2, mode="nearest")
     whole = whole + up.flatten(2).mT
-    entering = method.second_tokens(made.backbone, images(), first, trace=True)
+    entering = method.second_tokens(made.backbone, given, first, trace=True)
     assert entering.source is not None
     for image in range(4):
         where = entering.source[image, :8].int().argmax(dim=1)
         split = entering.patches[image, :8]
-        torch.testing.assert_close(split, whole[image, where], rtol=0.0, atol=1e-5)
+        torch.testing.assert_close(split, whole[image, where], rtol=0.0, atol=1e-12)
     assert tokens.num_patches == entering.num_patches == 10
 
 

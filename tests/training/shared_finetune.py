@@ -14,7 +14,14 @@ SPEC = FineTuneSpec(length="3 steps", batch_size=8, lr=1e-4, mixup=0.8, augment=
 
 def main(folder: Path) -> None:
     config = CompressionConfig("evit", (Reduction(1, num_keep=6),))
-    result = autotok.finetune(config, data="digits", backbone="tiny", spec=SPEC, num_images=10)
+    result = autotok.finetune(
+        config,
+        data="digits",
+        backbone="tiny",
+        spec=SPEC,
+        num_images=10,
+        precision="float32",  # in bfloat16, where it is chosen, half a batch rounds otherwise
+    )
     if autotok.is_first_process():
         save_file(result.model.state_dict(), folder / "w.safetensors")
     with (folder / "told.jsonl").open("a") as file:

@@ -16,7 +16,7 @@ SPEC = FineTuneSpec(length="12 steps", batch_size=4, lr=1e-5)
 
 
 def judge(model: torch.nn.Module, data: Noise, indices: list[int]) -> HeldOut:
-    objective = TrainingObjective(model, SPEC, Teacher(tiny_backbone()), data, "bf16")
+    objective = TrainingObjective(model, SPEC, Teacher(tiny_backbone()), data, "bfloat16")
     return HeldOut(data, indices, objective)
 
 

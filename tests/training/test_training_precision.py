@@ -14,7 +14,7 @@ from autotok.training.teacher import Teacher
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_either_precision_trains_and_is_recorded(precision: str) -> None:
     model = student()
     before = weights(model)
