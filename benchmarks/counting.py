@@ -18,7 +18,8 @@ from autotok.facts import BackboneFacts
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
 BACKBONES = ("deit_small_patch16_224", "autoformer_small")
-LAYERS = (0, 3, 6, 9)
+LAYERS = (1, 3, 6, 9)
+"""Of the second block on: some methods judge by an earlier block's attention."""
 
 
 def best_us(run: Callable[[], object], times: int = 20) -> float:
@@ -47,7 +48,8 @@ def main() -> None:
         for method in list_methods():
             if method == "none" or unmet_need(get_method(method), facts):
                 continue
-            layers = (0,) if get_method(method).single_layer else LAYERS
+            cls = get_method(method)
+            layers = (cls.first_layer,) if cls.single_layer else LAYERS
             many = candidates(facts, len(layers), 1000)
             fast = best_us(lambda: schedule_macs(facts, method, {}, layers=layers, counts=many))  # noqa: B023
             one = best_us(lambda: schedule_macs(facts, method, {}, layers=layers, counts=many[:1]))  # noqa: B023

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,19 @@ import pytest
 from autotok.searching.running.question import Question
 
 ROOT = Path(__file__).parents[1]
+SMALLEST = {
+    "calibration.py": "--measurements 4 --minutes 0.5 --unseen-seconds 5",
+    "counting.py": "",
+    "evaluation.py": "--images 2 --methods none,tome --precision bfloat16",
+    "exports.py": "speed --backbone tiny --data digits --methods tome --seconds 0.2 --images 4",
+    "fit_targets.py": "rtx3090 fixed_ms matmul",
+    "long_run.py": "--trials 4 --images 4",
+    "repeatability.py": "--backbone vit_tiny_patch16_224 --minutes 0.01 --load 0",
+    "search.py": "demo@3GFLOPs --seeds 2 --evaluations 5 --algorithms auto,random,user:random",
+    "search_overhead.py": "--trials 100 --study 100",
+    "workers.py": "local --workers 1 --evaluations 2 --seconds 0.01",
+}
+"""Of each benchmark that no test of its own runs, the words for its smallest run."""
 SCRIPTS = [
     path for name in ("benchmarks", "studies", "examples") for path in (ROOT / name).rglob("*.py")
 ]
@@ -34,3 +49,24 @@ def test_the_questions_of_recorded_searches_are_such_as_a_run_keeps(
     for question in questions.values():
         assert Question.from_dict(question.to_dict()) == question
     del sys.modules["record"]
+
+
+def test_every_benchmark_is_run_by_some_test() -> None:
+    own = {"accelerator.py", "engine.py", "engine_table.py", "export_matrix.py"}  # test_benchmarks
+    here = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    assert here == SMALLEST.keys() | own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / name), *SMALLEST[name].split()]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip()

@@ -22,7 +22,7 @@ from autotok.training.distill import (
 from autotok.training.finetune import finetune_student
 from autotok.training.losses import LOSSES, align
 from autotok.training.student import student_of
-from autotok.training.teacher import Teacher, observe
+from autotok.training.teacher import GROUP, Teacher, observe
 
 INSIDE = {"mimic": 1.0, "relations": 1.0, "tokens": 1.0}
 
@@ -54,18 +54,36 @@ def test_the_teachers_logits_are_the_backbones_and_carry_no_gradient() -> None:
     assert not got.requires_grad
 
 
-def test_remembered_logits_are_not_computed_again_nor_depend_on_what_was_asked_before() -> None:
-    data, batch = Noise(), images(4)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_logits_depend_on_the_image_alone_and_are_worked_out_once(precision: str) -> None:
+    data, batch = Noise(), images(12)
     teacher = Teacher(tiny_backbone())
     calls = []
     run = teacher.logits
     teacher.logits = lambda x, p: (calls.append(len(x)), run(x, p))[1]  # type: ignore[method-assign]
-    first = teacher.cached_logits(data, [0, 1], batch[:2], "float32")
-    mixed = teacher.cached_logits(data, [3, 1], batch[[3, 1]], "float32")
-    assert calls == [1, 1, 1]
+    first = teacher.cached_logits(data, [0, 1], batch[:2], precision)
+    mixed = teacher.cached_logits(data, [3, 1, 2], batch[[3, 1, 2]], precision)
+    assert calls == [GROUP, GROUP, GROUP]  # the first to see that all places are alike
     assert torch.equal(mixed[1], first[1])
-    alone = Teacher(tiny_backbone()).cached_logits(data, [3], batch[3:], "float32")
-    assert torch.equal(mixed[0], alone[0])
+    assert len(calls) == 3
+    order = [11, 2, 3, 7, 5, 0, 1, 9, 10]
+    other = Teacher(tiny_backbone()).cached_logits(data, order, batch[order], precision)
+    assert torch.equal(mixed[0], other[2])
+    assert torch.equal(first, other[[5, 6]])
+
+
+def test_where_the_place_in_a_batch_matters_images_run_alone() -> None:
+    class Placed(Teacher):
+        def logits(self, images: Tensor, precision: str) -> Tensor:
+            return super().logits(images, precision) + 1e-7 * torch.arange(len(images))[:, None]
+
+    data, batch = Noise(), images(3)
+    teacher = Placed(tiny_backbone())
+    together = teacher.cached_logits(data, [0, 1, 2], batch, "float32")
+    torch.testing.assert_close(
+        together[2], Teacher(tiny_backbone()).logits(batch[2:], "float32")[0]
+    )
+    assert teacher._group(batch[0], "float32") == 1
 
 
 def test_another_data_source_is_not_answered_from_memory() -> None:
