@@ -28,9 +28,9 @@ from autotok.tokens import Tokens
 
 # the logits of 65,536 images over 1,000 classes
 CACHE_BYTES = 256 * 2**20
-GROUP = 8
-"""Most images of one forward on a CPU: products of eight images take a quarter of the time of eight
-products, and hardly any image waits for others that are remembered already."""
+GROUP = 16
+"""Most images of one forward on a CPU, the batch of a fine-tune by default. DINOv2-S at 112 pixels
+takes 6.0 ms an image so in bfloat16, one by one 32.6; in float32 13.3 and 30.8."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,10 @@ class Teacher:
         while key not in self._groups:
             size = self._most
             found = self.logits(image.expand(size, *image.shape), precision)
-            if bool((found == found[0]).all()):
+            if size == 1 or bool((found == found[0]).all()):
                 self._groups[key] = size
-            self._most = max(1, size // 2)
+            else:
+                self._most = size // 2
         return self._groups[key]
 
     def _remember(self, key: tuple[str, int], value: Tensor) -> None:

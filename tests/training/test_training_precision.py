@@ -7,11 +7,33 @@ import torch
 from tiny_student import Noise, same, student, weights
 
 from autotok.backbones.tiny import tiny_backbone
+from autotok.evaluation.accuracy import computing
 from autotok.finetune_spec import FineTuneSpec
+from autotok.methods.tome import ToMe
+from autotok.tokens import Taps, Tokens
 from autotok.training.finetune import finetune_student
 from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_in_training_as_in_use_tokens_are_chosen_in_full_precision(
+    monkeypatch: pytest.MonkeyPatch, gradients: bool
+) -> None:
+    seen = []
+
+    def reduce(self: ToMe, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
+        seen.append((taps.keys.dtype, torch.is_autocast_enabled("cpu")))
+        return whole(self, tokens, taps, num_keep)
+
+    whole = ToMe.reduce
+    monkeypatch.setattr(ToMe, "reduce", reduce)
+    model = student("tome")
+    with torch.set_grad_enabled(gradients), computing(torch.device("cpu"), "bfloat16"):
+        output = model(torch.randn(2, 3, 32, 32))
+    assert output.requires_grad == gradients
+    assert seen == [(torch.float32, False)] * len(model.config.reductions)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
