@@ -277,3 +277,8 @@ def exactly(x: Tensor) -> AbstractContextManager[object]:
     if not low:
         return nullcontext()
     return torch.autocast(kind, enabled=False)
+
+
+def is_watched() -> bool:
+    """Somebody writes the operators down (`torch.compile`, tracing, export), and needs few."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None

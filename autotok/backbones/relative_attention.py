@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autotok.tokens import Needs, Taps, Tokens, grid_coords
+from autotok.tokens import Needs, Taps, Tokens, grid_coords, is_watched
 
 from .attention import key_bias, query_shares, shapes_softmax, softmax, tapped
 
@@ -209,11 +209,6 @@ def _features_at_once(q: Tensor) -> int | None:
     if is_watched():
         return None
     return max(TILE, 2 * CACHED // (batch * heads * total) // TILE * TILE)
-
-
-def is_watched() -> bool:
-    """Somebody writes the operators down, and needs few."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _cached(q: Tensor) -> bool:

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.backbones.base import pool_mean
-from autotok.backbones.relative_attention import is_watched
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.methods.metr import early_head
-from autotok.tokens import Tokens
+from autotok.tokens import Tokens, is_watched
 
 HEADS = 8
 """Of thinned attention, whatever the backbone has."""

@@ -10,7 +10,6 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
-from autotok.backbones.relative_attention import is_watched
 from autotok.config import CompressionConfig
 from autotok.methods.base import Placement, Span, TokenReducer
 from autotok.methods.block_hooks import BlockHooks
@@ -18,7 +17,7 @@ from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.learning import Learning
 from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.primitives import select_images
-from autotok.tokens import Needs, Taps, Tokens, exactly, naive_coords, traced
+from autotok.tokens import Needs, Taps, Tokens, exactly, is_watched, naive_coords, traced
 
 from .exit_set import ExitSet
 from .schedule import Schedule

@@ -12,6 +12,8 @@ import functools
 import torch
 from torch import Tensor
 
+from autotok.tokens import is_watched
+
 
 def flat_rows(index: Tensor, count: int, *, skip: int = 0, step: int = 1) -> Tensor:
     """(B, k) rows of B blocks of `count` rows: those at `skip + step * index` of each block."""
@@ -76,8 +78,7 @@ def _constants(index: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
 
 def _plain(index: Tensor) -> bool:
     """Nothing watches the operators."""
-    watched = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    return type(index) is Tensor and not index.is_meta and not watched
+    return type(index) is Tensor and not index.is_meta and not is_watched()
 
 
 def _made(batch: int, shape: Shape, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Fewer tokens, a smaller subnet, or both: fronts of the demo supernet at equal effort.
 
-    python studies/joint_structure_tokens/run.py --seeds 3
+    python studies/joint_structure_tokens/run.py [--seeds 10] [--arms tokens,both]
 
 Three searches per seed with the same budget and the same number of evaluations: tokens of the
 default subnet, subnets with all their tokens, and both together. Every front is judged on the same
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from scipy.stats import wilcoxon
 
 import autotok
 from autotok.searching.records.pareto import hypervolume
@@ -34,7 +35,8 @@ COLUMNS = ("arm", "seed", "macs_g", "top1_pct", "top1_pct_low", "top1_pct_high",
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--images", type=int, default=32, help="per evaluation of the search")
     parser.add_argument("--final", type=int, default=100, help="per configuration of a front")
@@ -42,7 +44,7 @@ def main() -> None:
     path = HERE / "fronts.csv"
     rows = list(csv.DictReader(path.open())) if path.is_file() else []
     for seed in range(options.seeds):
-        for arm in ARMS:
+        for arm in options.arms:
             if not any(row["arm"] == arm and int(row["seed"]) == seed for row in rows):
                 rows += search(arm, seed, options)
                 write(path, COLUMNS, rows)
@@ -78,9 +80,9 @@ def search(arm: str, seed: int, options: argparse.Namespace) -> list[dict[str, s
 
 def summarise(rows: list[dict[str, str]], options: argparse.Namespace) -> None:
     """Hypervolumes: the area of accuracy (%) over cost (G) that a front dominates, as a share."""
-    volumes: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    volumes: dict[str, list[float]] = {arm: [] for arm in options.arms}
     table = []
-    for arm in ARMS:
+    for arm in options.arms:
         for seed in range(options.seeds):
             mine = [r for r in rows if r["arm"] == arm and int(r["seed"]) == seed]
             points = np.array([[float(r["macs_g"]), -float(r["top1_pct"])] for r in mine])
@@ -104,6 +106,14 @@ def summarise(rows: list[dict[str, str]], options: argparse.Namespace) -> None:
             f"| {arm} | {np.mean(found):.3f} | {min(found):.3f} to {max(found):.3f} |"
             f" {', '.join(f'{b:.1f} %' for b in best)} |"
         )
+    if {"tokens", "both"} <= volumes.keys():
+        gain = np.array(volumes["both"]) - np.array(volumes["tokens"])
+        p = float(wilcoxon(gain).pvalue) if gain.any() else 1.0
+        lines += [
+            "",
+            f"both less tokens: {gain.mean():+.3f} on average, {(gain > 0).sum()} of {len(gain)}"
+            f" seeds above; Wilcoxon, two-sided, over seeds: p {p:.3f}.",
+        ]
     (HERE / "summary.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
     draw(rows)
