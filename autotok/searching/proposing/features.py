@@ -35,8 +35,9 @@ _SIZE_WEIGHT = 3.0
 """Of the patches of an image size beside the tokens left at one depth."""
 _EXIT_WEIGHT = 3.0
 """Of how early images stop beside the tokens left at one depth."""
-_STRUCTURE_WEIGHT = 3.0
-"""Of each size of a structure beside the tokens left at one depth."""
+_STRUCTURE_WEIGHT = 6.0
+"""Of each size of a structure beside the tokens left at one depth: weights were trained for the
+whole one, so that half of a size changes more than half of the tokens."""
 _OTHER_WEIGHT = 1.0
 """Of being another backbone, beside the same."""
 _MOST_ROWS = 1000
