@@ -12,10 +12,14 @@ from autotok.searching.engines.base import Job, Outcome
 class Workers:
     """Workers on a clock of their own: a second passes when the test says so."""
 
-    def __init__(self, capacity: int, *, image_s: float, start_s: float = 0.0) -> None:
+    def __init__(
+        self, capacity: int, *, image_s: float, batch_s: float | None = None, start_s: float = 0.0
+    ) -> None:
+        """An image takes `image_s` alone, `batch_s` among others."""
         self.capacity, self.now = capacity, 0.0
         self.asked: list[Job] = []
         self._image_s, self._start_s = image_s, start_s
+        self._batch_s = image_s if batch_s is None else batch_s
         self._open: deque[Job] = deque()
         self._accuracy = FakeEvaluator(vit_facts())
 
@@ -33,7 +37,8 @@ class Workers:
 
     def collect(self) -> Outcome:
         job = self._open.popleft()
-        spent = self._image_s * (job.stop - job.start)
+        images = job.stop - job.start
+        spent = images * (self._image_s if images == 1 else self._batch_s)
         self.now += spent / self.capacity
         return Outcome(job, self._accuracy(job.config, job.start, job.stop), spent)
 

@@ -13,8 +13,8 @@ from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidel
 
 from .loop import REFERENCE, Search
 
-_SPEED_IMAGES = 8
-"""Per worker, the first of which warms up."""
+_SPEED_IMAGES, _SPEED_BATCH = 8, 32
+"""Per worker, one by one, the first of which warms up; then so many at once, if there is time."""
 _SPEED_SHARE = 0.05
 """Of the time left; measuring the speed ends there, after one image at least."""
 _MOST_ROOM = 4.0
@@ -81,18 +81,21 @@ class TimeLimit:
 
         That speed is measured where trials will run, on as many images at a time; what came of
         them is kept as the uncompressed model's tally."""
-        seconds, promotes = 0.0, self._search.builder.promotes
+        seconds, macs_per_s, promotes = 0.0, 0.0, self._search.builder.promotes
         settings = self._settings
         macs = problem.costs.cost(problem.whole).macs
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
         at_limit = min([macs, *limits])
         if self._limit_s is not None:
             left = self._limit_s - self.elapsed() - self.reserved_s
-            speed, tally = 0.0, None
+            alone, together, tally = 0.0, 0.0, None
             if left > 0.0:
-                most_s = _SPEED_SHARE * left
-                speed, tally = _seconds_per_image(engine, problem, most_s)
-            seconds = self._expected_speed = speed * at_limit / macs
+                most = min(problem.total_images, settings.images_final or problem.total_images)
+                alone, together, tally = _seconds_per_image(
+                    engine, problem, _SPEED_SHARE * left, most
+                )
+            seconds = self._expected_speed = together * at_limit / macs
+            macs_per_s = macs / max(alone, 1e-6)
             if tally is not None:
                 self._search.tallies[REFERENCE] = tally
             left = self._limit_s - self.elapsed() - self.reserved_s
@@ -102,7 +105,7 @@ class TimeLimit:
             problem.total_images,
             seconds,
             promotes=promotes,
-            macs_per_image=at_limit,
+            macs_per_s=macs_per_s,
             capacity=self._capacity,
         )
 
@@ -209,23 +212,35 @@ class TimeLimit:
 
 
 def _seconds_per_image(
-    engine: Engine, problem: Problem, most_s: float
-) -> tuple[float, TallyLike | None]:
-    """(seconds that a worker takes for an image of the uncompressed model while the others are as
-    busy, the tally of the images that took); images go one by one until `most_s` are spent."""
-    begin, tally, done, total = time.monotonic(), None, 0, problem.total_images
+    engine: Engine, problem: Problem, most_s: float, total: int
+) -> tuple[float, float, TallyLike | None]:
+    """(seconds that a worker takes for an image of the uncompressed model alone, and among many,
+    while the others are as busy; the tally of the images that took).
+
+    Of the first `total`, images go one by one until `most_s` are spent, then many at once if as
+    many at that pace fit in.
+    """
+    begin, tally, done, each, alone = time.monotonic(), None, 0, 1, 0.0
     spent: list[float] = []
-    for _ in range(_SPEED_IMAGES):
-        numbers = range(done, min(total, done + engine.capacity))
-        for number in numbers:
-            engine.submit(Job(REFERENCE, problem.whole, number, number + 1))
-        outcomes = sorted((engine.collect() for _ in numbers), key=lambda o: o.job.start)
+    while done < total and each:
+        starts = range(done, min(total, done + engine.capacity * each), each)
+        for start in starts:
+            engine.submit(Job(REFERENCE, problem.whole, start, min(total, start + each)))
+        outcomes = sorted((engine.collect() for _ in starts), key=lambda o: o.job.start)
         for outcome in outcomes:
             if outcome.tally is None:  # its trials will say why
-                return max([outcome.seconds, *spent]), None
+                slowest = max([outcome.seconds / each, *spent])
+                return slowest, slowest, None
             tally = outcome.tally if tally is None else tally + outcome.tally
-        done = numbers.stop
-        spent.append(fmean(o.seconds for o in outcomes))
-        if done == total or time.monotonic() - begin >= most_s:
+        done = min(total, done + engine.capacity * each)
+        pace = fmean(o.seconds / (o.job.stop - o.job.start) for o in outcomes)
+        if each > 1:
+            return alone, min(alone, pace), tally
+        spent.append(pace)
+        alone = fmean(spent[1:] or spent)
+        left_s = most_s - (time.monotonic() - begin)
+        if left_s <= 0.0:
             break
-    return fmean(spent[1:] or spent), tally
+        if len(spent) == _SPEED_IMAGES:
+            each = _SPEED_BATCH if _SPEED_BATCH * alone <= left_s else 0
+    return alone, alone, tally

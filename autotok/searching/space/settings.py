@@ -169,14 +169,14 @@ def fidelity_plan(
     seconds_per_image: float,
     *,
     promotes: bool = False,
-    macs_per_image: float = 0.0,
+    macs_per_s: float = 0.0,
     capacity: int = 1,
 ) -> FidelityPlan:
     """Images per fidelity: as set, else what the time limit affords at the speed measured.
 
     About half of the trials are expected to be promoted. Without a time limit: 64, 256, all.
-    `promotes` sets time aside for fine-tunes; `macs_per_image` is what took `seconds_per_image`,
-    on each of `capacity` workers at the same time.
+    `promotes` sets time aside for fine-tunes, which are taken to do `macs_per_s`
+    multiply-accumulates in a second; each of `capacity` workers is as fast at the same time.
     """
     few, more, final = _FEW, _MORE, total_images
     promotes = promotes and settings.finetunes > 0
@@ -193,7 +193,7 @@ def fidelity_plan(
             seconds = _FINETUNE_SHARE * settings.timeout_s
             finetunes = max(1, min(finetunes, int(seconds / _SHORTEST_FINETUNE_S)))
             finetune_s = seconds / -(-finetunes // capacity)
-            finetune_macs = finetune_s / speed * macs_per_image
+            finetune_macs = finetune_s * macs_per_s
     final = min(total_images, settings.images_final or max(32, final))
     more = min(final, settings.images_more or more)
     few = min(more, settings.images_few or few)

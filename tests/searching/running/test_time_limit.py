@@ -66,8 +66,8 @@ def test_measuring_the_speed_ends_after_a_share_of_the_time(
     planned(tmp_path / "a", monkeypatch, slow, 100.0)
     assert [(job.start, job.stop) for job in slow.asked] == [(0, 1)]
     clock, few = planned(tmp_path / "b", monkeypatch, fast, 100.0)
-    assert len(fast.asked) == 8
-    left_s = 100.0 - 8 * 0.01
+    assert [job.stop - job.start for job in fast.asked] == [1] * 8 + [32]
+    left_s = 100.0 - (8 + 32) * 0.01
     assert clock.elapsed() == pytest.approx(100.0 - left_s)
     assert few == int(0.35 * left_s / 0.01 / 32)  # 35 % of the time, 32 trials
 
@@ -77,8 +77,16 @@ def test_each_worker_is_measured_while_the_others_are_busy_too(
 ) -> None:
     workers = Workers(2, image_s=0.02)
     _, few = planned(tmp_path, monkeypatch, workers, 100.0)
-    assert [job.start for job in workers.asked] == list(range(16))
-    assert few == int(0.35 * (100.0 - 0.16) * 2 / 0.02 / 32)
+    assert [job.start for job in workers.asked] == [*range(16), 16, 48]
+    assert few == int(0.35 * (100.0 - 0.16 - 0.64) * 2 / 0.02 / 32)
+
+
+def test_images_of_a_trial_are_as_many_as_a_batch_is_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(1, image_s=0.03, batch_s=0.006)
+    _, few = planned(tmp_path, monkeypatch, workers, 100.0)
+    assert few == int(0.35 * (100.0 - 8 * 0.03 - 32 * 0.006) / 0.006 / 32)
 
 
 def test_two_workers_plan_for_as_many_images_as_one_that_is_twice_as_fast() -> None:
