@@ -53,7 +53,8 @@ def test_a_run_of_pruned_and_fine_tuned_models_goes_on_where_it_was(
     monkeypatch.setattr(ranking, "RANKED_ON", 8)
     space = tmp_path / "space.yaml"
     space.write_text(
-        "methods: [tome, evit]\nmode: retrain\nsubnet: search\n"
+        "methods: [tome, evit]\nexclude: [none]\nmode: retrain\nsubnet: search\n"
+        "conditions: [{when: {}, then: {subnet.depth: [2, 3]}}]\n"  # never the whole one
         "finetune: {length: 2 steps, batch_size: 8, lr: 0.001}\n"
     )
     few = SearchSettings(2, images_few=12, images_more=16, control_shapes=1, retrain_trials=2)
