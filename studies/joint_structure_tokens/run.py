@@ -126,7 +126,7 @@ def draw(rows: list[dict[str, str]]) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for color, arm in zip(("tab:blue", "tab:orange", "tab:green"), ARMS, strict=True):
-        for seed in sorted({r["seed"] for r in rows}):
+        for seed in sorted({r["seed"] for r in rows if r["arm"] == arm}):
             mine = sorted(
                 (float(r["macs_g"]), float(r["top1_pct"]))
                 for r in rows
