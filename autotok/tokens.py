@@ -269,8 +269,7 @@ def exactly(x: Tensor) -> AbstractContextManager[object]:
 
     What is embedded, read out or chosen costs little, and 8 bits of mantissa tell too little there:
     bfloat16 changed the demo's class of 2 images in 100 with them in it, of none without, and made
-    ToMe's KL 0.07 too large instead of 0.0001. In training other tokens would merge than in use: of
-    DINOv2-S under ToMe, gradients that go through them had a cosine of 0.67 with those in float32.
+    ToMe's KL 0.07 too large instead of 0.0001. In training other tokens would merge than in use.
     """
     kind = x.device.type
     low = kind in ("cpu", "cuda", "mps") and torch.is_autocast_enabled(kind)

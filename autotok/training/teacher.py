@@ -29,8 +29,8 @@ from autotok.tokens import Tokens
 # the logits of 65,536 images over 1,000 classes
 CACHE_BYTES = 256 * 2**20
 GROUP = 16
-"""Most images of one forward on a CPU, the batch of a fine-tune by default. DINOv2-S at 112 pixels
-takes 6.0 ms an image so in bfloat16, one by one 32.6; in float32 13.3 and 30.8."""
+"""Most images of one forward on a CPU: the batch of a fine-tune by default. One by one, products
+are too small for the processor."""
 
 
 @dataclass(frozen=True)
