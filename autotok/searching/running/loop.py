@@ -90,6 +90,9 @@ class Search:
         for record in proposals.records:
             self._count(record)
         self.tallies: dict[int, TallyLike] = {}
+        self.ceiling: float | None = None
+        """Quality of the uncompressed model as known when the search was planned: whether a run was
+        stopped in between, or has judged that model on more images since, changes no proposal."""
 
     # --- what is known
 
@@ -143,7 +146,7 @@ class Search:
         """
         while self._fruitless < _FRUITLESS:
             number = self.proposals.next_number
-            step = self._begin(self.builder.proposal(number, self.plan, self._ceiling))
+            step = self._begin(self.builder.proposal(number, self.plan, self.ceiling))
             if isinstance(step, Job):
                 return step
         return None
@@ -182,15 +185,15 @@ class Search:
         return best
 
     @property
-    def _ceiling(self) -> float | None:
-        """Quality of the uncompressed model, once it is known."""
+    def quality_of_whole(self) -> float | None:
+        """Quality of the uncompressed model over all its images so far."""
         tally = self.tallies.get(REFERENCE)
         return None if tally is None else to_score(tally).value
 
     @property
     def _hope(self) -> float | None:
         """What a fine-tune may hope for; of several backbones each has its own: the best seen."""
-        return None if self.problem.space.backbones else self._ceiling
+        return None if self.problem.space.backbones else self.quality_of_whole
 
     def _begin(self, record: TrialRecord) -> Job | TrialRecord:
         """Put a proposal into the study: a configuration to evaluate, or its record at once."""

@@ -170,12 +170,14 @@ class StudyRun:
     def _plan(self) -> FidelityPlan:
         """The study's plan; made once, from the speed measured, and kept."""
         noted = self.notes.noted("plan")
-        if noted is not None:
-            return FidelityPlan(**noted)
-        plan = self.clock.make_plan(self.problem, self.engine)
-        self._note_reference()
-        self.notes.note("plan", dataclasses.asdict(plan))
-        return plan
+        if noted is None:
+            noted = dataclasses.asdict(self.clock.make_plan(self.problem, self.engine))
+            self._note_reference()
+            self.notes.note("ceiling", self.search.quality_of_whole)
+            self.notes.note("plan", noted)
+        self._reference()
+        self.search.ceiling = self.notes.noted("ceiling")
+        return FidelityPlan(**noted)
 
     # --- trials
 

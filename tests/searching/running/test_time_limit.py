@@ -107,6 +107,24 @@ def test_images_that_the_speed_was_measured_on_are_not_run_again(tmp_path: Path)
     assert result.final.reference.score.num_images == 40
 
 
+def test_what_the_speed_was_measured_on_is_known_to_a_run_that_goes_on(tmp_path: Path) -> None:
+    limited = {"timeout_s": 1000.0, "images_few": 8, "images_more": 16, "images_final": 40}
+
+    def evaluate(config: CompressionConfig, begin: int, stop: int) -> FakeTally:
+        """The uncompressed model is far from perfect, which proposals rest on."""
+        found = FakeEvaluator(vit_facts())(config, begin, stop)
+        return dataclasses.replace(found, hits=0.5 * found.hits)
+
+    problem = fake_problem(evaluate=evaluate)
+    run_search(SearchSettings(n_trials=10, **limited), problem, tmp_path / "short")
+    extended = resume_search(problem, tmp_path / "short", n_trials=24)
+    whole = run_search(SearchSettings(n_trials=24, **limited), problem, tmp_path / "long")
+    assert [r.params for r in extended.records] == [r.params for r in whole.records]
+    scores = [(r.config, r.score) for r in extended.front]
+    assert scores == [(r.config, r.score) for r in whole.front]
+    assert extended.final.reference.score == whole.final.reference.score
+
+
 def test_the_start_of_workers_is_no_part_of_the_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
