@@ -44,7 +44,8 @@ class Job:
     start: int = 0
     stop: int = 0
     task: str = "evaluate"
-    """'evaluate', 'finetune' (which gives the weights; nothing is evaluated), 'start' (neither)."""
+    """'evaluate', 'finetune' (which gives the weights; nothing is evaluated), 'pace' (a few steps
+    of one, for their speed), 'start' (nothing)."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,9 @@ def run_job(worker: Worker, job: Job) -> Outcome:
         if job.task == "finetune":
             assert worker.finetune is not None
             tuned = worker.finetune(job.config)
+        elif job.task == "pace":
+            assert worker.pace is not None
+            tuned = worker.pace(job.config)
         elif job.task == "evaluate":
             tally = worker.evaluate(job.config, job.start, job.stop)
     except KeyboardInterrupt:

@@ -22,16 +22,12 @@ from autotok.methods.base import Training
 from autotok.methods.registry import get_method
 from autotok.metrics import METRICS
 from autotok.searching.engines.base import Job
+from autotok.searching.proposing.promotions import can_reach_front, worth_tuning
 from autotok.searching.proposing.proposals import Proposals
-from autotok.searching.proposing.trial_builder import (
-    TrialBuilder,
-    can_gain,
-    can_reach_front,
-    next_to_tune,
-    recoveries,
-)
+from autotok.searching.proposing.trial_builder import TrialBuilder
 from autotok.searching.records.record import Costs, Score, TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
+from autotok.searching.space.finetuning import image_macs
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
@@ -155,19 +151,9 @@ class Search:
         """The fine-tune that promises most; None when no configuration can still reach the front.
 
         A new trial that retrains the configuration of an earlier one; how it trains is proposed.
-        The first is the one that would be recommended without any, if it lost something.
         """
         while self.builder.promotes:
-            first = not self._retrained
-            base = self._recommended() if first else None
-            base = base or next_to_tune(
-                self.records,
-                self._retrained,
-                [t.record.base for t in self._open.values() if t.record.base is not None],
-                self.objectives,
-                recoveries(self.records, self.objectives, self._tally_of_dict, self._hope),
-                self._hope,
-            )
+            first, base = not self._retrained, self._worth_tuning()
             if base is None:
                 return None
             self._retrained.add(base.number)
@@ -177,12 +163,26 @@ class Search:
                 return step
         return None
 
-    def _recommended(self) -> TrialRecord | None:
-        """The best so far, where a fine-tune has something to regain."""
-        best = self.best()
-        if best is None or best.tuned is not None or not can_gain(best, self._hope):
+    def first_finetune(self) -> tuple[CompressionConfig, float] | None:
+        """(the first promotion that `ask_promotion` would give, what one of its images costs in a
+        step); None where nothing is worth one."""
+        base = self._worth_tuning()
+        if base is None:
             return None
-        return best
+        number = self.proposals.next_number
+        drafted = self.builder.promotion(number, base, self.plan, first=True)
+        if drafted.config is None or drafted.config.finetune is None or drafted.costs is None:
+            return None
+        choices = self.problem.space.finetune
+        teacher_macs = choices.teacher_share(drafted.params, 1) * self.builder.uncompressed_macs
+        return drafted.config, image_macs(drafted.costs.macs, teacher_macs)
+
+    def _worth_tuning(self) -> TrialRecord | None:
+        retraining = [t.record.base for t in self._open.values() if t.record.base is not None]
+        return worth_tuning(
+            *(self.records, self.best(), self._retrained, retraining),
+            *(self.objectives, self._tally_of_dict, self._hope),
+        )
 
     @property
     def quality_of_whole(self) -> float | None:

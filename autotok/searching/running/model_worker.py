@@ -44,7 +44,7 @@ from autotok.pruned_spec import PrunedSpec
 from autotok.searching.space.problem import COUNTED_IMAGES, Tuned
 from autotok.training.distill import default_losses
 from autotok.training.finetune import finetune_student
-from autotok.training.finetuned import FineTuneProgress
+from autotok.training.finetuned import FineTuned, FineTuneProgress
 from autotok.training.losses import LOSSES
 from autotok.training.student import emitted, retrained, save_weights, student_of
 from autotok.training.teacher import Teacher, teacher_of
@@ -55,6 +55,8 @@ EXIT_IMAGES_OF_A_TRIAL = 256
 """On which a trial's exit threshold is found, once for all trials that take no token away."""
 MEAN_ERRORS = 2.0
 """Standard errors by which the mean cost of these stays below what is asked."""
+_HARMLESS = 1e-8
+"""Learning rate of steps that are run for their speed."""
 QUANTISED_ON = 16
 """Images that int8 files are calibrated on."""
 
@@ -231,6 +233,28 @@ class ModelWorker:
         path = self._weights_file(config)
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = path.with_suffix(".ckpt")
+        student, done = self._trained(config, checkpoint, self.on_finetune)
+        data = self._training_data()
+        student = tuned(student, data, self.evaluator.seed)
+        save_weights(student, self._weights_file(student.config))
+        checkpoint.unlink(missing_ok=True)
+        self._last = None
+        return Tuned(
+            done.steps,
+            done.images,
+            done.seconds,
+            done.loss,
+            config=student.config.canonical,
+            evidence=done.evidence(),
+        )
+
+    def _trained(
+        self,
+        config: CompressionConfig,
+        checkpoint: Path | None,
+        on_progress: Callable[[FineTuneProgress], None] | None,
+    ) -> tuple[CompressedViT, FineTuned]:
+        """(the student as its fine-tune left it, what that did)."""
         spec = config.finetune or FineTuneSpec()
         asked = spec.teacher, spec.teacher_checkpoint
         if self._teacher is None or self._taught_by != asked:
@@ -244,20 +268,18 @@ class ModelWorker:
             spec,
             teacher=self._teacher,
             checkpoint=checkpoint,
-            on_progress=self.on_finetune,
+            on_progress=on_progress,
         )
-        student = tuned(student, data, self.evaluator.seed)
-        save_weights(student, self._weights_file(student.config))
-        checkpoint.unlink(missing_ok=True)
-        self._last = None
-        return Tuned(
-            done.steps,
-            done.images,
-            done.seconds,
-            done.loss,
-            config=student.config.canonical,
-            evidence=done.evidence(),
-        )
+        return student, done
+
+    def pace(self, config: CompressionConfig) -> Tuned:
+        """See `Worker.pace`; at a rate that changes next to nothing."""
+        assert config.finetune is not None
+        spec = dataclasses.replace(config.finetune, lr=_HARMLESS)
+        seen: list[float] = []
+        timed = dataclasses.replace(config, finetune=spec)
+        _, done = self._trained(timed, None, lambda at: seen.append(at.images_per_s))
+        return Tuned(done.steps, done.images, done.images / max(seen), done.loss)
 
     def _weights_file(self, config: CompressionConfig) -> Path:
         if self._weights is None:

@@ -167,6 +167,7 @@ def build_problem(
         load_tally=lambda data: Tally(**data),
         count=worker.count,
         finetune=worker.finetune if weights is not None else None,
+        pace=worker.pace,
         precision=chosen.precision,
         evaluator=question.evaluator,
     )

@@ -88,6 +88,11 @@ def joined_problem(problems: Mapping[str, Problem]) -> Problem:
         assert train is not None
         return train(config)
 
+    def pace(config: CompressionConfig) -> Tuned:
+        pacer = of(config).pace
+        assert pacer is not None
+        return pacer(config)
+
     def count(config: CompressionConfig) -> float:
         counter = of(config).count
         assert counter is not None
@@ -107,6 +112,7 @@ def joined_problem(problems: Mapping[str, Problem]) -> Problem:
         space=space,
         evaluate=evaluate,
         finetune=None if first.finetune is None else finetune,
+        pace=None if first.pace is None else pace,
         count=None if first.count is None else count,
         predict=None if first.predict is None else predict,
         total_images=min(problem.total_images for problem in problems.values()),

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from autotok.errors import NothingEvaluated
@@ -37,6 +38,7 @@ from .events import (
 )
 from .faults import faults_told
 from .final_evaluation import final_evaluation
+from .finetune_length import fit_finetunes
 from .loop import REFERENCE, Search, plain_tally
 from .race import finalists
 from .search_result import SearchResult, result_key
@@ -189,20 +191,12 @@ class StudyRun:
             promoted = self._closes_promotions(0)
             if not promoted:
                 self._know_reference()
-                self._fit_finetunes()
+                working = Working(self._progress(), "seeing how fast fine-tunes run")
+                tell = partial(self.on_event, working)
+                fit_finetunes(self.search, self.notes, self.clock, self.engine, tell)
                 promoted = self._fill(self.search.ask_promotion, self._closes_promotions)
             self.notes.note("promoted", promoted)
         return str(self.notes.noted("closed"))
-
-    def _fit_finetunes(self) -> None:
-        """Give fine-tunes the time that trials left over, once."""
-        if self.notes.noted("finetune_room") is None:
-            self.notes.note("finetune_room", self.clock.finetune_room())
-        room, plan = float(self.notes.noted("finetune_room")), self.search.plan
-        if plan.finetune_s is not None and plan.finetune_macs is not None:
-            self.search.plan = dataclasses.replace(
-                plan, finetune_s=room * plan.finetune_s, finetune_macs=room * plan.finetune_macs
-            )
 
     def _know_reference(self) -> None:
         """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""

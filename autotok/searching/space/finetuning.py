@@ -133,5 +133,10 @@ def auto_steps(effort_macs: float | None, macs: int, teacher_macs: float, batch_
     """
     if effort_macs is None:
         return AUTO_STEPS
-    step = batch_size * (FORWARDS_PER_STEP * macs + teacher_macs)
+    step = batch_size * image_macs(macs, teacher_macs)
     return min(MOST_STEPS, max(FEWEST_STEPS, round(effort_macs / step)))
+
+
+def image_macs(macs: int, teacher_macs: float) -> float:
+    """Multiply-accumulates of an image in a training step."""
+    return FORWARDS_PER_STEP * macs + teacher_macs

@@ -90,6 +90,13 @@ class Worker(Protocol):
         one stopped. None where nothing can be retrained."""
         ...
 
+    @property
+    def pace(self) -> Callable[[CompressionConfig], Tuned] | None:
+        """Fine-tune a configuration for as long as it says and keep nothing, to see how fast that
+        is: `Tuned.images` in `Tuned.seconds`, what comes before the first step apart. None where
+        nobody knows."""
+        ...
+
 
 class ExactCosts:
     """Exact costs of configurations, by the formula of `autotok.counting.macs`."""
@@ -198,6 +205,8 @@ class Problem:
     amounts, the mean over the first `COUNTED_IMAGES`, of what really ran."""
     finetune: Callable[[CompressionConfig], Tuned] | None = None
     """See `Worker.finetune`; without it the space is plug-in only."""
+    pace: Callable[[CompressionConfig], Tuned] | None = None
+    """See `Worker.pace`; without it fine-tunes are taken to be as fast as evaluation."""
     batch: int | None = None
     """Images at a time that the metrics on the target mean; None: the target's own."""
     precision: str = "float32"
