@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 
 import torch
-from engine import load  # the benchmark beside this one
+from engine_cases import load  # of the benchmark beside this one
 
 from autotok.api.models import compress
 from autotok.devices.device import LocalDevice, measure_on

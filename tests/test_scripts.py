@@ -51,7 +51,7 @@ def test_the_questions_of_recorded_searches_are_such_as_a_run_keeps(
 
 
 def test_every_benchmark_of_less_than_minutes_is_run_by_some_test() -> None:
-    own = {"accelerator.py", "engine.py", "engine_table.py", "export_matrix.py"}  # test_benchmarks
+    own = {"accelerator.py", "engine.py", "engine_cases.py", "engine_table.py", "export_matrix.py"}
     takes_minutes = {"calibration.py"}  # what it calls is tested with calibrations
     here = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
     assert here == SMALLEST.keys() | own | takes_minutes

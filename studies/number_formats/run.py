@@ -94,9 +94,7 @@ def report(run: autotok.Run, name: str, backbone: autotok.Backbone) -> None:
         writer.writerows(rows)
     print("\n".join([*lines, "", *sentences]))
     metric = metric_of(reference.score.metric)
-    pareto_png(
-        HERE / f"{name}.png", points_of(found), metric, x=METRICS["latency"], title=name
-    )
+    pareto_png(HERE / f"{name}.png", points_of(found), metric, x=METRICS["latency"], title=name)
 
 
 def size_mb(backbone: autotok.Backbone, config: autotok.CompressionConfig) -> float:
