@@ -17,7 +17,7 @@ from autotok.methods.registry import get_method
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import worst_excess
-from autotok.searching.space.finetuning import auto_steps
+from autotok.searching.space.finetuning import auto_steps, image_macs
 from autotok.searching.space.parameters import Params
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
@@ -153,11 +153,9 @@ class TrialBuilder:
         if repaired.config is None or repaired.costs is None or not repaired.layers:
             return repaired
         choices = self._problem.space.finetune
-        share = choices.teacher_share(params, plan.finetunes)
-        teacher_macs = share * self.uncompressed_macs
-        steps = auto_steps(
-            plan.finetune_macs, repaired.costs.macs, teacher_macs, choices.batch_size(params)
-        )
+        each = self.training_macs(repaired.costs.macs, params, plan.finetunes)
+        each += plan.finetune_overhead
+        steps = auto_steps(plan.finetune_macs, choices.batch_size(params) * each)
         config = dataclasses.replace(
             repaired.config,
             mode="retrain",
@@ -168,6 +166,12 @@ class TrialBuilder:
             },
         )
         return dataclasses.replace(repaired, config=config)
+
+    def training_macs(self, macs: int, params: Params, fine_tunes: int) -> float:
+        """Multiply-accumulates of an image in a training step of a configuration of `macs`, when so
+        many fine-tunes share the teacher's answers."""
+        share = self._problem.space.finetune.teacher_share(params, fine_tunes)
+        return image_macs(macs, share * self.uncompressed_macs)
 
     def _record(self, number: int, params: Params, repaired: Repaired, origin: str) -> TrialRecord:
         state, reason = "running", repaired.reason

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from statistics import fmean
 
+from autotok.config import CompressionConfig
 from autotok.searching.engines.base import Engine, Job
 from autotok.searching.proposing.proposals import Proposals
 
@@ -15,7 +16,10 @@ from .loop import REFERENCE, Search
 from .time_limit import TimeLimit
 
 _SHARE = 0.1
-"""Of the time of a fine-tune, for seeing how fast they run."""
+"""Of the time of a fine-tune, for seeing how fast they run, twice."""
+_APART = 0.8
+_LEAST_SLOPE = 0.05
+"""Of an image's time, what its multiply-accumulates take at least."""
 
 
 def fit_finetunes(
@@ -30,29 +34,59 @@ def fit_finetunes(
     `on_pace` is called before a few steps are run for their speed.
     """
     if notes.noted("finetune_room") is None:
-        notes.note("finetune_macs_per_s", _speed(search, engine, on_pace))
+        notes.note("finetune_pace", _pace(search, engine, on_pace))
         notes.note("finetune_room", clock.finetune_room())
-    room, speed = map(notes.noted, ("finetune_room", "finetune_macs_per_s"))
+    room, pace = map(notes.noted, ("finetune_room", "finetune_pace"))
     plan = search.plan
-    if plan.finetune_s is not None and plan.finetune_macs is not None:
-        seconds = float(room) * plan.finetune_s
-        macs = float(room) * plan.finetune_macs if speed is None else seconds * float(speed)
-        search.plan = dataclasses.replace(plan, finetune_s=seconds, finetune_macs=macs)
+    if plan.finetune_s is None or plan.finetune_macs is None:
+        return
+    seconds, macs = float(room) * plan.finetune_s, float(room) * plan.finetune_macs
+    if pace is not None:
+        plan = dataclasses.replace(plan, finetune_overhead=pace["overhead"])
+        macs = seconds * pace["macs_per_s"]
+    search.plan = dataclasses.replace(plan, finetune_s=seconds, finetune_macs=macs)
 
 
-def _speed(search: Search, engine: Engine, on_pace: Callable[[], object]) -> float | None:
+def _pace(search: Search, engine: Engine, on_pace: Callable[[], object]) -> dict[str, float] | None:
     """Multiply-accumulates that a worker's fine-tune does in a second while the others are as busy,
-    from a few steps of the first promotion; None where that cannot be seen."""
-    planned, found = search.plan.finetune_s, search.first_finetune()
-    if search.problem.pace is None or planned is None or found is None:
+    and what an image takes besides, as many of them; None where that cannot be seen.
+
+    From a few steps of two configurations, the cheaper of which tells what does not shrink.
+    """
+    planned, asked = search.plan.finetune_s, search.paced_finetunes()
+    if search.problem.pace is None or planned is None or not asked:
         return None
-    config, macs = found
-    assert config.finetune is not None
     on_pace()
-    spec = dataclasses.replace(config.finetune, length=f"{_SHARE * planned / 60} minutes")
-    job = Job(REFERENCE, dataclasses.replace(config, finetune=spec), task="pace")
+    seen = []
+    for seed, (config, macs) in enumerate(asked):  # other images, which the teacher has not seen
+        assert config.finetune is not None
+        spec = dataclasses.replace(
+            config.finetune,
+            length=f"{_SHARE * planned / 60} minutes",
+            seed=config.finetune.seed + seed,
+        )
+        seconds = _seconds_per_image(engine, dataclasses.replace(config, finetune=spec))
+        if seconds is None:
+            return None  # the fine-tune itself will say why
+        seen.append((macs, seconds))
+    return line_through(*seen[0], *seen[-1])
+
+
+def _seconds_per_image(engine: Engine, config: CompressionConfig) -> float | None:
     for _ in range(engine.capacity):
-        engine.submit(job)
+        engine.submit(Job(REFERENCE, config, task="pace"))
     done = [engine.collect().tuned for _ in range(engine.capacity)]
-    speeds = [macs * one.images / max(one.seconds, 1e-9) for one in done if one is not None]
-    return fmean(speeds) if speeds else None  # else the fine-tune itself will say why
+    paces = [one.seconds / one.images for one in done if one is not None]
+    return fmean(paces) if paces else None
+
+
+def line_through(
+    macs: float, seconds: float, fewer_macs: float, fewer_seconds: float
+) -> dict[str, float]:
+    """The speed of multiply-accumulates and the overhead in them that explain two images; two that
+    cost about the same tell of no overhead, and no image's time is overhead almost alone."""
+    slope = seconds / macs
+    if fewer_macs < _APART * macs:
+        slope = min(slope, (seconds - fewer_seconds) / (macs - fewer_macs))
+    slope = max(slope, _LEAST_SLOPE * seconds / macs)
+    return {"macs_per_s": 1.0 / slope, "overhead": max(0.0, seconds / slope - macs)}

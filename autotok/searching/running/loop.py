@@ -27,7 +27,6 @@ from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.trial_builder import TrialBuilder
 from autotok.searching.records.record import Costs, Score, TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
-from autotok.searching.space.finetuning import image_macs
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
@@ -163,19 +162,20 @@ class Search:
                 return step
         return None
 
-    def first_finetune(self) -> tuple[CompressionConfig, float] | None:
-        """(the first promotion that `ask_promotion` would give, what one of its images costs in a
-        step); None where nothing is worth one."""
-        base = self._worth_tuning()
-        if base is None:
-            return None
-        number = self.proposals.next_number
-        drafted = self.builder.promotion(number, base, self.plan, first=True)
-        if drafted.config is None or drafted.config.finetune is None or drafted.costs is None:
-            return None
-        choices = self.problem.space.finetune
-        teacher_macs = choices.teacher_share(drafted.params, 1) * self.builder.uncompressed_macs
-        return drafted.config, image_macs(drafted.costs.macs, teacher_macs)
+    def paced_finetunes(self) -> list[tuple[CompressionConfig, float]]:
+        """(a fine-tune, what one of its images costs in a step): the first promotion that
+        `ask_promotion` would give, and that of the cheapest on the front; none where nothing is
+        worth one."""
+        first, found = self._worth_tuning(), []
+        cheapest = [r for r in self.front()[:1] if r is not first]
+        for base in [first, *cheapest] if first else []:
+            number = self.proposals.next_number
+            drafted = self.builder.promotion(number, base, self.plan, first=True)
+            config, costs = drafted.config, drafted.costs
+            if config is not None and config.finetune and costs and config.exits is None:
+                macs = self.builder.training_macs(costs.macs, dict(drafted.params), fine_tunes=1)
+                found.append((config, macs))
+        return found
 
     def _worth_tuning(self) -> TrialRecord | None:
         retraining = [t.record.base for t in self._open.values() if t.record.base is not None]

@@ -126,17 +126,16 @@ def parse_losses(text: str) -> dict[str, float]:
     return found
 
 
-def auto_steps(effort_macs: float | None, macs: int, teacher_macs: float, batch_size: int) -> int:
-    """Steps that a number of multiply-accumulates pays for; cheap configurations get more.
-
-    `teacher_macs` is what the teacher costs per image; see `FineTuneChoices.teacher_share`.
-    """
+def auto_steps(effort_macs: float | None, step_macs: float) -> int:
+    """Steps that a number of multiply-accumulates pays for; cheap configurations get more."""
     if effort_macs is None:
         return AUTO_STEPS
-    step = batch_size * image_macs(macs, teacher_macs)
-    return min(MOST_STEPS, max(FEWEST_STEPS, round(effort_macs / step)))
+    return min(MOST_STEPS, max(FEWEST_STEPS, round(effort_macs / step_macs)))
 
 
 def image_macs(macs: int, teacher_macs: float) -> float:
-    """Multiply-accumulates of an image in a training step."""
+    """Multiply-accumulates of an image in a training step.
+
+    `teacher_macs` is what the teacher costs per image; see `FineTuneChoices.teacher_share`.
+    """
     return FORWARDS_PER_STEP * macs + teacher_macs

@@ -147,6 +147,8 @@ class FidelityPlan:
     """Seconds one fine-tune may take; None without a time limit."""
     finetune_macs: float | None = None
     """What those seconds pay for; a fine-tune's automatic length follows from it."""
+    finetune_overhead: float = 0.0
+    """Time that an image of a step takes whatever its tokens, as multiply-accumulates."""
 
     def __post_init__(self) -> None:
         assert 0 < self.few <= self.more <= self.final

@@ -5,7 +5,13 @@ import pickle
 import pytest
 
 from autotok.errors import ConfigError, UnknownName
-from autotok.searching.space.finetuning import AUTO_STEPS, FineTuneChoices, auto_steps, parse_losses
+from autotok.searching.space.finetuning import (
+    AUTO_STEPS,
+    FineTuneChoices,
+    auto_steps,
+    image_macs,
+    parse_losses,
+)
 from autotok.searching.space.space_file import load_space, space_from_dict
 
 
@@ -21,9 +27,9 @@ def test_a_sum_that_is_none_is_refused_in_one_sentence(text: str) -> None:
 
 
 def test_auto_gives_cheap_configurations_more_steps() -> None:
-    cheap, dear = (auto_steps(1e12, macs, 4_000_000_000, 8) for macs in (10**8, 2 * 10**9))
+    cheap, dear = (auto_steps(1e12, 8 * image_macs(macs, 4e9)) for macs in (10**8, 2 * 10**9))
     assert cheap > dear >= 4
-    assert auto_steps(None, 10**9, 10**9, 8) == AUTO_STEPS
+    assert auto_steps(None, 8e9) == AUTO_STEPS
 
 
 def test_a_fraction_of_auto_is_that_share_of_the_steps() -> None:
