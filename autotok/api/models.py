@@ -23,7 +23,7 @@ from autotok.counting.macs import Cost, cost
 from autotok.devices.device import measure_here
 from autotok.devices.measurement import Measurement
 from autotok.devices.placing import check_device, torch_device
-from autotok.errors import ConfigError, IncompatibleMethod
+from autotok.errors import ConfigError, ExportError, IncompatibleMethod
 from autotok.evaluation.accuracy import Quality
 from autotok.evaluation.own_quality import OwnFunction, OwnQuality
 from autotok.export.best_yaml import read_best
@@ -53,6 +53,7 @@ def compress(
     options: Options | None = None,
     weights: str | Path | None = None,
     untrained: bool = False,
+    image_size: int | None = None,
 ) -> CompressedViT:
     """A compressed model that holds `model` (not a copy); nothing of it is changed.
 
@@ -72,13 +73,15 @@ def compress(
         weights: The method's own parameters, a file as its authors published it; ToCom's adapters.
         untrained: Accept a method whose parameters nobody trained, and one whose network's weights
             are not to be had: enough to count it, or to train the former.
+        image_size: Side in pixels of the images that it will see; by default that of the model, or
+            of its processor's file. Grid, schedule and costs are those of this size.
 
     Raises:
         ConfigError, IncompatibleMethod, UnsupportedBackbone, UnknownName
         CheckpointError: `weights` does not hold what the method needs, or the weights of a network
             that it looks at images with cannot be had.
     """
-    backbone = as_backbone(model)
+    backbone = as_backbone(model, image_size)
     if config is None:
         if method is None:
             raise ConfigError("say how to compress: give a config, or a method with keep or r")
@@ -305,6 +308,11 @@ def export(
         calibration: (m, C, H, W), normalised, what int8 is calibrated on; by default `images`.
     """
     runnable = model if isinstance(model, CompressedViT) else compress(model, CompressionConfig())
+    lowered = (precision or runnable.config.number_format) == "int8"
+    if lowered and images is None and calibration is None:
+        raise ExportError(
+            "int8 is calibrated on images; give `calibration`, a few dozen like those it will see"
+        )
     images = random_images(runnable, 4) if images is None else images
     return export_model(
         runnable,

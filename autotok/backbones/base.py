@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,9 @@ class Backbone(nn.Module):
     """Base of all adapters. Sub-classes set `facts` and implement the four steps."""
 
     facts: BackboneFacts
+    prepared: Mapping[str, Any] | None = None
+    """How images are prepared for it, where something else than the model tells: the fields of
+    `Preprocessing` but the shape."""
     _own_facts: BackboneFacts | None = None
     _settles = False
     _settled: Tensor | None = None
@@ -326,6 +329,13 @@ def prove(backbone: Backbone, model: nn.Module, *, tolerance: float = 1e-4) -> N
         )
     error = (expected - got).abs().max().item() / max(1.0, expected.abs().max().item())
     allowed = tolerance if parameter.dtype == torch.float32 else 100 * tolerance
+    classes, width = backbone.facts.num_classes, expected.shape[-1]
+    if classes and width != classes:
+        raise UnsupportedBackbone(
+            f"backbone '{backbone.facts.name}' says it has {classes} classes and gives {width}"
+            f" outputs; set model.num_classes, or config.num_labels of transformers, to {width}, or"
+            " for features take the model without its head"
+        )
     if expected.shape != got.shape or not error <= allowed:
         raise UnsupportedBackbone(
             f"backbone '{backbone.facts.name}' failed the self-test: the adapter's"

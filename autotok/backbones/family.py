@@ -80,8 +80,13 @@ class Family:
         return self.structure(asked).facts
 
     def wrap(self, model: nn.Module) -> Backbone:
-        """The adapter around a model object that `matches` said yes to."""
+        """The adapter around a model object that `matches` said yes to, for images of the size that
+        the model is used with."""
         raise NotImplementedError
+
+    def wrap_at(self, model: nn.Module, image_size: int) -> Backbone:
+        """The same for square images of so many pixels."""
+        return self.wrap(model).at_size(image_size)
 
     def save(self, backbone: Backbone, path: Path, *, name: str) -> None:
         """Write the weights as safetensors under names that others know.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +74,18 @@ class TransformersFamily(Family):
             _refuse(type(asked).__name__, type(asked).__name__)
 
     def wrap(self, model: nn.Module) -> Backbone:
+        return self._wrapped(model, None)
+
+    def wrap_at(self, model: nn.Module, image_size: int) -> Backbone:
+        return self._wrapped(model, image_size)  # models resample their positions themselves
+
+    def _wrapped(self, model: nn.Module, image_size: int | None) -> Backbone:
         from .hf_vit import HFViT
 
-        place = Path(str(getattr(model.config, "_name_or_path", "") or "."))
-        given = _preprocessing(str(place)) if (place / "config.json").is_file() else {}
-        given.pop("side", None)
-        return HFViT(model, preprocessing=given)
+        place = str(getattr(model.config, "_name_or_path", ""))
+        given = _preprocessing(place, fetch=_cached) if place else {}
+        side = given.pop("side", None)
+        return HFViT(model, image_size=image_size or side, preprocessing=given)
 
     def load(self, asked: ModelRequest) -> Backbone:
         from .hf_vit import HFViT
@@ -228,12 +234,17 @@ def _kind(name: str, config: Any) -> str:
     _refuse(name, str((config.architectures or [config.model_type])[0]))
 
 
-def _preprocessing(place: str) -> dict[str, Any]:
-    """That of a folder or repository; {} where it has no file of it."""
+def _preprocessing(
+    place: str, fetch: Callable[[str, str], Path | None] | None = None
+) -> dict[str, Any]:
+    """That of a folder or repository; {} where it has no file of it, which is said.
+
+    `fetch` gives a repository's file, from the network if need be by default.
+    """
     for file in PREPROCESSORS:
         path = Path(place) / file
         if not path.is_file() and not Path(place).is_dir():
-            path = _fetched(place, file) or path
+            path = (fetch or _fetched)(place, file) or path
         if path.is_file():
             return preprocessing_from(read_json(path), origin=str(path))
     log.warning("'%s' has no preprocessor_config.json: images are prepared as its family's", place)
@@ -248,6 +259,17 @@ def _fetched(repository: str, file: str) -> Path | None:
             return Path(hf_hub_download(repository, file))
     except Exception:  # offline, or no such file: then the family's own way is taken, and said
         return None
+
+
+def _cached(repository: str, file: str) -> Path | None:
+    """A file that came with the model, if it did."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(repository, file)
+    except ValueError:  # no name of a repository
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _loaded(asked: ModelRequest, told: _Told) -> nn.Module:

@@ -22,17 +22,21 @@ def known_backbones(pattern: str = "*") -> list[str]:
     return [name for name in names if fnmatch.fnmatch(name, pattern)]
 
 
-def as_backbone(model: nn.Module) -> Backbone:
+def as_backbone(model: nn.Module, image_size: int | None = None) -> Backbone:
     """The model itself if it is a `Backbone`, else the adapter of its class around it.
+
+    It runs on square images of `image_size` pixels; None is the size that the model is used with.
 
     Raises:
         UnsupportedBackbone: no adapter runs this model.
+        ConfigError: it cannot run on images of that size.
     """
     if isinstance(model, Backbone):
-        return model
+        return model if image_size is None else model.at_size(image_size)
     if not isinstance(model, nn.Module):
         raise UnsupportedBackbone(f"a backbone must be a torch module, got {type(model).__name__}")
-    return family_of(model).wrap(model)
+    family = family_of(model)
+    return family.wrap(model) if image_size is None else family.wrap_at(model, image_size)
 
 
 def check_name(name: str) -> None:

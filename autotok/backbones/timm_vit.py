@@ -140,7 +140,8 @@ class TimmModel(WrappedViT):
     def class_names(self) -> tuple[str, ...]:
         """The model's own, where its configuration names them; else ()."""
         config = getattr(self.model, "pretrained_cfg", None) or {}
-        return tuple(map(str, config.get("label_names") or ()))
+        names = tuple(map(str, config.get("label_names") or ()))
+        return names if len(names) == self.facts.num_classes else ()
 
     def preprocessing(self) -> dict[str, Any]:
         """timm's evaluation transform as data: mean, std, interpolation, crop_pct, crop_mode."""
@@ -232,9 +233,12 @@ def imagenet_synsets(num_classes: int) -> tuple[str, ...]:
 
 
 def model_name(model: nn.Module) -> str:
-    """What timm calls the architecture of a model, else its class."""
+    """What timm calls the architecture of a model, with the tag of its weights where these are not
+    the usual ones, else its class."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    return str(config.get("architecture") or type(model).__name__)
+    name, tag = str(config.get("architecture") or type(model).__name__), config.get("tag")
+    usual = timm.models.get_pretrained_cfg(name) if tag and timm.models.is_model(name) else None
+    return name if usual is None or usual.tag == tag else f"{name}.{tag}"
 
 
 def check_timm_model(model: nn.Module, name: str) -> None:
@@ -273,13 +277,21 @@ def timm_facts(
         has_position_table=getattr(model, "pos_embed", None) is not None,
         image_shape=(proj.in_channels, *model.patch_embed.img_size),
         patch_size=tuple(model.patch_embed.patch_size),
-        num_classes=model.num_classes,
+        num_classes=_num_classes(model),
         stem_macs=rows * columns * proj.weight.numel(),
         plain_stem=family == "timm_vit" and _is_plain(model),
         readout_macs=fixed,
         readout_macs_per_token=per_token,
         params=sum(p.numel() for p in model.parameters()),
     )
+
+
+def _num_classes(model: Any) -> int:
+    """As the head gives them, which may have been replaced, else as the model says."""
+    if isinstance(model.head, nn.Identity):
+        return 0
+    found = model.head.out_features if isinstance(model.head, nn.Linear) else model.num_classes
+    return int(found)
 
 
 def _is_plain(model: Any) -> bool:

@@ -147,7 +147,7 @@ class Preprocessing:
 
 
 def preprocessing_of(backbone: Backbone) -> Preprocessing:
-    """The backbone's own preprocessing.
+    """The backbone's own preprocessing, or what else is said of it (`Backbone.prepared`).
 
     A backbone that names none gets ImageNet's (mean, std, bicubic, 0.875 crop), as AutoFormer was
     trained; with one channel, the demo's mean and standard deviation. It is that of the model's own
@@ -157,6 +157,8 @@ def preprocessing_of(backbone: Backbone) -> Preprocessing:
     declared = getattr(backbone, "preprocessing", None)
     grey = {"mean": (MEAN,), "std": (STD,)} if channels == 1 else {}
     values: Mapping[str, Any] = declared() if callable(declared) else grey
+    if backbone.prepared is not None:
+        values = backbone.prepared
     return Preprocessing(channels, height, width, **dict(values))
 
 

@@ -9,6 +9,7 @@ that runs it without autotok, and a README. Nothing is ever pickled.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from autotok.backbones.family import family_of
 from autotok.backbones.loading import load_backbone, load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.errors import CheckpointError, ConfigError, ExportError
+from autotok.errors import AutotokError, CheckpointError, ConfigError, ExportError
 from autotok.files import replacing_folder, write_text
 from autotok.methods.folding import adapters_of
 
@@ -31,7 +32,7 @@ from .exported import export_model
 from .formats import FORMATS
 from .onnx import output_name
 from .preprocessing_file import preprocessing_file
-from .readme import readme
+from .readme import not_rebuilt, readme
 from .weights import (
     EXITS,
     REDUCERS,
@@ -42,6 +43,9 @@ from .weights import (
     write_weights,
 )
 
+_LOG = logging.getLogger(__name__)
+_SAME = 1e-3
+"""Of the largest output, by which a rebuilt model may differ."""
 INFER = Path(__file__).with_name("infer.py")
 """Runs a bundle's ONNX file where autotok is not installed."""
 
@@ -89,12 +93,43 @@ def save_bundle(
                 exports[name] = {**found.to_dict(), "path": Path(found.path).name}
             except ExportError as error:
                 exports[name] = {"ok": False, "error": str(error)}
-        results = {"autotok": bundle.autotok, "torch": torch.__version__, "exports": exports}
+        rebuilt = _rebuilt(fresh, model, images[:2])
+        results = {
+            "autotok": bundle.autotok,
+            "torch": torch.__version__,
+            "exports": exports,
+            "rebuilt": rebuilt,
+        }
         write_text(fresh / "check.json", json_text(results))
         if "path" in exports.get("onnx", {}):
             _write_runner(fresh, bundle, exports["onnx"])
-        write_text(fresh / "README.md", readme(bundle, exports, has_reducers))
+        write_text(fresh / "README.md", readme(bundle, exports, has_reducers, rebuilt))
     return results
+
+
+def _rebuilt(folder: Path, model: CompressedViT, images: Tensor) -> dict[str, Any]:
+    """Whether what the folder says gives the same model again. One made from a model object may
+    not: names leave open what arguments, or somebody's hands, changed."""
+    try:
+        again = load_bundle(folder)
+    except AutotokError as error:
+        found: dict[str, Any] = {"ok": False, "error": str(error)}
+    else:
+        like = next(model.parameters())
+        with torch.no_grad():
+            expected = CompressedViT.forward(model, images.to(like.device, like.dtype))
+            got = CompressedViT.forward(again, images)
+        expected, got = expected.float().cpu(), got.float()
+        if expected.shape != got.shape:
+            found = {"ok": False, "error": f"{got.shape[-1]} outputs, not {expected.shape[-1]}"}
+        else:
+            apart = float((expected - got).abs().max())
+            exact = like.dtype == torch.float32
+            allowed = (_SAME if exact else 100 * _SAME) * max(1.0, float(expected.abs().max()))
+            found = {"ok": apart <= allowed, "max_abs_diff": apart}
+    if not found["ok"]:
+        _LOG.warning("%s", not_rebuilt(found))
+    return found
 
 
 def _write_runner(folder: Path, bundle: Bundle, found: Mapping[str, Any]) -> None:
@@ -210,12 +245,16 @@ def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None
                 f"checkpoint '{weights}', which '{path}' names, is not here; give its place with"
                 " --checkpoint, or keep the folder 'best' beside best.yaml"
             )
-    return load_backbone(
+    found = load_backbone(
         name or ref.name,
         checkpoint=weights,
         image_size=ref.image_shape[1] if own else None,
         subnet=bundle.config.subnet,
     )
+    if own and bundle.preprocessing:  # a model object's may be another than its name's
+        told = {k: v for k, v in bundle.preprocessing.items() if k != "image_shape"}
+        found.prepared = found.whole.prepared = told
+    return found
 
 
 def _sized(ref: BackboneRef) -> bool:

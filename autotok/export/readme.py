@@ -17,7 +17,22 @@ if TYPE_CHECKING:
     from .best_yaml import Bundle
 
 
-def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> str:
+def not_rebuilt(found: Mapping[str, Any]) -> str:
+    """That the folder does not give the model again, and what does."""
+    why = found.get("error") or f"its outputs differ by {found['max_abs_diff']:.1e}"
+    return (
+        f"what name, configuration and weights give is another model than was compressed ({why}):"
+        " autotok.load cannot rebuild it, the exported files are right; compress your own model"
+        " object with config.yaml instead"
+    )
+
+
+def readme(
+    bundle: Bundle,
+    exports: Mapping[str, Any],
+    has_reducers: bool,
+    rebuilt: Mapping[str, Any] | None = None,
+) -> str:
     """Text on how to use a bundle folder."""
     ref, config = bundle.backbone, bundle.config
     channels, height, width = ref.image_shape
@@ -56,6 +71,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         ),
         "",
         *(_alone() if runs else []),
+        *([] if rebuilt is None or rebuilt["ok"] else [f"CAREFUL: {not_rebuilt(rebuilt)}.", ""]),
         "In Python, with autotok:",
         "",
         "    import autotok",
@@ -64,7 +80,7 @@ def readme(bundle: Bundle, exports: Mapping[str, Any], has_reducers: bool) -> st
         "The weights were fine-tuned for this configuration; the original ones do not fit it."
         if tuned
         else 'or on a model of your own: `autotok.compress(model, "config.yaml")`.',
-        *_number_format(config.number_format),
+        *_number_format(config.number_format, bundle.evidence),
         *_image_size(config.image_size, ref.image_shape[1:]),
         "",
         *_figures(bundle.evidence),
@@ -95,13 +111,15 @@ def _usage(exports: Mapping[str, Any]) -> list[str]:
     return [line for lines in told if lines for line in (*lines, "")]
 
 
-def _number_format(name: str) -> list[str]:
+def _number_format(name: str, evidence: Mapping[str, Any]) -> list[str]:
     if name == "float32":
         return []
+    judged = evidence.get("judged_format")
+    said = "was judged on such a file" if judged == name else "below, if any, is that of float32"
     return [
         "",
-        f"The configuration's number format is {name}: the exported file is in it, and its quality",
-        "was judged on such a file. In torch the model computes in float32.",
+        f"The configuration's number format is {name}: the exported file is in it. Its quality",
+        f"{said}. In torch the model computes in float32.",
         *(_exact_int8() if name == "int8" else []),
     ]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import check_file, check_name, load_backbone
@@ -30,7 +30,12 @@ from autotok.files import write_text
 from autotok.finetune_spec import FineTuneSpec
 from autotok.names import known
 from autotok.plain_data import typed
-from autotok.searching.running.model_worker import calibrated_on, judged_tally, tuned
+from autotok.searching.running.model_worker import (
+    QUANTISED_ON,
+    calibrated_on,
+    judged_tally,
+    tuned,
+)
 from autotok.training import finetune as training
 from autotok.training.distill import default_losses
 from autotok.training.finetune import check_spec
@@ -43,6 +48,7 @@ from autotok.training.student import emitted, student_of
 from autotok.training.teacher import check_teacher, teacher_of
 from autotok.training.variation import check_training_augment
 
+from .export_report import first_images
 from .finetune_folder import (
     BEFORE,
     CHECKPOINT,
@@ -199,7 +205,9 @@ def finetune(
     after = ranks.from_first(lambda: judged_tally(evaluator, student, 0, stop).quality())
     result = FineTuneResult(student, done, before, after, folder)
     if folder is not None and ranks.first:
-        _hand_over(folder, job, result, data, evaluator)
+        lowered = job.config.number_format == "int8"
+        shown = first_images(train, QUANTISED_ON, seed) if lowered else None
+        _hand_over(folder, job, result, data, evaluator, shown)
     return result
 
 
@@ -308,7 +316,12 @@ def _before(
 
 
 def _hand_over(
-    folder: Path, job: _Job, result: FineTuneResult, data: str, evaluator: Evaluator
+    folder: Path,
+    job: _Job,
+    result: FineTuneResult,
+    data: str,
+    evaluator: Evaluator,
+    calibration: Tensor | None,
 ) -> None:
     """Write the bundle; what only an interrupted fine-tune needs goes."""
     config = result.model.config
@@ -320,11 +333,12 @@ def _hand_over(
         "labelling": evaluator.data.labelling,
         "quality": dataclasses.asdict(result.after),
         "quality_before": dataclasses.asdict(result.before),
+        "judged_format": "float32",
         "finetune": dataclasses.asdict(result.done),
         "patch_tokens_kept": list(result.model.schedule.kept),
     }
     bundle = Bundle(job.ref, config, preprocessing_of(job.backbone).to_dict(), evidence)
     images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
-    save_bundle(folder / "best", result.model, bundle, images)
+    save_bundle(folder / "best", result.model, bundle, images, calibration=calibration)
     write_best(folder / "best.yaml", bundle)
     remove_files(folder, CHECKPOINT, BEFORE)

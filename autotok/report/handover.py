@@ -163,6 +163,7 @@ def _evidence(
         "predicted_for": predicted_for(question.get("target")),
         "measured": None if best.reading is None else dict(best.reading),
         "patch_tokens_kept": list(best.counts),
+        "judged_format": getattr(best.config, "number_format", "float32"),
         "tuned": None if best.tuned is None else dict(best.tuned),
         "tuning_gain": None if gain is None else gain.to_dict(),
         "comparison": None if provenance is None else provenance.to_dict(),

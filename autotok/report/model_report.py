@@ -14,6 +14,7 @@ from autotok.counting.macs import cost
 from autotok.counting.macs import uncompressed as uncompressed_cost
 from autotok.devices.device import leaving, measure_on, open_device
 from autotok.devices.measurement import PROLONGED
+from autotok.errors import ExportError
 from autotok.evaluation.accuracy import Quality
 from autotok.evaluation.own_quality import OwnQuality
 from autotok.evaluation.preprocessing import preprocessing_of
@@ -199,6 +200,11 @@ def write_bundle(
     image_size: int | None,
 ) -> dict[str, Any]:
     """Write configuration, weights and ONNX of one compressed model to a folder."""
+    if model.config.number_format == "int8":
+        raise ExportError(
+            "int8 is calibrated on images, which are not given here; write the file alone by"
+            " autotok export --precision int8 --data FOLDER"
+        )
     output, checkpoint = Path(output), None if checkpoint is None else Path(checkpoint)
     facts = model.backbone.facts
     exact = cost(facts, model.config)
