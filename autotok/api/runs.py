@@ -271,6 +271,10 @@ def resume(
     without measuring; `storage` is the URL of its study where that has moved, or where its password
     is not in the environment; `sampler` is needed where the run was started with a Python object
     that no name means, and so is `evaluator`. What the run judged in, it goes on to judge in.
+
+    `n_trials` counts plug-in trials; more of them earn more fine-tunes, and `timeout_s` more images
+    of a final evaluation of its own. What was fine-tuned or measured before is known to proposals
+    that follow, so that such a run is not, trial by trial, one that was longer from the start.
     """
     leave_if_reimported()
     began = time.monotonic() if began is None else began

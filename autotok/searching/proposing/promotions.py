@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotok.config import CompressionConfig
 from autotok.metrics import METRICS
 from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import dominating, front_mask, hypervolume
@@ -37,9 +36,9 @@ def worth_tuning(
     load_tally: Callable[[Mapping[str, Any] | None], TallyLike | None],
     ceiling: float | None,
 ) -> TrialRecord | None:
-    """The trial to fine-tune next: first the `best` so far, if it lost something; see
+    """The trial to fine-tune next: for the first one the `best` of all, if it lost something; see
     `next_to_tune` for the others."""
-    if not retrained and best is not None and best.tuned is None and can_gain(best, ceiling):
+    if best is not None and best.number not in retrained and can_gain(best, ceiling):
         return best
     recovered = recoveries(records, objectives, load_tally, ceiling)
     return next_to_tune(records, retrained, retraining, objectives, recovered, ceiling)
@@ -152,9 +151,9 @@ def _best_loss(
 
 
 def _reducible(record: TrialRecord) -> bool:
-    """The uncompressed model has nothing to regain; heads of exits are not fine-tuned here."""
-    whole = CompressionConfig(backbone=record.backbone)
-    return record.config not in (None, whole) and getattr(record.config, "exits", None) is None
+    """What reduces no tokens has nothing to regain, and heads of exits are not fine-tuned here."""
+    config = record.config
+    return config is not None and bool(record.layers) and config.exits is None
 
 
 def _quality_index(objectives: Sequence[Objective], records: Sequence[TrialRecord]) -> int | None:

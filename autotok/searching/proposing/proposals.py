@@ -156,8 +156,9 @@ class Proposals:
             self._remember(record, trial)
         self.front = Front(self.objectives, self.records)
 
-    def _settled(self, trial: FrozenTrial) -> FrozenTrial:
-        """A trial whose process is gone, now finished: as told, if it came so far, else failed."""
+    def _settled(self, trial: FrozenTrial, *, died: bool = True) -> FrozenTrial:
+        """A trial that nobody runs any more, now finished: as told, if it came so far, else failed;
+        `died`, if its process ended without a word."""
         storage, attrs = self._study._storage, trial.user_attrs
         told = attrs.get("record")
         if told is not None and attrs.get("reason") != _INTERRUPTED:
@@ -165,7 +166,7 @@ class Proposals:
             self._finish(trial._trial_id, record)
         else:
             storage.set_trial_user_attr(trial._trial_id, "reason", _INTERRUPTED)
-            if attrs.get("in_process"):
+            if died and attrs.get("in_process"):
                 weight = CRASH if self._identity.crashed else 1
                 storage.set_trial_user_attr(trial._trial_id, "died", weight)
             storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
@@ -174,7 +175,7 @@ class Proposals:
     def _remember(self, record: TrialRecord, trial: FrozenTrial) -> None:
         bisect.insort(self.records, record, key=lambda r: r.number)
         self._taken.add(record.number)
-        self._shadow_trials.append((record.number, _Finished.of(trial)))
+        bisect.insort(self._shadow_trials, (record.number, _Finished.of(trial)), key=lambda p: p[0])
         trial.user_attrs.clear()  # in memory once is enough; the storage keeps it
 
     @property
@@ -292,7 +293,7 @@ class Proposals:
         A trial that was being told is finished as told.
         """
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._settled(trial)
+            self._settled(trial, died=False)
         self._running.clear()
         release(self._study, self._identity)
         self._unhold()
@@ -331,6 +332,14 @@ class Proposals:
         """Keep a JSON value with the study (the plan, results of the final evaluation)."""
         self._attrs[key] = value
         self._study.set_user_attr(key, value)
+
+    def forget(self, *keys: str) -> None:
+        """Take back what was kept under these keys, or under any that begins with one in '*'."""
+        for key in keys:
+            begins = key.removesuffix("*") if key.endswith("*") else None
+            for known in [k for k in self._attrs if k == key or (begins and k.startswith(begins))]:
+                if self._attrs[known] is not None:
+                    self.note(known, None)
 
     def noted(self, key: str) -> Any:
         """What was kept under a key; None if nothing was."""

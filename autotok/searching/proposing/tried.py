@@ -45,7 +45,7 @@ class TriedProposals:
             named, number = Named(record.params), record.number
             self._taken.add(number)
             self._proposals[named.key] = min(number, self._proposals.get(named.key, number))
-            if record.state == "infeasible":
+            if record.state == "infeasible" and record.config is None:  # at its cheapest
                 self._outside[named.shape] = min(number, self._outside.get(named.shape, number))
 
     def is_new(self, named: Named, number: float = math.inf) -> bool:

@@ -194,10 +194,11 @@ class DeviceCorrections:
         pool, outside = list(records), dict[int, TrialRecord]()
         chosen: list[TrialRecord] = []
         for _ in range(_ROUNDS):
+            before = len(self._readings)
             chosen = [self.judged(record) for record in choose([self._today(r) for r in pool])]
             wrong = {r.number: r for r in chosen if not r.feasible}
             outside |= wrong
-            if self.active:
+            if len(self._readings) > before:  # else a run that goes on would learn from controls
                 self.learn()
             if not wrong:
                 break

@@ -24,6 +24,8 @@ from .race import finalists, goes_on
 from .second_count import SecondCount
 from .time_limit import Begun, TimeLimit
 
+LAST_PART = ("final_parts", "racing:*", "control_images", "without *")
+"""Keys under which a study keeps how its final evaluation went on, but for images judged."""
 _ROUNDS = 4
 """Of choosing finalists anew where some turn out to be outside the budget."""
 
@@ -130,7 +132,7 @@ class _Race:
             stay = goes_on(list(found.values()), objectives, best)
             noted = [key for key, stays in zip(found, stay, strict=True) if stays]
             notes.note(f"racing:{part}", noted)
-        return noted
+        return [key for key in noted if key in found]
 
     def _more_images(self, part: int, affords: Callable[[], int]) -> bool:
         """Set the images that are run; False where an earlier part ran as many.

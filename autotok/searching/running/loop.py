@@ -25,6 +25,7 @@ from autotok.searching.engines.base import Job
 from autotok.searching.proposing.promotions import can_reach_front, worth_tuning
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.trial_builder import TrialBuilder
+from autotok.searching.records.pareto import Front, best_of
 from autotok.searching.records.record import Costs, Score, TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
@@ -78,10 +79,12 @@ class Search:
         self.objectives = proposals.objectives
         self._open: dict[int, _OpenTrial] = {}
         self._retrained: set[int] = set()
-        """Trials whose configuration was promoted to a fine-tune."""
+        """Trials whose configuration was to be fine-tuned."""
+        self.promoted = 0
+        """Of those, what was fine-tuned, under way included, and was not known already."""
         self._fruitless = 0
-        self.evaluated = 0
-        """Different configurations that were evaluated, or tried and failed."""
+        self.evaluated = self.tried = 0
+        """Different configurations that were evaluated, or tried and failed; without promotions."""
         for record in proposals.records:
             self._count(record)
         self.tallies: dict[int, TallyLike] = {}
@@ -95,11 +98,6 @@ class Search:
     def records(self) -> list[TrialRecord]:
         """Finished trials in logical order."""
         return list(self.proposals.records)
-
-    @property
-    def promoted(self) -> int:
-        """Configurations promoted to a fine-tune so far, those under way included."""
-        return len(self._retrained)
 
     def front(self) -> list[TrialRecord]:
         """Non-dominated evaluated trials, cheapest first."""
@@ -125,10 +123,12 @@ class Search:
     def _count(self, record: TrialRecord) -> None:
         """Take a finished trial into account."""
         self._learn(record)
-        if record.base is not None:
-            self._retrained.add(record.base)
         fruitful = record.evaluated or record.state == "failed"
+        if record.base is not None and record.base not in self._retrained:
+            self._retrained.add(record.base)
+            self.promoted += record.state != "duplicate"
         self.evaluated += fruitful
+        self.tried += fruitful and record.base is None
         self._fruitless = 0 if fruitful else self._fruitless + 1
 
     # --- ask
@@ -152,13 +152,14 @@ class Search:
         A new trial that retrains the configuration of an earlier one; how it trains is proposed.
         """
         while self.builder.promotes:
-            first, base = not self._retrained, self._worth_tuning()
+            number, base = self.proposals.next_number, self._worth_tuning()
             if base is None:
                 return None
             self._retrained.add(base.number)
-            number = self.proposals.next_number
+            first = self._is_first(number)
             step = self._begin(self.builder.promotion(number, base, self.plan, first=first))
             if isinstance(step, Job):
+                self.promoted += 1
                 return step
         return None
 
@@ -177,10 +178,20 @@ class Search:
                 found.append((config, macs))
         return found
 
+    def _is_first(self, number: int) -> bool:
+        """Whether trial `number` is the first promotion, whatever order they end in."""
+        records = [*self.proposals.records, *(t.record for t in self._open.values())]
+        before = [r for r in records if r.number < number and r.base is not None]
+        return all(r.state == "duplicate" for r in before)
+
     def _worth_tuning(self) -> TrialRecord | None:
+        best = None
+        if self._is_first(self.proposals.next_number):
+            plugged = [r for r in self.records if r.base is None]
+            best = best_of(Front(self.objectives, plugged).records, self.objectives)
         retraining = [t.record.base for t in self._open.values() if t.record.base is not None]
         return worth_tuning(
-            *(self.records, self.best(), self._retrained, retraining),
+            *(self.records, best, self._retrained, retraining),
             *(self.objectives, self._tally_of_dict, self._hope),
         )
 

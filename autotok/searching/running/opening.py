@@ -90,6 +90,8 @@ def run_search(
             }
             run.write_config(config)
             job = StudyRun(settings, corrections, run, on_event, engine, around, identity, earlier)
+            if settings.join:
+                job.extend()
             joined = stated(job.problem.budgets)  # what the study measured counts, not what we did
             if any(config[key] != value for key, value in joined.items()):
                 run.write_config({**config, **joined})
@@ -145,6 +147,8 @@ def resume_search(
             crashed=crashed_before(run.path),
         )
         job = StudyRun(settings, corrections, run, on_event, engine, around, identity)
+        if changes:  # first, or a process that ended in between would have nothing more to do
+            job.extend()
         if said != config:
             run.write_config(said)
         return job.go(resumed=True, extended=bool(changes))

@@ -37,7 +37,7 @@ from .events import (
     Working,
 )
 from .faults import faults_told
-from .final_evaluation import final_evaluation
+from .final_evaluation import LAST_PART, final_evaluation
 from .finetune_length import fit_finetunes
 from .loop import REFERENCE, Search, plain_tally
 from .race import finalists
@@ -86,6 +86,14 @@ class StudyRun:
         self.search = Search(settings, self.problem, self.notes, FidelityPlan(1, 1, 1), corrections)
         self.clock = TimeLimit(settings, self.search, self.engine.capacity, around)
 
+    def extend(self) -> None:
+        """Take back what ended an earlier part of the study, before anybody is told that there is
+        more to do; images that were judged for its final evaluation are kept."""
+        with self.run.guarded(), storage_errors(self.settings.storage or self.run.study_log):
+            self.notes.forget("closed", "promoted", "finetune_room", *LAST_PART)
+            if not self.search.evaluated:
+                self.notes.forget("plan")
+
     def go(self, *, resumed: bool, extended: bool = False) -> SearchResult:
         try:
             advice = f"bring it back and continue with `autotok resume {self.run.path}`"
@@ -109,13 +117,10 @@ class StudyRun:
         self.notes.describe(study_note(self.run.read_config(), self.search.objectives))
         self._start_workers()
         self.clock.reserved_s = self.corrections.expected_s(self.settings.front_size)
-        if extended:
-            self.notes.note("closed", None)
-            self.notes.note("promoted", None)
-            self.notes.note("finetune_room", None)
-            if not self.search.evaluated:
-                self.notes.note("plan", None)
         self.search.plan = self._plan()
+        if extended:
+            self.search.plan = self.clock.extended(self.search.plan)
+            self.notes.note("plan", dataclasses.asdict(self.search.plan))
         finished = len(self.search.records)
         self.on_event(Started(self._progress(), self.settings.n_trials, finished, resumed))
         self.on_event(BudgetsResolved(self._progress(), self.problem.budgets))
@@ -176,9 +181,11 @@ class StudyRun:
             noted = dataclasses.asdict(self.clock.make_plan(self.problem, self.engine))
             self._note_reference()
             self.notes.note("ceiling", self.search.quality_of_whole)
+            self.notes.note("speed", self.clock.speed)
             self.notes.note("plan", noted)
         self._reference()
         self.search.ceiling = self.notes.noted("ceiling")
+        self.clock.speed = self.notes.noted("speed") or self.clock.speed
         return FidelityPlan(**noted)
 
     # --- trials
@@ -245,7 +252,7 @@ class StudyRun:
         return stopped_by
 
     def _closes_trials(self, open_jobs: int) -> str:
-        if self.search.evaluated + open_jobs >= self.settings.n_trials:
+        if self.search.tried + open_jobs >= self.settings.n_trials:
             return "n_trials"
         return "timeout_s" if self.clock.closes_trials() else ""
 

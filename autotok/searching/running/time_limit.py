@@ -60,7 +60,10 @@ class TimeLimit:
             self._limit_s -= around.handover_s
         self.reserved_s = 0.0
         """Set aside for measuring the finalists."""
-        self._expected_speed = self._verifying_s = 0.0
+        self.speed: tuple[float, float] = (0.0, 0.0)
+        """Seconds that an image is expected to take, and multiply-accumulates that a fine-tune is
+        taken to do in one: as found when the study was planned, and kept with it."""
+        self._verifying_s = 0.0
         self.excluded_s = 0.0
         """Outside the limit: the start of worker processes."""
         self._before = float(sum(r.seconds for r in search.records)) / capacity
@@ -94,8 +97,8 @@ class TimeLimit:
                 alone, together, tally = _seconds_per_image(
                     engine, problem, _SPEED_SHARE * left, most
                 )
-            seconds = self._expected_speed = together * at_limit / macs
-            macs_per_s = macs / max(alone, 1e-6)
+            seconds, macs_per_s = together * at_limit / macs, macs / max(alone, 1e-6)
+            self.speed = seconds, macs_per_s
             if tally is not None:
                 self._search.tallies[REFERENCE] = tally
             left = self._limit_s - self.elapsed() - self.reserved_s
@@ -107,6 +110,27 @@ class TimeLimit:
             promotes=promotes,
             macs_per_s=macs_per_s,
             capacity=self._capacity,
+        )
+
+    def extended(self, plan: FidelityPlan) -> FidelityPlan:
+        """The plan of a study that goes on under other limits: images are as they were, fine-tunes
+        as many, and each as long, as the new limits afford."""
+        (seconds, macs_per_s), limit_s = self.speed, self._limit_s
+        if limit_s is not None:
+            limit_s = max(_LEAST_S, limit_s - self.elapsed() - self.reserved_s)
+        anew = fidelity_plan(
+            dataclasses.replace(self._settings, timeout_s=limit_s),
+            self._search.problem.total_images,
+            seconds,
+            promotes=self._search.builder.promotes,
+            macs_per_s=macs_per_s,
+            capacity=self._capacity,
+        )
+        found = dataclasses.replace(plan, finetunes=anew.finetunes)
+        if anew.finetune_s is None or not macs_per_s:
+            return found
+        return dataclasses.replace(
+            found, finetune_s=anew.finetune_s, finetune_macs=anew.finetune_macs
         )
 
     def closes_trials(self) -> bool:
@@ -208,7 +232,7 @@ class TimeLimit:
         done = [r for r in self._search.records if r.score is not None and r.state == "complete"]
         done = [r for r in done if r.tuned is None]
         images = sum(r.score.num_images for r in done if r.score is not None)
-        return sum(r.seconds for r in done) / images if images else self._expected_speed
+        return sum(r.seconds for r in done) / images if images else self.speed[0]
 
 
 def _seconds_per_image(

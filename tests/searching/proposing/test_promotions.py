@@ -31,7 +31,8 @@ def record(number: int, quality: float, macs_g: float, **further: object) -> Tri
     config = CompressionConfig("topk", (), {"number": number})
     score = Score("top1", quality, quality - 1, quality + 1, 100)
     costs = Costs(int(macs_g * 1e9), int(macs_g * 1e9), 1)
-    return TrialRecord(number, "complete", config, costs=costs, score=score, **further)  # type: ignore[arg-type]
+    given = {"costs": costs, "score": score, "layers": (1,), **further}
+    return TrialRecord(number, "complete", config, **given)  # type: ignore[arg-type]
 
 
 def problem_of(evaluator: FakeEvaluator, **changes: object) -> Problem:

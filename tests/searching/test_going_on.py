@@ -1,0 +1,260 @@
+"""What a run keeps with its study, so that who goes on with it, or asks for more, gets no less."""
+
+import dataclasses
+import random
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from clocked import Workers
+from problems import FakeEvaluator, fake_problem, vit_facts
+
+from autotok.config import CompressionConfig
+from autotok.evaluation.tally import Tally
+from autotok.searching.engines.base import Job, Outcome, run_job
+from autotok.searching.proposing.identity import StudyIdentity
+from autotok.searching.proposing.proposals import Proposals
+from autotok.searching.proposing.tried import Named, TriedProposals
+from autotok.searching.running import final_controls, final_evaluation, time_limit
+from autotok.searching.running.events import Event, TrialFinished
+from autotok.searching.running.loop import Search
+from autotok.searching.running.opening import resume_search, run_search
+from autotok.searching.running.search_result import SearchResult
+from autotok.searching.running.time_limit import Around
+from autotok.searching.space.finetuning import FineTuneChoices
+from autotok.searching.space.parameters import Condition
+from autotok.searching.space.problem import Problem, Worker
+from autotok.searching.space.settings import FidelityPlan, SearchSettings
+from autotok.searching.space.space_file import load_space
+
+
+class LastFirst:
+    """Two jobs at a time, of which the later one ends first."""
+
+    capacity = 2
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._jobs: deque[Job] = deque()
+
+    def start(self) -> float:
+        return 0.0
+
+    def submit(self, job: Job) -> None:
+        self._jobs.append(job)
+
+    def collect(self) -> Outcome:
+        return run_job(self._worker, self._jobs.pop())
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Trained(list[str]):
+    """Of an evaluator in another process than the one that fine-tuned."""
+
+    def __contains__(self, config_id: object) -> bool:
+        return True
+
+
+def trainable(**changes: object) -> Problem:
+    evaluator = FakeEvaluator(vit_facts())
+    evaluator.tuned = Trained()
+    space = dataclasses.replace(load_space("default"), **changes)  # type: ignore[arg-type]
+    return fake_problem(space=space, evaluate=evaluator, finetune=evaluator.finetune)
+
+
+def clocked(
+    monkeypatch: pytest.MonkeyPatch,
+    evaluate: Callable[..., Any] | None = None,
+    workers: Workers | None = None,
+) -> Workers:
+    """Workers whose clock all time limits go by, from 0."""
+    found = workers or Workers(1, image_s=0.02)
+    found._accuracy = evaluate or FakeEvaluator(vit_facts())
+    for module in (time_limit, final_evaluation, final_controls):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=found.monotonic))
+    return found
+
+
+def finetunes(result: SearchResult) -> list[tuple[int, int | None, object]]:
+    told = [r for r in result.records if r.base is not None]
+    return [(r.number, r.base, r.config and r.config.finetune) for r in told]
+
+
+def test_more_time_goes_into_the_final_evaluation_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, folder = fake_problem(total_images=6000), tmp_path / "run"
+    settings = SearchSettings(n_trials=8, timeout_s=60.0, min_trials=1)
+    first = run_search(settings, problem, folder, engine=clocked(monkeypatch), around=Around(0.0))
+    more = resume_search(
+        problem, folder, engine=clocked(monkeypatch), around=Around(0.0), timeout_s=1000.0
+    )
+    assert more.plan.final > 4 * first.plan.final
+
+
+class Turning(FakeEvaluator):
+    """Right or wrong image by image; what is evaluated before the turn is worse than what comes
+    after it, so that others are finalists then."""
+
+    def __init__(self) -> None:
+        super().__init__(vit_facts())
+        self.early: set[str] = set()
+        self.turned = False
+
+    def judged(self, config: CompressionConfig, start: int, stop: int) -> Tally:
+        share, name = self.accuracy(config), config.config_id
+        if not self.turned:
+            self.early.add(name)
+        if config.reductions and name in self.early:
+            share *= 0.8
+        luck = [random.Random(f"{name} {i}").gauss(0.0, 0.02) for i in range(start, stop)]
+        chance = [random.Random(i).random() for i in range(start, stop)]
+        hits = "".join("01"[c + d < share] for c, d in zip(chance, luck, strict=True))
+        return Tally("top1", len(hits), len(hits), hits.count("1"), hits=hits)
+
+
+def test_an_extended_run_has_a_race_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator, folder = Turning(), tmp_path / "run"
+    problem = fake_problem(total_images=6000)
+    problem = dataclasses.replace(problem, load_tally=lambda data: Tally(**data))
+    settings = SearchSettings(
+        n_trials=8, timeout_s=60.0, min_trials=1, images_few=32, images_more=64
+    )
+    around = Around(0.0)
+    engine = clocked(monkeypatch, evaluator.judged)
+    run_search(settings, problem, folder, engine=engine, around=around)
+    evaluator.turned, engine = True, clocked(monkeypatch, evaluator.judged)
+    more = resume_search(
+        problem, folder, engine=engine, around=around, n_trials=30, timeout_s=120.0
+    )
+    raced = {r.number for r in more.front}
+    assert raced - set(range(8))
+    assert more.best is not None
+    assert more.best.score is not None
+    assert more.best.score.num_images == more.plan.final
+
+
+def test_a_run_that_goes_on_keeps_to_its_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = trainable(mode=("retrain",), methods=("dynamicvit",))
+    problem = dataclasses.replace(problem, total_images=20_000)
+    settings = SearchSettings(n_trials=4, timeout_s=100.0, min_trials=1, seed=1)
+
+    class Training(Workers):
+        def collect(self) -> Outcome:
+            if self._open[0].task == "evaluate":
+                return super().collect()
+            self.now += 2.0
+            return run_job(problem, self._open.popleft())
+
+    def engine() -> Workers:
+        return clocked(monkeypatch, problem.evaluate, Training(1, image_s=0.05))
+
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autotok.searching.running.study.final_evaluation", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(settings, problem, tmp_path / "run", engine=engine(), around=Around(0.0))
+    workers = engine()
+    resume_search(problem, tmp_path / "run", engine=workers, around=Around(0.0))
+    assert workers.now < 120.0
+
+
+def test_an_extension_that_fails_to_begin_is_not_lost(tmp_path: Path) -> None:
+    class Broken(LastFirst):
+        def start(self) -> float:
+            raise RuntimeError("no memory for workers")
+
+    problem = fake_problem()
+    run_search(SearchSettings(n_trials=6), problem, tmp_path / "run")
+    with pytest.raises(RuntimeError):
+        resume_search(problem, tmp_path / "run", n_trials=12, engine=Broken(problem))
+    assert resume_search(problem, tmp_path / "run").evaluated == 12
+
+
+def test_trials_asked_for_are_trials_beside_fine_tunes_and_more_of_them_earn_more(
+    tmp_path: Path,
+) -> None:
+    first = run_search(SearchSettings(n_trials=8), trainable(), tmp_path / "run")
+    assert len(finetunes(first)) == 1
+    more = resume_search(trainable(), tmp_path / "run", n_trials=24)
+    plugged = [r for r in more.records if r.base is None and r.evaluated]
+    assert len(plugged) == 24
+    assert len(finetunes(more)) == 3
+
+
+def test_the_first_fine_tune_is_the_same_whichever_ends_first(tmp_path: Path) -> None:
+    choices = FineTuneChoices({"losses": ("soft", "ce", "ce+soft"), "length": ("auto", "auto/2")})
+    problem, settings = trainable(finetune=choices), SearchSettings(n_trials=16, seed=3)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, TrialFinished) and event.record.base is not None:
+            raise KeyboardInterrupt
+
+    whole = run_search(settings, problem, tmp_path / "whole", engine=LastFirst(problem))
+    with pytest.raises(KeyboardInterrupt):
+        run_search(settings, problem, tmp_path / "killed", stop, engine=LastFirst(problem))
+    again = resume_search(problem, tmp_path / "killed", engine=LastFirst(problem))
+    assert finetunes(again)[0] == finetunes(whole)[0]
+
+
+def test_what_cannot_be_fine_tuned_uses_up_no_fine_tune(tmp_path: Path) -> None:
+    names = ("tofu", "tome", "pitome")  # the best of the fake evaluator
+    kept = Condition({"method": names}, {"mode": ("plug-in",)})
+    settings = SearchSettings(n_trials=24)
+    result = run_search(settings, trainable(conditions=(kept,)), tmp_path / "run")
+    assert sum(r.tuned is not None for r in result.records) == 3
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsgaii"])
+def test_samplers_see_trials_in_logical_order_whichever_ends_first(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = fake_problem()
+    settings = SearchSettings(n_trials=30, sampler=sampler)
+    live: list[dict[str, object]] = []
+    close = Proposals.close
+
+    def closing(self: Proposals) -> None:
+        live.append(self.propose(99))
+        close(self)
+
+    monkeypatch.setattr(Proposals, "close", closing)
+    run_search(settings, problem, tmp_path / "run", engine=LastFirst(problem))
+    resume_search(problem, tmp_path / "run")
+    assert live[0] == live[1]
+
+
+def test_an_orderly_end_is_no_death_of_the_trial_in_hand(tmp_path: Path) -> None:
+    problem, settings = fake_problem(), SearchSettings(n_trials=6)
+    folder = tmp_path / "study.log"
+    for _ in range(8):
+        proposals = Proposals(
+            settings, problem, folder, StudyIdentity(run="one", access="join", crashed=True)
+        )
+        proposals.in_process = True
+        assert Search(settings, problem, proposals, FidelityPlan(4, 8, 8)).ask() is not None
+        proposals.close()
+    assert not proposals.deaths
+
+
+def test_a_shape_whose_mean_was_over_the_budget_may_be_tried_cheaper(tmp_path: Path) -> None:
+    result = run_search(SearchSettings(n_trials=4), fake_problem(), tmp_path / "run")
+    record = dataclasses.replace(result.records[-1], state="infeasible", feasible=False)
+    tried = TriedProposals()
+    tried.take_in([record])
+    cheaper = Named({**record.params, "budget_fraction": 0.31})
+    assert tried.is_new(cheaper)
+    assert not tried.is_new(Named(record.params))
+    tried.take_in([dataclasses.replace(record, number=99, config=None)])
+    assert not tried.is_new(cheaper)
