@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import autotok
+from autotok.backbones.base import Backbone
 from autotok.metrics import METRICS, metric_of
 from autotok.report.plots import pareto_png
 from autotok.report.points import points_of
@@ -59,7 +60,7 @@ def main() -> None:
     report(run, asked.name, autotok.load_backbone(backbone, **how))
 
 
-def report(run: autotok.Run, name: str, backbone: autotok.Backbone) -> None:
+def report(run: autotok.Run, name: str, backbone: Backbone) -> None:
     """The front's models and the controls, each with the size of its file."""
     found = run.records()
     reference: TrialRecord = found["reference"]
@@ -97,7 +98,7 @@ def report(run: autotok.Run, name: str, backbone: autotok.Backbone) -> None:
     pareto_png(HERE / f"{name}.png", points_of(found), metric, x=METRICS["latency"], title=name)
 
 
-def size_mb(backbone: autotok.Backbone, config: autotok.CompressionConfig) -> float:
+def size_mb(backbone: Backbone, config: autotok.CompressionConfig) -> float:
     """Of the ONNX file in the configuration's number format."""
     with tempfile.TemporaryDirectory() as folder:
         return autotok.export(autotok.compress(backbone, config), Path(folder) / "model").size_mb
