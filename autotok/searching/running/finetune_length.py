@@ -11,6 +11,7 @@ from statistics import fmean
 from autotok.config import CompressionConfig
 from autotok.searching.engines.base import Engine, Job
 from autotok.searching.proposing.proposals import Proposals
+from autotok.searching.space.settings import FidelityPlan
 
 from .loop import REFERENCE, Search
 from .time_limit import TimeLimit
@@ -36,15 +37,19 @@ def fit_finetunes(
     if notes.noted("finetune_room") is None:
         notes.note("finetune_pace", _pace(search, engine, on_pace))
         notes.note("finetune_room", clock.finetune_room())
+    search.plan = fitted(search.plan, notes)
+
+
+def fitted(plan: FidelityPlan, notes: Proposals) -> FidelityPlan:
+    """The plan with the effort per fine-tune that the study keeps, if it was found already."""
     room, pace = map(notes.noted, ("finetune_room", "finetune_pace"))
-    plan = search.plan
-    if plan.finetune_s is None or plan.finetune_macs is None:
-        return
+    if room is None or plan.finetune_s is None or plan.finetune_macs is None:
+        return plan
     seconds, macs = float(room) * plan.finetune_s, float(room) * plan.finetune_macs
     if pace is not None:
         plan = dataclasses.replace(plan, finetune_overhead=pace["overhead"])
         macs = seconds * pace["macs_per_s"]
-    search.plan = dataclasses.replace(plan, finetune_s=seconds, finetune_macs=macs)
+    return dataclasses.replace(plan, finetune_s=seconds, finetune_macs=macs)
 
 
 def _pace(search: Search, engine: Engine, on_pace: Callable[[], object]) -> dict[str, float] | None:

@@ -116,7 +116,7 @@ class Search:
         return load(data) if load is not None and data is not None else None
 
     def _learn(self, record: TrialRecord) -> None:
-        if record.config is not None and record.state != "duplicate":
+        if record.config is not None and record.duplicate_of is None:
             for name in {record.config.config_id, record.drafted} - {""}:
                 self.builder.known[name] = record
 

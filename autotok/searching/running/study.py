@@ -38,7 +38,7 @@ from .events import (
 )
 from .faults import faults_told
 from .final_evaluation import LAST_PART, final_evaluation
-from .finetune_length import fit_finetunes
+from .finetune_length import fit_finetunes, fitted
 from .loop import REFERENCE, Search, plain_tally
 from .race import finalists
 from .search_result import SearchResult, result_key
@@ -194,7 +194,9 @@ class StudyRun:
         """Run trials until enough, out of time, or nothing new is left; the reason is kept."""
         if self.notes.noted("closed") is None:
             self.notes.note("closed", self._fill(self.search.ask, self._closes_trials))
-        if self.notes.noted("promoted") is None and self.search.plan.finetunes:
+        if self.notes.noted("promoted") is not None:
+            self.search.plan = fitted(self.search.plan, self.notes)
+        elif self.search.plan.finetunes:
             promoted = self._closes_promotions(0)
             if not promoted:
                 self._know_reference()

@@ -79,6 +79,7 @@ def test_a_tenth_of_a_fine_tune_s_time_is_spent_on_a_speed_and_once(tmp_path: Pa
     again = resume_search(problem_with(pacer), tmp_path / "run")
     assert len(pacer.asked) == 2
     assert [r.params for r in again.records] == [r.params for r in first.records]
+    assert again.plan == first.plan
 
 
 def test_no_time_is_overhead_that_multiply_accumulates_explain() -> None:
