@@ -2,7 +2,6 @@
 
 import dataclasses
 import random
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.evaluation.tally import Tally
-from autotok.searching.engines.base import Job, Outcome, run_job
+from autotok.searching.engines.base import InProcessEngine, Outcome, run_job
 from autotok.searching.proposing.identity import StudyIdentity
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.tried import Named, TriedProposals
@@ -26,31 +25,19 @@ from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.time_limit import Around
 from autotok.searching.space.finetuning import FineTuneChoices
 from autotok.searching.space.parameters import Condition
-from autotok.searching.space.problem import Problem, Worker
+from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from autotok.searching.space.space_file import load_space
 
 
-class LastFirst:
+class LastFirst(InProcessEngine):
     """Two jobs at a time, of which the later one ends first."""
 
     capacity = 2
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._jobs: deque[Job] = deque()
-
-    def start(self) -> float:
-        return 0.0
-
-    def submit(self, job: Job) -> None:
-        self._jobs.append(job)
-
     def collect(self) -> Outcome:
-        return run_job(self._worker, self._jobs.pop())
-
-    def close(self) -> None:
-        """Nothing is held."""
+        self._jobs.rotate(1)
+        return super().collect()
 
 
 class Trained(list[str]):
