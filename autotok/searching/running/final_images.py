@@ -15,7 +15,8 @@ from autotok.searching.engines.base import Engine, Job, Outcome
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import TallyLike, to_score
 
-from .loop import Search, after_finetune, judged, plain_tally
+from .judged_record import after_finetune, judged, plain_tally
+from .loop import Search
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,33 +13,29 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from autotok.config import CompressionConfig
 from autotok.methods.base import Training
 from autotok.methods.registry import get_method
-from autotok.metrics import METRICS
 from autotok.searching.engines.base import Job
 from autotok.searching.proposing.promotions import can_reach_front, worth_tuning
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.trial_builder import TrialBuilder
 from autotok.searching.records.pareto import Front, best_of
-from autotok.searching.records.record import Costs, Score, TrialRecord
-from autotok.searching.space.budget import Budget, worst_excess
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
 from .device_corrections import DeviceCorrections
 from .events import trial_text
+from .judged_record import after_finetune, judged, plain_tally, under_config
 
 _LOG = logging.getLogger(__name__)
 REFERENCE = -1
 """Number under which the uncompressed model's tally is kept, inside the budget or not."""
-_EXIT_ERRORS = 2.0
-"""Standard errors by which the mean cost of exits is over the budget before a trial counts as
-outside; the final evaluation takes the mean as it is."""
 _FRUITLESS = 40
 """Proposals in a row without a new configuration after which the space counts as exhausted."""
 
@@ -232,7 +228,7 @@ class Search:
         scored = dataclasses.replace(trial.record, state="complete", score=score)
         if trial.record.base is None and not can_reach_front(scored, self.front(), self.objectives):
             trial.tally = tally
-            trial.record = _under(trial.record, trial.config.plugged_in)  # all that ran
+            trial.record = under_config(trial.record, trial.config.plugged_in)  # all that ran
             trial.record = judged(trial.record, tally, self.problem.budgets)
             why = "before its fine-tune: dominated even if that regained everything"
             return self._complete(number, trial, why)
@@ -312,71 +308,3 @@ class Search:
         return dataclasses.replace(
             record, score=known.score, fidelity=known.fidelity, costs=known.costs
         )
-
-
-# --- what a judgement makes of a record
-
-
-def judged(record: TrialRecord, tally: TallyLike, budgets: Sequence[Budget]) -> TrialRecord:
-    """The record with the quality and the mean cost of all its images so far."""
-    score, config = to_score(tally), getattr(tally, "judged", "")
-    if config:
-        record = _under(record, CompressionConfig.from_json(config))
-    record = dataclasses.replace(record, score=score)
-    if score.macs_mean is None or record.costs is None:
-        return record
-    record = dataclasses.replace(
-        record,
-        costs=Costs(
-            round(score.macs_mean), round(score.macs_noattn_mean or 0), record.costs.params
-        ),
-        macs_nominal=record.costs.macs if record.macs_nominal is None else record.macs_nominal,
-    )
-    over = worst_excess(budgets, {**record.values, **_least_means(record, score)})
-    if over <= 0.0:
-        return dataclasses.replace(record, feasible=True, violation=over)
-    worst = max(budgets, key=lambda budget: budget.excess_of(record.values))
-    reason = _reason(worst, score) if worst.metric in ("macs", "macs_noattn") else record.reason
-    return dataclasses.replace(
-        record, state="infeasible", feasible=False, violation=over, reason=reason
-    )
-
-
-def _least_means(record: TrialRecord, score: Score) -> dict[str, float]:
-    """What a configuration with exits may cost on average for all that its images tell: where
-    images stop differs so much that a mean of few of them says little."""
-    if record.config is None or record.config.exits is None or not score.macs_mean:
-        return {}
-    error = float(score.macs_std or 0.0) / math.sqrt(score.num_images)
-    share = 1.0 - _EXIT_ERRORS * error / score.macs_mean
-    return {m: share * record.values[m] for m in ("macs", "macs_noattn")}
-
-
-def _reason(budget: Budget, score: Score) -> str:
-    mean = score.macs_mean if budget.metric == "macs" else score.macs_noattn_mean
-    return (
-        f"over the budget of {budget.text}: it costs"
-        f" {METRICS[budget.metric].limit_in_words(float(mean or 0))},"
-        f" mean over {score.num_images} images (standard deviation"
-        f" {float(score.macs_std or 0):,.0f}), where {budget.limit:,.0f} are allowed"
-    )
-
-
-def _under(record: TrialRecord, config: CompressionConfig) -> TrialRecord:
-    """The record of another configuration than it was drafted with; the draft's id is kept."""
-    if record.config is None or config == record.config:
-        return record
-    drafted = record.drafted or record.config.config_id
-    return dataclasses.replace(record, config=config, drafted=drafted)
-
-
-def after_finetune(record: TrialRecord, tuned: Tuned) -> TrialRecord:
-    """The record with the configuration that its fine-tune left."""
-    return _under(record, CompressionConfig.from_json(tuned.config)) if tuned.config else record
-
-
-def plain_tally(tally: Any) -> dict[str, Any] | None:
-    """A tally, or what a fine-tune did, as plain data; None if it is no dataclass."""
-    if dataclasses.is_dataclass(tally) and not isinstance(tally, type):
-        return dataclasses.asdict(tally)
-    return None

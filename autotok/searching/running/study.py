@@ -39,7 +39,8 @@ from .events import (
 from .faults import faults_told
 from .final_evaluation import LAST_PART, final_evaluation
 from .finetune_length import fit_finetunes, fitted
-from .loop import REFERENCE, Search, plain_tally
+from .judged_record import plain_tally
+from .loop import REFERENCE, Search
 from .race import finalists
 from .search_result import SearchResult, result_key
 from .time_limit import Around, TimeLimit
