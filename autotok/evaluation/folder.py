@@ -60,10 +60,10 @@ class PixelCache:
 class FolderData:
     """Images below a folder, decoded once as long as they fit the cache.
 
-    With a sub-folder named after the split ('val', 'validation', 'test'; 'train'), that one is
-    used; where there is a train folder alone, a fifth of every class is held out for judging and
-    the rest is for training, the same always. `understand` says how class names become labels, and
-    `labelling` how it went here.
+    With a sub-folder named after the split ('val', 'validation', 'test'; 'train') and no class
+    beside it, that one is used; where there is a train folder alone, a fifth of every class is held
+    out for judging and the rest is for training, the same always. `understand` says how class names
+    become labels, and `labelling` how it went here.
 
     An image that cannot be read is skipped with a warning, unless they are 1 % of the folder or
     more: then `subset` refuses, naming the first.
