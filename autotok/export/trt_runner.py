@@ -96,7 +96,7 @@ class TrtEngine:
         return self._held[key]
 
 
-def logits_of(engine: TrtEngine, images: Array) -> Array:
+def outputs_of(engine: TrtEngine, images: Array) -> Array:
     """(n, classes) of images (n, C, H, W), whatever batch the engine takes."""
     wanted, batch = len(images), engine.batch
     if not wanted:
@@ -111,7 +111,7 @@ def run_engine(arguments: list[str]) -> None:
     if len(arguments) != 3:
         sys.exit(__doc__)
     engine, images = TrtEngine(arguments[0]), np.load(arguments[1], allow_pickle=False)
-    np.save(arguments[2], logits_of(engine, images))
+    np.save(arguments[2], outputs_of(engine, images))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_what_the_engine_does_not_run_is_one_sentence(
     (tmp_path / "m.engine").write_bytes(b"engine")
     engine = trt_runner.TrtEngine(str(tmp_path / "m.engine"))
     with pytest.raises(SystemExit, match=message):
-        trt_runner.logits_of(engine, np.full(shape, fill, np.float32))
+        trt_runner.outputs_of(engine, np.full(shape, fill, np.float32))
 
 
 @pytest.mark.usefixtures("_device")
