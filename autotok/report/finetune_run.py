@@ -58,6 +58,7 @@ from .finetune_folder import (
     fit_folder,
     remove_files,
 )
+from .told_classes import told_class_names
 
 # 95 % of a share lies within 5 points on so many
 NUM_IMAGES = 500
@@ -144,7 +145,8 @@ def finetune(
             learned from too where there are any.
         backbone: For a path or a configuration: another backbone, by name.
         checkpoint: Its weights.
-        class_names: File of the model's class names in order, for class folders that need one.
+        class_names: File of the model's class names in order, for class folders that need one; by
+            default what a `best.yaml` was searched with.
         num_images: Validation images, at most.
         resume: Go on with an interrupted fine-tune in `output`.
         device: 'auto', 'cpu', 'cuda[:N]' or 'mps'; where the model is by default.
@@ -158,9 +160,12 @@ def finetune(
     tell = on_progress or (lambda *_: None)
     data = str(data)
     check_data(data, class_names=class_names)
+    if class_names is None and isinstance(model, (str, Path)):
+        class_names = told_class_names(model, data)
     wished = dataclasses.replace(spec or FineTuneSpec(), **(changes or {}))
-    files = [None if path is None else str(path) for path in (checkpoint, class_names)]
-    asked = FineTuneQuestion(data, num_images, precision, wished, backbone, *files)
+    names = None if class_names is None else str(Path(class_names).expanduser().absolute())
+    given = None if checkpoint is None else str(checkpoint)
+    asked = FineTuneQuestion(data, num_images, precision, wished, backbone, given, names)
     _check_names(asked)
     if recipe is not None:
         recipe_settings(recipe, labelled=True)
@@ -207,7 +212,7 @@ def finetune(
     if folder is not None and ranks.first:
         lowered = job.config.number_format == "int8"
         shown = first_images(train, QUANTISED_ON, seed) if lowered else None
-        _hand_over(folder, job, result, data, evaluator, shown)
+        _hand_over(folder, job, result, asked, evaluator, shown)
     return result
 
 
@@ -319,7 +324,7 @@ def _hand_over(
     folder: Path,
     job: _Job,
     result: FineTuneResult,
-    data: str,
+    asked: FineTuneQuestion,
     evaluator: Evaluator,
     calibration: Tensor | None,
 ) -> None:
@@ -329,7 +334,8 @@ def _hand_over(
     evidence: Mapping[str, Any] = {
         "macs": round(result.after.macs_mean or exact.macs),
         "params": exact.params,
-        "data": data,
+        "data": asked.data,
+        "class_names": asked.class_names,
         "labelling": evaluator.data.labelling,
         "quality": dataclasses.asdict(result.after),
         "quality_before": dataclasses.asdict(result.before),
