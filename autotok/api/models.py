@@ -259,7 +259,7 @@ def evaluate(
     metric = own_quality(metric, None if own is None else own.name)
     original = None if uncompressed is None else as_backbone(uncompressed)
     if isinstance(model, (str, Path)):
-        class_names = class_names or told_class_names(model, data)
+        class_names = told_class_names(model, data, class_names)
         original = original or load_uncompressed(Path(model))
         runnable = with_networks(load_bundle(Path(model)))
     elif isinstance(model, CompressedViT):

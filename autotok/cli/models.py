@@ -305,7 +305,7 @@ def export_command(
 def _class_names(config: Path | None, data: str, given: Path | None) -> Path | None:
     """Those given, else those that the configuration was searched with."""
     autotok.check_data(data, class_names=given)
-    return given if given or config is None else autotok.told_class_names(config, data)
+    return autotok.told_class_names(config, data, given)
 
 
 def _show(report: dict[str, Any], json: bool) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autotok.errors import DataError, nearest, printable
+from autotok.names import is_numbered
 
 from .preprocessing import open_regular
 
@@ -73,7 +74,7 @@ def understand(
         return Labelling(None, words="no class folders and no labels.csv say what the images show")
     reference = train or found
     everywhere = {*reference.names, *found.names}
-    own = () if _is_numbered(own) or len(own) != num_classes else own
+    own = () if is_numbered(own) or len(own) != num_classes else own
     for names, words in _lists(everywhere, num_classes, own):
         if 2 * len(everywhere & names.keys()) > len(everywhere):
             _refuse_strange(everywhere - names.keys(), names, num_classes, words)
@@ -114,7 +115,7 @@ def own_classes(found: Source, train: Source | None) -> Labelling:
 
 def contradict(own: Sequence[str], names: Sequence[str]) -> bool:
     """Whether a model that names its classes gives most of them another name than `names` does."""
-    if _is_numbered(own) or len(own) != len(names):
+    if is_numbered(own) or len(own) != len(names):
         return False
     same = sum(_plain(mine) == _plain(name) for mine, name in zip(own, names, strict=True))
     return 2 * same < len(names)
@@ -217,11 +218,6 @@ def _single(names: Sequence[str]) -> dict[str, int]:
 
 def _plain(name: str) -> str:
     return " ".join(re.sub("[_-]", " ", name).casefold().split())
-
-
-def _is_numbered(own: Sequence[str]) -> bool:
-    """Whether a model's names of its classes are their numbers, which say nothing."""
-    return all(name == str(i) for i, name in enumerate(own))
 
 
 def _otherwise(names: Iterable[str], num_classes: int) -> str:

@@ -145,8 +145,7 @@ def finetune(
             learned from too where there are any.
         backbone: For a path or a configuration: another backbone, by name.
         checkpoint: Its weights.
-        class_names: File of the model's class names in order, for class folders that need one; by
-            default what a `best.yaml` was searched with.
+        class_names: File of the model's class names in order; by default that of a `best.yaml`.
         num_images: Validation images, at most.
         resume: Go on with an interrupted fine-tune in `output`.
         device: 'auto', 'cpu', 'cuda[:N]' or 'mps'; where the model is by default.
@@ -160,12 +159,10 @@ def finetune(
     tell = on_progress or (lambda *_: None)
     data = str(data)
     check_data(data, class_names=class_names)
-    if class_names is None and isinstance(model, (str, Path)):
-        class_names = told_class_names(model, data)
+    class_names = told_class_names(model, data, class_names)
     wished = dataclasses.replace(spec or FineTuneSpec(), **(changes or {}))
-    names = None if class_names is None else str(Path(class_names).expanduser().absolute())
-    given = None if checkpoint is None else str(checkpoint)
-    asked = FineTuneQuestion(data, num_images, precision, wished, backbone, given, names)
+    files = [None if path is None else str(path) for path in (checkpoint, class_names)]
+    asked = FineTuneQuestion(data, num_images, precision, wished, backbone, *files)
     _check_names(asked)
     if recipe is not None:
         recipe_settings(recipe, labelled=True)
@@ -345,6 +342,9 @@ def _hand_over(
     }
     bundle = Bundle(job.ref, config, preprocessing_of(job.backbone).to_dict(), evidence)
     images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
-    save_bundle(folder / "best", result.model, bundle, images, calibration=calibration)
+    names = evaluator.data.class_names
+    save_bundle(
+        folder / "best", result.model, bundle, images, calibration=calibration, class_names=names
+    )
     write_best(folder / "best.yaml", bundle)
     remove_files(folder, CHECKPOINT, BEFORE)

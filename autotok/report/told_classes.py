@@ -14,13 +14,21 @@ from autotok.names import is_named
 logger = logging.getLogger(__name__)
 
 
-def told_class_names(config: str | Path, data: str | Path) -> Path | None:
-    """The file of class names that a `best.yaml` was searched or fine-tuned with, where `data` is a
-    folder with names to look up in it; a file that is gone is warned of.
+def told_class_names(
+    config: object, data: str | Path, given: str | Path | None = None
+) -> Path | None:
+    """The file of class names: the one given, else that which a `best.yaml` was searched or
+    fine-tuned with, where `data` is a folder with names to look up in it.
+
+    A file that is gone is warned of. `config` is a path, or a model, which tells nothing.
 
     Raises:
         ConfigError, DataError: no `best.yaml`, or no such folder.
     """
+    if given is not None:
+        return Path(given).expanduser().absolute()
+    if not isinstance(config, (str, Path)):
+        return None
     evidence = read_best(Path(config)).evidence
     question = evidence.get("question", evidence)
     told = question.get("class_names") if isinstance(question, Mapping) else None

@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from autotok.cli.models import app
 from autotok.errors import DataError
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.best_yaml import BackboneRef, Bundle, read_best, write_best
+from autotok.export.bundle import save_bundle
 from autotok.report.told_classes import told_class_names
 
 NAMES = tuple("jihgfedcba")
@@ -80,7 +82,11 @@ def test_an_evaluation_takes_the_class_names_of_the_search(photos: Path, best: P
 
 
 @pytest.mark.usefixtures("no_onnx")
-def test_a_fine_tune_takes_them_too_and_hands_them_on(photos: Path, best: Path) -> None:
+def test_a_fine_tune_takes_them_too_and_hands_them_on(
+    photos: Path, best: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = Mock(wraps=save_bundle)
+    monkeypatch.setattr("autotok.report.finetune_run.save_bundle", saved)
     for name in NAMES:
         for i in range(1, 4):
             copy = photos / name / f"{i}.png"
@@ -91,6 +97,7 @@ def test_a_fine_tune_takes_them_too_and_hands_them_on(photos: Path, best: Path) 
     folder = photos.parent / "tuned"
     spec = FineTuneSpec(length="1 steps", batch_size=4, lr=1e-5)
     autotok.finetune(best, data=photos, spec=spec, num_images=10, output=folder)
+    assert saved.call_args.kwargs["class_names"] == NAMES
     assert "names from" in read_best(folder / "best.yaml").evidence["labelling"]
     assert told_class_names(folder / "best.yaml", photos) == photos.parent / "names.txt"
 
