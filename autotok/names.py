@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from autotok.errors import UnknownName
 
@@ -20,6 +20,11 @@ def check_precision(name: str) -> None:
 def is_named(spec: str) -> bool:
     """Whether data is one of the built-in sets, not a folder."""
     return spec in ("demo", "digits") or spec.partition(":")[0] == "cifar10"
+
+
+def is_numbered(names: Sequence[str]) -> bool:
+    """Whether names of classes are their numbers, which say nothing."""
+    return all(name and name.lstrip("0") == str(i or "") for i, name in enumerate(names))
 
 
 def from_module(text: str) -> object:

@@ -37,6 +37,7 @@ from autotok.methods.thresholds import trains_thresholds
 from autotok.metrics import own_quality
 from autotok.names import check_precision
 from autotok.report.export_report import random_images
+from autotok.report.told_classes import told_class_names
 from autotok.searching.running.judging import judge
 from autotok.training.student import emitted
 
@@ -239,7 +240,8 @@ def evaluate(
         seed: Which images come first.
         uncompressed: What a fine-tuned model came from; its own backbone by default, and for a path
             what that names.
-        class_names: File of the model's class names in order, for class folders that need one.
+        class_names: File of the model's class names in order, for class folders that need one; by
+            default what a `best.yaml` was searched with.
         device: 'auto', 'cpu', 'cuda[:N]' or 'mps'; where the model is by default.
         precision: 'float32', 'bfloat16' or 'float16'; 'auto' is the fastest that agrees with
             float32 on the first images.
@@ -257,6 +259,7 @@ def evaluate(
     metric = own_quality(metric, None if own is None else own.name)
     original = None if uncompressed is None else as_backbone(uncompressed)
     if isinstance(model, (str, Path)):
+        class_names = told_class_names(model, data, class_names)
         original = original or load_uncompressed(Path(model))
         runnable = with_networks(load_bundle(Path(model)))
     elif isinstance(model, CompressedViT):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ KEY = "autotok.transformers"
 """Under which a weight file carries the model's class and configuration."""
 RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters by number, as preprocessor files have them."""
+SHORTEST = ("CLIP", "ChineseCLIP", "Bit", "Siglip")
+"""Preprocessors to which a size that is one number is the shortest edge; to others, a square's."""
+CROPPING = ("CLIP", "ChineseCLIP", "Bit", "DeiT")
+"""Those that crop where nothing is said of it."""
 MAX_JSON = 4_000_000
 
 
@@ -65,29 +70,37 @@ def _geometry(given: Mapping[str, Any]) -> dict[str, Any]:
     """Resizing and cropping."""
     if not given.get("do_resize", True):
         raise ValueError("it does not resize")
-    size, crop = given["size"], given.get("crop_size")
-    filter_name = RESAMPLING[int(given.get("resample", 2))]
-    if given.get("do_center_crop", crop is not None and "shortest_edge" in _mapping(size)):
-        inner = _mapping(crop)
-        side = int(inner.get("height", inner.get("shortest_edge", 0)))
-        outer = _mapping(size)
-        edge = int(outer.get("shortest_edge", outer.get("height", 0)))
-        mode = "center" if "shortest_edge" in outer or isinstance(size, int) else "squash"
-        share = side / edge
-        if not 0 < share <= 1:
-            raise ValueError(f"it crops {side} pixels out of {edge}")
-        return {"side": side, "interpolation": filter_name, "crop_pct": share, "crop_mode": mode}
-    outer = _mapping(size)
-    side = int(outer.get("height", outer.get("shortest_edge", 0)))
-    if side < 1:
+    crop, kind = given.get("crop_size"), _kind(given)
+    crops = crop is not None and ("shortest_edge" in _mapping(given["size"]) or kind in CROPPING)
+    cropped = given.get("do_center_crop", crops)
+    outer = _mapping(given["size"], shortest=kind in SHORTEST or (cropped and not kind))
+    edge = int(outer.get("shortest_edge", outer.get("height", 0)))
+    if edge < 1:
         raise ValueError("it names no size")
-    mode = "center" if "shortest_edge" in outer else "squash"
-    return {"side": side, "interpolation": filter_name, "crop_pct": 1.0, "crop_mode": mode}
+    inner = _mapping(crop) if cropped else outer
+    side = int(inner.get("height", inner.get("shortest_edge", 0)))
+    share = side / edge
+    if not 0 < share <= 1:
+        raise ValueError(f"it crops {side} pixels out of {edge}")
+    return {
+        "side": side,
+        "interpolation": RESAMPLING[int(given.get("resample", 2))],
+        "crop_pct": share,
+        "crop_mode": "center" if "shortest_edge" in outer else "squash",
+    }
 
 
-def _mapping(size: Any) -> Mapping[str, Any]:
-    """A size as an object; a number is both sides."""
-    return {"height": size, "width": size} if isinstance(size, int) else dict(size)
+def _kind(given: Mapping[str, Any]) -> str:
+    """What the class of a preprocessor is named after, such as "DeiT"; "" where none is told."""
+    name = given.get("image_processor_type") or given.get("feature_extractor_type") or ""
+    return re.split("ImageProcessor|FeatureExtractor", str(name))[0]
+
+
+def _mapping(size: Any, *, shortest: bool = False) -> Mapping[str, Any]:
+    """A size as an object; a number is both sides, or the shortest edge."""
+    if not isinstance(size, int):
+        return dict(size)
+    return {"shortest_edge": size} if shortest else {"height": size, "width": size}
 
 
 def _colours(given: Mapping[str, Any]) -> dict[str, Any]:

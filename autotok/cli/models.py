@@ -206,11 +206,11 @@ def evaluate_command(
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
     quality = autotok.check_quality(quality, evaluator)
+    class_names = _class_names(config, data, class_names)
     allowed = None if mean_cost is None else autotok.parse_macs(mean_cost)
 
     from .progress import StepProgress
 
-    autotok.check_data(data, class_names=class_names)
     own = None if evaluator is None else autotok.OwnQuality.of(evaluator)
     placed = autotok.torch_device(device)
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option).to(placed)
@@ -251,6 +251,7 @@ def export_command(
     data: Annotated[
         str | None, typer.Option(help="Images to check the file on, and to calibrate int8.")
     ] = None,
+    class_names: ClassNamesOption = None,
     precision: Annotated[
         str | None,
         typer.Option(help="float32, float16 or int8; by default as the configuration says."),
@@ -273,6 +274,12 @@ def export_command(
     """Write a model for a device and check the file against torch."""
     autotok.check_folder(output.parent)
     autotok.check_format(format, precision=precision or "float32", opset=opset)
+    if data is not None:
+        class_names = _class_names(config, data, class_names)
+    elif class_names is not None:
+        raise autotok.ConfigError(
+            f"class names '{class_names}' are for folders of images; give these as --data"
+        )
 
     from .progress import StepProgress
 
@@ -284,6 +291,7 @@ def export_command(
             output,
             format=format,
             data=data,
+            class_names=class_names,
             batch=batch,
             dynamic_batch=dynamic_batch,
             precision=precision,
@@ -292,6 +300,12 @@ def export_command(
             judged=images,
         )
     _show(report, json)
+
+
+def _class_names(config: Path | None, data: str, given: Path | None) -> Path | None:
+    """Those given, else those that the configuration was searched with."""
+    autotok.check_data(data, class_names=given)
+    return autotok.told_class_names(config, data, given)
 
 
 def _show(report: dict[str, Any], json: bool) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autotok.errors import DataError, nearest, printable
+from autotok.names import is_numbered
 
 from .preprocessing import open_regular
 
@@ -50,10 +52,11 @@ def understand(
     train: Source | None = None,
 ) -> Labelling:
     """What the names mean: by the file given, else by the first list that most of them are in: the
-    model's own, ImageNet's synsets, class indices, and the names of the training split.
+    model's own (whatever the case, spaces, `_` and `-`), ImageNet's synsets, class indices, and the
+    names of the training split.
 
-    Without any of these, names as many as the model's classes are numbered in alphabetical order,
-    as ImageFolder does; other images are label-free.
+    Without any of these, names as many as the classes of a model that does not name them are
+    numbered in alphabetical order, as ImageFolder does; other images are label-free.
 
     Args:
         given: File of class names, see `read_class_names`.
@@ -71,10 +74,17 @@ def understand(
         return Labelling(None, words="no class folders and no labels.csv say what the images show")
     reference = train or found
     everywhere = {*reference.names, *found.names}
+    own = () if is_numbered(own) or len(own) != num_classes else own
     for names, words in _lists(everywhere, num_classes, own):
         if 2 * len(everywhere & names.keys()) > len(everywhere):
             _refuse_strange(everywhere - names.keys(), names, num_classes, words)
-            return _labelling(found, names, num_classes, f"{words}, by {found.where}")
+            return _labelling(found, names, num_classes, f"{words}, by {found.where}", own)
+    if own and len(reference.names) == num_classes:
+        return Labelling(
+            None,
+            words=f"{reference.where} are {_quoted(reference.names)}, and the model calls its"
+            f" classes {_quoted(own)}; --class-names FILE would say which they are",
+        )
     if len(reference.names) == num_classes:
         return _by_rank(found, reference, train is not None)
     hollow = f", without images {_quoted(reference.empty)}" if reference.empty else ""
@@ -101,6 +111,14 @@ def own_classes(found: Source, train: Source | None) -> Labelling:
             " on; take it out, or add training images of it"
         )
     return _by_rank(found, reference, trained=True)
+
+
+def contradict(own: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a model that names its classes gives most of them another name than `names` does."""
+    if is_numbered(own) or len(own) != len(names):
+        return False
+    same = sum(_plain(mine) == _plain(name) for mine, name in zip(own, names, strict=True))
+    return 2 * same < len(names)
 
 
 def read_class_names(path: Path, num_classes: int) -> tuple[str, ...]:
@@ -167,21 +185,47 @@ def _by_file(found: Source, num_classes: int, given: Path) -> Labelling:
         names = indices
     words = f"names from '{given}'"
     _refuse_strange(set(found.names) - names.keys(), names, num_classes, words)
-    labelling = _labelling(found, names, num_classes, f"{words}, by {found.where}")
-    return Labelling(tuple(map(printable, listed)), labelling.index, labelling.words)
+    return _labelling(found, names, num_classes, f"{words}, by {found.where}", listed)
 
 
 def _lists(
     names: Iterable[str], num_classes: int, own: Sequence[str]
 ) -> Iterable[tuple[dict[str, int], str]]:
     """The lists that names can be looked up in, with what they are called."""
-    if len(own) == num_classes:
-        yield {name: i for i, name in enumerate(own)}, "the model's own class names"
+    if own:
+        twice = sorted(name for name in set(names) if own.count(name) > 1)
+        more = f", of which '{twice[0]}' is more than one" if twice else ""
+        yield _own_list(names, own), f"the model's own class names{more}"
     if any(SYNSET.fullmatch(name) for name in names):
         from autotok.backbones.timm_vit import imagenet_synsets
 
         yield {name: i for i, name in enumerate(imagenet_synsets(num_classes))}, "ImageNet synsets"
-    yield {name: i for name, i in _indices(num_classes, names).items()}, "class indices"
+    yield _indices(num_classes, names), f"class indices{_otherwise(names, num_classes)}"
+
+
+def _own_list(names: Iterable[str], own: Sequence[str]) -> dict[str, int]:
+    """The model's own names, and those of `names` that are like a single one of them."""
+    exact = _single(own)
+    alike = _single([_plain(name) for name in own])
+    return {n: alike[_plain(n)] for n in names if _plain(n) in alike} | exact
+
+
+def _single(names: Sequence[str]) -> dict[str, int]:
+    """The place of every name that is there once."""
+    counts = Counter(names)
+    return {name: i for i, name in enumerate(names) if counts[name] == 1}
+
+
+def _plain(name: str) -> str:
+    return " ".join(re.sub("[_-]", " ", name).casefold().split())
+
+
+def _otherwise(names: Iterable[str], num_classes: int) -> str:
+    """A remark where a training by ImageFolder would have numbered a full set of indices anew."""
+    plain = [str(i) for i in range(num_classes)]
+    if set(names) != set(plain) or sorted(plain) == plain:
+        return ""
+    return " (not the alphabetical order of ImageFolder, to which '10' comes before '2')"
 
 
 def _indices(num_classes: int, names: Iterable[str] = ()) -> dict[str, int]:
@@ -214,21 +258,28 @@ def _refuse_strange(
         )
 
 
-def _labelling(found: Source, names: Mapping[str, int], num_classes: int, words: str) -> Labelling:
-    """The labelling by a list that holds every name found."""
+def _labelling(
+    found: Source,
+    names: Mapping[str, int],
+    num_classes: int,
+    words: str,
+    listed: Sequence[str] = (),
+) -> Labelling:
+    """The labelling by a list that holds every name found; `listed` are the model's classes, where
+    they have names of their own."""
     index = {name: names[name] for name in found.names}
     owners: dict[int, str] = {}
     for name, i in index.items():
         if i in owners:
             raise DataError(f"classes '{owners[i]}' and '{name}' are the same one; merge them")
         owners[i] = name
-    classes = {i: name for name, i in names.items()} | owners
+    classes = dict(enumerate(listed)) or {i: name for name, i in names.items()} | owners
     missing = [classes[i] for i in range(num_classes) if owners.get(i) in (None, *found.empty)]
     have = num_classes - len(missing)
     counted = f"{have} of {num_classes}" if missing else str(num_classes)
     without = f" (no images of {_quoted(missing)})" if 0 < len(missing) <= NAMED else ""
-    listed = tuple(printable(classes[i]) for i in range(num_classes))
-    return Labelling(listed, index, f"{counted} classes{without}: {words}")
+    shown = tuple(printable(classes[i]) for i in range(num_classes))
+    return Labelling(shown, index, f"{counted} classes{without}: {words}")
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from autotok.backbones.torchvision_shim import ensure_torchvision
 from autotok.errors import DataError
 from autotok.names import is_named
 
+from .classes import contradict
 from .demo import CANVAS, CLASS_NAMES, MEAN, NUM_VALIDATION_SOURCES, STD, DemoDigits
 from .folder import FolderData, PixelCache
 from .layout import Layout, require_folder
@@ -113,7 +114,7 @@ class DemoData:
 
     def __init__(self, backbone: Backbone, split: str, *, own_labels: bool = False) -> None:
         self._digits = DemoDigits(split, DEMO_SIZES[split])
-        self.labelled = own_labels or backbone.facts.num_classes == len(CLASS_NAMES)
+        self.labelled = own_labels or _fits(backbone, CLASS_NAMES)
         self.class_names = CLASS_NAMES if self.labelled else None
         self.labelling = _own_classes(self.name, self.labelled, CLASS_NAMES)
         self._fitted = backbone.own_facts.image_shape != (1, CANVAS, CANVAS)
@@ -241,7 +242,13 @@ def _own_classes(name: str, labelled: bool, classes: Sequence[str] | None) -> st
     count = len(classes or ())
     if labelled:
         return f"labels: the {count} classes of '{name}'"
-    return f"label-free: '{name}' has {count} classes, the model another number"
+    return f"label-free: '{name}' has {count} classes, the model another number or other ones"
+
+
+def _fits(backbone: Backbone, classes: Sequence[str]) -> bool:
+    """Whether a built-in set's classes are the model's, as far as can be known."""
+    own = getattr(backbone, "class_names", ())
+    return backbone.facts.num_classes == len(classes) and not contradict(own, classes)
 
 
 def _digits(backbone: Backbone, split: str, own_labels: bool) -> ArrayData:
@@ -252,7 +259,7 @@ def _digits(backbone: Backbone, split: str, own_labels: bool) -> ArrayData:
     order = np.random.default_rng(0).permutation(len(data.target))
     chosen = order[:NUM_VALIDATION_SOURCES] if split == "val" else order[NUM_VALIDATION_SOURCES:]
     images = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)
-    fits = own_labels or backbone.facts.num_classes == len(CLASS_NAMES)
+    fits = own_labels or _fits(backbone, CLASS_NAMES)
     labels = data.target[chosen].tolist() if fits else None
     return ArrayData("digits", images, labels, _whole(backbone), CLASS_NAMES)
 
@@ -268,7 +275,7 @@ def _cifar10(folder: Path, backbone: Backbone, split: str, own_labels: bool) -> 
             data = datasets.CIFAR10(str(folder), train=split == "train", download=False)
         except (RuntimeError, OSError):
             data = _download(datasets, folder, split)
-    fits = own_labels or backbone.facts.num_classes == len(data.classes)
+    fits = own_labels or _fits(backbone, data.classes)
     labels = list(data.targets) if fits else None
     return ArrayData("cifar10", data.data, labels, _whole(backbone), tuple(data.classes))
 

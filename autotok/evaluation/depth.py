@@ -14,6 +14,9 @@ from autotok.errors import DataError
 
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (0.0, 4095.0), (0.0, 65535.0))
 """What values of an image may lie in, narrowest first; whole numbers start at the third."""
+GUESSED = "autotok.range"
+"""Where an image's `info` has the range that its values were taken to lie in, as its file does not
+say it."""
 OVERSHOOT = 0.05
 """Share of a range by which floats may leave it, as resampling does; they are clipped."""
 # 4 MB as floats, whatever the size of the image
@@ -89,7 +92,10 @@ def _scaled(image: Image.Image, top: int | None, white_is_zero: bool) -> Image.I
         band *= scale
         np.clip(np.rint(band, out=band), 0, 255, out=band)
         rows.append(255 - band.astype(np.uint8) if white_is_zero else band.astype(np.uint8))
-    return Image.fromarray(np.concatenate(rows))
+    found = Image.fromarray(np.concatenate(rows))
+    if (bottom, ceiling) != (0, top) and (low, high) != (0, 0):  # black is so in all of them
+        found.info[GUESSED] = bottom, ceiling
+    return found
 
 
 def _range(low: float, high: float, top: int | None, mode: str) -> tuple[float, float]:

@@ -60,10 +60,10 @@ class PixelCache:
 class FolderData:
     """Images below a folder, decoded once as long as they fit the cache.
 
-    With a sub-folder named after the split ('val', 'validation', 'test'; 'train'), that one is
-    used; where there is a train folder alone, a fifth of every class is held out for judging and
-    the rest is for training, the same always. `understand` says how class names become labels, and
-    `labelling` how it went here.
+    With a sub-folder named after the split ('val', 'validation', 'test'; 'train') and no class
+    beside it, that one is used; where there is a train folder alone, a fifth of every class is held
+    out for judging and the rest is for training, the same always. `understand` says how class names
+    become labels, and `labelling` how it went here.
 
     An image that cannot be read is skipped with a warning, unless they are 1 % of the folder or
     more: then `subset` refuses, naming the first.
@@ -119,6 +119,7 @@ class FolderData:
         self._chosen: dict[int, list[int]] = {}
         self._unreadable: list[DataError] = []
         self._bad: set[int] = set()
+        self._scaled: dict[tuple[float, float], Path] = {}
 
     @property
     def labelled(self) -> bool:
@@ -168,22 +169,33 @@ class FolderData:
             return
         with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
             warnings.simplefilter("ignore")  # the filters of `read_image` are the whole process's
-            for index, pixels in zip(missing, pool.map(self._tried, missing), strict=True):
-                if pixels is not None:
-                    self._cache.put(index, pixels)
+            for index, found in zip(missing, pool.map(self._tried, missing), strict=True):
+                if found is not None:
+                    self._keep(index, *found)
 
-    def _tried(self, index: int) -> Tensor | None:
+    def _tried(self, index: int) -> tuple[Tensor, tuple[float, float] | None] | None:
         try:
-            return self._preprocessing.decoded(self._files[index])
+            return self._preprocessing.decoded_with_range(self._files[index])
         except DataError:
             return None
 
     def _pixels(self, index: int) -> Tensor:
         pixels = self._cache.get(index)
         if pixels is None:
-            pixels = self._preprocessing.decoded(self._files[index])
-            self._cache.put(index, pixels)
+            pixels, scaled = self._preprocessing.decoded_with_range(self._files[index])
+            self._keep(index, pixels, scaled)
         return pixels
+
+    def _keep(self, index: int, pixels: Tensor, scaled: tuple[float, float] | None) -> None:
+        """Into the cache; warns once of images that were not scaled alike."""
+        self._cache.put(index, pixels)
+        if scaled is None or len(self._scaled) > 1:
+            return
+        self._scaled.setdefault(scaled, self._files[index])
+        if len(self._scaled) > 1:
+            alike = " and ".join(f"'{p}' from {a:g} to {b:g}" for (a, b), p in self._scaled.items())
+            words = f"images are not scaled alike, {alike}; bring all to 8 bits by one scale"
+            logger.warning("%s", printable(words))
 
     def _readable(self, index: int) -> bool:
         if index in self._bad:

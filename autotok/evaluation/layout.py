@@ -43,12 +43,14 @@ class Layout:
         """The splits of a data folder, and of another one for training where that is named.
 
         Raises:
-            DataError: a folder is missing, or training images would be judged on.
+            DataError: a folder is missing or may be a split or a class, or training images would
+                be judged on.
         """
-        val = None if data is None else _judged(require_folder(data))
-        train = None if data is None else _split(data, "train")
+        splits = {} if data is None else _splits(require_folder(data))
+        train = splits.get("train")
+        val = splits.get("val") or train or data
         if training is not None:
-            train = _split(require_folder(training), "train") or training
+            train = _splits(require_folder(training)).get("train", training)
         if val is not None and train is not None and not _same(val, train):
             inner, outer = val.resolve(), train.resolve()
             if inner in outer.parents or outer in inner.parents:
@@ -68,7 +70,7 @@ class Layout:
         """The folder whose classes are the data set's, apart from the images' own."""
         if self.train is not None or self.val is None or self.val.name not in SPLITS["val"]:
             return self.train
-        return _split(self.val.absolute().parent, "train")
+        return _named(self.val.absolute().parent, "train")
 
 
 @dataclass(frozen=True)
@@ -155,18 +157,48 @@ def source_of(root: Path, filled: set[str] | None = None) -> Source:
         return Source(tuple(sorted(found)), f"'{LABELS}' of '{root.name}'")
     if filled is not None and not filled:
         return Source((), f"folders of '{root.name}'")
-    folders = {e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")}
+    folders = set(_sub_folders(root))
     empty = folders - (folders if filled is None else filled)
     return Source(tuple(sorted(folders)), f"class folders of '{root.name}'", tuple(sorted(empty)))
 
 
-def _judged(folder: Path) -> Path:
-    """Where the images to judge on are: a split of the folder, or all of it."""
-    return _split(folder, "val") or _split(folder, "train") or folder
+def _splits(folder: Path) -> dict[str, Path]:
+    """The folders of a folder's splits; none where a class has the name of one.
+
+    Raises:
+        DataError: they may be either.
+    """
+    found = {split: path for split in SPLITS if (path := _named(folder, split)) is not None}
+    beside = _class_beside(folder) if found else None
+    if beside is None:
+        return found
+    nested = [bool(_sub_folders(path)) for path in found.values()]
+    if nested == [False]:
+        return {}
+    if nested == [True, True]:
+        return found
+    raise DataError(
+        f"'{next(iter(found.values()))}' may be a split, or a class as '{beside.name}' beside it"
+        " is; give the images to judge on as --data and those to train on as --train-data, or"
+        " rename the class"
+    )
 
 
-def _split(folder: Path, split: str) -> Path | None:
+def _named(folder: Path, split: str) -> Path | None:
     return next((folder / n for n in SPLITS[split] if (folder / n).is_dir()), None)
+
+
+def _class_beside(folder: Path) -> Path | None:
+    """A folder of images that is no split by its name."""
+    splits = {name for names in SPLITS.values() for name in names}
+    others = (folder / name for name in _sub_folders(folder) if name not in splits)
+    return next((other for other in others if any(_image_files(other))), None)
+
+
+def _sub_folders(folder: Path) -> list[str]:
+    """Names of the visible ones."""
+    inner = next(os.walk(folder), (folder, [], []))[1]
+    return sorted(name for name in inner if not name.startswith("."))
 
 
 def _same(first: Path, second: Path) -> bool:

@@ -25,7 +25,7 @@ from autotok.backbones.base import Backbone
 from autotok.errors import ConfigError, DataError
 
 from .demo import MEAN, STD
-from .depth import eight_bit, is_deep_colour, is_white_zero, stated_top
+from .depth import GUESSED, eight_bit, is_deep_colour, is_white_zero, stated_top
 
 logger = logging.getLogger(__name__)
 # 300 MB as RGB: a file of a few kB may claim any size
@@ -116,9 +116,14 @@ class Preprocessing:
         Raises:
             DataError: see `read_image` and `pixels`; the message names the file.
         """
+        return self.decoded_with_range(path)[0]
+
+    def decoded_with_range(self, path: Path) -> tuple[Tensor, tuple[float, float] | None]:
+        """As `decoded`, and what became 0 and 255; None where nothing was scaled, or the file says
+        it."""
         image = read_image(path)
         try:
-            return self.pixels(image)
+            return self.pixels(image), image.info.get(GUESSED)
         except DataError as error:
             raise DataError(
                 f"image '{path}' cannot be used: {error}; crop it or take it out of the folder"
@@ -208,6 +213,7 @@ def _upright(image: Image.Image) -> Image.Image:
         raise Image.DecompressionBombError
     top, inverted, deep = stated_top(image), is_white_zero(image), is_deep_colour(image)
     image.load()
+    image.info.pop(GUESSED, None)  # a file may hold a text of that name
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # damaged metadata of any kind: the pixels are still what they are

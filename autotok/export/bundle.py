@@ -59,6 +59,7 @@ def save_bundle(
     formats: Sequence[str] = ("onnx",),
     batch: int = 1,
     calibration: Tensor | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The check results of a fresh bundle folder, which replaces an older one as a whole.
 
@@ -71,6 +72,7 @@ def save_bundle(
         batch: Images per run of the exported files.
         calibration: (m, C, H, W) normalised, what int8 files are calibrated on; by default
             `images`.
+        class_names: What `infer.py` calls the classes; by default the model's own names.
     """
     model.deploy()
     images = shrunk(images, bundle.config.image_size)
@@ -102,7 +104,8 @@ def save_bundle(
         }
         write_text(fresh / "check.json", json_text(results))
         if "path" in exports.get("onnx", {}):
-            _write_runner(fresh, bundle, exports["onnx"])
+            own = getattr(model.original.whole, "class_names", ())
+            _write_runner(fresh, bundle, exports["onnx"], class_names or own)
         write_text(fresh / "README.md", readme(bundle, exports, has_reducers, rebuilt))
     return results
 
@@ -132,7 +135,9 @@ def _rebuilt(folder: Path, model: CompressedViT, images: Tensor) -> dict[str, An
     return found
 
 
-def _write_runner(folder: Path, bundle: Bundle, found: Mapping[str, Any]) -> None:
+def _write_runner(
+    folder: Path, bundle: Bundle, found: Mapping[str, Any], class_names: Sequence[str]
+) -> None:
     """What runs the ONNX file without autotok: the preprocessing as data, and a program."""
     if not bundle.preprocessing:
         return  # of a backbone that takes no image files
@@ -144,6 +149,7 @@ def _write_runner(folder: Path, bundle: Bundle, found: Mapping[str, Any]) -> Non
         output=output_name(classes),
         classes=classes,
         side=bundle.config.image_size,
+        class_names=class_names,
     )
     write_text(folder / "preprocessing.json", json.dumps(data, indent=1))
     write_text(folder / INFER.name, INFER.read_text("utf-8"))

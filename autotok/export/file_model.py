@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,14 +23,15 @@ class FileModel(nn.Module):
     def __init__(self, opened: nn.Module, config: CompressionConfig, *, batch: int = 1) -> None:
         """`opened` is what `ExportFormat.open` gives of a file written for `batch` images."""
         super().__init__()
-        self.opened, self.config, self.batch = opened, config, batch
+        self.config, self.batch = config, batch
+        self._run: Callable[[Tensor], Tensor] = opened.__call__  # no part of it: it has no modes
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, classes), on the host; B need not be a multiple of the batch."""
         images = shrunk(images, self.config.image_size)
         wanted = len(images)
         full = images[torch.arange(-(-wanted // self.batch) * self.batch) % wanted]
-        return torch.cat([self.opened(chunk) for chunk in full.split(self.batch)])[:wanted]
+        return torch.cat([self._run(chunk) for chunk in full.split(self.batch)])[:wanted]
 
 
 def as_file(model: CompressedViT, calibration: Tensor, *, format: str = "onnx") -> FileModel:

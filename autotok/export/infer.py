@@ -45,6 +45,8 @@ def read_spec(folder: Path) -> Spec:
     try:
         spec: Spec = json.loads(path.read_text("utf-8"))
         spec["input"]["shape"], spec["output"]["classes"], spec["resize"]["to"], spec["std"]
+        if len(spec.get("class_names", [])) not in (0, spec["output"]["classes"]):
+            raise ValueError("class_names are not one for each class")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(f"'{path}' cannot be read ({error}); {_AGAIN}") from error
     return spec

@@ -9,6 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autotok.errors import printable
+from autotok.names import is_numbered
+
 from .formats import INPUT
 
 FORMAT = 1
@@ -32,6 +35,7 @@ def preprocessing_file(
     output: str,
     classes: int,
     side: int | None = None,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Plain data of `preprocessing.json`.
 
@@ -42,6 +46,7 @@ def preprocessing_file(
         output: Name of the file's output.
         classes: How many it gives; 0 for features.
         side: Pixels of the file's images, where they are resized to that size last.
+        class_names: One for each of the classes, where they have any that are no numbers.
     """
     channels, height, width = preprocessing["image_shape"]
     share, rule = preprocessing["crop_pct"], preprocessing["crop_mode"]
@@ -49,6 +54,7 @@ def preprocessing_file(
     to = [math.floor(side / share) for side in (height, width)]
     kind = preprocessing["interpolation"]
     mean, std = list(preprocessing["mean"]), list(preprocessing["std"])
+    named = len(class_names) == classes and not is_numbered(class_names)
     words = _in_words(order, rule, to, kind, (height, width), mean, std)
     last: dict[str, Any] = {}
     crop = {"where": "center", "height": height, "width": width}
@@ -74,6 +80,7 @@ def preprocessing_file(
         "std": std,
         **last,
         "in_words": words,
+        **({"class_names": list(map(printable, class_names))} if named else {}),
     }
 
 

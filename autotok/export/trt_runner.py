@@ -7,6 +7,7 @@ else. `images.npy` holds (n, C, H, W) float32, prepared as preprocessing.json sa
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from typing import Any
 
@@ -68,14 +69,20 @@ class TrtEngine:
         return max(1, int(self._engine.get_tensor_shape(self._names[0])[0]))
 
     def __call__(self, images: Array) -> Array:
-        """Outputs (batch, classes) of images (batch, C, H, W)."""
+        """Outputs (batch, classes) of images (batch, C, H, W), as many as the engine takes."""
         cuda, context = self._cuda, self._context
         images = np.ascontiguousarray(images, np.float32)
-        context.set_input_shape(self._names[0], images.shape)
+        if not context.set_input_shape(self._names[0], images.shape):
+            wanted = tuple(self._engine.get_tensor_shape(self._names[0]))
+            sys.exit(
+                f"the engine takes images of shape {wanted}, and these are {images.shape}; prepare"
+                " them as preprocessing.json says, or build the engine for them"
+            )
         logits = np.empty(tuple(context.get_tensor_shape(self._names[1])), np.float32)
         places = [self._place(*item) for item in zip(self._names, (images, logits), strict=True)]
         cuda.copy(places[0], images.ctypes.data, images.nbytes, TO_DEVICE)
-        context.execute_async_v3(0)
+        if not context.execute_async_v3(0):
+            sys.exit("the engine did not run; TensorRT's own lines above say why")
         cuda.wait()
         cuda.copy(logits.ctypes.data, places[1], logits.nbytes, TO_HOST)
         return logits
@@ -89,13 +96,22 @@ class TrtEngine:
         return self._held[key]
 
 
+def outputs_of(engine: TrtEngine, images: Array) -> Array:
+    """(n, classes) of images (n, C, H, W), whatever batch the engine takes."""
+    wanted, batch = len(images), engine.batch
+    if not wanted:
+        sys.exit("the file holds no images; give at least one")
+    full = images[np.arange(math.ceil(wanted / batch) * batch) % wanted]
+    chunks = [engine(full[i : i + batch]) for i in range(0, len(full), batch)]
+    return np.concatenate(chunks)[:wanted]
+
+
 def run_engine(arguments: list[str]) -> None:
     """Runs an engine over a file of images, and writes its outputs."""
     if len(arguments) != 3:
         sys.exit(__doc__)
     engine, images = TrtEngine(arguments[0]), np.load(arguments[1], allow_pickle=False)
-    chunks = [engine(images[i : i + engine.batch]) for i in range(0, len(images), engine.batch)]
-    np.save(arguments[2], np.concatenate(chunks))
+    np.save(arguments[2], outputs_of(engine, images))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def export_report(
     *,
     format: str = "onnx",
     data: str | Path | None = None,
+    class_names: str | Path | None = None,
     batch: int = 1,
     dynamic_batch: bool = False,
     precision: str | None = None,
@@ -46,6 +48,7 @@ def export_report(
 
     Args:
         data: Images to check on, and for int8 to calibrate on; noise by default.
+        class_names: File of the model's class names in order, for class folders that need one.
         measured: Time the file beside the float32 export of the uncompressed model.
         judged: Images of `data` that the quality of the file is measured on, beside torch's.
 
@@ -58,10 +61,11 @@ def export_report(
             "int8 is calibrated on images: give --data, such as a folder of a few dozen like those"
             " the model will see"
         )
-    images = random_images(model, CHECKED) if data is None else sample_images(model, data, CHECKED)
-    shown = calibration_images(model, data) if precision == "int8" and data is not None else None
-    images = model.backbone.fitted(images)
-    shown = None if shown is None else model.backbone.fitted(shown)
+    source = None if data is None else load_data(data, model.backbone, class_names=class_names)
+    images = random_images(model, CHECKED) if source is None else first_images(source, CHECKED)
+    images, shown = model.backbone.fitted(images), None
+    if precision == "int8" and data is not None:
+        shown = model.backbone.fitted(calibration_images(model, data, class_names))
     result = export_model(
         model,
         output,
@@ -74,8 +78,8 @@ def export_report(
         calibration=shown,
     )
     report = result.to_dict() | _mean_cost(model, result)
-    if judged and data is not None:
-        report |= _quality(model, result, data, judged)
+    if judged and source is not None:
+        report |= _quality(model, result, source, judged)
     if measured:
         report |= _speed(model, result, images[: TIMED if result.parts else batch])
     return report
@@ -87,17 +91,15 @@ def random_images(model: CompressedViT, number: int, seed: int = 0) -> Tensor:
     return torch.randn(number, *model.backbone.facts.image_shape, generator=generator)
 
 
-def sample_images(model: CompressedViT, data: str | Path, number: int) -> Tensor:
-    """(number, C, H, W) images of a data set, normalised; fewer where it has fewer."""
-    return first_images(load_data(data, model.backbone), number)
-
-
-def calibration_images(model: CompressedViT, data: str | Path) -> Tensor:
+def calibration_images(
+    model: CompressedViT, data: str | Path, class_names: str | Path | None = None
+) -> Tensor:
     """(n, C, H, W) normalised: training images where the data has some, else its last ones."""
+    load = partial(load_data, data, model.backbone, class_names=class_names)
     try:
-        source = load_data(data, model.backbone, split="train")
+        source = load(split="train")
     except AutotokError:
-        source = load_data(data, model.backbone)
+        source = load()
         return source.batch(source.subset(len(source), 0)[-CALIBRATED:])[0]
     return first_images(source, CALIBRATED)
 
@@ -119,15 +121,16 @@ def _mean_cost(model: CompressedViT, result: ExportResult) -> dict[str, Any]:
 
 
 def _quality(
-    model: CompressedViT, result: ExportResult, data: str | Path, number: int
+    model: CompressedViT, result: ExportResult, source: DataSource, number: int
 ) -> dict[str, Any]:
     """Of the file and of the torch model, on the same images."""
     opened = open_file(Path(result.path), FORMATS.get(result.format))
-    evaluator = Evaluator(model.backbone, load_data(data, model.backbone))
+    evaluator = Evaluator(model.backbone, source)
     number = min(number, evaluator.num_images)
     file = FileModel(opened, model.config, batch=int(result.input_shape[0]))
     found, beside = (evaluator.evaluate(m, 0, number).quality() for m in (file, model))
     return {
+        "labelling": source.labelling,
         "quality_metric": found.metric,
         "quality_of_file": round(found.value, 4),
         "quality_of_file_low_95": round(found.low, 4),

@@ -58,6 +58,7 @@ from .finetune_folder import (
     fit_folder,
     remove_files,
 )
+from .told_classes import told_class_names
 
 # 95 % of a share lies within 5 points on so many
 NUM_IMAGES = 500
@@ -144,7 +145,7 @@ def finetune(
             learned from too where there are any.
         backbone: For a path or a configuration: another backbone, by name.
         checkpoint: Its weights.
-        class_names: File of the model's class names in order, for class folders that need one.
+        class_names: File of the model's class names in order; by default that of a `best.yaml`.
         num_images: Validation images, at most.
         resume: Go on with an interrupted fine-tune in `output`.
         device: 'auto', 'cpu', 'cuda[:N]' or 'mps'; where the model is by default.
@@ -158,6 +159,7 @@ def finetune(
     tell = on_progress or (lambda *_: None)
     data = str(data)
     check_data(data, class_names=class_names)
+    class_names = told_class_names(model, data, class_names)
     wished = dataclasses.replace(spec or FineTuneSpec(), **(changes or {}))
     files = [None if path is None else str(path) for path in (checkpoint, class_names)]
     asked = FineTuneQuestion(data, num_images, precision, wished, backbone, *files)
@@ -207,7 +209,7 @@ def finetune(
     if folder is not None and ranks.first:
         lowered = job.config.number_format == "int8"
         shown = first_images(train, QUANTISED_ON, seed) if lowered else None
-        _hand_over(folder, job, result, data, evaluator, shown)
+        _hand_over(folder, job, result, asked, evaluator, shown)
     return result
 
 
@@ -319,7 +321,7 @@ def _hand_over(
     folder: Path,
     job: _Job,
     result: FineTuneResult,
-    data: str,
+    asked: FineTuneQuestion,
     evaluator: Evaluator,
     calibration: Tensor | None,
 ) -> None:
@@ -329,7 +331,8 @@ def _hand_over(
     evidence: Mapping[str, Any] = {
         "macs": round(result.after.macs_mean or exact.macs),
         "params": exact.params,
-        "data": data,
+        "data": asked.data,
+        "class_names": asked.class_names,
         "labelling": evaluator.data.labelling,
         "quality": dataclasses.asdict(result.after),
         "quality_before": dataclasses.asdict(result.before),
@@ -339,6 +342,9 @@ def _hand_over(
     }
     bundle = Bundle(job.ref, config, preprocessing_of(job.backbone).to_dict(), evidence)
     images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
-    save_bundle(folder / "best", result.model, bundle, images, calibration=calibration)
+    names = evaluator.data.class_names
+    save_bundle(
+        folder / "best", result.model, bundle, images, calibration=calibration, class_names=names
+    )
     write_best(folder / "best.yaml", bundle)
     remove_files(folder, CHECKPOINT, BEFORE)

@@ -190,7 +190,10 @@ def _write_best(
     )
     images, _ = evaluator.data.batch(evaluator.data.subset(CHECK_IMAGES, evaluator.seed))
     results = save_bundle(
-        folder / "best", model, bundle, images, formats=formats, calibration=calibration
+        *(folder / "best", model, bundle, images),
+        formats=formats,
+        calibration=calibration,
+        class_names=evaluator.data.class_names,
     )
     write_best(folder / "best.yaml", bundle)  # last: it names the weights of a retrained one
     exports: dict[str, Any] = results["exports"]

@@ -20,6 +20,10 @@ SQUASHED = {
     "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3,
     "image_std": [0.5] * 3,
 }  # fmt: skip
+DEIT = SQUASHED | {
+    "feature_extractor_type": "DeiTFeatureExtractor", "size": 40, "crop_size": 32,
+    "do_center_crop": True, "resample": 3,
+}  # fmt: skip
 
 
 def photo(width: int, height: int = 45) -> Image.Image:
@@ -32,6 +36,7 @@ def photo(width: int, height: int = 45) -> Image.Image:
     [
         ("ViTImageProcessorPil", SQUASHED, 61),
         ("BitImageProcessorPil", PREPROCESSOR, 61),
+        ("DeiTImageProcessorPil", DEIT, 61),
         ("CLIPImageProcessorPil", PREPROCESSOR | {"size": {"shortest_edge": 32}}, 62),
         ("SiglipImageProcessorPil", SQUASHED | {"resample": 3}, 61),
     ],
@@ -49,6 +54,38 @@ def test_pixels_are_those_that_transformers_makes(
     got = ours.normalise(ours.pixels(photo(width)).unsqueeze(0))[0]
     torch.testing.assert_close(got, expected, atol=2 / 255 / 0.1, rtol=0)
     assert float((got - expected).abs().mean()) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "Beit", "CLIP", "ChineseCLIP", "Bit", "Siglip"])
+@pytest.mark.parametrize("cropped", [True, False, None])
+def test_a_size_that_is_one_number_is_what_it_is_to_its_preprocessor(
+    kind: str, cropped: bool | None
+) -> None:
+    processor = getattr(transformers, f"{kind}ImageProcessorPil", None)
+    if processor is None:
+        pytest.skip("this version of transformers calls it otherwise")
+    written: dict[str, Any] = {"size": 256, "crop_size": 224}
+    written |= {} if cropped is None else {"do_center_crop": cropped}
+    theirs = processor(**written)
+    values = SQUASHED | written
+    for name in (f"{kind}ImageProcessor", f"{kind}ImageProcessorFast"):
+        found = preprocessing_from(values | {"image_processor_type": name}, origin="file")
+        squashed = theirs.size.height is not None
+        assert found["crop_mode"] == ("squash" if squashed else "center")
+        assert found["side"] == (224 if theirs.do_center_crop else 256)
+        assert found["crop_pct"] == found["side"] / 256
+    old = preprocessing_from(
+        values | {"feature_extractor_type": f"{kind}FeatureExtractor"}, origin=""
+    )
+    assert old == found
+
+
+def test_a_size_of_a_preprocessor_without_a_name_is_read_by_whether_it_is_cropped() -> None:
+    number = SQUASHED | {"size": 256, "crop_size": 224}
+    cropped = preprocessing_from(number | {"do_center_crop": True}, origin="file")
+    assert (cropped["crop_mode"], cropped["side"]) == ("center", 224)
+    whole = preprocessing_from(number | {"do_center_crop": False}, origin="file")
+    assert (whole["crop_mode"], whole["side"]) == ("squash", 256)
 
 
 def test_other_scales_of_pixels_are_those_of_the_means() -> None:

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from autotok.export.bundle import save_bundle
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--backbone", "tiny", "--method", "tome", "--keep", "0.6@1")
@@ -109,12 +112,17 @@ def test_training_data_that_cannot_be_used_ends_a_search(
 
 
 @pytest.mark.usefixtures("no_onnx")
-def test_class_names_are_part_of_the_question(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_class_names_are_part_of_the_question_and_are_handed_over(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(map(str, reversed(range(10)))), "utf-8")
+    saved = Mock(wraps=save_bundle)
+    monkeypatch.setattr("autotok.report.handover.save_bundle", saved)
     folder = tmp_path / "run"
     assert run(*SEARCH, "--data", photos, "--class-names", names, "-o", folder, "-q")[0] == 0
     assert f"class_names: {names}" in (folder / "config.yaml").read_text("utf-8")
+    assert saved.call_args.kwargs["class_names"] == tuple(map(str, reversed(range(10))))
     code, out, _ = run("evaluate", *QUICK, "--data", photos, "--class-names", names, "--json")
     assert code == 0
     assert "names from" in json.loads(out)["labelling"]

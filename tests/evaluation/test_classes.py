@@ -138,6 +138,46 @@ def test_the_models_own_class_names_go_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("own", "folders", "expected"),
+    [
+        (("Cat", "Dog", "Bird"), ("bird", "cat", "dog"), {"bird": 2, "cat": 0, "dog": 1}),
+        (("cat", "dog"), ("Dog", "cat"), {"Dog": 1, "cat": 0}),
+        (("dog", "great tit"), ("Great_Tit", "dog"), {"Great_Tit": 1, "dog": 0}),
+        (("Cat", "cat"), ("Cat", "cat"), {"Cat": 0, "cat": 1}),
+        (("1", "0"), ("0", "1"), {"0": 1, "1": 0}),
+    ],
+)
+def test_own_class_names_are_known_however_they_are_written(
+    tmp_path: Path, own: tuple[str, ...], folders: tuple[str, ...], expected: dict[str, int]
+) -> None:
+    data = FolderData(fill(tmp_path, *folders), SMALL, len(own), own_names=own)
+    assert labels(data) == expected
+    assert data.class_names == own
+
+
+def test_folders_that_a_model_calls_otherwise_are_not_ranked(tmp_path: Path) -> None:
+    root = fill(tmp_path, "benign", "malignant")
+    data = FolderData(root, SMALL, 2, own_names=("melanoma", "nevus"))
+    assert not data.labelled
+    assert "the model calls its classes 'melanoma', 'nevus'; --class-names FILE" in data.labelling
+    assert FolderData(root, SMALL, 2, own_names=("0", "1")).labelled
+
+
+def test_a_class_name_that_a_model_has_twice_says_which(tmp_path: Path) -> None:
+    own = ("crane", "dog", "emu", "crane")
+    data = FolderData(fill(tmp_path, "dog", "emu"), SMALL, 4, own_names=own)
+    assert labels(data) == {"dog": 1, "emu": 2}
+    with pytest.raises(DataError, match=r"'crane' is none .* of which 'crane' is more than one"):
+        FolderData(fill(tmp_path, "crane"), SMALL, 4, own_names=own)
+
+
+def test_indices_that_imagefolder_would_number_otherwise_are_said_to_be(tmp_path: Path) -> None:
+    twelve, ten = fill(tmp_path / "a", *map(str, range(12))), fill(tmp_path / "b", "0", "1")
+    assert "not the alphabetical order" in FolderData(twelve, SMALL, 12).labelling
+    assert "alphabetical" not in FolderData(ten, SMALL, 12).labelling
+
+
+@pytest.mark.parametrize(
     "content",
     [
         json.dumps(["a", "b", "c"]),

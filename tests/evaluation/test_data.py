@@ -24,6 +24,18 @@ def test_digits_are_labelled_for_a_model_of_ten_classes() -> None:
     assert len(data) + len(load_data("digits", backbone, split="train")) == 1797
 
 
+@pytest.mark.parametrize("data", ["digits", "demo"])
+def test_a_model_of_ten_other_classes_is_not_judged_by_digits(data: str) -> None:
+    backbone = tiny_backbone()
+    backbone.model.pretrained_cfg = {"label_names": list("abcdefghij")}
+    found = load_data(data, backbone)
+    assert not found.labelled
+    assert "other ones" in found.labelling
+    assert load_data(data, backbone, own_labels=True).labelled
+    backbone.model.pretrained_cfg = {"label_names": list(map(str, range(10)))}
+    assert load_data(data, backbone).labelled
+
+
 def test_demo_images_reach_the_demo_model_as_they_are_drawn() -> None:
     spec = SupernetSpec(
         embed_dim=16, depth=1, heads=1, mlp_ratio=1.0, embed_choices=(16,), depth_choices=(1,),

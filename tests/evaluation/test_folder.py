@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from autotok.backbones.timm_vit import imagenet_synsets
 from autotok.errors import DataError
+from autotok.evaluation.depth import GUESSED
 from autotok.evaluation.folder import FolderData, PixelCache
 from autotok.evaluation.preprocessing import Preprocessing
 
@@ -177,12 +179,54 @@ def test_threads_decode_while_others_wait_for_them(
     for i in range(8):
         save(tmp_path / f"{i}.png", grey=10 * i)
     data, four = FolderData(tmp_path, SMALL, 0), threading.Barrier(4, timeout=30)
-    decoded = Preprocessing.decoded
+    decoded = Preprocessing.decoded_with_range
 
-    def waiting(self: Preprocessing, path: Path) -> torch.Tensor:
+    def waiting(self: Preprocessing, path: Path) -> tuple[torch.Tensor, object]:
         four.wait()  # never ends unless four are at it together
         return decoded(self, path)
 
-    monkeypatch.setattr(Preprocessing, "decoded", waiting)
+    monkeypatch.setattr(Preprocessing, "decoded_with_range", waiting)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert data.batch(data.subset(8, 0))[0].shape == (8, 3, 16, 16)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize(("tops", "differ"), [((4000, 5000, 3000), True), ((4000, 256, 0), False)])
+def test_deep_greys_that_are_scaled_by_different_ranges_are_warned_of_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    threads: int,
+    tops: tuple[int, ...],
+    differ: bool,
+) -> None:
+    for i, top in enumerate(tops):
+        Image.fromarray(np.full((20, 20), top, np.uint16)).save(tmp_path / f"{i}.png")
+    save(tmp_path / "eight_bits.png", grey=9)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    with caplog.at_level(logging.WARNING):
+        data = FolderData(tmp_path, SMALL, 0)
+        data.batch(data.subset(len(data), 0))
+    told = [line for line in caplog.messages if "not scaled alike" in line]
+    assert len(told) == differ
+    assert all("0 to 4095" in line and "0 to 65535" in line for line in told)
+
+
+def test_ranges_that_files_state_are_not_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for top in (1023, 4095):
+        image = Image.fromarray(np.full((20, 20), 700, np.uint16))
+        image.save(tmp_path / f"{top}.tif", tiffinfo={281: top})
+    with caplog.at_level(logging.WARNING):
+        data = FolderData(tmp_path, SMALL, 0)
+        data.batch(data.subset(2, 0))
+    assert caplog.messages == []
+
+
+def test_a_text_beside_the_pixels_is_no_range(tmp_path: Path) -> None:
+    told = PngInfo()
+    told.add_text(GUESSED, "0")
+    Image.new("L", (20, 20)).save(tmp_path / "0.png", pnginfo=told)
+    assert FolderData(tmp_path, SMALL, 0).batch([0])[0].shape == (1, 3, 16, 16)
+    assert Preprocessing(3, 16, 16).decoded_with_range(tmp_path / "0.png")[1] is None

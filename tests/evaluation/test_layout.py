@@ -55,3 +55,39 @@ def test_a_folder_named_for_training_too_is_split(tmp_path: Path) -> None:
     files = [{d.path(i) for i in range(len(d))} for d in parts]
     assert not files[0] & files[1]
     assert len(files[0] | files[1]) == 10
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test", "training"])
+def test_a_class_named_as_a_split_is_a_class(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, "airplane", "bus", "car", name, "truck")
+    (tmp_path / "train.zip").touch()
+    data = FolderData(tmp_path, SMALL, 5)
+    assert len(data) == 5
+    assert name in (data.class_names or ())
+    again = FolderData(tmp_path, SMALL, 5, layout=Layout.of(tmp_path, tmp_path))
+    assert "split by seed 0" in again.labelling
+
+
+def test_a_class_named_as_a_split_inside_of_splits_is_a_class(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        fill(tmp_path / split, "bus", "train")
+    for layout in (Layout.of(tmp_path), Layout.of(tmp_path / "val", tmp_path / "train")):
+        assert layout == Layout(tmp_path / "val", tmp_path / "train")
+    assert FolderData(tmp_path / "val", SMALL, 2).class_names == ("bus", "train")
+
+
+def test_splits_of_class_folders_stay_so_beside_other_images(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a", "val/a", "thumbnails")
+    assert Layout.of(tmp_path) == Layout(tmp_path / "val", tmp_path / "train")
+    fill(tmp_path / "x", "train", ".hidden")
+    (tmp_path / "x" / "annotations").mkdir()
+    assert Layout.of(tmp_path / "x").shared
+
+
+@pytest.mark.parametrize("inside", [("train/a",), ("train", "val"), ("train/a", "val")])
+def test_what_may_be_a_split_or_a_class_is_asked_about(
+    tmp_path: Path, inside: tuple[str, ...]
+) -> None:
+    fill(tmp_path, "bus", *inside)
+    with pytest.raises(DataError, match="may be a split, or a class as 'bus' beside it is; give"):
+        Layout.of(tmp_path)

@@ -80,6 +80,28 @@ def test_it_gives_the_logits_of_the_model(
     assert f"class {expected(best).argmax()} " in capsys.readouterr().out
 
 
+def test_it_calls_the_classes_by_their_names(
+    best: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, bundle = made()
+    own = list("klmnopqrst")
+    model.original.whole.model.pretrained_cfg = {"label_names": own}
+    for given in (tuple("abcdefghij"), None):
+        save_bundle(tmp_path / "best", model, bundle, images(), class_names=given)
+        monkeypatch.setattr(infer, "HERE", tmp_path / "best")
+        assert infer.infer_files([str(best.parent / "a.png"), "--top", "1"]) == 0
+        name = (given or own)[expected(best).argmax()]
+        assert f"\t{name} " in capsys.readouterr().out
+
+
+def spoil_names(folder: Path) -> None:
+    path = folder / "preprocessing.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"class_names": ["a", "b"]}))
+
+
 def spoil_file(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"no model")
 
@@ -109,6 +131,7 @@ def no_picture(folder: Path) -> None:
     [
         (spoil_file, "model.onnx' cannot be opened by onnxruntime"),
         (spoil_size, "takes images of [3, 32, 32], and preprocessing.json makes [3, 64, 64]"),
+        (spoil_names, "cannot be read (class_names are not one for each class)"),
         (spoil_words, "preprocessing.json' cannot be read"),
         (drop_file, "model.onnx' is not there; copy the whole folder again"),
         (no_picture, "a.png' cannot be read"),

@@ -1,5 +1,7 @@
 """`preprocessing.json` says in data and in words what the model was judged with."""
 
+import pytest
+
 from autotok.evaluation.preprocessing import Preprocessing
 from autotok.export.preprocessing_file import preprocessing_file
 
@@ -14,3 +16,21 @@ def test_every_step_is_there_as_data_and_in_words() -> None:
     words = " ".join(found["in_words"])
     for part in ("RGB", "bicubic", "248 x 177", "central 224 x 160", "mean 0.485", "0.229"):
         assert part in words
+
+
+@pytest.mark.parametrize(
+    ("names", "written"),
+    [
+        (("cat", "d\x1bog"), ["cat", "d\\x1bog"]),
+        (("0", "1"), None),
+        (("000", "001"), None),
+        (("cat", "dog", "emu"), None),
+        ((), None),
+    ],
+)
+def test_classes_are_named_where_names_say_something(
+    names: tuple[str, ...], written: list[str] | None
+) -> None:
+    plain = Preprocessing(3, 32, 32).to_dict()
+    asked = {"file": "m.onnx", "batch": 1, "output": "logits", "classes": 2}
+    assert preprocessing_file(plain, **asked, class_names=names).get("class_names") == written

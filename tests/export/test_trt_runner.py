@@ -39,12 +39,13 @@ def _device(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: dict[str, Any] = {"images": (2, 3, 4, 4), "logits": (2, 3)}
     placed: dict[str, int] = {}
 
-    def execute(stream: int) -> None:
+    def execute(stream: int) -> bool:
         images = cuda.memory[placed["images"]].view(np.float32).reshape(shapes["images"])
         cuda.memory[placed["logits"]].view(np.float32)[:] = images.sum((2, 3)).ravel()
+        return bool(np.isfinite(images).all())
 
-    def set_shape(name: str, shape: tuple[int, ...]) -> None:
-        shapes.update({name: shape, "logits": (shape[0], 3)})
+    def set_shape(name: str, shape: tuple[int, ...]) -> bool:
+        return bool(shapes[name] == shape)
 
     context = types.SimpleNamespace(
         set_input_shape=set_shape,
@@ -67,14 +68,33 @@ def _device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_device")
-def test_images_go_through_the_engine_a_batch_at_a_time(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).normal(size=(3, 3, 4, 4)).astype(np.float32)
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_images_go_through_the_engine_a_batch_at_a_time(tmp_path: Path, count: int) -> None:
+    images = np.random.default_rng(0).normal(size=(count, 3, 4, 4)).astype(np.float32)
     (tmp_path / "m.engine").write_bytes(b"engine")
     np.save(tmp_path / "images.npy", images)
     names = ("m.engine", "images.npy", "logits.npy")
     trt_runner.run_engine([str(tmp_path / name) for name in names])
     found = np.load(tmp_path / "logits.npy")
     np.testing.assert_allclose(found, images.sum((2, 3)), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("_device")
+@pytest.mark.parametrize(
+    ("shape", "fill", "message"),
+    [
+        ((2, 3, 8, 8), 0.0, r"takes images of shape \(2, 3, 4, 4\), and these are \(2, 3, 8, 8\)"),
+        ((0, 3, 4, 4), 0.0, "holds no images"),
+        ((2, 3, 4, 4), np.nan, "the engine did not run"),
+    ],
+)
+def test_what_the_engine_does_not_run_is_one_sentence(
+    tmp_path: Path, shape: tuple[int, ...], fill: float, message: str
+) -> None:
+    (tmp_path / "m.engine").write_bytes(b"engine")
+    engine = trt_runner.TrtEngine(str(tmp_path / "m.engine"))
+    with pytest.raises(SystemExit, match=message):
+        trt_runner.outputs_of(engine, np.full(shape, fill, np.float32))
 
 
 @pytest.mark.usefixtures("_device")

@@ -32,6 +32,7 @@ def test_quality_is_of_the_file_and_speed_beside_the_uncompressed_export(tmp_pat
     found = json.loads(done.output)
     assert (found["precision"], found["num_images"]) == ("int8", 64)
     assert found["quality_images"] == 40
+    assert found["labelling"] == "labels: the 10 classes of 'digits'"
     assert abs(found["quality_of_file"] - found["quality_in_torch"]) <= 20.0
     assert found["measured_latency_ms"] > 0
     assert "onnxruntime" in found["measurement"]
@@ -52,6 +53,9 @@ def test_the_speed_of_a_model_that_stops_early_is_the_mean_of_an_image(tmp_path:
     [
         (["--opset", "9"], "operator set 9 cannot be written to onnx files; give --opset 14 to 21"),
         (["--format", "pt2", "--precision", "int8"], "pt2 files come in float32 here"),
+        (["--data", "nowhere"], "data folder 'nowhere' does not exist"),
+        (["--class-names", "names.txt"], "class names 'names.txt' are for folders of images; give"),
+        (["--data", "digits", "--class-names", "n"], "data 'digits' has its own classes"),
     ],
 )
 def test_what_cannot_be_is_told_before_a_model_is_loaded(

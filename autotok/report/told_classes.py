@@ -1,0 +1,46 @@
+"""Which class names hold for the images that a `best.yaml` is judged on again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from autotok.errors import printable
+from autotok.evaluation.layout import Layout, source_of
+from autotok.export.best_yaml import read_best
+from autotok.names import is_named
+
+logger = logging.getLogger(__name__)
+
+
+def told_class_names(
+    config: object, data: str | Path, given: str | Path | None = None
+) -> Path | None:
+    """The file of class names: the one given, else that which a `best.yaml` was searched or
+    fine-tuned with, where `data` is a folder with names to look up in it.
+
+    A file that is gone is warned of. `config` is a path, or a model, which tells nothing.
+
+    Raises:
+        ConfigError, DataError: no `best.yaml`, or no such folder.
+    """
+    if given is not None:
+        return Path(given).expanduser().absolute()
+    if not isinstance(config, (str, Path)):
+        return None
+    evidence = read_best(Path(config)).evidence
+    question = evidence.get("question", evidence)
+    told = question.get("class_names") if isinstance(question, Mapping) else None
+    if not isinstance(told, str) or is_named(str(data)):
+        return None
+    judged = Layout.of(Path(data).expanduser()).val
+    if judged is None or not source_of(judged).names:
+        return None
+    if Path(told).is_file():
+        return Path(told)
+    logger.warning(
+        "%s",
+        printable(f"class names '{told}' of '{config}' are gone; give --class-names to use them"),
+    )
+    return None
