@@ -95,7 +95,7 @@ def report(run: autotok.Run, name: str, backbone: Backbone) -> None:
         writer.writerows(rows)
     print("\n".join([*lines, "", *sentences]))
     metric = metric_of(reference.score.metric)
-    pareto_png(HERE / f"{name}.png", points_of(found), metric, x=METRICS["latency"], title=name)
+    pareto_png(HERE / f"{name}.png", points_of(found), metric, x=METRICS["latency_ms"], title=name)
 
 
 def size_mb(backbone: Backbone, config: autotok.CompressionConfig) -> float:
