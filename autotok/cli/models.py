@@ -80,6 +80,12 @@ def build(
     )
 
 
+def _uncompressed(config: Path | None, model: autotok.CompressedViT) -> Any:
+    """What the model of a bundle came from, where its own weights are not that any more."""
+    changed = model.config.mode == "retrain" or model.is_folded
+    return autotok.load_uncompressed(config) if config is not None and changed else None
+
+
 @app.command("profile")
 def profile_command(
     config: ConfigArgument = None,
@@ -214,9 +220,9 @@ def evaluate_command(
     own = None if evaluator is None else autotok.OwnQuality.of(evaluator)
     placed = autotok.torch_device(device)
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option).to(placed)
-    original = None
-    if config is not None and model.config.mode == "retrain":
-        original = autotok.load_uncompressed(config).to(placed)
+    original = _uncompressed(config, model)
+    if original is not None:
+        original.to(placed)
     with StepProgress("evaluating", quiet=quiet) as bar:
         report = autotok.quality_report(
             model,
@@ -290,6 +296,7 @@ def export_command(
             opset=opset,
             measured=measure,
             judged=images,
+            uncompressed=_uncompressed(config, model) if images and data is not None else None,
         )
     _show(report, json)
 

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.counting.exit_costs import macs_by_stop
 from autotok.devices.runtimes import measure_file
-from autotok.errors import AutotokError, ExportError
+from autotok.errors import AutotokError, ConfigError, ExportError
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource, load_data
 from autotok.export.exported import ExportResult, export_model
@@ -41,6 +42,7 @@ def export_report(
     opset: int | None = None,
     measured: bool = False,
     judged: int = 0,
+    uncompressed: Backbone | None = None,
 ) -> dict[str, Any]:
     """What was written and how it compares with torch; see `export_model`.
 
@@ -48,8 +50,11 @@ def export_report(
         data: Images to check on, and for int8 to calibrate on; noise by default.
         measured: Time the file beside the float32 export of the uncompressed model.
         judged: Images of `data` that the quality of the file is measured on, beside torch's.
+        uncompressed: What the quality of a fine-tuned model, or of one with adapters folded in, is
+            measured against; of others their own backbone is.
 
     Raises:
+        ConfigError: there is no uncompressed model to judge against.
         ExportError: int8 without images to calibrate on; see `export_model`.
     """
     output, precision = Path(output), precision or model.config.number_format
@@ -58,6 +63,9 @@ def export_report(
             "int8 is calibrated on images: give --data, such as a folder of a few dozen like those"
             " the model will see"
         )
+    evaluator = None
+    if judged and data is not None:
+        evaluator = _evaluator(model, data, uncompressed)
     images = random_images(model, CHECKED) if data is None else sample_images(model, data, CHECKED)
     shown = calibration_images(model, data) if precision == "int8" and data is not None else None
     images = model.backbone.fitted(images)
@@ -74,8 +82,8 @@ def export_report(
         calibration=shown,
     )
     report = result.to_dict() | _mean_cost(model, result)
-    if judged and data is not None:
-        report |= _quality(model, result, data, judged)
+    if evaluator is not None:
+        report |= _quality(model, result, evaluator, judged)
     if measured:
         report |= _speed(model, result, images[: TIMED if result.parts else batch])
     return report
@@ -118,12 +126,24 @@ def _mean_cost(model: CompressedViT, result: ExportResult) -> dict[str, Any]:
     }
 
 
+def _evaluator(model: CompressedViT, data: str | Path, uncompressed: Backbone | None) -> Evaluator:
+    """The judge of a file and of the torch model."""
+    original = uncompressed or model.original.whole
+    found = Evaluator(original, load_data(data, original))
+    changed = model.config.mode == "retrain" or model.is_folded
+    if changed and uncompressed is None and found.metric != "top1":
+        raise ConfigError(
+            f"the model's weights were changed, so '{found.metric}' needs the model it came from;"
+            " give it as uncompressed, or judge on labelled images"
+        )
+    return found
+
+
 def _quality(
-    model: CompressedViT, result: ExportResult, data: str | Path, number: int
+    model: CompressedViT, result: ExportResult, evaluator: Evaluator, number: int
 ) -> dict[str, Any]:
     """Of the file and of the torch model, on the same images."""
     opened = open_file(Path(result.path), FORMATS.get(result.format))
-    evaluator = Evaluator(model.backbone, load_data(data, model.backbone))
     number = min(number, evaluator.num_images)
     file = FileModel(opened, model.config, batch=int(result.input_shape[0]))
     found, beside = (evaluator.evaluate(m, 0, number).quality() for m in (file, model))

@@ -243,6 +243,11 @@ def _job(
                 "the model is fine-tuned already, and a fine-tune starts from the uncompressed"
                 " weights; give its best.yaml, or compress the original model again"
             )
+        if model.is_folded:
+            raise ConfigError(
+                "adapters are folded into the model's weights, and a fine-tune starts from the"
+                " uncompressed ones; give its best.yaml, or compress the original model again"
+            )
         own, config = model.original.whole, model.config
         ref = BackboneRef.of(own.facts)
     elif isinstance(model, nn.Module):

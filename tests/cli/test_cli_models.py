@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from autotok.backbones import timm_vit
+from autotok.backbones.tiny import tiny_backbone
 from autotok.methods.registry import get_method, list_methods
+from autotok.methods.tocom import Adapters
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -121,3 +124,20 @@ def test_the_realised_schedule_is_printed_layer_by_layer(run: Run, tmp_path: Pat
         code, out, err = run(*command)
         assert code == 0, err
         assert re.search(rf"^patch_tokens_by_layer +{', '.join(kept)}$", out, re.M)
+
+
+@pytest.mark.usefixtures("no_onnx")
+def test_a_bundle_of_folded_weights_is_judged_against_the_model_before_the_fold(
+    run: Run, tmp_path: Path
+) -> None:
+    path, generator = tmp_path / "adapters.safetensors", torch.Generator().manual_seed(2)
+    born = Adapters(tiny_backbone().facts, group_width=1)
+    save_file({n: torch.randn(w.shape, generator=generator) for n, w in born.named()}, path)
+    how = f"-b tiny -m tocom --keep 0.5@1 --option adapters={path}".split()
+    assert run("compress", *how, "-o", tmp_path / "out")[0] == 0
+    asked = "--data digits --images 20 --quality kl --json -q".split()
+    there = json.loads(run("evaluate", *how, *asked)[1])
+    path.unlink()  # the bundle holds all that it needs
+    code, out, err = run("evaluate", tmp_path / "out", *asked)
+    assert code == 0, err
+    assert json.loads(out)["value"] == there["value"] > 0.01
