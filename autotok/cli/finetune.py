@@ -165,7 +165,8 @@ def _chosen(
         raise autotok.ConfigError(
             "say what to train: give a best.yaml, --method with --keep, or --exits"
         )
-    options = autotok.get_method(method).resolve_options(autotok.parse_options(option))
+    options = autotok.parse_options(option)
+    autotok.get_method(method).resolve_options(options)  # told before anything is loaded
     reductions = tuple(
         autotok.Reduction(layer, ratio) for layer, ratio in autotok.parse_keep(keep).items()
     )

@@ -15,6 +15,7 @@ from autotok.backbones.base import Backbone
 from autotok.backbones.loading import check_file, check_name, load_backbone
 from autotok.compression.calibrate import needs_calibration
 from autotok.compression.compress import with_networks
+from autotok.compression.folding import pinned
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
@@ -253,7 +254,7 @@ def _job(
     elif isinstance(model, nn.Module):
         raise ConfigError("the model is not compressed; give the result of autotok.compress")
     elif isinstance(model, CompressionConfig):
-        config, name = model, name or "autoformer_demo"
+        config, name = pinned(model), name or "autoformer_demo"
         own = load_backbone(name, checkpoint=checkpoint, subnet=config.subnet)
         ref = BackboneRef.of(own.facts, name=name, checkpoint=checkpoint)
     else:

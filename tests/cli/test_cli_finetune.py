@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.folding import pinned
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ExportError
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export import bundle
 from autotok.export.best_yaml import BackboneRef, Bundle, read_best, write_best
+from autotok.methods.tocom import Adapters
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--data", "digits", "--images", "30", "--batch-size", "4", "--length", "3 steps")
@@ -318,3 +321,23 @@ def test_exits_of_a_model_that_nothing_reduces_may_be_asked_in_full(run: Run) ->
     code, _, err = run("finetune", *asked)
     assert code != 0
     assert "an exit at layer 9 cannot be: backbone 'tiny' has 4 blocks" in err
+
+
+def test_adapters_say_their_own_settings_and_are_held_to_their_hash(
+    run: Run, tmp_path: Path
+) -> None:
+    path, folder = tmp_path / "adapters.safetensors", tmp_path / "out"
+    born = Adapters(tiny_backbone().facts, group_width=4)
+    save_file({name: weight.detach() for name, weight in born.named()}, path, {"scale": "0.25"})
+    how = ("-b", "tiny", "-m", "tocom", "--keep", "0.5@1", "--option", f"adapters={path}")
+    code, _, err = run("finetune", *how, *QUICK, "-o", folder, "-q")
+    assert code == 0, err
+    tuned = read_best(folder / "best.yaml").config.options
+    same = pinned(CompressionConfig("tocom", (), {"adapters": str(path)}))
+    assert tuned == same.options
+    assert (tuned["scale"], tuned["group_width"]) == (0.25, 4)
+    assert tuned["adapters_sha256"]
+    path.unlink()
+    code, _, err = run("finetune", *how, *QUICK, "-o", tmp_path / "b", "-q")
+    assert code == 2
+    assert "adapters.safetensors" in err
