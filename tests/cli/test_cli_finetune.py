@@ -41,8 +41,8 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("was loaded")
 
-    for name in ("load_uncompressed", "load_backbone", "load_data"):
-        monkeypatch.setattr(f"autotok.report.finetune_run.{name}", never)
+    for name in ("job.load_uncompressed", "job.load_backbone", "run.load_data"):
+        monkeypatch.setattr(f"autotok.report.finetune_{name}", never)
     monkeypatch.setattr("autotok.load_bundle", never, raising=False)
 
 

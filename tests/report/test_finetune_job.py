@@ -1,0 +1,59 @@
+"""What is fine-tuned: told before anything is loaded where it cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autotok
+from autotok import CompressionConfig, FineTuneSpec, Reduction
+from autotok.backbones.tiny import tiny_backbone
+from autotok.errors import AutotokError, ConfigError
+from autotok.exits import ExitPolicy
+from autotok.report.finetune_job import config_of, wished_spec
+
+EXITS = ExitPolicy((2,))
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("was loaded")
+
+    monkeypatch.setattr("autotok.report.finetune_job.load_backbone", never)
+    monkeypatch.setattr("autotok.report.finetune_run.load_data", never)
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "words"),
+    [
+        (
+            CompressionConfig("dynamicvit", (Reduction(1, 0.5),), exits=EXITS),
+            {},
+            "'dynamicvit' must be trained, and loss 'exits_distill' trains the heads",
+        ),
+        (
+            CompressionConfig(exits=EXITS),
+            {"changes": {"losses": {"exits_distill": 1.0, "ce": 1.0}}},
+            "'ce' beside it trains nothing",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_loaded(
+    nothing_loads: None, config: CompressionConfig, more: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(AutotokError, match=words):
+        autotok.finetune(config, data="digits", backbone="tiny", **more)
+
+
+def test_a_spec_goes_over_the_configurations_and_changes_over_both() -> None:
+    early = CompressionConfig(exits=EXITS)
+    assert dict(wished_spec(early, None, {}).losses) == {"exits_distill": 1.0}
+    own = CompressionConfig(mode="retrain", finetune=FineTuneSpec(seed=3))
+    assert wished_spec(own, None, {"lr": 0.1}) == FineTuneSpec(seed=3, lr=0.1)
+    assert wished_spec(own, FineTuneSpec(seed=4), {}).seed == 4
+
+
+def test_a_model_that_is_not_compressed_has_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the model is not compressed"):
+        config_of(tiny_backbone())
