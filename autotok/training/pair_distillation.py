@@ -150,7 +150,7 @@ def distil_pairs(
         ConfigError: the backbone has no classes to compare.
         DataError: there are no images.
         IncompatibleMethod: the backbone has no projections that adapters could be folded into.
-        Diverged: the loss is no number.
+        Diverged: the loss, or a step's gradient, is no number.
     """
     if not backbone.facts.num_classes:
         raise ConfigError(
@@ -171,23 +171,26 @@ def distil_pairs(
             images = augmented(images, spec.augment, augmentation_draws(spec.seed, step))
             for group in optimizer.param_groups:
                 group["lr"] = spec.rate(step)
-            loss = _step(student, optimizer, sent(images, device), spec.pair(step))
-            if not math.isfinite(loss):
-                raise Diverged(f"adapters diverged at step {step}; try a lower lr than {spec.lr:g}")
+            loss = _step(student, optimizer, sent(images, device), step)
             if on_step is not None:
                 on_step(step, loss)
     return adapters
 
 
 def _step(
-    student: PairStudent, optimizer: torch.optim.Optimizer, images: Tensor, pair: tuple[int, int]
+    student: PairStudent, optimizer: torch.optim.Optimizer, images: Tensor, step: int
 ) -> float:
     """The loss of one step, which the adapters now learned from."""
+    spec = student.spec
+    pair = spec.pair(step)
     teacher = student.teach(images, pair[0])
     student.train()
     optimizer.zero_grad(set_to_none=True)
     loss = pair_loss(student(images, *pair), teacher)
     loss.backward()
+    norm = nn.utils.clip_grad_norm_(student.adapters.parameters(), math.inf)
+    if not (math.isfinite(loss.item()) and bool(torch.isfinite(norm))):
+        raise Diverged(f"adapters diverged at step {step}; try a lower lr than {spec.lr:g}")
     optimizer.step()
     return loss.item()
 

@@ -161,7 +161,7 @@ def train_at_sizes(
         ConfigError: a size or a layer that the backbone does not have, or no classifier.
         DataError: there are no images, or no labels.
         UnsupportedBackbone: it cannot hold position tables for several sizes.
-        Diverged: a loss is no number.
+        Diverged: a loss, or a step's gradient, is no number.
     """
     _check(backbone, data, spec)
     own = student_of(backbone, CompressionConfig()).backbone
@@ -222,9 +222,8 @@ def _step(
         loss.backward()
         losses.append(loss.item())
     mean = sum(losses) / len(losses)
-    if not math.isfinite(mean):
+    norm = torch.nn.utils.clip_grad_norm_(backbone.parameters(), spec.clip_norm or math.inf)
+    if not (math.isfinite(mean) and bool(torch.isfinite(norm))):
         raise Diverged(f"training diverged at step {step}; try a lower lr than {spec.lr:g}")
-    if spec.clip_norm:
-        torch.nn.utils.clip_grad_norm_(backbone.parameters(), spec.clip_norm)
     optimizer.step()
     return mean

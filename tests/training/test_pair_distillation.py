@@ -100,3 +100,16 @@ def test_what_cannot_be_trained_is_said_by_name() -> None:
     wild = dataclasses.replace(SHORT, lr=1e30, steps=9)
     with pytest.raises(Diverged, match=r"diverged at step \d; try a lower lr than 1e\+30"):
         distil_pairs(tiny_backbone(), Noise(), wild)
+
+
+def test_a_finite_loss_whose_gradient_is_no_number_is_not_learned_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def steep(student: Tensor, teacher: Tensor) -> Tensor:
+        found = pair_loss(student, teacher)
+        found.register_hook(lambda gradient: gradient * torch.nan)
+        return found
+
+    monkeypatch.setattr("autotok.training.pair_distillation.pair_loss", steep)
+    with pytest.raises(Diverged, match="diverged at step 0"):
+        distil_pairs(tiny_backbone(), Noise(), dataclasses.replace(SHORT, steps=1))

@@ -17,6 +17,7 @@ from autotok.backbones.size_tables import table_sides
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.errors import AutotokError, ConfigError, DataError, Diverged, UnsupportedBackbone
+from autotok.methods.losses import self_distillation
 from autotok.training.size_sandwich import (
     SizedSubnet,
     SizesSpec,
@@ -156,3 +157,16 @@ def test_what_cannot_be_trained_is_said_by_name() -> None:
     wild = dataclasses.replace(SHORT, lr=1e30, steps=9)
     with pytest.raises(Diverged, match=r"diverged at step \d; try a lower lr than 1e\+30"):
         train_at_sizes(tiny_backbone(), Noise(), wild)
+
+
+def test_a_finite_loss_whose_gradient_is_no_number_is_not_learned_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def steep(logits: Tensor, taught: Tensor) -> Tensor:
+        found = self_distillation(logits, taught)
+        found.register_hook(lambda gradient: gradient * torch.nan)
+        return found
+
+    monkeypatch.setattr("autotok.training.size_sandwich.self_distillation", steep)
+    with pytest.raises(Diverged, match="diverged at step 0"):
+        train_at_sizes(tiny_backbone(), Noise(), dataclasses.replace(SHORT, steps=1))
