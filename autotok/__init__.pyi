@@ -56,6 +56,7 @@ from autotok.export.bundle import load_uncompressed as load_uncompressed
 from autotok.export.formats import check_format as check_format
 from autotok.export.formats import list_formats as list_formats
 from autotok.files import check_folder as check_folder
+from autotok.files import check_output_file as check_output_file
 from autotok.finetune_spec import FineTuneSpec as FineTuneSpec
 from autotok.interrupts import Interrupts as Interrupts
 from autotok.methods import Kind as Kind

@@ -37,6 +37,12 @@ _RANDAUGMENT = re.compile(r"rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?)*")
 """timm's notation."""
 
 
+def check_seed(seed: int) -> None:
+    """Raise `ConfigError` unless torch and NumPy both take a seed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < MOST_SEED:
+        raise ConfigError(f"seed is {seed}; give a whole number from 0 to {MOST_SEED - 1}")
+
+
 @dataclass(frozen=True)
 class Length:
     """How long to fine-tune: a number of optimiser steps, passes over the data, or minutes."""

@@ -20,7 +20,7 @@ from autotok.errors import ConfigError, ExportError, nearest
 from autotok.evaluation.data import check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.best_yaml import BackboneRef, Bundle, write_best
-from autotok.files import check_folder
+from autotok.files import check_folder, check_output_file
 from autotok.metrics import EXACT
 from autotok.plain_data import typed
 from autotok.searching.space.budget import BudgetRequest, parse_budgets, resolve
@@ -137,7 +137,7 @@ def cut_subnet(
     output, checkpoint = Path(output), None if checkpoint is None else Path(checkpoint)
     if output.suffix != ".safetensors":
         raise ExportError(f"'{output}' cannot be written: give a file that ends in .safetensors")
-    check_folder(output.parent)
+    check_output_file(output)
     check_data(data)
     spec, default = supernet_structure(backbone, checkpoint)
     chosen = parse_subnet(subnet, spec, default)

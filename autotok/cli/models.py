@@ -277,7 +277,7 @@ def export_command(
     json: JsonFlag = False,
 ) -> None:
     """Write a model for a device and check the file against torch."""
-    autotok.check_folder(output.parent)
+    autotok.check_output_file(output)
     autotok.check_format(format, precision=precision or "float32", opset=opset)
 
     from .progress import StepProgress

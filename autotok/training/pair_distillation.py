@@ -33,8 +33,9 @@ from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
 from autotok.export.weights import weights_identity
 from autotok.files import replacing
+from autotok.finetune_spec import check_seed
 from autotok.methods.author_units import from_num_removed
-from autotok.methods.tocom import DEGREES, Adapters, removed_at
+from autotok.methods.tocom import DEGREES, Adapters, ToCom, removed_at
 
 from .batches import BatchOrder, augmentation_draws, seed_streams
 
@@ -69,6 +70,10 @@ class PairSpec:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
+        for option in ToCom.options:  # or no model could take what is trained
+            if option.name in ("scale", "group_width"):
+                option.check(getattr(self, option.name), ToCom.name)
+        check_seed(self.seed)
         check_augment(self.augment)
 
     def pair(self, step: int) -> tuple[int, int]:

@@ -31,6 +31,7 @@ from autotok.evaluation.augment import augmented, check_augment
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
 from autotok.facts import BackboneFacts
+from autotok.finetune_spec import check_seed
 from autotok.methods.author_units import from_stage_ratios
 from autotok.methods.losses import self_distillation
 
@@ -97,6 +98,7 @@ class SizesSpec:
         wrong = [rate for rate in self.rates if not 0 < rate < 1]
         if wrong:
             raise ConfigError(f"rates must lie between 0 and 1, got {wrong[0]}")
+        check_seed(self.seed)
         check_augment(self.augment)
 
     def subnets(self, step: int) -> tuple[SizedSubnet, ...]:

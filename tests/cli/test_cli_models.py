@@ -141,3 +141,16 @@ def test_a_bundle_of_folded_weights_is_judged_against_the_model_before_the_fold(
     code, out, err = run("evaluate", tmp_path / "out", *asked)
     assert code == 0, err
     assert json.loads(out)["value"] == there["value"] > 0.01
+
+
+@pytest.mark.parametrize("command", [("export",), ("tokens", "digits:0"), ("supernet", "cut")])
+def test_a_folder_where_a_file_is_to_be_is_told_before_anything_is_loaded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "m.safetensors").mkdir()
+    for name in ("cli.models.build", "cli.tokens.build", "api.supernet.load_supernet"):
+        monkeypatch.setattr(f"autotok.{name}", None)
+    method = () if command[0] == "supernet" else ("-m", "tome", "-r", "2")
+    code, _, err = run(*command, *method, "-o", tmp_path / "m.safetensors")
+    assert code == 2
+    assert "is a folder, and a file is to be written there; give the file's own name" in err

@@ -75,6 +75,9 @@ def test_dropout_is_for_training_only() -> None:
         ({"scale": -0.1}, "scale must be above 0, got -0.1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"augment": "crop-flop"}, "crop-flop.*crop-flip"),
+        ({"scale": 0.5}, r"'scale' of method 'tocom' is 0\.5, outside \[0\.0, 0\.3\]"),
+        ({"group_width": 100}, r"'group_width' of method 'tocom' is 100, outside \[1, 64\]"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0 to 4294967295"),
     ],
 )
 def test_what_cannot_be_is_said(changes: dict[str, Any], words: str) -> None:

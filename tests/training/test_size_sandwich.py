@@ -122,6 +122,7 @@ def test_the_rate_rises_and_falls_by_a_cosine_and_is_the_batchs_share() -> None:
         ({"image_sizes": []}, "image_sizes is empty"),
         ({"rates": (0.5, 1.0)}, r"rates must lie between 0 and 1, got 1\.0"),
         ({"augment": "crop-flop"}, "crop-flop.*crop-flip"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0 to 4294967295"),
     ],
 )
 def test_what_cannot_be_is_said(changes: dict[str, Any], words: str) -> None:
