@@ -62,6 +62,8 @@ def build(
         )
     bare = shapes_alone and checkpoint is None
     if config is not None:
+        own = {"--method": method, "--keep": keep, "-r": r, "--option": option or None}
+        _check_alone(config, {**own, "--image-size": image_size})
         if bare:
             return autotok.bundle_structure(config, backbone=backbone)
         bundled = autotok.load_bundle(config, backbone=backbone, checkpoint=checkpoint)
@@ -78,6 +80,15 @@ def build(
     return autotok.compress(
         model, method=method or "none", keep=ratios, r=r, options=options, untrained=shapes_alone
     )
+
+
+def _check_alone(config: Path, options: dict[str, Any]) -> None:
+    """Raise where options would say again what a best.yaml says."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise autotok.ConfigError(
+            f"'{config}' says what {given[0]} would; give either a best.yaml or options, not both"
+        )
 
 
 def _uncompressed(config: Path | None, model: autotok.CompressedViT) -> Any:

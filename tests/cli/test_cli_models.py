@@ -44,6 +44,22 @@ def test_a_knob_without_a_method_asks_for_the_method(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["profile", "evaluate", "compress", "export", "tokens"])
+@pytest.mark.parametrize(
+    "knob",
+    [("-m", "evit"), ("--keep", "0.5@1"), ("-r", "0"), ("--option", "x=1"), ("--image-size", "64")],
+    ids=["method", "keep", "r", "option", "image_size"],
+)
+def test_a_best_yaml_and_an_option_that_it_decides_are_not_both_taken(
+    run: Run, tmp_path: Path, command: str, knob: tuple[str, str]
+) -> None:
+    more = ("-o", tmp_path / "out") if command in ("compress", "export") else ()
+    best = ("digits:0", "-c", "best.yaml") if command == "tokens" else ("best.yaml",)
+    code, _, err = run(command, *best, *knob, *more)
+    assert code == 2
+    assert f"'best.yaml' says what {knob[0].replace('-m', '--method')} would; give either" in err
+
+
 def test_evaluate_judges_by_features_and_by_a_function_of_ones_own(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
