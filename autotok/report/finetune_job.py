@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from autotok.training.losses import get_loss
 from autotok.training.precision import PRECISIONS
 from autotok.training.recipes import list_recipes, recipe_settings
 from autotok.training.teacher import check_teacher
-from autotok.training.variation import check_training_augment
+from autotok.training.variation import check_smoothing, check_training_augment
 
 from .finetune_folder import FineTuneQuestion
 
@@ -74,12 +74,19 @@ def wished_spec(
     return dataclasses.replace(spec or config.finetune or usual, **changes)
 
 
-def check_question(config: CompressionConfig, asked: FineTuneQuestion) -> None:
-    """Raise for what cannot be, before anything is loaded."""
+def check_question(
+    config: CompressionConfig, asked: FineTuneQuestion, stated: Collection[str]
+) -> None:
+    """Raise for what cannot be, before anything is loaded.
+
+    `stated` are the fields of the spec that somebody chose.
+    """
     for loss in asked.spec.losses:
         get_loss(loss)
     check_exit_losses(config, asked.spec.losses)
     check_training_augment(asked.spec.augment)
+    if {"losses", "label_smoothing"} <= set(stated):
+        check_smoothing(asked.spec)
     check_teacher(asked.spec)
     known("precision", asked.precision, PRECISIONS)
     if asked.backbone is not None:
@@ -114,26 +121,25 @@ def job_of(
 
 
 def with_spec(
-    job: FineTuneJob, spec: FineTuneSpec | None, changes: Mapping[str, Any], train: DataSource
+    job: FineTuneJob,
+    spec: FineTuneSpec | None,
+    recipe: str | None,
+    changes: Mapping[str, Any],
+    train: DataSource,
 ) -> FineTuneJob:
-    """The job with how to train: as given, as its configuration says, or as published."""
-    config = job.config
-    usual = default_losses(job.backbone.facts, config, labelled=train.labelled)
+    """The job with how to train: as given, as its configuration says, or as published; over it go
+    what a recipe sets, and the changes."""
+    config, facts = job.config, job.backbone.facts
+    usual = default_losses(facts, config, labelled=train.labelled)
     chosen = spec or config.finetune or FineTuneSpec(losses=usual)
-    chosen = dataclasses.replace(chosen, **changes)
+    settings: Mapping[str, Any] = {}
+    if recipe is not None:
+        settings = recipe_settings(recipe, labelled=train.labelled)
+    named, classes = recipe in list_recipes(), config.exits is None and facts.num_classes
+    if named and classes and train.labelled:  # mixed labels are the half of it
+        settings = {"losses": {"ce": 1.0, **usual}, **settings}
+    chosen = dataclasses.replace(chosen, **{**settings, **changes})
+    if named and "ce" not in chosen.losses and "label_smoothing" not in changes:
+        chosen = dataclasses.replace(chosen, label_smoothing=0.0)
     retrained = dataclasses.replace(config, mode="retrain", finetune=chosen)
     return dataclasses.replace(job, config=retrained)
-
-
-def over_recipe(
-    recipe: str | None, job: FineTuneJob, changes: Mapping[str, Any], train: DataSource
-) -> Mapping[str, Any]:
-    """The changes, and what a recipe sets where they say nothing."""
-    if recipe is None:
-        return changes
-    settings = recipe_settings(recipe, labelled=train.labelled)
-    usual = default_losses(job.backbone.facts, job.config, labelled=train.labelled)
-    classes = train.labelled and job.config.exits is None and job.backbone.facts.num_classes
-    if classes and recipe in list_recipes():  # mixed labels are the half of it
-        settings = {"losses": {"ce": 1.0, **usual}, **settings}
-    return {**settings, **changes}

@@ -39,7 +39,7 @@ from autotok.training.finetune import check_spec
 from autotok.training.finetuned import FineTuned, FineTuneProgress
 from autotok.training.precision import resolve_precision
 from autotok.training.ranks import joined_ranks, own_device
-from autotok.training.recipes import recipe_settings
+from autotok.training.recipes import list_recipes, recipe_settings
 from autotok.training.student import emitted, student_of
 from autotok.training.teacher import teacher_of
 
@@ -58,7 +58,6 @@ from .finetune_job import (
     check_question,
     config_of,
     job_of,
-    over_recipe,
     wished_spec,
     with_spec,
 )
@@ -156,16 +155,17 @@ def finetune(
     config, settings = config_of(model), {}
     if recipe is not None:
         settings = recipe_settings(recipe, labelled=True)
-    wished = wished_spec(config, spec, {**settings, **(changes or {})})
+    changes = changes or {}
+    wished = wished_spec(config, spec, {**settings, **changes})
     files = [None if path is None else str(path) for path in (checkpoint, class_names)]
     asked = FineTuneQuestion(data, num_images, precision, wished, backbone, *files)
-    check_question(config, asked)
+    check_question(config, asked, changes if recipe in list_recipes() else {**settings, **changes})
     job = job_of(model, backbone, None if checkpoint is None else Path(checkpoint))
     if device is not None:
         job.backbone.to(torch_device(own_device(device, ranks)))
     train, evaluator = _sources(data, job.backbone, class_names)
     tell(0.0, evaluator.data.labelling)
-    job = with_spec(job, spec, over_recipe(recipe, job, changes or {}, train), train)
+    job = with_spec(job, spec, recipe, changes, train)
     assert job.config.finetune is not None
     student = student_of(job.backbone, job.config)
     teacher = teacher_of(job.config.finetune, job.backbone)

@@ -9,9 +9,11 @@ import autotok
 from autotok import CompressionConfig, FineTuneSpec, Reduction
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import AutotokError, ConfigError
+from autotok.evaluation.data import load_data
 from autotok.exits import ExitPolicy
-from autotok.report.finetune_job import config_of, wished_spec
+from autotok.report.finetune_job import config_of, job_of, wished_spec, with_spec
 
+TOPK = CompressionConfig("topk", (Reduction(1, 0.5),))
 EXITS = ExitPolicy((2,))
 
 
@@ -37,6 +39,11 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
             {"changes": {"losses": {"exits_distill": 1.0, "ce": 1.0}}},
             "'ce' beside it trains nothing",
         ),
+        (
+            TOPK,
+            {"changes": {"losses": {"soft": 1.0}, "label_smoothing": 0.5}},
+            "label_smoothing 0.5 is of loss 'ce' alone",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_loaded(
@@ -57,3 +64,17 @@ def test_a_spec_goes_over_the_configurations_and_changes_over_both() -> None:
 def test_a_model_that_is_not_compressed_has_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the model is not compressed"):
         config_of(tiny_backbone())
+
+
+@pytest.mark.parametrize("config", [TOPK, CompressionConfig(exits=EXITS)])
+def test_a_recipe_by_name_smooths_labels_where_a_loss_takes_them(
+    config: CompressionConfig,
+) -> None:
+    job = job_of(config, "tiny", None)
+    data = load_data("digits", job.backbone, split="train")
+    chosen = with_spec(job, None, "deit", {}, data).config.finetune
+    assert chosen is not None
+    assert (chosen.label_smoothing > 0) == ("ce" in chosen.losses) == (config is TOPK)
+    chosen = with_spec(job, None, "deit", {"losses": {"soft": 1.0}}, data).config.finetune
+    assert chosen is not None
+    assert chosen.label_smoothing == 0
