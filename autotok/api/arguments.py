@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,37 @@ def parse_keep(text: str) -> dict[int, float]:
     for part in text.replace(" ", "").split(","):
         ratio, _, layer = part.partition("@")
         try:
-            found[int(layer)] = float(ratio)
+            place, value = int(layer), float(ratio)
         except ValueError as error:
             raise ConfigError(
                 f"keep '{text}' cannot be read at '{part}': write RATIO@LAYER pairs such as"
                 " 0.7@3,0.5@6"
             ) from error
+        _check_new(f"keep ratio of layer {place}", place, found)
+        found[place] = value
     return found
+
+
+def parse_loss_weights(texts: Sequence[str]) -> dict[str, float]:
+    """{loss: weight} of 'NAME=WEIGHT' texts; the weight is 1 where none is given."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, weight = text.partition("=")
+        try:
+            value = float(weight or 1.0)
+        except ValueError:
+            raise ConfigError(
+                f"loss '{text}' is not understood; write NAME=WEIGHT, such as soft=1.0"
+            ) from None
+        _check_new(f"loss '{name.strip()}'", name.strip(), found)
+        found[name.strip()] = value
+    return found
+
+
+def _check_new(what: str, key: object, found: Container[object]) -> None:
+    """Raise where something is given again, as one of the two would be lost."""
+    if key in found:
+        raise ConfigError(f"{what} is given twice; give it once")
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Primitive]:
@@ -37,6 +61,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Primitive]:
             raise ConfigError(
                 f"option '{text}' cannot be read: write NAME=VALUE, such as alpha=0.5"
             )
+        _check_new(f"option '{name}'", name, found)
         found[name] = parsed
     return found
 
@@ -47,11 +72,13 @@ def parse_resources(texts: Sequence[str]) -> dict[str, float]:
     for text in texts:
         name, _, amount = text.partition("=")
         try:
-            found[name.strip()] = float(amount)
+            value = float(amount)
         except ValueError:
-            found[name.strip()] = -1.0
-        if not name.strip() or not found[name.strip()] >= 0.0:
+            value = -1.0
+        if not (name := name.strip()) or not value >= 0.0:
             raise ConfigError(f"resource '{text}' is not understood; give NAME=AMOUNT, as GPU=0.5")
+        _check_new(f"resource '{name}'", name, found)
+        found[name] = value
     return found
 
 
@@ -62,6 +89,7 @@ def parse_files(texts: Sequence[str]) -> dict[str, Path]:
         name, _, file = text.partition("=")
         if not name or not file:
             raise ConfigError(f"'{text}' is not understood; give NAME=FILE")
+        _check_new(f"'{name}'", name, found)
         found[name] = Path(file)
     return found
 

@@ -131,6 +131,11 @@ def profile_command(
 
     from .progress import StepProgress
 
+    if not measure and (measure_on not in (None, "local") or runtime != "eager"):
+        raise autotok.ConfigError(
+            "--measure-on and --runtime say how a model is timed, and --no-measure that it is not;"
+            " leave one of them out"
+        )
     where = _where(measure_on or "local", runtime) if measure else None
     if where is not None:
         autotok.open_device(where).close()  # a name that is none is told before a model is loaded
@@ -290,6 +295,13 @@ def export_command(
     """Write a model for a device and check the file against torch."""
     autotok.check_output_file(output)
     autotok.check_format(format, precision=precision or "float32", opset=opset)
+    if data is not None:
+        autotok.check_data(data)
+    elif images:
+        raise autotok.ConfigError(
+            f"--images {images} judges the file on images of --data; give --data too, or leave"
+            " --images out"
+        )
 
     from .progress import StepProgress
 

@@ -306,12 +306,17 @@ def test_exits_are_trained_calibrated_exported_and_told_of(run: Run, tmp_path: P
 
 @pytest.mark.parametrize(
     ("exits", "sentence"),
-    [("linear", "exits 'linear' are not understood"), ("liner@1", "exit kind 'liner' is unknown")],
+    [
+        (("linear",), "exits 'linear' are not understood"),
+        (("liner@1",), "exit kind 'liner' is unknown"),
+        (("linear@2", "--option", "alpha=3"), "--keep and --option belong to a method"),
+        (("linear@2", "-m", "none", "--option", "a=3"), "option 'a' of method 'none' is unknown"),
+    ],
 )
 def test_exits_that_mean_nothing_are_told_at_once(
-    run: Run, nothing_loads: None, exits: str, sentence: str
+    run: Run, nothing_loads: None, exits: tuple[str, ...], sentence: str
 ) -> None:
-    code, _, err = run("finetune", "--exits", exits)
+    code, _, err = run("finetune", "--exits", *exits)
     assert code != 0
     assert sentence in err
 

@@ -170,3 +170,21 @@ def test_a_folder_where_a_file_is_to_be_is_told_before_anything_is_loaded(
     code, _, err = run(*command, *method, "-o", tmp_path / "m.safetensors")
     assert code == 2
     assert "is a folder, and a file is to be written there; give the file's own name" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("export", "-o", "m.onnx", "--images", "5"), "--images 5 judges the file on images of"),
+        (("export", "-o", "m.onnx", "--data", "/nope"), "data folder '/nope' does not exist"),
+        (("profile", "--no-measure", "--measure-on", "ssh://x"), "say how a model is timed, and"),
+        (("profile", "--no-measure", "--runtime", "bogus"), "say how a model is timed, and"),
+    ],
+)
+def test_options_without_what_they_are_about_are_refused_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.setattr("autotok.cli.models.build", None)
+    code, _, err = run(*arguments, "-b", "tiny", "-m", "tome", "-r", "2")
+    assert code == 2
+    assert words in err
