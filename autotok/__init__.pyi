@@ -2,6 +2,7 @@
 
 from autotok.api.adapters import train_adapters as train_adapters
 from autotok.api.adapters import train_sizes as train_sizes
+from autotok.api.arguments import option_text as option_text
 from autotok.api.arguments import parse_files as parse_files
 from autotok.api.arguments import parse_keep as parse_keep
 from autotok.api.arguments import parse_loss_weights as parse_loss_weights

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from autotok.config import Primitive
 from autotok.documents import parse_yaml, read_yaml
 from autotok.errors import ConfigError
 from autotok.names import known
+
+_POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+"""A number such as 1e-5, which YAML takes for a word."""
 
 
 def parse_keep(text: str) -> dict[int, float]:
@@ -57,6 +62,8 @@ def parse_options(texts: Sequence[str]) -> dict[str, Primitive]:
     for text in texts:
         name, equals, value = text.partition("=")
         parsed = parse_yaml(value, f"option '{text}'")[0] if equals else None
+        if _POWER.fullmatch(value.strip()):
+            parsed = float(value)
         if not name or not isinstance(parsed, (bool, int, float, str)):
             raise ConfigError(
                 f"option '{text}' cannot be read: write NAME=VALUE, such as alpha=0.5"
@@ -64,6 +71,16 @@ def parse_options(texts: Sequence[str]) -> dict[str, Primitive]:
         _check_new(f"option '{name}'", name, found)
         found[name] = parsed
     return found
+
+
+def option_text(name: str, value: Primitive) -> str:
+    """What `parse_options` reads as this one option."""
+    plain = f"{name}={value}"
+    try:
+        same = parse_options([plain]) == {name: value}
+    except ConfigError:
+        same = False
+    return plain if same else f"{name}={json.dumps(value)}"
 
 
 def parse_resources(texts: Sequence[str]) -> dict[str, float]:

@@ -241,8 +241,11 @@ def _words(config: Path | autotok.CompressionConfig) -> str:
     """The arguments that name what is trained."""
     if isinstance(config, Path):
         return shlex.quote(str(config))
-    keep = ",".join(f"{r.keep_ratio:g}@{r.layer}" for r in config.reductions)
-    given = "".join(f" --option {shlex.quote(f'{k}={v}')}" for k, v in config.options.items())
+    keep = ",".join(f"{r.keep_ratio!r}@{r.layer}" for r in config.reductions)
+    given = "".join(
+        f" --option {shlex.quote(autotok.option_text(name, value))}"
+        for name, value in config.options.items()
+    )
     reducing = f"--method {config.method} --keep '{keep}'{given}" if config.reductions else ""
     if config.exits is None:
         return reducing

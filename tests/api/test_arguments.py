@@ -6,6 +6,7 @@ import pytest
 
 import autotok
 from autotok.api.arguments import (
+    option_text,
     parse_files,
     parse_keep,
     parse_loss_weights,
@@ -56,3 +57,16 @@ def test_what_is_given_twice_is_refused_and_not_half_taken(
 ) -> None:
     with pytest.raises(ConfigError, match=f"{words} is given twice; give it once"):
         read()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, 3, 0.1, 1e-05, 1e30, "cls", "file of mine.pth", "12", "true", "a: b", "1e5", "x #y", ""],
+)
+def test_an_option_is_written_as_it_is_read(value: object) -> None:
+    read = parse_options([option_text("alpha", value)])["alpha"]
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_powers_of_ten_are_numbers() -> None:
+    assert parse_options(["a=1e-5", "b=-2.5E3"]) == {"a": 1e-5, "b": -2500.0}
