@@ -68,7 +68,8 @@ class Length:
         return cls(amount, unit)
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
+        whole = float(self.amount).is_integer()
+        return f"{int(self.amount) if whole else repr(self.amount)} {self.unit}"
 
 
 @dataclass(frozen=True)
