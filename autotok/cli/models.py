@@ -33,7 +33,7 @@ KeepOption = Annotated[
     str | None, typer.Option(help="Keep ratio at layers, e.g. '0.7@3,0.5@6,0.35@9'.")
 ]
 RemoveOption = Annotated[
-    int | None, typer.Option("-r", help="Patch tokens removed in every layer.")
+    int | None, typer.Option("-r", min=0, help="Patch tokens removed in every layer.")
 ]
 OptionOption = Annotated[
     list[str] | None, typer.Option("--option", help="A method's own option, NAME=VALUE.")

@@ -179,12 +179,17 @@ def test_a_folder_where_a_file_is_to_be_is_told_before_anything_is_loaded(
         (("export", "-o", "m.onnx", "--data", "/nope"), "data folder '/nope' does not exist"),
         (("profile", "--no-measure", "--measure-on", "ssh://x"), "say how a model is timed, and"),
         (("profile", "--no-measure", "--runtime", "bogus"), "say how a model is timed, and"),
+        (
+            ("profile", "-r", "-3"),
+            "Invalid value for '-r': Input should be greater than or equal to 0",
+        ),
     ],
 )
 def test_options_without_what_they_are_about_are_refused_at_once(
     run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
     monkeypatch.setattr("autotok.cli.models.build", None)
-    code, _, err = run(*arguments, "-b", "tiny", "-m", "tome", "-r", "2")
+    command, *asked = arguments
+    code, _, err = run(command, "-b", "tiny", "-m", "tome", "-r", "2", *asked)
     assert code == 2
     assert words in err
