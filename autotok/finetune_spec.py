@@ -118,9 +118,10 @@ class FineTuneSpec:
         if not self.losses:
             raise ConfigError("fine-tune losses are empty; give at least one, such as soft: 1.0")
         for name, weight in self.losses.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+            if not number or not 0 < weight < math.inf:
                 raise ConfigError(
-                    f"weight of fine-tune loss '{name}' is {weight}; give more than 0"
+                    f"weight of fine-tune loss '{name}' is {weight}; give a number above 0"
                 )
         if str(self.lr) == "auto":
             object.__setattr__(self, "lr", None)

@@ -69,6 +69,7 @@ def test_what_is_given_comes_back_and_nothing_else(said: dict[str, Any]) -> None
     [
         ({"losses": {}}, "losses are empty"),
         ({"losses": {"soft": 0.0}}, "weight of fine-tune loss 'soft' is 0.0"),
+        ({"losses": {"soft": float("inf")}}, "'soft' is inf; give a number above 0"),
         ({"lr": 2.0}, "lr is 2.0; it must be within 1e-08 to 1.0 or 'auto'"),
         ({"batch_size": 0}, "batch_size is 0; it must be within 1 to 65536"),
         ({"seed": True}, "seed is True"),

@@ -28,7 +28,7 @@ from autotok.supernet.cutting import cut_to_file
 from autotok.supernet.evolution import EvolutionSettings
 from autotok.supernet.judge import SubnetScore, judge_supernet, score_subnets
 from autotok.supernet.sampling import sample_uniform
-from autotok.supernet.search import SearchPlan, SubnetSearch
+from autotok.supernet.search import SearchPlan, SubnetSearch, check_unused
 from autotok.supernet.search import evolve_subnets as run_search
 from autotok.supernet.train import Progress, train_from_recipe
 
@@ -232,6 +232,7 @@ def search_subnets(
     """
     output = Path(output)
     check_folder(output)
+    check_unused(output, resume=resume)
     check_data(question.data)
     default = supernet_structure(question.backbone, question.checkpoint)[1]
     supernet = load_supernet(question.backbone, question.checkpoint)

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from autotok.backbones.base import Backbone
-from autotok.backbones.loading import check_file, check_name, load_backbone
+from autotok.backbones.loading import check_file, check_name, load_backbone, load_structure
+from autotok.compression.compress import compress_backbone
 from autotok.compression.folding import pinned
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
@@ -110,6 +111,8 @@ def job_of(
         return FineTuneJob(own, config, BackboneRef.of(own.facts))
     if isinstance(model, CompressionConfig):
         config, name = pinned(config), name or "autoformer_demo"
+        if checkpoint is None:  # shapes are known without weights
+            compress_backbone(load_structure(name, subnet=config.subnet), config)
         own = load_backbone(name, checkpoint=checkpoint, subnet=config.subnet)
         return FineTuneJob(own, config, BackboneRef.of(own.facts, name=name, checkpoint=checkpoint))
     assert isinstance(model, (str, Path))

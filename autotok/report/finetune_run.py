@@ -41,7 +41,7 @@ from autotok.training.precision import resolve_precision
 from autotok.training.ranks import joined_ranks, own_device
 from autotok.training.recipes import list_recipes, recipe_settings
 from autotok.training.student import emitted, student_of
-from autotok.training.teacher import teacher_of
+from autotok.training.teacher import check_teacher_classes, teacher_of
 
 from .export_report import first_images
 from .finetune_folder import (
@@ -161,6 +161,7 @@ def finetune(
     asked = FineTuneQuestion(data, num_images, precision, wished, backbone, *files)
     check_question(config, asked, changes if recipe in list_recipes() else {**settings, **changes})
     job = job_of(model, backbone, None if checkpoint is None else Path(checkpoint))
+    check_teacher_classes(wished, job.backbone.facts)
     if device is not None:
         job.backbone.to(torch_device(own_device(device, ranks)))
     train, evaluator = _sources(data, job.backbone, class_names)

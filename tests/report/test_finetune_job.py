@@ -1,5 +1,6 @@
 """What is fine-tuned: told before anything is loaded where it cannot be."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
             {"changes": {"losses": {"soft": 1.0}, "label_smoothing": 0.5}},
             "label_smoothing 0.5 is of loss 'ce' alone",
         ),
+        (TOPK, {"changes": {"losses": {"soft": math.inf}}}, "'soft' is inf; give a number above 0"),
+        (CompressionConfig("none", TOPK.reductions), {}, "none"),
+        (CompressionConfig("topk", (Reduction(99, 0.5),)), {}, "99"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_loaded(
@@ -51,6 +55,27 @@ def test_what_cannot_be_is_told_before_anything_is_loaded(
 ) -> None:
     with pytest.raises(AutotokError, match=words):
         autotok.finetune(config, data="digits", backbone="tiny", **more)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [("losses: {sof: 1.0}", "loss 'sof' is unknown"), ("augment: flip", "augmentation 'flip' is")],
+)
+def test_what_a_recipe_of_ones_own_says_is_checked_as_early(
+    nothing_loads: None, tmp_path: Path, said: str, words: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(said)
+    with pytest.raises(AutotokError, match=words):
+        autotok.finetune(TOPK, data="digits", backbone="tiny", recipe=str(path))
+
+
+def test_a_teacher_of_other_classes_is_told_before_images_are_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autotok.report.finetune_run.load_data", None)
+    with pytest.raises(ConfigError, match="'resnet50' knows 1000 classes and backbone 'tiny' 10"):
+        autotok.finetune(TOPK, data="digits", backbone="tiny", changes={"teacher": "resnet50"})
 
 
 def test_a_spec_goes_over_the_configurations_and_changes_over_both() -> None:
