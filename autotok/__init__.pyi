@@ -2,8 +2,10 @@
 
 from autotok.api.adapters import train_adapters as train_adapters
 from autotok.api.adapters import train_sizes as train_sizes
+from autotok.api.arguments import option_text as option_text
 from autotok.api.arguments import parse_files as parse_files
 from autotok.api.arguments import parse_keep as parse_keep
+from autotok.api.arguments import parse_loss_weights as parse_loss_weights
 from autotok.api.arguments import parse_macs as parse_macs
 from autotok.api.arguments import parse_options as parse_options
 from autotok.api.arguments import parse_resources as parse_resources
@@ -56,6 +58,7 @@ from autotok.export.bundle import load_uncompressed as load_uncompressed
 from autotok.export.formats import check_format as check_format
 from autotok.export.formats import list_formats as list_formats
 from autotok.files import check_folder as check_folder
+from autotok.files import check_output_file as check_output_file
 from autotok.finetune_spec import FineTuneSpec as FineTuneSpec
 from autotok.interrupts import Interrupts as Interrupts
 from autotok.methods import Kind as Kind

@@ -33,6 +33,19 @@ def check_folder(folder: str | Path) -> None:
             raise PermissionError(errno.EACCES, "read-only or not yours")
 
 
+def check_output_file(path: str | Path) -> None:
+    """Raise `RunDirectoryError` where a file could not be written; none is made.
+
+    For what would take long before it writes it.
+    """
+    path = Path(path)
+    check_folder(path.parent)
+    if path.is_dir():
+        raise RunDirectoryError(
+            f"'{path}' is a folder, and a file is to be written there; give the file's own name"
+        )
+
+
 @contextmanager
 def _named(folder: Path) -> Iterator[None]:
     """Says of a folder why it cannot be written; a full disk passes."""

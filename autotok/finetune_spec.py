@@ -37,6 +37,12 @@ _RANDAUGMENT = re.compile(r"rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?)*")
 """timm's notation."""
 
 
+def check_seed(seed: int) -> None:
+    """Raise `ConfigError` unless torch and NumPy both take a seed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < MOST_SEED:
+        raise ConfigError(f"seed is {seed}; give a whole number from 0 to {MOST_SEED - 1}")
+
+
 @dataclass(frozen=True)
 class Length:
     """How long to fine-tune: a number of optimiser steps, passes over the data, or minutes."""
@@ -62,7 +68,8 @@ class Length:
         return cls(amount, unit)
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
+        whole = float(self.amount).is_integer()
+        return f"{int(self.amount) if whole else repr(self.amount)} {self.unit}"
 
 
 @dataclass(frozen=True)
@@ -111,9 +118,10 @@ class FineTuneSpec:
         if not self.losses:
             raise ConfigError("fine-tune losses are empty; give at least one, such as soft: 1.0")
         for name, weight in self.losses.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+            if not number or not 0 < weight < math.inf:
                 raise ConfigError(
-                    f"weight of fine-tune loss '{name}' is {weight}; give more than 0"
+                    f"weight of fine-tune loss '{name}' is {weight}; give a number above 0"
                 )
         if str(self.lr) == "auto":
             object.__setattr__(self, "lr", None)

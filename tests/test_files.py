@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from autotok.errors import RunDirectoryError
-from autotok.files import replacing, replacing_folder, write_state, write_text
+from autotok.files import (
+    check_output_file,
+    replacing,
+    replacing_folder,
+    write_state,
+    write_text,
+)
 from autotok.searching.records.rundir import RunDirectory
 
 
@@ -139,3 +145,15 @@ def _killed_while_writing(folder: Path, step: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
     assert done.returncode == -9
+
+
+def test_a_file_is_written_beside_folders_and_never_onto_one(tmp_path: Path) -> None:
+    check_output_file(tmp_path / "new" / "a.bin")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "a").mkdir()
+    with pytest.raises(RunDirectoryError, match="give the file's own name"):
+        check_output_file(tmp_path / "a")
+    (tmp_path / "b").write_text("")
+    check_output_file(tmp_path / "b")
+    with pytest.raises(RunDirectoryError, match="cannot be written"):
+        check_output_file(tmp_path / "b" / "c")

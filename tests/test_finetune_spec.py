@@ -13,17 +13,26 @@ from autotok.errors import ConfigError
 from autotok.finetune_spec import FineTuneSpec, Length
 
 
-@given(st.sampled_from(["steps", "epochs", "minutes"]), st.integers(1, 10**6))
-def test_a_length_reads_back_what_it_writes(unit: str, amount: int) -> None:
+@given(
+    st.sampled_from(["steps", "epochs", "minutes"]),
+    st.integers(1, 10**12) | st.floats(1e-9, 1e9),
+)
+def test_a_length_reads_back_what_it_writes(unit: str, amount: float) -> None:
+    amount = round(amount) or 1 if unit == "steps" else amount
     length = Length.parse(f"{amount} {unit}")
     assert (length.amount, length.unit) == (amount, unit)
-    if amount < 10**6:  # written with six digits
-        assert Length.parse(str(length)) == length
+    assert Length.parse(str(length)) == length
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [(200, "200 steps"), ("1 epoch", "1 epochs"), ("0.5 epochs", "0.5 epochs"), ("7", "7 steps")],
+    [
+        (200, "200 steps"),
+        ("1 epoch", "1 epochs"),
+        ("0.5 epochs", "0.5 epochs"),
+        ("7", "7 steps"),
+        ("1234567 steps", "1234567 steps"),
+    ],
 )
 def test_lengths_may_be_written_short(text: str | int, found: str) -> None:
     assert str(Length.parse(text)) == found
@@ -60,6 +69,7 @@ def test_what_is_given_comes_back_and_nothing_else(said: dict[str, Any]) -> None
     [
         ({"losses": {}}, "losses are empty"),
         ({"losses": {"soft": 0.0}}, "weight of fine-tune loss 'soft' is 0.0"),
+        ({"losses": {"soft": float("inf")}}, "'soft' is inf; give a number above 0"),
         ({"lr": 2.0}, "lr is 2.0; it must be within 1e-08 to 1.0 or 'auto'"),
         ({"batch_size": 0}, "batch_size is 0; it must be within 1 to 65536"),
         ({"seed": True}, "seed is True"),

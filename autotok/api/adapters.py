@@ -13,7 +13,7 @@ from autotok.backbones.base import Backbone, left_alone
 from autotok.backbones.loading import as_backbone, check_name, load_backbone, save_backbone
 from autotok.devices.placing import torch_device
 from autotok.evaluation.data import check_data, load_data
-from autotok.files import check_folder
+from autotok.files import check_output_file
 from autotok.training.pair_distillation import PairSpec, distil_pairs, save_adapters
 from autotok.training.size_sandwich import SizesSpec, train_at_sizes
 
@@ -104,7 +104,7 @@ def _opened(
 ) -> Backbone:
     """The backbone to train from, where it is asked for; all names are checked before."""
     check_data(data)
-    check_folder(Path(path).parent)
+    check_output_file(path)
     if isinstance(model, str):
         check_name(model)
         backbone = load_backbone(model, checkpoint=checkpoint)

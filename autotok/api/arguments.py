@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import re
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from autotok.documents import parse_yaml, read_yaml
 from autotok.errors import ConfigError
 from autotok.names import known
 
+_POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+"""A number such as 1e-5, which YAML takes for a word."""
+
 
 def parse_keep(text: str) -> dict[int, float]:
     """{layer: keep ratio} of '0.7@3,0.5@6'."""
@@ -18,13 +23,37 @@ def parse_keep(text: str) -> dict[int, float]:
     for part in text.replace(" ", "").split(","):
         ratio, _, layer = part.partition("@")
         try:
-            found[int(layer)] = float(ratio)
+            place, value = int(layer), float(ratio)
         except ValueError as error:
             raise ConfigError(
                 f"keep '{text}' cannot be read at '{part}': write RATIO@LAYER pairs such as"
                 " 0.7@3,0.5@6"
             ) from error
+        _check_new(f"keep ratio of layer {place}", place, found)
+        found[place] = value
     return found
+
+
+def parse_loss_weights(texts: Sequence[str]) -> dict[str, float]:
+    """{loss: weight} of 'NAME=WEIGHT' texts; the weight is 1 where none is given."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, weight = text.partition("=")
+        try:
+            value = float(weight or 1.0)
+        except ValueError:
+            raise ConfigError(
+                f"loss '{text}' is not understood; write NAME=WEIGHT, such as soft=1.0"
+            ) from None
+        _check_new(f"loss '{name.strip()}'", name.strip(), found)
+        found[name.strip()] = value
+    return found
+
+
+def _check_new(what: str, key: object, found: Container[object]) -> None:
+    """Raise where something is given again, as one of the two would be lost."""
+    if key in found:
+        raise ConfigError(f"{what} is given twice; give it once")
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Primitive]:
@@ -33,12 +62,25 @@ def parse_options(texts: Sequence[str]) -> dict[str, Primitive]:
     for text in texts:
         name, equals, value = text.partition("=")
         parsed = parse_yaml(value, f"option '{text}'")[0] if equals else None
+        if _POWER.fullmatch(value.strip()):
+            parsed = float(value)
         if not name or not isinstance(parsed, (bool, int, float, str)):
             raise ConfigError(
                 f"option '{text}' cannot be read: write NAME=VALUE, such as alpha=0.5"
             )
+        _check_new(f"option '{name}'", name, found)
         found[name] = parsed
     return found
+
+
+def option_text(name: str, value: Primitive) -> str:
+    """What `parse_options` reads as this one option."""
+    plain = f"{name}={value}"
+    try:
+        same = parse_options([plain]) == {name: value}
+    except ConfigError:
+        same = False
+    return plain if same else f"{name}={json.dumps(value)}"
 
 
 def parse_resources(texts: Sequence[str]) -> dict[str, float]:
@@ -47,11 +89,13 @@ def parse_resources(texts: Sequence[str]) -> dict[str, float]:
     for text in texts:
         name, _, amount = text.partition("=")
         try:
-            found[name.strip()] = float(amount)
+            value = float(amount)
         except ValueError:
-            found[name.strip()] = -1.0
-        if not name.strip() or not found[name.strip()] >= 0.0:
+            value = -1.0
+        if not (name := name.strip()) or not value >= 0.0:
             raise ConfigError(f"resource '{text}' is not understood; give NAME=AMOUNT, as GPU=0.5")
+        _check_new(f"resource '{name}'", name, found)
+        found[name] = value
     return found
 
 
@@ -62,6 +106,7 @@ def parse_files(texts: Sequence[str]) -> dict[str, Path]:
         name, _, file = text.partition("=")
         if not name or not file:
             raise ConfigError(f"'{text}' is not understood; give NAME=FILE")
+        _check_new(f"'{name}'", name, found)
         found[name] = Path(file)
     return found
 

@@ -20,7 +20,7 @@ from autotok.errors import ConfigError, ExportError, nearest
 from autotok.evaluation.data import check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.best_yaml import BackboneRef, Bundle, write_best
-from autotok.files import check_folder
+from autotok.files import check_folder, check_output_file
 from autotok.metrics import EXACT
 from autotok.plain_data import typed
 from autotok.searching.space.budget import BudgetRequest, parse_budgets, resolve
@@ -28,7 +28,7 @@ from autotok.supernet.cutting import cut_to_file
 from autotok.supernet.evolution import EvolutionSettings
 from autotok.supernet.judge import SubnetScore, judge_supernet, score_subnets
 from autotok.supernet.sampling import sample_uniform
-from autotok.supernet.search import SearchPlan, SubnetSearch
+from autotok.supernet.search import SearchPlan, SubnetSearch, check_unused
 from autotok.supernet.search import evolve_subnets as run_search
 from autotok.supernet.train import Progress, train_from_recipe
 
@@ -137,7 +137,7 @@ def cut_subnet(
     output, checkpoint = Path(output), None if checkpoint is None else Path(checkpoint)
     if output.suffix != ".safetensors":
         raise ExportError(f"'{output}' cannot be written: give a file that ends in .safetensors")
-    check_folder(output.parent)
+    check_output_file(output)
     check_data(data)
     spec, default = supernet_structure(backbone, checkpoint)
     chosen = parse_subnet(subnet, spec, default)
@@ -232,6 +232,7 @@ def search_subnets(
     """
     output = Path(output)
     check_folder(output)
+    check_unused(output, resume=resume)
     check_data(question.data)
     default = supernet_structure(question.backbone, question.checkpoint)[1]
     supernet = load_supernet(question.backbone, question.checkpoint)

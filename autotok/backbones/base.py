@@ -270,10 +270,12 @@ def pool_mean(patches: Tensor, tokens: Tokens) -> Tensor:
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Models in evaluation mode; afterwards every part of them is in the mode that it was in."""
-    modes = {part: part.training for model in models for part in model.modules()}
+    parts = [part for model in models for part in model.modules()]
+    modes = {part: part.training for part in parts if hasattr(part, "training")}
     try:
         for model in models:
-            model.eval()
+            if model in modes:  # a frozen TorchScript has no mode
+                model.eval()
         yield
     finally:
         for part, training in modes.items():

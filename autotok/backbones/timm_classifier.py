@@ -57,6 +57,12 @@ def timm_classifier(
     return model.eval(), int(model.num_classes), how["input_size"], prepared
 
 
+def pretrained_classes(name: str) -> int | None:
+    """How many classes timm's weights of a name know, without fetching them; None if unsaid."""
+    told = timm.models.get_pretrained_cfg(name.removeprefix("timm/"), allow_unregistered=True)
+    return None if told is None else told.num_classes
+
+
 def _pretrained(name: str) -> Any:
     try:
         with hub_or_cache():

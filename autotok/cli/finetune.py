@@ -108,7 +108,7 @@ def finetune_command(
     """
     changes: dict[str, Any] = {
         "length": length,
-        "losses": _losses(loss),
+        "losses": autotok.parse_loss_weights(loss or []) or None,
         "lr": _rate(lr),
         "batch_size": batch_size,
         "accumulate": accumulate,
@@ -159,13 +159,16 @@ def _chosen(
             raise autotok.ConfigError("give either a best.yaml or --method with --keep, not both")
         return config
     policy = None if exits is None else autotok.parse_exits(exits)
+    if method is None and (keep is not None or option):
+        raise autotok.ConfigError("--keep and --option belong to a method; name it with --method")
+    options = autotok.parse_options(option)
+    autotok.get_method(method or "none").resolve_options(options)  # told before anything is loaded
     if policy is not None and method in (None, "none") and keep is None:
         return autotok.CompressionConfig(exits=policy)
     if method is None or keep is None:
         raise autotok.ConfigError(
             "say what to train: give a best.yaml, --method with --keep, or --exits"
         )
-    options = autotok.get_method(method).resolve_options(autotok.parse_options(option))
     reductions = tuple(
         autotok.Reduction(layer, ratio) for layer, ratio in autotok.parse_keep(keep).items()
     )
@@ -238,8 +241,11 @@ def _words(config: Path | autotok.CompressionConfig) -> str:
     """The arguments that name what is trained."""
     if isinstance(config, Path):
         return shlex.quote(str(config))
-    keep = ",".join(f"{r.keep_ratio:g}@{r.layer}" for r in config.reductions)
-    given = "".join(f" --option {shlex.quote(f'{k}={v}')}" for k, v in config.options.items())
+    keep = ",".join(f"{r.keep_ratio!r}@{r.layer}" for r in config.reductions)
+    given = "".join(
+        f" --option {shlex.quote(autotok.option_text(name, value))}"
+        for name, value in config.options.items()
+    )
     reducing = f"--method {config.method} --keep '{keep}'{given}" if config.reductions else ""
     if config.exits is None:
         return reducing
@@ -254,19 +260,3 @@ def _stored(folder: Path, given: list[str]) -> dict[str, Any]:
             f"--resume goes on as it was started, so '{name}' cannot be given; leave it out"
         )
     return autotok.read_question(folder)
-
-
-def _losses(given: list[str] | None) -> dict[str, float] | None:
-    """`NAME=WEIGHT` terms as weights by name."""
-    if not given:
-        return None
-    found = {}
-    for text in given:
-        name, _, weight = text.partition("=")
-        try:
-            found[name.strip()] = float(weight or 1.0)
-        except ValueError:
-            raise autotok.ConfigError(
-                f"loss '{text}' is not understood; write NAME=WEIGHT, such as soft=1.0"
-            ) from None
-    return found

@@ -33,7 +33,7 @@ KeepOption = Annotated[
     str | None, typer.Option(help="Keep ratio at layers, e.g. '0.7@3,0.5@6,0.35@9'.")
 ]
 RemoveOption = Annotated[
-    int | None, typer.Option("-r", help="Patch tokens removed in every layer.")
+    int | None, typer.Option("-r", min=0, help="Patch tokens removed in every layer.")
 ]
 OptionOption = Annotated[
     list[str] | None, typer.Option("--option", help="A method's own option, NAME=VALUE.")
@@ -62,6 +62,8 @@ def build(
         )
     bare = shapes_alone and checkpoint is None
     if config is not None:
+        own = {"--method": method, "--keep": keep, "-r": r, "--option": option or None}
+        _check_alone(config, {**own, "--image-size": image_size})
         if bare:
             return autotok.bundle_structure(config, backbone=backbone)
         bundled = autotok.load_bundle(config, backbone=backbone, checkpoint=checkpoint)
@@ -78,6 +80,21 @@ def build(
     return autotok.compress(
         model, method=method or "none", keep=ratios, r=r, options=options, untrained=shapes_alone
     )
+
+
+def _check_alone(config: Path, options: dict[str, Any]) -> None:
+    """Raise where options would say again what a best.yaml says."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise autotok.ConfigError(
+            f"'{config}' says what {given[0]} would; give either a best.yaml or options, not both"
+        )
+
+
+def _uncompressed(config: Path | None, model: autotok.CompressedViT) -> Any:
+    """What the model of a bundle came from, where its own weights are not that any more."""
+    changed = model.config.mode == "retrain" or model.is_folded
+    return autotok.load_uncompressed(config) if config is not None and changed else None
 
 
 @app.command("profile")
@@ -114,6 +131,11 @@ def profile_command(
 
     from .progress import StepProgress
 
+    if not measure and (measure_on not in (None, "local") or runtime != "eager"):
+        raise autotok.ConfigError(
+            "--measure-on and --runtime say how a model is timed, and --no-measure that it is not;"
+            " leave one of them out"
+        )
     where = _where(measure_on or "local", runtime) if measure else None
     if where is not None:
         autotok.open_device(where).close()  # a name that is none is told before a model is loaded
@@ -214,9 +236,9 @@ def evaluate_command(
     own = None if evaluator is None else autotok.OwnQuality.of(evaluator)
     placed = autotok.torch_device(device)
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option).to(placed)
-    original = None
-    if config is not None and model.config.mode == "retrain":
-        original = autotok.load_uncompressed(config).to(placed)
+    original = _uncompressed(config, model)
+    if original is not None:
+        original.to(placed)
     with StepProgress("evaluating", quiet=quiet) as bar:
         report = autotok.quality_report(
             model,
@@ -272,13 +294,18 @@ def export_command(
     json: JsonFlag = False,
 ) -> None:
     """Write a model for a device and check the file against torch."""
-    autotok.check_folder(output.parent)
+    autotok.check_output_file(output)
     autotok.check_format(format, precision=precision or "float32", opset=opset)
     if data is not None:
         class_names = _class_names(config, data, class_names)
     elif class_names is not None:
         raise autotok.ConfigError(
             f"class names '{class_names}' are for folders of images; give these as --data"
+        )
+    elif images:
+        raise autotok.ConfigError(
+            f"--images {images} judges the file on images of --data; give --data too, or leave"
+            " --images out"
         )
 
     from .progress import StepProgress
@@ -298,6 +325,7 @@ def export_command(
             opset=opset,
             measured=measure,
             judged=images,
+            uncompressed=_uncompressed(config, model) if images and data is not None else None,
         )
     _show(report, json)
 

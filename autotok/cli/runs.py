@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -293,19 +294,20 @@ def _workers(
 
 def _resumable(folder: Path, work: Any) -> autotok.Run:
     """Run the work; an interruption, or a device that is gone, says how to go on."""
+    again = f"autotok resume {shlex.quote(str(folder))}"
     try:
         run: autotok.Run = work()
     except KeyboardInterrupt as error:
         go_on = "nothing had begun"
         if (folder / "config.yaml").is_file():
-            go_on = f"everything finished is kept: go on with `autotok resume {folder}`"
+            go_on = f"everything finished is kept: go on with `{again}`"
         interrupted(error, go_on)
     except autotok.DeviceUnreachable as error:
         if not (folder / "config.yaml").is_file():
             raise
         raise autotok.DeviceUnreachable(
-            f"{error}; nothing finished is lost: go on with `autotok resume {folder}`, without the"
-            f" device by `autotok resume {folder} --measure-on none`"
+            f"{error}; nothing finished is lost: go on with `{again}`, without the"
+            f" device by `{again} --measure-on none`"
         ) from error
     return run
 

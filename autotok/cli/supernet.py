@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,7 +55,8 @@ def supernet_train(
                 on_judging=lambda share, text: bar.update(share, f"judging {text}"),
             )
         except KeyboardInterrupt as error:
-            interrupted(error, f"go on with autotok supernet train {recipe} -o {output} --resume")
+            again = shlex.join(["autotok", "supernet", "train", str(recipe), "-o", str(output)])
+            interrupted(error, f"go on with `{again} --resume`")
     print_json(results)
 
 

@@ -35,7 +35,7 @@ def tokens_command(
 ) -> None:
     """Say and draw which patches of an image were kept, merged, parked, recalled or removed."""
     autotok.check_image(image)
-    autotok.check_folder(output.parent)
+    autotok.check_output_file(output)
     if config is None and method is None:
         raise autotok.ConfigError(
             "without --config and --method no token goes; give a best.yaml with --config, or"

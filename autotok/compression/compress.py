@@ -7,6 +7,7 @@ from autotok.backbones.hf_vit import HFViT
 from autotok.backbones.pruning import pruned, why_not_prunable
 from autotok.config import CompressionConfig, SubnetSpec
 from autotok.errors import ConfigError
+from autotok.methods.folding import adapters_of
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
 from autotok.methods.two_pass import TwoPass
@@ -19,16 +20,23 @@ from .own_output import OwnOutputViT
 from .schedule import realise
 from .two_pass import TwoPassViT
 
+_FOLDED_FOR = ("method", "reductions", "options", "subnet", "image_size")
+"""What of a configuration decides how adapters are folded."""
+
 
 def compress_backbone(
-    backbone: Backbone, config: CompressionConfig, *, is_folded: bool = False
+    backbone: Backbone,
+    config: CompressionConfig,
+    *,
+    is_folded: bool = False,
+    original: Backbone | None = None,
 ) -> CompressedViT:
     """A `CompressedViT` that holds the backbone (not a copy) and one reducer per reduction layer.
 
     Where the configuration prunes, it holds what is left of the backbone, with weights of its own;
     where it names an image size, the adapter of that size; where the method folds adapters in, a
     twin with the folded weights and everything else shared, unless the backbone's weights already
-    are the folded ones.
+    are the folded ones; `original` is the backbone that they were folded from.
 
     Raises:
         ConfigError, IncompatibleMethod: see `realise`.
@@ -62,7 +70,8 @@ def compress_backbone(
     if issubclass(method, TwoPass) and reducers:
         kind = TwoPassViT
     running = backbone if is_folded else folded(backbone, config, schedule)
-    model = kind(running, config, schedule, reducers, exits, original=backbone)
+    model = kind(running, config, schedule, reducers, exits, original=original or backbone)
+    model.is_folded = is_folded and original is None and bool(adapters_of(config))
     model = _in_mode(model, backbone.training)
     like = next(backbone.parameters())
     if not like.is_meta:
@@ -106,8 +115,16 @@ def with_networks(model: CompressedViT) -> CompressedViT:
 
 def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedViT:
     """A model of another configuration on the same backbone, with the method's parameters where
-    they still fit (such as the same method with other counts or thresholds)."""
-    fresh = compress_backbone(model.original, config)
+    they still fit (such as the same method with other counts or thresholds).
+
+    Weights that were trained, or folded for these very tokens, are kept as they are.
+    """
+    if _keeps_weights(model, config):
+        known = None if model.is_folded else model.original
+        fresh = compress_backbone(model.backbone, config, is_folded=True, original=known)
+        fresh.is_folded = model.is_folded
+    else:
+        fresh = compress_backbone(model.original, config)
     own, old = fresh.reducers.state_dict(), model.reducers.state_dict()
     fitting = {k: v for k, v in old.items() if k in own and own[k].shape == v.shape}
     fresh.reducers.load_state_dict(fitting, strict=False)
@@ -118,6 +135,13 @@ def reconfigured(model: CompressedViT, config: CompressionConfig) -> CompressedV
         if isinstance(reducer, ImageScoring) and isinstance(before, ImageScoring):
             reducer.network = before.network  # loaded once
     return _in_mode(fresh, model.training)
+
+
+def _keeps_weights(model: CompressedViT, config: CompressionConfig) -> bool:
+    """Whether the weights that a model holds are those of another configuration as well."""
+    if model.is_folded or model.config.mode == "retrain":
+        return True
+    return all(getattr(model.config, name) == getattr(config, name) for name in _FOLDED_FOR)
 
 
 def _in_mode(model: CompressedViT, training: bool) -> CompressedViT:

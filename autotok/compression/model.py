@@ -65,6 +65,8 @@ class CompressedViT(nn.Module):
         """Where the next forward starts, and with what; see `activations`."""
         self.thin: Callable[[int, Tensor], Tensor] | None = None
         """In training, what is done to a block's branch before it is added: stochastic depth."""
+        self.is_folded = False
+        """Whether adapters are folded into the weights, and those without them are not here."""
         self._origin = (original or backbone,)  # a tuple: its weights are not this model's
 
     @property
@@ -215,7 +217,7 @@ class CompressedViT(nn.Module):
         """Blocks, from the first on, in which nothing is done or heard: what leaves them is what
         leaves the uncompressed model's."""
         at = self._at()
-        altered = self.training or self.original is not self.backbone
+        altered = self.training or self.is_folded or self.original is not self.backbone
         if altered or any(acts_early(reducer) for reducer in at.values()):
             return 0
         layers = () if self.exits is None else self.exits.policy.layers

@@ -60,6 +60,7 @@ def macs_by_exit(
             attention=attention[:, :blocks],
             mlp=mlp[:, :blocks],
             readout=readout,
+            ended=stop is None,
         )
         found[0].append(macs + heads)
         found[1].append(linear + linear_heads)

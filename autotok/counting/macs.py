@@ -193,15 +193,17 @@ def counted_macs(
     attention: Counts,
     mlp: Counts,
     readout: Counts,
+    ended: bool = True,
 ) -> tuple[Counts, Counts]:
     """(`Cost.macs`, `Cost.macs_noattn`) of M images, (M,) each, from their live patch tokens.
 
     `entering` is (M, L + 1), before a block's reduction and at the read-out; `attention` and `mlp`
-    are (M, L), `readout` (M,). Of fewer columns, the cost is that of the first blocks alone,
-    without the read-out.
+    are (M, L), `readout` (M,). Of an image that has not `ended` but left before the read-out, they
+    are of the blocks that it went through alone, of fewer columns.
     """
     blocks = attention.shape[1]
-    linear, products = _backbone_macs(_first(facts, blocks), attention, mlp, readout)
+    run = facts if ended else _first(facts, blocks)
+    linear, products = _backbone_macs(run, attention, mlp, readout)
     layers = tuple(r.layer for r in config.reductions)
     products = products + _listening_macs(facts, method, config.options, layers, attention)
     leaving = []
@@ -228,9 +230,7 @@ def counted_macs(
 
 
 def _first(facts: BackboneFacts, blocks: int) -> BackboneFacts:
-    """The embedding and the first blocks alone; everything, for all of them."""
-    if blocks == facts.num_blocks:
-        return facts
+    """The embedding and the first blocks alone, without the read-out."""
     part = facts.blocks[:blocks]
     return dataclasses.replace(facts, blocks=part, readout_macs=0, readout_macs_per_token=0)
 

@@ -47,6 +47,11 @@ def from_num_removed(
         raise ConfigError(
             f"r is given for {len(removed)} blocks, but the backbone has {num_blocks}"
         )
+    if min(removed, default=0) < 0:
+        raise ConfigError(
+            f"r is {min(removed)}, and no tokens can be added; give the patch tokens that go in"
+            " every layer, 0 or more"
+        )
     counts, left = {}, num_patches
     for layer, r in enumerate(removed):
         left -= min(r, left // 2) if at_most_half else r

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.counting.exit_costs import macs_by_stop
 from autotok.devices.runtimes import measure_file
-from autotok.errors import AutotokError, ExportError
+from autotok.errors import AutotokError, ConfigError, ExportError
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource, load_data
 from autotok.export.exported import ExportResult, export_model
@@ -43,6 +44,7 @@ def export_report(
     opset: int | None = None,
     measured: bool = False,
     judged: int = 0,
+    uncompressed: Backbone | None = None,
 ) -> dict[str, Any]:
     """What was written and how it compares with torch; see `export_model`.
 
@@ -51,8 +53,11 @@ def export_report(
         class_names: File of the model's class names in order, for class folders that need one.
         measured: Time the file beside the float32 export of the uncompressed model.
         judged: Images of `data` that the quality of the file is measured on, beside torch's.
+        uncompressed: What the quality of a fine-tuned model, or of one with adapters folded in, is
+            measured against; of others their own backbone is.
 
     Raises:
+        ConfigError: there is no uncompressed model to judge against.
         ExportError: int8 without images to calibrate on; see `export_model`.
     """
     output, precision = Path(output), precision or model.config.number_format
@@ -62,6 +67,9 @@ def export_report(
             " the model will see"
         )
     source = None if data is None else load_data(data, model.backbone, class_names=class_names)
+    evaluator = None
+    if judged and source is not None:
+        evaluator = _evaluator(model, source, uncompressed)
     images = random_images(model, CHECKED) if source is None else first_images(source, CHECKED)
     images, shown = model.backbone.fitted(images), None
     if precision == "int8" and data is not None:
@@ -78,8 +86,8 @@ def export_report(
         calibration=shown,
     )
     report = result.to_dict() | _mean_cost(model, result)
-    if judged and source is not None:
-        report |= _quality(model, result, source, judged)
+    if evaluator is not None:
+        report |= _quality(model, result, evaluator, judged)
     if measured:
         report |= _speed(model, result, images[: TIMED if result.parts else batch])
     return report
@@ -120,17 +128,31 @@ def _mean_cost(model: CompressedViT, result: ExportResult) -> dict[str, Any]:
     }
 
 
+def _evaluator(
+    model: CompressedViT, source: DataSource, uncompressed: Backbone | None
+) -> Evaluator:
+    """The judge of a file and of the torch model."""
+    original = uncompressed or model.original.whole
+    found = Evaluator(original, source)
+    changed = model.config.mode == "retrain" or model.is_folded
+    if changed and uncompressed is None and found.metric != "top1":
+        raise ConfigError(
+            f"the model's weights were changed, so '{found.metric}' needs the model it came from;"
+            " give it as uncompressed, or judge on labelled images"
+        )
+    return found
+
+
 def _quality(
-    model: CompressedViT, result: ExportResult, source: DataSource, number: int
+    model: CompressedViT, result: ExportResult, evaluator: Evaluator, number: int
 ) -> dict[str, Any]:
     """Of the file and of the torch model, on the same images."""
     opened = open_file(Path(result.path), FORMATS.get(result.format))
-    evaluator = Evaluator(model.backbone, source)
     number = min(number, evaluator.num_images)
     file = FileModel(opened, model.config, batch=int(result.input_shape[0]))
     found, beside = (evaluator.evaluate(m, 0, number).quality() for m in (file, model))
     return {
-        "labelling": source.labelling,
+        "labelling": evaluator.data.labelling,
         "quality_metric": found.metric,
         "quality_of_file": round(found.value, 4),
         "quality_of_file_low_95": round(found.low, 4),

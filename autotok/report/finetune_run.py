@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
-from autotok.backbones.loading import check_file, check_name, load_backbone
 from autotok.compression.calibrate import needs_calibration
 from autotok.compression.compress import with_networks
 from autotok.compression.model import CompressedViT
@@ -20,15 +19,14 @@ from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
 from autotok.devices.placing import torch_device
 from autotok.documents import parse_json
-from autotok.errors import ConfigError, Diverged
+from autotok.errors import Diverged
 from autotok.evaluation.accuracy import Evaluator, Quality
 from autotok.evaluation.data import DataSource, check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
-from autotok.export.best_yaml import BackboneRef, Bundle, read_best, write_best
-from autotok.export.bundle import load_uncompressed, save_bundle
+from autotok.export.best_yaml import Bundle, write_best
+from autotok.export.bundle import save_bundle
 from autotok.files import write_text
 from autotok.finetune_spec import FineTuneSpec
-from autotok.names import known
 from autotok.plain_data import typed
 from autotok.searching.running.model_worker import (
     QUANTISED_ON,
@@ -37,16 +35,13 @@ from autotok.searching.running.model_worker import (
     tuned,
 )
 from autotok.training import finetune as training
-from autotok.training.distill import default_losses
 from autotok.training.finetune import check_spec
 from autotok.training.finetuned import FineTuned, FineTuneProgress
-from autotok.training.losses import get_loss
-from autotok.training.precision import PRECISIONS, resolve_precision
+from autotok.training.precision import resolve_precision
 from autotok.training.ranks import joined_ranks, own_device
 from autotok.training.recipes import list_recipes, recipe_settings
 from autotok.training.student import emitted, student_of
-from autotok.training.teacher import check_teacher, teacher_of
-from autotok.training.variation import check_training_augment
+from autotok.training.teacher import check_teacher_classes, teacher_of
 
 from .export_report import first_images
 from .finetune_folder import (
@@ -57,6 +52,14 @@ from .finetune_folder import (
     QualityBefore,
     fit_folder,
     remove_files,
+)
+from .finetune_job import (
+    FineTuneJob,
+    check_question,
+    config_of,
+    job_of,
+    wished_spec,
+    with_spec,
 )
 from .told_classes import told_class_names
 
@@ -100,15 +103,6 @@ class FineTuneResult:
             "precision": self.done.precision,
             **self.done.evidence(),
         }
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is fine-tuned: the uncompressed backbone, the configuration, where it came from."""
-
-    backbone: Backbone
-    config: CompressionConfig
-    ref: BackboneRef
 
 
 def finetune(
@@ -160,18 +154,21 @@ def finetune(
     data = str(data)
     check_data(data, class_names=class_names)
     class_names = told_class_names(model, data, class_names)
-    wished = dataclasses.replace(spec or FineTuneSpec(), **(changes or {}))
+    config, settings = config_of(model), {}
+    if recipe is not None:
+        settings = recipe_settings(recipe, labelled=True)
+    changes = changes or {}
+    wished = wished_spec(config, spec, {**settings, **changes})
     files = [None if path is None else str(path) for path in (checkpoint, class_names)]
     asked = FineTuneQuestion(data, num_images, precision, wished, backbone, *files)
-    _check_names(asked)
-    if recipe is not None:
-        recipe_settings(recipe, labelled=True)
-    job = _job(model, backbone, None if checkpoint is None else Path(checkpoint))
+    check_question(config, asked, changes if recipe in list_recipes() else {**settings, **changes})
+    job = job_of(model, backbone, None if checkpoint is None else Path(checkpoint))
+    check_teacher_classes(wished, job.backbone.facts)
     if device is not None:
         job.backbone.to(torch_device(own_device(device, ranks)))
     train, evaluator = _sources(data, job.backbone, class_names)
     tell(0.0, evaluator.data.labelling)
-    job = _with_spec(job, spec, _over_recipe(recipe, job, changes or {}, train), train)
+    job = with_spec(job, spec, recipe, changes, train)
     assert job.config.finetune is not None
     student = student_of(job.backbone, job.config)
     teacher = teacher_of(job.config.finetune, job.backbone)
@@ -222,72 +219,6 @@ def finetune_line(at: FineTuneProgress) -> str:
     )
 
 
-def _check_names(asked: FineTuneQuestion) -> None:
-    """Raise for what cannot be, before anything is loaded."""
-    for loss in asked.spec.losses:
-        get_loss(loss)
-    check_training_augment(asked.spec.augment)
-    check_teacher(asked.spec)
-    known("precision", asked.precision, PRECISIONS)
-    if asked.backbone is not None:
-        check_name(asked.backbone)
-    check_file(None if asked.checkpoint is None else Path(asked.checkpoint))
-    if asked.num_images < 1:
-        raise ConfigError(f"num_images is {asked.num_images}; judge on 1 or more")
-
-
-def _job(
-    model: nn.Module | CompressionConfig | str | Path, name: str | None, checkpoint: Path | None
-) -> _Job:
-    if isinstance(model, CompressedViT):
-        if model.config.mode == "retrain":
-            raise ConfigError(
-                "the model is fine-tuned already, and a fine-tune starts from the uncompressed"
-                " weights; give its best.yaml, or compress the original model again"
-            )
-        own, config = model.original.whole, model.config
-        ref = BackboneRef.of(own.facts)
-    elif isinstance(model, nn.Module):
-        raise ConfigError("the model is not compressed; give the result of autotok.compress")
-    elif isinstance(model, CompressionConfig):
-        config, name = model, name or "autoformer_demo"
-        own = load_backbone(name, checkpoint=checkpoint, subnet=config.subnet)
-        ref = BackboneRef.of(own.facts, name=name, checkpoint=checkpoint)
-    else:
-        bundle = read_best(Path(model))
-        config, ref = bundle.config, bundle.backbone
-        own = load_uncompressed(Path(model), backbone=name, checkpoint=checkpoint)
-        if name is not None or checkpoint is not None:
-            ref = BackboneRef.of(own.facts, name=name or ref.name, checkpoint=checkpoint)
-    return _Job(own, config, ref)
-
-
-def _with_spec(
-    job: _Job, spec: FineTuneSpec | None, changes: Mapping[str, Any], train: DataSource
-) -> _Job:
-    """The job with how to train: as given, as its configuration says, or as published."""
-    config = job.config
-    usual = default_losses(job.backbone.facts, config, labelled=train.labelled)
-    chosen = spec or config.finetune or FineTuneSpec(losses=usual)
-    chosen = dataclasses.replace(chosen, **changes)
-    retrained = dataclasses.replace(config, mode="retrain", finetune=chosen)
-    return dataclasses.replace(job, config=retrained)
-
-
-def _over_recipe(
-    recipe: str | None, job: _Job, changes: Mapping[str, Any], train: DataSource
-) -> Mapping[str, Any]:
-    """The changes, and what a recipe sets where they say nothing."""
-    if recipe is None:
-        return changes
-    settings = recipe_settings(recipe, labelled=train.labelled)
-    usual = default_losses(job.backbone.facts, job.config, labelled=train.labelled)
-    classes = train.labelled and job.config.exits is None and job.backbone.facts.num_classes
-    if classes and recipe in list_recipes():  # mixed labels are the half of it
-        settings = {"losses": {"ce": 1.0, **usual}, **settings}
-    return {**settings, **changes}
-
-
 def _sources(
     data: str, backbone: Backbone, class_names: str | Path | None
 ) -> tuple[DataSource, Evaluator]:
@@ -319,7 +250,7 @@ def _before(
 
 def _hand_over(
     folder: Path,
-    job: _Job,
+    job: FineTuneJob,
     result: FineTuneResult,
     asked: FineTuneQuestion,
     evaluator: Evaluator,

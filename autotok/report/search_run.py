@@ -129,6 +129,10 @@ class WholeSearch:
     @contextlib.contextmanager
     def _ready(self, *, new: bool) -> Iterator[_Ready]:
         torch_device(self.question.device)  # which is here, or nothing need be loaded
+        if not self._alone:
+            from autotok.searching.running.engine_choice import check_workers
+
+            check_workers(self.workers, self.settings.trial_timeout_s)
         check_storage(self.settings.storage)
         check_sampler(self.settings.sampler, objectives=len(self.settings.objectives))
         check_hand_over(self.folder)

@@ -17,6 +17,7 @@ import numpy as np
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.config import SubnetSpec
 from autotok.errors import ConfigError
+from autotok.finetune_spec import check_seed
 
 from .sampling import sample_uniform
 
@@ -55,6 +56,7 @@ class EvolutionSettings:
         for name in ("per_layer", "per_net"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a probability is 0 to 1")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

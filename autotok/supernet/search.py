@@ -258,6 +258,15 @@ def evolve_subnets(search: SubnetSearch, *, resume: bool = False) -> dict[str, A
     return search.write(evolution, search.final_evaluation(evolution))
 
 
+def check_unused(folder: Path, *, resume: bool) -> None:
+    """Raise `RunDirectoryError` where a folder holds a search that is not to be gone on with."""
+    if not resume and (folder / LOG).exists():
+        raise RunDirectoryError(
+            f"'{folder}' holds a subnet search already; go on with --resume, or choose another"
+            " folder"
+        )
+
+
 def _open_log(folder: Path, question: Mapping[str, Any], resume: bool) -> dict[SubnetSpec, float]:
     """Fitness values that are there already; the log's first line is the question."""
     path = folder / LOG
@@ -265,11 +274,7 @@ def _open_log(folder: Path, question: Mapping[str, Any], resume: bool) -> dict[S
     if not path.exists():
         write_text(path, json.dumps(plain) + "\n")
         return {}
-    if not resume:
-        raise RunDirectoryError(
-            f"'{folder}' holds a subnet search already; go on with --resume, or choose another"
-            " folder"
-        )
+    check_unused(folder, resume=resume)
     text = path.read_text("utf-8")
     whole = text[: text.rfind("\n") + 1]  # a killed process may have left half a line
     if whole != text:

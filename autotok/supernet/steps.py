@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
+from autotok.errors import Diverged
 
 from .batches import Batch, Batches
 from .checkpoint import TrainingState
@@ -18,7 +21,11 @@ from .sampling import draw_subnets
 
 
 def train_step(state: TrainingState, recipe: Recipe, batches: Batches) -> tuple[float, float]:
-    """Mean loss and mean share of correct images over the step's subnets."""
+    """Mean loss and mean share of correct images over the step's subnets.
+
+    Raises:
+        Diverged: the loss or its gradient is no number; no weight was changed by this step.
+    """
     stage, local = recipe.locate(state.step)
     rng = np.random.default_rng([recipe.seed, state.step])
     subnets = draw_subnets(recipe.spec, recipe.default, stage, rng)
@@ -28,7 +35,13 @@ def train_step(state: TrainingState, recipe: Recipe, batches: Batches) -> tuple[
     batch = batches.batch(state.step, rng).to(state.device)
     state.optimizer.zero_grad(set_to_none=True)
     loss, correct = add_gradients(state.supernet, recipe, subnets, batch)
-    nn.utils.clip_grad_norm_(state.supernet.parameters(), recipe.clip_norm)
+    norm = nn.utils.clip_grad_norm_(state.supernet.parameters(), recipe.clip_norm)
+    if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+        what = "its gradient is no number" if math.isfinite(loss) else f"loss {loss:g}"
+        raise Diverged(
+            f"supernet training diverged at step {state.step} ({what}); give stage '{stage.name}'"
+            f" of the recipe a lower lr than {max(stage.lr):g}, and train into another folder"
+        )
     state.optimizer.step()
     _update_ema(state, recipe)
     return loss, correct

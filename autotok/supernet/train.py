@@ -73,6 +73,7 @@ def train_from_recipe(
         CheckpointError: there is nothing to resume, or it belongs to another recipe.
         RunDirectoryError: the folder holds a training already and `resume` was not given.
     """
+    _check_unused(output, resume)
     recipe = load_recipe(path)
     state = fresh_state(recipe, device)
     view = SupernetView(state.ema, recipe.default, name=recipe.backbone)
@@ -118,17 +119,21 @@ def _loop(
             save_state(state, recipe, output / CHECKPOINT)
 
 
+def _check_unused(output: Path, resume: bool) -> None:
+    """Refuse to train over what is there."""
+    if not resume and (output / CHECKPOINT).exists():
+        raise RunDirectoryError(
+            f"'{output}' holds a training already; go on with --resume, or choose another folder"
+        )
+
+
 def _open_folder(state: TrainingState, recipe: Recipe, output: Path, resume: bool) -> None:
-    """Restore what is to be resumed; refuse to train over what is there."""
+    """Restore what is to be resumed, or make the folder."""
     checkpoint = output / CHECKPOINT
     if resume:
         restore_state(state, recipe, checkpoint)
         _cut_log(output / LOG, state.step)
         return
-    if checkpoint.exists():
-        raise RunDirectoryError(
-            f"'{output}' holds a training already; go on with --resume, or choose another folder"
-        )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

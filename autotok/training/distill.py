@@ -28,10 +28,12 @@ from autotok.methods.registry import get_method
 from autotok.tokens import Needs, Taps, Tokens
 
 from . import losses
-from .exit_losses import exit_loss
+from .exit_losses import check_exit_losses, exit_loss
 from .losses import LOSSES, MIMIC_LAYERS, align, get_loss
 from .teacher import Observed, OtherTeacher, Teacher, observe
 
+EXITS_ALONE = {"exits_distill": 1.0}
+"""What the heads of a model are trained by where nothing was chosen."""
 _TOKENS = ("tokens", "tokens_kl")
 _RELATIONS = Needs.QUERIES | Needs.KEYS | Needs.VALUES
 
@@ -214,7 +216,7 @@ def default_losses(
     """
     config, usable = config or CompressionConfig(), {}
     if config.exits is not None:
-        return {"exits_distill": 1.0}
+        return dict(EXITS_ALONE)
     method = get_method(config.method)
     recipe = recipe_of(method, method.resolve_options(config.options))
     for name, weight in recipe.losses.items():
@@ -241,6 +243,7 @@ def check_losses(
         raise ConfigError(
             f"teacher '{spec.teacher}' is given, and no loss learns from it; add one, such as soft"
         )
+    check_exit_losses(student.config, spec.losses)
     for name in spec.losses:
         loss = get_loss(name)
         if loss.labels and not data.labelled:

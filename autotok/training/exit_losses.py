@@ -19,10 +19,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
+from autotok.errors import ConfigError
+from autotok.methods.base import Training
+from autotok.methods.registry import get_method
 from autotok.tokens import Tokens
 
 ALPHA, HETERO, HOMO, HEAT = 0.3, 0.01, 0.01, 2.0
 """Weights and temperature of stage 2, as in the authors' scripts."""
+
+
+def check_exit_losses(config: CompressionConfig, losses: Mapping[str, float]) -> None:
+    """Raise `ConfigError` where heads alone would be trained, and something else has to be too."""
+    if "exits_distill" not in losses:
+        return
+    others = [name for name in losses if name != "exits_distill"]
+    if others:
+        raise ConfigError(
+            f"loss 'exits_distill' trains the heads of a frozen model, so '{others[0]}' beside it"
+            " trains nothing; give one of them, or exits_normal to train model and heads together"
+        )
+    untrained = get_method(config.method).training_need is Training.REQUIRED
+    if untrained and config.reductions:
+        raise ConfigError(
+            f"method '{config.method}' must be trained, and loss 'exits_distill' trains the heads"
+            " of a frozen model; train both together by exits_normal or exits_weighted, on"
+            " labelled images"
+        )
 
 
 def exit_weights(name: str, exits: Sequence[int], num_blocks: int) -> tuple[list[float], float]:

@@ -33,8 +33,9 @@ from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
 from autotok.export.weights import weights_identity
 from autotok.files import replacing
+from autotok.finetune_spec import check_seed
 from autotok.methods.author_units import from_num_removed
-from autotok.methods.tocom import DEGREES, Adapters, removed_at
+from autotok.methods.tocom import DEGREES, Adapters, ToCom, removed_at
 
 from .batches import BatchOrder, augmentation_draws, seed_streams
 
@@ -69,6 +70,10 @@ class PairSpec:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
+        for option in ToCom.options:  # or no model could take what is trained
+            if option.name in ("scale", "group_width"):
+                option.check(getattr(self, option.name), ToCom.name)
+        check_seed(self.seed)
         check_augment(self.augment)
 
     def pair(self, step: int) -> tuple[int, int]:
@@ -150,7 +155,7 @@ def distil_pairs(
         ConfigError: the backbone has no classes to compare.
         DataError: there are no images.
         IncompatibleMethod: the backbone has no projections that adapters could be folded into.
-        Diverged: the loss is no number.
+        Diverged: the loss, or a step's gradient, is no number.
     """
     if not backbone.facts.num_classes:
         raise ConfigError(
@@ -171,23 +176,26 @@ def distil_pairs(
             images = augmented(images, spec.augment, augmentation_draws(spec.seed, step))
             for group in optimizer.param_groups:
                 group["lr"] = spec.rate(step)
-            loss = _step(student, optimizer, sent(images, device), spec.pair(step))
-            if not math.isfinite(loss):
-                raise Diverged(f"adapters diverged at step {step}; try a lower lr than {spec.lr:g}")
+            loss = _step(student, optimizer, sent(images, device), step)
             if on_step is not None:
                 on_step(step, loss)
     return adapters
 
 
 def _step(
-    student: PairStudent, optimizer: torch.optim.Optimizer, images: Tensor, pair: tuple[int, int]
+    student: PairStudent, optimizer: torch.optim.Optimizer, images: Tensor, step: int
 ) -> float:
     """The loss of one step, which the adapters now learned from."""
+    spec = student.spec
+    pair = spec.pair(step)
     teacher = student.teach(images, pair[0])
     student.train()
     optimizer.zero_grad(set_to_none=True)
     loss = pair_loss(student(images, *pair), teacher)
     loss.backward()
+    norm = nn.utils.clip_grad_norm_(student.adapters.parameters(), math.inf)
+    if not (math.isfinite(loss.item()) and bool(torch.isfinite(norm))):
+        raise Diverged(f"adapters diverged at step {step}; try a lower lr than {spec.lr:g}")
     optimizer.step()
     return loss.item()
 

@@ -31,6 +31,7 @@ from autotok.evaluation.augment import augmented, check_augment
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
 from autotok.facts import BackboneFacts
+from autotok.finetune_spec import check_seed
 from autotok.methods.author_units import from_stage_ratios
 from autotok.methods.losses import self_distillation
 
@@ -97,6 +98,7 @@ class SizesSpec:
         wrong = [rate for rate in self.rates if not 0 < rate < 1]
         if wrong:
             raise ConfigError(f"rates must lie between 0 and 1, got {wrong[0]}")
+        check_seed(self.seed)
         check_augment(self.augment)
 
     def subnets(self, step: int) -> tuple[SizedSubnet, ...]:
@@ -161,7 +163,7 @@ def train_at_sizes(
         ConfigError: a size or a layer that the backbone does not have, or no classifier.
         DataError: there are no images, or no labels.
         UnsupportedBackbone: it cannot hold position tables for several sizes.
-        Diverged: a loss is no number.
+        Diverged: a loss, or a step's gradient, is no number.
     """
     _check(backbone, data, spec)
     own = student_of(backbone, CompressionConfig()).backbone
@@ -222,9 +224,8 @@ def _step(
         loss.backward()
         losses.append(loss.item())
     mean = sum(losses) / len(losses)
-    if not math.isfinite(mean):
+    norm = torch.nn.utils.clip_grad_norm_(backbone.parameters(), spec.clip_norm or math.inf)
+    if not (math.isfinite(mean) and bool(torch.isfinite(norm))):
         raise Diverged(f"training diverged at step {step}; try a lower lr than {spec.lr:g}")
-    if spec.clip_norm:
-        torch.nn.utils.clip_grad_norm_(backbone.parameters(), spec.clip_norm)
     optimizer.step()
     return mean

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone, evaluating
-from autotok.backbones.loading import check_file, check_name, load_backbone
-from autotok.backbones.timm_classifier import is_other_timm, nearest_timm, timm_classifier
+from autotok.backbones.loading import backbone_facts, check_file, check_name, load_backbone
+from autotok.backbones.timm_classifier import (
+    is_other_timm,
+    nearest_timm,
+    pretrained_classes,
+    timm_classifier,
+)
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig
-from autotok.errors import ConfigError, UnknownName
+from autotok.errors import CheckpointError, ConfigError, UnknownName
 from autotok.evaluation.accuracy import computing, default_batch_size
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
@@ -188,6 +194,39 @@ def check_teacher(spec: FineTuneSpec) -> None:
     check_file(spec.teacher_checkpoint)
 
 
+def check_teacher_classes(spec: FineTuneSpec, facts: BackboneFacts) -> None:
+    """Raise `ConfigError` for a teacher whose own weights know another number of classes; none are
+    fetched. Those of a file say it themselves, see `teacher_of`."""
+    if spec.teacher is None or spec.teacher_checkpoint is not None:
+        return
+    if is_other_timm(spec.teacher):
+        classes = pretrained_classes(spec.teacher)
+    else:
+        with _as_teacher():
+            classes = backbone_facts(spec.teacher).num_classes
+    if classes is not None:
+        _check_classes(spec.teacher, classes, facts)
+
+
+def _check_classes(teacher: str, classes: int, facts: BackboneFacts) -> None:
+    if classes != facts.num_classes:
+        raise ConfigError(
+            f"teacher '{teacher}' knows {classes} classes and backbone '{facts.name}'"
+            f" {facts.num_classes}; give one of the same classes, or its weights for them as"
+            " teacher_checkpoint"
+        )
+
+
+@contextmanager
+def _as_teacher() -> Iterator[None]:
+    """Says of a teacher's weights by which option they are given."""
+    try:
+        yield
+    except CheckpointError as error:
+        text = str(error).replace("--checkpoint", "--teacher-checkpoint")
+        raise CheckpointError(text) from error
+
+
 def teacher_of(spec: FineTuneSpec, backbone: Backbone) -> Teacher:
     """The teacher that a spec names, on the backbone's device; the backbone where it names none.
 
@@ -203,13 +242,9 @@ def teacher_of(spec: FineTuneSpec, backbone: Backbone) -> Teacher:
         model, classes, shape, how = timm_classifier(spec.teacher, checkpoint=file)
         expects = Preprocessing(*shape, **how)
     else:
-        other = load_backbone(spec.teacher, checkpoint=file)
+        with _as_teacher():
+            other = load_backbone(spec.teacher, checkpoint=file)
         model, classes, expects = other, other.facts.num_classes, preprocessing_of(other)
-    if classes != backbone.facts.num_classes:
-        raise ConfigError(
-            f"teacher '{spec.teacher}' knows {classes} classes and backbone"
-            f" '{backbone.facts.name}' {backbone.facts.num_classes}; give one of the same classes,"
-            " or its weights for them as teacher_checkpoint"
-        )
+    _check_classes(spec.teacher, classes, backbone.facts)
     device = next(backbone.parameters()).device
     return OtherTeacher(model.to(device), expects=expects, given=preprocessing_of(backbone))

@@ -43,7 +43,8 @@ def check_variation(spec: FineTuneSpec, data: DataSource, batch_size: int) -> No
 
     Raises:
         UnknownName: the augmentation is unknown.
-        ConfigError: labels are to be smoothed where there are none, or an odd batch to be mixed.
+        ConfigError: labels are to be smoothed where there are none, or no loss takes them so, or an
+            odd batch is to be mixed.
     """
     check_training_augment(spec.augment)
     if spec.label_smoothing > 0 and not data.labelled:
@@ -51,10 +52,20 @@ def check_variation(spec: FineTuneSpec, data: DataSource, batch_size: int) -> No
             f"label_smoothing {spec.label_smoothing:g} needs labels, but data '{data.name}' has"
             " none that match the model's classes; leave it out, or give such data"
         )
+    check_smoothing(spec)
     if spec.mixes and batch_size % 2:
         raise ConfigError(
             f"mixup and CutMix pair the images of a batch, and a batch has {batch_size}; give an"
             " even batch_size, of no more than the training images"
+        )
+
+
+def check_smoothing(spec: FineTuneSpec) -> None:
+    """Raise `ConfigError` where labels are to be smoothed that no loss takes."""
+    if spec.label_smoothing > 0 and "ce" not in spec.losses:
+        raise ConfigError(
+            f"label_smoothing {spec.label_smoothing:g} is of loss 'ce' alone, and the losses are"
+            f" {', '.join(spec.losses)}; add ce, or leave it out"
         )
 
 

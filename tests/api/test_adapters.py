@@ -1,5 +1,6 @@
 """Adapters by one call: trained, written with their scale, taken by `compress`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,12 @@ def test_sizes_are_trained_into_one_checkpoint(tmp_path: Path) -> None:
     assert table_sides(backbone) == (16, 24)
     with pytest.raises(AutotokError, match="steps must be above 0, got 0"):
         trained_at_sizes(tmp_path, steps=0)
+
+
+@pytest.mark.parametrize("train", [autotok.train_adapters, autotok.train_sizes])
+def test_a_folder_where_a_file_is_to_be_is_told_before_anything_is_loaded(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotok.api.adapters.load_backbone", None)
+    with pytest.raises(AutotokError, match="is a folder, and a file is to be written there"):
+        train("tiny", tmp_path, data="digits")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autotok.api.supernet import parse_subnet
+from autotok.api.supernet import SubnetQuestion, parse_subnet, search_subnets
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.config import SubnetSpec
-from autotok.errors import ConfigError
+from autotok.errors import ConfigError, RunDirectoryError
 
 SPEC_DATA = {
     "embed_dim": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "head_dim": 4, "max_offset": 2,
@@ -50,3 +50,12 @@ def test_a_subnet_that_cannot_be_is_one_sentence(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         parse_subnet(text, SPEC, SubnetSpec(8, (1,), (1.0,)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_a_search_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "candidates.jsonl").write_text("{}")
+    monkeypatch.setattr("autotok.api.supernet.load_supernet", None)
+    with pytest.raises(RunDirectoryError, match="holds a subnet search already; go on with"):
+        search_subnets(SubnetQuestion(budgets=("50%",)), tmp_path)

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.folding import pinned
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ExportError
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export import bundle
 from autotok.export.best_yaml import BackboneRef, Bundle, read_best, write_best
+from autotok.methods.tocom import Adapters
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--data", "digits", "--images", "30", "--batch-size", "4", "--length", "3 steps")
@@ -38,8 +41,8 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("was loaded")
 
-    for name in ("load_uncompressed", "load_backbone", "load_data"):
-        monkeypatch.setattr(f"autotok.report.finetune_run.{name}", never)
+    for name in ("job.load_uncompressed", "job.load_backbone", "run.load_data"):
+        monkeypatch.setattr(f"autotok.report.finetune_{name}", never)
     monkeypatch.setattr("autotok.load_bundle", never, raising=False)
 
 
@@ -303,12 +306,17 @@ def test_exits_are_trained_calibrated_exported_and_told_of(run: Run, tmp_path: P
 
 @pytest.mark.parametrize(
     ("exits", "sentence"),
-    [("linear", "exits 'linear' are not understood"), ("liner@1", "exit kind 'liner' is unknown")],
+    [
+        (("linear",), "exits 'linear' are not understood"),
+        (("liner@1",), "exit kind 'liner' is unknown"),
+        (("linear@2", "--option", "alpha=3"), "--keep and --option belong to a method"),
+        (("linear@2", "-m", "none", "--option", "a=3"), "option 'a' of method 'none' is unknown"),
+    ],
 )
 def test_exits_that_mean_nothing_are_told_at_once(
-    run: Run, nothing_loads: None, exits: str, sentence: str
+    run: Run, nothing_loads: None, exits: tuple[str, ...], sentence: str
 ) -> None:
-    code, _, err = run("finetune", "--exits", exits)
+    code, _, err = run("finetune", "--exits", *exits)
     assert code != 0
     assert sentence in err
 
@@ -318,3 +326,23 @@ def test_exits_of_a_model_that_nothing_reduces_may_be_asked_in_full(run: Run) ->
     code, _, err = run("finetune", *asked)
     assert code != 0
     assert "an exit at layer 9 cannot be: backbone 'tiny' has 4 blocks" in err
+
+
+def test_adapters_say_their_own_settings_and_are_held_to_their_hash(
+    run: Run, tmp_path: Path
+) -> None:
+    path, folder = tmp_path / "adapters.safetensors", tmp_path / "out"
+    born = Adapters(tiny_backbone().facts, group_width=4)
+    save_file({name: weight.detach() for name, weight in born.named()}, path, {"scale": "0.25"})
+    how = ("-b", "tiny", "-m", "tocom", "--keep", "0.5@1", "--option", f"adapters={path}")
+    code, _, err = run("finetune", *how, *QUICK, "-o", folder, "-q")
+    assert code == 0, err
+    tuned = read_best(folder / "best.yaml").config.options
+    same = pinned(CompressionConfig("tocom", (), {"adapters": str(path)}))
+    assert tuned == same.options
+    assert (tuned["scale"], tuned["group_width"]) == (0.25, 4)
+    assert tuned["adapters_sha256"]
+    path.unlink()
+    code, _, err = run("finetune", *how, *QUICK, "-o", tmp_path / "b", "-q")
+    assert code == 2
+    assert "adapters.safetensors" in err

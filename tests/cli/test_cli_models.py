@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from autotok.backbones import timm_vit
+from autotok.backbones.tiny import tiny_backbone
 from autotok.methods.registry import get_method, list_methods
+from autotok.methods.tocom import Adapters
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -39,6 +42,22 @@ def test_a_knob_without_a_method_asks_for_the_method(
     assert code == 2
     assert "name it with --method" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["profile", "evaluate", "compress", "export", "tokens"])
+@pytest.mark.parametrize(
+    "knob",
+    [("-m", "evit"), ("--keep", "0.5@1"), ("-r", "0"), ("--option", "x=1"), ("--image-size", "64")],
+    ids=["method", "keep", "r", "option", "image_size"],
+)
+def test_a_best_yaml_and_an_option_that_it_decides_are_not_both_taken(
+    run: Run, tmp_path: Path, command: str, knob: tuple[str, str]
+) -> None:
+    more = ("-o", tmp_path / "out") if command in ("compress", "export") else ()
+    best = ("digits:0", "-c", "best.yaml") if command == "tokens" else ("best.yaml",)
+    code, _, err = run(command, *best, *knob, *more)
+    assert code == 2
+    assert f"'best.yaml' says what {knob[0].replace('-m', '--method')} would; give either" in err
 
 
 def test_evaluate_judges_by_features_and_by_a_function_of_ones_own(
@@ -121,3 +140,56 @@ def test_the_realised_schedule_is_printed_layer_by_layer(run: Run, tmp_path: Pat
         code, out, err = run(*command)
         assert code == 0, err
         assert re.search(rf"^patch_tokens_by_layer +{', '.join(kept)}$", out, re.M)
+
+
+@pytest.mark.usefixtures("no_onnx")
+def test_a_bundle_of_folded_weights_is_judged_against_the_model_before_the_fold(
+    run: Run, tmp_path: Path
+) -> None:
+    path, generator = tmp_path / "adapters.safetensors", torch.Generator().manual_seed(2)
+    born = Adapters(tiny_backbone().facts, group_width=1)
+    save_file({n: torch.randn(w.shape, generator=generator) for n, w in born.named()}, path)
+    how = f"-b tiny -m tocom --keep 0.5@1 --option adapters={path}".split()
+    assert run("compress", *how, "-o", tmp_path / "out")[0] == 0
+    asked = "--data digits --images 20 --quality kl --json -q".split()
+    there = json.loads(run("evaluate", *how, *asked)[1])
+    path.unlink()  # the bundle holds all that it needs
+    code, out, err = run("evaluate", tmp_path / "out", *asked)
+    assert code == 0, err
+    assert json.loads(out)["value"] == there["value"] > 0.01
+
+
+@pytest.mark.parametrize("command", [("export",), ("tokens", "digits:0"), ("supernet", "cut")])
+def test_a_folder_where_a_file_is_to_be_is_told_before_anything_is_loaded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "m.safetensors").mkdir()
+    for name in ("cli.models.build", "cli.tokens.build", "api.supernet.load_supernet"):
+        monkeypatch.setattr(f"autotok.{name}", None)
+    method = () if command[0] == "supernet" else ("-m", "tome", "-r", "2")
+    code, _, err = run(*command, *method, "-o", tmp_path / "m.safetensors")
+    assert code == 2
+    assert "is a folder, and a file is to be written there; give the file's own name" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("export", "-o", "m.onnx", "--images", "5"), "--images 5 judges the file on images of"),
+        (("export", "-o", "m.onnx", "--data", "/nope"), "data folder '/nope' does not exist"),
+        (("profile", "--no-measure", "--measure-on", "ssh://x"), "say how a model is timed, and"),
+        (("profile", "--no-measure", "--runtime", "bogus"), "say how a model is timed, and"),
+        (
+            ("profile", "-r", "-3"),
+            "Invalid value for '-r': Input should be greater than or equal to 0",
+        ),
+    ],
+)
+def test_options_without_what_they_are_about_are_refused_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.setattr("autotok.cli.models.build", None)
+    command, *asked = arguments
+    code, _, err = run(command, "-b", "tiny", "-m", "tome", "-r", "2", *asked)
+    assert code == 2
+    assert words in err

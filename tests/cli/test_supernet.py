@@ -1,6 +1,7 @@
 """`autotok supernet`: what it prints and writes, what it takes, how it refuses."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,3 +154,16 @@ def test_what_cannot_be_done_is_one_sentence(
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_training_says_a_command_that_a_shell_takes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autotok.train_supernet", stopped, raising=False)
+    command = ["supernet", "train", "my recipe.yaml", "-o", str(tmp_path / "my folder")]
+    code, _, err = run(*command, "-q")
+    assert code == 130
+    assert shlex.split(err.split("`")[1]) == ["autotok", *command, "--resume"]

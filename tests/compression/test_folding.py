@@ -1,6 +1,7 @@
 """Adapters folded into a copy of the weights: what runs, what is written, what is left alone."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from autotok.backbones.autoformer import AutoFormer
 from autotok.backbones.base import Backbone
 from autotok.backbones.lvvit import LVViT, LVViTSpec
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
-from autotok.compression.compress import compress_backbone
+from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.folding import pinned, with_fold
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
@@ -175,3 +176,28 @@ def test_a_backbone_without_projections_of_its_own_is_refused_by_name() -> None:
 def test_a_fold_changes_nothing_unless_it_says_otherwise() -> None:
     backbone = tiny_backbone()
     assert torch.equal(with_fold(backbone, WeightFold())(images()), backbone(images()))
+
+
+def test_another_exit_or_format_keeps_folded_weights_and_other_tokens_fold_anew(
+    adapters: Path,
+) -> None:
+    model = compress_backbone(tiny_backbone(), pinned(config(adapters)))
+    again = reconfigured(model, dataclasses.replace(model.config, number_format="float16"))
+    assert again.backbone is model.backbone
+    assert again.original is model.original
+    fewer = dataclasses.replace(model.config, reductions=(Reduction(0, num_keep=8),))
+    fresh = compress_backbone(model.original, fewer)
+    assert torch.equal(run(reconfigured(model, fewer)), run(fresh))
+
+
+def test_weights_that_came_folded_are_never_folded_again(adapters: Path) -> None:
+    first = compress_backbone(tiny_backbone(), pinned(config(adapters)))
+    loaded = compress_backbone(first.backbone, first.config, is_folded=True)
+    assert loaded.is_folded
+    assert loaded.unaltered_blocks() == 0
+    fewer = dataclasses.replace(loaded.config, reductions=(Reduction(0, num_keep=8),))
+    for other in (loaded.config, fewer):
+        again = reconfigured(loaded, other)
+        assert again.is_folded
+        assert again.backbone is first.backbone
+    assert torch.equal(run(reconfigured(loaded, loaded.config)), run(first))

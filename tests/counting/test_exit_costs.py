@@ -46,6 +46,14 @@ def test_every_exit_costs_what_torch_counts(
         assert [costs[0, number]] == count_each(whole, image)
 
 
+@torch.no_grad()
+def test_an_exit_behind_the_last_block_is_not_read_out_once_more() -> None:
+    model = early_model(ExitPolicy((1, 3), threshold=(1.0, -1.0)), backbone=tiny_backbone())
+    costs = scheduled_exit_macs(model.backbone.facts, model.config)
+    assert costs[-1] - costs[-2] == model.backbone.facts.readout_macs == 480
+    assert [costs[-2]] == count_each(model, torch.zeros(1, 3, 32, 32))
+
+
 @pytest.mark.parametrize(("method", "kinds", "reductions"), CASES)
 def test_the_cost_of_a_configuration_is_that_of_going_on_to_the_end(
     method: str, kinds: tuple[str, ...], reductions: tuple[Reduction, ...]

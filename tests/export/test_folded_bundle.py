@@ -8,7 +8,7 @@ from exporting import images, made
 from safetensors.torch import save_file
 
 from autotok.backbones.tiny import tiny_backbone
-from autotok.compression.compress import compress_backbone
+from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.folding import pinned
 from autotok.config import CompressionConfig, Reduction
 from autotok.export.bundle import load_bundle, load_uncompressed, save_bundle
@@ -33,6 +33,8 @@ def test_a_bundle_holds_folded_weights_only_and_needs_no_adapters(tmp_path: Path
     assert not (tmp_path / "best" / "reducers.safetensors").exists()
     back = load_bundle(tmp_path / "best")
     assert torch.equal(back(images()), expected)
+    assert back.is_folded
+    assert torch.equal(reconfigured(back, back.config)(images()), expected)
     for name in ("adapters_sha256", "scale", "group_width"):
         assert back.config.options[name] == chosen.options[name]
     whole = load_uncompressed(tmp_path / "best")

@@ -46,6 +46,12 @@ def test_too_many_r_are_refused() -> None:
         knobs.from_num_removed([1, 1, 1], 64, num_blocks=2)
 
 
+@pytest.mark.parametrize("r", [-3, [4, -3]])
+def test_tokens_cannot_be_added(r: int | list[int]) -> None:
+    with pytest.raises(ConfigError, match="r is -3, and no tokens can be added; give"):
+        knobs.from_num_removed(r, 64, num_blocks=3)
+
+
 def test_stage_ratios_count_the_fused_token() -> None:
     ratios = {1: 0.7, 3: 0.7, 4: 0.7}
     assert counts(knobs.from_stage_ratios(ratios, 64)) == {1: 45, 3: 32, 4: 23}

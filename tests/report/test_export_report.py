@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 from early import early_model
+from PIL import Image
 from typer.testing import CliRunner
 
 import autotok
 from autotok.backbones.tiny import tiny_backbone
 from autotok.cli.models import app
-from autotok.errors import ExportError
+from autotok.compression.compress import compress_backbone
+from autotok.config import CompressionConfig, Reduction
+from autotok.errors import ConfigError, ExportError
 from autotok.exits import ExitPolicy
 from autotok.report.export_report import export_report
 
@@ -64,3 +67,22 @@ def test_what_cannot_be_is_told_before_a_model_is_loaded(
     monkeypatch.setattr("autotok.cli.models.build", None)
     done = CliRunner().invoke(app, ["export", "-o", str(tmp_path / "m"), *ARGUMENTS, *asked])
     assert sentence in str(done.exception)
+
+
+def test_a_folded_model_is_not_judged_against_itself(tmp_path: Path) -> None:
+    for number in range(4):
+        Image.new("RGB", (32, 32), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    options = {"adapters": "gone.safetensors"}
+    config = CompressionConfig("tocom", (Reduction(1, 0.5),), options)
+    model = compress_backbone(tiny_backbone(), config, is_folded=True)
+    with pytest.raises(ConfigError, match="'agreement' needs the model it came from"):
+        export_report(model, tmp_path / "m.pt", data=tmp_path, judged=2)
+    assert not (tmp_path / "m.pt").exists()
+    found = export_report(
+        *(model, tmp_path / "m.pt"),
+        format="torchscript",
+        data=tmp_path,
+        judged=2,
+        uncompressed=tiny_backbone(),
+    )
+    assert found["quality_metric"] == "agreement"

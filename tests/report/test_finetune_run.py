@@ -8,6 +8,7 @@ import torch
 import autotok
 from autotok import CompressionConfig, FineTuneSpec, Reduction
 from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.compress import compress_backbone
 from autotok.errors import ConfigError
 
 SPEC = FineTuneSpec(length="2 steps", batch_size=4, lr=1e-5)
@@ -50,6 +51,10 @@ def test_models_that_cannot_be_tuned_are_refused_in_one_sentence() -> None:
     retrained = CompressionConfig("topk", CONFIG.reductions, mode="retrain")
     with pytest.raises(ConfigError, match="fine-tuned already"):
         autotok.finetune(autotok.compress(backbone, retrained), data="digits")
+    folding = CompressionConfig("tocom", (Reduction(1, 0.5),), {"adapters": "gone.safetensors"})
+    loaded = compress_backbone(backbone, folding, is_folded=True)
+    with pytest.raises(ConfigError, match=r"adapters are folded .* give its best\.yaml"):
+        autotok.finetune(loaded, data="digits")
 
 
 def test_a_retrained_best_yaml_is_not_put_onto_other_weights(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import autotok
 from autotok.errors import AutotokError, ExportError
+from autotok.searching.engines.base import Workers
 
 
 def test_a_broken_onnxruntime_is_told_before_the_first_trial(
@@ -33,6 +34,24 @@ def test_a_folder_that_cannot_be_had_is_told_before_anything_is_loaded(
                           ("x" * 300, "File name too long")):  # fmt: skip
         with pytest.raises(AutotokError, match=words):
             autotok.search("tiny", data="digits", budget="60%", output=tmp_path / output)
+
+
+@pytest.mark.parametrize(
+    ("workers", "words"),
+    [
+        (Workers(ray_address="auto"), "--ray-address needs --engine ray"),
+        (Workers(resources={"GPU": 1.0}), "resources per trial needs --engine ray"),
+    ],
+)
+def test_workers_that_cannot_be_are_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Workers, words: str
+) -> None:
+    monkeypatch.setattr("autotok.report.search_run.build_session", None)
+    with pytest.raises(AutotokError, match=words):
+        autotok.search(
+            "tiny", data="digits", budget="60%", output=tmp_path / "run", workers=workers
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_another_model_is_no_start(finished_run: Path, tmp_path: Path) -> None:

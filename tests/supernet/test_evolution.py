@@ -126,6 +126,7 @@ def test_a_crossover_takes_every_gene_from_a_parent() -> None:
         ({"population": 0}, "population is 0"),
         ({"population": 10}, "more than the population of 10"),
         ({"per_layer": 1.5}, "a probability"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change: dict[str, float], words: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
+from autotok.errors import Diverged
 from autotok.supernet.batches import Batch
 from autotok.supernet.checkpoint import fresh_state
 from autotok.supernet.recipe import Distill, Recipe
@@ -154,3 +155,19 @@ def test_a_step_moves_the_weights_and_their_average(tmp_path: Path, batch: Batch
     head, mean = state.supernet.head.weight, state.ema.head.weight
     assert not torch.equal(before["head.weight"], head)
     torch.testing.assert_close(mean, before["head.weight"].lerp(head, 0.9), atol=1e-7, rtol=0)
+
+
+def test_a_step_without_a_number_changes_no_weight(tmp_path: Path, batch: Batch) -> None:
+    recipe = read(tmp_path, warmup_steps=0)
+    state = fresh_state(recipe)
+    before = copy.deepcopy((state.supernet.state_dict(), state.ema.state_dict()))
+    batch.images[0, 0, 0, 0] = torch.inf
+
+    class Bad:
+        def batch(self, step: int, rng: np.random.Generator) -> Batch:
+            return batch
+
+    with pytest.raises(Diverged, match=r"diverged at step 0 \(loss nan\); give stage '.*' of the"):
+        train_step(state, recipe, Bad())
+    for old, model in zip(before, (state.supernet, state.ema), strict=True):
+        assert all(torch.equal(value, old[name]) for name, value in model.state_dict().items())

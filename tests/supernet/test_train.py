@@ -174,9 +174,12 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert same_files(whole, train_from_recipe(path, output, resume=True))
 
 
-def test_a_folder_that_holds_a_training_is_not_trained_over(tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_training_is_not_trained_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tiny_recipe(tmp_path)
     train_from_recipe(path, tmp_path / "a")
+    monkeypatch.setattr("autotok.supernet.train.fresh_state", None)  # told before anything is made
     with pytest.raises(RunDirectoryError, match="--resume"):
         train_from_recipe(path, tmp_path / "a")
 

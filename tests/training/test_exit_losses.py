@@ -1,5 +1,6 @@
 """Losses of exits, by hand, and what a fine-tune with them moves."""
 
+import dataclasses
 import math
 
 import pytest
@@ -17,6 +18,7 @@ from autotok.finetune_spec import FineTuneSpec
 from autotok.training.distill import default_losses
 from autotok.training.exit_losses import (
     answer_distance,
+    check_exit_losses,
     exit_loss,
     exit_weights,
     gram_distance,
@@ -26,6 +28,7 @@ from autotok.training.exit_losses import (
 )
 from autotok.training.finetune import finetune_student
 from autotok.training.student import student_of
+from autotok.training.teacher import Teacher
 
 
 def test_strategies_weigh_exits_alike_or_by_their_depth() -> None:
@@ -110,6 +113,30 @@ def test_a_loss_of_exits_without_exits_is_refused() -> None:
     data = load_data("digits", backbone, split="train")
     with pytest.raises(ConfigError, match=r"'exits_normal' trains exits, and .* has none"):
         finetune_student(student_of(backbone, config), data, spec, teacher=None)
+
+
+@pytest.mark.parametrize(
+    ("losses", "method", "words"),
+    [
+        (
+            {"exits_distill": 1.0},
+            "dynamicvit",
+            r"'dynamicvit' must be trained, .* by exits_normal or exits_weighted",
+        ),
+        ({"exits_distill": 1.0, "soft": 1.0}, "evit", "'soft' beside it trains nothing"),
+    ],
+)
+def test_heads_alone_are_not_trained_where_more_has_to_be(
+    losses: dict[str, float], method: str, words: str
+) -> None:
+    backbone, spec = tiny_backbone(), FineTuneSpec("1 steps", losses, lr=1e-3)
+    config = CompressionConfig(
+        *(method, (Reduction(1, 0.5),)), mode="retrain", finetune=spec, exits=ExitPolicy((2,))
+    )
+    data = load_data("digits", backbone, split="train")
+    with pytest.raises(ConfigError, match=words):
+        finetune_student(student_of(backbone, config), data, spec, teacher=Teacher(backbone))
+    check_exit_losses(dataclasses.replace(config, reductions=()), {"exits_distill": 1.0})
 
 
 def test_heads_get_no_gradient_in_even_steps_but_their_statistics_move() -> None:

@@ -1,17 +1,24 @@
 """Judging on held-out training images: what is judged, and that judging leaves no trace."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_student import Noise, pruned, same, student, weights
 from torch.nn import functional as F
 
 from autotok.backbones.tiny import tiny_backbone
+from autotok.config import CompressionConfig, Reduction
 from autotok.finetune_spec import FineTuneSpec
+from autotok.methods.tocom import Adapters
 from autotok.training.distill import TrainingObjective
 from autotok.training.finetune import finetune_student
 from autotok.training.heldout import HeldOut, held_out_indices
+from autotok.training.student import student_of
 from autotok.training.teacher import Teacher
 
+FACTS = tiny_backbone().facts
 SPEC = FineTuneSpec(length="12 steps", batch_size=4, lr=1e-5)
 
 
@@ -84,3 +91,26 @@ def test_every_kind_of_method_is_handed_over_no_worse_than_it_started(
     assert done.held_out_after is not None
     assert done.held_out_after <= before
     assert pruned(method, spec).config_id == model.config.config_id
+
+
+@torch.no_grad()
+def test_weights_that_adapters_were_folded_into_are_judged_as_they_are_trained(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "adapters.safetensors"
+    save_file({n: torch.ones(w.shape) for n, w in Adapters(FACTS, group_width=1).named()}, path)
+    options = {"adapters": str(path), "group_width": 1}
+    reductions = (Reduction(1, num_keep=8),)
+    folding = CompressionConfig("tocom", reductions, options, mode="retrain", finetune=SPEC)
+    model, data = student_of(tiny_backbone(), folding), Noise()
+    held = judge(model, data, [3, 5])
+    before = held.loss(model)
+    for name, weight in model.backbone.named_parameters():
+        if "qkv.weight" in name:
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    found = held.loss(model)
+    images, labels = data.batch([3, 5])
+    with held._objective.judging(own_terms=False):
+        own = held._objective(model.eval(), images, labels, [3, 5])
+    assert found == pytest.approx(float(own), rel=1e-4)
+    assert found > 2 * before

@@ -75,6 +75,9 @@ def test_dropout_is_for_training_only() -> None:
         ({"scale": -0.1}, "scale must be above 0, got -0.1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"augment": "crop-flop"}, "crop-flop.*crop-flip"),
+        ({"scale": 0.5}, r"'scale' of method 'tocom' is 0\.5, outside \[0\.0, 0\.3\]"),
+        ({"group_width": 100}, r"'group_width' of method 'tocom' is 100, outside \[1, 64\]"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0 to 4294967295"),
     ],
 )
 def test_what_cannot_be_is_said(changes: dict[str, Any], words: str) -> None:
@@ -100,3 +103,16 @@ def test_what_cannot_be_trained_is_said_by_name() -> None:
     wild = dataclasses.replace(SHORT, lr=1e30, steps=9)
     with pytest.raises(Diverged, match=r"diverged at step \d; try a lower lr than 1e\+30"):
         distil_pairs(tiny_backbone(), Noise(), wild)
+
+
+def test_a_finite_loss_whose_gradient_is_no_number_is_not_learned_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def steep(student: Tensor, teacher: Tensor) -> Tensor:
+        found = pair_loss(student, teacher)
+        found.register_hook(lambda gradient: gradient * torch.nan)
+        return found
+
+    monkeypatch.setattr("autotok.training.pair_distillation.pair_loss", steep)
+    with pytest.raises(Diverged, match="diverged at step 0"):
+        distil_pairs(tiny_backbone(), Noise(), dataclasses.replace(SHORT, steps=1))

@@ -17,6 +17,7 @@ from autotok.backbones.size_tables import table_sides
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.errors import AutotokError, ConfigError, DataError, Diverged, UnsupportedBackbone
+from autotok.methods.losses import self_distillation
 from autotok.training.size_sandwich import (
     SizedSubnet,
     SizesSpec,
@@ -121,6 +122,7 @@ def test_the_rate_rises_and_falls_by_a_cosine_and_is_the_batchs_share() -> None:
         ({"image_sizes": []}, "image_sizes is empty"),
         ({"rates": (0.5, 1.0)}, r"rates must lie between 0 and 1, got 1\.0"),
         ({"augment": "crop-flop"}, "crop-flop.*crop-flip"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0 to 4294967295"),
     ],
 )
 def test_what_cannot_be_is_said(changes: dict[str, Any], words: str) -> None:
@@ -156,3 +158,16 @@ def test_what_cannot_be_trained_is_said_by_name() -> None:
     wild = dataclasses.replace(SHORT, lr=1e30, steps=9)
     with pytest.raises(Diverged, match=r"diverged at step \d; try a lower lr than 1e\+30"):
         train_at_sizes(tiny_backbone(), Noise(), wild)
+
+
+def test_a_finite_loss_whose_gradient_is_no_number_is_not_learned_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def steep(logits: Tensor, taught: Tensor) -> Tensor:
+        found = self_distillation(logits, taught)
+        found.register_hook(lambda gradient: gradient * torch.nan)
+        return found
+
+    monkeypatch.setattr("autotok.training.size_sandwich.self_distillation", steep)
+    with pytest.raises(Diverged, match="diverged at step 0"):
+        train_at_sizes(tiny_backbone(), Noise(), dataclasses.replace(SHORT, steps=1))

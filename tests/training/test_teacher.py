@@ -14,7 +14,7 @@ from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
 from autotok.finetune_spec import FineTuneSpec
 from autotok.training.distill import check_losses
 from autotok.training.finetune import finetune_student
-from autotok.training.teacher import OtherTeacher, check_teacher, teacher_of
+from autotok.training.teacher import OtherTeacher, check_teacher, check_teacher_classes, teacher_of
 
 CNN = "test_resnet"
 
@@ -81,6 +81,26 @@ def test_channels_are_repeated_or_averaged(mine: int, theirs: int) -> None:
 def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="teacher 'test_resnet' knows 7 classes and backbone 'ti"):
         teacher_of(taught_by(cnn_file(tmp_path, 7)), tiny_backbone())
+
+
+@pytest.mark.parametrize("name", ["resnet50", "deit_small_patch16_224"])
+def test_a_teacher_of_other_classes_is_known_without_its_weights(name: str) -> None:
+    facts = tiny_backbone().facts
+    with pytest.raises(ConfigError, match=f"teacher '{name}' knows 1000 classes and backbone 'tin"):
+        check_teacher_classes(FineTuneSpec(teacher=name), facts)
+    check_teacher_classes(FineTuneSpec(teacher=name, teacher_checkpoint="a.pth"), facts)
+    check_teacher_classes(FineTuneSpec(teacher="tiny"), facts)
+
+
+def test_the_weights_of_a_teacher_have_an_option_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise CheckpointError("weights could not be fetched; give a local file with --checkpoint")
+
+    monkeypatch.setattr("autotok.training.teacher.load_backbone", offline)
+    with pytest.raises(CheckpointError, match="give a local file with --teacher-checkpoint"):
+        teacher_of(FineTuneSpec(teacher="deit_small_patch16_224"), tiny_backbone())
 
 
 def test_weights_that_are_not_the_teachers_are_refused(tmp_path: Path) -> None:

@@ -208,3 +208,10 @@ def test_settings_at_their_defaults_stay_out_of_the_record() -> None:
     assert set(FineTuneSpec().to_dict()) == {"length", "losses"}
     assert FineTuneSpec.from_dict(STRONG.to_dict()) == STRONG
     assert np.isclose(STRONG.mixup, 0.8)
+
+
+def test_labels_are_smoothed_for_a_loss_that_takes_them() -> None:
+    spec = FineTuneSpec(losses={"soft": 1.0, "nkd": 1.0}, label_smoothing=0.5)
+    with pytest.raises(ConfigError, match=r"is of loss 'ce' alone, and the losses are nkd, soft;"):
+        check_variation(spec, Noise(), 4)
+    check_variation(dataclasses.replace(spec, losses={"ce": 1.0}), Noise(), 4)

@@ -26,7 +26,7 @@ from autotok.evaluation.data import DataSource
 from autotok.evaluation.folder import PixelCache
 from autotok.evaluation.shared_tensors import SharedTensors
 from autotok.names import ENGINES, known
-from autotok.searching.engines.base import Engine, WorkerFactory
+from autotok.searching.engines.base import Engine, WorkerFactory, Workers
 from autotok.searching.engines.pickling import dumped
 from autotok.searching.space.problem import Problem
 
@@ -125,6 +125,24 @@ class ProblemFactory:
         return session.problem
 
 
+def check_workers(workers: Workers, trial_timeout_s: float | None) -> None:
+    """Raise `UsageError` for a combination that no engine can be made of; see `make_engine`."""
+    known("engine", workers.engine, ENGINES)
+    if workers.count is not None and workers.count < 1:
+        raise ConfigError(f"--workers is {workers.count}; it must be at least 1")
+    for key, need in workers.resources.items():
+        if not need > 0:
+            raise ConfigError(f"a trial takes {need:g} of resource '{key}'; it must be positive")
+    if workers.engine == "ray":
+        if trial_timeout_s is not None:
+            raise ConfigError(
+                "--trial-timeout works with --engine local; this search has --engine ray"
+            )
+    elif workers.ray_address is not None or workers.resources:
+        what = "--ray-address" if workers.ray_address is not None else "resources per trial"
+        raise ConfigError(f"{what} needs --engine ray; this search has --engine local")
+
+
 def make_engine(
     name: str,
     *,
@@ -153,24 +171,14 @@ def make_engine(
         UsageError: a combination that cannot be; the message says which.
         DeviceUnreachable: no Ray cluster answers at the address.
     """
-    known("engine", name, ENGINES)
-    if workers is not None and workers < 1:
-        raise ConfigError(f"--workers is {workers}; it must be at least 1")
-    wrong = {key: need for key, need in (resources or {}).items() if not need > 0}
-    if wrong:
-        key, need = next(iter(wrong.items()))
-        raise ConfigError(f"a trial takes {need:g} of resource '{key}'; it must be positive")
+    asked = Workers(workers, name, ray_address, resources or {})
+    check_workers(asked, trial_timeout_s)
     if name == "local":
-        if ray_address is not None or resources:
-            what = "--ray-address" if ray_address is not None else "resources per trial"
-            raise ConfigError(f"{what} needs --engine ray; this search has --engine local")
         if workers in (None, 1) and trial_timeout_s is None:
             return None
         from autotok.searching.engines.workers import ProcessEngine
 
         return ProcessEngine(factory, workers or 1, timeout_s=trial_timeout_s, gpus=gpus)
-    if trial_timeout_s is not None:
-        raise ConfigError("--trial-timeout works with --engine local; this search has --engine ray")
     from autotok.searching.engines.ray import RayEngine
 
     return RayEngine(

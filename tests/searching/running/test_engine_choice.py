@@ -7,9 +7,10 @@ from pickles import is_pickle
 
 from autotok.backbones.tiny import tiny_vit
 from autotok.config import CompressionConfig
-from autotok.errors import ConfigError
+from autotok.errors import ConfigError, UsageError
+from autotok.searching.engines.base import Workers
 from autotok.searching.running import session as session_module
-from autotok.searching.running.engine_choice import ProblemFactory, share
+from autotok.searching.running.engine_choice import ProblemFactory, check_workers, share
 from autotok.searching.running.question import Question
 from autotok.searching.running.session import build_problem
 
@@ -63,3 +64,21 @@ def test_a_model_that_does_not_pickle_is_left_to_each_worker_or_refused(tmp_path
     model.hook = lambda: None
     with pytest.raises(ConfigError, match="model object, which cannot be pickled"):
         ProblemFactory.of(QUESTION.to_dict(), model, 0, tmp_path, shared=shared)
+
+
+@pytest.mark.parametrize(
+    ("workers", "timeout_s", "words"),
+    [
+        (Workers(0), None, "--workers is 0; it must be at least 1"),
+        (Workers(ray_address="auto"), None, "--ray-address needs --engine ray"),
+        (Workers(resources={"GPU": 1.0}), None, "resources per trial needs --engine ray"),
+        (Workers(engine="ray", resources={"GPU": 0.0}), None, "takes 0 of resource 'GPU'"),
+        (Workers(engine="ray"), 3.0, "--trial-timeout works with --engine local"),
+        (Workers(engine="rey"), None, "engine 'rey' is unknown"),
+    ],
+)
+def test_engines_that_cannot_be_are_named(
+    workers: Workers, timeout_s: float | None, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_workers(workers, timeout_s)
