@@ -1,7 +1,9 @@
 """Small models of transformers of every class that is run, all weights drawn."""
 
 import copy
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +56,13 @@ def hf_model(kind: str) -> Any:
     """A model of this class, in evaluation mode."""
     config, options = CONFIGS[kind]
     return drawn(getattr(transformers, kind)(getattr(transformers, config)(**options)))
+
+
+def folder_of(model: Any, folder: Path) -> Path:
+    """The folder, with the model and a preprocessor's file in it."""
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    return folder
 
 
 @cache

@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hf_models import CONFIGS, PREPROCESSOR, hf_model, pixels
+from hf_models import CONFIGS, PREPROCESSOR, folder_of, hf_model, pixels
 from safetensors.torch import load_file, save_file
 
 import autotok
@@ -20,12 +19,6 @@ from autotok.export.best_yaml import BackboneRef, Bundle
 from autotok.export.bundle import bundle_structure, load_bundle, save_bundle
 
 HALF = CompressionConfig("tome", (Reduction(0, num_keep=11), Reduction(1, num_keep=6)))
-
-
-def folder_of(model: Any, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
-    return folder
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -94,10 +94,11 @@ def judge(
         training=partial(load, split="train", own_labels=True),
     )
     alone = own is not None or evaluator.metric == "top1"
-    if model.config.mode == "retrain" and uncompressed is None and not alone:
+    changed = model.config.mode == "retrain" or model.is_folded
+    if changed and uncompressed is None and not alone:
         raise ConfigError(
-            f"the model was fine-tuned, so '{evaluator.metric}' needs the model it came from; give"
-            " it as uncompressed, or give the path of its best.yaml instead of the model"
+            f"the model's weights were changed, so '{evaluator.metric}' needs the model it came"
+            " from; give it as uncompressed, or the path of its best.yaml instead of the model"
         )
     policy = model.config.exits
     if mean_macs is None and policy is not None and policy.wants_threshold:
