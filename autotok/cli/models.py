@@ -228,7 +228,7 @@ def evaluate_command(
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
     quality = autotok.check_quality(quality, evaluator)
-    class_names = _class_names(config, data, class_names)
+    autotok.check_data(data, class_names=class_names)
     allowed = None if mean_cost is None else autotok.parse_macs(mean_cost)
 
     from .progress import StepProgress
@@ -236,6 +236,7 @@ def evaluate_command(
     own = None if evaluator is None else autotok.OwnQuality.of(evaluator)
     placed = autotok.torch_device(device)
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option).to(placed)
+    class_names = autotok.told_class_names(config, data, class_names)
     original = _uncompressed(config, model)
     if original is not None:
         original.to(placed)
@@ -297,7 +298,7 @@ def export_command(
     autotok.check_output_file(output)
     autotok.check_format(format, precision=precision or "float32", opset=opset)
     if data is not None:
-        class_names = _class_names(config, data, class_names)
+        autotok.check_data(data, class_names=class_names)
     elif class_names is not None:
         raise autotok.ConfigError(
             f"class names '{class_names}' are for folders of images; give these as --data"
@@ -311,6 +312,8 @@ def export_command(
     from .progress import StepProgress
 
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
+    if data is not None:
+        class_names = autotok.told_class_names(config, data, class_names)
     with StepProgress("exporting", quiet=json) as bar:
         bar.update(0.0, f"writing {format} and running it against torch", important=True)
         report = autotok.export_report(
@@ -328,12 +331,6 @@ def export_command(
             uncompressed=_uncompressed(config, model) if images and data is not None else None,
         )
     _show(report, json)
-
-
-def _class_names(config: Path | None, data: str, given: Path | None) -> Path | None:
-    """Those given, else those that the configuration was searched with."""
-    autotok.check_data(data, class_names=given)
-    return autotok.told_class_names(config, data, given)
 
 
 def _show(report: dict[str, Any], json: bool) -> None:

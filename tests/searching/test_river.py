@@ -4,6 +4,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -55,13 +56,20 @@ class Follower:
 
 
 def passed(problem: Problem, folder: Path, settings: SearchSettings = SETTINGS) -> set[str]:
-    """Files of the room that the trials of a search pass."""
-    before, follower = sys.getprofile(), Follower()
-    sys.setprofile(follower)
-    try:
+    """Files of the room that the trials of a search pass.
+
+    Followed in a thread of its own: what other tests of this process traced may have left the main
+    one without a profile.
+    """
+    follower = Follower()
+
+    def followed() -> None:
+        sys.setprofile(follower)
         run_search(settings, problem, folder)
-    finally:
-        sys.setprofile(before)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(followed).result()
+    assert follower.files
     return follower.files
 
 
