@@ -4,7 +4,8 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -55,22 +56,28 @@ class Follower:
         return {p.relative_to(ROOM).as_posix() for p in passed if p.is_relative_to(ROOM)}
 
 
-def passed(problem: Problem, folder: Path, settings: SearchSettings = SETTINGS) -> set[str]:
-    """Files of the room that the trials of a search pass.
-
-    Followed in a thread of its own: what other tests of this process traced may have left the main
-    one without a profile.
-    """
-    follower = Follower()
-
-    def followed() -> None:
-        sys.setprofile(follower)
-        run_search(settings, problem, folder)
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(followed).result()
-    assert follower.files
+def followed(make: Callable[[], Problem], folder: Path, settings: SearchSettings) -> set[str]:
+    """Files of the room that the trials of a search pass, which runs here."""
+    problem, follower = make(), Follower()
+    sys.setprofile(follower)
+    run_search(settings, problem, folder)
+    sys.setprofile(None)
     return follower.files
+
+
+def passed(
+    make: Callable[[], Problem], folder: Path, settings: SearchSettings = SETTINGS
+) -> set[str]:
+    """The same, in a process of its own, in which no other test has traced anything."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        files = pool.submit(followed, make, folder, settings).result()
+    assert files
+    return files
+
+
+def real() -> Problem:
+    question = Question(backbone="tiny", data="digits", budgets=("70%",))
+    return build_problem(question).problem
 
 
 def fine_tuned() -> Problem:
@@ -92,8 +99,7 @@ def test_the_river_is_eight_files_of_a_readable_size() -> None:
 
 
 def test_a_trial_of_a_real_model_passes_all_of_the_river(tmp_path: Path) -> None:
-    question = Question(backbone="tiny", data="digits", budgets=("70%",))
-    files = passed(build_problem(question).problem, tmp_path / "run")
+    files = passed(real, tmp_path / "run")
     assert set(RIVER) <= files <= set(RIVER) | NAMED
 
 
@@ -103,7 +109,7 @@ def test_no_trial_passes_a_file_that_is_not_named(
     make: Callable[[], Problem], tmp_path: Path
 ) -> None:
     settings = dataclasses.replace(SETTINGS, n_trials=8, retrain_trials=2)
-    assert passed(make(), tmp_path / "run", settings) <= set(RIVER) | NAMED
+    assert passed(make, tmp_path / "run", settings) <= set(RIVER) | NAMED
 
 
 def test_every_file_named_is_there() -> None:
