@@ -181,7 +181,7 @@ def test_a_folder_where_a_file_is_to_be_is_told_before_anything_is_loaded(
         (("profile", "--no-measure", "--runtime", "bogus"), "say how a model is timed, and"),
         (
             ("profile", "-r", "-3"),
-            "Invalid value for '-r': Input should be greater than or equal to 0",
+            "Invalid value for '-r'",
         ),
     ],
 )
