@@ -16,6 +16,7 @@ from pathlib import Path
 import autotok
 from autotok.backbones.base import Backbone
 from autotok.metrics import METRICS, metric_of
+from autotok.report.export_report import calibration_images
 from autotok.report.plots import pareto_png
 from autotok.report.points import points_of
 from autotok.report.sentences import standing_sentences
@@ -57,10 +58,10 @@ def main() -> None:
             retrain_trials=0,
             output=output,
         )
-    report(run, asked.name, autotok.load_backbone(backbone, **how))
+    report(run, asked.name, asked.data, autotok.load_backbone(backbone, **how))
 
 
-def report(run: autotok.Run, name: str, backbone: Backbone) -> None:
+def report(run: autotok.Run, name: str, data: str, backbone: Backbone) -> None:
     """The front's models and the controls, each with the size of its file."""
     found = run.records()
     reference: TrialRecord = found["reference"]
@@ -78,7 +79,7 @@ def report(run: autotok.Run, name: str, backbone: Backbone) -> None:
         assert score is not None
         assert config is not None
         assert record.costs is not None
-        size = size_mb(backbone, config)
+        size = size_mb(autotok.compress(backbone, config), data)
         latency = record.values["latency_ms"]
         lines.append(
             f"| {what} | {config.method} | {config.number_format} | {record.costs.macs / 1e9:.3f} |"
@@ -98,10 +99,12 @@ def report(run: autotok.Run, name: str, backbone: Backbone) -> None:
     pareto_png(HERE / f"{name}.png", points_of(found), metric, x=METRICS["latency_ms"], title=name)
 
 
-def size_mb(backbone: Backbone, config: autotok.CompressionConfig) -> float:
+def size_mb(model: autotok.CompressedViT, data: str) -> float:
     """Of the ONNX file in the configuration's number format."""
+    lowered = model.config.number_format == "int8"
+    shown = calibration_images(model, data) if lowered else None
     with tempfile.TemporaryDirectory() as folder:
-        return autotok.export(autotok.compress(backbone, config), Path(folder) / "model").size_mb
+        return autotok.export(model, Path(folder) / "model", calibration=shown).size_mb
 
 
 if __name__ == "__main__":
