@@ -165,11 +165,17 @@ class _Plane:
         stroke = withStroke(linewidth=2.5, foreground="white")
         label_points(
             axes,
-            [(p.name, p.value(self.x) or 0.0, p.value(self.y) or 0.0) for p in spread],
+            [(_label(p), p.value(self.x) or 0.0, p.value(self.y) or 0.0) for p in spread],
             marks=list(zip(*self.xy(points), strict=True)),
             lines=[self.xy(leading)],
             style={"fontsize": 8.5, "color": INK, "zorder": 7, "path_effects": [stroke]},
         )
+
+
+def _label(point: Point) -> str:
+    """Its name, with the number format where that is another than usual."""
+    usual = point.number_format == "float32"
+    return point.name if usual else f"{point.name} {point.number_format}"
 
 
 def _frame(

@@ -48,6 +48,20 @@ def test_fine_tuned_points_carry_their_own_mark(tmp_path: Path) -> None:
     assert TUNED in colours(marked)
 
 
+def test_labels_say_a_number_format_that_is_not_the_usual_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def noted(axes: object, labels: list[tuple[str, float, float]], **how: object) -> None:
+        written.extend(text for text, *_ in labels)
+
+    monkeypatch.setattr("autotok.report.plots.label_points", noted)
+    small = Point("evit", 1.2, 80.0, 75.0, 84.0, kind="front", number_format="int8")
+    pareto_png(tmp_path / "p.png", [*POINTS, small], metric_of("top1"))
+    assert {"topk", "tome", "evit int8"} == set(written)
+
+
 def test_any_two_metrics_can_be_the_axes(tmp_path: Path) -> None:
     points = [
         Point(
