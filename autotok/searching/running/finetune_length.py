@@ -70,14 +70,14 @@ def _pace(search: Search, engine: Engine, on_pace: Callable[[], object]) -> dict
             length=f"{_SHARE * planned / 60} minutes",
             seed=config.finetune.seed + seed,
         )
-        seconds = _seconds_per_image(engine, dataclasses.replace(config, finetune=spec))
+        seconds = _training_s_per_image(engine, dataclasses.replace(config, finetune=spec))
         if seconds is None:
             return None  # the fine-tune itself will say why
         seen.append((macs, seconds))
     return line_through(*seen[0], *seen[-1])
 
 
-def _seconds_per_image(engine: Engine, config: CompressionConfig) -> float | None:
+def _training_s_per_image(engine: Engine, config: CompressionConfig) -> float | None:
     for _ in range(engine.capacity):
         engine.submit(Job(REFERENCE, config, task="pace"))
     done = [engine.collect().tuned for _ in range(engine.capacity)]
