@@ -46,6 +46,8 @@ from .transfer import sent
 
 __all__ = ["Evaluator", "Quality", "Tally", "computing", "default_batch_size"]
 
+_EXACT = 2.0**36
+"""Divergences are added in whole parts of this, so that their order makes no difference."""
 ACCELERATOR_BATCH = 128
 """Images per forward that keep a large GPU busy with a ViT-S."""
 
@@ -79,6 +81,9 @@ class Evaluator:
         self.batch_size = batch_size or default_batch_size(backbone.facts, device)
         self.activations: Activations | None = None
         """What many candidates on the backbone start from; nothing is kept without."""
+        self.compares = False
+        """Whether top1 comes with agreement and divergence beside it; the uncompressed model then
+        answers for every image too."""
         self.gallery_size = gallery_size(self.metric, backbone.facts, data)
         whole = compress_backbone(backbone, CompressionConfig())
         self.answers = ReferenceAnswers(partial(self._uncompressed, whole), self.gallery_size)
@@ -248,7 +253,9 @@ class Evaluator:
         tally = self._tally(batch, num_labelled=num_labelled, correct=correct, finetuned=finetuned)
         if self.metric == "top1":
             assert right is not None
-            return dataclasses.replace(tally, hits=bits(right))
+            tally = dataclasses.replace(tally, hits=bits(right))
+            if not self.compares:
+                return tally
         own = self._reference_of(first, images)
         reference = own.output
         values: tuple[float, ...] = ()
@@ -264,9 +271,9 @@ class Evaluator:
             tally,
             num_compared=batch,
             agreeing=int(same.sum()),
-            kl_sum=float(kl.sum()),
+            kl_sum=float((kl * _EXACT).round().sum() / _EXACT),
             kl_squares=float(kl.square().sum()),
-            hits=bits(same) if self.metric == "agreement" else "",
+            hits=bits(same) if self.metric == "agreement" else tally.hits,
             kls=rounded(kl.tolist()) if self.metric == "kl" else (),
             values=values,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotok.evaluation.paired import Paired
-from autotok.metrics import Metric
+from autotok.metrics import METRICS, Metric
 from autotok.searching.records.comparison import Comparisons, Standing
 from autotok.searching.records.finetune_gain import HELPED, HURT, SUFFICES, TuningGain
 
@@ -17,6 +17,7 @@ CAUTION = (
     " images, so its lead over the others is flattered if anything."
 )
 MAX_TIES = 3
+KL = METRICS["kl"]
 
 
 def control_sentence(points: Sequence[Point], metric: Metric) -> str:
@@ -105,6 +106,13 @@ def standing_sentences(found: Comparisons, metric: Metric) -> list[str]:
     if best is not None and best.against_next is not None and rival is not None:
         told = _told(best.against_next, metric)
         lines.append(f"best against the runner-up, {_name(rival)}: {told}")
+    if best is not None and found.ties:
+        next_kl = min(s.divergence or 0.0 for s in found.ties)
+        lines.append(
+            f"chosen among {1 + len(found.ties)} of the front that {metric.brief} does not tell"
+            f" apart, as the nearest to the uncompressed model: {KL.brief}"
+            f" {KL.text(best.divergence)}, the next {KL.text(next_kl)}"
+        )
     ties = found.cheaper_ties
     for tie in ties[:MAX_TIES]:
         assert tie.against_best is not None

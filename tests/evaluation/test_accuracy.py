@@ -89,6 +89,23 @@ def test_agreement_and_kl_follow_their_definitions() -> None:
     assert quality.kl > 0
 
 
+def test_top1_has_agreement_and_divergence_beside_it_where_they_are_asked_for() -> None:
+    backbone, data = tiny_backbone(), images()
+    compressed = compress_backbone(backbone, TOPK)
+    alone, beside = Evaluator(backbone, data), Evaluator(backbone, data)
+    beside.compares = True
+    plain = alone.evaluate(compressed, 0, 24)
+    found = beside.evaluate(compressed, 0, 24)
+    assert (found.hits, found.correct, found.kls) == (plain.hits, plain.correct, ())
+    assert plain.quality().kl is None
+    kl = Evaluator(backbone, data, metric="kl").evaluate(compressed, 0, 24).quality()
+    assert found.quality().kl == kl.value > 0.0
+    assert found.quality().agreement_pct == kl.agreement_pct
+    parts = [beside.evaluate(compressed, start, start + 1) for start in range(24)]
+    assert sum(reversed(parts[1:]), parts[0]).kl_sum == pytest.approx(found.kl_sum, rel=1e-4)
+    assert (parts[2] + (parts[0] + parts[1])).kl_sum == (parts[0] + parts[1] + parts[2]).kl_sum
+
+
 def test_tallies_of_two_parts_add_up_to_the_whole() -> None:
     backbone = tiny_backbone()
     evaluator = Evaluator(backbone, images(), metric="agreement")

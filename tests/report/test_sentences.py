@@ -35,6 +35,23 @@ def test_ties_are_called_ties_and_cheaper_ones_are_named() -> None:
     assert standing_sentences(Comparisons(), TOP1) == []
 
 
+def test_the_best_of_ties_is_said_to_be_the_nearest_to_the_uncompressed_model() -> None:
+    last = final()
+    far = {2: 0.0118, 5: 0.0231, 3: 0.001}  # the last is told from the best, two were fine-tuned
+    front = []
+    for r in last.front:
+        assert r.score is not None
+        front.append(
+            dataclasses.replace(r, score=dataclasses.replace(r.score, kl=far.get(r.number)))
+        )
+    found = compare_front(dataclasses.replace(last, front=tuple(front), best=front[-1]))
+    assert Comparisons.from_dict(found.to_dict()) == found
+    assert (
+        "chosen among 2 of the front that top-1 accuracy does not tell apart, as the nearest to the"
+        " uncompressed model: KL divergence 0.0118, the next 0.0231"
+    ) in standing_sentences(found, TOP1)
+
+
 def of_backbone(found: TrialRecord, name: str) -> TrialRecord:
     assert found.config is not None
     return dataclasses.replace(found, config=dataclasses.replace(found.config, backbone=name))

@@ -47,6 +47,8 @@ class Standing:
     """Trial of `against_next`: the runner-up of the best; of others, the next cheaper one."""
     backbone: str = ""
     """Where several were searched."""
+    divergence: float | None = None
+    """From the uncompressed model, which chooses among ties."""
 
     @property
     def is_cheaper_tie(self) -> bool:
@@ -124,6 +126,17 @@ class Comparisons:
         return None if self.best is None else self.of(self.best.next_number)
 
     @property
+    def ties(self) -> tuple[Standing, ...]:
+        """On the front, not told from the best, and farther from the uncompressed model."""
+        near = None if self.best is None else self.best.divergence
+        return tuple(
+            s
+            for s in self.standings
+            if s.role == "front" and s.against_best is not None and s.against_best.verdict == "tie"
+            if near is not None and s.divergence is not None and s.divergence >= near
+        )
+
+    @property
     def cheaper_ties(self) -> tuple[Standing, ...]:
         """On the front, cheaper than the best and not told from it; cheapest first."""
         found = [s for s in self.standings if s.is_cheaper_tie]
@@ -178,6 +191,7 @@ def _standing(role: str, record: TrialRecord, final: Final, other: TrialRecord |
         role=role,
         method="" if record.config is None else record.config.method,
         backbone=record.backbone,
+        divergence=record.divergence,
         macs_g=None if record.costs is None else record.costs.macs / 1e9,
         finetuned=record.tuned is not None,
         share_of_best=_macs(record) / _macs(best) if best is not None and _macs(best) else None,

@@ -15,7 +15,8 @@ class Final:
     """What the final evaluation found."""
 
     front: tuple[TrialRecord, ...]
-    """Non-dominated at the last fidelity and inside every budget, cheapest first."""
+    """Non-dominated at the last fidelity and inside every budget, cheapest first; and the best,
+    where that was chosen among ties."""
     best: TrialRecord | None
     random_control: TrialRecord | None
     """The best of random pruning at the cost of the best."""

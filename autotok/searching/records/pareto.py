@@ -47,6 +47,13 @@ class Front:
         """Whether no member dominates a record, which need not be finished."""
         return not dominating(self._points, losses([record.values], self._objectives)[0]).any()
 
+    def keep(self, record: TrialRecord) -> None:
+        """Take a record in, even if another dominates it: what is called best among equals."""
+        if all(member.number != record.number for member in self._members):
+            own = losses([record.values], self._objectives)
+            self._members = [*self._members, record]
+            self._points = np.concatenate([self._points, own])
+
     @property
     def records(self) -> list[TrialRecord]:
         """The members, cheapest first: by their exact cost, or where that is no objective and

@@ -151,6 +151,15 @@ class TrialRecord:
         return {m: float(reading[m]) for m in ON_DEVICE if reading.get(m) is not None}
 
     @property
+    def divergence(self) -> float | None:
+        """KL divergence from the uncompressed model, as a second opinion on a quality that counts
+        images; None where there is none. What was fine-tuned may be away from it for the better."""
+        score = self.score
+        if score is None or self.tuned is not None or METRICS[score.metric].mean:
+            return None
+        return score.kl
+
+    @property
     def backbone(self) -> str:
         """Whose configuration it is, where several are searched; '' otherwise."""
         return "" if self.config is None else self.config.backbone

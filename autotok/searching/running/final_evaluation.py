@@ -20,7 +20,7 @@ from .final_controls import FinalControls
 from .final_images import FinalImages
 from .loop import Search
 from .other_backbones import best_elsewhere, by_best_backbone, left_out, uncompressed_models
-from .race import finalists, goes_on
+from .race import finalists, goes_on, recommended
 from .second_count import SecondCount
 from .time_limit import Begun, TimeLimit
 
@@ -66,16 +66,19 @@ def final_evaluation(
         chosen = [*chosen, *left_out(search, chosen, fallen)]
         outside = [*outside, *(r for r in more if r not in outside)]
         chosen = race.afterwards([(f"final:{r.number}", r) for r in chosen])
-    front = Front(search.objectives, [r for r in chosen if r.within_budget]).records
-    best = best_of(front, search.objectives)
+    within = [r for r in chosen if r.within_budget]
+    best = recommended([r for r in within if r.measured], search.objectives)
+    front = Front(search.objectives, within)
+    if best is not None:
+        front.keep(best)
     controls = FinalControls(search, images, count, clock)
     *of_random, smaller = [None] if best is None else controls.of(best)
     random = tuple(c for c in of_random if c is not None)
     control = best_of([c for c in random if c.measured], search.objectives)
     out, why = (*outside, *fallen.values()), "" if smaller else controls.no_smaller_image
     own, *others = by_best_backbone(uncompressed, best)
-    others += best_elsewhere(search, chosen, front, best)
-    return Final(tuple(front), best, control, random, own, out, smaller, why, tuple(others))
+    others += best_elsewhere(search, chosen, front.records, best)
+    return Final(tuple(front.records), best, control, random, own, out, smaller, why, tuple(others))
 
 
 class _Race:

@@ -95,6 +95,7 @@ def judge(
     )
     alone = own is not None or evaluator.metric == "top1"
     changed = model.config.mode == "retrain" or model.is_folded
+    evaluator.compares = uncompressed is not None or not changed
     if changed and uncompressed is None and not alone:
         raise ConfigError(
             f"the model's weights were changed, so '{evaluator.metric}' needs the model it came"

@@ -78,7 +78,7 @@ class ModelWorker:
         folder of fine-tuned weights; without one nothing can be retrained. `heads` are those of
         exits that were trained with the backbone."""
         self.backbone, self.evaluator = backbone, evaluator
-        evaluator.activations = Activations(backbone)
+        evaluator.activations, evaluator.compares = Activations(backbone), True
         self._training, self.supernet, self._weights = training, supernet, weights
         self._heads = heads
         self._recorded: ExitScores | None = None
@@ -197,6 +197,9 @@ class ModelWorker:
 
     def evaluate(self, config: CompressionConfig, start: int, stop: int) -> Tally:
         """Tally over images [start, stop) of the seeded order."""
+        whole = CompressionConfig(backbone=config.backbone)
+        if config == whole and self.evaluator.metric == "top1":
+            return self.evaluator.reference(start, stop)  # what all others are held against
         model = self.compressed(config)
         if config.number_format == "float32":
             return judged_tally(self.evaluator, model, start, stop)

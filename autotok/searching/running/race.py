@@ -43,7 +43,8 @@ def in_question(
 def goes_on(
     records: Sequence[TrialRecord], objectives: Sequence[Objective], best: TrialRecord | None
 ) -> list[bool]:
-    """Which of the records run further images: of those in question the better half, two at least.
+    """Which of the records run further images: of those in question the better half, two at least,
+    and the best so far.
 
     The uncompressed model, and what keeps no outcomes per image, go on beside them.
     """
@@ -55,10 +56,46 @@ def goes_on(
         for i, (record, stays) in enumerate(zip(records, stay, strict=True))
         if stays and not _is_whole(record) and compare(best.tally, record.tally) is not None
     ]
-    points = losses([records[i].values for i in racing], objectives).tolist()
-    order = [i for _, i in sorted(zip(points, racing, strict=True))]
+    order = [racing[at] for at in _among_ties([records[i] for i in racing], objectives)]
     left = set(order[max(2, math.ceil(len(order) / 2)) :])
-    return [stays and i not in left for i, stays in enumerate(stay)]
+    return [stays and (i not in left or records[i] is best) for i, stays in enumerate(stay)]
+
+
+def recommended(
+    records: Sequence[TrialRecord], objectives: Sequence[Objective]
+) -> TrialRecord | None:
+    """What is called best: of the records that images do not tell from the best by the first
+    objective, the one nearest the uncompressed model (`_among_ties`)."""
+    best = best_of(records, objectives)
+    if best is None or best.divergence is None or not _decided_by_quality(best, objectives):
+        return best
+    tied = [r for r in records if r is best or _is_tie(r, best)]
+    return tied[_among_ties(tied, objectives)[0]]
+
+
+def _is_tie(record: TrialRecord, best: TrialRecord) -> bool:
+    """Whether a record on the same images is not told from the best, and may take its place."""
+    if record.score is None or best.score is None or record.divergence is None:
+        return False
+    found = compare(best.tally, record.tally)
+    same = record.score.num_images == best.score.num_images and record.backbone == best.backbone
+    return same and found is not None and found.verdict == "tie"
+
+
+def _among_ties(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[int]:
+    """The order in which records that images do not tell apart are preferred: by their divergence
+    from the uncompressed model, where all have one, else by the objectives.
+
+    Right or wrong is one bit of an image; how far all probabilities have moved is much more, and
+    tells by some ten images what right or wrong tells by hundreds (studies/regret).
+    """
+    points = losses([r.values for r in records], objectives).tolist()
+    apart = [r.divergence for r in records if r.divergence is not None]
+    if len(apart) < len(records):
+        apart = [0.0] * len(records)  # which says nothing
+    numbers = [record.number for record in records]
+    keys = zip(apart, points, numbers, range(len(records)), strict=True)
+    return [at for *_, at in sorted(keys)]
 
 
 def _is_whole(record: TrialRecord) -> bool:
@@ -119,7 +156,8 @@ def challengers(
     objectives: Sequence[Objective],
     most: int,
 ) -> list[TrialRecord]:
-    """Records beside the front, at most so many, that are not told from its best, nearest first."""
+    """Records beside the front, at most so many, that are not told from its best, those first that
+    are preferred among ties."""
     best = best_of(front, objectives)
     if best is None or not _decided_by_quality(best, objectives):
         return []
@@ -131,9 +169,7 @@ def challengers(
         for record, may in zip(others, asked, strict=True)
         if may and compare(best.tally, record.tally) is not None
     ]
-    points = losses([r.values for r in close], objectives).tolist()
-    order = sorted(zip(points, close, strict=True), key=lambda pair: (pair[0], pair[1].number))
-    return [record for _, record in order[:most]]
+    return [close[at] for at in _among_ties(close, objectives)[:most]]
 
 
 def is_of_use(score: Score | None, facts: BackboneFacts, least: float | None) -> bool:

@@ -143,6 +143,16 @@ def test_the_best_is_on_the_front_and_first_by_the_first_objective(
     assert best.costs.macs == min(row[1] for row in rows if row[0] == most)
 
 
+def test_what_is_called_best_stays_on_the_front_even_if_another_dominates_it() -> None:
+    luckier, cheaper = record(0, 4, 2, 1, "complete"), record(1, 3, 1, 1, "complete")
+    best = record(2, 3, 3, 1, "complete")
+    front = Front(make_objectives(ASKED[2], "top1"), [luckier, cheaper, best])
+    assert front.records == [cheaper, luckier]
+    front.keep(best)
+    front.keep(cheaper)
+    assert front.records == [cheaper, luckier, best]
+
+
 def test_there_is_no_best_of_nothing() -> None:
     assert best_of([], make_objectives(ASKED[2], "top1")) is None
 

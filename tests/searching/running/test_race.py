@@ -20,7 +20,13 @@ from autotok.searching.records.record import Score, TrialRecord
 from autotok.searching.running.events import Event, FinalEvaluation
 from autotok.searching.running.loop import REFERENCE
 from autotok.searching.running.opening import resume_search, run_search
-from autotok.searching.running.race import challengers, goes_on, in_question, is_of_use
+from autotok.searching.running.race import (
+    challengers,
+    goes_on,
+    in_question,
+    is_of_use,
+    recommended,
+)
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.time_limit import Around
 from autotok.searching.space.settings import SearchSettings
@@ -72,6 +78,51 @@ def test_challengers_are_those_near_the_best_that_the_front_left_out() -> None:
     assert len(found) == 2
     assert far not in found
     assert values == sorted(values, reverse=True)
+
+
+def at(record: TrialRecord, kl: float) -> TrialRecord:
+    """The record, so far from the uncompressed model."""
+    assert record.score is not None
+    return dataclasses.replace(record, score=dataclasses.replace(record.score, kl=kl))
+
+
+def test_of_what_images_do_not_tell_apart_the_nearest_to_the_uncompressed_model_is_best() -> None:
+    lucky = at(record(1, "tome", 1.0, hits(0.9)), 0.2)
+    near = at(record(2, "evit", 1.9, hits(0.895, seed=2)), 0.01)
+    nearest = at(record(3, "topk", 1.5, hits(0.6, seed=3)), 0.001)  # but told to be worse
+    assert recommended([lucky, near, nearest], OBJECTIVES) is near
+    assert recommended([lucky, nearest], OBJECTIVES) is lucky
+
+
+def test_a_second_opinion_is_heard_only_where_it_says_the_same_of_all() -> None:
+    best = record(1, "tome", 1.0, hits(0.91))
+    tie = record(2, "evit", 1.9, hits(0.895, seed=2))
+    assert recommended([best, at(tie, 0.01)], OBJECTIVES) is best  # of the best there is none
+    assert recommended([at(best, 0.2), tie], OBJECTIVES).number == 1  # type: ignore[union-attr]
+    fewer = at(record(3, "evit", 1.9, hits(0.91)[:44] + "0" * 6), 0.01)
+    tuned = at(record(4, "evit", 1.9, hits(0.895, seed=2), untuned=hits(0.5)), 0.01)
+    elsewhere = at(tie, 0.01)
+    assert elsewhere.config is not None
+    elsewhere = dataclasses.replace(
+        elsewhere, config=dataclasses.replace(elsewhere.config, backbone="another")
+    )
+    for other in (fewer, tuned, elsewhere):
+        assert recommended([at(best, 0.2), other], OBJECTIVES).number == 1  # type: ignore[union-attr]
+    cost = make_objectives(("macs", "top1"), "top1")
+    assert recommended([at(best, 0.2), at(tie, 0.01)], cost).number == 1  # type: ignore[union-attr]
+    assert recommended([], OBJECTIVES) is None
+
+
+def test_among_ties_the_nearer_half_goes_on_and_the_best_so_far_with_it() -> None:
+    ties = [at(record(n, "evit", 1.9, hits(0.895, seed=n)), 0.01 * n) for n in range(2, 8)]
+    best = at(record(1, "tome", 2.0, hits(0.91)), 0.5)
+    on = [
+        r.number
+        for r, on in zip([*ties, best], goes_on([*ties, best], OBJECTIVES, best), strict=True)
+        if on
+    ]
+    assert on == [2, 3, 4, 5, 1]
+    assert [r.number for r in challengers([best], ties[::-1], OBJECTIVES, most=2)] == [2, 3]
 
 
 def test_a_quality_of_guessing_or_below_the_least_is_of_no_use() -> None:
