@@ -214,7 +214,7 @@ def share(session: Session, folder: Path) -> Shared:
         if first is not None:
             cache.shared = SharedTensors.create(folder / IMAGES, 2 * len(data) + index, first)
     answers = session.evaluator.answers
-    if session.evaluator.metric not in ("top1", "knn_top1"):  # which compare with labels
+    if session.evaluator.metric != "knn_top1":  # which compares with labels alone
         first = session.evaluator.reference_output(0)
         answers.shared = SharedTensors.create(folder / OUTPUTS, len(data), first)
     return shared
