@@ -24,8 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "search_benchmark"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "search_benchmark"))
 
 from record import QUESTIONS
 from recorded import Recorded
@@ -37,6 +36,7 @@ from autotok.evaluation.paired import paired_hits
 from autotok.evaluation.reference_answers import divergences
 from autotok.searching.running.session import build_problem
 
+HERE = Path(__file__).parent
 SHARES = {"demo": 0.394, "cifar": 0.6}
 """Of the uncompressed cost: budgets of 1.9 GFLOPs, and of 60 %."""
 RIVALS, OF_A_METHOD, CHOICE = 16, 4, 10
