@@ -49,7 +49,7 @@ GUESTS = {
         f"searching/proposing/{name}.py"
         for name in (
             *("proposals", "identity", "storage", "journal", "samplers", "importance"),
-            "shown_study",
+            *("shown_study", "shadow_study"),
         )
     },
     "transformers": set(),  # by name alone, in backbones/hf_family.py

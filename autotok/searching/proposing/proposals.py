@@ -1,9 +1,9 @@
 """Ask and tell over an Optuna study, the one truth of a search.
 
 Every finished trial lives in the study's storage. Proposing happens on a second, in-memory study
-that holds finished trials in logical order and nothing else, so a proposal depends on (seed,
-logical trial number, attempt) and on finished results only: never on the process, the clock, or how
-often the study was resumed. Optuna's own "pruned" state marks infeasible trials, here only.
+(`shadow_study`), so a proposal depends on (seed, logical trial number, attempt) and on finished
+results only: never on the process, the clock, or how often the study was resumed. Optuna's own
+"pruned" state marks infeasible trials, here only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import bisect
 import contextlib
 import gc
 import json
-import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,15 +21,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.storages import InMemoryStorage
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotok.config import Primitive
@@ -45,12 +36,11 @@ from autotok.searching.space.settings import SearchSettings
 from .identity import StudyIdentity, claim, name_metrics, open_study, release
 from .journal import at_once, hold_journal
 from .samplers import check_sampler, faults_of, grid_point, make_sampler
+from .shadow_study import ShadowStudy, distribution, suggest
 from .storage import damaged_journal, is_url, open_storage, storage_errors
 
 CRASH = 3
 """Deaths from outside that one crash weighs as much as."""
-_HISTORY, _ELITE = 90, 45
-"""Trials that TPE and GP look at, and how many of those are on the front: bounds an ask's time."""
 _INTERRUPTED = "interrupted: the process ended during this trial"
 _STATES = {
     "complete": TrialState.COMPLETE,
@@ -58,32 +48,6 @@ _STATES = {
     "infeasible": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-
-
-class _Finished(FrozenTrial):
-    """A finished trial as samplers see it; shared instead of copied, for nothing changes it."""
-
-    _known_constraints: dict[str, float]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Finished:
-        twin = object.__new__(_Finished)
-        twin.__dict__.update(self.__dict__)
-        return twin
-
-    @classmethod
-    def of(cls, trial: FrozenTrial) -> _Finished:
-        """A twin without notes, which samplers do not read."""
-        twin = object.__new__(cls)
-        twin.__dict__.update(trial.__dict__)
-        twin.user_attrs = {}
-        known = trial.constraints
-        twin._known_constraints = {k: v for k, v in known.items() if not k.isdigit()}
-        return twin
-
-    @property
-    def constraints(self) -> dict[str, float]:
-        """Parsed once: TPE asks several times per trial and parameter."""
-        return self._known_constraints
 
 
 class Proposals:
@@ -111,7 +75,6 @@ class Proposals:
         self._space, self._facts = problem.space, problem.facts
         self._sampler, self._seed = settings.sampler, settings.seed
         self._identity = identity or StudyIdentity()
-        self._shadow_trials: list[tuple[int, FrozenTrial]] = []
         self._running: dict[int, int] = {}
         self._taken: set[int] = set()
         self.front = Front(self.objectives)
@@ -137,7 +100,8 @@ class Proposals:
     def _open(self, storage: str | Path) -> None:
         identity = self._identity
         self._study = open_study(open_storage(storage), identity, self.objectives)
-        self._study_id, self._directions = self._study._study_id, self._study.directions
+        self._study_id = self._study._study_id
+        self._shadow = ShadowStudy(self._study.directions)
         claim(self._study, identity, self)
         name_metrics(self._study, self.objectives)
         if identity.fingerprint and "fingerprint" not in self._study.user_attrs:
@@ -175,7 +139,7 @@ class Proposals:
     def _remember(self, record: TrialRecord, trial: FrozenTrial) -> None:
         bisect.insort(self.records, record, key=lambda r: r.number)
         self._taken.add(record.number)
-        bisect.insort(self._shadow_trials, (record.number, _Finished.of(trial)), key=lambda p: p[0])
+        self._shadow.add(record.number, trial)
         trial.user_attrs.clear()  # in memory once is enough; the storage keeps it
 
     @property
@@ -208,13 +172,14 @@ class Proposals:
         @cache
         def trial() -> optuna.Trial:
             name = "random" if attempt >= 2 else self._sampler
-            asked.append(study := self._shadow(make_sampler(name, rng_seed)))
+            study = self._shadow.study(make_sampler(name, rng_seed), self.front)
+            asked.append(study)
             return study.ask()
 
         def choose(parameter: Parameter) -> Primitive:
             if fixed is not None and parameter.name in fixed:
                 return parameter.cast(fixed[parameter.name])
-            return _suggest(trial(), parameter)
+            return suggest(trial(), parameter)
 
         with faults_of(self._sampler):
             if self._sampler != "auto":  # others note something on every trial, answered or not
@@ -223,33 +188,6 @@ class Proposals:
         for study in asked:
             self._pending[number] = study.get_trials(deepcopy=False)[-1]
         return params
-
-    def _shadow(self, sampler: BaseSampler) -> optuna.Study:
-        """An in-memory study holding what the sampler may know, in logical order."""
-        storage = InMemoryStorage()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study = optuna.create_study(
-                storage=storage,
-                sampler=sampler,
-                directions=self._directions,
-                study_name="shadow",
-            )
-        if not isinstance(sampler, RandomSampler):
-            bounded = isinstance(sampler, (TPESampler, GPSampler))
-            for trial in self._visible(_HISTORY if bounded else None):
-                storage.create_new_trial(study._study_id, template_trial=trial)
-        return study
-
-    def _visible(self, most: int | None) -> list[FrozenTrial]:
-        """The trials in logical order; of more than `most`, the front and the latest."""
-        pairs = [pair for pair in self._shadow_trials if pair[1].state != TrialState.FAIL]
-        if most is not None and len(pairs) > most:
-            elite = set(sorted(r.number for r in self.front.records)[-_ELITE:])
-            rest = [pair for pair in pairs if pair[0] not in elite]
-            keep = elite | {number for number, _ in rest[len(elite) - most :]}
-            pairs = [pair for pair in pairs if pair[0] in keep]
-        return [trial for _, trial in pairs]
 
     # --- start and tell
 
@@ -309,7 +247,7 @@ class Proposals:
             return found
 
         def choose(parameter: Parameter) -> Primitive:
-            found[parameter.name] = _distribution(parameter)
+            found[parameter.name] = distribution(parameter)
             return params[parameter.name]
 
         self._space.walk(choose, self._facts)
@@ -370,21 +308,3 @@ def _nothing_thrown_away() -> Iterator[None]:
 def _shown(constraints: Mapping[str, float] | None) -> dict[str, Any]:
     """Constraint values once more as the list that dashboards read."""
     return {"constraints": list(constraints.values())} if constraints else {}
-
-
-def _suggest(trial: optuna.Trial, parameter: Parameter) -> Primitive:
-    if parameter.choices:
-        choice = trial.suggest_categorical(parameter.name, list(parameter.choices))
-        assert choice is not None
-        return choice
-    if parameter.integer:
-        return trial.suggest_int(parameter.name, int(parameter.low), int(parameter.high))
-    return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    if parameter.choices:
-        return CategoricalDistribution(list(parameter.choices))
-    if parameter.integer:
-        return IntDistribution(int(parameter.low), int(parameter.high))
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)

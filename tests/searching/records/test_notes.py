@@ -79,16 +79,3 @@ def test_the_study_note_says_what_was_asked_in_words() -> None:
     assert "**objective**: kl, minimised" in text
     assert "up to 12 configurations, sampler tpe, seed 3" in text
     assert "What this search was asked" in study_note({}, ())
-
-
-def test_samplers_see_every_constraint_once(tmp_path: Path) -> None:
-    notes = proposals(tmp_path)
-    done = record(0, "tome", 1.0, hits(0.8))
-    params = notes.propose(0)
-    done = dataclasses.replace(done, params=params)
-    notes.start(done, constraints={"budget": -0.25})
-    notes.tell(done)
-    ((_, trial),) = notes._shadow_trials
-    assert trial.constraints == {"budget": -0.25}
-    (stored,) = notes._study.get_trials()
-    assert stored.system_attrs["constraints"] == [-0.25]
