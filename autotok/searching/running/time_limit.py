@@ -20,9 +20,8 @@ _SPEED_SHARE = 0.05
 _MOST_ROOM = 4.0
 _LEAST_S = 1.0
 """A plan is made for so much at least."""
-_PARTS = (0.4, 1 / 3, 0.5, 1.0)
-"""Of the final evaluation, shares of the time left then: two fifths for all, then equal ones for
-ever fewer."""
+_PARTS = (0.25, 1 / 3, 0.5, 1.0)
+"""Of the final evaluation, shares of the time left then: equal parts of it for ever fewer."""
 _SLACK = 1.1
 """Estimates are stretched by this: the machine may be busier later."""
 
