@@ -122,7 +122,7 @@ def finalists(
 
     Those are the front of all trials but `without`, thinned, its extremes with the best quality
     among them, and as many again that are not told from that best by the images so far. Left out is
-    what is of no use: no better than guessing, or worse than the least quality asked for.
+    what is of no use: not told from guessing, or worse than the least quality asked for.
 
     Raises:
         DeviceUnreachable: the device does not answer.
@@ -144,7 +144,7 @@ def finalists(
     pool = [r for r in search.records if r.measured and r.number not in without]
     useful = [r for r in pool if is_of_use(r.score, problem.facts_of(r.backbone), least)]
     if pool and not useful:
-        asked_for = "better than guessing" if least is None else f"of the least quality, {least:g}"
+        asked_for = "told from guessing" if least is None else f"of the least quality, {least:g}"
         _LOG.warning("nothing evaluated is %s: the final evaluation runs what there is", asked_for)
     pool = useful or pool
     return search.corrections.settle(pool, choose)
@@ -173,7 +173,7 @@ def challengers(
 
 
 def is_of_use(score: Score | None, facts: BackboneFacts, least: float | None) -> bool:
-    """Whether a quality is above guessing, and no worse than the least that was asked for."""
+    """Whether a quality is told from guessing, and no worse than the least that was asked for."""
     if score is None:
         return True
     better = METRICS[score.metric].higher_is_better
@@ -182,7 +182,7 @@ def is_of_use(score: Score | None, facts: BackboneFacts, least: float | None) ->
     guessing = METRICS[score.metric].guessing(facts.num_classes)
     if guessing is None:
         return True
-    return score.high > guessing if better else score.low < guessing
+    return score.low > guessing if better else score.high < guessing
 
 
 def _decided_by_quality(best: TrialRecord, objectives: Sequence[Objective]) -> bool:

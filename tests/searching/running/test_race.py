@@ -130,10 +130,13 @@ def test_a_quality_of_guessing_or_below_the_least_is_of_no_use() -> None:
     good = Score("top1", 80.0, 72.0, 88.0, 64, False)
     blind = Score("top1", 6.0, 3.0, 9.0, 64, False)
     assert not is_of_use(blind, facts, None)
+    assert not is_of_use(dataclasses.replace(blind, value=18.0, low=8.0, high=36.0), facts, None)
+    assert is_of_use(dataclasses.replace(blind, value=31.0, low=14.0, high=56.0), facts, None)
     assert is_of_use(good, facts, 75.0)
     assert not is_of_use(good, facts, 85.0)
     kl = Score("kl", 2.5, 2.4, 2.6, 64, False)
     assert not is_of_use(kl, facts, None)  # guessing is ln 10 = 2.3
+    assert not is_of_use(dataclasses.replace(kl, value=2.1, low=1.8, high=2.4), facts, None)
     assert is_of_use(dataclasses.replace(kl, value=0.5, low=0.4, high=0.6), facts, 0.5)
     assert is_of_use(None, facts, 85.0)
 
