@@ -317,6 +317,19 @@ def _trtexec() -> "str | None":
     return shutil.which("trtexec") or (usual if os.path.exists(usual) else None)
 
 
+def _openvino_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
+    """Of an OpenVINO file on the processor, as `export/openvino.py` runs it."""
+    import numpy
+    import openvino
+
+    threads = task.get("threads") or usable_cores()
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    hints["PERFORMANCE_HINT"] = "LATENCY"
+    request = openvino.Core().compile_model(path, "CPU", hints).create_infer_request()
+    images = numpy.random.RandomState(0).rand(*task["shape"]).astype(numpy.float32)
+    return Timer(lambda: request.infer([images])), f"openvino {openvino.__version__}", threads
+
+
 def _torch_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
     """Of a TorchScript file, on CUDA where there is some."""
     import torch
@@ -343,7 +356,7 @@ def _onnx_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
     options.log_severity_level = 3
     options.intra_op_num_threads = task.get("threads") or 0
     options.add_session_config_entry(*EXACT_INT8)
-    chosen = _providers(onnxruntime)
+    chosen = _providers(onnxruntime)[-1:] if task.get("cpu") else _providers(onnxruntime)
     session = onnxruntime.InferenceSession(path, options, providers=chosen)
     images = numpy.random.RandomState(0).rand(*task["shape"]).astype(numpy.float32)
     feed = {session.get_inputs()[0].name: images}
@@ -403,7 +416,7 @@ class EngineSlot:
 
 def _slot(task: "dict[str, Any]", path: str) -> "Any":
     """A model of the task, loaded and warm."""
-    kinds = {"torch": _torch_timer, "onnxruntime": _onnx_timer}
+    kinds = {"torch": _torch_timer, "onnxruntime": _onnx_timer, "openvino": _openvino_timer}
     try:
         if task["runtime"] == "trtexec":
             return EngineSlot(task, path)
@@ -414,6 +427,11 @@ def _slot(task: "dict[str, Any]", path: str) -> "Any":
         kind = "memory" if _is_memory(error) else "load"
         raise Trouble(kind, _first_line(error)) from error
     return Slot(timer, float(task["timeout_s"]) / 8, runtime, threads)
+
+
+def _memory(task: "dict[str, Any]") -> "dict[str, Any]":
+    """Peak memory of a file's runs in this process, which holds nothing else."""
+    return {"peak_memory_mb": _slot(task, task["path"]).peak_memory()[0]}
 
 
 def _measure(task: "dict[str, Any]") -> "dict[str, Any]":
@@ -813,8 +831,9 @@ def _is_memory(error: BaseException) -> bool:
 
 def _work(task: str, what: "dict[str, Any]") -> "dict[str, Any]":
     """The answer of a child, errors too."""
+    tasks = {"--probe": _probe, "--memory": _memory, "--measure": _measure}
     try:
-        return _probe(what) if task == "--probe" else _measure(what)
+        return tasks[task](what)
     except Trouble as trouble:
         return {"error": trouble.kind, "words": trouble.words}
     except Exception as error:  # whatever it is, the other side is told

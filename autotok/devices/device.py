@@ -292,8 +292,9 @@ def measure_here(
     parameter = next(model.parameters())
     ready = images.to(parameter.device, parameter.dtype)
     found = measure_in(runtime, model, ready, reference, references=references)
-    alone = runtime == "eager" and ready.device.type == "cpu"
-    return _with_own_memory(found, model, ready) if alone else found
+    if runtime != "eager" or ready.device.type == "cuda":
+        return found
+    return _with_own_memory(found, model, ready)
 
 
 def _with_own_memory(found: Measurement, model: nn.Module, images: Tensor) -> Measurement:
@@ -301,13 +302,15 @@ def _with_own_memory(found: Measurement, model: nn.Module, images: Tensor) -> Me
 
     This one's high-water mark knows of all that it ever held.
     """
-    try:
-        alone = footprint_of(model, images, threads=torch.get_num_threads())
-    except AutotokError as error:
-        _LOG.info("%s", error)
-        also = f"{found.memory_source}, with all else that this process holds"
-        return dataclasses.replace(found, memory_source=also)
-    return dataclasses.replace(found, peak_memory_mb=alone.peak_mb, memory_source=SOURCE)
+    if images.device.type == "cpu":
+        try:
+            alone = footprint_of(model, images, threads=torch.get_num_threads())
+        except AutotokError as error:
+            _LOG.info("%s", error)
+        else:
+            return dataclasses.replace(found, peak_memory_mb=alone.peak_mb, memory_source=SOURCE)
+    also = f"{found.memory_source}, with all else that this process holds"
+    return dataclasses.replace(found, memory_source=also, memory_alone=False)
 
 
 def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:

@@ -64,6 +64,7 @@ def test_where_there_can_be_no_process_of_its_own_memory_is_labelled_as_this_one
     assert found.peak_memory_mb > 50
     assert found.memory_source.startswith("process high-water mark")
     assert found.memory_source.endswith("with all else that this process holds")
+    assert not found.memory_alone
 
 
 # --- a board
