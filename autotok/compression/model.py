@@ -251,13 +251,13 @@ class CompressedViT(nn.Module):
         self, layer: int, tokens: Tokens, embedded: Taps, watch: TapRequest | None = None
     ) -> tuple[Tokens, Taps]:
         """First half of a block; the taps come back only for a reduction after the block."""
+        if watch is not None:
+            watch.enter(layer, tokens)
         if layer == self.backbone.facts.num_blocks - 1:
             for hook in self._hooked():
                 tokens = hook.before_last(tokens)
         reducer = self._reducer(layer)
         placement = None if reducer is None else reducer.placement
-        if watch is not None:
-            watch.enter(layer, tokens)
         if reducer is not None and placement is Placement.BEFORE_BLOCKS:
             tokens = reduced(reducer, tokens, embedded)
         elif reducer is not None and placement is Placement.BEFORE:
