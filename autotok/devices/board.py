@@ -8,7 +8,8 @@ timed in processes of their own: what runs out of memory or crashes there is tol
     {"id": 1, "do": "hello", "runtimes"}                  which are there, memory, cores
     {"id": 2, "do": "put", "name", "bytes", "sha256"}     followed by so many bytes: a file
     {"id": 3, "do": "measure", "runtime", "model", "reference", "shape", "dtype", "rounds",
-              "timeout_s", "threads", "energy"}           latency, spread, peak memory, energy
+              "timeout_s", "threads", "energy",
+              "number_format"}                            latency, spread, peak memory, energy
     {"id": 4, "do": "bye"}
 
 Answers carry "autotok": 1 and the id; "event": "working" while a request takes its time; "error"
@@ -56,6 +57,8 @@ SYSFS = Path(os.environ.get("AUTOTOK_SYSFS", "/sys"))
 INA = ("ina3221", "ina3221x")
 WHOLE_BOARD = re.compile(r"(VDD|POM_5V|VDD_5V)_IN\Z")
 MB = 1e6
+# of trtexec, for files that are not float32, as `export/tensorrt.py` says
+FILE_FLAGS = {"int8": ["--int8", "--fp16"], "float16": ["--stronglyTyped"]}
 # processors without VNNI would else add int8 products up in 16 bits, which overflow
 EXACT_INT8 = ("session.x64quantprecision", "1")
 MARK = '{"autotok": 1'
@@ -374,9 +377,11 @@ class EngineSlot:
     def __init__(self, task: "dict[str, Any]", path: str) -> None:
         self.engine, self.times = path + ".engine", path + ".json"
         self.half = ["--fp16"] if task["dtype"] == "float16" else []
-        self.runtime, self.threads = "trtexec " + task["dtype"], 1
-        self.peak_mb = 0.0
-        self._run(["--onnx=" + path, "--saveEngine=" + self.engine, *self.half])
+        kept = task.get("number_format", "float32") if path == task["paths"][0] else "float32"
+        flags = FILE_FLAGS.get(kept, self.half)  # the reference's file is float32
+        self.runtime = "trtexec " + (kept if kept in FILE_FLAGS else task["dtype"])
+        self.threads, self.peak_mb = 1, 0.0
+        self._run(["--onnx=" + path, "--saveEngine=" + self.engine, *flags])
 
     def run(self, seconds: float = ENGINE_S) -> "tuple[list[float], float]":
         """Milliseconds of each run, and their median."""

@@ -45,7 +45,7 @@ def measure_in(
         MeasurementFailed: the runtime refuses the model.
     """
     check_runtime(runtime)
-    number_format = _number_format(model)
+    number_format = number_format_of(model)
     if number_format != "float32" and runtime in ("eager", "compile"):
         raise MeasurementFailed(
             f"number format {number_format} runs from an exported file only, not in torch; measure"
@@ -87,7 +87,7 @@ def measure_file(
     return dataclasses.replace(found, runtime=chosen.version(opened), dtype=precision)
 
 
-def _number_format(model: nn.Module) -> str:
+def number_format_of(model: nn.Module) -> str:
     """Of the file that a model is shipped as."""
     return str(getattr(getattr(model, "config", None), "number_format", "float32"))
 
