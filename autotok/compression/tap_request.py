@@ -61,6 +61,8 @@ class TapRequest:
     """In their order, if `mapping`."""
     on_block: Callable[[int], None] | None = None
     """Told of every block before it runs, and of the read-out as the number of blocks."""
+    on_left: Callable[[int, Tokens], None] | None = None
+    """Given what leaves every block, before the next begins."""
 
     def begin(self, layer: int) -> None:
         """A block begins, its reduction included."""

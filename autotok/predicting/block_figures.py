@@ -19,7 +19,8 @@ from .trace import MB, Trace, trace
 
 @dataclass(frozen=True)
 class BlockFigures:
-    """One block with its reduction; the embedding is block -1, the read-out the one after the last.
+    """One block with its reduction and the head of an exit behind it; the embedding is block -1,
+    the read-out the one after the last.
 
     Cost and memory are those of a whole batch.
     """
