@@ -51,8 +51,6 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """The figures, by name with their units."""
         found, figures = self.found, self.found.figures()
-        if found.check.count < 3:
-            figures["rank_correlation"] = None
         name, seconds = found.machine.name, round(found.seconds, 1)
         return {"target_file": str(self.path), **figures, "machine": name, "seconds": seconds}
 
