@@ -142,7 +142,7 @@ class HFViT(WrappedViT):
 
     def _primary(self, fields: Mapping[str, Tensor | None]) -> Tensor:
         """The one tensor that the model is asked for."""
-        found = fields[self.own.primary]
+        found = fields.get(self.own.primary)  # outputs of transformers leave out what is None
         if found is None:  # a model made without its pooler
             found = cast(Tensor, fields["last_hidden_state"])[:, 0]
         return found
