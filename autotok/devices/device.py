@@ -18,7 +18,7 @@ from autotok.compression.model import CompressedViT
 from autotok.errors import AutotokError
 from autotok.export.formats import FORMATS, ExportFormat
 
-from .board import installed_mb, usable_cores
+from .board import MB, installed_mb, usable_cores
 from .footprint import SOURCE, footprint_of
 from .measurement import Measurement, MeasurementFailed
 from .placing import RAY, check_measure_on
@@ -314,9 +314,24 @@ def measure_here(
     parameter = next(model.parameters())
     ready = images.to(parameter.device, parameter.dtype)
     found = measure_in(runtime, model, ready, reference, references=references)
-    if runtime != "eager" or ready.device.type == "cuda":
+    if runtime != "eager":
         return found
+    if ready.device.type == "cuda":
+        return _without_others(found, model, ready)
     return _with_own_memory(found, model, ready)
+
+
+def _without_others(found: Measurement, model: nn.Module, images: Tensor) -> Measurement:
+    """The reading of a GPU without what this process holds there beside the model and its images.
+
+    The allocator's peak counts a teacher, or a data set that was put there, as well.
+    """
+    tensors = [*model.parameters(), *model.buffers(), images]
+    own = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    others = max(0, torch.cuda.memory_allocated(images.device) - sum(own.values())) / MB
+    how = f"{found.memory_source}, without what else is there"
+    peak = found.peak_memory_mb - others
+    return dataclasses.replace(found, peak_memory_mb=peak, memory_source=how)
 
 
 def _with_own_memory(found: Measurement, model: nn.Module, images: Tensor) -> Measurement:

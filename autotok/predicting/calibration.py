@@ -199,8 +199,6 @@ def _on_device(
     account = this_machine().account if here else device.check()
     if target.startswith("ssh:") or here:
         plan = _exported(plan, device, target)
-    if here:  # this process holds torch and its own copy of a model as well
-        plan = dataclasses.replace(plan, memory=False)
 
     def machine(first: Measurement) -> Machine:
         name = first.device.removeprefix(f"{device.name} (").removesuffix(")")

@@ -1,5 +1,6 @@
 """Devices as a search opens them: this machine, a board over ssh, a node of a cluster."""
 
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -25,6 +26,7 @@ from autotok.devices.device import (
     open_device,
 )
 from autotok.devices.footprint import Footprint
+from autotok.devices.measure import measure
 from autotok.devices.measurement import MeasurementFailed
 from autotok.devices.ssh_board import BoardFacts, RemoteDevice
 from autotok.errors import AutotokError, DeviceUnreachable
@@ -76,6 +78,22 @@ def test_where_there_can_be_no_process_of_its_own_memory_is_labelled_as_this_one
     assert found.memory_source.startswith("process high-water mark")
     assert found.memory_source.endswith("with all else that this process holds")
     assert not found.memory_alone
+
+
+def test_what_else_is_on_a_gpu_is_not_the_model_s(
+    model: CompressedViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.zeros(2, 3, 32, 32)
+    own = sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
+    held = own + images.nbytes + 700 * 10**6
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: held)
+    found = dataclasses.replace(
+        measure(model, images, rounds=1), peak_memory_mb=750.0, memory_source="CUDA allocator"
+    )
+    alone = devices._without_others(found, model, images)
+    assert alone.peak_memory_mb == pytest.approx(50.0)
+    assert alone.memory_source == "CUDA allocator, without what else is there"
+    assert alone.memory_alone
 
 
 # --- a board
