@@ -27,6 +27,9 @@ class BlockFacts:
     """Multiply-accumulates per query token spent on relative-position tables."""
     linear_macs_extra_per_token: int = 0
     """Linear layers beyond qkv, proj, fc1 and fc2, applied to every token."""
+    fixed_macs: int = 0
+    """Multiply-accumulates whatever the token count: of a network that makes its position biases;
+    of one that all blocks share, the first block's."""
     mlp_matrices: int = 2
     """Matrices of size width x hidden in the MLP: 2, or 3 where the MLP is gated."""
 

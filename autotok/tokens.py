@@ -182,6 +182,9 @@ class Tokens:
     parked: tuple[Parked, ...] = ()
     """Tokens frozen for now, one entry per time something was parked; `recall` empties it."""
     extras: Mapping[str, Extra] = field(default_factory=dict)
+    shared: Tensor | None = None
+    """(H, P + N0, P + N0), what places add to the logits of every block: the backbone makes it
+    once, with the embedding, and no method touches it. None where blocks share nothing."""
     padded: tuple[Tensor, Tensor] | None = None
     """`size` as a merge left it, and a (B, P + n) one with ones in front, of which that is a view;
     void once `size` is another. See `whole_size`."""

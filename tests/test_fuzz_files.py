@@ -122,7 +122,6 @@ def places(data: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def fresh_target(path: Path) -> object:
-    load_target.cache_clear()
     return load_target(path)
 
 

@@ -104,11 +104,16 @@ class HFViT(WrappedViT):
         return self.table
 
     def bias(self, index: int) -> Tensor | None:
-        if self.pairs is None:
+        return None if self.pairs is None else self._of(self.block(index).relative_position_bias)
+
+    def shared_bias(self) -> Tensor | None:
+        return None if self.pairs is None else self._of(self.tower.shared_position_bias)
+
+    def _of(self, owner: Any) -> Tensor | None:
+        """What a table of offsets adds between the places of the grid; None without a table."""
+        if owner is None:
             return None
-        owners = (self.block(index).relative_position_bias, self.tower.shared_position_bias)
-        tables = [owner.relative_position_bias_table for owner in owners if owner is not None]
-        return cast(Tensor, sum(tables)[self.pairs].permute(2, 0, 1)) if tables else None
+        return cast(Tensor, owner.relative_position_bias_table[self.pairs].permute(2, 0, 1))
 
     # --- what comes out
 
@@ -137,7 +142,7 @@ class HFViT(WrappedViT):
 
     def _primary(self, fields: Mapping[str, Tensor | None]) -> Tensor:
         """The one tensor that the model is asked for."""
-        found = fields[self.own.primary]
+        found = fields.get(self.own.primary)  # outputs of transformers leave out what is None
         if found is None:  # a model made without its pooler
             found = cast(Tensor, fields["last_hidden_state"])[:, 0]
         return found

@@ -40,12 +40,14 @@ class TimmBeit(TimmModel):
         return timm_parts(block, (joint_projection(block.attn),))
 
     def bias(self, index: int) -> Tensor | None:
-        attn, shared = self.block(index).attn, self.model.rel_pos_bias
-        own = None if attn.relative_position_bias_table is None else attn._get_rel_pos_bias()[0]
-        for_all = None if shared is None else shared()
-        if own is None or for_all is None:
-            return cast(Tensor | None, for_all if own is None else own)
-        return cast(Tensor, own + for_all)
+        attn = self.block(index).attn
+        if attn.relative_position_bias_table is None:
+            return None
+        return cast(Tensor, attn._get_rel_pos_bias()[0])
+
+    def shared_bias(self) -> Tensor | None:
+        shared = self.model.rel_pos_bias
+        return None if shared is None else cast(Tensor, shared())
 
 
 class TimmRelPos(TimmModel):
@@ -65,17 +67,24 @@ class TimmRelPos(TimmModel):
         return timm_parts(block, (block.attn.qkv,), post_norm=post_norm)
 
     def take_tables(self) -> None:
-        networks = sum(_macs_of(self._positions(i)) for i in range(self.facts.num_blocks))
         # whatever goes, they run over all offsets of the grid
-        self.facts = dataclasses.replace(self.facts, stem_macs=self.facts.stem_macs + networks)
+        networks = [_macs_of(self.block(i).attn.rel_pos) for i in range(self.facts.num_blocks)]
+        networks[0] += _macs_of(self.model.shared_rel_pos)
+        blocks = (
+            dataclasses.replace(block, fixed_macs=macs)
+            for block, macs in zip(self.facts.blocks, networks, strict=True)
+        )
+        self.facts = dataclasses.replace(self.facts, blocks=tuple(blocks))
 
     def bias(self, index: int) -> Tensor | None:
-        given = self._positions(index)
-        return None if given is None else cast(Tensor, given.get_bias()[0])
+        return _bias_of(self.block(index).attn.rel_pos)
 
-    def _positions(self, index: int) -> Any:
-        own = self.block(index).attn.rel_pos
-        return self.model.shared_rel_pos if own is None else own
+    def shared_bias(self) -> Tensor | None:
+        return _bias_of(self.model.shared_rel_pos)
+
+
+def _bias_of(positions: Any) -> Tensor | None:
+    return None if positions is None else cast(Tensor, positions.get_bias()[0])
 
 
 def _macs_of(positions: Any) -> int:

@@ -88,7 +88,12 @@ class WrappedViT(Backbone):
         return None
 
     def bias(self, index: int) -> Tensor | None:
-        """(H, P + N0, P + N0), what places add to a block's logits; None for nothing."""
+        """(H, P + N0, P + N0), what places add to a block's logits, `shared_bias` left out; None
+        for nothing."""
+        return None
+
+    def shared_bias(self) -> Tensor | None:
+        """(H, P + N0, P + N0), what places add to the logits of every block; None for nothing."""
         return None
 
     # --- the four steps
@@ -114,7 +119,11 @@ class WrappedViT(Backbone):
             eye = torch.eye(facts.num_patches, dtype=torch.bool, device=x.device)
             source = eye.expand(batch, -1, -1)
         x = self.before_blocks(x)
-        return Tokens(x, facts.num_prefix, facts.grid, coords=coords, source=source), Taps(taps)
+        shared = self.shared_bias()
+        return (
+            Tokens(x, facts.num_prefix, facts.grid, coords=coords, source=source, shared=shared),
+            Taps(taps),
+        )
 
     def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:
         parts = self.parts(self.block(index))
@@ -126,8 +135,9 @@ class WrappedViT(Backbone):
             del normed  # attention's memory peaks without it
         q, k = parts.norms[0](q), parts.norms[1](k)
         q, k = self._turned(index, tokens, q, k)
-        bias = self.bias(index)
-        between = None if bias is None else bias_between(bias, tokens)
+        shared = self.shared_bias() if tokens.shared is None else tokens.shared
+        added = [part for part in (self.bias(index), shared) if part is not None]
+        between = bias_between(sum(added[1:], added[0]), tokens) if added else None
         out, taps = attention(q, k, v, tokens, needs, positions=between)
         if needs & Needs.NORMED:
             taps = taps.having("normed", normed)

@@ -136,18 +136,20 @@ def targets_show(
         ["what", "value", "source"],
         [[row["what"], row["value"], row["source"]] for row in report["numbers"]],
     )
-    if not report["points"]:
+    if report["points"]:
+        columns = ["point", "published", "predicted", "error_pct", "role"]
+        print_table(
+            f"predicted against {'published' if report['calibration'] is None else 'measured'}",
+            columns,
+            [[row[column] for column in columns] for row in report["points"]],
+            caption=report["summary"],
+        )
+    else:
         typer.echo(
             "This target was never checked against a measurement: its predictions are guesses."
         )
-        return
-    columns = ["point", "published", "predicted", "error_pct", "role"]
-    print_table(
-        "predicted against published",
-        columns,
-        [[row[column] for column in columns] for row in report["points"]],
-        caption=report["summary"],
-    )
+    for note in report["notes"]:
+        typer.echo(f"note: {note}")
 
 
 @targets_app.command("validate")

@@ -122,7 +122,9 @@ def profile_command(
             help="On the local device: eager, compile, onnxruntime, openvino, executorch."
         ),
     ] = "eager",
-    batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images per run: the target's, or 1.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Say what a model costs: exact count, prediction for a target, measurement on a device."""

@@ -59,10 +59,11 @@ class Read(nn.Module):
             return [pool_mean(tokens.patches, tokens)]
         return [tokens.x[:, 0], tokens.x[:, 1]] if self.distilled else [tokens.x[:, 0]]
 
-    def rows(self, tokens: Tokens) -> Tensor:
-        """(B,) int64: patch tokens of each image that the head's products run over."""
+    def rows(self, tokens: Tokens, *, with_padding: bool = False) -> Tensor:
+        """(B,) int64: patch tokens of each image that the head's products run over; padding too
+        where the method runs as many rows of every image."""
         count = tokens.num_patches
-        if tokens.live is not None:
+        if tokens.live is not None and not with_padding:
             return tokens.live.sum(dim=1)
         return torch.full((tokens.x.shape[0],), count, device=tokens.x.device)
 
@@ -247,8 +248,8 @@ class ThinnedRead(Read):
         """Tokens of the whole grid that are read."""
         return -(-grid[0] // self.step) * -(-grid[1] // self.step)
 
-    def rows(self, tokens: Tokens) -> Tensor:
-        whole = super().rows(tokens)
+    def rows(self, tokens: Tokens, *, with_padding: bool = False) -> Tensor:
+        whole = super().rows(tokens, with_padding=with_padding)
         if tokens.raster:
             return torch.full_like(whole, self.number(tokens.grid))
         chosen = self.chosen(tokens)

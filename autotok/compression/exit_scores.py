@@ -17,6 +17,7 @@ from autotok.methods.primitives import confidence
 
 from .exit_rules import entropy, first_exits
 from .model import CompressedViT
+from .schedule import is_adaptive
 from .tap_request import BlockCounts, TapRequest
 
 
@@ -65,11 +66,12 @@ def score_exits(model: CompressedViT, images: Tensor) -> ExitScores:
     """Every head's answer on images (B, channels, height, width), none of which stops."""
     exits = model.exits
     assert exits is not None
-    watch = TapRequest(after=frozenset(exits.policy.layers), counting=True)
+    padded, after = not is_adaptive(model.config), frozenset(exits.policy.layers)
+    watch = TapRequest(after=after, counting=True, with_padding=padded)
     tokens = model.forward_tokens(images, watch=watch)
     seen = [watch.tokens[layer] for layer in exits.policy.layers]
     logits = [exits.read(number, own)[0] for number, own in enumerate(seen)]
-    rows = [exits.head(number).rows(own) for number, own in enumerate(seen)]
+    rows = [exits.head(n).rows(own, with_padding=padded) for n, own in enumerate(seen)]
     final = model.backbone.readout(tokens)
     return ExitScores(torch.stack(logits), final, torch.stack(rows), watch)
 

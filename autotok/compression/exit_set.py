@@ -84,6 +84,11 @@ class ExitSet(nn.Module):
             logits, features = self.head(number)(tokens)
         return logits, features
 
+    def ask_behind(self, layer: int, tokens: Tokens) -> None:
+        """Run the head behind block `layer`, if there is one; nobody wants the answer."""
+        if layer in self.policy.layers:
+            self.read(self.policy.layers.index(layer), tokens)
+
     @property
     def needs_grid(self) -> bool:
         """Whether a head asks where reduced tokens came from."""

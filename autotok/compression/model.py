@@ -118,6 +118,13 @@ class CompressedViT(nn.Module):
             tokens = tokens if going_on is None else select_images(tokens, going_on)
         return early.with_final(self.ended(tokens))
 
+    def run_to_end(self, images: Tensor, on_block: Callable[[int], None]) -> Tensor:
+        """Logits (B, num_classes) of images that never stop, every head asked on the way, as
+        somebody wants it who times or traces blocks: `on_block` as in `TapRequest`."""
+        ask = None if self.exits is None else self.exits.ask_behind
+        watch = TapRequest(on_block=on_block, on_left=ask)
+        return self.backbone.readout(self.forward_tokens(images, watch=watch))
+
     # The same loop in pieces, for who has to stop between blocks.
 
     def entered(self, images: Tensor) -> tuple[Tokens, Taps]:
@@ -164,6 +171,8 @@ class CompressedViT(nn.Module):
             tokens = self._fed(layer, tokens, taps, watch)
             if watch is not None and layer in watch.after:
                 watch.tokens[layer] = tokens
+            if watch is not None and watch.on_left is not None:
+                watch.on_left(layer, tokens)
         if watch is not None:
             watch.begin(last + 1)
         for reducer in hooked:
@@ -251,13 +260,13 @@ class CompressedViT(nn.Module):
         self, layer: int, tokens: Tokens, embedded: Taps, watch: TapRequest | None = None
     ) -> tuple[Tokens, Taps]:
         """First half of a block; the taps come back only for a reduction after the block."""
+        if watch is not None:
+            watch.enter(layer, tokens)
         if layer == self.backbone.facts.num_blocks - 1:
             for hook in self._hooked():
                 tokens = hook.before_last(tokens)
         reducer = self._reducer(layer)
         placement = None if reducer is None else reducer.placement
-        if watch is not None:
-            watch.enter(layer, tokens)
         if reducer is not None and placement is Placement.BEFORE_BLOCKS:
             tokens = reduced(reducer, tokens, embedded)
         elif reducer is not None and placement is Placement.BEFORE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,7 +21,7 @@ class BlockCounts:
     """Live patch tokens of one block, (B,) each."""
 
     entering: Tensor
-    """Before any reduction of the block."""
+    """What left the block before, its reduction included: before anything of this block."""
     attention: Tensor
     mlp: Tensor
 
@@ -50,6 +51,8 @@ class TapRequest:
     """Per block of `inside`: the tokens its attention saw, and the taps."""
     counting: bool = False
     """Whether to count live patch tokens."""
+    with_padding: bool = False
+    """Whether padding counts: of a method that runs as many rows of every image."""
     counts: dict[int, BlockCounts] = field(default_factory=dict)
     """Per block, if `counting`; under the number of blocks, the read-out's."""
     mapping: bool = False
@@ -58,6 +61,8 @@ class TapRequest:
     """In their order, if `mapping`."""
     on_block: Callable[[int], None] | None = None
     """Told of every block before it runs, and of the read-out as the number of blocks."""
+    on_left: Callable[[int, Tokens], None] | None = None
+    """Given what leaves every block, before the next begins."""
 
     def begin(self, layer: int) -> None:
         """A block begins, its reduction included."""
@@ -67,14 +72,17 @@ class TapRequest:
     def enter(self, layer: int, tokens: Tokens) -> None:
         """Tokens arrive at a block, or at the read-out."""
         if self.counting:
-            self.counts[layer] = BlockCounts(*[live_counts(tokens)] * 3)
+            self.counts[layer] = BlockCounts(*[self._counted(tokens)] * 3)
 
     def see(self, layer: int, part: Part, tokens: Tokens) -> None:
         """A part of a block runs on tokens."""
         if self.counting and part in ("attention", "mlp"):
-            setattr(self.counts[layer], part, live_counts(tokens))
+            setattr(self.counts[layer], part, self._counted(tokens))
         if self.mapping:
             self.moments.append(Moment(layer, part, tokens))
+
+    def _counted(self, tokens: Tokens) -> Tensor:
+        return live_counts(dataclasses.replace(tokens, live=None) if self.with_padding else tokens)
 
 
 def live_counts(tokens: Tokens) -> Tensor:

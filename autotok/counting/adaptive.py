@@ -60,7 +60,7 @@ class Metered(nn.Module):
 
     def forward_tokens(self, images: Tensor, *, trace: bool = False) -> Tokens:
         """The model's own, see `CompressedViT.forward_tokens`."""
-        watch = TapRequest(counting=True)
+        watch = _watch(self.model)
         tokens = self.model.forward_tokens(images, trace=trace, watch=watch)
         self.image_costs = _costs(self.model, watch)
         return tokens
@@ -78,7 +78,7 @@ def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
 
     Padding costs nothing here: it is what a batch adds, not what the method needs.
     """
-    watch, was_training = TapRequest(counting=True), model.training
+    watch, was_training = _watch(model), model.training
     model.eval()  # training masks tokens and removes none
     try:
         if isinstance(model, TwoPassViT):
@@ -87,6 +87,10 @@ def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
     finally:
         model.train(was_training)
     return _costs(model, watch)
+
+
+def _watch(model: CompressedViT) -> TapRequest:
+    return TapRequest(counting=True, with_padding=not is_adaptive(model.config))
 
 
 def _costs(model: CompressedViT, watch: TapRequest) -> ImageCosts:

@@ -83,7 +83,7 @@ class _Coefficients:
 def _coefficients(facts: BackboneFacts) -> _Coefficients:
     blocks = facts.blocks
     return _Coefficients(
-        constant=facts.stem_macs + facts.readout_macs,
+        constant=facts.stem_macs + facts.readout_macs + sum(b.fixed_macs for b in blocks),
         per_attention_token=np.array(
             [
                 4 * b.width * b.inner_width
@@ -197,9 +197,9 @@ def counted_macs(
 ) -> tuple[Counts, Counts]:
     """(`Cost.macs`, `Cost.macs_noattn`) of M images, (M,) each, from their live patch tokens.
 
-    `entering` is (M, L + 1), before a block's reduction and at the read-out; `attention` and `mlp`
-    are (M, L), `readout` (M,). Of an image that has not `ended` but left before the read-out, they
-    are of the blocks that it went through alone, of fewer columns.
+    `entering` is (M, L + 1), what left the block before and, last, what the read-out sees;
+    `attention` and `mlp` are (M, L), `readout` (M,). Of an image that has not `ended` but left
+    before the read-out, they are of the blocks that it went through alone, of fewer columns.
     """
     blocks = attention.shape[1]
     run = facts if ended else _first(facts, blocks)
@@ -225,12 +225,12 @@ def counted_macs(
         leaving.append(keep)
     if leaving:
         kept, options = np.stack(leaving, axis=1), method.resolve_options(config.options)
-        linear = linear + method.joint_macs(facts, layers[: len(leaving)], kept, options)
+        linear = linear + method.joint_macs(facts, layers, kept, options)
     return linear + products, linear
 
 
 def _first(facts: BackboneFacts, blocks: int) -> BackboneFacts:
-    """The embedding and the first blocks alone, without the read-out."""
+    """The embedding and the first blocks alone, without the read-out and what later blocks make."""
     part = facts.blocks[:blocks]
     return dataclasses.replace(facts, blocks=part, readout_macs=0, readout_macs_per_token=0)
 

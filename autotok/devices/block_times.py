@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from autotok.compression.model import CompressedViT
-from autotok.compression.tap_request import TapRequest
 from autotok.counting.operators import classify
 
 WARM_UPS, ROUNDS, LEAST_ROUNDS, PROFILED = 3, 25, 5, 3
@@ -22,7 +21,8 @@ WARM_UPS, ROUNDS, LEAST_ROUNDS, PROFILED = 3, 25, 5, 3
 def block_times(
     models: Sequence[CompressedViT], images: Tensor, *, patience_s: float = 10.0
 ) -> list[tuple[float, ...]]:
-    """Median milliseconds of embedding, blocks (each with its reduction) and read-out, per model.
+    """Median milliseconds of embedding, blocks (each with its reduction, and the head of an exit
+    behind it) and read-out, per model.
 
     Where the device works asynchronously it is waited for at every border, so the sum is more than
     the latency of a model whose kernels queue.
@@ -79,6 +79,6 @@ def _timed(model: CompressedViT, images: Tensor) -> list[float]:
         marks.append(time.perf_counter())
 
     mark()
-    model.backbone.readout(model.forward_tokens(images, watch=TapRequest(on_block=mark)))
+    model.run_to_end(images, mark)
     mark()
     return [1e3 * (end - begin) for begin, end in itertools.pairwise(marks)]

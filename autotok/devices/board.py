@@ -8,7 +8,8 @@ timed in processes of their own: what runs out of memory or crashes there is tol
     {"id": 1, "do": "hello", "runtimes"}                  which are there, memory, cores
     {"id": 2, "do": "put", "name", "bytes", "sha256"}     followed by so many bytes: a file
     {"id": 3, "do": "measure", "runtime", "model", "reference", "shape", "dtype", "rounds",
-              "timeout_s", "threads", "energy"}           latency, spread, peak memory, energy
+              "timeout_s", "threads", "energy",
+              "number_format"}                            latency, spread, peak memory, energy
     {"id": 4, "do": "bye"}
 
 Answers carry "autotok": 1 and the id; "event": "working" while a request takes its time; "error"
@@ -56,6 +57,8 @@ SYSFS = Path(os.environ.get("AUTOTOK_SYSFS", "/sys"))
 INA = ("ina3221", "ina3221x")
 WHOLE_BOARD = re.compile(r"(VDD|POM_5V|VDD_5V)_IN\Z")
 MB = 1e6
+# of trtexec, for files that are not float32, as `export/tensorrt.py` says
+FILE_FLAGS = {"int8": ["--int8", "--fp16"], "float16": ["--stronglyTyped"]}
 # processors without VNNI would else add int8 products up in 16 bits, which overflow
 EXACT_INT8 = ("session.x64quantprecision", "1")
 MARK = '{"autotok": 1'
@@ -317,6 +320,19 @@ def _trtexec() -> "str | None":
     return shutil.which("trtexec") or (usual if os.path.exists(usual) else None)
 
 
+def _openvino_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
+    """Of an OpenVINO file on the processor, as `export/openvino.py` runs it."""
+    import numpy
+    import openvino
+
+    threads = task.get("threads") or usable_cores()
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    hints["PERFORMANCE_HINT"] = "LATENCY"
+    request = openvino.Core().compile_model(path, "CPU", hints).create_infer_request()
+    images = numpy.random.RandomState(0).rand(*task["shape"]).astype(numpy.float32)
+    return Timer(lambda: request.infer([images])), f"openvino {openvino.__version__}", threads
+
+
 def _torch_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
     """Of a TorchScript file, on CUDA where there is some."""
     import torch
@@ -343,7 +359,7 @@ def _onnx_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
     options.log_severity_level = 3
     options.intra_op_num_threads = task.get("threads") or 0
     options.add_session_config_entry(*EXACT_INT8)
-    chosen = _providers(onnxruntime)
+    chosen = _providers(onnxruntime)[-1:] if task.get("cpu") else _providers(onnxruntime)
     session = onnxruntime.InferenceSession(path, options, providers=chosen)
     images = numpy.random.RandomState(0).rand(*task["shape"]).astype(numpy.float32)
     feed = {session.get_inputs()[0].name: images}
@@ -361,9 +377,11 @@ class EngineSlot:
     def __init__(self, task: "dict[str, Any]", path: str) -> None:
         self.engine, self.times = path + ".engine", path + ".json"
         self.half = ["--fp16"] if task["dtype"] == "float16" else []
-        self.runtime, self.threads = "trtexec " + task["dtype"], 1
-        self.peak_mb = 0.0
-        self._run(["--onnx=" + path, "--saveEngine=" + self.engine, *self.half])
+        kept = task.get("number_format", "float32") if path == task["paths"][0] else "float32"
+        flags = FILE_FLAGS.get(kept, self.half)  # the reference's file is float32
+        self.runtime = "trtexec " + (kept if kept in FILE_FLAGS else task["dtype"])
+        self.threads, self.peak_mb = 1, 0.0
+        self._run(["--onnx=" + path, "--saveEngine=" + self.engine, *flags])
 
     def run(self, seconds: float = ENGINE_S) -> "tuple[list[float], float]":
         """Milliseconds of each run, and their median."""
@@ -403,7 +421,7 @@ class EngineSlot:
 
 def _slot(task: "dict[str, Any]", path: str) -> "Any":
     """A model of the task, loaded and warm."""
-    kinds = {"torch": _torch_timer, "onnxruntime": _onnx_timer}
+    kinds = {"torch": _torch_timer, "onnxruntime": _onnx_timer, "openvino": _openvino_timer}
     try:
         if task["runtime"] == "trtexec":
             return EngineSlot(task, path)
@@ -414,6 +432,11 @@ def _slot(task: "dict[str, Any]", path: str) -> "Any":
         kind = "memory" if _is_memory(error) else "load"
         raise Trouble(kind, _first_line(error)) from error
     return Slot(timer, float(task["timeout_s"]) / 8, runtime, threads)
+
+
+def _memory(task: "dict[str, Any]") -> "dict[str, Any]":
+    """Peak memory of a file's runs in this process, which holds nothing else."""
+    return {"peak_memory_mb": _slot(task, task["path"]).peak_memory()[0]}
 
 
 def _measure(task: "dict[str, Any]") -> "dict[str, Any]":
@@ -813,8 +836,9 @@ def _is_memory(error: BaseException) -> bool:
 
 def _work(task: str, what: "dict[str, Any]") -> "dict[str, Any]":
     """The answer of a child, errors too."""
+    tasks = {"--probe": _probe, "--memory": _memory, "--measure": _measure}
     try:
-        return _probe(what) if task == "--probe" else _measure(what)
+        return tasks[task](what)
     except Trouble as trouble:
         return {"error": trouble.kind, "words": trouble.words}
     except Exception as error:  # whatever it is, the other side is told

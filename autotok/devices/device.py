@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.errors import AutotokError
-from autotok.export.formats import FORMATS
+from autotok.export.formats import FORMATS, ExportFormat
 
-from .board import installed_mb, usable_cores
+from .board import MB, installed_mb, usable_cores
 from .footprint import SOURCE, footprint_of
 from .measurement import Measurement, MeasurementFailed
 from .placing import RAY, check_measure_on
 from .reference_files import ReferenceFiles, export_for_timing
-from .runtimes import check_runtime, measure_in
+from .runtimes import check_runtime, measure_in, number_format_of
 from .ssh_board import RemoteDevice
 
 if TYPE_CHECKING:
@@ -167,8 +167,24 @@ class SshDevice:
         return self._runtime
 
     def measure(self, model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
-        """Measured in the first of its runtimes that loads the model."""
-        runtimes = self._remote.runtimes if self._runtime is None else (self._runtime,)
+        """Measured in the first of its runtimes that takes the model's number format and loads it.
+
+        Raises:
+            MeasurementFailed: none of them does, or it failed there.
+            DeviceUnreachable: it does not answer.
+        """
+        there = self._remote.runtimes if self._runtime is None else (self._runtime,)
+        wanted = number_format_of(model)
+        runtimes = [name for name in there if wanted in _format_of(name).precisions]
+        if not runtimes:
+            able = dict.fromkeys(
+                name for f in FORMATS if wanted in f.precisions for name in f.board_runtimes
+            )
+            raise MeasurementFailed(
+                f"device '{self.name}' measures in {' or '.join(there)}, whose files are not"
+                f" written in {wanted}; install {' or '.join(able)} there, or measure in float32",
+                kind="load",
+            )
         for index, runtime in enumerate(runtimes):
             try:
                 return self._measure(model, images, reference, runtime)
@@ -180,7 +196,7 @@ class SshDevice:
     def _measure(
         self, model: nn.Module, images: Tensor, reference: nn.Module | None, runtime: str
     ) -> Measurement:
-        format = next(format for format in FORMATS if runtime in format.board_runtimes)
+        format = _format_of(runtime)
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="autotok-export-")
         folder = Path(self._folder.name)
@@ -196,6 +212,7 @@ class SshDevice:
             reference=beside,
             rounds=ROUNDS,
             timeout_s=TIMEOUT_S,
+            number_format=number_format_of(model),
         )
 
     def close(self) -> None:
@@ -205,6 +222,11 @@ class SshDevice:
             self._folder.cleanup()
         self._folder = None
         self._references.close()
+
+
+def _format_of(runtime: str) -> ExportFormat:
+    """The first whose files a board's runtime takes."""
+    return next(format for format in FORMATS if runtime in format.board_runtimes)
 
 
 class RayDevice:
@@ -292,8 +314,24 @@ def measure_here(
     parameter = next(model.parameters())
     ready = images.to(parameter.device, parameter.dtype)
     found = measure_in(runtime, model, ready, reference, references=references)
-    alone = runtime == "eager" and ready.device.type == "cpu"
-    return _with_own_memory(found, model, ready) if alone else found
+    if runtime != "eager":
+        return found
+    if ready.device.type == "cuda":
+        return _without_others(found, model, ready)
+    return _with_own_memory(found, model, ready)
+
+
+def _without_others(found: Measurement, model: nn.Module, images: Tensor) -> Measurement:
+    """The reading of a GPU without what this process holds there beside the model and its images.
+
+    The allocator's peak counts a teacher, or a data set that was put there, as well.
+    """
+    tensors = [*model.parameters(), *model.buffers(), images]
+    own = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    others = max(0, torch.cuda.memory_allocated(images.device) - sum(own.values())) / MB
+    how = f"{found.memory_source}, without what else is there"
+    peak = found.peak_memory_mb - others
+    return dataclasses.replace(found, peak_memory_mb=peak, memory_source=how)
 
 
 def _with_own_memory(found: Measurement, model: nn.Module, images: Tensor) -> Measurement:
@@ -301,13 +339,15 @@ def _with_own_memory(found: Measurement, model: nn.Module, images: Tensor) -> Me
 
     This one's high-water mark knows of all that it ever held.
     """
-    try:
-        alone = footprint_of(model, images, threads=torch.get_num_threads())
-    except AutotokError as error:
-        _LOG.info("%s", error)
-        also = f"{found.memory_source}, with all else that this process holds"
-        return dataclasses.replace(found, memory_source=also)
-    return dataclasses.replace(found, peak_memory_mb=alone.peak_mb, memory_source=SOURCE)
+    if images.device.type == "cpu":
+        try:
+            alone = footprint_of(model, images, threads=torch.get_num_threads())
+        except AutotokError as error:
+            _LOG.info("%s", error)
+        else:
+            return dataclasses.replace(found, peak_memory_mb=alone.peak_mb, memory_source=SOURCE)
+    also = f"{found.memory_source}, with all else that this process holds"
+    return dataclasses.replace(found, memory_source=also, memory_alone=False)
 
 
 def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 300
 SOURCE = "high-water mark of a process of its own, torch and weights included"
+BARE = ("onnxruntime", "openvino")
+"""Runtimes of files that `board.py` starts without torch."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,31 @@ def footprint_of(model: nn.Module, images: Tensor, *, threads: int) -> Footprint
         return _run({"weights": str(path), "threads": threads}, name, rest)
 
 
+def file_footprint(
+    path: Path, runtime: str, shape: Sequence[int], *, threads: int
+) -> tuple[float, str]:
+    """Peak memory in MB of a fresh process in which a runtime, and nothing of torch or autotok,
+    runs the model file `path` on the CPU; and what was read, in words.
+
+    Args:
+        path: A file that `runtime` takes.
+        runtime: One of `BARE`.
+        shape: (batch, channels, height, width) of its images.
+        threads: Of the runtime.
+
+    Raises:
+        AutotokError: the process failed.
+    """
+    job = {"runtime": runtime, "path": str(path), "shape": list(shape), "threads": threads}
+    job |= {"cpu": True, "timeout_s": TIMEOUT_S / 2}
+    said = _answer(["autotok.devices.board", "--memory", json.dumps(job)], path.name)
+    found = json.loads(said)
+    if "error" in found:
+        raise _sorry(path.name, found["words"])
+    how = f"high-water mark of a process of its own, {runtime} and weights included"
+    return float(found["peak_memory_mb"]), how
+
+
 def _alone(model: nn.Module) -> nn.Module:
     """The model without weights that its backbone shares with others."""
     from autotok.backbones.base import Backbone
@@ -82,10 +110,15 @@ def _alone(model: nn.Module) -> nn.Module:
 
 def _run(job: dict[str, Any], name: str, rest: bytes = b"") -> Footprint:
     """What a process with this job says."""
-    command = [sys.executable, "-W", "ignore", "-m", "autotok.devices.footprint"]
+    said = _answer(["autotok.devices.footprint", json.dumps(job)], name, rest)
+    return Footprint(**json.loads(said))
+
+
+def _answer(words: list[str], name: str, rest: bytes = b"") -> bytes:
+    """The last line that a module of ours says, run as a process of its own."""
     try:
         done = subprocess.run(
-            [*command, json.dumps(job)],
+            [sys.executable, "-W", "ignore", "-m", *words],
             input=rest,
             capture_output=True,
             timeout=TIMEOUT_S,
@@ -99,7 +132,7 @@ def _run(job: dict[str, Any], name: str, rest: bytes = b"") -> Footprint:
             done.stderr.decode(errors="replace")
             or f"the process ended with status {done.returncode}",
         )
-    return Footprint(**json.loads(done.stdout.splitlines()[-1]))
+    return (done.stdout.splitlines() or [b""])[-1]
 
 
 def _sorry(name: str, words: str) -> AutotokError:

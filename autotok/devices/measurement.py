@@ -64,6 +64,9 @@ class Measurement:
     energy_mj: float | None = None
     """Of one run, millijoules; None where the machine has no counter."""
     energy_source: str = ""
+    memory_alone: bool = True
+    """Whether the peak is of the model and its runtime; else `memory_source` says what else it
+    holds, and no limit is judged by it."""
 
     @property
     def throughput_img_s(self) -> float:
@@ -122,6 +125,7 @@ class Measurement:
         for name in ("verdict", "memory_source", "device", "runtime", "dtype", "when"):
             values[name] = str(values[name])[:300]
         values["prolonged"] = bool(values.get("prolonged"))
+        values["memory_alone"] = bool(values.get("memory_alone", True))
         values["energy_source"] = str(values.get("energy_source") or "")[:300]
         if values["latency_ms"] == 0.0:
             raise ValueError("latency_ms is 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,9 +19,13 @@ from autotok.export.formats import FORMATS, ExportFormat
 from autotok.export.graph_chain import FileChain, OneByOne, open_file
 from autotok.names import known
 
+from .footprint import BARE, file_footprint
 from .measure import measure
 from .measurement import Measurement, MeasurementFailed
 from .reference_files import ReferenceFiles, export_for_timing
+
+_LOG = logging.getLogger(__name__)
+_TORCH_TOO = "torch and its copy of the model included"
 
 
 def measure_in(
@@ -40,7 +45,7 @@ def measure_in(
         MeasurementFailed: the runtime refuses the model.
     """
     check_runtime(runtime)
-    number_format = _number_format(model)
+    number_format = number_format_of(model)
     if number_format != "float32" and runtime in ("eager", "compile"):
         raise MeasurementFailed(
             f"number format {number_format} runs from an exported file only, not in torch; measure"
@@ -52,10 +57,10 @@ def measure_in(
     with prepare(models, images) as found:
         run, *others = found.models
         result = measure(run, images, reference=others[0] if others else None)
+        result = found.with_memory(result)
     dtype = str(next(model.parameters(), images).dtype).removeprefix("torch.")
     dtype = dtype if number_format == "float32" else number_format
-    how = result.memory_source + (f", {found.also}" if found.also else "")
-    return dataclasses.replace(result, runtime=found.name, dtype=dtype, memory_source=how)
+    return dataclasses.replace(result, runtime=found.name, dtype=dtype)
 
 
 def measure_file(
@@ -76,14 +81,13 @@ def measure_file(
     with _exported(chosen, None, [reference], images[:1] if singly else images) as beside:
         other = OneByOne(beside.models[0]) if singly else beside.models[0]
         found = measure(opened, images, reference=other)
+    alone = None if singly else _memory_of(path, chosen, images)
+    found = _Prepared([opened], "", _TORCH_TOO, alone).with_memory(found)
     found = found.per_image() if singly else found
-    how = f"{found.memory_source}, {beside.also}"
-    return dataclasses.replace(
-        found, runtime=chosen.version(opened), dtype=precision, memory_source=how
-    )
+    return dataclasses.replace(found, runtime=chosen.version(opened), dtype=precision)
 
 
-def _number_format(model: nn.Module) -> str:
+def number_format_of(model: nn.Module) -> str:
     """Of the file that a model is shipped as."""
     return str(getattr(getattr(model, "config", None), "number_format", "float32"))
 
@@ -108,7 +112,33 @@ class _Prepared:
     models: list[nn.Module]
     name: str
     also: str = ""
-    """What else a process's memory holds."""
+    """What else this process's memory holds."""
+    memory: Callable[[], tuple[float, str]] | None = None
+    """MB of a process of the first one's own, and what was read."""
+
+    def with_memory(self, found: Measurement) -> Measurement:
+        """The reading, its memory that of the model alone if that can be had."""
+        if self.memory is not None:
+            try:
+                peak, how = self.memory()
+            except AutotokError as error:
+                _LOG.info("%s", error)
+            else:
+                return dataclasses.replace(found, peak_memory_mb=peak, memory_source=how)
+        if not self.also:
+            return found
+        how = f"{found.memory_source}, {self.also}"
+        return dataclasses.replace(found, memory_source=how, memory_alone=False)
+
+
+def _memory_of(
+    path: Path, format: ExportFormat, images: Tensor
+) -> Callable[[], tuple[float, str]] | None:
+    """What reads the memory of a process that runs a file alone; None where none does."""
+    if format.runtime not in BARE or images.device.type != "cpu":
+        return None
+    threads, shape = torch.get_num_threads(), tuple(images.shape)
+    return partial(file_footprint, path, format.runtime, shape, threads=threads)
 
 
 @contextlib.contextmanager
@@ -130,10 +160,8 @@ def _compiled(models: list[nn.Module], images: Tensor) -> Iterator[_Prepared]:
     except Exception as error:  # the compiler raises many types, some of them private
         raise _refusal("torch.compile", error) from error
     try:
-        graphs = ", CUDA graphs" if how else ""
-        yield _Prepared(
-            ready, f"torch {torch.__version__} compile{graphs}", "the compiler included"
-        )
+        graphs, also = (", CUDA graphs", "") if how else ("", "the compiler included")
+        yield _Prepared(ready, f"torch {torch.__version__} compile{graphs}", also)
     finally:
         torch.compiler.reset()
 
@@ -148,6 +176,7 @@ def _exported(
     """All but the first are references."""
     with tempfile.TemporaryDirectory(prefix="autotok-export-") as folder:
         opened: list[nn.Module] = []
+        memory = _memory_of(Path(folder) / f"0{format.suffix}", format, images)
         for index, model in enumerate(models):
             path = Path(folder) / f"{index}{format.suffix}"
             try:
@@ -160,9 +189,7 @@ def _exported(
                 raise
             except Exception as error:  # a runtime's own types are private
                 raise _refusal(str(format.runtime), error) from error
-        yield _Prepared(
-            opened, format.version(opened[0]), "torch and its copy of the model included"
-        )
+        yield _Prepared(opened, format.version(opened[0]), _TORCH_TOO, memory)
 
 
 Prepare = Callable[[list[nn.Module], Tensor], contextlib.AbstractContextManager[_Prepared]]

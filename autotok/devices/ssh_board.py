@@ -112,6 +112,7 @@ class RemoteDevice:
         rounds: int = 15,
         timeout_s: float = 300.0,
         threads: int | None = None,
+        number_format: str = "float32",
     ) -> Measurement:
         """A model's latency, memory and energy there, interleaved with the reference's.
 
@@ -123,6 +124,7 @@ class RemoteDevice:
             rounds: Timed turns; up to three times as many while the run is noisy.
             timeout_s: Loading, warming up and timing may take so long.
             threads: Of the runtime on a CPU; its own choice by default.
+            number_format: Of the model's file; the reference's is float32.
 
         Raises:
             MeasurementFailed: out of memory, out of time, or the runtime refuses the file.
@@ -132,6 +134,7 @@ class RemoteDevice:
         task: dict[str, Any] = {"runtime": runtime, "shape": list(shape)}
         task |= {"dtype": self.address.dtype, "energy": self.energy}
         task |= {"rounds": rounds, "timeout_s": timeout_s, "threads": threads}
+        task["number_format"] = number_format
 
         def work(link: Link) -> dict[str, Any]:
             task["model"] = link.put(model)
@@ -144,7 +147,7 @@ class RemoteDevice:
             words = self._sorry(trouble, runtime, timeout_s)
             raise MeasurementFailed(words, kind=trouble.kind) from trouble
         try:
-            return self._reading(answer, facts, shape)
+            return self._reading(answer, facts, shape, number_format)
         except (ValueError, TypeError, KeyError) as error:
             raise MeasurementFailed(
                 f"device '{self.address}' gave a measurement that cannot be ({error})"
@@ -186,10 +189,12 @@ class RemoteDevice:
         raise AssertionError("the last attempt returns or raises")
 
     def _reading(
-        self, answer: Mapping[str, Any], facts: BoardFacts, shape: Sequence[int]
+        self, answer: Mapping[str, Any], facts: BoardFacts, shape: Sequence[int], number_format: str
     ) -> Measurement:
         known: dict[str, Any] = {"device": f"{self.address} ({facts.device})", "when": now()}
         known |= {"batch": shape[0], "image_shape": tuple(shape[1:])}
+        if number_format != "float32":  # the board knows what it was told, not what the file holds
+            known["dtype"] = number_format
         return Measurement.from_dict({**answer, **known})
 
     def _mute(self, reason: Exception) -> DeviceUnreachable:

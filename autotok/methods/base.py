@@ -245,7 +245,8 @@ class TokenReducer(nn.Module):
     def joint_macs(
         cls, facts: BackboneFacts, layers: Sequence[int], counts: Counts, options: Options
     ) -> Counts:
-        """More multiply-accumulates (M,): of several `layers` (S,) at once, keeping (M, S)."""
+        """More multiply-accumulates (M,): of several `layers` (S,) at once, keeping `counts`
+        (M, R): of the first R alone where images stop early, or R = S."""
         return np.zeros(counts.shape[0], dtype=np.int64)
 
     @classmethod

@@ -197,6 +197,8 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
         total = super().joint_macs(facts, layers, counts, options)
         if not options["llf"] or len(layers) < 2 or layers[-1] != facts.num_blocks - 1:
             return total
+        if counts.shape[1] < len(layers):  # stopped before the last block
+            return total
         returned = (facts.num_patches - counts[:, -2]) * facts.blocks[-1].width
         return np.where(counts[:, -1] != counts[:, -2], returned, total)
 

@@ -200,7 +200,8 @@ class DiffRate(Scoring, OfficialWeights, Learning):
         facts = self.site.facts
         rows = dict(zip(layers, kept, strict=True))
         count = kept.new_tensor(float(facts.num_patches))
-        total = kept.new_tensor(float(facts.stem_macs + facts.readout_macs))
+        fixed = facts.stem_macs + facts.readout_macs + sum(b.fixed_macs for b in facts.blocks)
+        total = kept.new_tensor(float(fixed))
         for layer, block in enumerate(facts.blocks):
             length = count + facts.num_prefix
             inner = block.inner_width

@@ -190,7 +190,8 @@ class Freezing(OfficialWeights, Learning):
     ) -> Counts:
         """Estimates of what every stage but the last froze."""
         total = np.zeros(counts.shape[0], dtype=np.int64)
-        for index, layer in enumerate(layers[:-1] if options["reuse"] else ()):
+        reached = layers[: -1 if options["reuse"] else 0][: counts.shape[1]]
+        for index, layer in enumerate(reached):
             kept, kind = counts[:, index], str(options["approximator"])
             frozen, width = facts.num_patches - kept, facts.blocks[layer].width
             macs = approximator_macs(kind, width, facts.num_patches, frozen)

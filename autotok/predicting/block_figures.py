@@ -6,20 +6,19 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from autotok.compression.model import CompressedViT
 from autotok.counting.operators import OperatorClass
 
 from .latency_model import device_ms, fused
-from .predict import bare_prediction
+from .predict import bare_prediction, trace_for
 from .target import Target
 from .trace import MB, Trace, trace
 
 
 @dataclass(frozen=True)
 class BlockFigures:
-    """One block with its reduction; the embedding is block -1, the read-out the one after the last.
+    """One block with its reduction and the head of an exit behind it; the embedding is block -1,
+    the read-out the one after the last.
 
     Cost and memory are those of a whole batch.
     """
@@ -55,12 +54,7 @@ def model_figures(
 ) -> ModelFigures:
     """Cost, live memory and, for a target, predicted time of every block of a batch."""
     how = None if target is None else target.setting()
-    traced = trace(
-        model,
-        batch=batch,
-        dtype=torch.float32 if target is None else getattr(torch, target.default_dtype),
-        fused_attention=how is None or how.fused_attention,
-    )
+    traced = trace(model, batch=batch) if target is None else trace_for(model, target, batch=batch)
     times: Sequence[float | None] = [None] * len(traced.segments)
     bound, by_class, latency_ms = "", dict[str, float](), None
     if target is not None and how is not None:

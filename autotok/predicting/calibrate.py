@@ -94,12 +94,13 @@ class CalibrationFound:
     def figures(self) -> dict[str, Any]:
         """What a target file records of it, rounded as people read it."""
         checked, memory, machine = self.check, self.memory, self.machine
+        rank = checked.rank_correlation
         return {
             "measurements": len(self.fitted) + len(self.held_out),
             "held_out": checked.count,
             "within_5_pct": round(checked.within_5_pct, 1),
             "within_10_pct": round(checked.within_10_pct, 1),
-            "rank_correlation": round(checked.rank_correlation, 4),
+            "rank_correlation": None if rank is None else round(rank, 4),
             "worst_pct": round(checked.worst_pct, 1),
             "memory_points": 0 if memory is None else memory.points,
             "memory_worst_pct": None if memory is None else round(memory.worst_pct, 1),

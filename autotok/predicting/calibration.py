@@ -51,8 +51,6 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """The figures, by name with their units."""
         found, figures = self.found, self.found.figures()
-        if found.check.count < 3:
-            figures["rank_correlation"] = None
         name, seconds = found.machine.name, round(found.seconds, 1)
         return {"target_file": str(self.path), **figures, "machine": name, "seconds": seconds}
 
@@ -201,8 +199,6 @@ def _on_device(
     account = this_machine().account if here else device.check()
     if target.startswith("ssh:") or here:
         plan = _exported(plan, device, target)
-    if here:  # this process holds torch and its own copy of a model as well
-        plan = dataclasses.replace(plan, memory=False)
 
     def machine(first: Measurement) -> Machine:
         name = first.device.removeprefix(f"{device.name} (").removesuffix(")")

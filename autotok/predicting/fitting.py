@@ -70,7 +70,8 @@ class FitCheck:
     count: int
     within_5_pct: float
     within_10_pct: float
-    rank_correlation: float
+    rank_correlation: float | None
+    """None where there are fewer than three, or all of one side are alike."""
     worst_pct: float
 
 
@@ -106,7 +107,8 @@ def check(predicted: Array, measured: Array) -> FitCheck:
     from scipy.stats import spearmanr
 
     errors = 100 * np.abs(predicted / measured - 1)
-    rank = float(spearmanr(predicted, measured).statistic) if len(errors) > 2 else float("nan")
+    ranked = len(errors) > 2 and np.ptp(predicted) > 0 and np.ptp(measured) > 0
+    rank = float(spearmanr(predicted, measured).statistic) if ranked else None
     return FitCheck(
         count=len(errors),
         within_5_pct=100 * float(np.mean(errors <= 5)),

@@ -34,6 +34,7 @@ def device_ms(
     """Milliseconds the kernels take, dispatch not included where the setting has a roofline."""
     if how.terms is None:
         return sum(_roofline_ms(k, target, how, dtype) for k in kernels if k.launches)
+    target.check_dtype(dtype)
     times, found = how.terms.microseconds, features_of(kernels, pooled=pooled)
     return sum(times.get(name, 0.0) * amount for name, amount in found.items()) / 1e3
 

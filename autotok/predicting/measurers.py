@@ -142,7 +142,8 @@ class DeviceMeasurer:
             )
         self._first = first
         share = found.spread_pct / 100
-        return Sample(1 / found.speedup, share, found.reference_latency_ms, found.peak_memory_mb)
+        peak = found.peak_memory_mb if found.memory_alone else None
+        return Sample(1 / found.speedup, share, found.reference_latency_ms, peak)
 
 
 def this_machine(device: torch.device = CPU) -> Machine:

@@ -31,13 +31,11 @@ from .as_published import as_published
 from .latency_model import device_ms as device_ms_of
 from .latency_model import fused
 from .target import Target, load_target
-from .target_parts import CalibrationRecord, PublishedPoint
+from .target_parts import STORED_AS, CalibrationRecord, PublishedPoint, check_batch
 from .trace import MB, Trace, trace
 
 MODEL_VERSION = 1
 _RUNS_IN = {"eager": "PyTorch eager", "compile": "torch.compile"}
-STORED_AS = {"tfloat32": "float32"}
-"""Number formats that only products compute in, by how tensors are stored."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,8 @@ class Prediction:
     latency_ms: float
     peak_memory_mb: float
     error_pct: float | None
-    """Largest latency error at the target's points in per cent; None if no point was held out."""
+    """Largest latency error at the target's points of this number format in per cent; None if no
+    point was held out, or a calibration was of another batch."""
     memory_error_pct: float | None
     """The same of peak memory."""
     source: str
@@ -81,13 +80,15 @@ def predict_trace(trace: Trace, target: Target, *, setting: str = "eager") -> Pr
 
     Raises:
         UnknownName: the target knows no such setting, or no peak for the dtype.
+        ConfigError: the target was calibrated in another dtype.
     """
-    behind = provenance(target, setting=setting, dtype=trace.dtype)
+    of = {"dtype": trace.dtype, "batch": trace.batch}
+    behind = provenance(target, setting=setting, dtype=trace.dtype, batch=trace.batch)
     return dataclasses.replace(
         bare_prediction(trace, target, setting),
         source=f"predicted (model {MODEL_VERSION}, {behind})",
-        error_pct=checked_error_pct(target, setting),
-        memory_error_pct=checked_error_pct(target, setting, what="memory"),
+        error_pct=checked_error_pct(target, setting, **of),
+        memory_error_pct=checked_error_pct(target, setting, what="memory", **of),
     )
 
 
@@ -98,29 +99,44 @@ def conditions(target: Target, *, setting: str = "eager", dtype: str | None = No
     return f"{own or _RUNS_IN.get(setting, setting)} {dtype or target.default_dtype}"
 
 
-def provenance(target: Target, *, setting: str = "eager", dtype: str | None = None) -> str:
+def provenance(
+    target: Target,
+    *,
+    setting: str = "eager",
+    dtype: str | None = None,
+    batch: int | None = None,
+) -> str:
     """What predictions for a target are of and what stands behind them, in words: runtime, number
-    format, points, errors, or nothing."""
+    format, points, errors, or nothing. By default of the target's own number format and batch."""
     of = f"target {target.name}, {conditions(target, setting=setting, dtype=dtype)}"
     if not target.is_checked:
         return f"{of}, never checked: an estimate"
     if target.calibration is not None:
-        return f"{of}; {_calibrated(target.calibration)}"
-    parts = [_standing(target, setting, what) for what in ("latency", "memory")]
+        return f"{of}; {_calibrated(target.calibration, batch or target.default_batch)}"
+    named = dtype or target.default_dtype
+    parts = [_standing(target, setting, what, named) for what in ("latency", "memory")]
     return f"{of}; {'; '.join(parts)}"
 
 
 def num_checked(target: Target, what: str) -> int:
-    """How many points latency or memory predictions of a target were checked at."""
+    """How many points latency or memory predictions of a target, in its own number format, were
+    checked at."""
     record = target.calibration
     if record is not None:
         return record.held_out if what == "latency" else record.memory_points
-    return sum(_concerns(point) == what for point in target.checked_against)
+    return len(_points(target, what, target.default_dtype))
 
 
-def _calibrated(record: CalibrationRecord) -> str:
+def _points(target: Target, what: str, dtype: str) -> list[PublishedPoint]:
+    return [p for p in target.checked_against if _concerns(p) == what and p.dtype == dtype]
+
+
+def _calibrated(record: CalibrationRecord, batch: int) -> str:
+    when = f"calibrated {record.when[:10]} (at batch {record.batch})"
+    if batch != record.batch:
+        return f"{when}, never checked at batch {batch}"
     words = (
-        f"calibrated {record.when[:10]}, {record.within_10_pct:.0f} % of {record.held_out} unseen"
+        f"{when}, {record.within_10_pct:.0f} % of {record.held_out} unseen"
         f" configurations within 10 %, worst {record.worst_pct:.1f} %"
     )
     if record.memory_worst_pct is None:
@@ -128,10 +144,10 @@ def _calibrated(record: CalibrationRecord) -> str:
     return f"{words}; memory errors up to {record.memory_worst_pct:.1f} %"
 
 
-def _standing(target: Target, setting: str, what: str) -> str:
+def _standing(target: Target, setting: str, what: str, dtype: str) -> str:
     """In words, how far latency or memory predictions of a target were checked."""
-    points = [p for p in target.checked_against if _concerns(p) == what]
-    error = checked_error_pct(target, setting, what=what)
+    points = _points(target, what, dtype)
+    error = checked_error_pct(target, setting, what=what, dtype=dtype)
     if not points:
         return f"{what} never checked"
     if error is None:
@@ -171,17 +187,28 @@ def bare_prediction(
 
 @lru_cache(maxsize=64)
 def checked_error_pct(
-    target: Target, setting: str = "eager", *, what: str = "latency"
+    target: Target,
+    setting: str = "eager",
+    *,
+    what: str = "latency",
+    dtype: str | None = None,
+    batch: int | None = None,
 ) -> float | None:
-    """Largest error in per cent over the target's points of `what`, re-predicted now.
+    """Largest error in per cent over the target's points of `what` in a number format, by default
+    the target's own, re-predicted now.
 
     None where no point was held out: coefficients always meet the points they were made from. Of a
-    calibrated target, the largest error of the configurations it kept aside then.
+    calibrated target, the largest error of the configurations it kept aside then; None for another
+    batch than theirs, by default the target's.
     """
+    dtype, batch = dtype or target.default_dtype, batch or target.default_batch
     if target.calibration is not None:
         record = target.calibration
+        if (dtype, batch) != (record.dtype, record.batch):
+            return None
         return record.worst_pct if what == "latency" else record.memory_worst_pct
-    rows = [row for row in check_points(target, setting=setting) if _concerns(row.point) == what]
+    wanted = _points(target, what, dtype)
+    rows = [row for row in check_points(target, setting=setting) if row.point in wanted]
     if all(row.fitted for row in rows):
         return None
     return max(abs(row.error_pct) for row in rows)
@@ -229,9 +256,34 @@ def _trace_point(point: PublishedPoint, method: str, *, fused: bool) -> Trace:
     if reference is not None and reference.relative_positions == "dense":
         backbone = as_published(backbone, proportional=reference.proportional)
     model = compress_backbone(backbone, config)
-    dtype = getattr(torch, STORED_AS.get(point.dtype, point.dtype))
-    traced = trace(model, batch=point.batch, dtype=dtype, fused_attention=fused)
-    return dataclasses.replace(traced, dtype=point.dtype)
+    return _traced_in(model, point.dtype, batch=point.batch, fused=fused)
+
+
+def _traced_in(model: CompressedViT | Backbone, dtype: str, *, batch: int, fused: bool) -> Trace:
+    """A trace that is of a number format, however its tensors are stored."""
+    stored = getattr(torch, STORED_AS[dtype])
+    traced = trace(model, batch=batch, dtype=stored, fused_attention=fused)
+    return dataclasses.replace(traced, dtype=dtype)
+
+
+def trace_for(
+    model: CompressedViT | Backbone,
+    target: Target,
+    *,
+    batch: int | None = None,
+    dtype: str | None = None,
+) -> Trace:
+    """The trace that predictions for a target are made from, by default in its own number format
+    and of as many images as it names.
+
+    Raises:
+        UnknownName, ConfigError: a number format that cannot be predicted there, see
+            `Target.check_dtype`; a batch below 1.
+    """
+    dtype, batch = dtype or target.default_dtype, target.default_batch if batch is None else batch
+    target.check_dtype(dtype)
+    check_batch("batch", batch)
+    return _traced_in(model, dtype, batch=batch, fused=target.setting().fused_attention)
 
 
 @lru_cache(maxsize=8)
@@ -246,13 +298,17 @@ def predict(
     batch: int | None = None,
     dtype: str | None = None,
 ) -> Prediction:
-    """Predicted latency and peak memory of a model on a target."""
+    """Predicted latency and peak memory of a model on a target.
+
+    Args:
+        model: Compressed or not, on any device; it is neither run nor changed.
+        target: A target, its name, or the path of its file.
+        batch: Images at once; by default as the target says.
+        dtype: Number format of weights and images; by default as the target says.
+
+    Raises:
+        UnknownName, ConfigError: see `trace_for`.
+    """
     chosen = target if isinstance(target, Target) else load_target(target)
     runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
-    traced = trace(
-        runnable,
-        batch=batch or chosen.default_batch,
-        dtype=getattr(torch, dtype or chosen.default_dtype),
-        fused_attention=chosen.setting().fused_attention,
-    )
-    return predict_trace(traced, chosen)
+    return predict_trace(trace_for(runnable, chosen, batch=batch, dtype=dtype), chosen)

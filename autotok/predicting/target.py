@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,16 @@ from autotok.errors import ConfigError, UnknownName
 from autotok.names import known
 from autotok.plain_data import typed
 
-from .target_parts import CalibrationRecord, Number, PublishedPoint, Setting, check_choice
+from .target_parts import (
+    DTYPES,
+    STORED_AS,
+    CalibrationRecord,
+    Number,
+    PublishedPoint,
+    Setting,
+    check_batch,
+    check_choice,
+)
 
 KINDS = ("gpu", "cpu")
 
@@ -48,8 +57,12 @@ class Target:
         for name, given in (("peak_gmacs", self.peak_gmacs), ("settings", self.settings)):
             if not given:
                 raise ConfigError(f"{name} must have at least one entry")
+        for dtype in self.peak_gmacs:
+            check_choice("dtype of peak_gmacs", dtype, DTYPES)
         if self.default_dtype not in self.peak_gmacs:
             raise ConfigError(f"default_dtype '{self.default_dtype}' has no entry in peak_gmacs")
+        check_choice("default_dtype", self.default_dtype, STORED_AS)
+        check_batch("default_batch", self.default_batch)
         if "eager" not in self.settings:
             raise ConfigError("settings must describe at least 'eager'")
         wanted = [self.memory_mb, self.bandwidth_gb_s, *self.peak_gmacs.values()]
@@ -71,6 +84,26 @@ class Target:
         return self.peak_gmacs[
             known(f"dtype of target '{self.name}'", dtype, self.peak_gmacs)
         ].value
+
+    def check_dtype(self, dtype: str) -> None:
+        """Raise unless predictions can be made in a number format.
+
+        Raises:
+            UnknownName: the target has no peak for it.
+            ConfigError: it cannot be predicted, or the target was calibrated in another.
+        """
+        self.peak(dtype)
+        able = [name for name in self.peak_gmacs if name in STORED_AS]
+        if dtype not in able:
+            raise ConfigError(
+                f"latency in {dtype} cannot be predicted for target '{self.name}', only measured;"
+                f" choose one of: {', '.join(able)}"
+            )
+        if self.calibration is not None and dtype != self.calibration.dtype:
+            raise ConfigError(
+                f"target '{self.name}' was calibrated in {self.calibration.dtype} and says nothing"
+                f" of {dtype}; leave dtype out, or calibrate a target in {dtype}"
+            )
 
     def numbers(self) -> list[tuple[str, Number]]:
         """Every number with its source, in reading order."""
@@ -96,9 +129,8 @@ def list_targets() -> list[str]:
     )
 
 
-@cache
 def load_target(name: str | Path) -> Target:
-    """A shipped target by name, or one's own by the path of its YAML file.
+    """A shipped target by name, or one's own by the path of its YAML file, as the file is now.
 
     Raises:
         UnknownName: no such target and no such file.
@@ -106,8 +138,7 @@ def load_target(name: str | Path) -> Target:
     """
     text = str(name)
     if text in list_targets():
-        source = files("autotok.predicting").joinpath("targets").joinpath(f"{text}.yaml")
-        return typed(Target, *parse_yaml(source.read_text("utf-8"), source.name))
+        return _shipped(text)
     path = Path(text)
     if not path.is_file():
         if path.suffix in (".yaml", ".yml"):
@@ -115,4 +146,17 @@ def load_target(name: str | Path) -> Target:
                 f"target file '{path}' does not exist; give its path or a target name"
             )
         raise UnknownName("target", text, list_targets())
+    now = path.stat()
+    return _own(path, path.resolve(), (now.st_ino, now.st_mtime_ns, now.st_size))
+
+
+@cache
+def _shipped(name: str) -> Target:
+    source = files("autotok.predicting").joinpath("targets").joinpath(f"{name}.yaml")
+    return typed(Target, *parse_yaml(source.read_text("utf-8"), source.name))
+
+
+@lru_cache(maxsize=64)
+def _own(path: Path, place: Path, state: tuple[int, int, int]) -> Target:
+    """The target of a file in this state: one object, as what is known of it is kept with it."""
     return typed(Target, *read_yaml(path))

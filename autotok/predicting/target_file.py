@@ -131,7 +131,6 @@ def save_target(target: Target, path: Path) -> None:
     """Write a target as YAML, atomically."""
     text = yaml.safe_dump(target_dict(target), sort_keys=False, width=100, allow_unicode=True)
     write_text(path, text)
-    load_target.cache_clear()
 
 
 def target_dict(target: Target) -> dict[str, Any]:

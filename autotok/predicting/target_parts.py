@@ -16,12 +16,27 @@ ROLES = ("fitted", "held out")
 EFFICIENCIES = ("matmul", "conv", "attention", "bandwidth")
 FUSIONS = ("none", "pointwise", "epilogue")
 POSITIONS = ("carried", "dense")
+STORED_AS = {
+    "float32": "float32",
+    "tfloat32": "float32",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+}
+"""Number formats that predictions are made in, by how tensors are stored."""
+DTYPES = (*STORED_AS, "int8")
+"""Those that a target may state a peak of: how int8 files run is measured, not predicted."""
 
 
 def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
     """Raise `ConfigError` where the value is none of the choices."""
     if value not in choices:
         raise ConfigError(f"{what} '{value}' is unknown; choose one of: {', '.join(choices)}")
+
+
+def check_batch(what: str, value: int) -> None:
+    """Raise `ConfigError` where a number of images is below 1."""
+    if value < 1:
+        raise ConfigError(f"{what} is {value}; give at least 1")
 
 
 @dataclass(frozen=True)
@@ -81,9 +96,10 @@ class CalibrationRecord:
     within_5_pct: float
     """Share of those kept aside, in per cent."""
     within_10_pct: float
-    rank_correlation: float
     worst_pct: float
     """Largest latency error of those kept aside."""
+    rank_correlation: float | None = None
+    """None where too few were kept aside, or all were predicted or measured alike."""
     memory_points: int = 0
     memory_worst_pct: float | None = None
     """Largest peak-memory error where it was checked."""
@@ -92,6 +108,8 @@ class CalibrationRecord:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backbones", tuple(self.backbones))
+        check_choice("dtype", self.dtype, STORED_AS)
+        check_batch("batch", self.batch)
 
 
 @dataclass(frozen=True)
@@ -181,6 +199,8 @@ class PublishedPoint:
         if len(layers) != len(self.num_keep):
             raise ConfigError(f"layers has {len(layers)} entries, num_keep {len(self.num_keep)}")
         check_choice("metric", self.metric, PREDICTED)
+        check_choice("dtype", self.dtype, STORED_AS)
+        check_batch("batch", self.batch)
         check_choice("role", self.role, ROLES)
 
     @property

@@ -23,7 +23,6 @@ from torch.utils.flop_counter import flop_registry
 
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
-from autotok.compression.tap_request import TapRequest
 from autotok.counting.meta_model import meta_copy
 from autotok.counting.operators import LOOK_UPS, OperatorClass, classify, kernels
 from autotok.methods.base import Kind
@@ -52,7 +51,8 @@ class Operator:
 
 @dataclass(frozen=True)
 class Segment:
-    """The operators of one block of a traced compressed model, its reduction included."""
+    """The operators of one block of a traced compressed model, its reduction and the head of an
+    exit behind it included."""
 
     block: int
     """-1 for the embedding, the number of blocks for the read-out."""
@@ -105,6 +105,8 @@ def trace(
 ) -> Trace:
     """Trace one forward of `batch` images; `model` itself is neither run nor changed.
 
+    Images run to the end: of a model with exits, every head is asked on the way.
+
     Args:
         model: Compressed or not, on any device.
         batch: Images at once.
@@ -120,8 +122,7 @@ def trace(
     fusing = _FusedAttention(recorder) if fused_attention else contextlib.nullcontext()
     with fusing, recorder:
         if isinstance(twin, CompressedViT):
-            watch = TapRequest(on_block=recorder.begin)
-            twin.backbone.readout(twin.forward_tokens(images, watch=watch))
+            twin.run_to_end(images, recorder.begin)
         else:
             twin(images)
     recorder.end()

@@ -7,7 +7,9 @@ from typing import Any
 from autotok.backbones.family import FAMILIES
 from autotok.backbones.loading import backbone_facts
 from autotok.methods import get_method, list_methods, unmet_need
-from autotok.predicting.target import load_target
+from autotok.plain_data import plain_fields
+from autotok.predicting.target import Target, load_target
+from autotok.predicting.target_parts import CalibrationRecord
 
 
 def describe_methods(backbone: str | None = None) -> list[dict[str, str]]:
@@ -67,10 +69,15 @@ def target_row(name: str) -> dict[str, str]:
 
 
 def describe_target(name: str) -> dict[str, Any]:
-    """A target's numbers with their sources, and its predictions against every known point."""
+    """A target's numbers with their sources, its notes, and its predictions against every known
+    point; of a calibrated one, what its calibration said of the configurations it kept aside.
+
+    These were fitted as well in the end, so that their errors today check nothing.
+    """
     from autotok.predicting.predict import check_points, conditions  # timm too: methods need none
 
     target = load_target(name)
+    record = target.calibration
     points = [
         {
             "point": row.point.label,
@@ -78,12 +85,15 @@ def describe_target(name: str) -> dict[str, Any]:
             "published": row.published,
             "predicted": round(row.predicted, 2),
             "error_pct": round(row.error_pct, 1),
-            "role": row.point.role,
+            "role": row.point.role if record is None else "kept aside, then fitted",
             "source": row.point.source,
             "note": row.point.note,
         }
         for row in check_points(target)
     ]
+    if record is not None:
+        summary = f"{len(points)} points kept aside, then fitted; {_of_calibration(record)}"
+        return _described(target, conditions(target), points, summary)
     held_out = [p for p in points if p["role"] == "held out"]
     summary = f"{len(points)} points, {len(held_out)} of them held out"
     if held_out:
@@ -91,14 +101,35 @@ def describe_target(name: str) -> dict[str, Any]:
         summary += f"; largest error at a held-out point {worst:.1f} %"
     elif points:
         summary += ": the coefficients were made from all of them, so their errors check nothing"
+    return _described(target, conditions(target), points, summary)
+
+
+def _of_calibration(record: CalibrationRecord) -> str:
+    """In words, how the fit did that had not seen them."""
+    rank, memory = record.rank_correlation, record.memory_worst_pct
+    told = "never checked" if memory is None else f"errors up to {memory:g} %"
+    return (
+        f"before that, {record.within_5_pct:g} % of {record.held_out} were within 5 %,"
+        f" {record.within_10_pct:g} % within 10 %, the worst off by {record.worst_pct:g} %, rank"
+        f" correlation {'unknown' if rank is None else f'{rank:g}'}, at batch {record.batch};"
+        f" memory {told}"
+    )
+
+
+def _described(
+    target: Target, of: str, points: list[dict[str, Any]], summary: str
+) -> dict[str, Any]:
+    record = target.calibration
     return {
         "name": target.name,
         "title": target.title,
-        "predictions_of": conditions(target),
+        "predictions_of": of,
         "numbers": [
             {"what": what, "value": number.value, "source": number.source}
             for what, number in target.numbers()
         ],
         "points": points,
         "summary": summary,
+        "calibration": None if record is None else plain_fields(record),
+        "notes": list(target.notes),
     }

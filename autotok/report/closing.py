@@ -53,7 +53,7 @@ def closing_data(run: Run) -> dict[str, Any]:
     data["front"] = [_nested(record) for record in found["front"]]
     data["comparisons"] = found["comparisons"].to_dict()
     data["measuring"] = found["measuring"]
-    data["predicted_for"] = predicted_for(run.question.target)
+    data["predicted_for"] = predicted_for(run.question.target, run.question.batch)
     return data
 
 
@@ -103,7 +103,7 @@ def front_data(run: Run, x: str, y: str) -> dict[str, Any]:
         "hypervolume": found.volume,
         "reference": dict(zip(names, found.reference, strict=True)),
         "picture": str(run.picture_over(x, y)),
-        "predicted_for": predicted_for(run.question.target),
+        "predicted_for": predicted_for(run.question.target, run.question.batch),
     }
 
 

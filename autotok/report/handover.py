@@ -160,7 +160,7 @@ def _evidence(
         "macs_counted": best.macs_counted,
         "quality": None if best.score is None else dataclasses.asdict(best.score),
         "predicted": dict(best.predicted),
-        "predicted_for": predicted_for(question.get("target")),
+        "predicted_for": predicted_for(question.get("target"), question.get("batch")),
         "measured": None if best.reading is None else dict(best.reading),
         "patch_tokens_kept": list(best.counts),
         "judged_format": getattr(best.config, "number_format", "float32"),

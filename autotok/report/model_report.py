@@ -23,6 +23,7 @@ from autotok.export.bundle import save_bundle
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import Calibrated
 from autotok.predicting.predict import predict
+from autotok.predicting.target import load_target
 from autotok.searching.running.judging import Judged, judge
 
 from .block_report import block_report
@@ -38,13 +39,16 @@ def profile_report(
     target: str | Path | None,
     check: bool,
     measure_on: str | None,
-    batch: int,
+    batch: int | None = None,
 ) -> dict[str, Any]:
     """Exact cost, block by block too; with `check` the independent counts, torch's and fvcore's;
     prediction and measurement if asked for.
 
-    `measure_on` is what it is timed on, see `open_device`; None for no measurement.
+    `measure_on` is what it is timed on, see `open_device`; None for no measurement. `batch` is of
+    prediction and measurement: by default the target's, or 1 without one.
     """
+    if batch is None:
+        batch = 1 if target is None else load_target(target).default_batch
     facts = model.backbone.facts
     exact, whole = cost(facts, model.config), uncompressed_cost(model.original.whole.facts)
     report: dict[str, Any] = {

@@ -105,7 +105,7 @@ def device_notes(
     target: str | None, measuring: Mapping[str, Any], batch: int | None = None
 ) -> list[str]:
     """What latency and memory figures of a run rest on; nothing without a target or device."""
-    behind = None if target is None else provenance(load_target(target))
+    behind = None if target is None else provenance(load_target(target), batch=batch)
     lines = device_sentences(behind, measuring)
     if lines and batch is not None:
         lines.append(f"They are those of {batch} images at a time.")
@@ -125,13 +125,17 @@ def sources_of(
     return Sources.of(name, predictions, measuring, points=points)
 
 
-def predicted_for(target: str | None) -> dict[str, str] | None:
+def predicted_for(target: str | None, batch: int | None = None) -> dict[str, str] | None:
     """Target, runtime and number format that a run's predictions are of, and how they were
-    checked, as plain data."""
+    checked, as plain data; `batch` is None where it is the target's own."""
     if target is None:
         return None
     known = load_target(target)
-    return {"target": known.name, "of": conditions(known), "checked": provenance(known)}
+    return {
+        "target": known.name,
+        "of": conditions(known),
+        "checked": provenance(known, batch=batch),
+    }
 
 
 def _over_float32(name: str, ratios: Sequence[float]) -> str:

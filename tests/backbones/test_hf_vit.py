@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from hf_models import CONFIGS, hf_backbone, hf_exact, hf_model, pixels, transformers
+from small_vits import drawn
 from test_wrapped import check
 
 import autotok
@@ -89,6 +90,18 @@ def test_every_method_runs_or_says_what_it_lacks(method: str, kind: str) -> None
     together = model(pixels())
     assert together.isfinite().all()
     assert model(pixel_values=pixels()) is not None
+
+
+@pytest.mark.parametrize("kind", ["ViTModel", "DeiTModel", "BeitModel"])
+@torch.no_grad()
+def test_a_model_without_its_pooler_answers_with_the_class_token(kind: str) -> None:
+    config, options = CONFIGS[kind]
+    made = getattr(transformers, kind)
+    model = drawn(made(getattr(transformers, config)(**options), add_pooling_layer=False))
+    expected = model(pixel_values=pixels()).last_hidden_state[:, 0]
+    torch.testing.assert_close(as_backbone(model)(pixels()), expected)
+    assert autotok.macs(model).macs == count_operators(as_backbone(model)).macs
+    assert autotok.compress(model, HALF)(pixel_values=pixels()).pooler_output is None
 
 
 @torch.no_grad()

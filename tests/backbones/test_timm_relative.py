@@ -96,8 +96,13 @@ def test_models_are_made_by_name_without_weights() -> None:
 
 def test_networks_that_make_biases_are_counted_once_for_every_block() -> None:
     # (2 * 4 - 1) ** 2 offsets through a network of 2 x 128 and 128 x 4
-    alone = other_backbone("offsets by a network").facts.stem_macs
-    assert alone - other_backbone("offsets by tables").facts.stem_macs == 3 * 49 * 128 * (2 + 4)
+    networks, tables, one = (
+        [block.fixed_macs for block in other_backbone(f"offsets by {word}").facts.blocks]
+        for word in ("a network", "tables", "one network")
+    )
+    assert networks == [49 * 128 * (2 + 4)] * 3
+    assert tables == [0, 0, 0]
+    assert one == [49 * 8 * (2 + 4), 0, 0]
 
 
 def test_models_of_other_classes_are_refused() -> None:

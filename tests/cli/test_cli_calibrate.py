@@ -37,7 +37,7 @@ def test_a_machine_is_calibrated_and_its_file_can_be_used(run: Run, tmp_path: Pa
     assert run("targets", "validate", path)[:2] == (0, f"{path}: a valid target named 'mine'\n")
     code, out, _ = run("targets", "show", path, "--json")
     assert code == 0
-    assert {point["role"] for point in json.loads(out)["points"]} == {"held out"}
+    assert {point["role"] for point in json.loads(out)["points"]} == {"kept aside, then fitted"}
     code, out, _ = run("calibrate", *QUICK, "-o", path, "--json")
     assert code == 0
     assert json.loads(out)["measurements"] == 10

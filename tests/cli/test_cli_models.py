@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,20 @@ def test_every_command_takes_b_for_the_backbone(run: Run, tmp_path: Path, comman
     code, _, err = run(command, "-b", "nobody", "--method", "tome", "--keep", "0.5@1", *more)
     assert code == 2
     assert "backbone 'nobody' is unknown" in err
+
+
+@pytest.mark.parametrize(("asked", "batch"), [((), 32), (("--batch", "2"), 2)])
+def test_a_profile_is_of_as_many_images_as_the_target_names(
+    run: Run, tmp_path: Path, asked: tuple[str, ...], batch: int
+) -> None:
+    own = files("autotok.predicting").joinpath("targets", "local.yaml").read_text("utf-8")
+    path = tmp_path / "mine.yaml"
+    path.write_text(own.replace("default_batch: 1", "default_batch: 32"))
+    code, out, err = run(
+        "profile", "-b", "tiny", "--no-measure", "--target", path, *asked, "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["prediction_setting"].endswith(f"batch {batch}")
 
 
 @pytest.mark.parametrize("name", ["resnet50", "convnext_tiny.fb_in1k"])

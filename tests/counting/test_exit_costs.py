@@ -5,11 +5,16 @@ import pytest
 import torch
 from early import LGVIT, early_model, images, median_policy
 
+from autotok.backbones.base import Backbone
+from autotok.backbones.loading import as_backbone
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.exit_scores import recorded_exits, stopped_macs, sureness
+from autotok.compression.model import CompressedViT
+from autotok.compression.schedule import is_adaptive
 from autotok.compression.two_pass import TwoPassViT
-from autotok.config import CompressionConfig, Reduction
+from autotok.config import CompressionConfig, Options, Reduction
+from autotok.counting.adaptive import Metered
 from autotok.counting.counter import count_each, count_macs
 from autotok.counting.exit_costs import (
     exit_threshold,
@@ -20,6 +25,11 @@ from autotok.counting.exit_costs import (
 from autotok.counting.macs import cost
 from autotok.errors import ConfigError
 from autotok.exits import ExitPolicy
+from autotok.methods.base import Placement
+from autotok.methods.registry import get_method, list_methods
+from autotok.methods.two_pass import TwoPass
+
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos  # isort: skip
 
 CASES = [
     ("none", LGVIT, ()),
@@ -63,6 +73,78 @@ def test_the_cost_of_a_configuration_is_that_of_going_on_to_the_end(
     assert found.macs == count_macs(made)
     assert found.macs == scheduled_exit_macs(made.backbone.facts, made.config)[-1]
     assert found.params == sum(p.numel() for p in made.parameters())
+
+
+OPTIONS: dict[str, Options] = {
+    "tofe": {"approximator": "block"},
+    "ats": {"rows": "fixed"},
+    "cropr": {"llf": True},
+}
+# papr's network comes with weights of its own only
+EVERY = [
+    (name, options)
+    for name in list_methods()
+    if name not in ("none", "papr") and not issubclass(get_method(name), TwoPass)
+    for options in (({}, OPTIONS[name]) if name in OPTIONS else ({},))
+]
+
+
+def stopped_at_one_exit(
+    backbone: Backbone, method: str, options: Options
+) -> tuple[CompressedViT, list[int], list[int]]:
+    """Reductions before and behind an exit, and before the last block: the model, what stopping
+    and not stopping cost by the tokens that ran, and what torch counts."""
+    kind, policy = get_method(method), ExitPolicy((2,), ("vit",))
+    layers = (1,) if kind.single_layer else (1, 3)
+    layers = (0,) if kind.placement is Placement.BEFORE_BLOCKS else layers
+    reductions = tuple(Reduction(layer, num_keep=11 - layer) for layer in layers)
+    config = CompressionConfig(method, reductions, options, exits=policy)
+    model = compress_backbone(backbone, config).eval()
+    assert model.exits is not None
+    image, counted = torch.randn(1, *backbone.facts.image_shape), list[int]()
+    told, _ = measured_exit_macs(model, recorded_exits(model, [image]))
+    for threshold in (-1.0, 1.0):
+        model.exits.policy = ExitPolicy((2,), ("vit",), threshold=(threshold,))
+        counted += count_each(model, image)
+    return model, told[0].tolist(), counted
+
+
+@pytest.mark.parametrize(("method", "options"), EVERY)
+@torch.no_grad()
+def test_every_method_costs_what_torch_counts_wherever_it_stops(
+    method: str, options: Options
+) -> None:
+    torch.manual_seed(0)
+    model, told, counted = stopped_at_one_exit(tiny_backbone(5), method, options)
+    assert told == counted
+    if not is_adaptive(model.config):
+        assert scheduled_exit_macs(model.backbone.facts, model.config).tolist() == counted
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@torch.no_grad()
+def test_networks_of_positions_cost_nothing_in_blocks_that_never_run(shared: bool) -> None:
+    model = VisionTransformerRelPos(
+        img_size=32, patch_size=8, embed_dim=32, depth=5, num_heads=4, num_classes=5,
+        class_token=True, shared_rel_pos=shared, rel_pos_dim=8,
+    )  # fmt: skip
+    _, told, counted = stopped_at_one_exit(as_backbone(model.eval()), "topk", {})
+    assert told == counted
+
+
+@torch.no_grad()
+def test_rows_that_pad_cost_what_others_do_where_they_always_run() -> None:
+    reductions = (Reduction(1, num_keep=12),)
+    policy = ExitPolicy((2, 3, 4), ("vit", "local", "global-2"), threshold=(1.0,))
+    config = CompressionConfig("ats", reductions, {"rows": "fixed"}, exits=policy)
+    model, some = compress_backbone(tiny_backbone(5), config).eval(), images(3)
+    scores = recorded_exits(model, [some])
+    assert (scores.rows[:2] == 12).all()
+    assert measured_exit_macs(model, scores)[0][:, -1].tolist() == count_each(model, some)
+    metered = Metered(model).eval()
+    metered(some)
+    assert metered.image_costs is not None
+    assert metered.image_costs.macs.tolist() == count_each(model, some)
 
 
 def test_a_mean_cost_is_met_and_rises_with_the_threshold() -> None:

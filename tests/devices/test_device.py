@@ -1,5 +1,6 @@
 """Devices as a search opens them: this machine, a board over ssh, a node of a cluster."""
 
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -12,10 +13,22 @@ import torch
 
 from autotok.api.models import compress
 from autotok.backbones.tiny import tiny_backbone
+from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
+from autotok.config import CompressionConfig
 from autotok.devices import device as devices
-from autotok.devices.device import LocalDevice, RayDevice, leaving, measure_on, open_device
+from autotok.devices.device import (
+    LocalDevice,
+    RayDevice,
+    SshDevice,
+    leaving,
+    measure_on,
+    open_device,
+)
 from autotok.devices.footprint import Footprint
+from autotok.devices.measure import measure
+from autotok.devices.measurement import MeasurementFailed
+from autotok.devices.ssh_board import BoardFacts, RemoteDevice
 from autotok.errors import AutotokError, DeviceUnreachable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
@@ -64,6 +77,23 @@ def test_where_there_can_be_no_process_of_its_own_memory_is_labelled_as_this_one
     assert found.peak_memory_mb > 50
     assert found.memory_source.startswith("process high-water mark")
     assert found.memory_source.endswith("with all else that this process holds")
+    assert not found.memory_alone
+
+
+def test_what_else_is_on_a_gpu_is_not_the_model_s(
+    model: CompressedViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.zeros(2, 3, 32, 32)
+    own = sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
+    held = own + images.nbytes + 700 * 10**6
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: held)
+    found = dataclasses.replace(
+        measure(model, images, rounds=1), peak_memory_mb=750.0, memory_source="CUDA allocator"
+    )
+    alone = devices._without_others(found, model, images)
+    assert alone.peak_memory_mb == pytest.approx(50.0)
+    assert alone.memory_source == "CUDA allocator, without what else is there"
+    assert alone.memory_alone
 
 
 # --- a board
@@ -74,6 +104,56 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[server.Bo
     monkeypatch.setenv("AUTOTOK_SSH", f"ssh -F {tmp_path / 'config'}")
     with server.sshd(tmp_path) as found:
         yield found
+
+
+class RemoteBench:
+    """Stands in for a board's connection: what it is asked, and readings that know no format."""
+
+    def __init__(self, *runtimes: str) -> None:
+        self.runtimes, self.asked = runtimes, list[tuple[str, str]]()
+
+    def measure(self, path: Path, shape: Any, **how: Any) -> Any:
+        self.asked.append((how["runtime"], how["number_format"]))
+        real = RemoteDevice("ssh://me@board")
+        told = {
+            "latency_ms": 1.0, "p90_ms": 1.0, "mad_ms": 0.0, "runs": 1, "verdict": "steady",
+            "reference_latency_ms": 2.0, "speedup": 2.0, "peak_memory_mb": 9.0,
+            "memory_source": "made up", "runtime": how["runtime"], "threads": 1, "dtype": "float32",
+        }  # fmt: skip
+        facts = BoardFacts("board", "3.6.9", "Linux", 4, 4000.0, {}, {})
+        return real._reading(told, facts, shape, how["number_format"])
+
+    def close(self) -> None:
+        pass
+
+
+def bench(monkeypatch: pytest.MonkeyPatch, *runtimes: str) -> tuple[SshDevice, RemoteBench]:
+    monkeypatch.setattr(devices, "export_for_timing", lambda *_: None)
+    device, remote = SshDevice("ssh://me@board"), RemoteBench(*runtimes)
+    monkeypatch.setattr(device._references, "file", lambda *_: Path("reference.onnx"))
+    device._remote = remote  # type: ignore[assignment]
+    return device, remote
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "int8"])
+def test_a_number_format_is_measured_in_the_first_runtime_that_has_it_and_kept_in_the_reading(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, remote = bench(monkeypatch, "torch", "onnxruntime")
+    made = compress_backbone(tiny_backbone(), CompressionConfig(number_format=name))
+    with leaving(device):
+        assert measure_on(device, made).dtype == name
+    assert remote.asked == [("torch" if name == "float32" else "onnxruntime", name)]
+
+
+def test_a_board_without_a_runtime_of_a_number_format_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device, remote = bench(monkeypatch, "torch")
+    made = compress_backbone(tiny_backbone(), CompressionConfig(number_format="int8"))
+    with leaving(device), pytest.raises(MeasurementFailed, match=r"torch, .* int8; install onnxr"):
+        measure_on(device, made)
+    assert remote.asked == []
 
 
 @needs_sshd

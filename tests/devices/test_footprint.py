@@ -1,7 +1,10 @@
 """Peak memory of one model in a process of its own."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from small_files import SHAPE, onnx_file
 from torch import nn
 
 from autotok.api.models import compress
@@ -10,8 +13,9 @@ from autotok.backbones.demo import DEMO_SPEC, DEMO_SUBNET
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone
 from autotok.config import CompressionConfig
+from autotok.devices import board
 from autotok.devices import footprint as module
-from autotok.devices.footprint import footprint, footprint_of
+from autotok.devices.footprint import file_footprint, footprint, footprint_of
 from autotok.errors import AutotokError
 
 IMAGES = torch.zeros(1, 3, 32, 32)
@@ -61,3 +65,30 @@ def test_a_model_that_cannot_be_handed_over_is_told_in_a_sentence() -> None:
 def test_a_process_that_ends_badly_is_told_with_its_last_words() -> None:
     with pytest.raises(AutotokError, match=r"memory of 'no_such' could not be measured: .*unknown"):
         footprint("no_such", CompressionConfig(), batch=1, threads=1)
+
+
+def test_a_file_takes_what_its_runtime_takes_and_nothing_of_torch(tmp_path: Path) -> None:
+    small, wide = (
+        file_footprint(onnx_file(tmp_path / "m", width=w), "onnxruntime", SHAPE, threads=1)[0]
+        for w in (16, 60_000)
+    )
+    peak, how = file_footprint(onnx_file(tmp_path / "m"), "onnxruntime", SHAPE, threads=1)
+    assert how == "high-water mark of a process of its own, onnxruntime and weights included"
+    assert peak == pytest.approx(small, abs=15)
+    assert wide - small > 192 * 60_000 * 4 / 1e6 - 15
+    assert small < board.high_water_mb() - 50  # this process holds torch
+
+
+def test_an_openvino_file_is_read_alone_as_well(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    onnx_file(tmp_path / "m.onnx")
+    openvino.save_model(openvino.Core().read_model(str(tmp_path / "m.onnx")), tmp_path / "m.xml")
+    peak, how = file_footprint(tmp_path / "m.xml", "openvino", SHAPE, threads=1)
+    assert "openvino and weights" in how
+    assert 20 < peak < board.high_water_mb() - 50
+
+
+def test_a_file_that_its_runtime_does_not_load_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"nothing")
+    with pytest.raises(AutotokError, match=r"memory of 'bad.onnx' could not be measured: \w+: "):
+        file_footprint(tmp_path / "bad.onnx", "onnxruntime", SHAPE, threads=1)

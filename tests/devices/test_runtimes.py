@@ -13,7 +13,7 @@ from autotok.compression.model import CompressedViT
 from autotok.devices import reference_files, runtimes
 from autotok.devices.device import LocalDevice, leaving, measure_on, open_device
 from autotok.devices.measurement import Measurement, MeasurementFailed
-from autotok.errors import UnknownName
+from autotok.errors import AutotokError, UnknownName
 from autotok.export.formats import FORMATS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
@@ -30,8 +30,28 @@ def test_onnx_runtime_measures_the_exported_model(model: CompressedViT) -> None:
     assert found.runtime.startswith("onnxruntime")
     assert found.runtime.endswith("CPUExecutionProvider")
     assert found.dtype == "float32"
-    assert "torch and its copy of the model included" in found.memory_source
+    assert found.memory_source.startswith("high-water mark of a process of its own")
+    assert found.memory_alone
     assert found.speedup is not None
+
+
+def test_a_file_s_memory_is_that_of_a_process_that_runs_it_alone_or_is_said_to_hold_more(
+    model: CompressedViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AutotokError("memory of '0.onnx' could not be measured: no room")
+
+    monkeypatch.setattr(runtimes, "export_for_timing", lambda *_: None)
+    monkeypatch.setattr(FORMATS.get("onnx"), "open", lambda path, device: torch.nn.Identity())
+    images = torch.zeros(1, 3, 32, 32)
+    monkeypatch.setattr(runtimes, "file_footprint", lambda *_, **__: (71.6, "its own"))
+    found = runtimes.measure_in("onnxruntime", model, images, None)
+    assert (found.peak_memory_mb, found.memory_source) == (71.6, "its own")
+    assert found.memory_alone
+    monkeypatch.setattr(runtimes, "file_footprint", fail)
+    found = runtimes.measure_in("onnxruntime", model, images, None)
+    assert found.memory_source.endswith(", torch and its copy of the model included")
+    assert not found.memory_alone
 
 
 def test_the_reference_is_exported_once_for_all_models_of_a_device(

@@ -24,7 +24,7 @@ def test_the_board_file_parses_as_python_3_6_and_imports_nothing_of_autotok() ->
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     further = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
-    assert further == {"torch", "onnxruntime", "numpy"}
+    assert further == {"torch", "onnxruntime", "openvino", "numpy"}
 
 
 def test_an_unknown_runtime_names_the_known_ones() -> None:
@@ -74,6 +74,8 @@ def test_a_bare_trtexec_is_measured_by_the_times_it_exports(
     assert found["latency_ms"] == pytest.approx(4.02)
     assert found["speedup"] == pytest.approx(2.0, abs=0.01)
     assert found["runtime"] == "trtexec float16"
+    lower = board_side._measure({**task, "dtype": "float32", "number_format": "int8"})
+    assert lower["runtime"] == "trtexec int8"
     with pytest.raises(board_side.Trouble, match="no importer") as caught:
         board_side._measure({**task, "paths": [str(tmp_path / "broken.onnx")]})
     assert caught.value.kind == "load"

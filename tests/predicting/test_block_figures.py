@@ -1,12 +1,16 @@
 """A trace taken apart by blocks."""
 
+import numpy as np
 import pytest
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.exit_head_costs import exit_head_macs
+from autotok.counting.macs import cost
+from autotok.exits import ExitPolicy
 from autotok.predicting.block_figures import model_figures
-from autotok.predicting.predict import bare_prediction
+from autotok.predicting.predict import bare_prediction, predict
 from autotok.predicting.target import load_target
 from autotok.predicting.trace import trace
 
@@ -34,6 +38,22 @@ def test_cost_and_peak_are_those_of_the_whole() -> None:
     assert found.peak.live_mb == pytest.approx(traced.peak_live_bytes / 1e6)
     assert [block.block for block in found.blocks] == [-1, 0, 1, 2, 3, 4]
     assert all(block.predicted_ms is None for block in found.blocks)
+
+
+def test_heads_of_exits_are_in_the_figures_of_the_blocks_that_they_stand_behind() -> None:
+    policy = ExitPolicy((0, 2), ("vit", "linear"))
+    plain = compress_backbone(tiny_backbone(), CompressionConfig()).eval()
+    model = compress_backbone(tiny_backbone(), CompressionConfig(exits=policy)).eval()
+    facts, before, after = plain.backbone.facts, model_figures(plain), model_figures(model)
+    rows = np.array([facts.num_patches])
+    added = [b.macs - a.macs for a, b in zip(before.blocks, after.blocks, strict=True)]
+    vit, linear = exit_head_macs("vit", facts, 0, rows)[0], exit_head_macs("linear", facts, 2, rows)
+    assert added == [0, vit[0], 0, linear[0][0], 0, 0]
+    assert sum(block.macs for block in after.blocks) == cost(facts, model.config).macs
+    target = load_target("jetson-nx")
+    alone, whole = predict(plain, target), predict(model, target)
+    assert whole.host_ms > alone.host_ms
+    assert whole.latency_ms > alone.latency_ms
 
 
 def test_a_reduction_makes_the_blocks_behind_it_cheaper() -> None:

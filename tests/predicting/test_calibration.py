@@ -172,6 +172,21 @@ def test_the_file_is_named_after_the_board_by_default(
     assert module._short("ray:nano@10.0.0.1:6379") == "nano"
 
 
+def test_a_runtime_whose_memory_holds_more_than_the_model_is_calibrated_without(
+    fake: FakeBoard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alone = fake.measure
+    shared = lambda *given: dataclasses.replace(alone(*given), memory_alone=False)  # noqa: E731
+    monkeypatch.setattr(fake, "measure", shared)
+    target, path = "local?runtime=onnxruntime", tmp_path / "mine.yaml"
+    calibrate(
+        target, output=path, plan=plan_of(target=target, measurements=10, backbones=("tiny",))
+    )
+    record = load_target(path).calibration
+    assert record is not None
+    assert (record.memory_points, record.memory_worst_pct) == (0, None)
+
+
 def test_this_machine_in_a_runtime_of_files_is_calibrated_like_a_board(
     fake: FakeBoard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -185,7 +200,7 @@ def test_this_machine_in_a_runtime_of_files_is_calibrated_like_a_board(
     record = made.calibration
     assert record is not None
     assert record.machine == this_machine().account
-    assert record.memory_worst_pct is None  # the process holds torch's copy as well
+    assert record.memory_points == 10  # each in a process of the file's own
     assert not made.setting().fused_attention
     assert conditions(made) == "onnxruntime 1.18 CPUExecutionProvider float32"
     assert conditions(made) in provenance(made)

@@ -64,6 +64,13 @@ def test_ranks_are_compared_not_values() -> None:
     assert check(-measured, measured).rank_correlation == pytest.approx(-1.0)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("predicted", [[1.0, 2.0], [2.0, 2.0, 2.0]])
+def test_ranks_of_too_few_or_of_what_is_all_alike_are_none(predicted: list[float]) -> None:
+    measured = np.arange(1.0, len(predicted) + 1)
+    assert check(np.array(predicted), measured).rank_correlation is None
+
+
 def test_what_is_measured_next_is_what_differs_from_what_is_known() -> None:
     plain = row_of({"linear.macs": 1e9})
     same, sorts = row_of({"linear.macs": 2e9}), row_of({"linear.macs": 1e9, "sort.calls": 500})

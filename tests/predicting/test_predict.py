@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.operators import OperatorClass
-from autotok.errors import UnknownName
-from autotok.predicting.predict import check_points, checked_error_pct, predict_trace
+from autotok.errors import UnknownName, UsageError
+from autotok.predicting.block_figures import model_figures
+from autotok.predicting.predict import check_points, checked_error_pct, predict, predict_trace
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.target_parts import Number, Setting
 from autotok.predicting.trace import Operator, Trace, trace
@@ -175,6 +177,42 @@ def test_fewer_tokens_are_predicted_faster_and_smaller_in_a_batch() -> None:
     assert 0.4 * full.latency_ms < half.latency_ms < 0.75 * full.latency_ms
     assert half.peak_memory_mb < full.peak_memory_mb
     assert half.throughput_img_s == pytest.approx(16_000 / half.latency_ms)
+
+
+def test_errors_are_of_points_in_the_number_format_that_was_asked_for() -> None:
+    target, model = load_target("jetson-nx"), tiny_backbone()
+    own, other = predict(model, target), predict(model, target, dtype="float16")
+    assert own.error_pct is not None
+    assert (other.error_pct, other.memory_error_pct, other.dtype) == (None, None, "float16")
+    assert "latency never checked; memory never checked" in other.source
+    assert other.device_ms < own.device_ms
+
+
+def test_a_format_that_only_products_compute_in_is_predicted_like_its_points() -> None:
+    target, model = load_target("a6000"), tiny_backbone()
+    found, plain = predict(model, target, dtype="tfloat32"), predict(model, target)
+    assert (found.dtype, found.peak_memory_mb) == ("tfloat32", plain.peak_memory_mb)
+    assert (found.error_pct is not None, plain.error_pct) == (True, None)
+    mine = dataclasses.replace(target, default_dtype="tfloat32")
+    assert predict(model, mine).latency_ms == found.latency_ms
+    compressed = compress_backbone(model, CompressionConfig())
+    assert model_figures(compressed, mine).latency_ms == pytest.approx(found.latency_ms)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"dtype": "int8"}, "dtype of target 'jetson-nx' 'int8' is unknown"),
+        ({"dtype": "bf16"}, "dtype of target 'jetson-nx' 'bf16' is unknown"),
+        ({"batch": 0}, "batch is 0; give at least 1"),
+        ({"batch": -1}, "batch is -1; give at least 1"),
+    ],
+)
+def test_what_cannot_be_predicted_is_told_in_a_sentence(
+    asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        predict(tiny_backbone(), "jetson-nx", **asked)
 
 
 def test_a_dtype_the_target_has_no_peak_for_is_refused() -> None:

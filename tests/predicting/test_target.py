@@ -1,5 +1,6 @@
 """Target files: the shipped ones, and what a wrong one is told."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,13 @@ def test_only_targets_with_points_claim_to_be_checked_or_fitted(name: str) -> No
             r"efficiency matmul must be in",
         ),
         ("default_dtype: float32", "default_dtype: int8", "'int8' has no entry in peak_gmacs"),
+        (
+            "  float32: {value",
+            "  fp32: {value",
+            "dtype of peak_gmacs 'fp32' is unknown",
+        ),
+        ("default_batch: 1", "default_batch: 0", "default_batch is 0; give at least 1"),
+        ("role: fitted", "batch: -3\n    role: fitted", "batch is -3; give at least 1"),
         ("settings:", "settings: [", "is not valid YAML"),
     ],
 )
@@ -96,6 +104,26 @@ def test_ones_own_file_loads_by_path(tmp_path: Path) -> None:
     path = tmp_path / "board.yaml"
     path.write_text(shipped("local").replace("name: local", "name: board"))
     assert load_target(path).name == "board"
+
+
+def test_a_file_that_was_edited_is_read_again_and_else_is_one_object(tmp_path: Path) -> None:
+    path = tmp_path / "board.yaml"
+    path.write_text(shipped("local"))
+    first = load_target(path)
+    assert load_target(path) is load_target(str(path)) is first
+    path.write_text(shipped("local").replace("default_batch: 1", "default_batch: 32"))
+    assert load_target(path).default_batch == 32
+    assert load_target("local") is load_target("local")
+
+
+def test_int8_may_have_a_peak_but_is_no_format_of_predictions() -> None:
+    target = load_target("jetson-nx")
+    peaks = {**target.peak_gmacs, "int8": target.peak_gmacs["float32"]}
+    mine = dataclasses.replace(target, peak_gmacs=peaks)
+    with pytest.raises(ConfigError, match=r"int8 cannot be predicted .*, only measured; choose"):
+        mine.check_dtype("int8")
+    with pytest.raises(ConfigError, match="default_dtype 'int8' is unknown; choose one of: float3"):
+        dataclasses.replace(mine, default_dtype="int8")
 
 
 def test_unknown_targets_files_settings_and_dtypes_are_named(tmp_path: Path) -> None:

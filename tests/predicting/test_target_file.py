@@ -10,7 +10,8 @@ import yaml
 import autotok.methods  # noqa: F401
 from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
-from autotok.errors import ConfigError
+from autotok.errors import ConfigError, UnknownName
+from autotok.predicting import fitting
 from autotok.predicting.calibrate import (
     CalibrationFound,
     CalibrationPlan,
@@ -20,10 +21,11 @@ from autotok.predicting.calibration_run import Measured
 from autotok.predicting.fitting import FIXED, NAMES, FitCheck
 from autotok.predicting.measurers import Machine, this_machine
 from autotok.predicting.memory_fit import MemoryFit
-from autotok.predicting.predict import predict_trace, provenance
+from autotok.predicting.predict import predict, predict_trace, provenance
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.target_file import calibrated_target, save_target, target_dict
 from autotok.predicting.trace import trace
+from autotok.report.catalog import describe_target
 
 PLAN = CalibrationPlan(backbones=("tiny",), measurements=10)
 TERMS = np.array([500.0 if name == FIXED else 2e-3 for name in NAMES])
@@ -90,10 +92,55 @@ def test_predictions_state_the_error_of_those_kept_aside(written: Path) -> None:
     assert "memory errors up to 4.4 %" in found.source
 
 
+def test_nothing_is_claimed_of_another_batch_than_the_calibration_s(written: Path) -> None:
+    target = load_target(written)
+    found = predict(load_structure("tiny"), target, batch=3)
+    assert (found.error_pct, found.memory_error_pct) == (None, None)
+    assert found.source.endswith("calibrated 2026-01-01 (at batch 1), never checked at batch 3)")
+    assert provenance(target, batch=3) in found.source
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_another_number_format_than_the_calibration_s_is_refused(written: Path, dtype: str) -> None:
+    target = load_target(written)
+    with pytest.raises(UnknownName, match=f"dtype of target 'desk' '{dtype}' is unknown"):
+        predict(load_structure("tiny"), target, dtype=dtype)
+    peaks = {**target.peak_gmacs, dtype: target.peak_gmacs["float32"]}
+    target = dataclasses.replace(target, peak_gmacs=peaks)
+    with pytest.raises(ConfigError, match=f"calibrated in float32 and says nothing of {dtype}"):
+        predict(load_structure("tiny"), target, dtype=dtype)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_file_of_few_or_equal_ones_kept_aside_loads_back(
+    found: CalibrationFound, tmp_path: Path, count: int
+) -> None:
+    check = fitting.check(np.full(count, 2.0), np.arange(1.0, count + 1))
+    path = tmp_path / "few.yaml"
+    save_target(calibrated_target(dataclasses.replace(found, check=check), name="few"), path)
+    record = load_target(path).calibration
+    assert record is not None
+    assert record.rank_correlation is None
+    assert record.held_out == count
+
+
 def test_the_points_are_those_kept_aside(found: CalibrationFound, written: Path) -> None:
     points = load_target(written).checked_against
     assert [p.value for p in points] == [round(r.latency_ms, 3) for r in found.held_out]
     assert {p.role for p in points} == {"held out"}
+
+
+def test_it_is_shown_with_the_calibration_s_own_figures_and_notes(written: Path) -> None:
+    shown = describe_target(str(written))
+    assert {point["role"] for point in shown["points"]} == {"kept aside, then fitted"}
+    assert shown["summary"] == (
+        "3 points kept aside, then fitted; before that, 66.7 % of 3 were within 5 %, 100 % within"
+        " 10 %, the worst off by 7.3 %, rank correlation 0.99, at batch 1; memory errors up to"
+        " 4.4 %"
+    )
+    assert shown["calibration"]["worst_pct"] == 7.3
+    assert shown["notes"] == list(load_target(written).notes) != []
+    assert describe_target("local")["calibration"] is None
 
 
 def test_a_board_s_file_says_what_the_board_says_of_itself(
@@ -148,7 +195,6 @@ def test_terms_that_cannot_be_are_refused(
     data = yaml.safe_load(written.read_text())
     data["settings"]["eager"]["terms"]["microseconds"] |= change
     written.write_text(yaml.safe_dump(data))
-    load_target.cache_clear()
     with pytest.raises(ConfigError, match=message):
         load_target(written)
 
@@ -160,6 +206,5 @@ def test_a_calibration_with_a_key_too_many_or_too_few_is_refused(written: Path) 
         ({"when": "today"}, "calibration: lacks the key 'machine'"),
     ):
         written.write_text(yaml.safe_dump({**data, "calibration": change}))
-        load_target.cache_clear()
         with pytest.raises(ConfigError, match=message):
             load_target(written)

@@ -146,8 +146,10 @@ class TrialRecord:
         return foretold(self.predicted.get(f"{metric.aspect}_error_pct")) + nominal
 
     def _read(self) -> dict[str, float]:
-        """What its measurement says of the table's metrics."""
-        reading = self.reading or {}
+        """What its measurement says of the table's metrics; no memory that holds other things."""
+        reading = dict(self.reading or {})
+        if not reading.get("memory_alone", True):
+            reading.pop("peak_memory_mb", None)
         return {m: float(reading[m]) for m in ON_DEVICE if reading.get(m) is not None}
 
     @property

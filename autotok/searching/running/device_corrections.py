@@ -22,7 +22,7 @@ from autotok.errors import AutotokError, DeviceUnreachable, RunDirectoryError
 from autotok.metrics import METRICS, ON_DEVICE
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.records.objective import asked_metrics
-from autotok.searching.records.record import TrialRecord
+from autotok.searching.records.record import MEASURED, TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
 
@@ -160,6 +160,8 @@ class DeviceCorrections:
         for budget in budgets:
             if budget.metric in ON_DEVICE and budget.excess_of(record.values) > 0.0:
                 metric, value = METRICS[budget.metric], record.values[budget.metric]
+                if record.source(metric) != MEASURED:
+                    continue
                 side = "below" if metric.higher_is_better else "over"
                 reason = (
                     f"measured {value:.4g} {metric.unit} on {reading.device}, {side} the limit of"
@@ -323,6 +325,7 @@ class DeviceCorrections:
             getattr(reading, metric) / self._raw[key][metric]
             for key, reading in self._readings.items()
             if self._raw.get(key, {}).get(metric) and self._formats[key] == number_format
+            if metric != "peak_memory_mb" or reading.memory_alone
         ]
 
     def _stated(self) -> dict[str, float | None]:

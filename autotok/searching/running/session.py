@@ -36,9 +36,8 @@ from autotok.methods.base import TokenReducer, Training
 from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.registry import get_method
 from autotok.metrics import METRICS, PREDICTED
-from autotok.predicting.predict import predict_trace
+from autotok.predicting.predict import predict_trace, trace_for
 from autotok.predicting.target import Target, load_target
-from autotok.predicting.trace import trace
 from autotok.searching.proposing.feasible import within_sizes
 from autotok.searching.space.exit_answers import NO_EXITS
 from autotok.searching.space.problem import Problem, budgets_of
@@ -308,7 +307,7 @@ class _Predictor:
         batch: int | None = None,
     ) -> None:
         self._build, self._target = build, target
-        self._batch = batch or target.default_batch
+        self._batch = batch
         self._known: dict[str, dict[str, float]] = {}
 
     def __call__(self, config: CompressionConfig) -> Mapping[str, float]:
@@ -316,15 +315,8 @@ class _Predictor:
         config = dataclasses.replace(config.plugged_in, number_format="float32")
         key = config.config_id
         if key not in self._known:
-            found = predict_trace(
-                trace(
-                    self._build(config),
-                    batch=self._batch,
-                    dtype=getattr(torch, self._target.default_dtype),
-                    fused_attention=self._target.setting().fused_attention,
-                ),
-                self._target,
-            )
+            traced = trace_for(self._build(config), self._target, batch=self._batch)
+            found = predict_trace(traced, self._target)
             self._known[key] = {name: METRICS[name].of(found) for name in PREDICTED}
             errors = {"latency": found.error_pct, "memory": found.memory_error_pct}
             self._known[key] |= {f"{k}_error_pct": e for k, e in errors.items() if e is not None}

@@ -212,6 +212,22 @@ def _id(result: SearchResult) -> str:
     return result.best.config.config_id
 
 
+def test_memory_that_holds_other_things_corrects_nothing_and_judges_nobody(tmp_path: Path) -> None:
+    class Crowded(Bench):
+        def __call__(self, config: CompressionConfig) -> Measurement:
+            found = super().__call__(config)
+            return dataclasses.replace(found, peak_memory_mb=700.0, memory_alone=False)
+
+    result = search(Crowded(), tmp_path / "run", "450MB")
+    assert result.measuring["corrections"] == {}
+    assert "peak_memory_mb" not in result.measuring["ratios"]
+    assert not result.final.outside
+    for record in result.front:
+        assert record.reading is not None
+        assert record.values["peak_memory_mb"] == record.predicted["peak_memory_mb"] < 450.0
+        assert record.row()["memory_is"] == "predicted, unchecked"
+
+
 # --- interrupted and resumed
 
 
