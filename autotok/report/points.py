@@ -37,6 +37,10 @@ class Point:
     """Of metrics that are not judged, by column."""
     origin: str = "predicted"
     """Of what a device tells: 'predicted' or 'measured'."""
+    speedup: float | None = None
+    """Measured, in turns with the uncompressed model: how many times as fast."""
+    reading: str = ""
+    """Verdict on its measurement: 'steady', 'noisy' or 'unreliable'."""
     mode: str = "plug-in"
     number_format: str = "float32"
     """Of the file that was judged and is shipped."""
@@ -81,6 +85,8 @@ class Point:
             subnet=str(row.get("subnet") or ""),
             figures={m.column: _number(row.get(m.column)) for m in TABLE if m.kind != "judged"},
             origin=_origin(row.get("latency_is")),
+            speedup=_number(row.get("measured_speedup")),
+            reading=_text(row.get("measured_verdict")),
             mode=str(row.get("mode") or "plug-in"),
             number_format=str(row.get("number_format") or "float32"),
             image_size=_whole(row.get("image_size")),

@@ -225,13 +225,17 @@ class DeviceCorrections:
 
     def _over_float32(self) -> dict[str, list[float]]:
         """Latencies in each other number format over float32's of the same configuration, which is
-        told by its raw prediction."""
+        told by its raw prediction; both as shares of the uncompressed model's, timed in turns with
+        them, where that was."""
         found: dict[str, list[float]] = {}
         for key, name in self._formats.items():
             alike = [k for k in self._raw if self._raw[k] == self._raw.get(key)]
             plain = next((k for k in alike if self._formats[k] == "float32"), None)
             if name != "float32" and plain is not None:
-                ratio = self._readings[key].latency_ms / self._readings[plain].latency_ms
+                own, other = self._readings[key], self._readings[plain]
+                ratio = own.latency_ms / other.latency_ms
+                if own.speedup and other.speedup:
+                    ratio = other.speedup / own.speedup
                 found.setdefault(name, []).append(ratio)
         return found
 
