@@ -81,7 +81,7 @@ def write_report(path: Path, report: Report, *, picture: Path | None = None) -> 
     parts += [_facts("Checks", report.checks), _facts("Environment", report.environment)]
     if report.config_yaml:
         parts.append(f"<h2>best.yaml</h2><pre>{escape(report.config_yaml)}</pre>")
-    parts.append(f"<h2>How to reproduce</h2><pre>{escape(report.command)}</pre>")
+    parts.append(f"<h2>How to reproduce</h2><pre class='command'>{escape(report.command)}</pre>")
     body = "\n".join(part for part in parts if part)
     return write_text(
         path,

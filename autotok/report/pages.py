@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from autotok.errors import RunDirectoryError, printable
 from autotok.metrics import Metric
-from autotok.names import text_of
-from autotok.searching.records.objective import DEFAULT_OBJECTIVES
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import kept_result
-from autotok.searching.space.settings import SearchSettings
 
 from .fronts import axes_of, front_over, volumes_by_trial
 from .html import Report, write_report
@@ -69,7 +65,7 @@ def draw_pages(run: Run) -> None:
     best_of = found["best"].backbone if found["best"] else ""
     report = Report(
         title=title,
-        command=_command(question, run.settings),
+        command=run.command,
         points=points,
         metric=run.judged,
         budget="; ".join(b.echo for b in found["budgets"]),
@@ -137,29 +133,3 @@ def _kept(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
-
-
-def _command(question: Mapping[str, Any], settings: SearchSettings) -> str:
-    """A command that asks the same question with the same effort."""
-    plain = {"backbone": "autoformer_demo", "data": "demo", "space": "default", "quality": "auto"}
-    plain |= {"flops_convention": "macs", "subnet": "fixed", "device": "auto"}
-    parts = ["autotok search"]
-    for name in question.get("backbones") or ():
-        parts.append(f"--backbone {shlex.quote(name)}")
-        plain["backbone"] = question["backbone"]
-    for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
-                "evaluator", "flops_convention", "max_images", "train_data",
-                "class_names", "subnet", "measure_on", "batch", "precision", "device"):  # fmt: skip
-        value = question.get(key)
-        if value is not None and value != plain.get(key):
-            parts.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
-    if question.get("methods"):
-        parts.append(f"--methods {','.join(question['methods'])}")
-    parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
-    if settings.objectives != DEFAULT_OBJECTIVES:
-        parts += [f"--objective {name}" for name in settings.objectives]
-    parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
-    if settings.retrain_trials is not None:
-        parts.append(f"--finetunes {settings.retrain_trials}")
-    parts += [f"--seed {settings.seed}", f"--sampler {shlex.quote(text_of(settings.sampler))}"]
-    return printable(" ".join(parts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from autotok.backbones.loading import as_backbone, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.documents import Place, read_yaml
-from autotok.errors import ConfigError, RunDirectoryError
+from autotok.errors import ConfigError, RunDirectoryError, UsageError
 from autotok.export.bundle import load_bundle
 from autotok.metrics import METRICS, Metric, metric_of
 from autotok.plain_data import typed
@@ -31,6 +32,7 @@ from autotok.searching.space.budget import Budget
 from autotok.searching.space.settings import SearchSettings
 from autotok.training.student import retrained
 
+from .again import resume_again, search_again
 from .fronts import FrontOver, front_over
 from .plots import pareto_png
 from .points import Point, limits_of, points_of
@@ -77,6 +79,27 @@ class Run:
         """How it was searched."""
         return section_of(*self._sections, "search", SearchSettings)
 
+    @property
+    def command(self) -> str:
+        """The command that asks the same again, or why there is none."""
+        started = self.config.get("warm_start")
+        return search_again(
+            self.question.to_dict(),
+            self.settings,
+            embedded=bool(self.config.get("embedded_model")),
+            warm_start=tuple(map(str, started)) if isinstance(started, list) else (),
+        )
+
+    def go_on(self, more: str = "") -> str:
+        """How it is gone on with: a command with `more` flags, or what it takes in Python."""
+        return resume_again(
+            self.directory,
+            self.question,
+            self.settings,
+            embedded=bool(self.config.get("embedded_model")),
+            more=more,
+        )
+
     @cached_property
     def _sections(self) -> tuple[dict[str, Any], Place]:
         return RunDirectory.open(self.directory).sections()
@@ -118,12 +141,20 @@ class Run:
         except (OSError, RecursionError, *_WRONG) as why:
             reason = f"{type(why).__name__}: {' '.join(str(why).split())[:100]}"
             raise RunDirectoryError(
-                f"run file {path} is damaged ({reason}); write it again with"
-                f" `autotok resume {self.directory}`"
+                f"run file {path} is damaged ({reason}); write it again with {self._again}"
             ) from why
 
     def _unfinished(self, what: str) -> RunDirectoryError:
-        return RunDirectoryError(f"{what}; go on with `autotok resume {self.directory}`")
+        return RunDirectoryError(f"{what}; go on with {self._again}")
+
+    @property
+    def _again(self) -> str:
+        """How to go on, also where config.yaml does not say how it began."""
+        try:
+            told = self.go_on()
+        except UsageError:
+            told = f"autotok resume {shlex.quote(str(self.directory))}"
+        return f"`{told}`" if told.startswith("autotok") else told
 
     @property
     def best(self) -> TrialRecord:

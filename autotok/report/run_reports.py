@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ def status_report(run: Run) -> dict[str, Any]:
     }
     if run.state != "running":
         more = f" --trials {2 * asked_for}" if run.state == "finished" else ""
-        report["go_on"] = f"autotok resume {shlex.quote(str(run.directory))}{more}"
+        report["go_on"] = run.go_on(more)
     return report
 
 

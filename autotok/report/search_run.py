@@ -78,12 +78,17 @@ class WholeSearch:
         with self._ready(new=True) as ready:
             objectives = make_objectives(self.settings.objectives, ready.problem.metric)
             question = ready.session.question.to_dict()
+            started = [str(path.absolute()) for path in self.warm_start]
             result = run_search(
                 self.settings,
                 ready.problem,
                 ready.directory,
                 ready.told,
-                sections={"question": question, "embedded_model": self.model is not None},
+                sections={
+                    "question": question,
+                    "embedded_model": self.model is not None,
+                    **({"warm_start": started} if started else {}),
+                },
                 engine=ready.engine,
                 around=ready.around,
                 earlier=worth_keeping(earlier, objectives, ready.problem.metric),
