@@ -147,3 +147,44 @@ def test_why_there_is_no_smaller_image_is_told() -> None:
     line = smaller_image_sentence(points(final()), TOP1, "no time was left for it")
     assert line == "no control on smaller images: no time was left for it"
     assert smaller_image_sentence(points(final()), TOP1) == ""
+
+
+def uneven(best: str, *others: str, origin: str = "control") -> list[Point]:
+    """A best and what it is held against, each judged on images of its own number."""
+    top = record(1, "tome", 2.0, best)
+    against = tuple(record(-2 - i, "random", 2.0, o, origin=origin) for i, o in enumerate(others))
+    if origin == "smaller image":
+        (found,) = against
+        assert found.config is not None
+        config = dataclasses.replace(found.config, method="none", image_size=160)
+        found = dataclasses.replace(found, config=config)
+        return points(Final((top,), top, None, (), None, smaller_image=found))
+    return points(Final((top,), top, against[0], against, None))
+
+
+EASY, HARD = "1" * 40 + "0" * 60, "0" * 15 + "1" * 85
+
+
+def test_better_over_the_same_images_is_better_whatever_the_means_say() -> None:
+    # 40 % on all images, 100 % on those that the control was judged on, which has 70 %
+    ahead = control_sentence(uneven(EASY, "1" * 28 + "0" * 12), TOP1)
+    assert "difference +30.0 [" in ahead
+    assert ahead.endswith("points over the 40 images both were judged on")
+    ahead = smaller_image_sentence(uneven(EASY, "1" * 28 + "0" * 12, origin="smaller image"), TOP1)
+    assert ahead.endswith("points over the 40 images both were judged on")
+
+
+def test_worse_over_the_same_images_is_no_better_whatever_the_means_say() -> None:
+    # 85 % on all images, 62.5 % on those that the control was judged on, which has 80 %
+    behind = control_sentence(uneven(HARD, "1" * 32 + "0" * 8), TOP1)
+    assert "difference -17.5 [" in behind
+    assert "NO BETTER THAN RANDOM PRUNING" in behind
+    behind = smaller_image_sentence(uneven(HARD, "1" * 32 + "0" * 8, origin="smaller image"), TOP1)
+    assert "NO BETTER THAN SMALLER IMAGES" in behind
+
+
+def test_of_several_controls_the_nearest_over_the_same_images_is_told() -> None:
+    # 50 % over 100 images, level with the best on 40 of these; or 70 % over the 40 alone
+    line = control_sentence(uneven(EASY, "1" * 40 + "0" * 60, "1" * 28 + "0" * 12), TOP1)
+    assert "best of 2 random prunings: 40.0 %" in line
+    assert "difference +0.0" in line
