@@ -53,7 +53,7 @@ def closing_data(run: Run) -> dict[str, Any]:
     data["front"] = [_nested(record) for record in found["front"]]
     data["comparisons"] = found["comparisons"].to_dict()
     data["measuring"] = found["measuring"]
-    data["predicted_for"] = predicted_for(run.question.target)
+    data["predicted_for"] = _predicted_for(run)
     return data
 
 
@@ -80,6 +80,11 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     return parts
 
 
+def _predicted_for(run: Run) -> dict[str, Any] | None:
+    """What the run's predictions are of."""
+    return predicted_for(run.question.target, run.records()["measuring"], run.question.batch)
+
+
 def _nested(record: TrialRecord) -> dict[str, Any]:
     """A record's row with its configuration as data, not as text."""
     config = None if record.config is None else record.config.to_dict()
@@ -103,7 +108,7 @@ def front_data(run: Run, x: str, y: str) -> dict[str, Any]:
         "hypervolume": found.volume,
         "reference": dict(zip(names, found.reference, strict=True)),
         "picture": str(run.picture_over(x, y)),
-        "predicted_for": predicted_for(run.question.target),
+        "predicted_for": _predicted_for(run),
     }
 
 

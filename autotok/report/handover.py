@@ -28,7 +28,7 @@ from autotok.export.bundle import save_bundle
 from autotok.files import write_text
 from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.objective import make_objectives
-from autotok.searching.records.record import TrialRecord
+from autotok.searching.records.record import TrialRecord, as_told
 from autotok.searching.running.question import Question
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.problem import COUNTED_IMAGES
@@ -71,7 +71,7 @@ def hand_over(
     if final.best is not None:
         assert final.best.config is not None
         model = (compressed or partial(compress_backbone, backbone))(final.best.config).eval()
-        evidence = _evidence(question, final.best, comparisons)
+        evidence = _evidence(question, final.best, comparisons, result.measuring)
         formats = () if no_export else ("onnx",)
         shown = None
         if calibration is not None and model.config.number_format == "int8":
@@ -149,7 +149,10 @@ def _notes(result: SearchResult, plug_in_only: str | None) -> list[str]:
 
 
 def _evidence(
-    question: Mapping[str, Any], best: TrialRecord, comparisons: Comparisons
+    question: Mapping[str, Any],
+    best: TrialRecord,
+    comparisons: Comparisons,
+    measuring: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What speaks for the best, as plain data: it travels in best.yaml and best/."""
     provenance, tuning = comparisons.of(best.number), comparisons.tuning
@@ -159,8 +162,8 @@ def _evidence(
         "costs": None if best.costs is None else best.costs.columns,
         "macs_counted": best.macs_counted,
         "quality": None if best.score is None else dataclasses.asdict(best.score),
-        "predicted": dict(best.predicted),
-        "predicted_for": predicted_for(question.get("target")),
+        "predicted": as_told(best.predicted),
+        "predicted_for": predicted_for(question.get("target"), measuring, question.get("batch")),
         "measured": None if best.reading is None else dict(best.reading),
         "patch_tokens_kept": list(best.counts),
         "judged_format": getattr(best.config, "number_format", "float32"),

@@ -36,7 +36,7 @@ from .again import resume_again, search_again
 from .fronts import FrontOver, front_over
 from .plots import pareto_png
 from .points import Point, limits_of, points_of
-from .sources import device_sentences
+from .sources import corrected_in_words, device_sentences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,6 +127,7 @@ class Run:
                 found = _records(json.loads(path.read_text("utf-8")), Place(path.name))
                 points_of(found)  # what is not typed fails here, where the file is named
                 device_sentences(None, found["measuring"])
+                corrected_in_words(found["measuring"])
                 self._read = state, found
             return dict(self._read[1])
 

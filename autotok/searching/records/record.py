@@ -9,13 +9,14 @@ from typing import Any
 
 from autotok.config import CompressionConfig, Primitive
 from autotok.documents import Place, parse_json
-from autotok.metrics import METRICS, ON_DEVICE, Metric
+from autotok.metrics import METRICS, ON_DEVICE, PREDICTED, Metric
 from autotok.names import known
 from autotok.plain_data import plain_fields, typed
 
 FINISHED = ("complete", "infeasible", "failed", "duplicate")
 VERSION = 1
 MEASURED = "measured"
+CORRECTED_BY = "corrected by what was measured"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,9 @@ class TrialRecord:
         nominal = "" if self.macs_nominal is None else ", for nominal counts"
         if metric.kind == "measured":
             return f"predicted from the power measured{nominal}"
-        return foretold(self.predicted.get(f"{metric.aspect}_error_pct")) + nominal
+        corrected = is_corrected(self.predicted, metric.aspect)
+        error = self.predicted.get(f"{metric.aspect}_error_pct")
+        return foretold(error, corrected=corrected) + nominal
 
     def _read(self) -> dict[str, float]:
         """What its measurement says of the table's metrics."""
@@ -240,7 +243,7 @@ class TrialRecord:
 
     def _device_columns(self) -> dict[str, Any]:
         """Metrics on the device, whether they are measured or predicted, and how well checked."""
-        columns: dict[str, Any] = dict(self.predicted)
+        columns: dict[str, Any] = as_told(self.predicted)
         reading = self.reading
         if reading is not None:
             columns |= {f"predicted_{k}": v for k, v in self.predicted.items() if k in ON_DEVICE}
@@ -275,10 +278,27 @@ class TrialRecord:
         return columns
 
 
-def foretold(error_pct: float | None) -> str:
-    """What a predicted figure is called, by the error its target states."""
+def foretold(error_pct: float | None, *, corrected: bool = False) -> str:
+    """What a predicted figure is called, by the error its target states; that is of no figure that
+    the run's own measurements corrected."""
+    if corrected:
+        return f"predicted, {CORRECTED_BY}"
     checked = "unchecked" if error_pct is None else f"checked to {error_pct:.1f} %"
     return f"predicted, {checked}"
+
+
+def is_corrected(predicted: Mapping[str, float], aspect: str) -> bool:
+    """Whether measurements of the run changed this prediction's latency, or memory."""
+    return predicted.get(f"{aspect}_correction", 1.0) != 1.0
+
+
+def as_told(predicted: Mapping[str, float]) -> dict[str, float]:
+    """A prediction with the target's stated errors of what the run did not correct."""
+    told = dict(predicted)
+    for aspect in {METRICS[m].aspect for m in PREDICTED}:
+        if is_corrected(predicted, aspect):
+            told.pop(f"{aspect}_error_pct", None)
+    return told
 
 
 def _joined(values: Sequence[int]) -> str:

@@ -218,7 +218,7 @@ class DeviceCorrections:
             "num_measured": len(self._readings),
             "ratios": {m: self._ratios(m) for m in CORRECTED if self._ratios(m)},
             "stated_error_pct": {m: stated.get(m) for m in CORRECTED if self._ratios(m)},
-            "corrections": {m: f for m, f in self._factors.items() if m in CORRECTED and f != 1.0},
+            "corrections": {m: f for m, f in self._factors.items() if m != POWER and f != 1.0},
             "failures": [failure["reason"] for failure in self._failures.values()],
             "over_float32": self._over_float32(),
         }

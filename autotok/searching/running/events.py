@@ -141,5 +141,7 @@ def trial_text(record: TrialRecord) -> str:
     if record.score is None:
         return f"{method} {record.state} {record.reason}".strip()
     score, quality = record.score, METRICS[record.score.metric].text(record.score.value)
-    macs = f", {record.costs.macs / 1e9:.2f} GFLOPs" if record.costs is not None else ""
+    macs = ""
+    if record.costs is not None:
+        macs = f", {METRICS['macs'].number(record.costs.macs / 1e9)} GFLOPs"
     return f"{method} {score.metric} {quality} on {score.num_images} images{macs}"
