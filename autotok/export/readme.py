@@ -188,8 +188,8 @@ def _cost(evidence: Mapping[str, Any]) -> list[str]:
     second = f"; a second, independent counter found {number((counted or 0) / 1e9)}"
     second = "" if counted is None else second
     return [
-        f"- Cost: {number(costs['macs_g'])} G multiply-accumulates an image, attention included (papers"
-        f" say GFLOPs), by formula{second}."
+        f"- Cost: {number(costs['macs_g'])} G multiply-accumulates an image, attention included"
+        f" (papers say GFLOPs), by formula{second}."
     ]
 
 
