@@ -76,6 +76,7 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     parts += filter(None, lines)
     if found["best"] is None:
         parts.append("nothing inside the budget could be evaluated; see trials.csv for the reasons")
+    parts += filter(None, [run.not_handed_over])
     parts += [f"run directory: {run.directory}", f"  {', '.join(_what_there_is(run.directory))}"]
     return parts
 

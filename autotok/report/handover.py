@@ -29,6 +29,7 @@ from autotok.files import write_text
 from autotok.searching.records.comparison import Comparisons, compare_front
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.record import TrialRecord, as_told
+from autotok.searching.records.rundir import FINISHED_FILE
 from autotok.searching.running.question import Question
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.problem import COUNTED_IMAGES
@@ -92,7 +93,7 @@ def hand_over(
             f"Here {Question.from_dict(question).judged_in}.",
         ],
     }
-    write_text(folder / "report.json", json.dumps(facts, indent=1))
+    write_text(folder / FINISHED_FILE, json.dumps(facts, indent=1))
     draw_pages(Run(folder))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from autotok.errors import RunDirectoryError, printable
 from autotok.metrics import Metric
-from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.records.rundir import FINISHED_FILE, RunDirectory
 from autotok.searching.running.opening import kept_result
 
 from .fronts import axes_of, front_over, volumes_by_trial
@@ -59,7 +59,7 @@ def draw_pages(run: Run) -> None:
     x, y = axes_of(asked)
     picture, limits = run.directory / "pareto.png", limits_of(found["budgets"])
     pareto_png(picture, points, y, x=x, limits=limits, title=title)
-    facts = _kept(run.directory / "report.json")
+    facts = _kept(run.directory / FINISHED_FILE)
     summary, maps = kept_maps(run.directory) if found["best"] else ("", [])
     best = run.directory / "best.yaml"
     best_of = found["best"].backbone if found["best"] else ""
@@ -74,6 +74,7 @@ def draw_pages(run: Run) -> None:
         environment={k: _in_words(v) for k, v in _kept(run.directory / "env.json").items()},
         checks=facts.get("checks", {}),
         notes=[
+            *([f"N{missing[1:]}."] if (missing := run.not_handed_over) else []),
             *facts.get("notes", ()),
             *([f"H{front_over(points, asked).sentence[1:]}."] if found["front"] else []),
             *device_notes(question.get("target"), found["measuring"], question.get("batch")),

@@ -58,11 +58,23 @@ class Run:
 
     @property
     def state(self) -> str:
-        """'running', 'finished', or 'interrupted' where `resume` has to go on."""
+        """'running', 'finished', or 'interrupted' where `resume` has to go on: with trials, or
+        with what is handed over."""
         if RunDirectory(self.directory).in_use:
             return "running"
-        done = (self.directory / "pareto.json").is_file()
+        done = RunDirectory(self.directory).handed_over
         return "finished" if done else "interrupted"
+
+    @property
+    def not_handed_over(self) -> str:
+        """What is missing of a run that came to its end and was killed before all was written, and
+        how to have it, in one sentence; '' where nothing is."""
+        if RunDirectory(self.directory).handed_over:
+            return ""
+        names = ("env.json", *(("best.yaml", "best", "maps") if self.records()["best"] else ()))
+        gone = [name for name in names if not (self.directory / name).exists()]
+        gone.append("what was noted and checked at the end")
+        return f"not all was handed over, {', '.join(gone)} missing: go on with {self._again}"
 
     @cached_property
     def config(self) -> dict[str, Any]:
