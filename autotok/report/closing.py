@@ -13,6 +13,7 @@ from autotok.searching.space.budget import BudgetRequest, resolve
 from .headline import slower_sentence
 from .points import points_of
 from .run import Run
+from .run_notes import kept_facts, no_file_lines
 from .sentences import (
     control_sentence,
     other_backbone_sentences,
@@ -47,6 +48,7 @@ def closing_data(run: Run) -> dict[str, Any]:
     data: dict[str, Any] = {"directory": str(run.directory)}
     for key in ("best", "random_control", "smaller_image", "reference"):
         data[key] = None if found[key] is None else _nested(found[key])
+    data["no_files"] = kept_facts(run.directory).get("no_files") or {}
     data["no_smaller_image"] = found["no_smaller_image"]
     if found["others"]:
         data["others"] = [_nested(record) for record in found["others"]]
@@ -78,6 +80,7 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
         parts.append("nothing inside the budget could be evaluated; see trials.csv for the reasons")
     parts += filter(None, [run.not_handed_over])
     parts += [f"run directory: {run.directory}", f"  {', '.join(_what_there_is(run.directory))}"]
+    parts += no_file_lines(run.directory)
     return parts
 
 

@@ -32,11 +32,11 @@ from autotok.searching.records.record import TrialRecord, as_told
 from autotok.searching.records.rundir import FINISHED_FILE
 from autotok.searching.running.question import Question
 from autotok.searching.running.search_result import SearchResult
-from autotok.searching.space.problem import COUNTED_IMAGES
 
 from .pages import draw_pages
 from .run import Run
 from .run_maps import write_maps
+from .run_notes import checks_of, no_files, notes_of
 from .sources import predicted_for
 from .what_mattered import what_mattered
 
@@ -77,76 +77,25 @@ def hand_over(
         shown = None
         if calibration is not None and model.config.number_format == "int8":
             shown = calibration()
-        exports = _write_best(folder, model, evaluator, evidence, formats, shown)
-        exports = exports or {"onnx": {"error": no_export}}
+        left_out = {"onnx": no_export} if no_export else {}
+        exports = _write_best(folder, model, evaluator, evidence, formats, left_out, shown)
         write_maps(folder, model, evaluator.data, seed=evaluator.seed)
         counts = {"attention": list(model.schedule.attention), "mlp": list(model.schedule.mlp)}
         tokens = {"before": backbone.facts.num_patches, **counts}
     images = f"{evaluator.data.name}: {evaluator.data.labelling}."
     facts = {
-        "checks": _checks(result, exports),
+        "checks": checks_of(result, exports),
+        "no_files": no_files(exports),
         "tokens": tokens,
         "mattered": what_mattered(result.records, objectives),
         "notes": [
-            *_notes(result, plug_in_only),
+            *notes_of(result, plug_in_only),
             images,
             f"Here {Question.from_dict(question).judged_in}.",
         ],
     }
     write_text(folder / FINISHED_FILE, json.dumps(facts, indent=1))
     draw_pages(Run(folder))
-
-
-def _checks(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str]:
-    inside = sum(r.within_budget is True for r in result.front)
-    ran = any(r.macs_nominal is not None for r in result.front)
-    where = f", on {COUNTED_IMAGES} images where the count depends on the image" if ran else ""
-    checks = {
-        "independent count": f"{inside} of {len(result.front)} configurations of the front are"
-        f" within the budget by the counter that runs the model on the meta device{where}"
-    }
-    for name, found in exports.items():
-        if "error" in found:
-            checks[f"{name} export"] = f"failed: {found['error']}"
-        else:
-            checks[f"{name} export"] = (
-                f"{'agrees' if found['ok'] else 'DISAGREES'} with torch on {found['num_images']}"
-                f" images, largest difference {found['max_abs_diff']:.1e}, {found['runtime']}"
-            )
-            if found.get("parts"):
-                checks[f"{name} export"] += (
-                    f"; {len(found['parts'])} graphs, which stop as torch does on"
-                    f" {found['same_stop_pct']:g} % of the images"
-                )
-            if found.get("own_sensitivity") is not None:
-                checks[f"{name} export"] += (
-                    f"; torch differs from itself by {found['own_sensitivity']:.1e} when the input"
-                    " moves by a millionth"
-                )
-    return checks
-
-
-def _notes(result: SearchResult, plug_in_only: str | None) -> list[str]:
-    evaluated = [r for r in result.records if r.evaluated]
-    failed = sum(r.state == "failed" for r in result.records)
-    notes = [
-        f"{len(evaluated)} different configurations were evaluated in {result.seconds:.0f} s, on"
-        f" {result.plan.few} images each and on {result.plan.more} where nothing dominated them;"
-        f" the front, the controls and the uncompressed model on {result.plan.final}."
-    ]
-    if result.workers:
-        notes.append(f"{result.workers}.")
-    if failed:
-        notes.append(f"{failed} trials failed; trials.csv gives the reasons.")
-    if result.final.outside:
-        shown = next((r for r in result.final.outside if r.reason), result.final.outside[0])
-        notes.append(
-            f"{len(result.final.outside)} finalists turned out to be outside the budget and were"
-            f" left out, such as trial {shown.number}: {shown.reason or 'by the second count'}."
-        )
-    if plug_in_only is not None:
-        notes.append(f"Nothing could be retrained: {plug_in_only}.")
-    return notes
 
 
 def _evidence(
@@ -180,6 +129,7 @@ def _write_best(
     evaluator: Evaluator,
     evidence: Mapping[str, Any],
     formats: Sequence[str],
+    left_out: Mapping[str, str],
     calibration: Tensor | None,
 ) -> dict[str, Any]:
     """Results of the exports of best/; beside it, best.yaml."""
@@ -196,6 +146,7 @@ def _write_best(
     results = save_bundle(
         *(folder / "best", model, bundle, images),
         formats=formats,
+        left_out=left_out,
         calibration=calibration,
         class_names=evaluator.data.class_names,
     )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from autotok.errors import RunDirectoryError, printable
 from autotok.metrics import Metric
-from autotok.searching.records.rundir import FINISHED_FILE, RunDirectory
+from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import kept_result
 
 from .fronts import axes_of, front_over, volumes_by_trial
@@ -20,6 +18,7 @@ from .points import Point, limits_of
 from .published_points import references
 from .run import Run
 from .run_maps import kept_maps
+from .run_notes import kept_facts, kept_json
 from .small_charts import course_line, token_bars
 from .sources import device_notes, sources_of
 from .tables import on_device_of
@@ -59,7 +58,7 @@ def draw_pages(run: Run) -> None:
     x, y = axes_of(asked)
     picture, limits = run.directory / "pareto.png", limits_of(found["budgets"])
     pareto_png(picture, points, y, x=x, limits=limits, title=title)
-    facts = _kept(run.directory / FINISHED_FILE)
+    facts = kept_facts(run.directory)
     summary, maps = kept_maps(run.directory) if found["best"] else ("", [])
     best = run.directory / "best.yaml"
     best_of = found["best"].backbone if found["best"] else ""
@@ -71,7 +70,7 @@ def draw_pages(run: Run) -> None:
         budget="; ".join(b.echo for b in found["budgets"]),
         sources=sources_of(question.get("target"), found["front"], found["measuring"]),
         on_device=on_device_of([m.name for m in asked] + [b.metric for b in found["budgets"]]),
-        environment={k: _in_words(v) for k, v in _kept(run.directory / "env.json").items()},
+        environment={k: _in_words(v) for k, v in kept_json(run.directory / "env.json").items()},
         checks=facts.get("checks", {}),
         notes=[
             *([f"N{missing[1:]}."] if (missing := run.not_handed_over) else []),
@@ -125,12 +124,3 @@ def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {each}" for name, each in value.items())
     return str(value)
-
-
-def _kept(path: Path) -> dict[str, Any]:
-    """What the hand-over wrote down; nothing where an earlier version did not, or it is gone."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}

@@ -237,7 +237,8 @@ class WholeSearch:
         return listen
 
     def _handed_over(self, session: Session, result: SearchResult) -> Run:
-        no_export = self.watch.why_no_export(result.settings.timeout_s, result.seconds)
+        limit, folder = result.settings.timeout_s, Path(result.directory)
+        no_export = self.watch.why_no_export(limit, result.seconds, folder)
         export = f"not exporting ({no_export})" if no_export else "exporting the best"
         self._say(1.0, f"{export}, drawing the front, writing the report")
         for one in session.each:
