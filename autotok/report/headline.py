@@ -87,6 +87,11 @@ def _figure(
     parts = []
     if other is not None and base is not None:
         share = f" ({100 * own / other:.0f} % of it)" if own is not None and other > 0 else ""
+        if metric.kind == "judged":
+            ratio = best.share_of(base)
+            share = "" if ratio is None else f" ({100 * ratio:.0f} % of it)"
+            if best.num_images != base.num_images and ratio is not None:
+                share = f" ({100 * ratio:.0f} % of it over the same images)"
         if metric is LATENCY and _timed_in_turns(best):
             share = f", {base.origin} at another time"
         elif metric in (LATENCY, MEMORY) and best.origin != base.origin:

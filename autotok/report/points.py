@@ -60,6 +60,8 @@ class Point:
     """Quality of the same configuration without its fine-tuning."""
     against_best: Paired | None = None
     """Over the same images, positive where this one is better."""
+    against_reference: Paired | None = None
+    """Over the same images, positive where it is better than its backbone uncompressed."""
     source: str = ""
     """Of a published one."""
     backbone: str = ""
@@ -107,6 +109,26 @@ class Point:
         if metric.kind == "judged":
             return self.quality
         return self.figures.get(metric.column, self.macs_g if metric.name == "macs" else None)
+
+    def share_of(self, base: Point | None) -> float | None:
+        """Its quality over the uncompressed model's, on the same images; None where that is not
+        known, or a ratio means nothing."""
+        if base is None or self.quality is None or base.quality is None:
+            return None
+        own, other, paired = self.quality, base.quality, self.against_reference
+        if paired is not None:
+            gain = (
+                paired.difference if METRICS[paired.metric].higher_is_better else -paired.difference
+            )
+            if paired.num_images == self.num_images:
+                other = own - gain
+            elif paired.num_images == base.num_images:
+                own = other + gain
+            else:
+                return None
+        elif self.num_images != base.num_images:
+            return None
+        return own / other if other > 0 else None
 
     @property
     def is_whole(self) -> bool:
@@ -217,6 +239,8 @@ def points_of(found: Mapping[str, Any]) -> list[Point]:
     for record, kind in kinds:
         point = Point.from_row({**record.row(), **comparisons.columns(record)}, metric, kind=kind)
         provenance = comparisons.of(record.number)
-        against = None if provenance is None else provenance.against_best
-        points.append(dataclasses.replace(point, against_best=against))
+        if provenance is not None:
+            best, whole = provenance.against_best, provenance.against_reference
+            point = dataclasses.replace(point, against_best=best, against_reference=whole)
+        points.append(point)
     return points

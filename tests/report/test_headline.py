@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from autotok.evaluation.paired import paired_hits
 from autotok.metrics import metric_of
 from autotok.report.headline import headline, slower_sentence
 from autotok.report.points import Point
@@ -93,3 +94,15 @@ def test_a_row_s_measured_speed_up_and_verdict_are_read() -> None:
     row = {"measured_speedup": "1.13", "measured_verdict": "noisy", "latency_is": "measured"}
     point = Point.from_row(row, TOP1)
     assert (point.speedup, point.reading, point.origin) == (1.13, "noisy", "measured")
+
+
+def test_a_quality_on_other_images_is_no_share_of_the_uncompressed_model_s() -> None:
+    best, base = points(40.0)
+    apart = [best, dataclasses.replace(base, num_images=40)]
+    assert headline(apart, TOP1, Sources())[0].against == "uncompressed 88.0"
+    both = paired_hits("1" * 36 + "0" * 4, "1" * 30 + "0" * 10)
+    apart[0] = dataclasses.replace(best, quality=90.0, num_images=40, against_reference=both)
+    apart[1] = dataclasses.replace(base, num_images=100)
+    assert headline(apart, TOP1, Sources())[0].against == (
+        "uncompressed 88.0 (120 % of it over the same images)"
+    )
