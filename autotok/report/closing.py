@@ -110,6 +110,7 @@ def front_data(run: Run, x: str, y: str) -> dict[str, Any]:
             for p in found.points
         ],
         "hypervolume": found.volume,
+        "trials_included": found.with_trials,
         "reference": dict(zip(names, found.reference, strict=True)),
         "picture": str(run.picture_over(x, y)),
         "predicted_for": _predicted_for(run),

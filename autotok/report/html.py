@@ -56,6 +56,8 @@ class Report:
     comparisons: Comparisons = field(default_factory=Comparisons)
     axes: tuple[Metric, Metric] | None = None
     """Of the picture; GFLOPs and the quality by default."""
+    asked: Sequence[Metric] = ()
+    """Of the run's objectives."""
     limits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """By metric's name, in its column's unit."""
     published: References = NOTHING_PUBLISHED
@@ -125,6 +127,7 @@ def _front(report: Report, picture: Path | None) -> str:
         report.points,
         report.metric,
         axes=axes,
+        asked=report.asked,
         limits=report.limits,
         instead=image,
         published=report.published,

@@ -11,7 +11,7 @@ from autotok.metrics import Metric
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import kept_result
 
-from .fronts import axes_of, front_over, volumes_by_trial
+from .fronts import axes_of, front_over, own_axes, volumes_by_trial
 from .html import Report, write_report
 from .plots import pareto_png
 from .points import Point, limits_of
@@ -75,13 +75,14 @@ def draw_pages(run: Run) -> None:
         notes=[
             *([f"N{missing[1:]}."] if (missing := run.not_handed_over) else []),
             *facts.get("notes", ()),
-            *([f"H{front_over(points, asked).sentence[1:]}."] if found["front"] else []),
+            *([_volume(points, asked)] if found["front"] else []),
             *device_notes(question.get("target"), found["measuring"], question.get("batch")),
         ],
         config_yaml=best.read_text("utf-8") if found["best"] and best.is_file() else "",
         comparisons=found["comparisons"],
         no_smaller_image=found["no_smaller_image"],
         axes=(x, y),
+        asked=asked,
         charts=_charts(facts.get("tokens"), points, asked),
         mattered=_mattered(facts.get("mattered")),
         limits=limits,
@@ -90,6 +91,11 @@ def draw_pages(run: Run) -> None:
         maps_summary=summary,
     )
     write_report(run.directory / "report.html", report, picture=picture)
+
+
+def _volume(points: Sequence[Point], asked: Sequence[Metric]) -> str:
+    """The hypervolume of the run's own front, as a sentence."""
+    return f"H{front_over(points, asked, own=own_axes(asked)).sentence[1:]}."
 
 
 def _charts(tokens: Any, points: Sequence[Point], asked: Sequence[Metric]) -> list[str]:
@@ -106,7 +112,7 @@ def _charts(tokens: Any, points: Sequence[Point], asked: Sequence[Metric]) -> li
                 course_line(
                     volumes,
                     "configurations evaluated",
-                    f"hypervolume of the front over {names}",
+                    f"hypervolume of the front over {names}, trials on few images included",
                 )
             )
     return charts

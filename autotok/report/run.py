@@ -33,7 +33,7 @@ from autotok.searching.space.settings import SearchSettings
 from autotok.training.student import retrained
 
 from .again import resume_again, search_again
-from .fronts import FrontOver, front_over
+from .fronts import FrontOver, front_over, own_axes
 from .plots import pareto_png
 from .points import Point, limits_of, points_of
 from .sources import corrected_in_words, device_sentences
@@ -202,14 +202,21 @@ class Run:
         path = self.directory / WEIGHTS_FOLDER / f"{config.config_id}.safetensors"
         return retrained(as_backbone(model), config, path)
 
-    def front_over(self, *metrics: str) -> FrontOver:
-        """The front over any metrics, such as 'latency' and 'top1', of all that was evaluated.
+    def front_over(self, *metrics: str, final: bool | None = None) -> FrontOver:
+        """The front over any metrics, such as 'latency' and 'top1': over the run's own axes of what
+        its final evaluation judged, over others of all that was evaluated; `final` says which.
 
         Raises:
             UnknownName: no such metric.
             RunDirectoryError: the run knows no values of one, or is not finished.
         """
-        return front_over(self.points(), self._metrics(metrics))
+        found = self._metrics(metrics)
+        final = self.owns(*metrics) if final is None else final
+        return front_over(self.points(), found, own=found if final else ())
+
+    def owns(self, *metrics: str) -> bool:
+        """Whether all of these are among the axes of its own front."""
+        return {*self._metrics(metrics)} <= {*own_axes(self.asked)}
 
     def picture_over(self, x: str, y: str) -> Path:
         """pareto-X-Y.png of the run directory, drawn: two metrics against each other."""

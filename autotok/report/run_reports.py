@@ -14,7 +14,7 @@ from autotok.metrics import METRICS, QUALITIES, metric_of
 from autotok.searching.records.pareto import hypervolume
 from autotok.searching.records.record import TrialRecord
 
-from .fronts import FrontOver, axes_of, front_over, losses_of
+from .fronts import FrontOver, axes_of, losses_of, own_axes
 from .run import Run
 
 _JUDGED = tuple(metric.column for name, metric in METRICS.items() if name in QUALITIES)
@@ -80,6 +80,7 @@ def compare_runs(
     volumes = _volumes([losses_of(front.points, metrics) for front in found])
     return {
         "metrics": [metric.column for metric in metrics],
+        "trials_included": any(front.with_trials for front in found),
         "runs": [
             {"run": str(run.directory), "hypervolume": volume, "front": _rows(front)}
             for run, front, volume in zip(runs, found, volumes, strict=True)
@@ -90,30 +91,30 @@ def compare_runs(
 
 def _shared(runs: Sequence[Run]) -> list[FrontOver]:
     """The fronts of the final evaluations over the metrics that all were asked for."""
-    asked = [run.asked for run in runs]
+    asked = [own_axes(run.asked) if len(run.asked) < 2 else run.asked for run in runs]
     common = [m for m in asked[0] if all(m in own for own in asked)]
-    if len(common) < 2 and not any(m.kind == "judged" for m in common):
-        told = [
-            f"'{r.directory}' {', '.join(m.name for m in own)}"
-            for r, own in zip(runs, asked, strict=True)
-        ]
+    if len(common) < 2:
+        told = [f"'{r.directory}' {', '.join(m.name for m in r.asked)}" for r in runs]
+        judged = any(m.kind == "judged" for m in common)
         raise ConfigError(
             f"the runs were not asked for two metrics in common ({'; '.join(told)}); name two that"
-            " both know, such as --x macs --y params"
+            f" both know, such as --x macs --y {'quality' if judged else 'params'}"
         )
-    axes = axes_of(common)
-    return [front_over([p for p in r.points() if p.kind != "trial"], axes) for r in runs]
+    names = [m.name for m in axes_of(common)]
+    return [run.front_over(*names, final=True) for run in runs]
 
 
 def _named(runs: Sequence[Run], x: str, y: str) -> list[FrontOver]:
-    """The fronts over two metrics by name."""
+    """The fronts over two metrics by name: of the final evaluations, where these are axes of both
+    runs' own."""
     judged = [run.judged.name for run in runs]
     if len(set(judged)) > 1 and "quality" in (x, y):
         raise ConfigError(
             f"runs '{runs[0].directory}' and '{runs[1].directory}' were judged by"
             f" {' and '.join(judged)}; give --x and --y of other metrics"
         )
-    return [run.front_over(x, y) for run in runs]
+    final = all(run.owns(x, y) for run in runs)
+    return [run.front_over(x, y, final=final) for run in runs]
 
 
 def _rows(front: FrontOver) -> list[dict[str, Any]]:
