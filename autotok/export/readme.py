@@ -41,7 +41,7 @@ def readme(
     onnx = exports.get("onnx", {})
     runs = "path" in onnx and bool(bundle.preprocessing)
     lines = [
-        f"# {ref.name}, compressed by {config.method}" + (" and fine-tuned" if tuned else ""),
+        _title(bundle),
         "",
         f"Made by autotok {bundle.autotok}. In this folder:",
         "",
@@ -92,6 +92,17 @@ def readme(
         *_elsewhere(onnx),
     ]
     return "\n".join(lines)
+
+
+def _title(bundle: Bundle) -> str:
+    """Whose model it is, and what was done to it."""
+    config, name = bundle.config, bundle.backbone.name
+    done = [] if config.method == "none" else [f"compressed by {config.method}"]
+    done += ["fine-tuned"] if config.mode == "retrain" else []
+    done += [] if config.number_format == "float32" else [f"in {config.number_format}"]
+    done += [] if config.image_size is None else [f"on images of {config.image_size} pixels a side"]
+    done += ["with exits"] if config.exits is not None else []
+    return f"# {name}, {', '.join(done) or 'uncompressed'}"
 
 
 def _alone() -> list[str]:

@@ -104,6 +104,7 @@ def front_data(run: Run, x: str, y: str) -> dict[str, Any]:
         "metrics": names,
         "front": [
             {"number": p.number, "method": p.method, "config_id": p.config_id, "kind": p.kind}
+            | ({"details": p.details} if p.details else {})
             | ({"backbone": p.backbone} if p.backbone else {})
             | {"num_images": p.num_images, "origin": p.origin}
             | {m.column: p.value(m) for m in found.metrics}
@@ -129,7 +130,7 @@ def front_parts(run: Run, x: str, y: str) -> list[str | Table]:
         table.add_column(Text(head), justify=side, overflow="fold")
     for p in found.points:
         values = [m.number(p.value(m)) for m in found.metrics]
-        table.add_row(str(p.number), Text(p.name), *values, str(p.num_images or "-"))
+        table.add_row(str(p.number), Text(p.called), *values, str(p.num_images or "-"))
     notes = device_notes(run.question.target, run.records()["measuring"], run.question.batch)
     told = notes if any(m.name in ON_DEVICE for m in found.metrics) else []
     return [table, found.sentence, *told, f"picture: {run.picture_over(x, y)}"]

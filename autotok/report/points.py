@@ -11,6 +11,7 @@ from typing import Any
 from autotok.evaluation.paired import Paired
 from autotok.metrics import METRICS, TABLE, Metric
 from autotok.searching.records.comparison import Comparisons
+from autotok.searching.records.record import details_of
 from autotok.searching.space.budget import Budget
 
 KINDS = (
@@ -154,12 +155,19 @@ class Point:
             return "-"
         if self.kind == "published":
             return self.mode
-        mode = "fine-tuned" if self.retrained else "plug-in"
-        parts = [] if self.kind == "smaller image" or self.is_whole else [mode]
-        parts += [] if self.number_format == "float32" else [self.number_format]
-        parts += [] if self.image_size is None else [f"{self.image_size} px"]
-        parts += [f"exits {self.exits}"] if self.exits else []
-        return ", ".join(parts) or "-"
+        plain = self.retrained or self.kind == "smaller image" or self.is_whole
+        return ", ".join(filter(None, ("" if plain else "plug-in", self.details))) or "-"
+
+    @property
+    def details(self) -> str:
+        """What is unusual about it beside its method, as `TrialRecord.details` says it."""
+        tuned = self.retrained and not self.is_whole
+        return details_of(tuned, self.number_format, self.image_size, self.exits)
+
+    @property
+    def called(self) -> str:
+        """Its name with what is unusual about it: 'evit (int8)', 'none (24 px)'."""
+        return f"{self.name} ({self.details})" if self.details else self.name
 
     @property
     def schedule(self) -> str:

@@ -52,13 +52,17 @@ def _best_so_far(run: Run, trials: pd.DataFrame) -> dict[str, Any] | None:
     ranked = trials.sort_values(column, ascending=not metric_of(column).higher_is_better).dropna(
         subset=[column]
     )
-    keys = [key for key in ("number", "method", column, "macs_g") if key in ranked]
-    return None if ranked.empty else ranked.iloc[0][keys].to_dict()
+    if ranked.empty:
+        return None
+    unusual = ("number_format", "image_size", "exits")
+    keys = ("number", "method", *unusual, column, "num_images", "macs_g")
+    first = ranked.iloc[0][[key for key in keys if key in ranked]].dropna()
+    return {str(key): value for key, value in first.items()}
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
-    row = record.row()
-    keys = ("number", "method", *_JUDGED, "macs_g")
+    row = {**record.row(), **({"details": record.details} if record.details else {})}
+    keys = ("number", "method", "details", *_JUDGED, "macs_g")
     return {key: row[key] for key in keys if row.get(key) is not None}
 
 
@@ -119,7 +123,7 @@ def _named(runs: Sequence[Run], x: str, y: str) -> list[FrontOver]:
 
 def _rows(front: FrontOver) -> list[dict[str, Any]]:
     return [
-        {"number": p.number, "method": p.method, **{m.column: p.value(m) for m in front.metrics}}
+        {"number": p.number, "method": p.called, **{m.column: p.value(m) for m in front.metrics}}
         for p in front.points
     ]
 

@@ -34,7 +34,7 @@ def control_sentence(points: Sequence[Point], metric: Metric) -> str:
     advice = ": search longer or with more images" if warning else ""
     pruning = f"best of {len(controls)} random prunings" if len(controls) > 1 else "random pruning"
     return (
-        f"best: {best.name}, {metric.text(best.quality)} at {gflops(best.macs_g)} GFLOPs;"
+        f"best: {best.called}, {metric.text(best.quality)} at {gflops(best.macs_g)} GFLOPs;"
         f" {pruning}: {metric.text(control.quality)} at"
         f" {gflops(control.macs_g)} GFLOPs; difference {difference}"
         f" {'points' if metric.unit == '%' else 'in favour of the best'}"
@@ -106,9 +106,10 @@ def other_backbone_sentences(points: Sequence[Point], metric: Metric) -> list[st
         inside = [p for p in own if p.feasible and not p.over]
         rival = _nearest_rival(inside or own, metric)
         over = "" if inside else ", over the budget"
+        what = f"{rival.method} ({rival.details})" if rival.details else rival.method
         told = "" if rival.against_best is None else _told(rival.against_best.reversed, metric)
         lines.append(
-            f"other backbone, {name}: {rival.method}, {metric.text(rival.quality)} at"
+            f"other backbone, {name}: {what}, {metric.text(rival.quality)} at"
             f" {gflops(rival.macs_g)} GFLOPs{over};"
             f" the best differs by {told or 'an unknown amount'}"
         )
@@ -198,7 +199,8 @@ def _told(paired: Paired, metric: Metric) -> str:
 def _name(standing: Standing) -> str:
     cost = "" if standing.macs_g is None else f" at {gflops(standing.macs_g)} GFLOPs"
     where = f" on {standing.backbone}" if standing.backbone else ""
-    return f"{'fine-tuned ' if standing.finetuned else ''}{standing.method}{where}{cost}"
+    more = f" ({standing.details})" if standing.details else ""
+    return f"{'fine-tuned ' if standing.finetuned else ''}{standing.method}{more}{where}{cost}"
 
 
 def _gflops(gain: TuningGain) -> str:

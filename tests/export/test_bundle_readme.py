@@ -40,3 +40,16 @@ def test_a_corrected_figure_does_not_claim_the_target_s_error() -> None:
     of = "predicted for nx (PyTorch eager float32"
     assert f"- Latency: 20 ms, {of}, {corrected}), not measured." in told
     assert f"- Peak memory: 90 MB, {of}, never checked), not measured." in told
+
+
+def test_the_title_says_what_was_done_to_the_model() -> None:
+    ref = BackboneRef.of(as_backbone(tiny_vit().eval()).facts, name="tiny")
+
+    def title(config: CompressionConfig) -> str:
+        return readme(Bundle(ref, config, {}), {}, False).splitlines()[0]
+
+    assert title(CompressionConfig("none")) == "# tiny, uncompressed"
+    smaller = CompressionConfig("none", image_size=24)
+    assert title(smaller) == "# tiny, on images of 24 pixels a side"
+    lower = CompressionConfig("tome", mode="retrain", number_format="int8")
+    assert title(lower) == "# tiny, compressed by tome, fine-tuned, in int8"

@@ -1,6 +1,7 @@
 """The tables in words: a win within noise is a tie."""
 
 import dataclasses
+from typing import Any
 
 from evidence import final, hits, record
 
@@ -188,3 +189,22 @@ def test_of_several_controls_the_nearest_over_the_same_images_is_told() -> None:
     line = control_sentence(uneven(EASY, "1" * 40 + "0" * 60, "1" * 28 + "0" * 12), TOP1)
     assert "best of 2 random prunings: 40.0 %" in line
     assert "difference +0.0" in line
+
+
+def test_what_is_unusual_about_the_best_and_its_runner_up_is_said() -> None:
+    def changed(found: TrialRecord, **config: Any) -> TrialRecord:
+        assert found.config is not None
+        return dataclasses.replace(found, config=dataclasses.replace(found.config, **config))
+
+    best = changed(record(1, "none", 2.0, hits(0.9)), image_size=24)
+    rival = changed(record(2, "evit", 1.0, hits(0.7)), number_format="int8")
+    control = record(-2, "random", 2.0, hits(0.5), origin="control")
+    last = Final((best, rival), best, control, (control,), None)
+    assert control_sentence(points(last), TOP1).startswith("best: none (24 px), ")
+    assert (
+        "runner-up, evit (int8) at 1.000 GFLOPs" in standing_sentences(compare_front(last), TOP1)[0]
+    )
+    tuned = changed(record(1, "tome", 2.0, AFTER, untuned=BEFORE), number_format="int8")
+    last = Final((tuned, rival), tuned, control, (control,), None)
+    assert control_sentence(points(last), TOP1).startswith("best: tome (fine-tuned, int8), ")
+    assert [p.mode_text for p in points(last)][:2] == ["fine-tuned, int8", "plug-in, int8"]

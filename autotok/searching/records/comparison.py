@@ -49,6 +49,8 @@ class Standing:
     """Where several were searched."""
     divergence: float | None = None
     """From the uncompressed model, which chooses among ties."""
+    details: str = ""
+    """Beside its method: number format, image size and exits, where these are not the usual."""
 
     @property
     def is_cheaper_tie(self) -> bool:
@@ -192,6 +194,7 @@ def _standing(role: str, record: TrialRecord, final: Final, other: TrialRecord |
         method="" if record.config is None else record.config.method,
         backbone=record.backbone,
         divergence=record.divergence,
+        details=record.details.removeprefix("fine-tuned").removeprefix(", "),
         macs_g=None if record.costs is None else record.costs.macs / 1e9,
         finetuned=record.tuned is not None,
         share_of_best=_macs(record) / _macs(best) if best is not None and _macs(best) else None,

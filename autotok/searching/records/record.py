@@ -168,6 +168,22 @@ class TrialRecord:
         return "" if self.config is None else self.config.backbone
 
     @property
+    def details(self) -> str:
+        """What is unusual about it beside its method: fine-tuned, another number format than
+        float32, another image size than the model's own, exits; '' where nothing is."""
+        config = self.config
+        return (
+            ""
+            if config is None
+            else details_of(
+                config.mode == "retrain" or self.tuned is not None,
+                config.number_format,
+                config.image_size,
+                "" if config.exits is None else config.exits.words,
+            )
+        )
+
+    @property
     def measured(self) -> bool:
         """Whether it has a quality of its own and is inside the budget."""
         return self.state == "complete" and self.score is not None and self.feasible
@@ -276,6 +292,15 @@ class TrialRecord:
             if value is not None and other not in columns:
                 columns[other] = value
         return columns
+
+
+def details_of(tuned: bool, number_format: str, image_size: int | None, exits: str) -> str:
+    """'fine-tuned, int8, 24 px, exits ...': of these what is not the usual."""
+    parts = ["fine-tuned"] if tuned else []
+    parts += [] if number_format == "float32" else [number_format]
+    parts += [] if image_size is None else [f"{image_size} px"]
+    parts += [f"exits {exits}"] if exits else []
+    return ", ".join(parts)
 
 
 def foretold(error_pct: float | None, *, corrected: bool = False) -> str:

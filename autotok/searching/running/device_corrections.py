@@ -214,7 +214,7 @@ class DeviceCorrections:
         return {
             "device": "" if first is None else first.device,
             "runtime": "" if first is None else first.runtime,
-            "dtype": "" if first is None else first.dtype,
+            "dtype": " and ".join(dict.fromkeys(r.dtype for r in self._readings.values())),
             "num_measured": len(self._readings),
             "ratios": {m: self._ratios(m) for m in CORRECTED if self._ratios(m)},
             "stated_error_pct": {m: stated.get(m) for m in CORRECTED if self._ratios(m)},

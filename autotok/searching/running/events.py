@@ -138,6 +138,7 @@ def event_text(event: Event) -> tuple[str, bool]:
 def trial_text(record: TrialRecord) -> str:
     """A trial in a few words."""
     method = record.config.method if record.config is not None else "?"
+    method += f" ({record.details})" if record.details else ""
     if record.score is None:
         return f"{method} {record.state} {record.reason}".strip()
     score, quality = record.score, METRICS[record.score.metric].text(record.score.value)

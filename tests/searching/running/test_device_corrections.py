@@ -359,7 +359,10 @@ def test_number_formats_are_held_against_each_other_by_what_was_timed_in_turns()
     def measure(config: CompressionConfig) -> Measurement:
         lower = config.number_format == "int8"  # the machine is half as fast when int8 is timed
         return dataclasses.replace(
-            bench(plain), latency_ms=60.0 if lower else 50.0, speedup=1.6 if lower else 1.0
+            bench(plain),
+            latency_ms=60.0 if lower else 50.0,
+            speedup=1.6 if lower else 1.0,
+            dtype=config.number_format,
         )
 
     found = DeviceCorrections(dataclasses.replace(problem(bench), measure=measure))
@@ -367,3 +370,4 @@ def test_number_formats_are_held_against_each_other_by_what_was_timed_in_turns()
         config = dataclasses.replace(plain, number_format=number_format)
         found.judged(TrialRecord(0, "complete", config))
     assert found.summary()["over_float32"] == {"int8": [1.0 / 1.6]}
+    assert found.summary()["dtype"] == "float32 and int8"
