@@ -13,7 +13,7 @@ from autotok.searching.space.budget import BudgetRequest, resolve
 from .headline import slower_sentence
 from .points import points_of
 from .run import Run
-from .run_notes import kept_facts, no_file_lines
+from .run_notes import careful_lines, kept_facts, no_file_lines
 from .sentences import (
     control_sentence,
     other_backbone_sentences,
@@ -49,7 +49,9 @@ def closing_data(run: Run) -> dict[str, Any]:
     for key in ("best", "random_control", "smaller_image", "reference"):
         data[key] = None if found[key] is None else _nested(found[key])
     data["no_files"] = kept_facts(run.directory).get("no_files") or {}
-    data["no_smaller_image"] = found["no_smaller_image"]
+    for why in ("no_smaller_image", "no_random_control"):
+        data[why] = found[why]
+    data["careful"] = careful_lines(run.directory)
     if found["others"]:
         data["others"] = [_nested(record) for record in found["others"]]
     data["front"] = [_nested(record) for record in found["front"]]
@@ -69,7 +71,8 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     on_device = on_device_of(names)
     parts: list[str | Table] = [f"budget: {budget.echo}" for budget in found["budgets"]]
     parts.append(closing_table(points, metric, sources=sources, on_device=on_device, wide=wide))
-    lines = [control_sentence(points, metric), slower_sentence(points)]
+    lines = [control_sentence(points, metric, found["no_random_control"])]
+    lines += [*careful_lines(run.directory), slower_sentence(points)]
     lines.append(smaller_image_sentence(points, metric, found["no_smaller_image"]))
     lines += other_backbone_sentences(points, metric)
     lines += standing_sentences(found["comparisons"], metric)

@@ -36,7 +36,7 @@ from autotok.searching.running.search_result import SearchResult
 from .pages import draw_pages
 from .run import Run
 from .run_maps import write_maps
-from .run_notes import checks_of, no_files, notes_of
+from .run_notes import careful_of, checks_of, no_files, notes_of
 from .sources import predicted_for
 from .what_mattered import what_mattered
 
@@ -86,6 +86,7 @@ def hand_over(
     facts = {
         "checks": checks_of(result, exports),
         "no_files": no_files(exports),
+        "careful": careful_of(result, backbone.facts),
         "tokens": tokens,
         "mattered": what_mattered(result.records, objectives),
         "notes": [

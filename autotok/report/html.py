@@ -71,6 +71,10 @@ class Report:
     maps_summary: str = ""
     no_smaller_image: str = ""
     """Why there is no control on smaller images, where there is none."""
+    no_random_control: str = ""
+    """Why there is no random pruning, where there is none."""
+    careful: Sequence[str] = ()
+    """What is wrong with the best, in sentences."""
 
 
 def write_report(path: Path, report: Report, *, picture: Path | None = None) -> Path:
@@ -105,10 +109,10 @@ def _headline(report: Report) -> str:
     ]
     parts = [f"<p>Budget: {escape(report.budget)}</p>"] if report.budget else []
     parts += [f"<div class='figures'>{''.join(cells)}</div>"] if cells else []
-    slower = slower_sentence(report.points)
-    parts += [f"<p class='warning'>{escape(_sentence(slower))}</p>"] if slower else []
+    wrong = [*report.careful, slower_sentence(report.points)]
+    parts += [f"<p class='warning'>{escape(_sentence(line))}</p>" for line in wrong if line]
     sentences = [
-        control_sentence(report.points, report.metric),
+        control_sentence(report.points, report.metric, report.no_random_control),
         smaller_image_sentence(report.points, report.metric, report.no_smaller_image),
     ]
     parts += [f"<p class='fact'>{escape(_sentence(line))}</p>" for line in sentences if line]

@@ -18,7 +18,7 @@ from .points import Point, limits_of
 from .published_points import references
 from .run import Run
 from .run_maps import kept_maps
-from .run_notes import kept_facts, kept_json
+from .run_notes import careful_lines, kept_facts, kept_json
 from .small_charts import course_line, token_bars
 from .sources import device_notes, sources_of
 from .tables import on_device_of
@@ -81,6 +81,8 @@ def draw_pages(run: Run) -> None:
         config_yaml=best.read_text("utf-8") if found["best"] and best.is_file() else "",
         comparisons=found["comparisons"],
         no_smaller_image=found["no_smaller_image"],
+        no_random_control=found["no_random_control"],
+        careful=careful_lines(run.directory),
         axes=(x, y),
         asked=asked,
         charts=_charts(facts.get("tokens"), points, asked),

@@ -128,8 +128,8 @@ class Run:
 
     def records(self) -> dict[str, Any]:
         """What the final evaluation found: `best`, `random_control`, `reference`, `front`,
-        `controls`, `smaller_image`, `no_smaller_image`, `others` (of further backbones), `budgets`,
-        `comparisons`, `measuring`."""
+        `controls`, `smaller_image`, `no_smaller_image`, `no_random_control`, `others` (of further
+        backbones), `budgets`, `comparisons`, `measuring`."""
         with self._reading("pareto.json") as path:
             if not path.is_file():
                 raise self._unfinished(f"run '{self.directory}' is not finished")
@@ -305,7 +305,8 @@ def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:
     found["smaller_image"] = None if given is None else TrialRecord.from_dict(given, at)
     others = enumerate(data.get("others") or [])
     found["others"] = [TrialRecord.from_dict(item, where / "others" / n) for n, item in others]
-    found["no_smaller_image"] = str(data.get("no_smaller_image") or "")
+    for why in ("no_smaller_image", "no_random_control"):
+        found[why] = str(data.get(why) or "")
     for key in ("front", "controls"):
         records = enumerate(data[key])
         found[key] = [TrialRecord.from_dict(item, where / key / n) for n, item in records]

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autotok.facts import BackboneFacts
+from autotok.metrics import METRICS
 from autotok.searching.records.rundir import FINISHED_FILE
+from autotok.searching.running.race import is_of_use
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.problem import COUNTED_IMAGES
 
@@ -24,6 +27,32 @@ def kept_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def careful_of(result: SearchResult, facts: BackboneFacts) -> list[str]:
+    """What is wrong with the quality of the best, in sentences: it is not what was asked for at
+    least, or no better than guessing; the log said so when the finalists were chosen."""
+    best, least = result.best, result.settings.min_quality
+    if best is None or best.score is None:
+        return []
+    metric, score, lines = METRICS[best.score.metric], best.score, []
+    has = f"the best has {metric.text(score.value)} on {score.num_images} images"
+    if least is not None and not metric.holds(score.value, least):
+        asked = f"the least quality asked for, {metric.text(least)} (--min-quality)"
+        lines.append(f"NOT AS GOOD AS ASKED: {has}, worse than {asked}")
+    if not is_of_use(score, facts, None):
+        guessed = metric.text(metric.guessing(facts.num_classes))
+        lines.append(
+            f"NO BETTER THAN GUESSING, within noise: {has}, and answers drawn evenly among"
+            f" {facts.num_classes} classes have {guessed}"
+        )
+    return lines
+
+
+def careful_lines(folder: Path) -> list[str]:
+    """The same of a run's folder."""
+    kept = kept_facts(folder).get("careful")
+    return [str(line) for line in kept] if isinstance(kept, list) else []
 
 
 def no_files(exports: Mapping[str, Any]) -> dict[str, str]:

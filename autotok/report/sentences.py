@@ -20,12 +20,16 @@ MAX_TIES = 3
 KL = METRICS["kl"]
 
 
-def control_sentence(points: Sequence[Point], metric: Metric) -> str:
-    """Best against the best random pruning within its cost, in one sentence; '' without the two."""
+def control_sentence(points: Sequence[Point], metric: Metric, why_not: str = "") -> str:
+    """Best against the best random pruning within its cost, in one sentence, or why that control is
+    not there; '' without a best, or where neither is known."""
     best = next((p for p in points if p.kind == "best" and p.quality is not None), None)
     controls = [p for p in points if p.kind == "random control" and p.quality is not None]
-    if best is None or best.quality is None or not controls:
+    if best is None or best.quality is None:
         return ""
+    told = f"best: {best.called}, {metric.text(best.quality)} at {gflops(best.macs_g)} GFLOPs"
+    if not controls:
+        return f"{told}; no random pruning beside it: {why_not}" if why_not else ""
     near = [p for p in controls if p.macs_g <= best.macs_g * 1.02] or controls
     control = _nearest_rival(near, metric)
     gain, difference, tie = _held_against(best, control, metric)
@@ -34,8 +38,7 @@ def control_sentence(points: Sequence[Point], metric: Metric) -> str:
     advice = ": search longer or with more images" if warning else ""
     pruning = f"best of {len(controls)} random prunings" if len(controls) > 1 else "random pruning"
     return (
-        f"best: {best.called}, {metric.text(best.quality)} at {gflops(best.macs_g)} GFLOPs;"
-        f" {pruning}: {metric.text(control.quality)} at"
+        f"{told}; {pruning}: {metric.text(control.quality)} at"
         f" {gflops(control.macs_g)} GFLOPs; difference {difference}"
         f" {'points' if metric.unit == '%' else 'in favour of the best'}"
         f"{_over_images(best, control)}{warning}{advice}"

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from evidence import final, hits, record
 
-from autotok.report.run_notes import checks_of, no_file_lines, no_files, notes_of
+from autotok.backbones.tiny import tiny_backbone
+from autotok.report.run_notes import (
+    careful_lines,
+    careful_of,
+    checks_of,
+    no_file_lines,
+    no_files,
+    notes_of,
+)
 from autotok.searching.records.final import Final
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
@@ -41,3 +49,25 @@ def test_a_file_that_was_left_out_is_told_from_one_that_failed(tmp_path: Path) -
         f"no onnx file, left out: {why}",
         "no pt2 file, failed: no such operator",
     ]
+
+
+def test_a_best_worse_than_was_asked_for_or_no_better_than_guessing_is_called_out(
+    tmp_path: Path,
+) -> None:
+    facts = tiny_backbone().facts
+    last = final()
+    assert careful_of(result(last, settings=SearchSettings(min_quality=80.0)), facts) == []
+    (line,) = careful_of(result(last, settings=SearchSettings(min_quality=95.0)), facts)
+    assert line == (
+        "NOT AS GOOD AS ASKED: the best has 87.5 % on 400 images, worse than the least quality"
+        " asked for, 95.0 % (--min-quality)"
+    )
+    poor = record(1, "tome", 1.0, "1" * 2 + "0" * 38)
+    (line,) = careful_of(result(Final((poor,), poor, None, (), None)), facts)
+    assert line == (
+        "NO BETTER THAN GUESSING, within noise: the best has 5.0 % on 40 images, and answers drawn"
+        " evenly among 10 classes have 10.0 %"
+    )
+    assert careful_lines(tmp_path) == []
+    (tmp_path / "report.json").write_text(json.dumps({"careful": [line]}))
+    assert careful_lines(tmp_path) == [line]

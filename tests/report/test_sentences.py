@@ -208,3 +208,11 @@ def test_what_is_unusual_about_the_best_and_its_runner_up_is_said() -> None:
     last = Final((tuned, rival), tuned, control, (control,), None)
     assert control_sentence(points(last), TOP1).startswith("best: tome (fine-tuned, int8), ")
     assert [p.mode_text for p in points(last)][:2] == ["fine-tuned, int8", "plug-in, int8"]
+
+
+def test_why_there_is_no_random_pruning_is_told_beside_the_best() -> None:
+    alone = points(dataclasses.replace(final(), controls=(), random_control=None))
+    line = control_sentence(alone, TOP1, "it cannot be as cheap")
+    assert line.startswith("best: tofu, ")
+    assert line.endswith("2.280 GFLOPs; no random pruning beside it: it cannot be as cheap")
+    assert control_sentence(alone, TOP1) == ""
