@@ -77,7 +77,7 @@ class Point:
         """A point from a row of `trials.csv` or `TrialRecord.row()`; blanks are None."""
         column = metric.column
         return cls(
-            method=str(row.get("method") or "-"),
+            method=_text(row.get("method")) or "-",
             macs_g=_number(row.get("macs_g")) or 0.0,
             quality=_number(row.get(column)),
             low=_number(row.get(f"{column}_low")),
@@ -85,21 +85,21 @@ class Point:
             num_images=_whole(row.get("num_images")),
             layers=_integers(row.get("layers")),
             counts=_integers(row.get("counts")),
-            subnet=str(row.get("subnet") or ""),
+            subnet=_text(row.get("subnet")),
             figures={m.column: _number(row.get(m.column)) for m in TABLE if m.kind != "judged"},
             origin=_origin(row.get("latency_is")),
             speedup=_number(row.get("measured_speedup")),
             reading=_text(row.get("measured_verdict")),
-            mode=str(row.get("mode") or "plug-in"),
-            number_format=str(row.get("number_format") or "float32"),
+            mode=_text(row.get("mode")) or "plug-in",
+            number_format=_text(row.get("number_format")) or "float32",
             image_size=_whole(row.get("image_size")),
-            exits=str(row.get("exits") or ""),
+            exits=_text(row.get("exits")),
             finetuned=_truth(row.get("finetuned")) is True,
             feasible=_truth(row.get("feasible")) is not False,
             within_budget=_truth(row.get("within_budget")),
             over=(_number(row.get("violation")) or 0.0) > 0.0,
             number=_whole(row.get("number")),
-            config_id=str(row.get("config_id") or ""),
+            config_id=_text(row.get("config_id")),
             kind=kind,
             untuned=_number(row.get("plugged")),
             backbone=_text(row.get("backbone")),
@@ -199,7 +199,8 @@ def _number(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    """'' of what is not there: pandas reads a blank as NaN, and an id of digits as a number."""
+    return "" if value is None or value != value else str(value)
 
 
 def _whole(value: Any) -> int | None:

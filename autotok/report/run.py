@@ -73,8 +73,8 @@ class Run:
             return ""
         names = ("env.json", *(("best.yaml", "best", "maps") if self.records()["best"] else ()))
         gone = [name for name in names if not (self.directory / name).exists()]
-        gone.append("what was noted and checked at the end")
-        return f"not all was handed over, {', '.join(gone)} missing: go on with {self._again}"
+        gone.append("the notes and checks of the end")
+        return f"not all was handed over (missing: {', '.join(gone)}): go on with {self._again}"
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -70,6 +70,9 @@ class Sources:
         if kinds == {MEASURED}:
             return f"{name} ({self.measured})"
         more = f"; or {self.measured}" if MEASURED in kinds else ""
+        if more:  # which says where
+            where = self.measured.removeprefix(MEASURED)
+            predicted = predicted.replace(f"{CORRECTED_BY}{where}", CORRECTED_BY)
         return f"{name} ({predicted}{more})"
 
 

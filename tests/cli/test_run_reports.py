@@ -170,8 +170,8 @@ def test_a_run_killed_while_it_handed_over_is_not_finished_and_says_what_is_miss
     code, out, _ = run("report", own_run)
     assert code == 0
     missing = (
-        "not all was handed over, best.yaml, what was noted and checked at the end missing: go on"
-        f" with `autotok resume {own_run}`"
+        "not all was handed over (missing: best.yaml, the notes and checks of the end): go on with"
+        f" `autotok resume {own_run}`"
     )
     assert missing in out
     assert missing[1:] in (own_run / "report.html").read_text("utf-8")

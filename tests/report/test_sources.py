@@ -1,5 +1,6 @@
 """What a run says of its latency and memory figures."""
 
+from autotok.metrics import metric_of
 from autotok.report.sources import (
     Sources,
     device_notes,
@@ -92,6 +93,12 @@ def test_predictions_that_the_run_corrected_do_not_claim_the_target_s_error() ->
     sources = Sources.of("nx", errors, MEASURING)
     assert sources.latency == "predicted for nx, corrected by what was measured on ssh://me@board"
     assert sources.memory == "predicted for nx, checked to 4.1 %"
+    latency = metric_of("latency")
+    assert sources.heading(latency, ["predicted", ""]) == f"latency ms ({sources.latency})"
+    assert sources.heading(latency, ["predicted", "measured"]) == (
+        "latency ms (predicted for nx, corrected by what was measured; or measured on"
+        " ssh://me@board)"
+    )
     lower = Sources.of("nx", errors, {**MEASURING, "corrections": {"latency_ms int8": 0.8}})
     assert lower.latency == (
         "predicted for nx, checked to 1.3 %, int8 corrected by what was measured on ssh://me@board"
