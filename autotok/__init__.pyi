@@ -109,6 +109,7 @@ from autotok.report.run_reports import status_report as status_report
 from autotok.report.token_report import token_report as token_report
 from autotok.report.token_report import token_rows as token_rows
 from autotok.report.told_classes import told_class_names as told_class_names
+from autotok.report.told_classes import told_data as told_data
 from autotok.searching.engines.base import Workers as Workers
 from autotok.searching.records.rundir import RunDirectory as RunDirectory
 from autotok.searching.records.rundir import fresh_run_folder as fresh_run_folder

@@ -27,6 +27,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+LISTED_BY_A_VERB = ("method", "backbone", "target")
+"""Kinds of names that `autotok methods` and so on list."""
 _ENDLESS = re.compile(r"\S{300,}")
 
 
@@ -54,13 +56,20 @@ class ConfigError(UsageError):
 
 
 class UnknownName(UsageError):
-    """A name that is not registered; the message names the nearest known one."""
+    """A name that is not registered; the message names the nearest known one.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, show: int = 40) -> None:
+    Of more than `show` names it gives the number, and the command of `see` that lists them; where
+    there is none, the verb that lists this kind, if one does.
+    """
+
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, show: int = 40, see: str = ""
+    ) -> None:
         choices = sorted(known)
         listed = ", ".join(choices)
-        if len(choices) > show:
-            listed = f"{len(choices)} names, see `autotok {kind}s`"
+        see = see or (f"autotok {kind}s" if kind in LISTED_BY_A_VERB else "")
+        if len(choices) > show and see:
+            listed = f"{len(choices)} names, see `{see}`"
         super().__init__(f"{kind} '{name}' is unknown;{nearest(name, choices)} known: {listed}")
 
 

@@ -20,3 +20,10 @@ def test_an_exception_is_its_first_line_and_too_little_memory_is_called_that() -
     assert failure(MemoryError()) == "out of memory (MemoryError: no message)"
     cuda = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
     assert failure(cuda).startswith("out of memory (RuntimeError: CUDA out of memory")
+
+
+def test_a_verb_that_lists_names_is_given_only_where_there_is_one() -> None:
+    many = [f"name{i}" for i in range(50)]
+    assert str(UnknownName("method", "x", many)).endswith("50 names, see `autotok methods`")
+    assert str(UnknownName("bell", "x", many, see="ring")).endswith("50 names, see `ring`")
+    assert "autotok" not in str(UnknownName("proxy network", "x", many))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from autotok.config import Primitive
 from autotok.documents import parse_yaml, read_yaml
-from autotok.errors import ConfigError
-from autotok.names import known
+from autotok.errors import ConfigError, UnknownName
 
 _POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 """A number such as 1e-5, which YAML takes for a word."""
@@ -111,20 +110,38 @@ def parse_files(texts: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def read_options(path: str | Path, names: Iterable[str]) -> dict[str, Any]:
+def read_options(
+    path: str | Path,
+    names: Iterable[str],
+    *,
+    listed: Collection[str] = (),
+    many: Collection[str] = (),
+) -> dict[str, Any]:
     """{option: value} of a YAML file; one without a value is as if it were not there.
 
+    A list is a text with commas for options of `listed`, and stays one for those of `many`, for
+    which a single text becomes one.
+
     Raises:
-        ConfigError, UnknownName: it is no such file, or names an option that is none.
+        ConfigError, UnknownName: it is no such file, names an option that is none, or gives a list
+            where one value is wanted.
     """
     data, place = read_yaml(Path(path), like="a file of options, which `autotok init` writes")
     if not isinstance(data or {}, dict):
         raise ConfigError(f"{place}: give OPTION: VALUE lines; `autotok init` writes them")
     found, names = {}, list(names)
     for key, value in (data or {}).items():
-        known(f"option in {path}", name := str(key).replace("-", "_"), names)
-        if value is not None:
-            found[name] = value
+        if (name := str(key).replace("-", "_")) not in names:
+            raise UnknownName(f"option in {path}", name, names, see="autotok search --help")
+        if value is None:
+            continue
+        if isinstance(value, (dict, list)) and not (
+            isinstance(value, list) and name in (*listed, *many)
+        ):
+            raise ConfigError(f"{place / str(key)}: give one value, not {value}")
+        if isinstance(value, list) and name in listed:
+            value = ",".join(map(str, value))
+        found[name] = [value] if name in many and isinstance(value, str) else value
     return found
 
 

@@ -62,8 +62,7 @@ def build(
         )
     bare = shapes_alone and checkpoint is None
     if config is not None:
-        own = {"--method": method, "--keep": keep, "-r": r, "--option": option or None}
-        _check_alone(config, {**own, "--image-size": image_size})
+        _check_alone(config, method, keep, r, option, image_size)
         if bare:
             return autotok.bundle_structure(config, backbone=backbone)
         bundled = autotok.load_bundle(config, backbone=backbone, checkpoint=checkpoint)
@@ -82,8 +81,17 @@ def build(
     )
 
 
-def _check_alone(config: Path, options: dict[str, Any]) -> None:
+def _check_alone(
+    config: Path,
+    method: str | None,
+    keep: str | None,
+    r: int | None,
+    option: list[str] | None,
+    image_size: int | None,
+) -> None:
     """Raise where options would say again what a best.yaml says."""
+    options = {"--method": method, "--keep": keep, "-r": r, "--option": option or None}
+    options["--image-size"] = image_size
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise autotok.ConfigError(
@@ -213,7 +221,10 @@ def evaluate_command(
     keep: KeepOption = None,
     r: RemoveOption = None,
     option: OptionOption = None,
-    data: Annotated[str, typer.Option(help="'demo', 'digits', 'cifar10' or a folder.")] = "demo",
+    data: Annotated[
+        str | None,
+        typer.Option(help="'demo', 'digits', 'cifar10' or a folder; by default the best.yaml's."),
+    ] = None,
     class_names: ClassNamesOption = None,
     quality: QualityOption = "auto",
     evaluator: EvaluatorOption = None,
@@ -230,6 +241,9 @@ def evaluate_command(
 ) -> None:
     """Measure the quality of a compressed model on images, with a 95 % interval."""
     quality = autotok.check_quality(quality, evaluator)
+    if config is not None:
+        _check_alone(config, method, keep, r, option, image_size)
+    data = str(autotok.told_data(config, data))
     autotok.check_data(data, class_names=class_names)
     allowed = None if mean_cost is None else autotok.parse_macs(mean_cost)
 

@@ -50,6 +50,7 @@ def compare_command(
         for line in range(max(map(len, fronts)))
     ]
     title = f"fronts over {' and '.join(found['metrics'])}, best in the first of them first"
+    title += "; trials on few images included" if found["trials_included"] else ""
     print_table(title, [run["run"] for run in found["runs"]], rows)
     for one in found["runs"]:
         print_facts({f"hypervolume of {one['run']}": one["hypervolume"]})

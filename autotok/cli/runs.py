@@ -41,14 +41,16 @@ from .options import (
     spelt,
 )
 
+LISTED = ("methods", "formats", "image_sizes")
+"""Options that take a list with commas."""
+
 
 def _from_file(context: typer.Context, file: Path | None) -> Path | None:
     """Options of a file become the defaults: flags override them."""
     if file is not None:
         options = {str(p.name): p for p in context.command.params if p.name != "config"}
-        found = autotok.read_options(file, options)
-        alone = {k: [v] for k, v in found.items() if options[k].multiple and isinstance(v, str)}
-        context.default_map = found | alone
+        many = [name for name, option in options.items() if option.multiple]
+        context.default_map = autotok.read_options(file, options, listed=LISTED, many=many)
     return file
 
 

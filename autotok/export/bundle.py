@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ def save_bundle(
     batch: int = 1,
     calibration: Tensor | None = None,
     class_names: Sequence[str] | None = None,
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The check results of a fresh bundle folder, which replaces an older one as a whole.
 
@@ -73,6 +75,7 @@ def save_bundle(
         calibration: (m, C, H, W) normalised, what int8 files are calibrated on; by default
             `images`.
         class_names: What `infer.py` calls the classes; by default the model's own names.
+        left_out: Formats that are not written, and why; README and check results say it.
     """
     model.deploy()
     images = shrunk(images, bundle.config.image_size)
@@ -81,7 +84,9 @@ def save_bundle(
     with replacing_folder(folder) as fresh:
         has_reducers = write_weights(fresh, model, bundle.backbone.name)
         write_best(fresh / "config.yaml", bundle)
-        exports: dict[str, Any] = {}
+        exports: dict[str, Any] = {
+            name: {"ok": False, "left_out": True, "error": why} for name, why in left_out.items()
+        }
         for name in formats:
             path = fresh / f"model{FORMATS.get(name).suffix}"
             try:

@@ -41,7 +41,7 @@ def readme(
     onnx = exports.get("onnx", {})
     runs = "path" in onnx and bool(bundle.preprocessing)
     lines = [
-        f"# {ref.name}, compressed by {config.method}" + (" and fine-tuned" if tuned else ""),
+        _title(bundle),
         "",
         f"Made by autotok {bundle.autotok}. In this folder:",
         "",
@@ -92,6 +92,17 @@ def readme(
         *_elsewhere(onnx),
     ]
     return "\n".join(lines)
+
+
+def _title(bundle: Bundle) -> str:
+    """Whose model it is, and what was done to it."""
+    config, name = bundle.config, bundle.backbone.name
+    done = [] if config.method == "none" else [f"compressed by {config.method}"]
+    done += ["fine-tuned"] if config.mode == "retrain" else []
+    done += [] if config.number_format == "float32" else [f"in {config.number_format}"]
+    done += [] if config.image_size is None else [f"on images of {config.image_size} pixels a side"]
+    done += ["with exits"] if config.exits is not None else []
+    return f"# {name}, {', '.join(done) or 'uncompressed'}"
 
 
 def _alone() -> list[str]:
@@ -184,10 +195,12 @@ def _cost(evidence: Mapping[str, Any]) -> list[str]:
     costs, counted = evidence.get("costs"), evidence.get("macs_counted")
     if not costs:
         return []
-    second = "" if counted is None else f"; a second, independent counter found {counted / 1e9:.3f}"
+    number = METRICS["macs"].number
+    second = f"; a second, independent counter found {number((counted or 0) / 1e9)}"
+    second = "" if counted is None else second
     return [
-        f"- Cost: {costs['macs_g']:.3f} G multiply-accumulates an image, attention included (papers"
-        f" say GFLOPs), by formula{second}."
+        f"- Cost: {number(costs['macs_g'])} G multiply-accumulates an image, attention included"
+        f" (papers say GFLOPs), by formula{second}."
     ]
 
 
@@ -204,10 +217,14 @@ def _source(evidence: Mapping[str, Any], metric: Metric) -> str:
         how = f"{reading['runtime']}, {reading['dtype']}, batch {reading['batch']}"
         return f"measured on {reading['device']} ({how}, {reading['verdict']}, {reading['when']})"
     target = (evidence.get("question") or {}).get("target")
-    error = evidence["predicted"].get(f"{metric.aspect}_error_pct")
+    predicted, about = evidence["predicted"], evidence.get("predicted_for") or {}
+    error = predicted.get(f"{metric.aspect}_error_pct")
     checked = "never checked" if error is None else f"checked to {error:.1f} %"
-    of = (evidence.get("predicted_for") or {}).get("of")
-    words = f"{of}, {checked}" if of else checked
+    if predicted.get(f"{metric.aspect}_correction", 1.0) != 1.0:
+        checked = about.get("corrected") or "corrected by what was measured"
+    several = (about.get("batch") or 1) > 1
+    batch = f"{about.get('batch')} images at a time" if several else ""
+    words = ", ".join(filter(None, (about.get("of"), batch, checked)))
     return f"predicted for {target or 'a target'} ({words}), not measured"
 
 

@@ -13,6 +13,7 @@ from autotok.searching.space.budget import BudgetRequest, resolve
 from .headline import slower_sentence
 from .points import points_of
 from .run import Run
+from .run_notes import careful_lines, kept_facts, no_file_lines
 from .sentences import (
     control_sentence,
     other_backbone_sentences,
@@ -47,13 +48,16 @@ def closing_data(run: Run) -> dict[str, Any]:
     data: dict[str, Any] = {"directory": str(run.directory)}
     for key in ("best", "random_control", "smaller_image", "reference"):
         data[key] = None if found[key] is None else _nested(found[key])
-    data["no_smaller_image"] = found["no_smaller_image"]
+    data["no_files"] = kept_facts(run.directory).get("no_files") or {}
+    for why in ("no_smaller_image", "no_random_control"):
+        data[why] = found[why]
+    data["careful"] = careful_lines(run.directory)
     if found["others"]:
         data["others"] = [_nested(record) for record in found["others"]]
     data["front"] = [_nested(record) for record in found["front"]]
     data["comparisons"] = found["comparisons"].to_dict()
     data["measuring"] = found["measuring"]
-    data["predicted_for"] = predicted_for(run.question.target, run.question.batch)
+    data["predicted_for"] = _predicted_for(run)
     return data
 
 
@@ -67,7 +71,8 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     on_device = on_device_of(names)
     parts: list[str | Table] = [f"budget: {budget.echo}" for budget in found["budgets"]]
     parts.append(closing_table(points, metric, sources=sources, on_device=on_device, wide=wide))
-    lines = [control_sentence(points, metric), slower_sentence(points)]
+    lines = [control_sentence(points, metric, found["no_random_control"])]
+    lines += [*careful_lines(run.directory), slower_sentence(points)]
     lines.append(smaller_image_sentence(points, metric, found["no_smaller_image"]))
     lines += other_backbone_sentences(points, metric)
     lines += standing_sentences(found["comparisons"], metric)
@@ -76,8 +81,15 @@ def closing_parts(run: Run, *, wide: bool = False) -> list[str | Table]:
     parts += filter(None, lines)
     if found["best"] is None:
         parts.append("nothing inside the budget could be evaluated; see trials.csv for the reasons")
+    parts += filter(None, [run.not_handed_over])
     parts += [f"run directory: {run.directory}", f"  {', '.join(_what_there_is(run.directory))}"]
+    parts += no_file_lines(run.directory)
     return parts
+
+
+def _predicted_for(run: Run) -> dict[str, Any] | None:
+    """What the run's predictions are of."""
+    return predicted_for(run.question.target, run.records()["measuring"], run.question.batch)
 
 
 def _nested(record: TrialRecord) -> dict[str, Any]:
@@ -95,15 +107,17 @@ def front_data(run: Run, x: str, y: str) -> dict[str, Any]:
         "metrics": names,
         "front": [
             {"number": p.number, "method": p.method, "config_id": p.config_id, "kind": p.kind}
+            | ({"details": p.details} if p.details else {})
             | ({"backbone": p.backbone} if p.backbone else {})
             | {"num_images": p.num_images, "origin": p.origin}
             | {m.column: p.value(m) for m in found.metrics}
             for p in found.points
         ],
         "hypervolume": found.volume,
+        "trials_included": found.with_trials,
         "reference": dict(zip(names, found.reference, strict=True)),
         "picture": str(run.picture_over(x, y)),
-        "predicted_for": predicted_for(run.question.target, run.question.batch),
+        "predicted_for": _predicted_for(run),
     }
 
 
@@ -119,7 +133,7 @@ def front_parts(run: Run, x: str, y: str) -> list[str | Table]:
         table.add_column(Text(head), justify=side, overflow="fold")
     for p in found.points:
         values = [m.number(p.value(m)) for m in found.metrics]
-        table.add_row(str(p.number), Text(p.name), *values, str(p.num_images or "-"))
+        table.add_row(str(p.number), Text(p.called), *values, str(p.num_images or "-"))
     notes = device_notes(run.question.target, run.records()["measuring"], run.question.batch)
     told = notes if any(m.name in ON_DEVICE for m in found.metrics) else []
     return [table, found.sentence, *told, f"picture: {run.picture_over(x, y)}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +25,16 @@ class FrontOver:
     volume: float
     """Dominated up to `reference`, in the product of the metrics' units."""
     reference: tuple[float, ...]
+    with_trials: bool = False
+    """Whether trials that were judged on few images count as well, and a quality is told."""
 
     @property
     def sentence(self) -> str:
-        """The volume, and up to where."""
+        """The volume, up to where, and whether trials on few images count."""
         names = " and ".join(m.label for m in self.metrics)
         ends = ", ".join(m.text(v) for m, v in zip(self.metrics, self.reference, strict=True))
-        return f"hypervolume of the front over {names}: {self.volume:.5g}, up to {ends}"
+        more = ", trials on few images included" if self.with_trials else ""
+        return f"hypervolume of the front over {names}{more}: {self.volume:.5g}, up to {ends}"
 
 
 def axes_of(metrics: Sequence[Metric]) -> tuple[Metric, Metric]:
@@ -40,8 +43,18 @@ def axes_of(metrics: Sequence[Metric]) -> tuple[Metric, Metric]:
     return next((m for m in metrics if m is not y), METRICS["macs"]), y
 
 
-def front_over(points: Sequence[Point], metrics: Sequence[Metric]) -> FrontOver:
+def own_axes(asked: Sequence[Metric]) -> tuple[Metric, ...]:
+    """What a run's own front is over: the metrics of its objectives, and those of its picture."""
+    return tuple(dict.fromkeys((*asked, *axes_of(asked))))
+
+
+def front_over(
+    points: Sequence[Point], metrics: Sequence[Metric], *, own: Collection[Metric] = ()
+) -> FrontOver:
     """The front of the configurations that a run may recommend.
+
+    Where all metrics are among the run's `own` axes, of what its final evaluation judged; elsewhere
+    the trials count too, most of which were judged on few images.
 
     The volume counts from the (of several, the costliest) uncompressed model's figure in each
     metric, from 0 for a percentage
@@ -50,7 +63,9 @@ def front_over(points: Sequence[Point], metrics: Sequence[Metric]) -> FrontOver:
     Raises:
         RunDirectoryError: the run knows nothing of a metric.
     """
-    able = [p for p in points if p.kind in ("best", "front", "trial") and p.feasible and not p.over]
+    final = {*metrics} <= {*own}
+    kinds = ("best", "front") if final else ("best", "front", "trial")
+    able = [p for p in points if p.kind in kinds and p.feasible and not p.over]
     for metric in metrics:
         if able and all(p.value(metric) is None for p in able):
             raise RunDirectoryError(
@@ -65,7 +80,8 @@ def front_over(points: Sequence[Point], metrics: Sequence[Metric]) -> FrontOver:
     volume = hypervolume(losses_of(front, metrics), ends) if front else 0.0
     order = sorted(front, key=lambda p: tuple(losses_of([p], metrics)[0]))
     reference = tuple(float(e) + 0.0 for e in ends * _signs(metrics))  # no -0
-    return FrontOver(tuple(metrics), tuple(order), volume, reference)
+    few = any(m.kind == "judged" for m in metrics) and any(p.kind == "trial" for p in able)
+    return FrontOver(tuple(metrics), tuple(order), volume, reference, few)
 
 
 def volumes_by_trial(points: Sequence[Point], metrics: Sequence[Metric]) -> list[float]:

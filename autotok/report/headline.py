@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotok.metrics import METRICS, Metric
+from autotok.searching.records.record import MEASURED
 
 from .points import Point
 from .sources import Sources
@@ -35,14 +36,30 @@ def slower_sentence(points: Sequence[Point]) -> str:
     best, base = best_and_base(points)
     if best is None or base is None or not _slower(best, base):
         return ""
-    own, other = best.value(LATENCY), base.value(LATENCY)
-    assert own is not None
-    assert other is not None
+    times = speed_up(best, base)
+    assert times is not None
+    own, other = (LATENCY.text(p.value(LATENCY)) for p in (best, base))
+    told = f"the best is {best.origin} at {own}, the uncompressed model at {other},"
+    if _timed_in_turns(best):
+        told = f"timed in turns with the uncompressed model{_noise(best)}, the best takes"
     return (
-        f"SLOWER THAN UNCOMPRESSED: the best is {best.origin} at {LATENCY.text(own)}, the"
-        f" uncompressed model at {LATENCY.text(other)}, {own / other:.2f} times as long; few FLOPs"
+        f"SLOWER THAN UNCOMPRESSED: {told} {1 / times:.2f} times as long; few FLOPs"
         " are not few milliseconds: where time counts, ask for it, such as --budget 70%latency"
     )
+
+
+def speed_up(best: Point, base: Point) -> float | None:
+    """How many times as fast the best is as the uncompressed model; None where nobody knows.
+
+    Where the best is measured, as its own measurement says, which ran the two in turns: two
+    readings taken at different times, or a reading and a prediction, say nothing of each other.
+    """
+    if _timed_in_turns(best):
+        return best.speedup or None
+    own, other = best.value(LATENCY), base.value(LATENCY)
+    if not own or not other or best.origin != base.origin:
+        return None
+    return other / own
 
 
 def headline(points: Sequence[Point], metric: Metric, sources: Sources) -> list[HeadlineFigure]:
@@ -68,8 +85,17 @@ def _figure(
     written = metric.number(own)
     value = written if written == "-" else f"{written} {unit or metric.unit}".strip()
     parts = []
-    if other is not None:
+    if other is not None and base is not None:
         share = f" ({100 * own / other:.0f} % of it)" if own is not None and other > 0 else ""
+        if metric.kind == "judged":
+            ratio = best.share_of(base)
+            share = "" if ratio is None else f" ({100 * ratio:.0f} % of it)"
+            if best.num_images != base.num_images and ratio is not None:
+                share = f" ({100 * ratio:.0f} % of it over the same images)"
+        if metric is LATENCY and _timed_in_turns(best):
+            share = f", {base.origin} at another time"
+        elif metric in (LATENCY, MEMORY) and best.origin != base.origin:
+            share = f", {base.origin}"
         parts.append(f"uncompressed {metric.number(other)}{share}")
     parts += [source] if source else []
     worse = metric is LATENCY and base is not None and _slower(best, base)
@@ -77,17 +103,28 @@ def _figure(
 
 
 def _speed_up(best: Point, base: Point | None) -> HeadlineFigure | None:
-    own, other = best.value(LATENCY), None if base is None else base.value(LATENCY)
-    if not own or other is None or base is None:
+    times = None if base is None else speed_up(best, base)
+    if times is None or base is None:
         return None
     slower = _slower(best, base)
     told = "slower than uncompressed" if slower else "against uncompressed"
-    return HeadlineFigure(f"{best.origin} speed-up", f"{other / own:.2f} times", told, slower)
+    told += ", timed in turns" if _timed_in_turns(best) else ""
+    told += _noise(best)
+    return HeadlineFigure(f"{best.origin} speed-up", f"{times:.2f} times", told, slower)
+
+
+def _timed_in_turns(best: Point) -> bool:
+    return best.origin == MEASURED and best.speedup is not None
+
+
+def _noise(best: Point) -> str:
+    """The verdict on its measurement, where that was not steady."""
+    return f" ({best.reading})" if best.reading not in ("", "steady") else ""
 
 
 def _slower(best: Point, base: Point) -> bool:
-    own, other = best.value(LATENCY), base.value(LATENCY)
-    return own is not None and other is not None and own > other
+    times = speed_up(best, base)
+    return times is not None and times < 1.0
 
 
 def _source(best: Point, predicted: str, sources: Sources) -> str:

@@ -56,6 +56,8 @@ class Report:
     comparisons: Comparisons = field(default_factory=Comparisons)
     axes: tuple[Metric, Metric] | None = None
     """Of the picture; GFLOPs and the quality by default."""
+    asked: Sequence[Metric] = ()
+    """Of the run's objectives."""
     limits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """By metric's name, in its column's unit."""
     published: References = NOTHING_PUBLISHED
@@ -69,6 +71,10 @@ class Report:
     maps_summary: str = ""
     no_smaller_image: str = ""
     """Why there is no control on smaller images, where there is none."""
+    no_random_control: str = ""
+    """Why there is no random pruning, where there is none."""
+    careful: Sequence[str] = ()
+    """What is wrong with the best, in sentences."""
 
 
 def write_report(path: Path, report: Report, *, picture: Path | None = None) -> Path:
@@ -81,7 +87,7 @@ def write_report(path: Path, report: Report, *, picture: Path | None = None) -> 
     parts += [_facts("Checks", report.checks), _facts("Environment", report.environment)]
     if report.config_yaml:
         parts.append(f"<h2>best.yaml</h2><pre>{escape(report.config_yaml)}</pre>")
-    parts.append(f"<h2>How to reproduce</h2><pre>{escape(report.command)}</pre>")
+    parts.append(f"<h2>How to reproduce</h2><pre class='command'>{escape(report.command)}</pre>")
     body = "\n".join(part for part in parts if part)
     return write_text(
         path,
@@ -103,10 +109,10 @@ def _headline(report: Report) -> str:
     ]
     parts = [f"<p>Budget: {escape(report.budget)}</p>"] if report.budget else []
     parts += [f"<div class='figures'>{''.join(cells)}</div>"] if cells else []
-    slower = slower_sentence(report.points)
-    parts += [f"<p class='warning'>{escape(_sentence(slower))}</p>"] if slower else []
+    wrong = [*report.careful, slower_sentence(report.points)]
+    parts += [f"<p class='warning'>{escape(_sentence(line))}</p>" for line in wrong if line]
     sentences = [
-        control_sentence(report.points, report.metric),
+        control_sentence(report.points, report.metric, report.no_random_control),
         smaller_image_sentence(report.points, report.metric, report.no_smaller_image),
     ]
     parts += [f"<p class='fact'>{escape(_sentence(line))}</p>" for line in sentences if line]
@@ -125,6 +131,7 @@ def _front(report: Report, picture: Path | None) -> str:
         report.points,
         report.metric,
         axes=axes,
+        asked=report.asked,
         limits=report.limits,
         instead=image,
         published=report.published,

@@ -43,9 +43,13 @@ def interactive_front(
     limits: Mapping[str, float],
     instead: str,
     published: References = NOTHING_PUBLISHED,
+    asked: Sequence[Metric] = (),
 ) -> str:
-    """HTML of the front; `instead` is what is shown where no script runs."""
-    figures = front_figures(points, judged, axes=axes, limits=limits, published=published)
+    """HTML of the front; `instead` is what is shown where no script runs, `asked` the metrics of
+    the run's objectives."""
+    figures = front_figures(
+        points, judged, axes=axes, limits=limits, published=published, asked=asked
+    )
     data = json.dumps(figures, allow_nan=False)
     for character in "<>&":  # nothing in it may end the element
         data = data.replace(character, f"\\u{ord(character):04x}")
@@ -59,6 +63,7 @@ def front_figures(
     axes: tuple[Metric, Metric],
     limits: Mapping[str, float],
     published: References = NOTHING_PUBLISHED,
+    asked: Sequence[Metric] = (),
 ) -> dict[str, Any]:
     """Every point and every metric that is known of some, as plain data."""
     known = [
@@ -72,7 +77,9 @@ def front_figures(
     return {
         "x": x,
         "y": y,
-        "metrics": [_metric(metric, limits) for metric in known],
+        "metrics": [
+            _metric(metric, limits) | {"own": metric in (*axes, *asked)} for metric in known
+        ],
         "points": [_point(point, known) for point in (*points, *published.points)],
         "published": published.shown,
     }

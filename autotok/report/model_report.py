@@ -158,6 +158,7 @@ def quality_report(
         "uncompressed": round(judged.reference.value, 4),
         "precision": judged.judged_in.precision,
         "precision_why": judged.judged_in.why,
+        "judged_format": judged.model.config.number_format,
         "patch_tokens": judged.model.backbone.facts.num_patches,
         "patch_tokens_by_layer": judged.model.schedule.by_layer,
     }

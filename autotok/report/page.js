@@ -36,9 +36,9 @@
   const shownOf = (x, y) => data.points.filter((p) => p.values[x.column] != null && p.values[y.column] != null
     && (p.kind !== "trial" || all.checked) && (p.kind !== "published" || elsewhere.checked));
   const better = (metric, a, b) => metric.higher ? a >= b : a <= b;
-  // Over the run's own axes the front is the one that the final evaluation judged.
+  // Over the run's own axes the front is the one that the final evaluation judged, as in the notes.
   const frontOf = (points, x, y) => {
-    const own = data.metrics[data.x] === x && data.metrics[data.y] === y;
+    const own = x.own && y.own;
     const able = points.filter((p) => p.able && (p.kind === "best" || p.kind === "front"
       || (p.kind === "trial" && !own)));
     const value = (p, metric) => p.values[metric.column];

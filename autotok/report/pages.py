@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from autotok.errors import RunDirectoryError, printable
 from autotok.metrics import Metric
-from autotok.names import text_of
-from autotok.searching.records.objective import DEFAULT_OBJECTIVES
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import kept_result
-from autotok.searching.space.settings import SearchSettings
 
-from .fronts import axes_of, front_over, volumes_by_trial
+from .fronts import axes_of, front_over, own_axes, volumes_by_trial
 from .html import Report, write_report
 from .plots import pareto_png
 from .points import Point, limits_of
 from .published_points import references
 from .run import Run
 from .run_maps import kept_maps
+from .run_notes import careful_lines, kept_facts, kept_json
 from .small_charts import course_line, token_bars
 from .sources import device_notes, sources_of
 from .tables import on_device_of
@@ -63,29 +58,33 @@ def draw_pages(run: Run) -> None:
     x, y = axes_of(asked)
     picture, limits = run.directory / "pareto.png", limits_of(found["budgets"])
     pareto_png(picture, points, y, x=x, limits=limits, title=title)
-    facts = _kept(run.directory / "report.json")
+    facts = kept_facts(run.directory)
     summary, maps = kept_maps(run.directory) if found["best"] else ("", [])
     best = run.directory / "best.yaml"
     best_of = found["best"].backbone if found["best"] else ""
     report = Report(
         title=title,
-        command=_command(question, run.settings),
+        command=run.command,
         points=points,
         metric=run.judged,
         budget="; ".join(b.echo for b in found["budgets"]),
         sources=sources_of(question.get("target"), found["front"], found["measuring"]),
         on_device=on_device_of([m.name for m in asked] + [b.metric for b in found["budgets"]]),
-        environment={k: _in_words(v) for k, v in _kept(run.directory / "env.json").items()},
+        environment={k: _in_words(v) for k, v in kept_json(run.directory / "env.json").items()},
         checks=facts.get("checks", {}),
         notes=[
+            *([f"N{missing[1:]}."] if (missing := run.not_handed_over) else []),
             *facts.get("notes", ()),
-            *([f"H{front_over(points, asked).sentence[1:]}."] if found["front"] else []),
+            *([_volume(points, asked)] if found["front"] else []),
             *device_notes(question.get("target"), found["measuring"], question.get("batch")),
         ],
         config_yaml=best.read_text("utf-8") if found["best"] and best.is_file() else "",
         comparisons=found["comparisons"],
         no_smaller_image=found["no_smaller_image"],
+        no_random_control=found["no_random_control"],
+        careful=careful_lines(run.directory),
         axes=(x, y),
+        asked=asked,
         charts=_charts(facts.get("tokens"), points, asked),
         mattered=_mattered(facts.get("mattered")),
         limits=limits,
@@ -94,6 +93,11 @@ def draw_pages(run: Run) -> None:
         maps_summary=summary,
     )
     write_report(run.directory / "report.html", report, picture=picture)
+
+
+def _volume(points: Sequence[Point], asked: Sequence[Metric]) -> str:
+    """The hypervolume of the run's own front, as a sentence."""
+    return f"H{front_over(points, asked, own=own_axes(asked)).sentence[1:]}."
 
 
 def _charts(tokens: Any, points: Sequence[Point], asked: Sequence[Metric]) -> list[str]:
@@ -110,7 +114,7 @@ def _charts(tokens: Any, points: Sequence[Point], asked: Sequence[Metric]) -> li
                 course_line(
                     volumes,
                     "configurations evaluated",
-                    f"hypervolume of the front over {names}",
+                    f"hypervolume of the front over {names}, trials on few images included",
                 )
             )
     return charts
@@ -128,38 +132,3 @@ def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {each}" for name, each in value.items())
     return str(value)
-
-
-def _kept(path: Path) -> dict[str, Any]:
-    """What the hand-over wrote down; nothing where an earlier version did not, or it is gone."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _command(question: Mapping[str, Any], settings: SearchSettings) -> str:
-    """A command that asks the same question with the same effort."""
-    plain = {"backbone": "autoformer_demo", "data": "demo", "space": "default", "quality": "auto"}
-    plain |= {"flops_convention": "macs", "subnet": "fixed", "device": "auto"}
-    parts = ["autotok search"]
-    for name in question.get("backbones") or ():
-        parts.append(f"--backbone {shlex.quote(name)}")
-        plain["backbone"] = question["backbone"]
-    for key in ("target", "backbone", "checkpoint", "image_size", "data", "space", "quality",
-                "evaluator", "flops_convention", "max_images", "train_data",
-                "class_names", "subnet", "measure_on", "batch", "precision", "device"):  # fmt: skip
-        value = question.get(key)
-        if value is not None and value != plain.get(key):
-            parts.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
-    if question.get("methods"):
-        parts.append(f"--methods {','.join(question['methods'])}")
-    parts += [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
-    if settings.objectives != DEFAULT_OBJECTIVES:
-        parts += [f"--objective {name}" for name in settings.objectives]
-    parts += [f"--trials {settings.n_trials}", f"--timeout {settings.timeout_s or 0:g}"]
-    if settings.retrain_trials is not None:
-        parts.append(f"--finetunes {settings.retrain_trials}")
-    parts += [f"--seed {settings.seed}", f"--sampler {shlex.quote(text_of(settings.sampler))}"]
-    return printable(" ".join(parts))

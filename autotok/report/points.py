@@ -11,6 +11,7 @@ from typing import Any
 from autotok.evaluation.paired import Paired
 from autotok.metrics import METRICS, TABLE, Metric
 from autotok.searching.records.comparison import Comparisons
+from autotok.searching.records.record import details_of
 from autotok.searching.space.budget import Budget
 
 KINDS = (
@@ -37,6 +38,10 @@ class Point:
     """Of metrics that are not judged, by column."""
     origin: str = "predicted"
     """Of what a device tells: 'predicted' or 'measured'."""
+    speedup: float | None = None
+    """Measured, in turns with the uncompressed model: how many times as fast."""
+    reading: str = ""
+    """Verdict on its measurement: 'steady', 'noisy' or 'unreliable'."""
     mode: str = "plug-in"
     number_format: str = "float32"
     """Of the file that was judged and is shipped."""
@@ -56,6 +61,8 @@ class Point:
     """Quality of the same configuration without its fine-tuning."""
     against_best: Paired | None = None
     """Over the same images, positive where this one is better."""
+    against_reference: Paired | None = None
+    """Over the same images, positive where it is better than its backbone uncompressed."""
     source: str = ""
     """Of a published one."""
     backbone: str = ""
@@ -70,7 +77,7 @@ class Point:
         """A point from a row of `trials.csv` or `TrialRecord.row()`; blanks are None."""
         column = metric.column
         return cls(
-            method=str(row.get("method") or "-"),
+            method=_text(row.get("method")) or "-",
             macs_g=_number(row.get("macs_g")) or 0.0,
             quality=_number(row.get(column)),
             low=_number(row.get(f"{column}_low")),
@@ -78,19 +85,21 @@ class Point:
             num_images=_whole(row.get("num_images")),
             layers=_integers(row.get("layers")),
             counts=_integers(row.get("counts")),
-            subnet=str(row.get("subnet") or ""),
+            subnet=_text(row.get("subnet")),
             figures={m.column: _number(row.get(m.column)) for m in TABLE if m.kind != "judged"},
             origin=_origin(row.get("latency_is")),
-            mode=str(row.get("mode") or "plug-in"),
-            number_format=str(row.get("number_format") or "float32"),
+            speedup=_number(row.get("measured_speedup")),
+            reading=_text(row.get("measured_verdict")),
+            mode=_text(row.get("mode")) or "plug-in",
+            number_format=_text(row.get("number_format")) or "float32",
             image_size=_whole(row.get("image_size")),
-            exits=str(row.get("exits") or ""),
+            exits=_text(row.get("exits")),
             finetuned=_truth(row.get("finetuned")) is True,
             feasible=_truth(row.get("feasible")) is not False,
             within_budget=_truth(row.get("within_budget")),
             over=(_number(row.get("violation")) or 0.0) > 0.0,
             number=_whole(row.get("number")),
-            config_id=str(row.get("config_id") or ""),
+            config_id=_text(row.get("config_id")),
             kind=kind,
             untuned=_number(row.get("plugged")),
             backbone=_text(row.get("backbone")),
@@ -101,6 +110,26 @@ class Point:
         if metric.kind == "judged":
             return self.quality
         return self.figures.get(metric.column, self.macs_g if metric.name == "macs" else None)
+
+    def share_of(self, base: Point | None) -> float | None:
+        """Its quality over the uncompressed model's, on the same images; None where that is not
+        known, or a ratio means nothing."""
+        if base is None or self.quality is None or base.quality is None:
+            return None
+        own, other, paired = self.quality, base.quality, self.against_reference
+        if paired is not None:
+            gain = (
+                paired.difference if METRICS[paired.metric].higher_is_better else -paired.difference
+            )
+            if paired.num_images == self.num_images:
+                other = own - gain
+            elif paired.num_images == base.num_images:
+                own = other + gain
+            else:
+                return None
+        elif self.num_images != base.num_images:
+            return None
+        return own / other if other > 0 else None
 
     @property
     def is_whole(self) -> bool:
@@ -126,12 +155,19 @@ class Point:
             return "-"
         if self.kind == "published":
             return self.mode
-        mode = "fine-tuned" if self.retrained else "plug-in"
-        parts = [] if self.kind == "smaller image" or self.is_whole else [mode]
-        parts += [] if self.number_format == "float32" else [self.number_format]
-        parts += [] if self.image_size is None else [f"{self.image_size} px"]
-        parts += [f"exits {self.exits}"] if self.exits else []
-        return ", ".join(parts) or "-"
+        plain = self.retrained or self.kind == "smaller image" or self.is_whole
+        return ", ".join(filter(None, ("" if plain else "plug-in", self.details))) or "-"
+
+    @property
+    def details(self) -> str:
+        """What is unusual about it beside its method, as `TrialRecord.details` says it."""
+        tuned = self.retrained and not self.is_whole
+        return details_of(tuned, self.number_format, self.image_size, self.exits)
+
+    @property
+    def called(self) -> str:
+        """Its name with what is unusual about it: 'evit (int8)', 'none (24 px)'."""
+        return f"{self.name} ({self.details})" if self.details else self.name
 
     @property
     def schedule(self) -> str:
@@ -163,7 +199,8 @@ def _number(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    """'' of what is not there: pandas reads a blank as NaN, and an id of digits as a number."""
+    return "" if value is None or value != value else str(value)
 
 
 def _whole(value: Any) -> int | None:
@@ -211,6 +248,8 @@ def points_of(found: Mapping[str, Any]) -> list[Point]:
     for record, kind in kinds:
         point = Point.from_row({**record.row(), **comparisons.columns(record)}, metric, kind=kind)
         provenance = comparisons.of(record.number)
-        against = None if provenance is None else provenance.against_best
-        points.append(dataclasses.replace(point, against_best=against))
+        if provenance is not None:
+            best, whole = provenance.against_best, provenance.against_reference
+            point = dataclasses.replace(point, against_best=best, against_reference=whole)
+        points.append(point)
     return points

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from autotok.backbones.loading import as_backbone, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.documents import Place, read_yaml
-from autotok.errors import ConfigError, RunDirectoryError
+from autotok.errors import ConfigError, RunDirectoryError, UsageError
 from autotok.export.bundle import load_bundle
 from autotok.metrics import METRICS, Metric, metric_of
 from autotok.plain_data import typed
@@ -31,10 +32,11 @@ from autotok.searching.space.budget import Budget
 from autotok.searching.space.settings import SearchSettings
 from autotok.training.student import retrained
 
-from .fronts import FrontOver, front_over
+from .again import resume_again, search_again
+from .fronts import FrontOver, front_over, own_axes
 from .plots import pareto_png
 from .points import Point, limits_of, points_of
-from .sources import device_sentences
+from .sources import corrected_in_words, device_sentences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,11 +58,23 @@ class Run:
 
     @property
     def state(self) -> str:
-        """'running', 'finished', or 'interrupted' where `resume` has to go on."""
+        """'running', 'finished', or 'interrupted' where `resume` has to go on: with trials, or
+        with what is handed over."""
         if RunDirectory(self.directory).in_use:
             return "running"
-        done = (self.directory / "pareto.json").is_file()
+        done = RunDirectory(self.directory).handed_over
         return "finished" if done else "interrupted"
+
+    @property
+    def not_handed_over(self) -> str:
+        """What is missing of a run that came to its end and was killed before all was written, and
+        how to have it, in one sentence; '' where nothing is."""
+        if RunDirectory(self.directory).handed_over:
+            return ""
+        names = ("env.json", *(("best.yaml", "best", "maps") if self.records()["best"] else ()))
+        gone = [name for name in names if not (self.directory / name).exists()]
+        gone.append("the notes and checks of the end")
+        return f"not all was handed over (missing: {', '.join(gone)}): go on with {self._again}"
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -76,6 +90,27 @@ class Run:
     def settings(self) -> SearchSettings:
         """How it was searched."""
         return section_of(*self._sections, "search", SearchSettings)
+
+    @property
+    def command(self) -> str:
+        """The command that asks the same again, or why there is none."""
+        started = self.config.get("warm_start")
+        return search_again(
+            self.question.to_dict(),
+            self.settings,
+            embedded=bool(self.config.get("embedded_model")),
+            warm_start=tuple(map(str, started)) if isinstance(started, list) else (),
+        )
+
+    def go_on(self, more: str = "") -> str:
+        """How it is gone on with: a command with `more` flags, or what it takes in Python."""
+        return resume_again(
+            self.directory,
+            self.question,
+            self.settings,
+            embedded=bool(self.config.get("embedded_model")),
+            more=more,
+        )
 
     @cached_property
     def _sections(self) -> tuple[dict[str, Any], Place]:
@@ -93,8 +128,8 @@ class Run:
 
     def records(self) -> dict[str, Any]:
         """What the final evaluation found: `best`, `random_control`, `reference`, `front`,
-        `controls`, `smaller_image`, `no_smaller_image`, `others` (of further backbones), `budgets`,
-        `comparisons`, `measuring`."""
+        `controls`, `smaller_image`, `no_smaller_image`, `no_random_control`, `others` (of further
+        backbones), `budgets`, `comparisons`, `measuring`."""
         with self._reading("pareto.json") as path:
             if not path.is_file():
                 raise self._unfinished(f"run '{self.directory}' is not finished")
@@ -104,6 +139,7 @@ class Run:
                 found = _records(json.loads(path.read_text("utf-8")), Place(path.name))
                 points_of(found)  # what is not typed fails here, where the file is named
                 device_sentences(None, found["measuring"])
+                corrected_in_words(found["measuring"])
                 self._read = state, found
             return dict(self._read[1])
 
@@ -118,12 +154,20 @@ class Run:
         except (OSError, RecursionError, *_WRONG) as why:
             reason = f"{type(why).__name__}: {' '.join(str(why).split())[:100]}"
             raise RunDirectoryError(
-                f"run file {path} is damaged ({reason}); write it again with"
-                f" `autotok resume {self.directory}`"
+                f"run file {path} is damaged ({reason}); write it again with {self._again}"
             ) from why
 
     def _unfinished(self, what: str) -> RunDirectoryError:
-        return RunDirectoryError(f"{what}; go on with `autotok resume {self.directory}`")
+        return RunDirectoryError(f"{what}; go on with {self._again}")
+
+    @property
+    def _again(self) -> str:
+        """How to go on, also where config.yaml does not say how it began."""
+        try:
+            told = self.go_on()
+        except UsageError:
+            told = f"autotok resume {shlex.quote(str(self.directory))}"
+        return f"`{told}`" if told.startswith("autotok") else told
 
     @property
     def best(self) -> TrialRecord:
@@ -158,14 +202,21 @@ class Run:
         path = self.directory / WEIGHTS_FOLDER / f"{config.config_id}.safetensors"
         return retrained(as_backbone(model), config, path)
 
-    def front_over(self, *metrics: str) -> FrontOver:
-        """The front over any metrics, such as 'latency' and 'top1', of all that was evaluated.
+    def front_over(self, *metrics: str, final: bool | None = None) -> FrontOver:
+        """The front over any metrics, such as 'latency' and 'top1': over the run's own axes of what
+        its final evaluation judged, over others of all that was evaluated; `final` says which.
 
         Raises:
             UnknownName: no such metric.
             RunDirectoryError: the run knows no values of one, or is not finished.
         """
-        return front_over(self.points(), self._metrics(metrics))
+        found = self._metrics(metrics)
+        final = self.owns(*metrics) if final is None else final
+        return front_over(self.points(), found, own=found if final else ())
+
+    def owns(self, *metrics: str) -> bool:
+        """Whether all of these are among the axes of its own front."""
+        return {*self._metrics(metrics)} <= {*own_axes(self.asked)}
 
     def picture_over(self, x: str, y: str) -> Path:
         """pareto-X-Y.png of the run directory, drawn: two metrics against each other."""
@@ -254,7 +305,8 @@ def _records(data: Mapping[str, Any], where: Place) -> dict[str, Any]:
     found["smaller_image"] = None if given is None else TrialRecord.from_dict(given, at)
     others = enumerate(data.get("others") or [])
     found["others"] = [TrialRecord.from_dict(item, where / "others" / n) for n, item in others]
-    found["no_smaller_image"] = str(data.get("no_smaller_image") or "")
+    for why in ("no_smaller_image", "no_random_control"):
+        found[why] = str(data.get(why) or "")
     for key in ("front", "controls"):
         records = enumerate(data[key])
         found[key] = [TrialRecord.from_dict(item, where / key / n) for n, item in records]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from autotok.metrics import METRICS, QUALITIES, metric_of
 from autotok.searching.records.pareto import hypervolume
 from autotok.searching.records.record import TrialRecord
 
-from .fronts import FrontOver, axes_of, front_over, losses_of
+from .fronts import FrontOver, axes_of, losses_of, own_axes
 from .run import Run
 
 _JUDGED = tuple(metric.column for name, metric in METRICS.items() if name in QUALITIES)
@@ -36,7 +35,7 @@ def status_report(run: Run) -> dict[str, Any]:
     }
     if run.state != "running":
         more = f" --trials {2 * asked_for}" if run.state == "finished" else ""
-        report["go_on"] = f"autotok resume {shlex.quote(str(run.directory))}{more}"
+        report["go_on"] = run.go_on(more)
     return report
 
 
@@ -53,13 +52,17 @@ def _best_so_far(run: Run, trials: pd.DataFrame) -> dict[str, Any] | None:
     ranked = trials.sort_values(column, ascending=not metric_of(column).higher_is_better).dropna(
         subset=[column]
     )
-    keys = [key for key in ("number", "method", column, "macs_g") if key in ranked]
-    return None if ranked.empty else ranked.iloc[0][keys].to_dict()
+    if ranked.empty:
+        return None
+    unusual = ("number_format", "image_size", "exits")
+    keys = ("number", "method", *unusual, column, "num_images", "macs_g")
+    first = ranked.iloc[0][[key for key in keys if key in ranked]].dropna()
+    return {str(key): value for key, value in first.items()}
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
-    row = record.row()
-    keys = ("number", "method", *_JUDGED, "macs_g")
+    row = {**record.row(), **({"details": record.details} if record.details else {})}
+    keys = ("number", "method", "details", *_JUDGED, "macs_g")
     return {key: row[key] for key in keys if row.get(key) is not None}
 
 
@@ -81,6 +84,7 @@ def compare_runs(
     volumes = _volumes([losses_of(front.points, metrics) for front in found])
     return {
         "metrics": [metric.column for metric in metrics],
+        "trials_included": any(front.with_trials for front in found),
         "runs": [
             {"run": str(run.directory), "hypervolume": volume, "front": _rows(front)}
             for run, front, volume in zip(runs, found, volumes, strict=True)
@@ -91,35 +95,35 @@ def compare_runs(
 
 def _shared(runs: Sequence[Run]) -> list[FrontOver]:
     """The fronts of the final evaluations over the metrics that all were asked for."""
-    asked = [run.asked for run in runs]
+    asked = [own_axes(run.asked) if len(run.asked) < 2 else run.asked for run in runs]
     common = [m for m in asked[0] if all(m in own for own in asked)]
-    if len(common) < 2 and not any(m.kind == "judged" for m in common):
-        told = [
-            f"'{r.directory}' {', '.join(m.name for m in own)}"
-            for r, own in zip(runs, asked, strict=True)
-        ]
+    if len(common) < 2:
+        told = [f"'{r.directory}' {', '.join(m.name for m in r.asked)}" for r in runs]
+        judged = any(m.kind == "judged" for m in common)
         raise ConfigError(
             f"the runs were not asked for two metrics in common ({'; '.join(told)}); name two that"
-            " both know, such as --x macs --y params"
+            f" both know, such as --x macs --y {'quality' if judged else 'params'}"
         )
-    axes = axes_of(common)
-    return [front_over([p for p in r.points() if p.kind != "trial"], axes) for r in runs]
+    names = [m.name for m in axes_of(common)]
+    return [run.front_over(*names, final=True) for run in runs]
 
 
 def _named(runs: Sequence[Run], x: str, y: str) -> list[FrontOver]:
-    """The fronts over two metrics by name."""
+    """The fronts over two metrics by name: of the final evaluations, where these are axes of both
+    runs' own."""
     judged = [run.judged.name for run in runs]
     if len(set(judged)) > 1 and "quality" in (x, y):
         raise ConfigError(
             f"runs '{runs[0].directory}' and '{runs[1].directory}' were judged by"
             f" {' and '.join(judged)}; give --x and --y of other metrics"
         )
-    return [run.front_over(x, y) for run in runs]
+    final = all(run.owns(x, y) for run in runs)
+    return [run.front_over(x, y, final=final) for run in runs]
 
 
 def _rows(front: FrontOver) -> list[dict[str, Any]]:
     return [
-        {"number": p.number, "method": p.method, **{m.column: p.value(m) for m in front.metrics}}
+        {"number": p.number, "method": p.called, **{m.column: p.value(m) for m in front.metrics}}
         for p in front.points
     ]
 

@@ -78,12 +78,17 @@ class WholeSearch:
         with self._ready(new=True) as ready:
             objectives = make_objectives(self.settings.objectives, ready.problem.metric)
             question = ready.session.question.to_dict()
+            started = [str(path.absolute()) for path in self.warm_start]
             result = run_search(
                 self.settings,
                 ready.problem,
                 ready.directory,
                 ready.told,
-                sections={"question": question, "embedded_model": self.model is not None},
+                sections={
+                    "question": question,
+                    "embedded_model": self.model is not None,
+                    **({"warm_start": started} if started else {}),
+                },
                 engine=ready.engine,
                 around=ready.around,
                 earlier=worth_keeping(earlier, objectives, ready.problem.metric),
@@ -232,7 +237,8 @@ class WholeSearch:
         return listen
 
     def _handed_over(self, session: Session, result: SearchResult) -> Run:
-        no_export = self.watch.why_no_export(result.settings.timeout_s, result.seconds)
+        limit, folder = result.settings.timeout_s, Path(result.directory)
+        no_export = self.watch.why_no_export(limit, result.seconds, folder)
         export = f"not exporting ({no_export})" if no_export else "exporting the best"
         self._say(1.0, f"{export}, drawing the front, writing the report")
         for one in session.each:

@@ -20,30 +20,56 @@ MAX_TIES = 3
 KL = METRICS["kl"]
 
 
-def control_sentence(points: Sequence[Point], metric: Metric) -> str:
-    """Best against the best random pruning within its cost, in one sentence; '' without the two."""
+def control_sentence(points: Sequence[Point], metric: Metric, why_not: str = "") -> str:
+    """Best against the best random pruning within its cost, in one sentence, or why that control is
+    not there; '' without a best, or where neither is known."""
     best = next((p for p in points if p.kind == "best" and p.quality is not None), None)
     controls = [p for p in points if p.kind == "random control" and p.quality is not None]
-    if best is None or best.quality is None or not controls:
+    if best is None or best.quality is None:
         return ""
-    sign = 1 if metric.higher_is_better else -1
+    told = f"best: {best.called}, {metric.text(best.quality)} at {gflops(best.macs_g)} GFLOPs"
+    if not controls:
+        return f"{told}; no random pruning beside it: {why_not}" if why_not else ""
     near = [p for p in controls if p.macs_g <= best.macs_g * 1.02] or controls
-    control = max(near, key=lambda p: sign * (p.quality or 0.0))
-    assert control.quality is not None
-    gain = sign * (best.quality - control.quality)
-    paired = None if control.against_best is None else control.against_best.reversed
-    difference = f"{gain:+.{metric.digits}f}" if paired is None else paired.text
-    tie = paired is not None and paired.verdict == "tie"
+    control = _nearest_rival(near, metric)
+    gain, difference, tie = _held_against(best, control, metric)
     warning = "; NO BETTER THAN RANDOM PRUNING" if gain <= 0 else ""
     warning = "; A TIE WITH RANDOM PRUNING" if tie and gain > 0 else warning
     advice = ": search longer or with more images" if warning else ""
     pruning = f"best of {len(controls)} random prunings" if len(controls) > 1 else "random pruning"
     return (
-        f"best: {best.name}, {metric.text(best.quality)} at {gflops(best.macs_g)} GFLOPs;"
-        f" {pruning}: {metric.text(control.quality)} at"
+        f"{told}; {pruning}: {metric.text(control.quality)} at"
         f" {gflops(control.macs_g)} GFLOPs; difference {difference}"
-        f" {'points' if metric.unit == '%' else 'in favour of the best'}{warning}{advice}"
+        f" {'points' if metric.unit == '%' else 'in favour of the best'}"
+        f"{_over_images(best, control)}{warning}{advice}"
     )
+
+
+def _nearest_rival(points: Sequence[Point], metric: Metric) -> Point:
+    """The one that comes nearest to the best, or is ahead of it by most: over the same images,
+    where all were compared so; means over different images say nothing of each other."""
+    sign = 1 if metric.higher_is_better else -1
+    if all(p.against_best is not None for p in points):
+        return max(points, key=lambda p: p.against_best.difference if p.against_best else 0.0)
+    return max(points, key=lambda p: sign * (p.quality or 0.0))
+
+
+def _held_against(best: Point, control: Point, metric: Metric) -> tuple[float, str, bool]:
+    """(how much better the best is, the same in words, whether noise alone separates the two):
+    over the same images where the two were compared so."""
+    if control.against_best is not None:
+        paired = control.against_best.reversed
+        return paired.difference, paired.text, paired.verdict == "tie"
+    sign = 1 if metric.higher_is_better else -1
+    gain = sign * ((best.quality or 0.0) - (control.quality or 0.0))
+    return gain, f"{gain:+.{metric.digits}f}", False
+
+
+def _over_images(best: Point, control: Point) -> str:
+    """Over which images a difference is, where the two figures beside it are over others."""
+    if control.against_best is None or best.num_images == control.num_images:
+        return ""
+    return f" over the {control.against_best.num_images} images both were judged on"
 
 
 def smaller_image_sentence(points: Sequence[Point], metric: Metric, why_not: str = "") -> str:
@@ -53,12 +79,9 @@ def smaller_image_sentence(points: Sequence[Point], metric: Metric, why_not: str
     control = next((p for p in points if p.kind == "smaller image"), None)
     if control is None or best is None or best.quality is None or control.quality is None:
         return f"no control on smaller images: {why_not}" if why_not else ""
-    gain = (1 if metric.higher_is_better else -1) * (best.quality - control.quality)
-    paired = None if control.against_best is None else control.against_best.reversed
-    difference = f"{gain:+.{metric.digits}f}" if paired is None else paired.text
+    gain, difference, tie = _held_against(best, control, metric)
     warning = "; NO BETTER THAN SMALLER IMAGES" if gain <= 0 else ""
-    if paired is not None and paired.verdict == "tie" and gain > 0:
-        warning = "; A TIE WITH SMALLER IMAGES"
+    warning = "; A TIE WITH SMALLER IMAGES" if tie and gain > 0 else warning
     alone = not best.backbone  # several backbones are searched at their own sizes
     advice = ": let the search choose among image sizes too (--image-sizes)"
     advice = advice if warning and alone else ""
@@ -67,7 +90,8 @@ def smaller_image_sentence(points: Sequence[Point], metric: Metric, why_not: str
         f"smaller images: the uncompressed model{tuned} on {control.image_size} x"
         f" {control.image_size} pixels: {metric.text(control.quality)} at"
         f" {gflops(control.macs_g)} GFLOPs; the best differs by {difference}"
-        f" {'points' if metric.unit == '%' else 'in its favour'}{warning}{advice}"
+        f" {'points' if metric.unit == '%' else 'in its favour'}"
+        f"{_over_images(best, control)}{warning}{advice}"
     )
 
 
@@ -83,12 +107,12 @@ def other_backbone_sentences(points: Sequence[Point], metric: Metric) -> list[st
             continue
         own = [p for p in others if p.backbone == name]
         inside = [p for p in own if p.feasible and not p.over]
-        sign = 1 if metric.higher_is_better else -1
-        rival = max(inside or own, key=lambda p: sign * (p.quality or 0.0))
+        rival = _nearest_rival(inside or own, metric)
         over = "" if inside else ", over the budget"
+        what = f"{rival.method} ({rival.details})" if rival.details else rival.method
         told = "" if rival.against_best is None else _told(rival.against_best.reversed, metric)
         lines.append(
-            f"other backbone, {name}: {rival.method}, {metric.text(rival.quality)} at"
+            f"other backbone, {name}: {what}, {metric.text(rival.quality)} at"
             f" {gflops(rival.macs_g)} GFLOPs{over};"
             f" the best differs by {told or 'an unknown amount'}"
         )
@@ -178,7 +202,8 @@ def _told(paired: Paired, metric: Metric) -> str:
 def _name(standing: Standing) -> str:
     cost = "" if standing.macs_g is None else f" at {gflops(standing.macs_g)} GFLOPs"
     where = f" on {standing.backbone}" if standing.backbone else ""
-    return f"{'fine-tuned ' if standing.finetuned else ''}{standing.method}{where}{cost}"
+    more = f" ({standing.details})" if standing.details else ""
+    return f"{'fine-tuned ' if standing.finetuned else ''}{standing.method}{more}{where}{cost}"
 
 
 def _gflops(gain: TuningGain) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 from autotok.metrics import METRICS, PREDICTED, Metric
 from autotok.predicting.predict import conditions, num_checked, provenance
 from autotok.predicting.target import load_target
-from autotok.searching.records.record import MEASURED, TrialRecord, foretold
+from autotok.searching.records.record import CORRECTED_BY, MEASURED, TrialRecord, foretold
 
 NOWHERE: Mapping[str, int] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 ALLOWED_PCT = 10.0
 """Disagreement that a target which states no error is allowed."""
 
@@ -46,6 +47,7 @@ class Sources:
             points: How many latency and memory were checked at, where that is known.
         """
         some = next((p for p in predictions if p), {})
+        device = _device(measuring)
         words = dict.fromkeys((METRICS[m].aspect for m in PREDICTED), "predicted")
         if target is not None:
             for aspect in words:
@@ -53,8 +55,12 @@ class Sources:
                 told = foretold(error).replace(",", f" for {target},", 1)
                 at = f" at {count} points" if count > 1 else " at 1 point" if count else ""
                 words[aspect] = told if error is None else told + at
-        device = str(measuring.get("device") or "").split(" (")[0]
-        told = f"{MEASURED} on {device}" if device else MEASURED
+                formats, by = _corrected(measuring).get(aspect, ()), f"{CORRECTED_BY}{device}"
+                if "float32" in formats:
+                    words[aspect] = f"predicted for {target}, {by}"
+                elif formats:
+                    words[aspect] += f", {' and '.join(formats)} {by}"
+        told = f"{MEASURED}{device}"
         return cls(words["latency"], words["memory"], told)
 
     def heading(self, metric: Metric, origins: Sequence[str]) -> str:
@@ -64,6 +70,9 @@ class Sources:
         if kinds == {MEASURED}:
             return f"{name} ({self.measured})"
         more = f"; or {self.measured}" if MEASURED in kinds else ""
+        if more:  # which says where
+            where = self.measured.removeprefix(MEASURED)
+            predicted = predicted.replace(f"{CORRECTED_BY}{where}", CORRECTED_BY)
         return f"{name} ({predicted}{more})"
 
 
@@ -106,6 +115,8 @@ def device_notes(
 ) -> list[str]:
     """What latency and memory figures of a run rest on; nothing without a target or device."""
     behind = None if target is None else provenance(load_target(target), batch=batch)
+    if target is not None and (again := corrected_in_words(measuring)):
+        behind = f"{_named(target)}, {again}"
     lines = device_sentences(behind, measuring)
     if lines and batch is not None:
         lines.append(f"They are those of {batch} images at a time.")
@@ -125,17 +136,48 @@ def sources_of(
     return Sources.of(name, predictions, measuring, points=points)
 
 
-def predicted_for(target: str | None, batch: int | None = None) -> dict[str, str] | None:
-    """Target, runtime and number format that a run's predictions are of, and how they were
-    checked, as plain data; `batch` is None where it is the target's own."""
+def predicted_for(
+    target: str | None, measuring: Mapping[str, Any] = NOTHING, batch: int | None = None
+) -> dict[str, Any] | None:
+    """Target, runtime, number format and images at a time that a run's predictions are of, and how
+    they were checked, or what the run corrected, as plain data."""
     if target is None:
         return None
+    known, again = load_target(target), corrected_in_words(measuring)
+    batch = batch or known.default_batch
+    told = {"corrected": again} if again else {"checked": provenance(known, batch=batch)}
+    return {"target": known.name, "of": conditions(known), "batch": batch, **told}
+
+
+def _named(target: str) -> str:
     known = load_target(target)
-    return {
-        "target": known.name,
-        "of": conditions(known),
-        "checked": provenance(known, batch=batch),
-    }
+    return f"target {known.name}, {conditions(known)}"
+
+
+def _device(measuring: Mapping[str, Any]) -> str:
+    """' on ssh://me@board'; '' where nothing was measured."""
+    device = str(measuring.get("device") or "").split(" (")[0]
+    return f" on {device}" if device else ""
+
+
+def _corrected(measuring: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Number formats of whose latency, or memory, predictions were corrected."""
+    found: dict[str, list[str]] = {}
+    for name in measuring.get("corrections") or {}:
+        metric, _, number_format = name.partition(" ")
+        found.setdefault(METRICS[metric].aspect, []).append(number_format or "float32")
+    return found
+
+
+def corrected_in_words(measuring: Mapping[str, Any]) -> str:
+    """'corrected by what was measured on ssh://me@board (latency times 1.30)'; '' where nothing
+    was."""
+    parts = []
+    for name, factor in (measuring.get("corrections") or {}).items():
+        metric, _, number_format = name.partition(" ")
+        of = f" of {number_format} files" if number_format else ""
+        parts.append(f"{METRICS[metric].label}{of} times {factor:.2f}")
+    return f"{CORRECTED_BY}{_device(measuring)} ({', '.join(parts)})" if parts else ""
 
 
 def _over_float32(name: str, ratios: Sequence[float]) -> str:

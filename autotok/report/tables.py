@@ -40,7 +40,7 @@ def plain_table(
     `sources` says what the figures of `on_device` metrics are; it goes into the headings.
     """
     sources = sources or Sources()
-    bases = {p.backbone: p.quality for p in points if p.is_whole}
+    bases = {p.backbone: p for p in points if p.is_whole}
     points = sorted(points, key=lambda p: (ORDER.index(p.kind) > 0, -p.macs_g))
     better = "" if metric.higher_is_better else ", less is better"
     columns: list[tuple[str, list[str]]] = [
@@ -146,11 +146,10 @@ def _quality(point: Point, metric: Metric) -> str:
     return f"{number(point.quality)} {interval} {metric.unit}".strip()
 
 
-def _share(point: Point, base: float | None, metric: Metric) -> str:
+def _share(point: Point, base: Point | None, metric: Metric) -> str:
     """Quality over the uncompressed model's, where a ratio means something."""
-    if base is None or base <= 0 or point.quality is None or not metric.higher_is_better:
-        return "-"
-    return f"{100 * point.quality / base:.1f} %"
+    share = point.share_of(base) if metric.higher_is_better else None
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _feasible(point: Point) -> str:

@@ -31,6 +31,11 @@ def test_a_file_of_init_is_read_by_search_and_flags_override_it(run: Cli, tmp_pa
     code, _, err = run("search", "--config", file)
     assert code == 2
     assert "'trails' is unknown; did you mean 'trials'?" in err
+    assert err.rstrip().endswith("names, see `autotok search --help`")
+    file.write_text("target: [jetson-nx, local]")
+    code, _, err = run("search", "--config", file)
+    assert code == 2
+    assert "target: give one value, not ['jetson-nx', 'local']" in err
 
 
 @pytest.mark.parametrize(
@@ -61,3 +66,21 @@ def test_a_file_and_flags_name_one_backbone_or_several(
     file.write_text(yaml.safe_dump(given | {"budget": "50%"}))
     assert run("search", "--config", file, *flags)[0] == 2
     assert asked == [(searched, ("50%",))]
+
+
+def test_a_list_with_commas_may_be_a_list_of_the_file(
+    run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def search(backbones: list[str], **others: Any) -> None:
+        asked.append(others)
+        raise autotok.ConfigError("that is enough")
+
+    monkeypatch.setattr(autotok, "search", search, raising=False)
+    file = tmp_path / "asked.yaml"
+    lists = {"methods": ["tome", "evit"], "formats": ["float32", "int8"], "image_sizes": [24, 32]}
+    for given in (lists, {name: ",".join(map(str, found)) for name, found in lists.items()}):
+        file.write_text(yaml.safe_dump(given))
+        assert run("search", "--config", file)[0] == 2
+    assert [{name: one[name] for name in lists} for one in asked] == [lists, lists]

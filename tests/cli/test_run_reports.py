@@ -158,3 +158,20 @@ def test_tables_fit_80_columns_and_wide_ones_show_all(run: Cli, finished: autoto
     assert "feasible" not in narrow
     for line in run("methods")[1].splitlines():
         assert len(line) <= 80
+
+
+def test_a_run_killed_while_it_handed_over_is_not_finished_and_says_what_is_missing(
+    run: Cli, own_run: Path
+) -> None:
+    (own_run / "report.json").unlink()
+    (own_run / "best.yaml").unlink()
+    report = json.loads(run("status", own_run, "--json")[1])
+    assert (report["state"], report["go_on"]) == ("interrupted", f"autotok resume {own_run}")
+    code, out, _ = run("report", own_run)
+    assert code == 0
+    missing = (
+        "not all was handed over (missing: best.yaml, the notes and checks of the end): go on with"
+        f" `autotok resume {own_run}`"
+    )
+    assert missing in out
+    assert missing[1:] in (own_run / "report.html").read_text("utf-8")

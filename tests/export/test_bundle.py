@@ -87,6 +87,15 @@ def test_a_format_that_fails_is_recorded_and_spoils_nothing(
     assert "no such operator" in (tmp_path / "best" / "README.md").read_text()
 
 
+def test_a_format_that_is_left_out_is_named_with_the_reason(tmp_path: Path) -> None:
+    model, bundle = made()
+    left_out = {"onnx": "no time was left"}
+    save_bundle(tmp_path / "best", model, bundle, images(), formats=(), left_out=left_out)
+    check = json.loads((tmp_path / "best" / "check.json").read_text())
+    assert check["exports"]["onnx"]["left_out"]
+    assert "- no onnx file: no time was left" in (tmp_path / "best" / "README.md").read_text()
+
+
 def test_a_checkpoint_that_is_not_here_is_refused(tmp_path: Path) -> None:
     _, bundle = made()
     ref = dataclasses.replace(bundle.backbone, checkpoint="elsewhere.pth")

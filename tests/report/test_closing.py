@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotok.report.closing import _what_there_is, budget_lines, closing_parts
+from autotok.report.closing import _what_there_is, budget_lines, closing_data, closing_parts
 from autotok.report.pages import draw_pages
 from autotok.report.run import Run
 from autotok.searching.space.budget import parse_budget
@@ -55,3 +55,12 @@ def test_what_lies_in_best_is_said(tmp_path: Path, file: str, told: str) -> None
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / file).touch()
     assert _what_there_is(tmp_path) == [told]
+
+
+def test_the_last_line_says_how_to_make_up_for_a_file_that_was_left_out(own_run: Path) -> None:
+    path = own_run / "report.json"
+    why = "left out: no time; use `autotok export run/best.yaml -o run/model.onnx`"
+    facts = {**json.loads(path.read_text("utf-8")), "no_files": {"onnx": why}}
+    path.write_text(json.dumps(facts), "utf-8")
+    assert closing_parts(Run(own_run))[-1] == f"no onnx file, {why}"
+    assert closing_data(Run(own_run))["no_files"] == {"onnx": why}

@@ -4,7 +4,7 @@ import pytest
 
 from autotok.errors import RunDirectoryError
 from autotok.metrics import Metric, metric_of
-from autotok.report.fronts import axes_of, front_over, volumes_by_trial
+from autotok.report.fronts import axes_of, front_over, own_axes, volumes_by_trial
 from autotok.report.points import Point
 
 
@@ -54,7 +54,8 @@ def test_the_volume_counts_up_to_the_uncompressed_models_figures() -> None:
     assert found.reference == (5.0, 0.0)
     assert found.volume == pytest.approx((5 - 4) * 80 + (4 - 2) * 60)
     assert found.sentence == (
-        "hypervolume of the front over latency and top-1 accuracy: 200, up to 5.00 ms, 0.0 %"
+        "hypervolume of the front over latency and top-1 accuracy, trials on few images"
+        " included: 200, up to 5.00 ms, 0.0 %"
     )
     rate = front_over(POINTS, metrics("throughput", "top1"))
     assert rate.reference == (200.0, 0.0)
@@ -104,3 +105,16 @@ def test_the_volume_grows_trial_by_trial_to_that_of_the_whole() -> None:
     found = volumes_by_trial(points, both)
     assert found == [2.0 * 80.0, 2.0 * 80.0, 2.0 * 80.0 + 60.0]
     assert found[-1] == front_over(points, both).volume
+
+
+def test_over_the_run_s_own_axes_only_what_the_final_evaluation_judged_counts() -> None:
+    asked = metrics("top1", "macs")
+    found = front_over(POINTS, asked, own=own_axes(asked))
+    assert [p.number for p in found.points] == [1]
+    assert not found.with_trials
+    assert "few images" not in found.sentence
+    more = front_over(POINTS, metrics("top1", "latency"), own=own_axes(asked))
+    assert more.with_trials
+    assert "and latency, trials on few images included: " in more.sentence
+    assert "few images" not in front_over(POINTS, metrics("macs", "latency")).sentence
+    assert own_axes(metrics("top1")) == tuple(metrics("top1", "macs"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from autotok.evaluation.paired import paired_hits
 from autotok.metrics import metric_of
 from autotok.report.headline import headline, slower_sentence
 from autotok.report.points import Point
@@ -62,3 +63,46 @@ def test_without_a_target_there_is_neither_latency_nor_memory() -> None:
     bare = [dataclasses.replace(p, figures={}) for p in points(1.0)]
     assert [f.label for f in headline(bare, TOP1, Sources())] == ["top-1 accuracy", "cost"]
     assert headline([], TOP1, Sources()) == []
+
+
+def timed(own: float, other: float, speedup: float | None, reading: str = "steady") -> list[Point]:
+    best, base = (dataclasses.replace(p, origin="measured") for p in points(own, other))
+    return [dataclasses.replace(best, speedup=speedup, reading=reading), base]
+
+
+def test_a_measured_speed_up_is_the_one_timed_in_turns_not_of_two_readings() -> None:
+    faster = timed(0.178, 0.174, 1.132, "noisy")
+    assert slower_sentence(faster) == ""
+    figures = {f.label: f for f in headline(faster, TOP1, Sources())}
+    assert figures["measured speed-up"].value == "1.13 times"
+    assert figures["measured speed-up"].against == "against uncompressed, timed in turns (noisy)"
+    assert "%" not in figures["latency"].against
+    assert figures["latency"].against.startswith("uncompressed 0.174, measured at another time")
+    slower = slower_sentence(timed(0.174, 0.178, 0.8, "unreliable"))
+    assert "with the uncompressed model (unreliable), the best takes 1.25 times as long" in slower
+
+
+def test_a_reading_is_not_divided_by_a_prediction() -> None:
+    best, base = points(200.0)
+    read = [dataclasses.replace(best, origin="measured"), base]
+    assert slower_sentence(read) == ""
+    labels = [f.label for f in headline(read, TOP1, Sources())]
+    assert labels == ["top-1 accuracy", "cost", "latency", "peak memory"]
+
+
+def test_a_row_s_measured_speed_up_and_verdict_are_read() -> None:
+    row = {"measured_speedup": "1.13", "measured_verdict": "noisy", "latency_is": "measured"}
+    point = Point.from_row(row, TOP1)
+    assert (point.speedup, point.reading, point.origin) == (1.13, "noisy", "measured")
+
+
+def test_a_quality_on_other_images_is_no_share_of_the_uncompressed_model_s() -> None:
+    best, base = points(40.0)
+    apart = [best, dataclasses.replace(base, num_images=40)]
+    assert headline(apart, TOP1, Sources())[0].against == "uncompressed 88.0"
+    both = paired_hits("1" * 36 + "0" * 4, "1" * 30 + "0" * 10)
+    apart[0] = dataclasses.replace(best, quality=90.0, num_images=40, against_reference=both)
+    apart[1] = dataclasses.replace(base, num_images=100)
+    assert headline(apart, TOP1, Sources())[0].against == (
+        "uncompressed 88.0 (120 % of it over the same images)"
+    )

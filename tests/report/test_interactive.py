@@ -30,6 +30,13 @@ def test_the_quality_is_there_where_it_was_no_objective() -> None:
     assert "top1_pct" in [m["column"] for m in found["metrics"]]
 
 
+def test_the_axes_of_the_run_s_own_front_are_told_whichever_way_they_are_chosen() -> None:
+    found = front_figures(POINTS, TOP1, axes=(MACS, TOP1), limits={}, asked=(TOP1, LATENCY))
+    assert all(m["own"] for m in found["metrics"])
+    found = front_figures(POINTS, TOP1, axes=(MACS, TOP1), limits={}, asked=(TOP1, MACS))
+    assert [m["own"] for m in found["metrics"]] == [True, True, False]
+
+
 def test_nothing_in_the_data_ends_its_element() -> None:
     text = interactive_front(POINTS, TOP1, axes=(MACS, TOP1), limits={}, instead="<img>")
     data = re.search(r'<script type="application/json" id="points">(.*?)</script>', text)

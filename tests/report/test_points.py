@@ -35,6 +35,14 @@ def test_a_row_that_went_through_csv_is_the_same_point() -> None:
     assert Point.from_row(back, metric) == Point.from_row(single, metric)
 
 
+def test_a_blank_of_a_table_of_many_formats_is_no_format() -> None:
+    rows = [ROW, {**ROW, "number_format": "int8", "subnet": "d", "exits": "e", "backbone": "b"}]
+    back = pd.read_csv(io.StringIO(pd.DataFrame(rows).to_csv(index=False)))
+    plain, lower = (Point.from_row(back.iloc[i].to_dict(), metric_of("top1")) for i in (0, 1))
+    assert plain == Point.from_row(ROW, metric_of("top1"))
+    assert (plain.details, lower.details) == ("", "int8, exits e")
+
+
 def test_a_point_knows_whether_its_figures_were_measured() -> None:
     metric = metric_of("top1")
     for words, origin in (

@@ -60,7 +60,29 @@ def test_axes_are_what_both_were_asked_for_and_trials_on_few_images_stay_out() -
         Told("b", 0, "latency top1", point(70.0, 2.0, latency_ms=5.0)),
         x="latency",
     )
+    assert named["runs"][0]["front"][0]["top1_pct"] == 60.0
+    assert not named["trials_included"]
+
+
+def test_over_axes_that_are_not_both_runs_own_trials_count_and_that_is_said() -> None:
+    fast = point(60.0, 1.0, latency_ms=3.0)
+    lucky = point(99.0, 1.0, latency_ms=1.0, kind="trial")
+    named = compare_runs(
+        Told("a", 0, "top1 macs latency", fast, lucky),
+        Told("b", 0, "macs top1", point(70.0, 2.0, latency_ms=5.0)),
+        x="latency",
+    )
     assert named["runs"][0]["front"][0]["top1_pct"] == 99.0
+    assert named["trials_included"]
+
+
+def test_one_metric_in_common_is_not_filled_up_with_one_that_a_run_was_not_asked_for() -> None:
+    a = Told("a", 0, "top1 latency", point(80.0, 1.0, latency_ms=3.0))
+    b = Told("b", 0, "top1 macs", point(70.0, 2.0))
+    with pytest.raises(ConfigError, match=r"two metrics in common.*--x macs --y quality"):
+        compare_runs(a, b)
+    alone = [Told(n, 0, "top1", point(80.0, 1.0)) for n in "ab"]  # macs beside it in both pictures
+    assert compare_runs(*alone)["metrics"] == ["macs_g", "top1_pct"]
 
 
 def test_runs_without_metrics_in_common_are_told_what_to_give() -> None:

@@ -67,6 +67,7 @@ def test_an_earlier_run_is_started_from(finished_run: Path, no_onnx: None, tmp_p
                          warm_start=[finished_run])  # fmt: skip
     front = {r.config.method for r in autotok.Run(finished_run).records()["front"]}
     assert run.trials["method"].iloc[0] in front | {"none"}
+    assert run.command.endswith(f" --warm-start {finished_run}")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The tables in words: a win within noise is a tie."""
 
 import dataclasses
+from typing import Any
 
 from evidence import final, hits, record
 
@@ -147,3 +148,71 @@ def test_why_there_is_no_smaller_image_is_told() -> None:
     line = smaller_image_sentence(points(final()), TOP1, "no time was left for it")
     assert line == "no control on smaller images: no time was left for it"
     assert smaller_image_sentence(points(final()), TOP1) == ""
+
+
+def uneven(best: str, *others: str, origin: str = "control") -> list[Point]:
+    """A best and what it is held against, each judged on images of its own number."""
+    top = record(1, "tome", 2.0, best)
+    against = tuple(record(-2 - i, "random", 2.0, o, origin=origin) for i, o in enumerate(others))
+    if origin == "smaller image":
+        (found,) = against
+        assert found.config is not None
+        config = dataclasses.replace(found.config, method="none", image_size=160)
+        found = dataclasses.replace(found, config=config)
+        return points(Final((top,), top, None, (), None, smaller_image=found))
+    return points(Final((top,), top, against[0], against, None))
+
+
+EASY, HARD = "1" * 40 + "0" * 60, "0" * 15 + "1" * 85
+
+
+def test_better_over_the_same_images_is_better_whatever_the_means_say() -> None:
+    # 40 % on all images, 100 % on those that the control was judged on, which has 70 %
+    ahead = control_sentence(uneven(EASY, "1" * 28 + "0" * 12), TOP1)
+    assert "difference +30.0 [" in ahead
+    assert ahead.endswith("points over the 40 images both were judged on")
+    ahead = smaller_image_sentence(uneven(EASY, "1" * 28 + "0" * 12, origin="smaller image"), TOP1)
+    assert ahead.endswith("points over the 40 images both were judged on")
+
+
+def test_worse_over_the_same_images_is_no_better_whatever_the_means_say() -> None:
+    # 85 % on all images, 62.5 % on those that the control was judged on, which has 80 %
+    behind = control_sentence(uneven(HARD, "1" * 32 + "0" * 8), TOP1)
+    assert "difference -17.5 [" in behind
+    assert "NO BETTER THAN RANDOM PRUNING" in behind
+    behind = smaller_image_sentence(uneven(HARD, "1" * 32 + "0" * 8, origin="smaller image"), TOP1)
+    assert "NO BETTER THAN SMALLER IMAGES" in behind
+
+
+def test_of_several_controls_the_nearest_over_the_same_images_is_told() -> None:
+    # 50 % over 100 images, level with the best on 40 of these; or 70 % over the 40 alone
+    line = control_sentence(uneven(EASY, "1" * 40 + "0" * 60, "1" * 28 + "0" * 12), TOP1)
+    assert "best of 2 random prunings: 40.0 %" in line
+    assert "difference +0.0" in line
+
+
+def test_what_is_unusual_about_the_best_and_its_runner_up_is_said() -> None:
+    def changed(found: TrialRecord, **config: Any) -> TrialRecord:
+        assert found.config is not None
+        return dataclasses.replace(found, config=dataclasses.replace(found.config, **config))
+
+    best = changed(record(1, "none", 2.0, hits(0.9)), image_size=24)
+    rival = changed(record(2, "evit", 1.0, hits(0.7)), number_format="int8")
+    control = record(-2, "random", 2.0, hits(0.5), origin="control")
+    last = Final((best, rival), best, control, (control,), None)
+    assert control_sentence(points(last), TOP1).startswith("best: none (24 px), ")
+    assert (
+        "runner-up, evit (int8) at 1.000 GFLOPs" in standing_sentences(compare_front(last), TOP1)[0]
+    )
+    tuned = changed(record(1, "tome", 2.0, AFTER, untuned=BEFORE), number_format="int8")
+    last = Final((tuned, rival), tuned, control, (control,), None)
+    assert control_sentence(points(last), TOP1).startswith("best: tome (fine-tuned, int8), ")
+    assert [p.mode_text for p in points(last)][:2] == ["fine-tuned, int8", "plug-in, int8"]
+
+
+def test_why_there_is_no_random_pruning_is_told_beside_the_best() -> None:
+    alone = points(dataclasses.replace(final(), controls=(), random_control=None))
+    line = control_sentence(alone, TOP1, "it cannot be as cheap")
+    assert line.startswith("best: tofu, ")
+    assert line.endswith("2.280 GFLOPs; no random pruning beside it: it cannot be as cheap")
+    assert control_sentence(alone, TOP1) == ""

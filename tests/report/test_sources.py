@@ -1,6 +1,13 @@
 """What a run says of its latency and memory figures."""
 
-from autotok.report.sources import Sources, device_sentences, predicted_for, sources_of
+from autotok.metrics import metric_of
+from autotok.report.sources import (
+    Sources,
+    device_notes,
+    device_sentences,
+    predicted_for,
+    sources_of,
+)
 from autotok.searching.records.record import TrialRecord
 
 MEASURING = {
@@ -17,7 +24,7 @@ MEASURING = {
 
 def test_headings_say_how_well_each_figure_was_checked() -> None:
     predictions = [{}, {"latency_ms": 20.0, "peak_memory_mb": 9.0, "memory_error_pct": 0.52}]
-    sources = Sources.of("jetson-nx", predictions, MEASURING)
+    sources = Sources.of("jetson-nx", predictions, {**MEASURING, "corrections": {}})
     assert sources.latency == "predicted for jetson-nx, unchecked"
     assert sources.memory == "predicted for jetson-nx, checked to 0.5 %"
     assert sources.measured == "measured on ssh://me@board"
@@ -37,6 +44,7 @@ def test_a_run_s_predictions_name_target_runtime_format_and_points() -> None:
     assert told is not None
     assert (told["target"], told["of"]) == ("jetson-nx", "PyTorch eager float32")
     assert told["checked"].startswith("target jetson-nx, PyTorch eager float32; latency errors")
+    assert told["batch"] == 1
     assert predicted_for(None) is None
 
 
@@ -78,3 +86,31 @@ def test_a_number_format_that_is_no_faster_is_said_to_be() -> None:
         "FLOAT16 IS NO FASTER HERE: its files took 1.50 times float32's latency, same"
         " configuration.",
     ]
+
+
+def test_predictions_that_the_run_corrected_do_not_claim_the_target_s_error() -> None:
+    errors = [{"latency_error_pct": 1.3, "memory_error_pct": 4.1}]
+    sources = Sources.of("nx", errors, MEASURING)
+    assert sources.latency == "predicted for nx, corrected by what was measured on ssh://me@board"
+    assert sources.memory == "predicted for nx, checked to 4.1 %"
+    latency = metric_of("latency")
+    assert sources.heading(latency, ["predicted", ""]) == f"latency ms ({sources.latency})"
+    assert sources.heading(latency, ["predicted", "measured"]) == (
+        "latency ms (predicted for nx, corrected by what was measured; or measured on"
+        " ssh://me@board)"
+    )
+    lower = Sources.of("nx", errors, {**MEASURING, "corrections": {"latency_ms int8": 0.8}})
+    assert lower.latency == (
+        "predicted for nx, checked to 1.3 %, int8 corrected by what was measured on ssh://me@board"
+    )
+    assert predicted_for("jetson-nx", MEASURING, 64) == {
+        "target": "jetson-nx",
+        "of": "PyTorch eager float32",
+        "batch": 64,
+        "corrected": "corrected by what was measured on ssh://me@board (latency times 1.30)",
+    }
+    (line, *_) = device_notes("jetson-nx", MEASURING)
+    assert line.endswith(
+        "the other figures are predictions: target jetson-nx, PyTorch eager float32, corrected by"
+        " what was measured on ssh://me@board (latency times 1.30)."
+    )

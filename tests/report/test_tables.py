@@ -112,3 +112,18 @@ def test_what_fine_tuning_bought_is_a_table_with_units() -> None:
     assert dict(zip(heads, row, strict=True))["less KL divergence per minute"] == "+0.1000"
     blind = TuningGain(7, "x", "tome", None, 0.0, 200, 3200)
     assert tuning_table([blind], TOP1)[1][0][2:6] == ["-", "-", "-", "-"]
+
+
+def test_a_share_is_of_what_the_uncompressed_model_has_on_the_same_images() -> None:
+    # 30 of 40 images right, where the uncompressed model has 36 of these and 56 of all 100
+    own, whole = "1" * 30 + "0" * 10, "1" * 36 + "0" * 4 + "1" * 20 + "0" * 40
+    base = Point("none", 4.8, 56.0, num_images=100, kind="uncompressed")
+    early = Point("tome", 2.2, 75.0, num_images=40, kind="front")
+    compared = dataclasses.replace(early, against_reference=paired_hits(own, whole))
+    heads, rows = plain_table([base, compared], TOP1)
+    assert [row[heads.index("of uncompressed")] for row in rows] == ["100.0 %", "83.3 %"]
+    heads, rows = plain_table([base, early], TOP1)  # nobody compared the two
+    assert [row[heads.index("of uncompressed")] for row in rows] == ["100.0 %", "-"]
+    longer = dataclasses.replace(early, quality=56.0, num_images=100)
+    found = dataclasses.replace(longer, against_reference=paired_hits(whole, own))
+    assert found.share_of(dataclasses.replace(base, quality=75.0, num_images=40)) == 36 / 30

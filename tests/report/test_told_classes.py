@@ -15,11 +15,11 @@ import autotok
 from autotok import CompressionConfig, FineTuneSpec, Reduction
 from autotok.backbones.tiny import tiny_backbone
 from autotok.cli.models import app
-from autotok.errors import DataError
+from autotok.errors import ConfigError, DataError
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.best_yaml import BackboneRef, Bundle, read_best, write_best
 from autotok.export.bundle import save_bundle
-from autotok.report.told_classes import told_class_names
+from autotok.report.told_classes import told_class_names, told_data
 
 NAMES = tuple("jihgfedcba")
 CONFIG = CompressionConfig("topk", (Reduction(1, num_keep=6),))
@@ -55,6 +55,31 @@ def test_class_names_are_those_of_the_search(photos: Path, best: Path, tmp_path:
     told = written(tmp_path, {"class_names": str(tmp_path / "names.txt")})
     assert told_class_names(told, str(photos)) == tmp_path / "names.txt"
     assert told_class_names(written(tmp_path, {"question": None}), photos) is None
+
+
+def test_images_are_those_of_the_search_unless_others_are_given(
+    photos: Path, best: Path, tmp_path: Path
+) -> None:
+    assert told_data(best) == str(photos)
+    assert told_data(best, "digits") == "digits"
+    assert told_data(written(tmp_path, {"data": "digits"})) == "digits"
+    assert told_data(written(tmp_path, {})) == told_data(None) == "demo"
+    gone = written(tmp_path, {"question": {"data": str(tmp_path / "gone")}})
+    with pytest.raises(ConfigError, match=r"judged on '.*gone', which is not here; give"):
+        told_data(gone)
+
+
+def test_the_command_of_a_best_yaml_s_first_lines_judges_on_the_images_of_its_search(
+    photos: Path, best: Path
+) -> None:
+    told = best.read_text("utf-8").splitlines()[1]
+    assert told.endswith("autotok evaluate best.yaml")
+    done = CliRunner().invoke(app, ["evaluate", str(best), "--json", "-q"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["data"], found["num_images"]) == (str(photos), 10)
+    assert "names from" in found["labelling"]
+    assert found["judged_format"] == "float32"
 
 
 def test_images_without_names_of_classes_need_none(photos: Path, best: Path) -> None:

@@ -17,6 +17,7 @@ from autotok.searching.engines.base import InProcessEngine, Outcome, run_job
 from autotok.searching.proposing.identity import StudyIdentity
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.tried import Named, TriedProposals
+from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running import final_controls, final_evaluation, time_limit
 from autotok.searching.running.events import Event, TrialFinished
 from autotok.searching.running.loop import Search
@@ -164,8 +165,11 @@ def test_an_extension_that_fails_to_begin_is_not_lost(tmp_path: Path) -> None:
 
     problem = fake_problem()
     run_search(SearchSettings(n_trials=6), problem, tmp_path / "run")
+    (tmp_path / "run" / "report.json").touch()
+    assert RunDirectory(tmp_path / "run").handed_over
     with pytest.raises(RuntimeError):
         resume_search(problem, tmp_path / "run", n_trials=12, engine=Broken(problem))
+    assert not RunDirectory(tmp_path / "run").handed_over
     assert resume_search(problem, tmp_path / "run").evaluated == 12
 
 

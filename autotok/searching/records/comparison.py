@@ -49,6 +49,8 @@ class Standing:
     """Where several were searched."""
     divergence: float | None = None
     """From the uncompressed model, which chooses among ties."""
+    details: str = ""
+    """Beside its method: number format, image size and exits, where these are not the usual."""
 
     @property
     def is_cheaper_tie(self) -> bool:
@@ -192,6 +194,7 @@ def _standing(role: str, record: TrialRecord, final: Final, other: TrialRecord |
         method="" if record.config is None else record.config.method,
         backbone=record.backbone,
         divergence=record.divergence,
+        details=record.details.removeprefix("fine-tuned").removeprefix(", "),
         macs_g=None if record.costs is None else record.costs.macs / 1e9,
         finetuned=record.tuned is not None,
         share_of_best=_macs(record) / _macs(best) if best is not None and _macs(best) else None,
@@ -211,15 +214,33 @@ def _against(record: TrialRecord, other: TrialRecord | None) -> Paired | None:
 def _runner_up(
     best: TrialRecord, others: Sequence[TrialRecord], final: Final, objectives: Sequence[Objective]
 ) -> TrialRecord | None:
-    """The next of the front by the first objective; where there is no other, the best control."""
+    """The next of the front by the first objective; where there is no other, the best control.
+
+    Where that is the quality, the one that comes nearest over the same images as the best: whoever
+    left the race early was judged on fewer.
+    """
     rivals = [r for r in others if r.score is not None]
     rivals = rivals or [r for r in final.controls if r.measured]
     if not rivals:
         return None
+    judged = None if best.score is None else METRICS[best.score.metric]
+    if not objectives or (judged is not None and objectives[0].name == judged.column):
+        rivals = _nearest(best, rivals)
     if objectives:
         return best_of(rivals, objectives)
-    more = best.score is None or METRICS[best.score.metric].higher_is_better
+    more = judged is None or judged.higher_is_better
     return min(rivals, key=lambda r: -_quality(r) if more else _quality(r))
+
+
+def _nearest(best: TrialRecord, rivals: list[TrialRecord]) -> list[TrialRecord]:
+    """Those that come nearest to the best over the same images; all of them where all were judged
+    on as many, or some were not compared so."""
+    pairs = [compare(r.tally, best.tally) for r in rivals]
+    gaps = [paired.difference for paired in pairs if paired is not None]
+    images = {0 if r.score is None else r.score.num_images for r in rivals}
+    if len(images) == 1 or len(gaps) < len(rivals):
+        return rivals
+    return [r for r, gap in zip(rivals, gaps, strict=True) if gap == max(gaps)]
 
 
 def _next_cheaper(record: TrialRecord, front: Sequence[TrialRecord]) -> TrialRecord | None:

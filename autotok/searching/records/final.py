@@ -29,6 +29,8 @@ class Final:
     """The uncompressed model on smaller images, at the cost of the best."""
     no_smaller_image: str = ""
     """Why there is no such control, in words; "" where there is."""
+    no_random_control: str = ""
+    """Why there is no random pruning at the cost of the best, in words; "" where there is."""
     others: tuple[TrialRecord, ...] = ()
     """Of every other backbone that was searched: uncompressed, and the best inside the budget where
     that is not on the front."""
@@ -42,5 +44,6 @@ class Final:
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         order = ("best", "random_control", "reference", "front", "controls", "outside")
-        further = ("smaller_image", "no_smaller_image", *(["others"] if self.others else []))
+        further = ["smaller_image", "no_smaller_image", "no_random_control"]
+        further += ["others"] if self.others else []
         return {name: to_plain(getattr(self, name)) for name in (*order, *further)}

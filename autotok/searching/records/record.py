@@ -9,13 +9,14 @@ from typing import Any
 
 from autotok.config import CompressionConfig, Primitive
 from autotok.documents import Place, parse_json
-from autotok.metrics import METRICS, ON_DEVICE, Metric
+from autotok.metrics import METRICS, ON_DEVICE, PREDICTED, Metric
 from autotok.names import known
 from autotok.plain_data import plain_fields, typed
 
 FINISHED = ("complete", "infeasible", "failed", "duplicate")
 VERSION = 1
 MEASURED = "measured"
+CORRECTED_BY = "corrected by what was measured"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,9 @@ class TrialRecord:
         nominal = "" if self.macs_nominal is None else ", for nominal counts"
         if metric.kind == "measured":
             return f"predicted from the power measured{nominal}"
-        return foretold(self.predicted.get(f"{metric.aspect}_error_pct")) + nominal
+        corrected = is_corrected(self.predicted, metric.aspect)
+        error = self.predicted.get(f"{metric.aspect}_error_pct")
+        return foretold(error, corrected=corrected) + nominal
 
     def _read(self) -> dict[str, float]:
         """What its measurement says of the table's metrics; no memory that holds other things."""
@@ -165,6 +168,22 @@ class TrialRecord:
     def backbone(self) -> str:
         """Whose configuration it is, where several are searched; '' otherwise."""
         return "" if self.config is None else self.config.backbone
+
+    @property
+    def details(self) -> str:
+        """What is unusual about it beside its method: fine-tuned, another number format than
+        float32, another image size than the model's own, exits; '' where nothing is."""
+        config = self.config
+        return (
+            ""
+            if config is None
+            else details_of(
+                config.mode == "retrain" or self.tuned is not None,
+                config.number_format,
+                config.image_size,
+                "" if config.exits is None else config.exits.words,
+            )
+        )
 
     @property
     def measured(self) -> bool:
@@ -242,7 +261,7 @@ class TrialRecord:
 
     def _device_columns(self) -> dict[str, Any]:
         """Metrics on the device, whether they are measured or predicted, and how well checked."""
-        columns: dict[str, Any] = dict(self.predicted)
+        columns: dict[str, Any] = as_told(self.predicted)
         reading = self.reading
         if reading is not None:
             columns |= {f"predicted_{k}": v for k, v in self.predicted.items() if k in ON_DEVICE}
@@ -277,10 +296,36 @@ class TrialRecord:
         return columns
 
 
-def foretold(error_pct: float | None) -> str:
-    """What a predicted figure is called, by the error its target states."""
+def details_of(tuned: bool, number_format: str, image_size: int | None, exits: str) -> str:
+    """'fine-tuned, int8, 24 px, exits ...': of these what is not the usual."""
+    parts = ["fine-tuned"] if tuned else []
+    parts += [] if number_format == "float32" else [number_format]
+    parts += [] if image_size is None else [f"{image_size} px"]
+    parts += [f"exits {exits}"] if exits else []
+    return ", ".join(parts)
+
+
+def foretold(error_pct: float | None, *, corrected: bool = False) -> str:
+    """What a predicted figure is called, by the error its target states; that is of no figure that
+    the run's own measurements corrected."""
+    if corrected:
+        return f"predicted, {CORRECTED_BY}"
     checked = "unchecked" if error_pct is None else f"checked to {error_pct:.1f} %"
     return f"predicted, {checked}"
+
+
+def is_corrected(predicted: Mapping[str, float], aspect: str) -> bool:
+    """Whether measurements of the run changed this prediction's latency, or memory."""
+    return predicted.get(f"{aspect}_correction", 1.0) != 1.0
+
+
+def as_told(predicted: Mapping[str, float]) -> dict[str, float]:
+    """A prediction with the target's stated errors of what the run did not correct."""
+    told = dict(predicted)
+    for aspect in {METRICS[m].aspect for m in PREDICTED}:
+        if is_corrected(predicted, aspect):
+            told.pop(f"{aspect}_error_pct", None)
+    return told
 
 
 def _joined(values: Sequence[int]) -> str:

@@ -40,6 +40,8 @@ _SINCE_1 = {"device": "measure_on", "runs_on": "device"}
 """What keys of the question of a run of version 1 are called since."""
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}|\.seen-[0-9a-f]{8}")
 """What a killed writer of a file leaves, and a killed look at whether a folder is shared."""
+FINISHED_FILE = "report.json"
+"""Written when everything that a run hands over is there, but for its pages."""
 RANKING_FILE = "importance.json"
 """Which parts of a backbone matter: found while a run is loaded, before it starts, and found again
 by whoever loads it next."""
@@ -115,6 +117,15 @@ class RunDirectory:
     def study_log(self) -> Path:
         """The Optuna journal."""
         return self.path / "study.log"
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the run came to its end, and everything that it hands over was written."""
+        return all((self.path / name).is_file() for name in ("pareto.json", FINISHED_FILE))
+
+    def reopen(self) -> None:
+        """Forget that it was handed over: something else is about to be."""
+        (self.path / FINISHED_FILE).unlink(missing_ok=True)
 
     def claim(self) -> None:
         """Take the run for this process; released when the process ends, however it ends."""

@@ -23,6 +23,7 @@ from .loop import Search
 CONTROL = "random"
 SMALLER = "smaller image"
 """Origin of the record of that control."""
+LEFT_OUT = "controls were left out (control_shapes: 0)"
 
 
 def control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
@@ -79,6 +80,20 @@ def controls_at_cost(search: Search, best: TrialRecord) -> Iterator[Repaired]:
         yield repaired
 
 
+def no_random_pruning(search: Search, best: TrialRecord) -> str:
+    """Why there is no random pruning at the cost of the best, where `controls_at_cost` gives
+    none."""
+    if not search.settings.controls:
+        return LEFT_OUT
+    if CONTROL not in list_methods():
+        return f"method '{CONTROL}' is not here"
+    if best.costs is None or best.config is None:
+        return "the best has no exact cost"
+    if not control_shapes(search, best):
+        return "the best itself is the uncompressed model"
+    return "it cannot be as cheap as the best, inside every budget"
+
+
 def retrained_like(record: TrialRecord, best: TrialRecord) -> TrialRecord:
     """The control, to be fine-tuned in the way that the best was."""
     assert record.config is not None
@@ -92,7 +107,7 @@ def smaller_image(search: Search, best: TrialRecord) -> Repaired | str:
     equals it, inside every budget; or in words why there is none."""
     problem = search.problem
     if not search.settings.controls:
-        return "controls were left out (control_shapes: 0)"
+        return LEFT_OUT
     facts = problem.facts_of(best.backbone)
     step = facts.side_step
     if best.config is None or best.costs is None:

@@ -216,24 +216,28 @@ class DeviceCorrections:
         return {
             "device": "" if first is None else first.device,
             "runtime": "" if first is None else first.runtime,
-            "dtype": "" if first is None else first.dtype,
+            "dtype": " and ".join(dict.fromkeys(r.dtype for r in self._readings.values())),
             "num_measured": len(self._readings),
             "ratios": {m: self._ratios(m) for m in CORRECTED if self._ratios(m)},
             "stated_error_pct": {m: stated.get(m) for m in CORRECTED if self._ratios(m)},
-            "corrections": {m: f for m, f in self._factors.items() if m in CORRECTED and f != 1.0},
+            "corrections": {m: f for m, f in self._factors.items() if m != POWER and f != 1.0},
             "failures": [failure["reason"] for failure in self._failures.values()],
             "over_float32": self._over_float32(),
         }
 
     def _over_float32(self) -> dict[str, list[float]]:
         """Latencies in each other number format over float32's of the same configuration, which is
-        told by its raw prediction."""
+        told by its raw prediction; both as shares of the uncompressed model's, timed in turns with
+        them, where that was."""
         found: dict[str, list[float]] = {}
         for key, name in self._formats.items():
             alike = [k for k in self._raw if self._raw[k] == self._raw.get(key)]
             plain = next((k for k in alike if self._formats[k] == "float32"), None)
             if name != "float32" and plain is not None:
-                ratio = self._readings[key].latency_ms / self._readings[plain].latency_ms
+                own, other = self._readings[key], self._readings[plain]
+                ratio = own.latency_ms / other.latency_ms
+                if own.speedup and other.speedup:
+                    ratio = other.speedup / own.speedup
                 found.setdefault(name, []).append(ratio)
         return found
 

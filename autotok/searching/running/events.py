@@ -138,8 +138,11 @@ def event_text(event: Event) -> tuple[str, bool]:
 def trial_text(record: TrialRecord) -> str:
     """A trial in a few words."""
     method = record.config.method if record.config is not None else "?"
+    method += f" ({record.details})" if record.details else ""
     if record.score is None:
         return f"{method} {record.state} {record.reason}".strip()
     score, quality = record.score, METRICS[record.score.metric].text(record.score.value)
-    macs = f", {record.costs.macs / 1e9:.2f} GFLOPs" if record.costs is not None else ""
+    macs = ""
+    if record.costs is not None:
+        macs = f", {METRICS['macs'].number(record.costs.macs / 1e9)} GFLOPs"
     return f"{method} {score.metric} {quality} on {score.num_images} images{macs}"

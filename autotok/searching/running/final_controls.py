@@ -11,7 +11,14 @@ from autotok.evaluation.paired import compare
 from autotok.metrics import ON_DEVICE
 from autotok.searching.records.record import TrialRecord
 
-from .controls import SMALLER, control_record, controls_at_cost, retrained_like, smaller_image
+from .controls import (
+    SMALLER,
+    control_record,
+    controls_at_cost,
+    no_random_pruning,
+    retrained_like,
+    smaller_image,
+)
 from .events import CONTROLS
 from .final_images import FinalImages
 from .loop import Search
@@ -20,6 +27,8 @@ from .second_count import SecondCount
 from .time_limit import TimeLimit
 
 _LOG = logging.getLogger(__name__)
+NOTHING = "nothing inside the budget is there to compare with"
+OUTSIDE = "counted or measured anew, it is outside the budget"
 
 
 class FinalControls:
@@ -27,13 +36,14 @@ class FinalControls:
 
     Attributes:
         no_smaller_image: Why there is no control on smaller images, if there is none.
+        no_random_control: Why there is no random pruning, if there is none.
     """
 
     def __init__(
         self, search: Search, images: FinalImages, count: SecondCount, clock: TimeLimit
     ) -> None:
         self._search, self._images, self._count, self._clock = search, images, count, clock
-        self.no_smaller_image = "nothing inside the budget is there to compare with"
+        self.no_smaller_image = self.no_random_control = NOTHING
 
     def of(self, best: TrialRecord) -> list[TrialRecord | None]:
         """Random pruning at the cost of the best, in several shapes, the best's own among them,
@@ -42,10 +52,12 @@ class FinalControls:
         Where the best was fine-tuned, the first is fine-tuned in the same way.
         """
         records: list[TrialRecord] = []
+        self.no_random_control = no_random_pruning(self._search, best)
         for repaired in controls_at_cost(self._search, best):
             if len(records) == self._search.settings.control_shapes:
                 break
             record = self._control(control_record(-2 - len(records), repaired, "control"))
+            self.no_random_control = "" if record is not None or records else OUTSIDE
             if record is not None:
                 tuned = not records and best.tuned is not None
                 records.append(retrained_like(record, best) if tuned else record)
@@ -67,7 +79,7 @@ class FinalControls:
             return None
         record = self._control(control_record(number, found, SMALLER))
         if record is None:
-            self.no_smaller_image = "counted or measured anew, it is outside the budget"
+            self.no_smaller_image = OUTSIDE
         return record
 
     def _control(self, record: TrialRecord) -> TrialRecord | None:

@@ -76,9 +76,11 @@ def final_evaluation(
     random = tuple(c for c in of_random if c is not None)
     control = best_of([c for c in random if c.measured], search.objectives)
     out, why = (*outside, *fallen.values()), "" if smaller else controls.no_smaller_image
+    why_not = "" if random else controls.no_random_control
     own, *others = by_best_backbone(uncompressed, best)
     others += best_elsewhere(search, chosen, front.records, best)
-    return Final(tuple(front.records), best, control, random, own, out, smaller, why, tuple(others))
+    front_of = tuple(front.records)
+    return Final(*(front_of, best, control, random, own, out, smaller, why, why_not, tuple(others)))
 
 
 class _Race:

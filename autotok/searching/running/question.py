@@ -129,6 +129,11 @@ def check_names(
     timed_on = question.measure_on or "none"
     if timed_on != "none":
         check_measure_on(timed_on)
+    if question.batch is not None and question.target is None and timed_on == "none":
+        raise ConfigError(
+            f"batch {question.batch} is of latency, throughput and memory, and nothing tells these;"
+            " give --target or --measure-on too, or leave it out"
+        )
     space = dict(read_yaml(find_space(question.space), like="a search space")[0] or {})
     check_several(question, engine, space)
     if "exits" in space and question.checkpoint is None:

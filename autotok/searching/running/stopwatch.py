@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .time_limit import Around
 
@@ -48,16 +50,18 @@ class Stopwatch:
             kept += expected
         return Around(self.begin, kept)
 
-    def why_no_export(self, timeout_s: float | None, seconds: float) -> str:
-        """Why there is no time for the export after so many seconds; '' where there is."""
+    def why_no_export(self, timeout_s: float | None, seconds: float, folder: Path) -> str:
+        """Why there is no time for the export after so many seconds, and the command that makes up
+        for it in the run's folder; '' where there is time."""
         if timeout_s is None:
             return ""
         left, expected = timeout_s - seconds, self.export_cpu_s * self.stretch()
         if expected <= left + max(8.0, 0.08 * timeout_s):
             return ""
+        best, file = (shlex.quote(str(folder / name)) for name in ("best.yaml", "model.onnx"))
         return (
             f"the time limit of {timeout_s:g} s left {max(0.0, left):.0f} s for what takes about"
-            f" {expected:.0f} s; use `autotok export best.yaml -o model.onnx`"
+            f" {expected:.0f} s; use `autotok export {best} -o {file}`"
         )
 
 

@@ -91,6 +91,7 @@ class StudyRun:
         """Take back what ended an earlier part of the study, before anybody is told that there is
         more to do; images that were judged for its final evaluation are kept."""
         with self.run.guarded(), storage_errors(self.settings.storage or self.run.study_log):
+            self.run.reopen()
             self.notes.forget("closed", "promoted", "finetune_room", *LAST_PART)
             if not self.search.evaluated:
                 self.notes.forget("plan")
@@ -352,4 +353,5 @@ class StudyRun:
             "measuring": self.corrections.summary(),
         }
         self.notes.note(result_key(self.run), data)
+        self.run.reopen()
         self.run.write_json("pareto.json", data)

@@ -138,3 +138,13 @@ def test_a_search_writes_its_comparisons(tmp_path: Path) -> None:
     assert [s.number for s in found.standings if s.role == "reference"] == [-1]
     with open(tmp_path / "run" / "pareto.csv", newline="", encoding="utf-8") as file:
         assert all("standing" in row for row in csv.DictReader(file))
+
+
+def test_the_runner_up_comes_nearest_over_the_same_images_not_by_means_over_others() -> None:
+    best = record(1, "tome", 2.0, "1" * 60 + "0" * 40)
+    nearest = record(2, "evit", 1.8, "1" * 58 + "0" * 42)
+    early = record(3, "topk", 1.9, "1" * 32 + "0" * 8)  # 80 %, of images that the best has all of
+    quality = make_objectives(["quality", "macs_g"], "top1")
+    found = compare_front(Final((best, nearest, early), best, None, (), None), quality)
+    assert found.best is not None
+    assert found.best.next_number == 2

@@ -8,7 +8,7 @@ import pytest
 from autotok.config import CompressionConfig, Reduction
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, UsageError
-from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.records.record import Costs, Score, TrialRecord, as_told
 
 SCORE = Score("top1", 80.0, 75.0, 85.0, 100, top1_pct=80.0)
 RECORD = TrialRecord(
@@ -84,3 +84,14 @@ def test_a_row_says_what_its_latency_and_memory_are() -> None:
     assert "measured_host_ms" not in row
     assert measured.values["latency_ms"] == 25.0
     assert TrialRecord.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured
+
+
+def test_a_corrected_prediction_says_so_and_not_the_target_s_error() -> None:
+    predicted = {"latency_ms": 20.0, "latency_error_pct": 4.06, "latency_correction": 0.04}
+    predicted |= {"peak_memory_mb": 300.0, "memory_error_pct": 2.0, "memory_correction": 1.0}
+    row = dataclasses.replace(RECORD, predicted=predicted).row()
+    assert row["latency_is"] == "predicted, corrected by what was measured"
+    assert row["memory_is"] == "predicted, checked to 2.0 %"
+    assert "latency_error_pct" not in row
+    assert row["memory_error_pct"] == 2.0
+    assert (row["latency_correction"], as_told(predicted).get("latency_error_pct")) == (0.04, None)

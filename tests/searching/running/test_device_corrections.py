@@ -14,6 +14,7 @@ from problems import FakeEvaluator, fake_problem, vit_facts
 from autotok.config import CompressionConfig
 from autotok.devices.measurement import Measurement, MeasurementFailed
 from autotok.errors import AutotokError, DeviceUnreachable, InfeasibleBudget
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.device_corrections import DeviceCorrections
 from autotok.searching.running.events import BudgetsResolved, Event, Started, Working
 from autotok.searching.running.opening import open_search, resume_search, run_search
@@ -248,7 +249,6 @@ def test_a_device_that_is_gone_at_the_end_stops_the_search_and_a_resume_goes_on(
 
 
 def _timeless(record: object, like: SearchResult) -> object:
-    """A record as a dictionary, with the seconds of its namesake: those may differ."""
     from autotok.searching.records.record import TrialRecord
 
     assert isinstance(record, TrialRecord)
@@ -366,3 +366,24 @@ def test_a_budget_above_the_uncompressed_cost_is_named(
     for texts in (said, caplog.messages):
         found = [text for text in texts if "limits nothing: the uncompressed model costs" in text]
         assert len(found) == idle
+
+
+def test_number_formats_are_held_against_each_other_by_what_was_timed_in_turns() -> None:
+    plain = CompressionConfig("none")
+    bench = Bench()
+
+    def measure(config: CompressionConfig) -> Measurement:
+        lower = config.number_format == "int8"  # the machine is half as fast when int8 is timed
+        return dataclasses.replace(
+            bench(plain),
+            latency_ms=60.0 if lower else 50.0,
+            speedup=1.6 if lower else 1.0,
+            dtype=config.number_format,
+        )
+
+    found = DeviceCorrections(dataclasses.replace(problem(bench), measure=measure))
+    for number_format in ("float32", "int8"):
+        config = dataclasses.replace(plain, number_format=number_format)
+        found.judged(TrialRecord(0, "complete", config))
+    assert found.summary()["over_float32"] == {"int8": [1.0 / 1.6]}
+    assert found.summary()["dtype"] == "float32 and int8"

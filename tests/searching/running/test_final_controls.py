@@ -27,7 +27,7 @@ def test_a_search_ends_with_the_control_on_smaller_images_beside_the_random_ones
     assert control.costs.macs <= result.best.costs.macs
     assert control.number not in [r.number for r in result.controls]
     assert len({r.number for r in result.controls}) == settings.control_shapes
-    assert result.no_smaller_image == ""
+    assert result.no_smaller_image == result.no_random_control == ""
     plain = run_search(settings, fake_problem(), tmp_path / "plain").final
     assert plain.smaller_image is None
     assert "keeps its image size" in plain.no_smaller_image
@@ -42,3 +42,23 @@ def test_where_time_is_over_one_control_of_each_kind_is_judged_all_the_same(
     assert found.smaller_image is not None
     assert found.no_smaller_image == ""
     assert len({r.number for r in found.controls}) == 1
+
+
+def test_where_random_pruning_cannot_be_as_cheap_as_the_best_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = "autotok.searching.running.controls"
+    monkeypatch.setattr(f"{room}.match_cost", lambda *_: None)
+    found = run_search(SearchSettings(n_trials=4), fake_problem(), tmp_path / "run").final
+    assert found.controls == ()
+    assert found.no_random_control == "it cannot be as cheap as the best, inside every budget"
+    assert found.to_dict()["no_random_control"] == found.no_random_control
+    none = SearchSettings(n_trials=4, control_shapes=0)
+    found = run_search(none, fake_problem(), tmp_path / "none").final
+    assert found.no_random_control == "controls were left out (control_shapes: 0)"
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        "autotok.searching.running.final_controls.FinalControls._control", lambda *_: None
+    )
+    found = run_search(SearchSettings(n_trials=4), fake_problem(), tmp_path / "out").final
+    assert found.no_random_control == "counted or measured anew, it is outside the budget"

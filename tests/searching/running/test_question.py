@@ -31,6 +31,7 @@ WRONG = [
     (("--measure-on", "gpu7"), "--measure-on 'gpu7' is unknown"),
     (("--measure-on", "ssh://-oProxyCommand"), "is no ssh address"),
     (("--budget", "26ms"), "give --target"),
+    (("--batch", "8"), "batch 8 is of latency, throughput and memory, and nothing tells these"),
     (("--formats", "float32,int9"), "did you mean 'int8'"),
     (("--image-sizes", "160,big"), "--image-sizes '160,big' is no list of whole numbers"),
     (("--formats", "int8"), "nothing asked for tells these; add --objective latency"),
@@ -153,6 +154,8 @@ def test_a_search_by_the_command_line_says_and_checks_everything_once(
 
 
 def test_good_names_pass() -> None:
+    check_names(Question(batch=8, measure_on="local"))
+    check_names(Question(batch=8, target="jetson-nx"))
     check_names(
         Question(budgets=("26ms",), target="jetson-nx", measure_on="ssh://me@board"), engine="ray"
     )

@@ -1,5 +1,7 @@
 """What a time limit keeps for export and report, by arithmetic; no clock runs here."""
 
+from pathlib import Path
+
 import pytest
 
 from autotok.searching.running.stopwatch import Stopwatch
@@ -29,13 +31,15 @@ def test_export_and_report_are_set_aside_as_far_as_the_limit_allows(
 
 def test_an_export_runs_where_it_ends_within_ten_seconds_of_the_limit() -> None:
     asked = watch(export_cpu_s=20.0)
-    assert asked.why_no_export(60.0, 45.0) == ""
-    assert asked.why_no_export(None, 1e6) == ""
-    assert "left 10 s for what takes about 20 s" in asked.why_no_export(60.0, 50.0)
+    assert asked.why_no_export(60.0, 45.0, Path("a b")) == ""
+    assert asked.why_no_export(None, 1e6, Path("a b")) == ""
+    why = asked.why_no_export(60.0, 50.0, Path("a b"))
+    assert "left 10 s for what takes about 20 s" in why
+    assert why.endswith("use `autotok export 'a b/best.yaml' -o 'a b/model.onnx'`")
 
 
 def test_a_machine_that_became_busy_since_is_asked_again() -> None:
     moments = iter([1.0, 4.0])
     asked = Stopwatch(0.0, 20.0, lambda: next(moments))
     assert asked.around(100.0).handover_s == pytest.approx(24.0)
-    assert "about 80 s" in asked.why_no_export(100.0, 75.0)
+    assert "about 80 s" in asked.why_no_export(100.0, 75.0, Path("a b"))
