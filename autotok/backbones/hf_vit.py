@@ -132,6 +132,13 @@ class HFViT(WrappedViT):
         hidden = fields.get("last_hidden_state")
         if hidden is not None and tokens.source is not None:
             fields["last_hidden_state"] = at_full_length(hidden, tokens)
+        return self._in_own_class(fields)
+
+    def own_output(self, answer: Tensor) -> Any:
+        """The model's own output that holds nothing but the tensor that it is asked for."""
+        return self._in_own_class({self.own.primary: answer})
+
+    def _in_own_class(self, fields: Mapping[str, Tensor | None]) -> Any:
         kind = getattr(sys.modules[type(self.model).__module__], self.own.output)
         return kind(**fields)
 
