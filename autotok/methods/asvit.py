@@ -37,7 +37,7 @@ from .observing import Observing
 from .official_weights import OfficialWeights
 from .primitives import select, select_ragged
 from .registry import register
-from .scoring import SCORE, score_needs, score_note
+from .scoring import MODEL_WIDE_SCORE, score_needs, score_note
 from .thresholds import Calibrated
 
 HEARD, COUNTS = "asvit.score", "asvit.counts"
@@ -46,6 +46,7 @@ ACCUMULATE = Option(
     "last",
     "score of the last block, sum over all blocks so far, or moving average",
     choices=("last", "sum", "ema"),
+    model_wide=True,
 )
 FIRST_THRESHOLD, PATCHES = 0.001, 196  # published, for 196 patches; twice that at the second layer
 # the authors' code, where scores of blocks are averaged
@@ -61,7 +62,7 @@ class HeardScore(Observing):
     training_need = Training.OPTIONAL
     rounding = "floor"
     first_layer = 1  # judged by the block before
-    options: ClassVar[tuple[Option, ...]] = (SCORE, ACCUMULATE)
+    options: ClassVar[tuple[Option, ...]] = (MODEL_WIDE_SCORE, ACCUMULATE)
 
     @classmethod
     def listens(
@@ -110,7 +111,7 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
     learns_thresholds = True
     exportable = False
     options = (
-        SCORE,
+        MODEL_WIDE_SCORE,
         ACCUMULATE,
         Option(
             "threshold",
@@ -120,7 +121,9 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
             high=1000.0,
         ),
         Option("tau", 1e-4, "temperature of the mask's gradient", low=1e-6, high=1.0),
-        Option("cost_weight", 2.0, "weight of the cost term", low=0.0, high=1000.0),
+        Option(
+            "cost_weight", 2.0, "weight of the cost term", low=0.0, high=1000.0, model_wide=True
+        ),
     )
     recipe = TrainingRecipe(
         reducer_decay=0.0,

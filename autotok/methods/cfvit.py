@@ -55,11 +55,45 @@ class CFViT(TwoPass, Learning, OfficialWeights):
     exportable = False
     requires = frozenset({"supervised_cls", "plain_stem", "even_grid"})
     options = (
-        Option("alpha", 0.5, "share of coarse patches that are split", low=0, high=1, search=True),
-        Option("threshold", 1.0, "confidence at which the coarse answer holds", low=0.0, high=1.1),
-        Option("beta", 0.99, "how much a block's attention keeps of earlier ones", low=0, high=1),
-        Option("attention_from", 3, "first block whose attention counts", low=0, high=100),
-        Option("fine_positions", True, "positions where nothing is chosen; released: none"),
+        Option(
+            "alpha",
+            0.5,
+            "share of coarse patches that are split",
+            low=0,
+            high=1,
+            search=True,
+            model_wide=True,
+        ),
+        Option(
+            "threshold",
+            1.0,
+            "confidence at which the coarse answer holds",
+            low=0.0,
+            high=1.1,
+            model_wide=True,
+        ),
+        Option(
+            "beta",
+            0.99,
+            "how much a block's attention keeps of earlier ones",
+            low=0,
+            high=1,
+            model_wide=True,
+        ),
+        Option(
+            "attention_from",
+            3,
+            "first block whose attention counts",
+            low=0,
+            high=100,
+            model_wide=True,
+        ),
+        Option(
+            "fine_positions",
+            True,
+            "positions where nothing is chosen; released: none",
+            model_wide=True,
+        ),
     )
     recipe = TrainingRecipe(
         losses={"ce": 1.0}, source="ChenMnZ/CF-ViT: 300 epochs of DeiT's recipe, 201 without choice"

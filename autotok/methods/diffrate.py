@@ -71,6 +71,7 @@ class DiffRate(Scoring, OfficialWeights, Learning):
             "rates",
             "what training changes: the numbers, or the backbone under fixed numbers",
             choices=("rates", "weights"),
+            model_wide=True,
         ),
         Option("granularity", 4, "step between the numbers to keep in training", low=1, high=1024),
         Option(
@@ -79,13 +80,21 @@ class DiffRate(Scoring, OfficialWeights, Learning):
             "what training starts from: rates that expect the configured counts, or uniform ones",
             choices=("counts", "uniform"),
         ),
-        Option("cost_weight", 5.0, "weight of the cost term in training", low=0.0, high=1000.0),
+        Option(
+            "cost_weight",
+            5.0,
+            "weight of the cost term in training",
+            low=0.0,
+            high=1000.0,
+            model_wide=True,
+        ),
         Option(
             "target_gmacs",
             0.0,
             "cost aimed at in training, in 1e9 multiply-accumulates; 0 is that of the counts",
             low=0.0,
             high=1e6,
+            model_wide=True,
         ),
     )
     official_by_block = True

@@ -67,8 +67,17 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
             search=True,
         ),
         Option("tau", 0.1, "temperature of the masks' gradients", low=0.001, high=10.0),
-        Option("target", 0.0, "cost ratio aimed at; 0 is the counts' own", low=0.0, high=1.0),
-        Option("cost_weight", 10.0, "weight of the cost term", low=0.0, high=1000.0),
+        Option(
+            "target",
+            0.0,
+            "cost ratio aimed at; 0 is the counts' own",
+            low=0.0,
+            high=1.0,
+            model_wide=True,
+        ),
+        Option(
+            "cost_weight", 10.0, "weight of the cost term", low=0.0, high=1000.0, model_wide=True
+        ),
         Option("aligned", False, "train on the tokens that inference would see"),
     )
     needs = Needs.KEYS | Needs.ATTENTION
