@@ -183,22 +183,22 @@ class CompressedViT(nn.Module):
         images = self.backbone.fitted(images)
         image_scores = self._look(images)
         tokens, embedded = self.backbone.embed(images, self.embedding_needs(), trace=trace)
-        self._check_grid(tokens, images)
+        self._check_grid(tokens.num_patches, images)
         if image_scores is not None:
             embedded = embedded.having("image_scores", image_scores)
         for reducer in hooked:
             tokens = reducer.before_blocks(tokens, embedded)
         return 0, tokens, embedded
 
-    def _check_grid(self, tokens: Tokens, images: Tensor) -> None:
+    def _check_grid(self, num_patches: int, images: Tensor) -> None:
         """Raise `ConfigError` where schedule, places and costs are of another grid than the images'
         (some models embed images of any size)."""
         facts = self.backbone.facts
-        if tokens.num_patches == facts.num_patches or not (self.reducers or self.exits):
+        if num_patches == facts.num_patches or not (self.reducers or self.exits):
             return
         height, width = images.shape[-2:]
         raise ConfigError(
-            f"images of {height} x {width} pixels give {tokens.num_patches} patches, and"
+            f"images of {height} x {width} pixels give {num_patches} patches, and"
             f" '{facts.name}' is compressed for {facts.num_patches}, those of"
             f" {facts.image_shape[1]} x {facts.image_shape[2]}; give images of that size, or wrap"
             " the model for yours: autotok.compress(model, ..., image_size=PIXELS)"
