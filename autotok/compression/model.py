@@ -186,8 +186,9 @@ class CompressedViT(nn.Module):
         self._check_grid(tokens.num_patches, images)
         if image_scores is not None:
             embedded = embedded.having("image_scores", image_scores)
-        for reducer in hooked:
-            tokens = reducer.before_blocks(tokens, embedded)
+        with exactly(tokens.x):
+            for reducer in hooked:
+                tokens = reducer.before_blocks(tokens, embedded)
         return 0, tokens, embedded
 
     def _check_grid(self, num_patches: int, images: Tensor) -> None:
@@ -241,7 +242,8 @@ class CompressedViT(nn.Module):
         """What the method takes from the images before they are embedded."""
         for reducer in self._at().values():
             if isinstance(reducer, ImageScoring) and not is_idle(reducer):
-                return reducer.look(images)
+                with exactly(images):
+                    return reducer.look(images)
         return None
 
     # A block is two calls in the loop itself: what a half no longer needs is freed before the other
@@ -280,7 +282,9 @@ class CompressedViT(nn.Module):
         if heard:
             first = next(iter(self.reducers.values()))
             assert isinstance(first, Observing)
-            tokens = first.observe(layer, tokens, taps)
+            with exactly(tokens.x) as off:
+                seen = taps.widened() if off is not None else taps
+                tokens = first.observe(layer, tokens, seen)
         if reducer is not None and placement is Placement.MID:
             tokens = reduced(reducer, tokens, taps)
         return tokens, taps if placement is Placement.AFTER else Taps()

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from autotok.config import Options, round_count
 from autotok.facts import BackboneFacts
-from autotok.tokens import Needs, Tokens
+from autotok.tokens import Needs, Tokens, exactly
 
 from .base import Count, Counts, Kind, Option, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
@@ -122,8 +122,10 @@ class CFViT(TwoPass, Learning, OfficialWeights):
         size = (images.shape[-2] // 2, images.shape[-1] // 2)
         small = F.interpolate(images, size=size, mode="bilinear", align_corners=True)
         prefix = stem.prefix.expand(len(images), -1, -1)
-        embedded = torch.cat([prefix, stem.patches(small)], dim=1) + self.positions
-        tokens = Tokens(stem.enter(embedded), facts.num_prefix, coarse_grid(facts))
+        with exactly(images):
+            embedded = torch.cat([prefix, stem.patches(small)], dim=1) + self.positions
+            entered = stem.enter(embedded)
+        tokens = Tokens(entered, facts.num_prefix, coarse_grid(facts))
         beta, score = float(self.values["beta"]), 0.0 * tokens.patches[..., 0].detach()
         heard = _heard(facts, self.values)
         for layer in range(facts.num_blocks):
@@ -143,6 +145,12 @@ class CFViT(TwoPass, Learning, OfficialWeights):
 
     def second_tokens(
         self, backbone: Passes, images: Tensor, first: FirstPass, *, trace: bool = False
+    ) -> Tokens:
+        with exactly(images):
+            return self._second_tokens(backbone, images, first, trace)
+
+    def _second_tokens(
+        self, backbone: Passes, images: Tensor, first: FirstPass, trace: bool
     ) -> Tokens:
         facts, stem = self.site.facts, backbone.stem_parts()
         prefix, coarse = facts.num_prefix, first.score.shape[1]
