@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from autotok.config import CompressionConfig, Options, Reduction
 from autotok.errors import ConfigError
@@ -39,7 +38,7 @@ from .base import Counts, Kind, Option, Site, TokenReducer, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .merging import merge_ordered
 from .official_weights import OfficialWeights
-from .primitives import gather_rows, select
+from .primitives import directions, gather_rows, select
 from .registry import register
 from .scoring import SCORE, Scoring, attention_scores
 
@@ -297,7 +296,7 @@ def _share(removed: Any, options: Options) -> Any:
 @torch.no_grad()
 def _nearest(patches: Tensor, keep: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
     """For each gone patch (B, r): the position in `keep` most similar to it, and the cosine."""
-    unit = F.normalize(patches, dim=-1)
+    unit = directions(patches)
     similarity = gather_rows(unit, gone) @ gather_rows(unit, keep).transpose(-2, -1)
     likeness, target = similarity.max(dim=-1)
     return target, likeness.to(patches.dtype)  # bfloat16 under autocast
