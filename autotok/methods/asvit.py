@@ -35,7 +35,7 @@ from .learning import Learning, LossContext, TrainingRecipe
 from .losses import straight_through_mask
 from .observing import Observing
 from .official_weights import OfficialWeights
-from .primitives import select, select_ragged
+from .primitives import above_zero, select, select_ragged
 from .registry import register
 from .scoring import MODEL_WIDE_SCORE, score_needs, score_note
 from .thresholds import Calibrated
@@ -48,7 +48,9 @@ ACCUMULATE = Option(
     choices=("last", "sum", "ema"),
     model_wide=True,
 )
-FIRST_THRESHOLD, PATCHES = 0.001, 196  # published, for 196 patches; twice that at the second layer
+PATCHES = 196
+STARTS = {"last": (0.001, 0.001), "sum": (0.004, 0.008), "ema": (0.001, 0.001)}
+"""Published, for 196 patches: the first layer's threshold, and how much higher each next one is."""
 # the authors' code, where scores of blocks are averaged
 DECAY = 0.99
 LEAST = torch.finfo(torch.float32).tiny  # a threshold that was found: 0 means the published start
@@ -83,7 +85,7 @@ class HeardScore(Observing):
         row = taps.cls_attention if needs & Needs.CLS_ATTENTION else taps.column_means
         loudness = taps.head_outputs[:, :, prefix:].norm(dim=-1)  # (B, H, n)
         # 1e-8 as in the authors' code
-        share = loudness / (loudness.sum(dim=1, keepdim=True) + 1e-8)
+        share = loudness / (loudness.sum(dim=1, keepdim=True) + above_zero(1e-8, loudness))
         score = (row[:, :, prefix:] * share).sum(dim=1)  # (B, n)
         if how != "last" and HEARD in tokens.extras:
             past = tokens.extras[HEARD].values
@@ -133,7 +135,8 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
 
     def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
-        start = FIRST_THRESHOLD * (site.index + 1) * PATCHES / site.facts.num_patches
+        first, step = STARTS[str(self.values["accumulate"])]
+        start = (first + step * site.index) * PATCHES / site.facts.num_patches
         given = float(self.values["threshold"])
         self.threshold = nn.Parameter(torch.tensor(given if given > 0.0 else start))
         self.counts: Tensor | None = None
