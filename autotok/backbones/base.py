@@ -264,7 +264,8 @@ def pool_mean(patches: Tensor, tokens: Tokens) -> Tensor:
     for factor in (tokens.size, tokens.mask, tokens.live):
         if factor is not None:
             weights = weights * factor.to(weights.dtype)
-    return (patches * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+    shares = weights / weights.sum(dim=1, keepdim=True)  # first: sums may leave float16's range
+    return (patches * shares.unsqueeze(-1)).sum(dim=1)
 
 
 @contextmanager

@@ -16,16 +16,31 @@ def sides_of(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def hf_facts(model: Any, tower: Any, name: str, image_size: int | None) -> BackboneFacts:
+def hf_facts(
+    model: Any, tower: Any, name: str, image_size: int | tuple[int, int] | None
+) -> BackboneFacts:
     own, layout, config = (
         MODELS[type(model).__name__],
         LAYOUTS[tower.config.model_type],
         tower.config,
     )
     stem = tower.get_submodule(layout.stem)
-    height, width = sides_of(
-        config.image_size if image_size is None or not layout.resizes else image_size
-    )
+    own_sides = sides_of(config.image_size)
+    height, width = own_sides if image_size is None else sides_of(image_size)
+    if height != width and (height, width) != own_sides:
+        raise UnsupportedBackbone(
+            f"backbone '{name}' is not supported: its preprocessor makes images of {height} x"
+            f" {width} pixels, and its configuration says {own_sides[0]} x {own_sides[1]}; correct"
+            " image_size in config.json, or the preprocessor's file"
+        )
+    if not layout.resizes:
+        height, width = own_sides
+    if layout.table and own_sides[0] != own_sides[1] and (height, width) != own_sides:
+        raise UnsupportedBackbone(
+            f"backbone '{name}' is of {own_sides[0]} x {own_sides[1]} pixels and cannot run at"
+            f" {height} x {width}: transformers resamples positions of squares alone; leave"
+            " image_size out"
+        )
     rows, columns = height // stem.kernel_size[0], width // stem.kernel_size[1]
     pooling = _pooling(tower, own.pooling)
     prefix = _num_prefix(tower)

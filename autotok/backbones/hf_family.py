@@ -42,7 +42,7 @@ class _Told:
     kind: str
     config: Any
     preprocessing: dict[str, Any]
-    side: int | None
+    side: int | tuple[int, int] | None
 
 
 @register_family("transformers")

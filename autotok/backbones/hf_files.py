@@ -49,7 +49,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def preprocessing_from(found: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
-    """A preprocessor file as `Preprocessing` has it, and the `side` of the images that come out.
+    """A preprocessor file as `Preprocessing` has it, and the `side` of the images that come out,
+    (height, width) of those that are no squares.
 
     Raises:
         CheckpointError: it asks for something that is no resizing, cropping and normalising.
@@ -74,20 +75,32 @@ def _geometry(given: Mapping[str, Any]) -> dict[str, Any]:
     crops = crop is not None and ("shortest_edge" in _mapping(given["size"]) or kind in CROPPING)
     cropped = given.get("do_center_crop", crops)
     outer = _mapping(given["size"], shortest=kind in SHORTEST or (cropped and not kind))
-    edge = int(outer.get("shortest_edge", outer.get("height", 0)))
-    if edge < 1:
-        raise ValueError("it names no size")
-    inner = _mapping(crop) if cropped else outer
-    side = int(inner.get("height", inner.get("shortest_edge", 0)))
-    share = side / edge
-    if not 0 < share <= 1:
-        raise ValueError(f"it crops {side} pixels out of {edge}")
+    if "longest_edge" in outer:
+        raise ValueError("it limits the longest edge, so that shapes differ")
+    shortest = "shortest_edge" in outer
+    if shortest and not cropped:
+        raise ValueError("it resizes the shortest edge and crops nothing, so that shapes differ")
+    resize = _sides(outer)
+    height, width = _sides(_mapping(crop)) if cropped else resize
+    if height > resize[0] or width > resize[1]:
+        raise ValueError(f"it crops {height} x {width} pixels out of {resize[0]} x {resize[1]}")
     return {
-        "side": side,
+        "side": height if height == width else (height, width),
         "interpolation": RESAMPLING[int(given.get("resample", 2))],
-        "crop_pct": share,
-        "crop_mode": "center" if "shortest_edge" in outer else "squash",
+        "crop_pct": height / resize[0],
+        "crop_mode": "center" if shortest else "squash",
+        "resize": list(resize),
+        "crop_rounding": "down",
     }
+
+
+def _sides(size: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of a size; both are the shortest edge where that is what it names."""
+    edge = size.get("shortest_edge", 0)
+    height, width = int(size.get("height", edge)), int(size.get("width", edge))
+    if height < 1 or width < 1:
+        raise ValueError("it names no size")
+    return height, width
 
 
 def _kind(given: Mapping[str, Any]) -> str:
@@ -147,10 +160,15 @@ def told_in(path: Path) -> Carried | None:
 
 def _is_preprocessing(given: object) -> TypeGuard[dict[str, Any]]:
     """Whether plain data is what `preprocessing_from` may give."""
-    kinds = {"mean": list, "std": list, "interpolation": str, "crop_pct": float, "crop_mode": str}
+    kinds = {
+        "mean": list, "std": list, "interpolation": str, "crop_pct": float, "crop_mode": str,
+        "resize": list, "crop_rounding": str,
+    }  # fmt: skip
     if not isinstance(given, dict) or not given.keys() <= kinds.keys():
         return False
     if not all(isinstance(value, kinds[key]) for key, value in given.items()):
+        return False
+    if not all(type(side) is int for side in given.get("resize", ())):
         return False
     return all(isinstance(v, float) for key in ("mean", "std") for v in given.get(key, ()))
 

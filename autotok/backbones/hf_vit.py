@@ -37,7 +37,7 @@ class HFViT(WrappedViT):
         model: nn.Module,
         *,
         name: str | None = None,
-        image_size: int | None = None,
+        image_size: int | tuple[int, int] | None = None,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         label = name or type(model).__name__
@@ -137,6 +137,13 @@ class HFViT(WrappedViT):
         hidden = fields.get("last_hidden_state")
         if hidden is not None and tokens.source is not None:
             fields["last_hidden_state"] = at_full_length(hidden, tokens)
+        return self._in_own_class(fields)
+
+    def own_output(self, answer: Tensor) -> Any:
+        """The model's own output that holds nothing but the tensor that it is asked for."""
+        return self._in_own_class({self.own.primary: answer})
+
+    def _in_own_class(self, fields: Mapping[str, Tensor | None]) -> Any:
         kind = getattr(sys.modules[type(self.model).__module__], self.own.output)
         return kind(**fields)
 
@@ -178,7 +185,11 @@ class HFViT(WrappedViT):
 
     def preprocessing(self) -> dict[str, Any]:
         """As its own file says; without one, the family's means and a crop of seven eighths."""
-        return {"mean": self.layout.mean, "std": self.layout.std, **self._given}
+        told = {"mean": self.layout.mean, "std": self.layout.std, **self._given}
+        sides = told.get("resize")
+        if sides and round(sides[0] * told["crop_pct"]) != self.own_facts.image_shape[1]:
+            del told["resize"]  # of another size: the same share of that
+        return told
 
     def take_tables(self) -> None:
         tower, table, pairs = self.tower, None, None

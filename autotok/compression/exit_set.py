@@ -41,6 +41,7 @@ def check_exits(config: CompressionConfig, facts: BackboneFacts, schedule: Sched
             " out, or take a backbone with a head"
         )
     method = get_method(config.method)
+    own = {reduction.layer: reduction.options for reduction in config.reductions}
     if issubclass(method, TwoPass):
         raise ConfigError(
             f"method '{config.method}' stops images early by itself, between its two passes; leave"
@@ -52,7 +53,9 @@ def check_exits(config: CompressionConfig, facts: BackboneFacts, schedule: Sched
             for site in schedule.sites
             if site.layer <= layer
             and method.acts(
-                site.num_entering, site.num_keep, method.resolve_options(config.options)
+                site.num_entering,
+                site.num_keep,
+                method.resolve_options({**config.options, **own[site.layer]}),
             )
         ]
         if kind == "local-dw" and before:

@@ -192,22 +192,23 @@ class CompressedViT(nn.Module):
         images = self.backbone.fitted(images)
         image_scores = self._look(images)
         tokens, embedded = self.backbone.embed(images, self.embedding_needs(), trace=trace)
-        self._check_grid(tokens, images)
+        self._check_grid(tokens.num_patches, images)
         if image_scores is not None:
             embedded = embedded.having("image_scores", image_scores)
-        for reducer in hooked:
-            tokens = reducer.before_blocks(tokens, embedded)
+        with exactly(tokens.x):
+            for reducer in hooked:
+                tokens = reducer.before_blocks(tokens, embedded)
         return 0, tokens, embedded
 
-    def _check_grid(self, tokens: Tokens, images: Tensor) -> None:
+    def _check_grid(self, num_patches: int, images: Tensor) -> None:
         """Raise `ConfigError` where schedule, places and costs are of another grid than the images'
         (some models embed images of any size)."""
         facts = self.backbone.facts
-        if tokens.num_patches == facts.num_patches or not (self.reducers or self.exits):
+        if num_patches == facts.num_patches or not (self.reducers or self.exits):
             return
         height, width = images.shape[-2:]
         raise ConfigError(
-            f"images of {height} x {width} pixels give {tokens.num_patches} patches, and"
+            f"images of {height} x {width} pixels give {num_patches} patches, and"
             f" '{facts.name}' is compressed for {facts.num_patches}, those of"
             f" {facts.image_shape[1]} x {facts.image_shape[2]}; give images of that size, or wrap"
             " the model for yours: autotok.compress(model, ..., image_size=PIXELS)"
@@ -250,7 +251,8 @@ class CompressedViT(nn.Module):
         """What the method takes from the images before they are embedded."""
         for reducer in self._at().values():
             if isinstance(reducer, ImageScoring) and not is_idle(reducer):
-                return reducer.look(images)
+                with exactly(images):
+                    return reducer.look(images)
         return None
 
     # A block is two calls in the loop itself: what a half no longer needs is freed before the other
@@ -289,7 +291,9 @@ class CompressedViT(nn.Module):
         if heard:
             first = next(iter(self.reducers.values()))
             assert isinstance(first, Observing)
-            tokens = first.observe(layer, tokens, taps)
+            with exactly(tokens.x) as off:
+                seen = taps.widened() if off is not None else taps
+                tokens = first.observe(layer, tokens, seen)
         if reducer is not None and placement is Placement.MID:
             tokens = reduced(reducer, tokens, taps)
         return tokens, taps if placement is Placement.AFTER else Taps()

@@ -28,7 +28,8 @@ class OwnOutputViT(CompressedViT):
         """The model's own output for `pixel_values` (B, channels, height, width).
 
         Hidden states are those of the tokens that are left; with `full_length` they are put back
-        to the length that they had: see `HFViT.answer`.
+        to the length that they had: see `HFViT.answer`. With exits, in evaluation, `logits` are
+        those of whichever exit answered an image, and all that the output holds.
         """
         if pixel_values is None:
             if images is None:
@@ -36,4 +37,6 @@ class OwnOutputViT(CompressedViT):
             return super().forward(images)
         backbone = self.backbone
         assert isinstance(backbone, HFViT)
+        if self.exits is not None and not self.training:
+            return backbone.own_output(super().forward(pixel_values))
         return backbone.answer(self.forward_tokens(pixel_values, trace=full_length))

@@ -58,6 +58,7 @@ def realise(config: CompressionConfig, facts: BackboneFacts) -> Schedule:
             f"layer {beyond[0]} cannot reduce: backbone '{facts.name}' has"
             f" {facts.num_blocks} blocks (0-{facts.num_blocks - 1})"
         )
+    _check_model_wide(config, method)
     span = method.lasts(method.resolve_options(config.options))
     parks = span is not Span.REST
     entering, sites = facts.num_patches, []
@@ -79,6 +80,21 @@ def realise(config: CompressionConfig, facts: BackboneFacts) -> Schedule:
         tuple(found.mlp[0].tolist()),
         int(found.readout[0]),
     )
+
+
+def _check_model_wide(config: CompressionConfig, method: type[TokenReducer]) -> None:
+    """Raise `ConfigError` where a layer differs in an option that is one for all layers."""
+    common = method.resolve_options(config.options)
+    for reduction in config.reductions:
+        own = method.resolve_options({**config.options, **reduction.options})
+        for option in method.options:
+            name = option.name
+            if option.model_wide and own[name] != common[name]:
+                raise ConfigError(
+                    f"option '{name}' of method '{method.name}' is one for all layers, and layer"
+                    f" {reduction.layer} gives {own[name]!r} where the configuration has"
+                    f" {common[name]!r}; set it in the options of the configuration"
+                )
 
 
 def is_adaptive(config: CompressionConfig) -> bool:

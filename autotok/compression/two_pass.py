@@ -45,16 +45,17 @@ class TwoPassViT(CompressedViT):
 
     def first(self, images: Tensor) -> FirstPass:
         """The first pass of every image."""
-        return self.method.first_pass(self.backbone, images)
+        return self.method.first_pass(self.backbone, self._fitted(images))
 
     def second(self, images: Tensor, first: FirstPass) -> Tensor:
         """Logits (B, num_classes) of the second pass of every image, after their first."""
-        tokens = self.method.second_tokens(self.backbone, images, first)
+        tokens = self.method.second_tokens(self.backbone, self._fitted(images), first)
         tokens = dataclasses.replace(tokens, size=None)  # attention is not proportional
         return self.backbone.readout(self.backbone.run_blocks(tokens))
 
     def answer(self, images: Tensor) -> TwoPassAnswer:
         """The answer with early exit, and who needed a second look."""
+        images = self._fitted(images)
         first = self.first(images)
         refined = self.method.unsure(first.logits)
         if refined.is_meta:  # what is counted there is what one image costs at most
@@ -69,9 +70,16 @@ class TwoPassViT(CompressedViT):
     def _entering(
         self, images: Tensor, trace: bool, hooked: list[BlockHooks]
     ) -> tuple[int, Tokens, Taps]:
+        images = self._fitted(images)
         first = self.first(images)
         tokens = self.method.second_tokens(self.backbone, images, first, trace=trace)
         return 0, tokens, Taps()
+
+    def _fitted(self, images: Tensor) -> Tensor:
+        """Images at the size that the model is compressed for; `ConfigError` where they are not."""
+        images, (height, width) = self.backbone.fitted(images), self.backbone.facts.patch_size
+        self._check_grid((images.shape[-2] // height) * (images.shape[-1] // width), images)
+        return images
 
     def unaltered_blocks(self) -> int:
         return 0

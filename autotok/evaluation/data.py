@@ -294,4 +294,4 @@ def _download(datasets: Any, folder: Path, split: str) -> Any:
 
 def _whole(backbone: Backbone) -> Preprocessing:
     """The backbone's preprocessing without cropping: these images are all subject, no margin."""
-    return dataclasses.replace(preprocessing_of(backbone), crop_pct=1.0)
+    return dataclasses.replace(preprocessing_of(backbone), crop_pct=1.0, resize=None)

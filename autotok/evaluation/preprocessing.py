@@ -59,6 +59,11 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
     crop_mode: str = "center"
+    resize: tuple[int, int] | None = None
+    """(height, width) before the crop, pixels; None is what `crop_pct` leaves of the output's."""
+    crop_rounding: str = "nearest"
+    """Where the crop lies between two pixels: 'nearest' to it, of two the even one, as timm and
+    torchvision have it, or 'down', as transformers has it."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -77,6 +82,18 @@ class Preprocessing:
             raise ConfigError(
                 f"crop_mode '{self.crop_mode}' is unknown; known: center, squash, border"
             )
+        if self.crop_rounding not in ("nearest", "down"):
+            raise ConfigError(
+                f"crop_rounding '{self.crop_rounding}' is unknown; known: nearest, down"
+            )
+        if self.resize is not None:
+            height, width = (int(side) for side in self.resize)
+            if height < self.height or width < self.width:
+                raise ConfigError(
+                    f"resize {height} x {width} is less than the {self.height} x {self.width}"
+                    " pixels that are cropped from it; give at least these, or leave it out"
+                )
+            object.__setattr__(self, "resize", (height, width))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as bundles carry it."""
@@ -87,7 +104,15 @@ class Preprocessing:
             "interpolation": self.interpolation,
             "crop_pct": self.crop_pct,
             "crop_mode": self.crop_mode,
+            **({} if self.resize is None else {"resize": list(self.resize)}),
+            **({} if self.crop_rounding == "nearest" else {"crop_rounding": self.crop_rounding}),
         }
+
+    @property
+    def before_crop(self) -> tuple[int, int]:
+        """(height, width) that images are resized to, as `crop_mode` means it, in pixels."""
+        share = self.crop_pct  # rounded down as timm does
+        return self.resize or (math.floor(self.height / share), math.floor(self.width / share))
 
     def pixels(self, image: Image.Image) -> Tensor:
         """(channels, height, width) uint8: resized so that `crop_pct` is left, then cropped.
@@ -106,7 +131,8 @@ class Preprocessing:
         image = image if image.mode == mode else image.convert(mode)
         image = image.resize(size, _RESAMPLING[self.interpolation])
         fill = tuple(round(255 * v) for v in self.mean) if self.crop_mode == "border" else (0,)
-        image = _centre(image, self.width, self.height, fill * (self.channels // len(fill)))
+        fill = fill * (self.channels // len(fill))
+        image = _centre(image, self.width, self.height, fill, down=self.crop_rounding == "down")
         array = np.array(image, dtype=np.uint8).reshape(self.height, self.width, self.channels)
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
@@ -137,7 +163,7 @@ class Preprocessing:
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Size (width, height) before the crop; every rounding is that of timm and torchvision."""
-        to_w, to_h = (math.floor(side / self.crop_pct) for side in (self.width, self.height))
+        to_h, to_w = self.before_crop
         if self.crop_mode == "squash":
             return to_w, to_h
         if self.crop_mode == "border":
@@ -225,7 +251,9 @@ def _upright(image: Image.Image) -> Image.Image:
     return found
 
 
-def _centre(image: Image.Image, width: int, height: int, fill: Sequence[int]) -> Image.Image:
+def _centre(
+    image: Image.Image, width: int, height: int, fill: Sequence[int], *, down: bool
+) -> Image.Image:
     """The central width x height, padded with `fill` where the image is smaller."""
     have_w, have_h = image.size
     if have_w < width or have_h < height:
@@ -234,5 +262,6 @@ def _centre(image: Image.Image, width: int, height: int, fill: Sequence[int]) ->
         canvas = Image.new(image.mode, (canvas_w, canvas_h), colour)
         canvas.paste(image, (max(0, (width - have_w) // 2), max(0, (height - have_h) // 2)))
         image, have_w, have_h = canvas, canvas_w, canvas_h
-    left, top = round((have_w - width) / 2.0), round((have_h - height) / 2.0)
+    rest = (have_w - width, have_h - height)
+    left, top = (side // 2 if down else round(side / 2.0) for side in rest)
     return image.crop((left, top, left + width, top + height))

@@ -212,7 +212,7 @@ def bundle_structure(path: str | Path, *, backbone: str | None = None) -> Compre
     try:
         loaded = load_structure(
             backbone or ref.name,
-            image_size=ref.image_shape[1] if own and _sized(ref) else None,
+            image_size=ref.image_shape[1] if own and _sized(ref) and _is_square(ref) else None,
             subnet=bundle.config.subnet,
         )
     except CheckpointError:  # what tells its shapes is gone, but the weights tell them too
@@ -258,13 +258,18 @@ def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None
     found = load_backbone(
         name or ref.name,
         checkpoint=weights,
-        image_size=ref.image_shape[1] if own else None,
+        image_size=ref.image_shape[1] if own and _is_square(ref) else None,
         subnet=bundle.config.subnet,
     )
     if own and bundle.preprocessing:  # a model object's may be another than its name's
         told = {k: v for k, v in bundle.preprocessing.items() if k != "image_shape"}
         found.prepared = found.whole.prepared = told
     return found
+
+
+def _is_square(ref: BackboneRef) -> bool:
+    """Whether one number says the size; others are their model's own."""
+    return ref.image_shape[1] == ref.image_shape[2]
 
 
 def _sized(ref: BackboneRef) -> bool:

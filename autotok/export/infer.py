@@ -131,7 +131,9 @@ def cropped(image: Image.Image, width: int, height: int, spec: Spec) -> Image.Im
         canvas = Image.new(image.mode, (max(have_w, width), max(have_h, height)), colour)
         canvas.paste(image, (max(0, (width - have_w) // 2), max(0, (height - have_h) // 2)))
         image, (have_w, have_h) = canvas, canvas.size
-    left, top = round((have_w - width) / 2.0), round((have_h - height) / 2.0)
+    down = spec["crop"].get("rounding", "nearest") == "down"
+    rest = (have_w - width, have_h - height)
+    left, top = (side // 2 if down else round(side / 2.0) for side in rest)
     return image.crop((left, top, left + width, top + height))
 
 

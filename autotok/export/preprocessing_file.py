@@ -21,6 +21,10 @@ _RULES = {
     "border": "the whole image fits into 'to', in proportion; the rest is filled with the mean",
 }
 
+_ROUNDINGS = {
+    "nearest": "where half a pixel is left over at the top or left, the even number of pixels goes",
+    "down": "of an odd number of pixels too many, the one more goes at the bottom and right",
+}
 _SHRINK = (
     "Resize that to {0} x {0}: bilinear between the four nearest pixels, corners on corners (pixel"
     " i lies at i * (old - 1) / (new - 1)), no antialiasing."
@@ -40,7 +44,8 @@ def preprocessing_file(
     """Plain data of `preprocessing.json`.
 
     Args:
-        preprocessing: Of a bundle: image_shape, mean, std, interpolation, crop_pct, crop_mode.
+        preprocessing: Of a bundle: image_shape, mean, std, interpolation, crop_pct, crop_mode, and
+            where they say so, resize and crop_rounding.
         file: The model file beside it.
         batch: Images per run, or 'dynamic'.
         output: Name of the file's output.
@@ -51,13 +56,14 @@ def preprocessing_file(
     channels, height, width = preprocessing["image_shape"]
     share, rule = preprocessing["crop_pct"], preprocessing["crop_mode"]
     order = "grey" if channels == 1 else "RGB"
-    to = [math.floor(side / share) for side in (height, width)]
+    to = list(preprocessing.get("resize") or (math.floor(s / share) for s in (height, width)))
+    rounding = preprocessing.get("crop_rounding", "nearest")
     kind = preprocessing["interpolation"]
     mean, std = list(preprocessing["mean"]), list(preprocessing["std"])
     named = len(class_names) == classes and not is_numbered(class_names)
-    words = _in_words(order, rule, to, kind, (height, width), mean, std)
+    words = _in_words(order, rule, to, kind, (height, width), rounding, mean, std)
     last: dict[str, Any] = {}
-    crop = {"where": "center", "height": height, "width": width}
+    crop = {"where": "center", "height": height, "width": width, "rounding": rounding}
     if side is not None and (height, width) != (side, side):
         last = {"shrink": {"to": [side, side], "interpolation": "bilinear", "corners": "aligned"}}
         words.insert(-1, _SHRINK.format(side))
@@ -90,6 +96,7 @@ def _in_words(
     to: Sequence[int],
     kind: str,
     size: tuple[int, int],
+    rounding: str,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> list[str]:
@@ -99,7 +106,7 @@ def _in_words(
         f" dropped, channels in the order {order}.",
         f"Resize with {kind} interpolation as Pillow does it (antialiased) to {to[0]} x {to[1]}"
         f" (height x width): {_RULES[rule]}.",
-        f"Take the central {size[0]} x {size[1]}.",
+        f"Take the central {size[0]} x {size[1]}; {_ROUNDINGS[rounding]}.",
         f"Divide by 255, subtract the {numbers[0]}, divide by {numbers[1]}.",
         "Order as (batch, channels, height, width), float32.",
     ]

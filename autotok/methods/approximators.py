@@ -23,6 +23,7 @@ APPROXIMATOR = Option(
     "what frozen tokens come back as: estimates of a bottleneck, of a 3x3 depthwise convolution, of"
     " a transformer block, or themselves (identity)",
     choices=("mlp", "identity", "depthwise", "block"),
+    model_wide=True,
 )
 
 

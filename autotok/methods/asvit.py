@@ -35,9 +35,9 @@ from .learning import Learning, LossContext, TrainingRecipe
 from .losses import straight_through_mask
 from .observing import Observing
 from .official_weights import OfficialWeights
-from .primitives import select, select_ragged
+from .primitives import above_zero, select, select_ragged
 from .registry import register
-from .scoring import SCORE, score_needs, score_note
+from .scoring import MODEL_WIDE_SCORE, score_needs, score_note
 from .thresholds import Calibrated
 
 HEARD, COUNTS = "asvit.score", "asvit.counts"
@@ -46,8 +46,11 @@ ACCUMULATE = Option(
     "last",
     "score of the last block, sum over all blocks so far, or moving average",
     choices=("last", "sum", "ema"),
+    model_wide=True,
 )
-FIRST_THRESHOLD, PATCHES = 0.001, 196  # published, for 196 patches; twice that at the second layer
+PATCHES = 196
+STARTS = {"last": (0.001, 0.001), "sum": (0.004, 0.008), "ema": (0.001, 0.001)}
+"""Published, for 196 patches: the first layer's threshold, and how much higher each next one is."""
 # the authors' code, where scores of blocks are averaged
 DECAY = 0.99
 LEAST = torch.finfo(torch.float32).tiny  # a threshold that was found: 0 means the published start
@@ -61,7 +64,7 @@ class HeardScore(Observing):
     training_need = Training.OPTIONAL
     rounding = "floor"
     first_layer = 1  # judged by the block before
-    options: ClassVar[tuple[Option, ...]] = (SCORE, ACCUMULATE)
+    options: ClassVar[tuple[Option, ...]] = (MODEL_WIDE_SCORE, ACCUMULATE)
 
     @classmethod
     def listens(
@@ -82,7 +85,7 @@ class HeardScore(Observing):
         row = taps.cls_attention if needs & Needs.CLS_ATTENTION else taps.column_means
         loudness = taps.head_outputs[:, :, prefix:].norm(dim=-1)  # (B, H, n)
         # 1e-8 as in the authors' code
-        share = loudness / (loudness.sum(dim=1, keepdim=True) + 1e-8)
+        share = loudness / (loudness.sum(dim=1, keepdim=True) + above_zero(1e-8, loudness))
         score = (row[:, :, prefix:] * share).sum(dim=1)  # (B, n)
         if how != "last" and HEARD in tokens.extras:
             past = tokens.extras[HEARD].values
@@ -110,7 +113,7 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
     learns_thresholds = True
     exportable = False
     options = (
-        SCORE,
+        MODEL_WIDE_SCORE,
         ACCUMULATE,
         Option(
             "threshold",
@@ -120,7 +123,9 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
             high=1000.0,
         ),
         Option("tau", 1e-4, "temperature of the mask's gradient", low=1e-6, high=1.0),
-        Option("cost_weight", 2.0, "weight of the cost term", low=0.0, high=1000.0),
+        Option(
+            "cost_weight", 2.0, "weight of the cost term", low=0.0, high=1000.0, model_wide=True
+        ),
     )
     recipe = TrainingRecipe(
         reducer_decay=0.0,
@@ -130,7 +135,8 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
 
     def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
-        start = FIRST_THRESHOLD * (site.index + 1) * PATCHES / site.facts.num_patches
+        first, step = STARTS[str(self.values["accumulate"])]
+        start = (first + step * site.index) * PATCHES / site.facts.num_patches
         given = float(self.values["threshold"])
         self.threshold = nn.Parameter(torch.tensor(given if given > 0.0 else start))
         self.counts: Tensor | None = None

@@ -31,7 +31,7 @@ from autotok.errors import ConfigError
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Count, Kind, Option, Site, Training
-from .primitives import select_ragged
+from .primitives import above_zero, select_ragged
 from .registry import register
 from .scoring import SCORE, Scoring
 from .thresholds import Calibrated
@@ -144,7 +144,8 @@ def _sorted(scores: Tensor, live: Tensor, points: int, *, stable: bool) -> tuple
     ours, counts = live.gather(1, order), live.sum(dim=1, keepdim=True)
     curve = _cumulated(scores.gather(1, order), ours)
     low, top = curve[:, :1], curve.gather(1, (counts - 1).clamp_min(0))
-    curve = (curve - low) / (top - low).clamp_min(1e-12)  # the least token is at 0, the best at 1
+    wide = (top - low).clamp_min(above_zero(1e-12, curve))
+    curve = (curve - low) / wide  # the least token is at 0, the best at 1
     start = curve.masked_fill(~ours | (curve <= 0), torch.inf).amin(dim=1, keepdim=True)
     start = start.clamp_max(1.0)
     line = torch.linspace(0.0, 1.0, points) if points > 1 else torch.ones(1)

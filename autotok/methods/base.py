@@ -74,6 +74,9 @@ class Option:
     """Worth searching over; the others stay at their default unless set."""
     unsearched: tuple[Primitive, ...] = ()
     """Further choices, which a search takes only where its space names them."""
+    model_wide: bool = False
+    """One value for all layers, as it decides more than what one layer does; a value that a layer
+    gives for itself and that differs is refused."""
 
     @property
     def allowed(self) -> tuple[Primitive, ...]:

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from autotok.config import Options, round_count
 from autotok.facts import BackboneFacts
-from autotok.tokens import Needs, Tokens
+from autotok.tokens import Needs, Tokens, exactly
 
 from .base import Count, Counts, Kind, Option, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
@@ -55,11 +55,45 @@ class CFViT(TwoPass, Learning, OfficialWeights):
     exportable = False
     requires = frozenset({"supervised_cls", "plain_stem", "even_grid"})
     options = (
-        Option("alpha", 0.5, "share of coarse patches that are split", low=0, high=1, search=True),
-        Option("threshold", 1.0, "confidence at which the coarse answer holds", low=0.0, high=1.1),
-        Option("beta", 0.99, "how much a block's attention keeps of earlier ones", low=0, high=1),
-        Option("attention_from", 3, "first block whose attention counts", low=0, high=100),
-        Option("fine_positions", True, "positions where nothing is chosen; released: none"),
+        Option(
+            "alpha",
+            0.5,
+            "share of coarse patches that are split",
+            low=0,
+            high=1,
+            search=True,
+            model_wide=True,
+        ),
+        Option(
+            "threshold",
+            1.0,
+            "confidence at which the coarse answer holds",
+            low=0.0,
+            high=1.1,
+            model_wide=True,
+        ),
+        Option(
+            "beta",
+            0.99,
+            "how much a block's attention keeps of earlier ones",
+            low=0,
+            high=1,
+            model_wide=True,
+        ),
+        Option(
+            "attention_from",
+            3,
+            "first block whose attention counts",
+            low=0,
+            high=100,
+            model_wide=True,
+        ),
+        Option(
+            "fine_positions",
+            True,
+            "positions where nothing is chosen; released: none",
+            model_wide=True,
+        ),
     )
     recipe = TrainingRecipe(
         losses={"ce": 1.0}, source="ChenMnZ/CF-ViT: 300 epochs of DeiT's recipe, 201 without choice"
@@ -88,8 +122,10 @@ class CFViT(TwoPass, Learning, OfficialWeights):
         size = (images.shape[-2] // 2, images.shape[-1] // 2)
         small = F.interpolate(images, size=size, mode="bilinear", align_corners=True)
         prefix = stem.prefix.expand(len(images), -1, -1)
-        embedded = torch.cat([prefix, stem.patches(small)], dim=1) + self.positions
-        tokens = Tokens(stem.enter(embedded), facts.num_prefix, coarse_grid(facts))
+        with exactly(images):
+            embedded = torch.cat([prefix, stem.patches(small)], dim=1) + self.positions
+            entered = stem.enter(embedded)
+        tokens = Tokens(entered, facts.num_prefix, coarse_grid(facts))
         beta, score = float(self.values["beta"]), 0.0 * tokens.patches[..., 0].detach()
         heard = _heard(facts, self.values)
         for layer in range(facts.num_blocks):
@@ -109,6 +145,12 @@ class CFViT(TwoPass, Learning, OfficialWeights):
 
     def second_tokens(
         self, backbone: Passes, images: Tensor, first: FirstPass, *, trace: bool = False
+    ) -> Tokens:
+        with exactly(images):
+            return self._second_tokens(backbone, images, first, trace)
+
+    def _second_tokens(
+        self, backbone: Passes, images: Tensor, first: FirstPass, trace: bool
     ) -> Tokens:
         facts, stem = self.site.facts, backbone.stem_parts()
         prefix, coarse = facts.num_prefix, first.score.shape[1]

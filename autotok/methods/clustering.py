@@ -15,6 +15,7 @@ TRACK_SIZE = Option(
     "track_size",
     False,
     "count the patches each token stands for, and add log size to later attention logits",
+    model_wide=True,
 )
 OFFICIAL = (("cluster_layers", ""),)
 """Where the TokenReduction code keeps the parameters of a stage."""

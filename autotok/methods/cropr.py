@@ -109,7 +109,13 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
     official_by_block = True
     official_modules = (("cropr", ""),)
     options = (
-        Option("llf", True, "put pruned tokens back in front of the last block", search=True),
+        Option(
+            "llf",
+            True,
+            "put pruned tokens back in front of the last block",
+            search=True,
+            model_wide=True,
+        ),
         Option("num_queries", 1, "learned queries", low=1, high=16),
         Option("num_heads", 1, "heads of the cross-attention", low=1, high=16),
         Option("pre_attn_norm", False, "normalise tokens before they are scored"),

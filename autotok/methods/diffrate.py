@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from autotok.config import CompressionConfig, Options, Reduction
 from autotok.errors import ConfigError
@@ -39,7 +38,7 @@ from .base import Counts, Kind, Option, Site, TokenReducer, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .merging import merge_ordered
 from .official_weights import OfficialWeights
-from .primitives import gather_rows, select
+from .primitives import directions, gather_rows, select
 from .registry import register
 from .scoring import SCORE, Scoring, attention_scores
 
@@ -71,6 +70,7 @@ class DiffRate(Scoring, OfficialWeights, Learning):
             "rates",
             "what training changes: the numbers, or the backbone under fixed numbers",
             choices=("rates", "weights"),
+            model_wide=True,
         ),
         Option("granularity", 4, "step between the numbers to keep in training", low=1, high=1024),
         Option(
@@ -79,13 +79,21 @@ class DiffRate(Scoring, OfficialWeights, Learning):
             "what training starts from: rates that expect the configured counts, or uniform ones",
             choices=("counts", "uniform"),
         ),
-        Option("cost_weight", 5.0, "weight of the cost term in training", low=0.0, high=1000.0),
+        Option(
+            "cost_weight",
+            5.0,
+            "weight of the cost term in training",
+            low=0.0,
+            high=1000.0,
+            model_wide=True,
+        ),
         Option(
             "target_gmacs",
             0.0,
             "cost aimed at in training, in 1e9 multiply-accumulates; 0 is that of the counts",
             low=0.0,
             high=1e6,
+            model_wide=True,
         ),
     )
     official_by_block = True
@@ -289,7 +297,7 @@ def _share(removed: Any, options: Options) -> Any:
 @torch.no_grad()
 def _nearest(patches: Tensor, keep: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
     """For each gone patch (B, r): the position in `keep` most similar to it, and the cosine."""
-    unit = F.normalize(patches, dim=-1)
+    unit = directions(patches)
     similarity = gather_rows(unit, gone) @ gather_rows(unit, keep).transpose(-2, -1)
     likeness, target = similarity.max(dim=-1)
     return target, likeness.to(patches.dtype)  # bfloat16 under autocast

@@ -36,7 +36,7 @@ from .observing import Observing
 from .occupancy import Occupancy
 from .primitives import park, recall
 from .registry import register
-from .scoring import SCORE, score_needs, score_note
+from .scoring import MODEL_WIDE_SCORE, score_needs, score_note
 
 SCORES = "evovit.score"
 
@@ -53,7 +53,7 @@ class EvoViT(BlockHooks, Observing, Learning):
     rounding = "floor"
     first_layer = 1  # judged by the blocks before
     options = (
-        SCORE,
+        MODEL_WIDE_SCORE,
         Option(
             "tradeoff",
             0.5,
@@ -61,6 +61,7 @@ class EvoViT(BlockHooks, Observing, Learning):
             low=0.0,
             high=1.0,
             search=True,
+            model_wide=True,
         ),
         Option(
             "tradeoff_from",
@@ -68,13 +69,17 @@ class EvoViT(BlockHooks, Observing, Learning):
             "block from which attention is averaged, alone before it; -1 is the first reduction's",
             low=-1,
             high=1000,
+            model_wide=True,
         ),
-        Option("restore", True, "put the waiting patches back before the read-out"),
+        Option(
+            "restore", True, "put the waiting patches back before the read-out", model_wide=True
+        ),
         Option(
             "readout",
             "model",
             "the backbone's own, or the mean of the patches in place of the class token",
             choices=("model", "mean"),
+            model_wide=True,
         ),
         Option(
             "layerwise_share",
@@ -83,6 +88,7 @@ class EvoViT(BlockHooks, Observing, Learning):
             " behind the last reduction are listened to as well",
             low=0.0,
             high=1.0,
+            model_wide=True,
         ),
     )
     needs = Needs.GRID

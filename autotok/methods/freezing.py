@@ -51,7 +51,9 @@ SELECTOR = Option(
     "who judges: a plain MLP, or DynamicViT's predictor, which sees the mean of all tokens too",
     choices=("mlp", "dynamicvit"),
 )
-REUSE = Option("reuse", True, "frozen tokens come back; without, they are gone for good")
+REUSE = Option(
+    "reuse", True, "frozen tokens come back; without, they are gone for good", model_wide=True
+)
 
 
 class Freezing(OfficialWeights, Learning):

@@ -31,7 +31,7 @@ from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
 from .base import Counts, Kind, Option, Site, Training
 from .block_hooks import BlockHooks
-from .primitives import gather_rows, select
+from .primitives import directions, gather_rows, select
 from .registry import register
 
 GRAPH = "gtp.graph"
@@ -59,11 +59,31 @@ class GTP(BlockHooks):
             search=True,
             unsearched=ABLATIONS,
         ),
-        Option("graph", "mixed", "who is joined", choices=("mixed", "spatial", "semantic")),
-        Option("num_neighbours", 8, "most similar patches each one is joined to", low=1, high=64),
+        Option(
+            "graph",
+            "mixed",
+            "who is joined",
+            choices=("mixed", "spatial", "semantic"),
+            model_wide=True,
+        ),
+        Option(
+            "num_neighbours",
+            8,
+            "most similar patches each one is joined to",
+            low=1,
+            high=64,
+            model_wide=True,
+        ),
         Option("alpha", 0.1, "share of a gone patch passed on", low=0.0, high=10.0, search=True),
-        Option("sparsity", 1.0, "share of each attention map that stays", low=0.05, high=1.0),
-        Option("proportional", True, "add log size to the attention logits"),
+        Option(
+            "sparsity",
+            1.0,
+            "share of each attention map that stays",
+            low=0.05,
+            high=1.0,
+            model_wide=True,
+        ),
+        Option("proportional", True, "add log size to the attention logits", model_wide=True),
         Option("seed", 0, "seed of selection random", low=0, high=2**31 - 1),
     )
     needs = Needs.ATTENTION
@@ -109,7 +129,10 @@ class GTP(BlockHooks):
         return self.joined(dataclasses.replace(tokens, rule=rule))
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
-        order = self._scores(taps, tokens).argsort(dim=-1, descending=True)
+        scores = self._scores(taps, tokens)
+        # of what ties the first stay; ONNX has no stable sort
+        stable = not torch.onnx.is_in_onnx_export()
+        order = scores.argsort(dim=-1, descending=True, stable=stable)
         keep, gone = order[:, :num_keep], order[:, num_keep:]
         kept = select(tokens, keep)
         graph = gather_rows(tokens.extras[GRAPH].values, keep)
@@ -150,8 +173,9 @@ class GTP(BlockHooks):
         if who == "image":
             return _over_heads(taps.column_means[:, :, prefix:], over)
         if who == "cosine":
-            rows = F.normalize(_over_heads(taps.attention[:, :, prefix:], over), dim=-1)
-            return -(rows @ rows.sum(dim=1).unsqueeze(-1)).squeeze(-1)  # (B, n)
+            rows = directions(_over_heads(taps.attention[:, :, prefix:], over))
+            like = (rows @ rows.sum(dim=1).unsqueeze(-1)).squeeze(-1)  # (B, n)
+            return -_but_for_rounding(like / like.shape[1])
         own = taps.attention.diagonal(dim1=-2, dim2=-1)[:, :, prefix:]  # (B, H, n)
         scores = _over_heads(own, over)
         if who == "diagonal":
@@ -160,13 +184,19 @@ class GTP(BlockHooks):
         return scores * received if who == "mixed" else scores + received
 
 
+def _but_for_rounding(means: Tensor) -> Tensor:
+    """Mean cosines (B, n) in steps larger than what they are off by: those of alike rows tie, and
+    so do those of two patches, which are as unlike each other either way."""
+    return means * 0.0 if means.shape[1] == 2 else (means * 1e5).round()
+
+
 def _over_heads(scores: Tensor, over: str) -> Tensor:
     return scores.amax(dim=1) if over == "max" else scores.mean(dim=1)
 
 
 def _alike(look: Tensor, neighbours: int) -> Tensor:
     """(B, n, n) bool: each row's most similar patches by cosine, without itself; ties count."""
-    unit = F.normalize(look, dim=-1)
+    unit = directions(look)
     itself = torch.eye(look.shape[1], dtype=torch.bool, device=look.device)
     similarity = (unit @ unit.transpose(-2, -1)).masked_fill(itself, -2.0)
     least = similarity.topk(min(neighbours, look.shape[1]), dim=-1).values[..., -1:]

@@ -47,7 +47,14 @@ class IdleViT(BlockHooks, Learning):
     options = (
         SCORE,
         Option("cut_weight", 20.0, "weight of the cut loss", low=0.0, high=1000.0),
-        Option("feature_weight", 100.0, "weight of the feature loss", low=0.0, high=10000.0),
+        Option(
+            "feature_weight",
+            500.0,  # 100 times the authors' w_d, which is 5 and weighs the logits alone as well
+            "weight of the feature loss",
+            low=0.0,
+            high=10000.0,
+            model_wide=True,
+        ),
     )
     needs = Needs.GRID | Needs.CLS_QUERY | Needs.KEYS
     recipe = TrainingRecipe(

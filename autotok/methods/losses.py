@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .primitives import directions
+
 
 def dynamicvit_ratio(masks: Sequence[Tensor], keep: Sequence[float]) -> Tensor:
     """Sum over stages of mean_b (mean_i mask - keep)^2; masks (B, N) per stage."""
@@ -46,7 +48,7 @@ def idlevit_cut(
 
 def idlevit_features(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error of IdleViT's class-token features (B, D), each of length 1."""
-    return F.mse_loss(F.normalize(student, dim=-1), F.normalize(teacher.detach(), dim=-1))
+    return F.mse_loss(directions(student), directions(teacher.detach()))
 
 
 def keep_rate_at(

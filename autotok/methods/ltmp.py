@@ -34,7 +34,7 @@ from .base import Count, Kind, Option, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .matching import Matching
 from .official_weights import OfficialWeights
-from .primitives import select, select_ragged
+from .primitives import directions, select, select_ragged
 from .registry import register
 from .thresholds import Calibrated
 
@@ -67,8 +67,17 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
             search=True,
         ),
         Option("tau", 0.1, "temperature of the masks' gradients", low=0.001, high=10.0),
-        Option("target", 0.0, "cost ratio aimed at; 0 is the counts' own", low=0.0, high=1.0),
-        Option("cost_weight", 10.0, "weight of the cost term", low=0.0, high=1000.0),
+        Option(
+            "target",
+            0.0,
+            "cost ratio aimed at; 0 is the counts' own",
+            low=0.0,
+            high=1.0,
+            model_wide=True,
+        ),
+        Option(
+            "cost_weight", 10.0, "weight of the cost term", low=0.0, high=1000.0, model_wide=True
+        ),
         Option("aligned", False, "train on the tokens that inference would see"),
     )
     needs = Needs.KEYS | Needs.ATTENTION
@@ -251,7 +260,7 @@ def _best(
 
     Positions count prefix tokens; `unseen` is the similarity to a token that is not there.
     """
-    metric = F.normalize(taps.mean_keys[:, prefix:], dim=-1)  # (B, n, D)
+    metric = directions(taps.mean_keys[:, prefix:])  # (B, n, D)
     first = prefix % 2
     even, odd = metric[:, first::2], metric[:, 1 - first :: 2]
     value = metric.new_full(live.shape, -torch.inf)
@@ -279,10 +288,11 @@ def _folded(tokens: Tokens, merges: Tensor, partner: Tensor, importance: Tensor)
     given = sizes * merges
     size = sizes.scatter_add(1, partner, given)
     index, halves = partner.unsqueeze(-1), slice(tokens.num_prefix % 2, None, 2)
-    moved = patches[:, halves] * given[:, halves].unsqueeze(-1)  # only even ones merge
-    means = (patches * sizes.unsqueeze(-1)).scatter_add(1, index[:, halves].expand_as(moved), moved)
+    parts = (given / size.gather(1, partner))[:, halves].unsqueeze(-1)
+    moved = patches[:, halves] * parts  # only even ones merge
+    means = patches * (sizes / size).unsqueeze(-1)
+    means = means.scatter_add(1, index[:, halves].expand_as(moved), moved)
     del moved
-    means = means / size.unsqueeze(-1)
     source = tokens.source
     if source is not None:
         held = (source & merges.unsqueeze(-1)).to(torch.float32)

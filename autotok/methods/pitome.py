@@ -47,7 +47,12 @@ class PiToMe(TokenReducer):
             " first half of the blocks",
             choices=("auto", "bsm", "plain"),
         ),
-        Option("proportional", False, "add log size to the attention logits of merged tokens"),
+        Option(
+            "proportional",
+            False,
+            "add log size to the attention logits of merged tokens",
+            model_wide=True,
+        ),
     )
     conserves_size = True
     needs = Needs.KEYS

@@ -50,7 +50,12 @@ class PPT(Scoring, Matching, Learning):
             search=True,
         ),
         SCORE,
-        Option("proportional", True, "add log size to the attention logits of merged tokens"),
+        Option(
+            "proportional",
+            True,
+            "add log size to the attention logits of merged tokens",
+            model_wide=True,
+        ),
     )
     needs = Needs.CLS_ATTENTION | Needs.KEYS | Needs.VALUES
     recipe = TrainingRecipe(source="xjwu1024/PPT: 30 epochs of the DeiT recipe, weight decay 0.05")

@@ -131,6 +131,17 @@ def select_images(tokens: Tokens, rows: Tensor) -> Tokens:
     )
 
 
+def above_zero(least: float, like: Tensor) -> float:
+    """`least`, or the smallest normal number of `like`'s format where that is larger: 1e-8 is 0 in
+    float16, and keeps no divisor from it."""
+    return max(least, torch.finfo(like.dtype).tiny)
+
+
+def directions(x: Tensor) -> Tensor:
+    """`x` (..., C) with rows of length 1; rows of zeros stay zeros, in any format."""
+    return F.normalize(x, dim=-1, eps=above_zero(1e-12, x))
+
+
 def pool(tokens: Tokens, weights: Tensor, *, track_size: bool = False) -> Tokens:
     """Re-express the patches as K weighted sums: `weights` (B, K, n), used as given.
 
@@ -140,14 +151,15 @@ def pool(tokens: Tokens, weights: Tensor, *, track_size: bool = False) -> Tokens
     is kept.
     """
     patches = weights @ tokens.patches
-    rows = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+    least = above_zero(1e-12, weights)
+    rows = weights / weights.sum(dim=-1, keepdim=True).clamp_min(least)
     coords = None
     if tokens.coords is not None:
         own = tokens.coords.to(torch.float32).unsqueeze(1)  # (B, 1, n, 2)
         coords = _to_the_grid((rows.to(torch.float32).unsqueeze(-1) * own).sum(dim=2))
     size = None
     if track_size:
-        columns = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        columns = weights / weights.sum(dim=1, keepdim=True).clamp_min(least)
         size = (columns * tokens.sizes().unsqueeze(1)).sum(dim=-1)
     source = None
     if tokens.source is not None:

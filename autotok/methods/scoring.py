@@ -7,6 +7,8 @@ elsewhere; results record which it was.
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import Tensor
 
 from autotok.config import Options
@@ -23,6 +25,9 @@ SCORE = Option(
     " token's where it is supervised",
     choices=("auto", "cls", "column"),
 )
+
+MODEL_WIDE_SCORE = dataclasses.replace(SCORE, model_wide=True)
+"""For methods that hear all blocks in one place."""
 
 
 def score_needs(method: str, facts: BackboneFacts, options: Options) -> Needs:

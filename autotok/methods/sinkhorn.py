@@ -18,7 +18,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from autotok.config import Options
 from autotok.facts import BackboneFacts
@@ -28,7 +27,7 @@ from .base import Counts, Kind, Option, Placement, Site, Training
 from .clustering import OFFICIAL, TRACK_SIZE
 from .learning import Learning, TrainingRecipe
 from .official_weights import OfficialWeights
-from .primitives import pool
+from .primitives import directions, pool
 from .registry import register
 
 
@@ -64,8 +63,8 @@ class Sinkhorn(OfficialWeights, Learning):
         return site.num_keep * site.facts.blocks[site.layer].width
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
-        unit = F.normalize(tokens.patches, dim=-1)
-        scores = F.normalize(self.v, dim=-1) @ unit.transpose(1, 2)  # (B, k, n)
+        unit = directions(tokens.patches)
+        scores = directions(self.v) @ unit.transpose(1, 2)  # (B, k, n)
         plan = transport_plan(scores, float(self.values["epsilon"]), int(self.values["iterations"]))
         units = tokens.with_x(torch.cat([tokens.prefix, unit], dim=1))
         return pool(units, plan.to(unit.dtype), track_size=bool(self.values["track_size"]))

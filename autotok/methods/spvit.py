@@ -35,7 +35,7 @@ from .base import Count, Counts, Kind, Option, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .official_weights import OfficialWeights
 from .predictors import LocalGlobal, local_global_macs, local_global_params, threshold_for
-from .primitives import gather_rows, select_ragged
+from .primitives import above_zero, gather_rows, select_ragged
 from .registry import register
 from .thresholds import Calibrated
 
@@ -141,7 +141,8 @@ class SPViT(OfficialWeights, Learning, Calibrated):
         """The tokens and a last one: the sum of those `gone` (B, n) times `staying` (B, n)."""
         weights = gone * staying
         if self.normalise_package:
-            weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-8)
+            total = weights.sum(dim=1, keepdim=True)
+            weights = weights / total.clamp_min(above_zero(1e-8, total))
         token = weights.unsqueeze(1) @ tokens.patches  # (B, 1, C)
         best = staying.detach().masked_fill(gone < 0.5, -1.0).argmax(dim=1, keepdim=True)
         source = None

@@ -47,12 +47,32 @@ class ToCom(Folding, ToMe):
     title = "ToCom (ECCV 2024)"
     options = (
         *ToMe.options,
-        Option("source_degree", 0, "degree the weights were fine-tuned at", low=0, high=DEGREES),
-        Option("scale", 0.1, "weight of the compensation", low=0.0, high=0.3, search=True),
-        Option("group_width", 2, "hidden units per degree", low=1, high=64),
-        Option("rescaled", True, "degrees count shares of the grid, not tokens, off DeiT's shape"),
-        Option("adapters", "", "file of the adapters; without one it is tome"),
-        Option("adapters_sha256", "", "first digits of what that file must be"),
+        Option(
+            "source_degree",
+            0,
+            "degree the weights were fine-tuned at",
+            low=0,
+            high=DEGREES,
+            model_wide=True,
+        ),
+        Option(
+            "scale",
+            0.1,
+            "weight of the compensation",
+            low=0.0,
+            high=0.3,
+            search=True,
+            model_wide=True,
+        ),
+        Option("group_width", 2, "hidden units per degree", low=1, high=64, model_wide=True),
+        Option(
+            "rescaled",
+            True,
+            "degrees count shares of the grid, not tokens, off DeiT's shape",
+            model_wide=True,
+        ),
+        Option("adapters", "", "file of the adapters; without one it is tome", model_wide=True),
+        Option("adapters_sha256", "", "first digits of what that file must be", model_wide=True),
     )
 
     @classmethod

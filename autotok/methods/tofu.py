@@ -24,6 +24,7 @@ from autotok.tokens import Needs, Taps, Tokens
 from .base import Kind, Option, Training
 from .matching import Matching, Pairs, bipartite, key_direction
 from .merging import drop_pairs, merge_pairs
+from .primitives import above_zero
 from .registry import register
 
 
@@ -74,7 +75,7 @@ class ToFu(Matching):
         if self.values["norm_rule"] == "paper":
             base = torch.linalg.vector_norm(means.x[:, -own.shape[1] :], dim=-1)
         theirs = norms[:, pairs.first :: 2].gather(1, pairs.gone_even)  # (B, r)
-        scale = _largest(own, theirs, pairs) / base.clamp_min(1e-12)  # (B, |odd|)
+        scale = _largest(own, theirs, pairs) / base.clamp_min(above_zero(1e-12, base))  # (B, |odd|)
         same = means.x.shape[1] - own.shape[1]
         scale = F.pad(scale, (same, 0), value=1.0).unsqueeze(-1)  # (B, P + k, 1)
         return means.with_x(means.x * scale)

@@ -42,7 +42,12 @@ from .registry import register
 
 WEIGHT = "pooling_weight"
 SHARED = (
-    Option("weighted", True, "weigh tokens by the attention they received in the block before"),
+    Option(
+        "weighted",
+        True,
+        "weigh tokens by the attention they received in the block before",
+        model_wide=True,
+    ),
     Option("iterations", 3, "rounds of assigning and updating", low=1, high=10, search=True),
     Option(
         "seed", 0, "seed of the first token where the start is unweighted", low=0, high=2**31 - 1

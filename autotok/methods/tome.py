@@ -33,7 +33,12 @@ class ToMe(Matching):
     halves_r = True
     training_need = Training.OPTIONAL
     options: ClassVar[tuple[Option, ...]] = (
-        Option("proportional", True, "add log size to the attention logits of merged tokens"),
+        Option(
+            "proportional",
+            True,
+            "add log size to the attention logits of merged tokens",
+            model_wide=True,
+        ),
     )
     conserves_size = True
     needs = Needs.KEYS

@@ -48,8 +48,11 @@ def squeeze(tokens: Tokens, scores: Tensor, num_keep: int, temperature: float) -
     unit = _unit(tokens.patches)
     near = gather_rows(unit, gone) @ gather_rows(unit, keep).transpose(1, 2)  # (B, r, k)
     cosine, target = near.max(dim=2)
-    weights = torch.full_like(scores, math.e)
-    weights = weights.scatter(1, gone, (cosine / temperature).exp().to(weights.dtype))
+    taken = target.unsqueeze(2) == torch.arange(num_keep, device=target.device)  # (B, r, k)
+    most = _greatest(near / temperature, taken)  # (B, k)
+    weights = torch.empty_like(scores).scatter(1, keep, (1.0 - most).exp().to(scores.dtype))
+    given = (cosine / temperature - most.gather(1, target)).exp()
+    weights = weights.scatter(1, gone, given.to(scores.dtype))
     return merge(tokens, keep=keep, gone=gone, target=target, weights=weights, track_size=False)
 
 
@@ -62,11 +65,24 @@ def squeeze_masked(x: Tensor, before: Tensor, after: Tensor, temperature: float)
     cosine = unit @ unit.transpose(1, 2)  # (B, dropped, kept)
     kept = after.unsqueeze(1)
     nearest = cosine.detach().masked_fill(kept < 0.5, -torch.inf).argmax(dim=2)
-    chosen = F.one_hot(nearest, x.shape[1]).to(x.dtype) * kept * (before - after).unsqueeze(2)
-    weights = chosen * (cosine / temperature).exp()
-    folded = math.e * x + weights.transpose(1, 2) @ x
-    total: Tensor = math.e + weights.sum(dim=1).unsqueeze(-1)
-    return folded / total
+    one = F.one_hot(nearest, x.shape[1])
+    chosen = one.to(x.dtype) * kept * (before - after).unsqueeze(2)
+    going = (before - after).unsqueeze(2) > 0.5
+    most = _greatest(cosine / temperature, going & (one > 0))  # (B, kept)
+    # of tokens that stay, which weigh nothing, it may be large: it must not be infinite
+    limit = math.log(torch.finfo(cosine.dtype).max) / 2.0
+    exponent = (cosine / temperature - most.unsqueeze(1)).clamp_max(limit)
+    weights, own = chosen * exponent.exp(), (1.0 - most).exp()
+    total = own + weights.sum(dim=1)
+    folded: Tensor = (own / total).unsqueeze(-1) * x
+    return folded + (weights / total.unsqueeze(1)).transpose(1, 2) @ x
+
+
+def _greatest(exponents: Tensor, taken: Tensor) -> Tensor:
+    """(B, k): the greatest exponent of the weights that meet in a token, its own 1 and those of
+    `exponents` (B, r, k) that it has `taken`. Less this, none is too large, and ratios are kept."""
+    found = exponents.detach().masked_fill(~taken, 1.0)
+    return F.pad(found, (0, 0, 0, 1), value=1.0).amax(dim=1).clamp_min(1.0)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, TokenReducer
-from .primitives import gather_rows, select
+from .primitives import above_zero, directions, gather_rows, select
 from .registry import register
 
 # published: heads whose scores vary less or more have no voice
@@ -85,7 +85,8 @@ class ZeroTPrune(TokenReducer):
             rows = F.pad(left + prefix, (prefix, 0))
             rows[:, :prefix] = torch.arange(prefix, device=rows.device)
             walked = gather_rows(gather_rows(walked, rows, 2), rows, 3)
-            walked = walked / walked.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+            rest = walked.sum(dim=-1, keepdim=True)
+            walked = walked / rest.clamp_min(above_zero(1e-12, rest))
         importance = _importance(walked, int(self.values["iterations"]))[:, prefix:]
         return left.gather(1, importance.topk(num_keep, dim=1).indices)
 
@@ -119,7 +120,7 @@ def _without_alike(importance: Tensor, keys: Tensor, number: int) -> Tensor:
     half = importance.shape[1] // 2
     order = importance.argsort(dim=1)
     candidates, others = order[:, :half], order[:, half:]
-    unit = F.normalize(keys, dim=-1)
+    unit = directions(keys)
     similarity = gather_rows(unit, candidates) @ gather_rows(unit, others).transpose(-2, -1)
     alike = similarity.amax(dim=-1).argsort(dim=1, descending=True)
     stay = candidates.gather(1, alike[:, number:])

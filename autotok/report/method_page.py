@@ -124,6 +124,7 @@ def _option(option: Option) -> dict[str, Any]:
         "default": option.default,
         "allowed": _allowed(option),
         "searched": option.search,
+        "model_wide": option.model_wide,
         "meaning": option.meaning,
     }
 
@@ -232,7 +233,8 @@ def _options(options: list[dict[str, Any]]) -> list[str]:
         searched = ", searched" if option["searched"] else ""
         default = option["default"]
         shown = str(default).lower() if isinstance(default, bool) else default
-        head = f"{option['name']} = {shown}  [{option['allowed']}{searched}]"
+        wide = ", one for all layers" if option["model_wide"] else ""
+        head = f"{option['name']} = {shown}  [{option['allowed']}{searched}{wide}]"
         for text, indent in ((head, "  "), (option["meaning"], "      ")):
             after = "      "
             lines += textwrap.wrap(text, 88, initial_indent=indent, subsequent_indent=after)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_models import CONFIGS, PREPROCESSOR, folder_of, hf_model, pixels
+from hf_models import CONFIGS, PREPROCESSOR, folder_of, hf_model, pixels, transformers
 from safetensors.torch import load_file, save_file
+from small_vits import drawn
 
 import autotok
 from autotok.backbones import hf_family
@@ -83,6 +84,48 @@ def test_the_size_of_images_is_that_of_the_folders_crop_unless_another_is_asked_
 
 
 @torch.no_grad()
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "DINOv3ViTModel"])
+def test_images_that_are_no_squares_are_run_where_the_configuration_says_so(
+    kind: str, tmp_path: Path
+) -> None:
+    config, options = CONFIGS[kind]
+    made = getattr(transformers, config)(**{**options, "image_size": [32, 64]})
+    model = drawn(getattr(transformers, kind)(made))
+    oblong = PREPROCESSOR | {"size": {"height": 32, "width": 64}, "do_center_crop": False}
+    folder = folder_of(model, tmp_path / "model")
+    (folder / "preprocessor_config.json").write_text(json.dumps(oblong))
+    found = load_backbone(f"hf:{folder}")
+    assert isinstance(found, HFViT)
+    assert found.facts.image_shape == (3, 32, 64)
+    how = preprocessing_of(found)
+    assert (how.height, how.width, how.resize) == (32, 64, (32, 64))
+    images = torch.randn(2, 3, 32, 64)
+    expected = found._primary(model(images))
+    torch.testing.assert_close(found(images), expected, atol=1e-5, rtol=1e-5)
+    config_json = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config_json | {"image_size": 32}))
+    with pytest.raises(UnsupportedBackbone, match=r"images of 32 x 64 .* says 32 x 32; correct"):
+        load_structure(f"hf:{folder}")
+
+
+def test_positions_of_an_oblong_grid_are_not_resampled_to_a_square(tmp_path: Path) -> None:
+    config = transformers.ViTConfig(**{**CONFIGS["ViTModel"][1], "image_size": [32, 64]})
+    folder = folder_of(drawn(transformers.ViTModel(config)), tmp_path / "model")
+    for asked in ({}, {"image_size": 48}):  # the folder's own crop is a square, too
+        with pytest.raises(UnsupportedBackbone, match="positions of squares alone") as caught:
+            load_structure(f"hf:{folder}", **asked)
+        assert "\n" not in str(caught.value)
+
+
+def test_another_size_than_the_folders_takes_the_same_share_of_an_image(tmp_path: Path) -> None:
+    folder = folder_of(hf_model("ViTModel"), tmp_path / "model")
+    own = preprocessing_of(load_structure(f"hf:{folder}"))
+    assert (own.height, own.before_crop, own.crop_rounding) == (32, (40, 40), "down")
+    larger = preprocessing_of(load_structure(f"hf:{folder}", image_size=64))
+    assert (larger.height, larger.before_crop, larger.resize) == (64, (80, 80), None)
+
+
 def test_a_bundle_is_rebuilt_without_the_folder_it_came_from(tmp_path: Path) -> None:
     folder = folder_of(hf_model("DINOv3ViTModel"), tmp_path / "model")
     backbone = load_backbone(f"hf:{folder}")

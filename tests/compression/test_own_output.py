@@ -1,6 +1,7 @@
 """Compressed models of transformers, called as theirs are."""
 
 import copy
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -12,8 +13,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
 from hf_models import hf_model, pixels
 
 import autotok
+from autotok.backbones.loading import as_backbone
+from autotok.compression.compress import compress_backbone
 from autotok.compression.own_output import OwnOutputViT
 from autotok.config import CompressionConfig, Reduction
+from autotok.exits import ExitPolicy
 
 HALF = CompressionConfig("tome", (Reduction(0, num_keep=11), Reduction(1, num_keep=6)))
 
@@ -26,6 +30,20 @@ def test_by_keyword_the_own_class_answers_and_images_alone_give_one_tensor() -> 
     assert torch.equal(model(**inputs).logits, model(pixels()))
     with pytest.raises(TypeError, match="give pixel_values"):
         model()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "CLIPForImageClassification"])
+def test_exits_answer_by_keyword_as_they_do_by_images(kind: str) -> None:
+    early = ExitPolicy((0, 1), ("linear", "linear"), threshold=(-1.0, -1.0))
+    backbone = as_backbone(hf_model(kind))
+    model = compress_backbone(backbone, dataclasses.replace(HALF, exits=early))
+    answer = model(pixel_values=pixels())
+    assert torch.equal(answer.logits, model(pixels()))
+    assert not torch.allclose(answer.logits, autotok.compress(hf_model(kind), HALF)(pixels()))
+    assert answer.keys() == {"logits"}
+    model.train()  # where none stops
+    assert torch.equal(model(pixel_values=pixels()).logits, model(pixels()))
 
 
 def test_it_trains_and_is_copied_as_any_other() -> None:

@@ -14,12 +14,16 @@ from autotok.backbones.base import Backbone
 from autotok.backbones.timm_vit import TimmViT
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
+from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import UnknownName
 from autotok.evaluation import precision
 from autotok.evaluation.accuracy import Evaluator, computing
 from autotok.evaluation.data import ArrayData
 from autotok.evaluation.preprocessing import Preprocessing
+from autotok.methods.gtp import GRAPH
+from autotok.methods.image_scoring import ImageScoring
+from autotok.methods.observing import Observing
 from autotok.searching.running.engine_choice import ProblemFactory
 from autotok.searching.running.question import Question
 from autotok.searching.running.session import build_problem
@@ -115,6 +119,52 @@ def test_what_is_embedded_read_out_and_chosen_keeps_its_bits() -> None:
         model(noise().batch([0, 1])[0])
     full = dict.fromkeys(("keys", "product", "embedded", "head"), torch.float32)
     assert seen == {**full, "inside": torch.bfloat16}
+
+
+def test_what_methods_do_before_the_blocks_keeps_its_bits() -> None:
+    images = noise().batch([0, 1])[0]
+    graph = compress_backbone(
+        tiny_backbone(), CompressionConfig("gtp", (Reduction(1, num_keep=8),))
+    )
+    twice = compress_backbone(tiny_backbone(), CompressionConfig("cfvit", (Reduction(0),)))
+    assert isinstance(twice, TwoPassViT)
+    look = compress_backbone(
+        tiny_backbone(), CompressionConfig("papr", (Reduction(0, num_keep=8),))
+    )
+    method = look.reducers["0"]
+    assert isinstance(method, ImageScoring)
+    method.network = nn.Conv2d(3, 4, 8, 8)
+    found = []
+    for name in ("float32", "bfloat16"):
+        with torch.no_grad(), computing(CPU, name):
+            coarse = twice.first(images)
+            known = dataclasses.replace(coarse, score=coarse.embedded[:, 1:, 0])
+            known = dataclasses.replace(known, tokens=coarse.tokens.with_x(coarse.embedded))
+            fine = twice.method.second_tokens(twice.backbone, images, known)
+            joined = graph.entered(images)[0].extras[GRAPH].values
+            seen = look.entered(images)[1].image_scores
+        assert seen is not None
+        found.append([coarse.embedded, fine.x, joined, seen])
+    for full, fast in zip(*found, strict=True):
+        assert full.dtype == fast.dtype
+        assert torch.equal(full, fast)
+
+
+def test_what_is_heard_of_other_blocks_is_added_up_in_full() -> None:
+    config = CompressionConfig("evovit", (Reduction(2, num_keep=8),))
+    model, seen = compress_backbone(tiny_backbone(), config), []
+    method = model.reducers["2"]
+    assert isinstance(method, Observing)
+    observe = method.observe
+
+    def watched(layer: int, tokens: Tokens, taps: Taps) -> Tokens:
+        seen.append(taps.cls_attention.dtype)
+        return observe(layer, tokens, taps)
+
+    method.observe = watched  # type: ignore[method-assign]
+    with torch.inference_mode(), computing(CPU, "bfloat16"):
+        model(noise().batch([0, 1])[0])
+    assert seen == [torch.float32] * 2
 
 
 def test_the_uncompressed_model_agrees_with_itself_in_any_format() -> None:

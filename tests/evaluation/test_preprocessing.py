@@ -53,6 +53,16 @@ def test_preprocessing_of_a_timm_model_is_what_timm_resolves() -> None:
     assert found.interpolation in {"bicubic", "bilinear"}
 
 
+def test_a_size_before_the_crop_and_its_rounding_are_checked() -> None:
+    with pytest.raises(ConfigError, match="crop_rounding 'up' is unknown; known: nearest, down"):
+        Preprocessing(3, 32, 32, crop_rounding="up")
+    with pytest.raises(ConfigError, match="resize 40 x 31 is less than the 32 x 32"):
+        Preprocessing(3, 32, 32, resize=(40, 31))
+    told = Preprocessing(3, 32, 32, resize=(40, 40), crop_rounding="down").to_dict()
+    del told["image_shape"]
+    assert Preprocessing(3, 32, 32, **told).resize == (40, 40)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "LA", "1", "I;16", "I", "YCbCr"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_colour_mode_becomes_the_models_channels(

@@ -58,8 +58,11 @@ def expected(best: Path) -> np.ndarray:
         Preprocessing(3, 32, 32, crop_mode="squash", crop_pct=0.9),
         Preprocessing(3, 32, 32, crop_mode="border", crop_pct=0.9),
         Preprocessing(1, 32, 32, mean=(0.2,), std=(0.3,), crop_pct=0.5),
+        Preprocessing(3, 32, 32, resize=(41, 41), crop_rounding="down"),
+        Preprocessing(3, 24, 32, resize=(41, 41), crop_rounding="down"),
+        Preprocessing(3, 24, 32, resize=(33, 47), crop_mode="squash"),
     ],
-    ids=["center", "oblong", "squash", "border", "grey"],
+    ids=["center", "oblong", "squash", "border", "grey", "edge", "oblong edge", "squashed edges"],
 )
 def test_pictures_are_prepared_as_the_model_was_judged(
     how: Preprocessing, mode: str, size: tuple[int, int]

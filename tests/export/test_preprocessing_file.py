@@ -18,6 +18,17 @@ def test_every_step_is_there_as_data_and_in_words() -> None:
         assert part in words
 
 
+def test_the_edge_and_the_rounding_of_a_crop_are_told() -> None:
+    asked = {"file": "m.onnx", "batch": 1, "output": "logits", "classes": 10}
+    edge = Preprocessing(3, 224, 224, crop_pct=224 / 410, resize=(410, 410), crop_rounding="down")
+    found = preprocessing_file(edge.to_dict(), **asked)
+    assert (found["resize"]["to"], found["crop"]["rounding"]) == ([410, 410], "down")
+    assert "the one more goes at the bottom and right" in " ".join(found["in_words"])
+    other = preprocessing_file(Preprocessing(3, 224, 224).to_dict(), **asked)
+    assert other["crop"]["rounding"] == "nearest"
+    assert "the even number of pixels" in " ".join(other["in_words"])
+
+
 @pytest.mark.parametrize(
     ("names", "written"),
     [

@@ -32,7 +32,7 @@ def reducer(
 
 def tokens(patches: Tensor, *, num_prefix: int = 1) -> Tokens:
     """One image of patches (n, C) behind prefix tokens of -1."""
-    prefix = torch.full((num_prefix, patches.shape[1]), -1.0)
+    prefix = torch.full((num_prefix, patches.shape[1]), -1.0, dtype=patches.dtype)
     return Tokens(torch.cat([prefix, patches]).unsqueeze(0), num_prefix, (1, patches.shape[0]))
 
 

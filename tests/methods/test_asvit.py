@@ -10,8 +10,10 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.errors import ConfigError
+from autotok.methods import Site, get_method
 from autotok.methods.asvit import HEARD, ASViT
 from autotok.methods.learning import LossContext
+from autotok.testing import synthetic_facts
 from autotok.tokens import Extra, Taps, Tokens
 
 PATCHES = torch.arange(4.0).unsqueeze(1)
@@ -68,6 +70,21 @@ def test_the_fixed_count_form_keeps_the_best() -> None:
 def test_layer_0_is_refused_because_no_block_came_before() -> None:
     with pytest.raises(ConfigError, match="first layer is 1"):
         compress_backbone(tiny_backbone(), CompressionConfig("asvit", (Reduction(0),)))
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "published"),
+    [("last", (0.001, 0.002, 0.003)), ("sum", (0.004, 0.012, 0.02))],
+)
+def test_every_score_has_its_published_starts(
+    accumulate: str, published: tuple[float, ...]
+) -> None:
+    method, facts = get_method("asvit"), synthetic_facts(1)
+    options = method.resolve_options({"accumulate": accumulate})
+    for index, wanted in enumerate(published):
+        found = method(Site(index + 1, 15, 5, facts, index, (1, 2, 3)), options)
+        assert isinstance(found, ASViT)
+        assert found.threshold.item() == pytest.approx(wanted * 196 / facts.num_patches)
 
 
 def test_thresholds_start_as_published_for_196_patches() -> None:

@@ -9,7 +9,7 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig, Reduction
-from autotok.errors import IncompatibleMethod, UnsupportedBackbone
+from autotok.errors import ConfigError, IncompatibleMethod, UnsupportedBackbone
 from autotok.methods.cfvit import CFViT, children, num_split
 from autotok.methods.learning import LossContext
 from autotok.methods.primitives import confidence
@@ -105,6 +105,21 @@ def test_unsure_images_alone_are_looked_at_again_and_none_notices_its_batch() ->
     torch.testing.assert_close(answer.logits, expected, rtol=0.0, atol=1e-5)
     alone = torch.cat([made(images()[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(answer.logits, alone, rtol=0.0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_image_size_is_that_of_both_passes_and_other_sizes_are_refused() -> None:
+    config = CompressionConfig("cfvit", (Reduction(0),), {"threshold": 1.1}, image_size=16)
+    made, large = compress_backbone(tiny_backbone(), config).eval(), images()
+    assert isinstance(made, TwoPassViT)
+    small = F.interpolate(large, size=(16, 16), mode="bilinear", align_corners=True)
+    assert torch.equal(made(large), made(small))
+    assert torch.equal(made.first(large).logits, made.first(small).logits)
+    assert torch.equal(made.second(large, made.first(large)), made(small))
+    assert made.forward_tokens(large).num_patches == made.schedule.attention[0]
+    for given in (large[:, :, :16], F.pad(large, (0, 16))):
+        with pytest.raises(ConfigError, match="give images of that size"):
+            model()(given)
 
 
 @torch.no_grad()

@@ -172,6 +172,18 @@ def test_rankings_by_sum_and_by_cosine_follow_their_equations(selection: str) ->
         assert ranked(selection, attention) == np.argsort(-scores).tolist()[:3]
 
 
+@pytest.mark.parametrize("selection", ["cosine_max", "cosine_mean"])
+def test_the_first_of_two_patches_stays_as_their_cosines_are_one(selection: str) -> None:
+    method = gtp(1, **(LINE | {"selection": selection}))
+    for seed in range(40):
+        draw = torch.Generator().manual_seed(seed)
+        attention = torch.randn(1, 2, 3, 3, generator=draw).mul(2).softmax(dim=-1)
+        placed = start(method, PATCHES[:2], (1, 2))
+        out = method.reduce(placed, Taps({"attention": attention}), 1)
+        assert float(out.x[0, 1, 0]) >= 10.0
+        assert float(out.x[0, 1, 0]) < 15.0  # of 10 and 20
+
+
 def test_a_random_selection_is_its_seeds_and_needs_no_attention() -> None:
     orders = []
     for seed in range(4):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from autotok.backbones.attention import key_bias
+from autotok.backbones.base import pool_mean
 from autotok.methods.matching import Pairs, bipartite
 from autotok.methods.merging import drop_pairs, merge, merge_ordered, merge_pairs
 from autotok.methods.primitives import select
@@ -64,6 +65,23 @@ def test_merge_is_the_size_weighted_mean_and_adds_sizes_and_sources() -> None:
     assert out.source[0].int().tolist() == [[0, 0, 0, 1, 0, 0], [0, 1, 0, 0, 1, 1]]
     assert out.coords is not None
     assert out.coords[0].tolist() == [[1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_means_of_many_large_values_stay_in_the_range_of_float16(pairs: bool) -> None:
+    patches = torch.full((1, 6, 3), 30_000.0).half()
+    size = torch.tensor([[20.0, 30.0, 20.0, 30.0, 20.0, 30.0]]).half()
+    start = Tokens(torch.cat([patches[:, :1], patches], dim=1), 1, (2, 3), size=size)
+    if pairs:
+        out = merge_pairs(start, bipartite(torch.rand(1, 6, 2), 3, num_prefix=1))
+    else:
+        keep, gone = torch.tensor([[0]]), torch.tensor([[1, 2, 3, 4, 5]])
+        out = merge(start, keep=keep, gone=gone, target=torch.zeros(1, 5, dtype=torch.int64))
+    torch.testing.assert_close(
+        out.patches, torch.full_like(out.patches, 30_000.0), rtol=2e-3, atol=0
+    )
+    mean = pool_mean(start.patches, start)
+    torch.testing.assert_close(mean, torch.full_like(mean, 30_000.0), rtol=2e-3, atol=0)
 
 
 def test_merge_takes_other_weights_and_may_leave_sizes_alone() -> None:

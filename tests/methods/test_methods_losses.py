@@ -31,7 +31,7 @@ def test_the_cut_loss_is_shared_among_layers_and_the_last_adds_the_class_feature
     both = last.extra_loss(LossContext(tokens, torch.zeros(2, 10), teacher=teacher))
     assert both is not None
     cut = 10.0 * idlevit_cut([last.cut[0].unsqueeze(1)], [last.cut[1]])
-    features = 100.0 * idlevit_features(tokens.x[:, 0], teacher[3][:, 0])
+    features = 500.0 * idlevit_features(tokens.x[:, 0], teacher[3][:, 0])
     torch.testing.assert_close(both, cut + features)
     both.backward()
     model.deploy()

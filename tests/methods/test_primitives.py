@@ -2,9 +2,20 @@
 
 import dataclasses
 
+import pytest
 import torch
 
-from autotok.methods.primitives import fuse, gather_rows, park, pool, recall, select, select_ragged
+from autotok.methods.primitives import (
+    above_zero,
+    directions,
+    fuse,
+    gather_rows,
+    park,
+    pool,
+    recall,
+    select,
+    select_ragged,
+)
 from autotok.tokens import Extra, Tokens, grid_coords
 
 
@@ -147,3 +158,15 @@ def test_one_image_is_never_padded_and_may_follow_an_order() -> None:
     assert select_ragged(tokens, torch.zeros(1, 4).bool(), nominal=2).num_patches == 0
     meta = Tokens(tokens.x.to("meta"), 1, (1, 4))
     assert select_ragged(meta, keep.to("meta"), nominal=2).num_patches == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_divisors_are_kept_from_zero_in_every_format(dtype: torch.dtype) -> None:
+    nothing = torch.zeros(1, 2, 3, dtype=dtype)
+    assert float(torch.zeros((), dtype=dtype).clamp_min(above_zero(1e-12, nothing))) > 0.0
+    assert torch.equal(directions(nothing), nothing)
+    start = Tokens(torch.ones(1, 4, 2, dtype=dtype), 1, (1, 3), coords=grid_coords((1, 3)))
+    out = pool(start, nothing, track_size=True)
+    assert out.size is not None
+    assert bool(out.x.isfinite().all())
+    assert bool(out.size.isfinite().all())

