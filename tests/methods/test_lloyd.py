@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autotok.methods.clustering import distances
@@ -29,6 +29,7 @@ def test_medoids_are_the_same_in_single_and_double_precision(seed: int) -> None:
 
 
 @settings(max_examples=25)
+@example(seed=8808784)  # an empty cluster takes the farther of a pair that is equally far
 @given(seed=st.integers(0, 2**31))
 def test_members_nearest_to_means_are_too(seed: int) -> None:
     found = []
@@ -44,3 +45,10 @@ def test_of_a_pair_the_first_is_the_medoid(swapped: bool) -> None:
     x = torch.tensor([0.0, 0.1, 10.0])[None, :, None]
     x = x[:, [1, 0, 2]] if swapped else x
     assert textbook_step(distances(x), None, torch.tensor([[1, 2]])).tolist() == [[0, 2]]
+
+
+def test_of_tokens_that_are_all_alike_the_first_fill_empty_clusters() -> None:
+    x = torch.ones(1, 4, 3)
+    assignment, nearest = filled(to_means(x, x[:, :3]), 3)
+    assert nearest.tolist() == [[0, 1, 2]]
+    assert assignment.tolist() == [[0, 1, 2, 0]]
