@@ -257,14 +257,18 @@ def resampled_positions(table: Tensor, own: tuple[int, int], grid: tuple[int, in
 
 
 def pool_mean(patches: Tensor, tokens: Tokens) -> Tensor:
-    """(B, C) mean over patch features (B, n, C), by the tokens' size, mask and padding."""
+    """(B, C) mean over patch features (B, n, C), by the tokens' size, mask and padding; zeros for
+    an image that has none left."""
     if tokens.size is None and tokens.mask is None and tokens.live is None:
-        return patches.mean(dim=1)
+        return patches.mean(dim=1) if patches.shape[1] else patches.sum(dim=1)
     weights = patches.new_ones(patches.shape[:2])
     for factor in (tokens.size, tokens.mask, tokens.live):
         if factor is not None:
             weights = weights * factor.to(weights.dtype)
-    shares = weights / weights.sum(dim=1, keepdim=True)  # first: sums may leave float16's range
+    total = weights.sum(dim=1, keepdim=True)
+    if tokens.live is not None:
+        total = total.clamp_min(torch.finfo(total.dtype).tiny)
+    shares = weights / total  # first: sums may leave float16's range
     return (patches * shares.unsqueeze(-1)).sum(dim=1)
 
 

@@ -171,14 +171,19 @@ class LocalRead(Read):
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         rows = tokens.patches
-        shape = tokens.grid if self.depthwise else (rows.shape[1], 1)
-        inner = self.mlp["conv1"](rows.transpose(1, 2).unflatten(2, shape))
-        if self.depthwise:
-            inner = self.mlp["proj_bn"](F.gelu(self.mlp["proj"](inner)))
-        features = self.mlp["conv2"](inner).flatten(2).transpose(1, 2) + rows
+        features = rows + self._inner(rows, tokens.grid) if rows.shape[1] else rows
         mean = pool_mean(features, tokens)
         own = self.summaries(tokens) if self.by_class else [torch.zeros_like(mean)]
         return self.answer(*(mean + token for token in own)), features
+
+    def _inner(self, rows: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, n, C) of rows (B, n, C), of which there is one at least."""
+        shape = grid if self.depthwise else (rows.shape[1], 1)
+        inner = self.mlp["conv1"](rows.transpose(1, 2).unflatten(2, shape))
+        if self.depthwise:
+            inner = self.mlp["proj_bn"](F.gelu(self.mlp["proj"](inner)))
+        found: Tensor = self.mlp["conv2"](inner).flatten(2).transpose(1, 2)
+        return found
 
 
 class ThinnedRead(Read):
@@ -205,10 +210,10 @@ class ThinnedRead(Read):
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         features = self.mlp["proj"](read.transpose(1, 2).flatten(2))
         if there is None:
-            mean = features.mean(dim=1)
+            mean = features.mean(dim=1) if features.shape[1] else features.sum(dim=1)
         else:
-            weights = there.to(features.dtype)
-            mean = (features * weights.unsqueeze(-1)).sum(1) / weights.sum(1, keepdim=True)
+            total = there.to(features.dtype).sum(1, keepdim=True).clamp_min(1.0)
+            mean = features.masked_fill(~there.unsqueeze(-1), 0.0).sum(1) / total
         own = self.summaries(tokens) if self.by_class else [torch.zeros_like(mean)]
         return self.answer(*(mean + token for token in own)), features
 

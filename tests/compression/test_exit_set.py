@@ -1,5 +1,7 @@
 """Exits: images stop one by one, and nothing else about them changes."""
 
+import dataclasses
+
 import pytest
 import torch
 from early import LAYERS, LGVIT, early_model, images, median_policy
@@ -13,6 +15,7 @@ from autotok.exits import ExitPolicy
 from autotok.methods import get_method, list_methods
 from autotok.methods.base import Training
 from autotok.methods.primitives import confidence
+from autotok.tokens import grid_coords
 
 REDUCED = (Reduction(2, num_keep=9),)
 ALL = ("linear", "vit", "metr", "local", "global-2", "global-3")
@@ -47,6 +50,24 @@ def test_a_batch_is_a_loop_over_its_images(method: str, kinds: tuple[str, ...]) 
     torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-5)
     _, answers = score_exits(made, images()).chosen(made)
     torch.testing.assert_close(together, answers, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ALL)
+@torch.no_grad()
+def test_a_head_answers_an_image_of_which_no_patch_is_left(kind: str) -> None:
+    made = early_model(ExitPolicy((1,), (kind,)))
+    assert made.exits is not None
+    head, facts = made.exits.head(0), made.backbone.facts
+    tokens, _ = made.backbone.embed(images())
+    coords = grid_coords(facts.grid).expand(len(tokens.x), -1, -1)
+    live = torch.ones(tokens.x.shape[0], facts.num_patches, dtype=torch.bool)
+    live[0] = False
+    logits = head(dataclasses.replace(tokens, live=live, coords=coords, raster=False))[0]
+    bare = dataclasses.replace(
+        tokens, x=tokens.x[:1, : facts.num_prefix], coords=coords[:1, :0], raster=False
+    )
+    torch.testing.assert_close(logits[:1], head(bare)[0], atol=2e-5, rtol=1e-5)
+    assert torch.isfinite(logits).all()
 
 
 STATIC = [
