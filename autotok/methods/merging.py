@@ -1,9 +1,8 @@
 """Folding tokens into others: `merge` for any assignment, `merge_pairs` for even into odd tokens.
 
-Both put every row once where it belongs, survivors first and those that go last, under its share of
-the mean that it becomes part of, and add the last ones to their targets in place: sums that are
-divided afterwards would leave float16's range. Sizes take the same way, with ones for prefix
-tokens, so that attention needs no more than their logarithm. Nothing is copied twice.
+Both put every row once where it belongs, survivors first and those that go last, add the last ones
+to their targets in place, and divide. Sizes take the same way, with ones for prefix tokens, so that
+attention needs no more than their logarithm. Nothing is copied twice.
 """
 
 from __future__ import annotations
@@ -137,15 +136,17 @@ def _folded(
 
     The last rows go, each to `first + target`; tokens weigh their `shares` (B, N), 1 if None.
     """
-    kept, own = rows.shape[1] - target.shape[1], _gathered(_given(shares, x), rows)
-    total = _summed(own.clone(), target, first)
-    parts = (own / torch.cat([total, total.gather(1, first + target)], dim=1)).unsqueeze(-1)
+    wide = x.float() if x.dtype is torch.float16 else x  # sums may leave its range, means do not
+    heavy = wide if shares is None else wide * shares.unsqueeze(-1)
+    sums, total = _gathered(heavy, rows), _gathered(_given(shares, x), rows)
+    del heavy, wide
+    kept = rows.shape[1] - target.shape[1]
     if torch.onnx.is_in_onnx_export():
-        return summed_up(_gathered(x, rows) * parts, target, first), total
-    means = _gathered(x, rows[:, :kept]) * parts[:, :kept]
-    gone = _gathered(x, rows[:, kept:]) * parts[:, kept:]
-    add_rows(means[:, first:], target, gone)
-    return means, total
+        sums = summed_up(sums, target, first)
+    else:
+        add_rows(sums[:, first:kept], target, sums[:, kept:])
+    total = _summed(total, target, first)
+    return (sums[:, :kept] / total.unsqueeze(-1)).to(x.dtype), total
 
 
 def _summed(values: Tensor, target: Tensor, first: int) -> Tensor:
