@@ -57,9 +57,13 @@ class Activations:
         if key in self._kept:
             return
         self._kept[key] = tokens
-        self.bytes += tokens.x.nbytes
+        self.bytes += _bytes(tokens)
         while self.bytes > self.limit_bytes:
-            self.bytes -= self._kept.popitem(last=False)[1].x.nbytes
+            self.bytes -= _bytes(self._kept.popitem(last=False)[1])
+
+
+def _bytes(tokens: Tokens) -> int:
+    return tokens.x.nbytes + (0 if tokens.shared is None else tokens.shared.nbytes)
 
 
 @contextmanager

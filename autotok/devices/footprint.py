@@ -85,8 +85,7 @@ def file_footprint(
     """
     job = {"runtime": runtime, "path": str(path), "shape": list(shape), "threads": threads}
     job |= {"cpu": True, "timeout_s": TIMEOUT_S / 2}
-    said = _answer(["autotok.devices.board", "--memory", json.dumps(job)], path.name)
-    found = json.loads(said)
+    found = _answer(["autotok.devices.board", "--memory", json.dumps(job)], path.name)
     if "error" in found:
         raise _sorry(path.name, found["words"])
     how = f"high-water mark of a process of its own, {runtime} and weights included"
@@ -110,12 +109,11 @@ def _alone(model: nn.Module) -> nn.Module:
 
 def _run(job: dict[str, Any], name: str, rest: bytes = b"") -> Footprint:
     """What a process with this job says."""
-    said = _answer(["autotok.devices.footprint", json.dumps(job)], name, rest)
-    return Footprint(**json.loads(said))
+    return Footprint(**_answer(["autotok.devices.footprint", json.dumps(job)], name, rest))
 
 
-def _answer(words: list[str], name: str, rest: bytes = b"") -> bytes:
-    """The last line that a module of ours says, run as a process of its own."""
+def _answer(words: list[str], name: str, rest: bytes = b"") -> dict[str, Any]:
+    """What the last line says of a module of ours, run as a process of its own."""
     try:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", *words],
@@ -132,7 +130,11 @@ def _answer(words: list[str], name: str, rest: bytes = b"") -> bytes:
             done.stderr.decode(errors="replace")
             or f"the process ended with status {done.returncode}",
         )
-    return (done.stdout.splitlines() or [b""])[-1]
+    last = (done.stdout.splitlines() or [b""])[-1]
+    try:
+        return dict(json.loads(last))
+    except (ValueError, TypeError):
+        raise _sorry(name, f"the process ended with '{last.decode(errors='replace')}'") from None
 
 
 def _sorry(name: str, words: str) -> AutotokError:

@@ -18,6 +18,21 @@ OPTIONAL = (
 PROLONGED = " prolonged for noise"
 
 
+_HOLDS_MORE = (
+    "torch and its copy of the model included",
+    "the compiler included",
+    "with all else that this process holds",
+)
+"""How readings of earlier versions, which do not say `memory_alone`, end their source."""
+
+
+def memory_alone(reading: Mapping[str, Any]) -> bool:
+    """Whether the peak of a reading, as plain data, is of the model and its runtime alone."""
+    told = reading.get("memory_alone")
+    source = str(reading.get("memory_source") or "")
+    return not source.endswith(_HOLDS_MORE) if told is None else bool(told)
+
+
 class MeasurementFailed(AutotokError):
     """The device is there but could not measure this model; the message says why."""
 
@@ -125,7 +140,7 @@ class Measurement:
         for name in ("verdict", "memory_source", "device", "runtime", "dtype", "when"):
             values[name] = str(values[name])[:300]
         values["prolonged"] = bool(values.get("prolonged"))
-        values["memory_alone"] = bool(values.get("memory_alone", True))
+        values["memory_alone"] = memory_alone(values)
         values["energy_source"] = str(values.get("energy_source") or "")[:300]
         if values["latency_ms"] == 0.0:
             raise ValueError("latency_ms is 0")

@@ -126,6 +126,8 @@ class Tally:
         """The figure: Wilson's interval for percentages, the normal one for a mean over images."""
         if self.num_images == 0:
             raise DataError("no image was evaluated; ask for at least one")
+        # a tally of an earlier version has none of the first images of an accuracy
+        compared = self.num_compared if self.num_compared == self.num_images else 0
         value, low, high = self._mean() if METRICS[self.metric].mean else self._percentage()
         return Quality(
             metric=self.metric,
@@ -134,8 +136,8 @@ class Tally:
             high=high,
             num_images=self.num_images,
             top1_pct=_share(self.correct, self.num_labelled),
-            agreement_pct=_share(self.agreeing, self.num_compared),
-            kl=self.kl_sum / self.num_compared if self.num_compared else None,
+            agreement_pct=_share(self.agreeing, compared),
+            kl=self.kl_sum / compared if compared else None,
             finetuned=self.finetuned,
             description=self._description(),
             exit_shares=tuple(count / self.num_images for count in self.exits),

@@ -31,7 +31,7 @@ from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
 from .base import Counts, Kind, Option, Site, Training
 from .block_hooks import BlockHooks
-from .primitives import directions, gather_rows, select
+from .primitives import directions, falling, gather_rows, select
 from .registry import register
 
 GRAPH = "gtp.graph"
@@ -129,10 +129,7 @@ class GTP(BlockHooks):
         return self.joined(dataclasses.replace(tokens, rule=rule))
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
-        scores = self._scores(taps, tokens)
-        # of what ties the first stay; ONNX has no stable sort
-        stable = not torch.onnx.is_in_onnx_export()
-        order = scores.argsort(dim=-1, descending=True, stable=stable)
+        order = falling(self._scores(taps, tokens))
         keep, gone = order[:, :num_keep], order[:, num_keep:]
         kept = select(tokens, keep)
         graph = gather_rows(tokens.extras[GRAPH].values, keep)
@@ -187,7 +184,7 @@ class GTP(BlockHooks):
 def _but_for_rounding(means: Tensor) -> Tensor:
     """Mean cosines (B, n) in steps larger than what they are off by: those of alike rows tie, and
     so do those of two patches, which are as unlike each other either way."""
-    return means * 0.0 if means.shape[1] == 2 else (means * 1e5).round()
+    return means * 0.0 if means.shape[1] == 2 else (means.float() * 1e5).round()
 
 
 def _over_heads(scores: Tensor, over: str) -> Tensor:

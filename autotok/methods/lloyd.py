@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .primitives import above_zero, gather_rows
+from .primitives import above_zero, falling, gather_rows
 
 _STEPS = 64.0
 """Times what distances are off by, in which those of far tokens are compared."""
@@ -74,10 +74,10 @@ def filled(distance: Tensor, count: int) -> tuple[Tensor, Tensor]:
     empty = ~members.any(dim=-1)
     spot = torch.arange(distance.shape[2], device=distance.device)
     needed = ((nearest[:, :, None] == spot) & ~empty[:, :, None]).any(dim=1)  # (B, n)
-    # both of a pair are as far: the first goes, in every runtime; ONNX's sort is stable by itself
+    # both of a pair are as far: the first goes
     step = (_STEPS * _rounding(distance)[:, 0]).clamp_min(above_zero(0.0, own))
     far = (own / step).round().masked_fill(needed, -1.0)
-    worst = far.argsort(dim=1, descending=True, stable=not torch.onnx.is_in_onnx_export())
+    worst = falling(far)
     turn = (empty.to(torch.int64).cumsum(dim=1) - 1).clamp_min(0)
     taken = worst.gather(1, turn)  # (B, k), meant for the empty ones
     nearest = torch.where(empty, taken, nearest)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.tokens import Extra, Parked, Tokens
+from autotok.tokens import Extra, Parked, Tokens, is_watched
 
 from .row_index import flat_rows
 
@@ -129,6 +129,14 @@ def select_images(tokens: Tokens, rows: Tensor) -> Tokens:
         extras=extras,
         padded=None,
     )
+
+
+def falling(x: Tensor) -> Tensor:
+    """(B, n) indices of `x` (B, n) from the largest on; of equal ones the first comes first, but
+    where operators are written down: ONNX and ExecuTorch have no stable sort."""
+    if is_watched():
+        return x.argsort(dim=-1, descending=True)
+    return x.argsort(dim=-1, descending=True, stable=True)
 
 
 def above_zero(least: float, like: Tensor) -> float:

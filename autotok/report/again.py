@@ -104,7 +104,8 @@ def _of_question(question: Mapping[str, Any]) -> list[str]:
     plain = vars(Question())
     several = question.get("backbones") or ()
     parts = [f"--backbone {shlex.quote(name)}" for name in several]
-    for key in QUESTION_FLAGS:
+    flags = [key for key in QUESTION_FLAGS if key != "batch" or _asks_devices(question)]
+    for key in flags:
         value = question.get(key)
         if value is not None and value != plain[key] and not (key == "backbone" and several):
             parts.append(f"--{key.replace('_', '-')} {shlex.quote(str(value))}")
@@ -113,6 +114,11 @@ def _of_question(question: Mapping[str, Any]) -> list[str]:
             listed = ",".join(map(str, question[key]))
             parts.append(f"--{key.replace('_', '-')} {shlex.quote(listed)}")
     return parts + [f"--budget {shlex.quote(text)}" for text in question["budgets"]]
+
+
+def _asks_devices(question: Mapping[str, Any]) -> bool:
+    """Whether a batch means something: without a target or a device the command refuses one."""
+    return question.get("target") is not None or question.get("measure_on") not in (None, "none")
 
 
 def _of_settings(settings: SearchSettings) -> list[str]:

@@ -1,5 +1,7 @@
 """What precedes the first reduction is computed once, and nobody can tell from the results."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -124,3 +126,15 @@ def test_training_and_traces_never_start_in_the_middle() -> None:
     assert model.eval().unaltered_blocks() == 2
     assert model.train().unaltered_blocks() == 0
     assert model.entry is None
+
+
+def test_what_all_blocks_share_counts_towards_the_limit() -> None:
+    kept = Activations(tiny_backbone())
+    images = torch.randn(2, 3, 32, 32)
+    tokens, _ = tiny_backbone().embed(images)
+    shared = torch.zeros(3, 17, 17)
+    kept._keep(("a",), dataclasses.replace(tokens, shared=shared))  # type: ignore[arg-type]
+    assert kept.bytes == tokens.x.nbytes + shared.nbytes
+    kept.limit_bytes = kept.bytes
+    kept._keep(("b",), tokens)  # type: ignore[arg-type]
+    assert kept.bytes == tokens.x.nbytes

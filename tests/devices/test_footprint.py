@@ -1,6 +1,7 @@
 """Peak memory of one model in a process of its own."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,6 +60,15 @@ def test_a_model_that_cannot_be_handed_over_is_told_in_a_sentence() -> None:
 
     with pytest.raises(AutotokError, match="memory of 'Here' could not be measured"):
         footprint_of(Here(), IMAGES, threads=1)
+
+
+def test_a_process_that_ends_well_and_says_nothing_is_told_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = SimpleNamespace(returncode=0, stdout=b"a warning\n", stderr=b"")
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(AutotokError, match="the process ended with 'a warning'"):
+        footprint("tiny", CompressionConfig(), batch=1, threads=1)
 
 
 @pytest.mark.slow

@@ -35,3 +35,11 @@ def test_images_are_counted_by_the_exit_they_stopped_at() -> None:
     both = Tally("top1") + first + second
     assert both.exits == (2, 1, 1)
     assert both.quality().exit_shares == (0.5, 0.25, 0.25)
+
+
+def test_a_divergence_of_some_of_the_images_is_none() -> None:
+    old = Tally("top1", 2, num_labelled=2, correct=1, hits="10")  # as an earlier version kept it
+    new = Tally("top1", 1, num_labelled=1, hits="0", num_compared=1, agreeing=1, kl_sum=0.5)
+    assert (new.quality().kl, new.quality().agreement_pct) == (0.5, 100.0)
+    both = (old + new).quality()
+    assert (both.num_images, both.kl, both.agreement_pct) == (3, None, None)

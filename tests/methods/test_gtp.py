@@ -10,6 +10,7 @@ from autotok.backbones.attention import attention
 from autotok.config import Primitive
 from autotok.errors import IncompatibleMethod
 from autotok.methods import Site, get_method
+from autotok.methods import gtp as module
 from autotok.methods.gtp import GTP, SELECTIONS
 from autotok.searching.space.parameters import Parameter
 from autotok.searching.space.search_space import SearchSpace
@@ -182,6 +183,13 @@ def test_the_first_of_two_patches_stays_as_their_cosines_are_one(selection: str)
         out = method.reduce(placed, Taps({"attention": attention}), 1)
         assert float(out.x[0, 1, 0]) >= 10.0
         assert float(out.x[0, 1, 0]) < 15.0  # of 10 and 20
+
+
+def test_cosines_of_a_half_precision_model_tell_patches_apart() -> None:
+    means = torch.tensor([[0.95, 0.7, 0.9, 0.7]])
+    steps = module._but_for_rounding(means.half())
+    assert torch.isfinite(steps).all()
+    assert steps.argsort(dim=1, stable=True).tolist() == [[1, 3, 2, 0]]
 
 
 def test_a_random_selection_is_its_seeds_and_needs_no_attention() -> None:

@@ -8,6 +8,7 @@ import torch
 from autotok.methods.primitives import (
     above_zero,
     directions,
+    falling,
     fuse,
     gather_rows,
     park,
@@ -170,3 +171,15 @@ def test_divisors_are_kept_from_zero_in_every_format(dtype: torch.dtype) -> None
     assert out.size is not None
     assert bool(out.x.isfinite().all())
     assert bool(out.size.isfinite().all())
+
+
+def test_of_equal_ones_the_first_comes_first_and_no_stable_sort_is_written_down() -> None:
+    x = torch.tensor([[1.0, 3.0, 3.0, 2.0, 3.0]])
+    assert falling(x).tolist() == [[1, 2, 4, 3, 0]]
+
+    class Sorting(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return falling(x)
+
+    graph = torch.export.export(Sorting(), (x,)).graph
+    assert not [node for node in graph.nodes if "stable" in str(node.target)]

@@ -88,6 +88,13 @@ def test_every_field_is_in_the_command_or_has_a_reason_not_to_be() -> None:
         assert not {name} & {*QUESTION_FLAGS, *LISTED, *SETTING_FLAGS}
 
 
+def test_a_batch_that_meant_nothing_is_left_out() -> None:
+    asked = Question(batch=8, budgets=("60%",))  # as an earlier version let one ask
+    assert "--batch" not in search_again(asked.to_dict(), EFFORT)
+    for more in ({"target": "jetson-nx"}, {"measure_on": "local"}):
+        assert "--batch 8" in search_again({**asked.to_dict(), **more}, EFFORT)
+
+
 def test_several_backbones_and_no_time_limit_are_said() -> None:
     both = dataclasses.replace(ASKED, backbone="b", backbones=("b", "a"), checkpoint=None)
     given = parsed(search_again(both.to_dict(), dataclasses.replace(EFFORT, timeout_s=None)))

@@ -7,6 +7,7 @@ been chosen, on the same images, as the highest of several.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,8 @@ class Standing:
     backbone: str = ""
     """Where several were searched."""
     divergence: float | None = None
-    """From the uncompressed model, which chooses among ties."""
+    """From the uncompressed model, where it may choose between this one and the best: judged on the
+    same images, of the same backbone, the first objective a quality."""
     details: str = ""
     """Beside its method: number format, image size and exits, where these are not the usual."""
 
@@ -129,14 +131,17 @@ class Comparisons:
 
     @property
     def ties(self) -> tuple[Standing, ...]:
-        """On the front, not told from the best, and farther from the uncompressed model."""
+        """On the front, not told from the best by quality and farther from the uncompressed model;
+        none where one is nearer, so that this did not choose."""
         near = None if self.best is None else self.best.divergence
-        return tuple(
+        found = tuple(
             s
             for s in self.standings
             if s.role == "front" and s.against_best is not None and s.against_best.verdict == "tie"
-            if near is not None and s.divergence is not None and s.divergence >= near
+            if s.divergence is not None
         )
+        chose = near is not None and all((s.divergence or 0.0) >= near for s in found)
+        return found if chose else ()
 
     @property
     def cheaper_ties(self) -> tuple[Standing, ...]:
@@ -181,7 +186,24 @@ def compare_front(
     placed += [("other backbone", r, None) for r in final.others]
     placed += [] if final.reference is None else [("reference", final.reference, None)]
     standings = tuple(_standing(role, r, final, other) for role, r, other in placed)
+    if best is not None:
+        rivals = {r.number for r in front if _is_rival(r, best, objectives)}
+        standings = tuple(
+            s if s.number in rivals else dataclasses.replace(s, divergence=None) for s in standings
+        )
     return Comparisons(standings, tuning_gains([*final.front, *records]))
+
+
+def _is_rival(record: TrialRecord, best: TrialRecord, objectives: Sequence[Objective]) -> bool:
+    """Whether its divergence may be held against the best's."""
+    if record.score is None or best.score is None:
+        return False
+    asked = METRICS[best.score.metric].column
+    return (
+        all(o.name == asked for o in objectives[:1])
+        and record.score.num_images == best.score.num_images
+        and record.backbone == best.backbone
+    )
 
 
 def _standing(role: str, record: TrialRecord, final: Final, other: TrialRecord | None) -> Standing:

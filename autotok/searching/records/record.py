@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotok.config import CompressionConfig, Primitive
+from autotok.devices.measurement import memory_alone
 from autotok.documents import Place, parse_json
 from autotok.metrics import METRICS, ON_DEVICE, PREDICTED, Metric
 from autotok.names import known
@@ -151,7 +152,7 @@ class TrialRecord:
     def _read(self) -> dict[str, float]:
         """What its measurement says of the table's metrics; no memory that holds other things."""
         reading = dict(self.reading or {})
-        if not reading.get("memory_alone", True):
+        if not memory_alone(reading):
             reading.pop("peak_memory_mb", None)
         return {m: float(reading[m]) for m in ON_DEVICE if reading.get(m) is not None}
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from autotok.searching.records.finetune_gain import (
     HELPED,
     tuning_gain,
 )
-from autotok.searching.records.objective import make_objectives
+from autotok.searching.records.objective import Objective, make_objectives
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.opening import run_search
 from autotok.searching.space.settings import SearchSettings
 
@@ -148,3 +150,27 @@ def test_the_runner_up_comes_nearest_over_the_same_images_not_by_means_over_othe
     found = compare_front(Final((best, nearest, early), best, None, (), None), quality)
     assert found.best is not None
     assert found.best.next_number == 2
+
+
+def of_kl(found: TrialRecord, kl: float) -> TrialRecord:
+    assert found.score is not None
+    return dataclasses.replace(found, score=dataclasses.replace(found.score, kl=kl))
+
+
+def test_a_divergence_is_said_to_have_chosen_only_where_it_can_have() -> None:
+    best, tie = of_kl(record(1, "tome", 2.0, BETTER), 0.1), record(2, "evit", 1.0, BETTER)
+    top1 = make_objectives(("top1", "macs"), "top1")
+
+    def ties(*others: TrialRecord, objectives: Sequence[Objective] = top1) -> list[int]:
+        found = compare_front(Final((*others, best), best, None, (), None), objectives)
+        return [standing.number for standing in found.ties]
+
+    farther = of_kl(tie, 0.4)
+    assert ties(farther) == [2]
+    assert ties(farther, objectives=make_objectives(("macs", "top1"), "top1")) == []
+    assert ties(farther, of_kl(record(3, "topk", 1.5, BETTER), 0.05)) == []  # a nearer one
+    assert ties(of_kl(record(3, "topk", 1.5, BETTER[:300]), 0.4)) == []  # seen on fewer images
+    assert ties(of_kl(record(3, "topk", 1.5, WORSE), 0.4)) == []
+    assert farther.config is not None
+    elsewhere = dataclasses.replace(farther.config, backbone="another")
+    assert ties(dataclasses.replace(farther, config=elsewhere)) == []
