@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -151,7 +152,18 @@ def matters(one: list[Tensor], other: list[Tensor]) -> bool:
     return len(one) != len(other) or not all(map(same, one, other))
 
 
-@pytest.mark.parametrize(("name", "key"), OPTIONS, ids=[f"{n}-{k}" for n, k in OPTIONS])
+def swept() -> list[Any]:
+    """Refusals, which cost nothing, and of what is run and compared two; the others are slow."""
+    refused = {(n, o.name) for n in list_methods() for o in get_method(n).options if o.model_wide}
+    quick = {*refused, ("evit", "fuse"), ("gtp", "alpha")}
+    slow = pytest.mark.slow
+    return [
+        pytest.param(*each, id="-".join(each), marks=() if each in quick else slow)
+        for each in OPTIONS
+    ]
+
+
+@pytest.mark.parametrize(("name", "key"), swept())
 def test_a_layers_own_option_changes_that_layer_alone_or_is_refused(name: str, key: str) -> None:
     (option,) = (option for option in get_method(name).options if option.name == key)
     value, beside = another(name, option), BESIDE.get(f"{name}.{key}", {})

@@ -82,7 +82,7 @@ OPTIONS: dict[str, Options] = {
 }
 # papr's network comes with weights of its own only
 EVERY = [
-    (name, options)
+    pytest.param(name, options, marks=() if options or name == "evit" else pytest.mark.slow)
     for name in list_methods()
     if name not in ("none", "papr") and not issubclass(get_method(name), TwoPass)
     for options in (({}, OPTIONS[name]) if name in OPTIONS else ({},))
