@@ -1,6 +1,7 @@
 """Two runs set beside each other, over metrics that both know."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,32 +47,27 @@ def test_hypervolumes_end_at_one_point_and_settings_that_differ_are_named() -> N
     assert found["differ"] == {"search.seed": [0, 1]}
 
 
+FAST = point(60.0, 1.0, latency_ms=3.0)
+LUCKY = point(99.0, 1.0, latency_ms=1.0, kind="trial")
+
+
+def beside_another(asked: str, x: str | None = None) -> dict[str, Any]:
+    """A run with a lucky trial on few images, and one that was asked for other metrics."""
+    other = Told("b", 0, asked, point(70.0, 2.0, latency_ms=5.0))
+    return compare_runs(Told("a", 0, "top1 macs latency", FAST, LUCKY), other, x=x)
+
+
 def test_axes_are_what_both_were_asked_for_and_trials_on_few_images_stay_out() -> None:
-    fast = point(60.0, 1.0, latency_ms=3.0)
-    lucky = point(99.0, 1.0, latency_ms=1.0, kind="trial")
-    found = compare_runs(
-        Told("a", 0, "top1 macs latency", fast, lucky),
-        Told("b", 0, "latency top1", point(70.0, 2.0, latency_ms=5.0)),
-    )
+    found = beside_another("latency top1")
     assert found["metrics"] == ["latency_ms", "top1_pct"]
     assert [len(run["front"]) for run in found["runs"]] == [1, 1]
-    named = compare_runs(
-        Told("a", 0, "top1 macs latency", fast, lucky),
-        Told("b", 0, "latency top1", point(70.0, 2.0, latency_ms=5.0)),
-        x="latency",
-    )
+    named = beside_another("latency top1", x="latency")
     assert named["runs"][0]["front"][0]["top1_pct"] == 60.0
     assert not named["trials_included"]
 
 
 def test_over_axes_that_are_not_both_runs_own_trials_count_and_that_is_said() -> None:
-    fast = point(60.0, 1.0, latency_ms=3.0)
-    lucky = point(99.0, 1.0, latency_ms=1.0, kind="trial")
-    named = compare_runs(
-        Told("a", 0, "top1 macs latency", fast, lucky),
-        Told("b", 0, "macs top1", point(70.0, 2.0, latency_ms=5.0)),
-        x="latency",
-    )
+    named = beside_another("macs top1", x="latency")
     assert named["runs"][0]["front"][0]["top1_pct"] == 99.0
     assert named["trials_included"]
 

@@ -187,22 +187,30 @@ def compare_front(
     placed += [] if final.reference is None else [("reference", final.reference, None)]
     standings = tuple(_standing(role, r, final, other) for role, r, other in placed)
     if best is not None:
-        rivals = {r.number for r in front if _is_rival(r, best, objectives)}
+        chosen = decided_by_quality(best, objectives)
+        rivals = {r.number for r in front if chosen and judged_alike(r, best)}
         standings = tuple(
             s if s.number in rivals else dataclasses.replace(s, divergence=None) for s in standings
         )
     return Comparisons(standings, tuning_gains([*final.front, *records]))
 
 
-def _is_rival(record: TrialRecord, best: TrialRecord, objectives: Sequence[Objective]) -> bool:
-    """Whether its divergence may be held against the best's."""
-    if record.score is None or best.score is None:
+def decided_by_quality(best: TrialRecord, objectives: Sequence[Objective]) -> bool:
+    """Whether the first objective is the quality that the best was judged by, or there is none."""
+    if best.score is None:
         return False
-    asked = METRICS[best.score.metric].column
+    return all(o.name == METRICS[best.score.metric].column for o in objectives[:1])
+
+
+def judged_alike(record: TrialRecord, best: TrialRecord) -> bool:
+    """Whether divergences of two records can be held against each other: both have one, of the same
+    backbone and on as many images."""
+    if record.divergence is None or best.divergence is None or record.backbone != best.backbone:
+        return False
     return (
-        all(o.name == asked for o in objectives[:1])
-        and record.score.num_images == best.score.num_images
-        and record.backbone == best.backbone
+        record.score is not None
+        and best.score is not None
+        and (record.score.num_images == best.score.num_images)
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from autotok.evaluation.paired import compare
 from autotok.facts import BackboneFacts
 from autotok.metrics import METRICS, ON_DEVICE
+from autotok.searching.records.comparison import decided_by_quality, judged_alike
 from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import Front, best_of, thin
 from autotok.searching.records.record import Score, TrialRecord
@@ -35,7 +36,7 @@ def in_question(
 
     Where the first objective is no quality, images do not decide and all stay.
     """
-    if best is None or not _decided_by_quality(best, objectives):
+    if best is None or not decided_by_quality(best, objectives):
         return [True] * len(records)
     return [_may_be_as_good(record, best, objectives) for record in records]
 
@@ -49,7 +50,7 @@ def goes_on(
     The uncompressed model, and what keeps no outcomes per image, go on beside them.
     """
     stay = in_question(records, objectives, best)
-    if best is None or not _decided_by_quality(best, objectives):
+    if best is None or not decided_by_quality(best, objectives):
         return stay
     racing = [
         i
@@ -67,19 +68,16 @@ def recommended(
     """What is called best: of the records that images do not tell from the best by the first
     objective, the one nearest the uncompressed model (`_among_ties`)."""
     best = best_of(records, objectives)
-    if best is None or best.divergence is None or not _decided_by_quality(best, objectives):
+    if best is None or best.divergence is None or not decided_by_quality(best, objectives):
         return best
     tied = [r for r in records if r is best or _is_tie(r, best)]
     return tied[_among_ties(tied, objectives)[0]]
 
 
 def _is_tie(record: TrialRecord, best: TrialRecord) -> bool:
-    """Whether a record on the same images is not told from the best, and may take its place."""
-    if record.score is None or best.score is None or record.divergence is None:
-        return False
-    found = compare(best.tally, record.tally)
-    same = record.score.num_images == best.score.num_images and record.backbone == best.backbone
-    return same and found is not None and found.verdict == "tie"
+    """Whether a record is not told from the best, and may take its place."""
+    found = compare(best.tally, record.tally) if judged_alike(record, best) else None
+    return found is not None and found.verdict == "tie"
 
 
 def _among_ties(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[int]:
@@ -159,7 +157,7 @@ def challengers(
     """Records beside the front, at most so many, that are not told from its best, those first that
     are preferred among ties."""
     best = best_of(front, objectives)
-    if best is None or not _decided_by_quality(best, objectives):
+    if best is None or not decided_by_quality(best, objectives):
         return []
     inside = {r.number for r in front}
     others = [r for r in records if r.number not in inside and r.measured and r.tally is not None]
@@ -183,7 +181,3 @@ def is_of_use(score: Score | None, facts: BackboneFacts, least: float | None) ->
     if guessing is None:
         return True
     return score.low > guessing if better else score.high < guessing
-
-
-def _decided_by_quality(best: TrialRecord, objectives: Sequence[Objective]) -> bool:
-    return best.score is not None and METRICS[best.score.metric].column == objectives[0].name
