@@ -44,7 +44,7 @@ class Board:
     @property
     def left_behind(self) -> list[str]:
         """Folders that are still there, once those in the course of removal are gone."""
-        until(lambda: not any(self.tmp.glob("autotok.*")), 10.0)
+        until(lambda: not any(self.tmp.glob("autotok.*")), 60.0)
         return [path.name for path in self.tmp.glob("autotok.*")]
 
     @property
@@ -100,7 +100,7 @@ def start(board: Board) -> None:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", board.port)) == 0
 
-    assert until(answers, 10.0), (board.folder / "log").read_text()
+    assert until(answers, 60.0), (board.folder / "log").read_text()
 
 
 def stop(board: Board) -> None:

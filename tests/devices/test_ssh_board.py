@@ -105,7 +105,7 @@ def test_a_board_is_measured_over_ssh_and_left_as_it_was(
     assert (again.speedup, again.threads) == (None, 1)
     device.close()
     assert board.left_behind == []
-    assert server.until(lambda: not board.workers, 10.0)
+    assert server.until(lambda: not board.workers, 60.0)
 
 
 @needs_sshd

@@ -35,7 +35,7 @@ def test_a_dropped_connection_is_made_again_and_the_measurement_repeated(
     assert len(board.sessions) >= 1
 
     def drop_while_it_measures() -> None:
-        if server.until(lambda: len(board.workers) >= 2, 20.0):
+        if server.until(lambda: len(board.workers) >= 2, 60.0):
             time.sleep(0.3)
         board.drop()
 
@@ -45,7 +45,7 @@ def test_a_dropped_connection_is_made_again_and_the_measurement_repeated(
     reading = device.measure(small, SHAPE, runtime="onnxruntime", rounds=40)
     thread.join()
     assert reading.runs > 0
-    assert server.until(lambda: not set(first) & set(board.workers), 10.0), "still on the board"
+    assert server.until(lambda: not set(first) & set(board.workers), 60.0), "still on the board"
 
 
 @needs_sshd
@@ -57,7 +57,7 @@ def test_a_drop_in_mid_measurement_leaves_nothing_on_the_board(
     device.hello()
 
     def drop() -> None:
-        server.until(lambda: len(board.workers) >= 2, 20.0)
+        server.until(lambda: len(board.workers) >= 2, 60.0)
         board.drop()
 
     thread = threading.Thread(target=drop)
@@ -67,7 +67,7 @@ def test_a_drop_in_mid_measurement_leaves_nothing_on_the_board(
     thread.join()
     assert caught.value.exit_code == 4
     assert board.left_behind == []
-    assert server.until(lambda: not board.workers, 10.0)
+    assert server.until(lambda: not board.workers, 60.0)
 
 
 @needs_sshd
@@ -122,7 +122,7 @@ def test_a_measurement_that_takes_too_long_is_given_up_in_one_sentence(
     with pytest.raises(MeasurementFailed, match="after 2 s; give it more time") as caught:
         device.measure(slow, SHAPE, runtime="onnxruntime", timeout_s=2.0)
     assert one_sentence(caught.value)
-    assert server.until(lambda: len(board.workers) == 1, 10.0), "the measurement still runs"
+    assert server.until(lambda: len(board.workers) == 1, 60.0), "the measurement still runs"
     small = onnx_file(tmp_path / "small.onnx")
     assert device.measure(small, SHAPE, runtime="onnxruntime", rounds=3).runs >= 3
 

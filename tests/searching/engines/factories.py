@@ -34,6 +34,7 @@ class FakeWorker:
     folder: Path
     steps: int = 0
     delay_s: float = 0.0
+    gate: int | None = None
 
     def __post_init__(self) -> None:
         self._accuracy = FakeEvaluator(vit_facts())
@@ -50,11 +51,14 @@ class FakeWorker:
         return self._finetune if self.steps else None
 
     def _finetune(self, config: CompressionConfig) -> Tuned:
-        """Counts steps in a file and goes on from there; `log` says who did which step."""
+        """Counts steps in a file and goes on from there; `log` says who did which step. At step
+        `gate` it waits for a file `go`."""
         checkpoint = self.folder / f"{config.config_id}.step"
         begin = int(checkpoint.read_text()) if checkpoint.exists() else 0
         for step in range(begin, self.steps):
             time.sleep(self.delay_s)
+            while step == self.gate and not (self.folder / "go").exists():
+                time.sleep(0.02)
             with open(self.folder / f"{config.config_id}.log", "a", encoding="utf-8") as log:
                 log.write(f"{step} {os.getpid()}\n")
             partial = checkpoint.with_suffix(".part")
@@ -86,9 +90,10 @@ class Workers:
     folder: Path
     steps: int = 0
     delay_s: float = 0.0
+    gate: int | None = None
 
     def __call__(self) -> FakeWorker:
-        return FakeWorker(self.folder, self.steps, self.delay_s)
+        return FakeWorker(self.folder, self.steps, self.delay_s, self.gate)
 
 
 def fake_worker() -> Problem:

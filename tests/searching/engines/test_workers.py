@@ -127,7 +127,7 @@ def test_more_images_may_take_longer_in_proportion_and_a_fine_tune_any_time() ->
 def test_a_fine_tune_goes_on_where_its_killed_worker_stopped_and_has_no_time_limit(
     tmp_path: Path,
 ) -> None:
-    factory = factories.Workers(tmp_path, steps=30, delay_s=0.02)
+    factory = factories.Workers(tmp_path, steps=30, delay_s=0.02, gate=6)
     log = tmp_path / f"{config(40).config_id}.log"
     with processes(factory, 1, timeout_s=0.3) as engine:
         engine.submit(Job(0, config(40), task="finetune"))
@@ -151,6 +151,7 @@ built, log = map(pathlib.Path, sys.argv[1:])
 while not log.exists() or log.read_text().count("\\n") < 5:
     time.sleep(0.01)
 os.kill(int(built.read_text().split()[0]), signal.SIGKILL)
+built.with_name("go").touch()
 """
 
 
