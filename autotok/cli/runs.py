@@ -100,7 +100,7 @@ def search_command(
         typer.Option(help="Percent (or most KL) that the final evaluation asks for at least."),
     ] = None,
     trials: TrialsOption = 32,
-    timeout: TimeoutOption = 280.0,
+    timeout: TimeoutOption = 290.0,
     trial_timeout: TrialTimeoutOption = None,
     max_images: Annotated[
         int | None, typer.Option(min=8, help="Use at most this many images in all.")

@@ -325,17 +325,12 @@ def computing(device: torch.device, precision: str) -> AbstractContextManager[ob
 def default_batch_size(facts: BackboneFacts, device: torch.device | None = None) -> int:
     """Images per forward, on a CPU by default; on an accelerator many, halved where memory ends.
 
-    Where a CPU spells the attention map out, a batch whose map outgrows the allocator's reusable
-    blocks (about 16 MB) runs up to three times slower, so large token counts go one by one; see
-    `allocator.reuse_large_blocks`. Elsewhere about 1,600 tokens keep the caches warm.
+    On a CPU about 2,600 tokens: fewer leave it waiting for Python between operators, compressed
+    models most of all, and more leave its caches (`benchmarks/evaluation.py --batches`).
     """
     if device is not None and device.type != "cpu":
         return ACCELERATOR_BATCH
-    tokens = facts.num_patches + facts.num_prefix
-    if facts.explicit_attention:
-        heads = max(block.heads for block in facts.blocks)
-        return max(1, min(32, 2**24 // (4 * heads * tokens * tokens)))
-    return max(1, min(32, 1600 // tokens))
+    return max(1, min(32, 2600 // (facts.num_patches + facts.num_prefix)))
 
 
 def _resolve_metric(metric: str, data: DataSource) -> str:

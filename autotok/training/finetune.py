@@ -189,7 +189,7 @@ def _built(
         plan=training_plan(spec, order.per_epoch),
         order=order,
         variation=Variation(spec, student.backbone),
-        chunk=chunk_size(facts, precision, device),
+        chunk=chunk_size(facts, device),
         held_out=HeldOut(data, held_out, objective),
         optimizer=make_optimizer(known, recipe, student, objective),
         choice=RateChoice(lr, "given"),

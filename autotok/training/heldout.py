@@ -101,7 +101,7 @@ class HeldOut:
 
     def _mean(self, model: CompressedViT, count: int | None, device: torch.device) -> float:
         number = min(count or len(self.indices), len(self.indices))
-        chunk, total = chunk_size(model.backbone.facts, "float32", device), 0.0
+        chunk, total = chunk_size(model.backbone.facts, device), 0.0
         for first in range(0, number, chunk):
             part = slice(first, min(first + chunk, number))
             labels = None if self._labels is None else self._labels[part].to(device)

@@ -24,14 +24,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bfloat16" if device.type == "cpu" and cpu_has_bf16() else "float32"
 
 
-def chunk_size(facts: BackboneFacts, precision: str, device: torch.device) -> int:
+def chunk_size(facts: BackboneFacts, device: torch.device) -> int:
     """Images that go through forward and backward together; a batch is made of such chunks.
 
-    On CPU as many as evaluation takes, so that activations stay in reused memory; in bfloat16 four
-    times as many where the attention map is spelled out, which float32 gains nothing from. On an
-    accelerator everything at once.
+    On CPU as many as evaluation takes, so that activations stay in reused memory; on an accelerator
+    everything at once.
     """
     if device.type != "cpu":
         return 2**30
-    wider = 4 if precision == "bfloat16" and facts.explicit_attention else 1
-    return wider * default_batch_size(facts)
+    return default_batch_size(facts)

@@ -20,8 +20,8 @@ _SPEED_SHARE = 0.05
 _MOST_ROOM = 4.0
 _LEAST_S = 1.0
 """A plan is made for so much at least."""
-_PARTS = (0.25, 1 / 3, 0.5, 1.0)
-"""Of the final evaluation, shares of the time left then: equal parts of it for ever fewer."""
+_PARTS = 6
+"""Of the final evaluation, in equal time: each for about half of those before it."""
 _SLACK = 1.1
 """Estimates are stretched by this: the machine may be busier later."""
 
@@ -177,13 +177,13 @@ class TimeLimit:
         if not self._fits_final_images():
             return plan.final
         left, seen = self._left() - self._control_s() - self._verifying_s, plan.more
-        pace = self._speed() / min(racing, self._capacity)
+        pace = _SLACK * self._speed() / min(racing, self._capacity)
         if begun is not None:
             seen = begun.images
             pace = begun.seconds / begun.ran if begun.ran else pace
-        pace = _SLACK * max(pace, 1e-9)
-        left -= self._settings.controls * min(plan.more, seen) * pace
-        images = seen + _PARTS[part] * left / pace / racing
+        pace = max(pace, 1e-9)
+        left -= _SLACK * self._settings.controls * min(plan.more, seen) * pace
+        images = seen + left / (_PARTS - part) / pace / racing
         return max(seen, min(total, int(images)))
 
     def control_images(self, every: int, racing: int) -> int:
@@ -197,7 +197,7 @@ class TimeLimit:
     @property
     def final_parts(self) -> int:
         """Parts of the final evaluation, each fitted to the time that the one before took."""
-        return len(_PARTS) if self._fits_final_images() else 1
+        return _PARTS if self._fits_final_images() else 1
 
     def _fits_final_images(self) -> bool:
         return self._limit_s is not None and self._settings.images_final is None

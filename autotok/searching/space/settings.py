@@ -15,7 +15,7 @@ from autotok.plain_data import typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 
 _LONGEST_NAME = 200
-DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 280.0
+DEFAULT_TRIALS, DEFAULT_TIMEOUT_S = 32, 290.0
 """What a search gets that is not told."""
 _OURS = "autotok.searching.proposing.samplers"
 SAMPLERS = {
@@ -156,7 +156,7 @@ class FidelityPlan:
 
 # 95 % of a share lies within 12 points on so few, within 6 on so many
 _FEW, _MORE = 64, 256
-_SHARES = {"few": 0.35, "more": 0.15, "final": 0.4}
+_SHARES = {"few": 0.28, "more": 0.12, "final": 0.5}
 # 0.9 in all as well, with `_FINETUNE_SHARE`
 _SHARES_RETRAIN = {"few": 0.25, "more": 0.1, "final": 0.28}
 """Of the time limit; the rest is slack for repair, writing and the operating system."""
