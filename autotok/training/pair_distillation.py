@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from autotok.backbones.base import Backbone, evaluating
+from autotok.backbones.base import Backbone
 from autotok.backbones.twin import twin_of
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
@@ -103,6 +103,14 @@ class PairStudent(nn.Module):
             backbone.alone(), lambda p: nn.Parameter(p.detach(), requires_grad=False)
         )
         self.adapters, self.spec = adapters, spec
+        self.train()
+
+    def train(self, mode: bool = True) -> PairStudent:
+        """Adapters train; the backbone is as it is judged, for its statistics are the original's
+        own buffers."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
 
     def at(self, degree: int) -> CompressedViT:
         """The frozen backbone at a degree."""
@@ -115,9 +123,8 @@ class PairStudent(nn.Module):
 
     @torch.no_grad()
     def teach(self, images: Tensor, source: int) -> Tensor:
-        """Logits (B, classes) at the source, in evaluation mode, without adapters."""
-        with evaluating(self.backbone):
-            logits: Tensor = self.at(source)(images)
+        """Logits (B, classes) at the source, without adapters."""
+        logits: Tensor = self.at(source)(images)
         return logits
 
     def forward(self, images: Tensor, source: int, target: int) -> Tensor:
@@ -189,7 +196,6 @@ def _step(
     spec = student.spec
     pair = spec.pair(step)
     teacher = student.teach(images, pair[0])
-    student.train()
     optimizer.zero_grad(set_to_none=True)
     loss = pair_loss(student(images, *pair), teacher)
     loss.backward()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_student import Noise, same, weights
+from tiny_student import Noise, same, weights, with_batch_norms
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,6 +54,13 @@ def test_only_adapters_learn_and_the_same_again_from_the_same_seed() -> None:
     assert moved >= {name for name in born if ".adapter_up." in name}
     again = distil_pairs(tiny_backbone(), data, SHORT)
     assert all(torch.equal(value, plain(first)[name]) for name, value in plain(again).items())
+
+
+def test_running_means_that_the_twin_shares_with_the_original_stay_as_they_are() -> None:
+    backbone = with_batch_norms()
+    before = weights(backbone)
+    distil_pairs(backbone, Noise(labelled=False), dataclasses.replace(SHORT, steps=1))
+    assert same(weights(backbone), before)
 
 
 def test_dropout_is_for_training_only() -> None:

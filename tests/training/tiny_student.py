@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotok.backbones.timm_vit import TimmViT
+from autotok.backbones.base import Backbone
+from autotok.backbones.lvvit import LVViT, LVViTSpec
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
@@ -43,8 +44,14 @@ def pruned(method: str = "evit", spec: FineTuneSpec | None = None) -> Compressio
     return CompressionConfig(method, reductions, mode="retrain", finetune=spec)
 
 
+def with_batch_norms() -> LVViT:
+    """An LV-ViT: its stem keeps running means."""
+    spec = LVViTSpec(24, 3, 3, 48, image_shape=(3, 32, 32), patch_size=8, num_classes=10)
+    return LVViT(spec, name="lvvit_s").eval()
+
+
 def student(
-    method: str = "evit", *, backbone: TimmViT | None = None, spec: FineTuneSpec | None = None
+    method: str = "evit", *, backbone: Backbone | None = None, spec: FineTuneSpec | None = None
 ) -> CompressedViT:
     return student_of(backbone or tiny_backbone(), pruned(method, spec))
 
