@@ -206,6 +206,9 @@ def steps_at(run: TrainingRun, lr: float, steps: int) -> None:
 def _learn(run: TrainingRun, step: int, progress: float) -> float:
     """The loss of a step's images, with its gradients."""
     run.student.train(not run.frozen)
+    recipe = training_recipe(run.student)
+    if recipe.backbone_lr == 0 or progress < recipe.frozen_share:
+        _hold_statistics(run.student.backbone)
     if run.student.exits is not None:
         run.student.exits.train()
     run.objective.progress, run.objective.step = progress, step
@@ -214,6 +217,13 @@ def _learn(run: TrainingRun, step: int, progress: float) -> float:
     loss = _gradients(run, step)
     _check_finite(run, step, loss)
     return loss
+
+
+def _hold_statistics(backbone: nn.Module) -> None:
+    """No optimiser moves the running means of a BatchNorm: every forward in training mode does."""
+    for part in backbone.modules():
+        if hasattr(part, "running_mean"):
+            part.eval()
 
 
 def _move(run: TrainingRun) -> None:

@@ -5,13 +5,14 @@ import math
 
 import pytest
 import torch
-from tiny_student import Noise, student, weights
+from tiny_student import Noise, same, student, weights, with_batch_norms
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import Diverged
 from autotok.finetune_spec import FineTuneSpec
 from autotok.training import finetune as room
 from autotok.training.finetune import finetune_student
+from autotok.training.steps import prepare_step
 from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
@@ -41,6 +42,21 @@ def test_a_batch_in_chunks_equals_the_whole_batch(monkeypatch: pytest.MonkeyPatc
     parts = tuned(spec).state_dict()
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "step", "held"), [("dtem", 3, True), ("spvit", 0, True), ("spvit", 3, False)]
+)
+def test_running_means_of_a_frozen_backbone_stay_as_they_are(
+    method: str, step: int, held: bool
+) -> None:
+    model = student(method, backbone=with_batch_norms())
+    before = weights(model.backbone)
+    spec = dataclasses.replace(SPEC, losses={"ce": 1.0})
+    run = room._built(model, Noise(), spec, None, "float32", [0], (1, 63))
+    run.step = step
+    prepare_step(run)
+    assert same(weights(model.backbone), before) == held
 
 
 def test_averaged_weights_lie_between_the_first_and_the_last_ones() -> None:
