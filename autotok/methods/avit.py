@@ -14,8 +14,8 @@ Departures: halted tokens are really removed. Where the read-out takes prefix to
 have halted, the image is finished and its patches go too; prefix tokens that halted otherwise stay
 visible to the others (the authors mask them). `num_keep` is the mean number of patches in the
 blocks after the layer; calibration looks for the threshold on one pass in which nothing halts.
-Score means run over the whole batch, where the authors' code drops the first image; the divergence
-is summed over blocks.
+Score means run over all images of a forward (on a CPU, of each chunk of a batch: about 2,600
+tokens), where the authors' code drops the first one; the divergence is summed over blocks.
 """
 
 from __future__ import annotations

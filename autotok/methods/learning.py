@@ -76,7 +76,11 @@ class Learning(TokenReducer):
         return frozenset()
 
     def extra_loss(self, context: LossContext) -> Tensor | None:
-        """This site's own loss terms of the last forward in training mode, weighted; a scalar."""
+        """This site's own loss terms of the last forward in training mode, weighted; a scalar.
+
+        A training step on a CPU takes its images in chunks (of about 2,600 tokens) and the terms'
+        mean over them, so a term that bends a mean over images is one of each chunk's mean.
+        """
         return None
 
     def deploy(self) -> None:

@@ -11,8 +11,9 @@ backwards; only the two thresholds of each layer learn, by the task and the squa
 cost ratio from its target. `emit` writes the thresholds into the configuration.
 
 Departures: all prefix tokens are protected; the ratio aimed at defaults to that of the nominal
-counts; thresholds can also be calibrated, without training, so that the nominal counts stay on
-average (`merge_share` of them by merging). `num_keep` is nominal. Prune thresholds are stored in
+counts, and on a CPU the cost is the mean over each chunk of a batch (about 2,600 tokens);
+thresholds can also be calibrated, without training, so that the nominal counts stay on average
+(`merge_share` of them by merging). `num_keep` is nominal. Prune thresholds are stored in
 thousandths, so that one learning rate gives both kinds the authors' rates. With `aligned`, training
 averages attention over the tokens still there and pairs them as inference does; the authors' form
 counts the dropped ones too and so learns thresholds for counts that inference does not reproduce.

@@ -14,8 +14,10 @@ Departures: all prefix tokens are protected. Follows the masked forward of the r
 code, whose inference file draws noise and takes a patch token for the package. The share kept
 counts package tokens, as budgets do, and is compared with the configured count over the initial
 tokens (the released script has fixed ratios). `threshold` moves the decision, 0 is the argmax.
-Where the heads do not divide the width, the largest smaller number of groups that does is taken.
-A package stands at the place of the best token it holds.
+A fine-tune on a CPU takes a batch in chunks (of about 2,600 tokens), and each chunk's mean share is
+held to the ratio, as is each process's part of one. Where the heads do not divide the width, the
+largest smaller number of groups that does is taken. A package stands at the place of the best token
+it holds.
 """
 
 from __future__ import annotations
@@ -164,7 +166,8 @@ class SPViT(OfficialWeights, Learning, Calibrated):
         )
 
     def extra_loss(self, context: LossContext) -> Tensor | None:
-        """This stage's share of 2 / S * sum_s (mean share kept in the batch - ratio)^2."""
+        """This stage's share of 2 / S * sum_s (mean share kept - ratio)^2, the mean over the images
+        of this forward."""
         if self.decision is None:
             return None
         initial = self.site.facts.num_patches

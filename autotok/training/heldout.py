@@ -21,7 +21,7 @@ from autotok.methods.thresholds import Calibrated
 
 from .batches import seed_streams
 from .distill import TrainingObjective
-from .precision import chunk_size
+from .precision import chunk_size, chunks
 
 MOST_IMAGES = 32
 SHARE = 5
@@ -101,9 +101,8 @@ class HeldOut:
 
     def _mean(self, model: CompressedViT, count: int | None, device: torch.device) -> float:
         number = min(count or len(self.indices), len(self.indices))
-        chunk, total = chunk_size(model.backbone.facts, device), 0.0
-        for first in range(0, number, chunk):
-            part = slice(first, min(first + chunk, number))
+        total = 0.0
+        for part in chunks(number, chunk_size(model.backbone.facts, device)):
             labels = None if self._labels is None else self._labels[part].to(device)
             images = self._images[part].to(device)
             loss: Tensor = self._objective(model, images, labels, self.indices[part])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from autotok.evaluation.accuracy import default_batch_size
@@ -33,3 +35,14 @@ def chunk_size(facts: BackboneFacts, device: torch.device) -> int:
     if device.type != "cpu":
         return 2**30
     return default_batch_size(facts)
+
+
+def chunks(count: int, most: int) -> list[slice]:
+    """`count` images in chunks of up to `most`, as few as there can be, equal to within one image.
+
+    An image is alone only where all are, for BatchNorm cannot train on one token of one image; so
+    where an odd number goes in pairs, three go together.
+    """
+    number = count if most == 1 else max(1, min(-(-count // most), count // 2))
+    edges = [count * i // number for i in range(number + 1)]
+    return [slice(first, last) for first, last in pairwise(edges)]

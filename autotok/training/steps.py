@@ -21,6 +21,7 @@ from autotok.methods.registry import get_method
 from .batches import BatchOrder, seed_streams
 from .distill import TrainingObjective, reducers_of
 from .heldout import Best, HeldOut, snapshot
+from .precision import chunks
 from .probe import RateChoice, lower
 from .ranks import ALONE, Ranks
 from .schedule import TrainingPlan, make_optimizer, make_schedule, set_lr
@@ -246,8 +247,7 @@ def _gradients(run: TrainingRun, step: int) -> float:
         indices = [whole[row] for row in rows]
         images, labels = run.data.batch(indices)
         images, labels = run.variation(images, labels, number, rows, len(whole))
-        for first in range(0, len(indices), run.chunk):
-            chosen = slice(first, first + run.chunk)
+        for chosen in chunks(len(indices), run.chunk):
             share = len(indices[chosen]) / (len(whole) * spec.accumulate)
             loss = share * _loss(run, images[chosen], labels, indices, chosen)
             loss.backward()

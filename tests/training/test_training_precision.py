@@ -1,4 +1,4 @@
-"""Precision of a fine-tune."""
+"""Precision of a fine-tune, and the chunks it computes in."""
 
 import math
 
@@ -12,6 +12,7 @@ from autotok.finetune_spec import FineTuneSpec
 from autotok.methods.tome import ToMe
 from autotok.tokens import Taps, Tokens
 from autotok.training.finetune import finetune_student
+from autotok.training.precision import chunks
 from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
@@ -47,3 +48,14 @@ def test_either_precision_trains_and_is_recorded(precision: str) -> None:
     assert math.isfinite(done.loss)
     assert not same(before, weights(model))
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "sizes"),
+    [(16, 13, [8, 8]), (14, 13, [7, 7]), (10, 3, [2, 3, 2, 3]), (3, 2, [3]), (5, 2, [2, 3]),
+     (3, 1, [1, 1, 1]), (1, 4, [1]), (64, 2**30, [64])],
+)  # fmt: skip
+def test_chunks_are_equal_and_leave_no_image_alone(count: int, most: int, sizes: list[int]) -> None:
+    parts = chunks(count, most)
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(count))

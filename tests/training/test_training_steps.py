@@ -8,11 +8,14 @@ import torch
 from tiny_student import Noise, same, student, weights, with_batch_norms
 
 from autotok.backbones.tiny import tiny_backbone
+from autotok.config import CompressionConfig, Reduction
 from autotok.errors import Diverged
+from autotok.exits import parse_exits
 from autotok.finetune_spec import FineTuneSpec
 from autotok.training import finetune as room
 from autotok.training.finetune import finetune_student
 from autotok.training.steps import prepare_step
+from autotok.training.student import student_of
 from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
@@ -42,6 +45,15 @@ def test_a_batch_in_chunks_equals_the_whole_batch(monkeypatch: pytest.MonkeyPatc
     parts = tuned(spec).state_dict()
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], atol=1e-5, rtol=0)
+
+
+def test_heads_train_on_one_token_of_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "chunk_size", lambda *_: 4)
+    exits = parse_exits("local@2")
+    config = CompressionConfig("topk", (Reduction(1, num_keep=1),), exits=exits, mode="retrain")
+    spec = dataclasses.replace(SPEC, batch_size=5, losses={"exits_normal": 1.0}, length="1 steps")
+    done = finetune_student(student_of(tiny_backbone(), config), Noise(), spec, teacher=None)
+    assert done.images == 5
 
 
 @pytest.mark.parametrize(
