@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotok.backbones.base import Backbone, evaluating
 from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig
@@ -273,6 +274,24 @@ def check_losses(
                 f"loss '{name}' cannot be used with method '{student.config.method}' on backbone"
                 f" '{facts.name}': {reason}; choose another, such as soft"
             )
+        if teacher is not None and loss.teacher and not (loss.inside or facts.num_classes):
+            _check_widths(name, student.backbone, teacher, spec.teacher or facts.name)
+
+
+@torch.no_grad()
+def _check_widths(loss: str, backbone: Backbone, teacher: Teacher, named: str) -> None:
+    """Raise `ConfigError` where features differ in width; a blank image says how wide they are, for
+    projections and classifiers that were taken off make it another than the blocks'."""
+    facts, like = backbone.facts, next(backbone.parameters())
+    blank = torch.zeros(1, *facts.image_shape, device=like.device)
+    with evaluating(backbone):
+        mine: int = backbone(blank).shape[-1]
+    theirs = teacher.logits(blank, "float32").shape[-1]
+    if mine != theirs:
+        raise ConfigError(
+            f"loss '{loss}' compares features, of which teacher '{named}' gives {theirs} and"
+            f" backbone '{facts.name}' {mine}; give a teacher of the same width"
+        )
 
 
 def _others(student: CompressedViT, need: str) -> list[str]:

@@ -12,6 +12,7 @@ from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError, UnknownName
+from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.finetune_spec import FineTuneSpec
 from autotok.tokens import Needs
 from autotok.training.distill import (
@@ -22,7 +23,7 @@ from autotok.training.distill import (
 from autotok.training.finetune import finetune_student
 from autotok.training.losses import LOSSES, align
 from autotok.training.student import student_of
-from autotok.training.teacher import GROUP, Teacher, observe
+from autotok.training.teacher import GROUP, OtherTeacher, Teacher, observe
 
 INSIDE = {"mimic": 1.0, "relations": 1.0, "tokens": 1.0}
 
@@ -42,6 +43,28 @@ def loss_of(model: CompressedViT, losses: dict[str, float], teacher: Teacher | N
 
 def headless() -> TimmViT:
     return TimmViT(tiny_vit(num_classes=10).eval(), name="features")
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_features_of_another_width_are_refused_before_anything_is_learned(other: bool) -> None:
+    def features(width: int) -> TimmViT:
+        model = tiny_vit(width=width, heads=3)
+        model.reset_classifier(0)
+        return TimmViT(model.eval(), name=f"features_{width}")
+
+    narrow, wide = features(48), features(96)
+    teacher = Teacher(wide)
+    if other:
+        how = preprocessing_of(wide)
+        teacher = OtherTeacher(wide, expects=how, given=how)
+    spec = FineTuneSpec(losses={"cosine": 1.0}, teacher="dinov2_of_another_width")
+    words = (
+        "loss 'cosine' compares features, of which teacher 'dinov2_of_another_width' gives 96 and"
+        " backbone 'features_48' 48; give a teacher of the same width"
+    )
+    with pytest.raises(ConfigError, match=words):
+        check_losses(student_of(narrow, pruned()), spec, teacher, Noise())
+    check_losses(student_of(wide, pruned()), spec, teacher, Noise())
 
 
 # --- the teacher
