@@ -130,7 +130,11 @@ class _Canvases:
 
 
 class _Images:
-    """Whole images of a labelled source, every epoch in another order."""
+    """Whole images of a labelled source, every epoch in another order.
+
+    The first epoch takes the data's own seeded order as it comes, so that what cannot be read is
+    met image by image, not all at once in the first batch.
+    """
 
     def __init__(self, recipe: Recipe, data: DataSource) -> None:
         self._recipe, self._data, self._total = recipe, data, len(data)
@@ -139,11 +143,13 @@ class _Images:
         recipe, total = self._recipe, self._total
         stage = recipe.locate(step)[0]
         first = recipe.images_before(step)
-        indices = [
+        places = [
             int(_order(recipe.seed, position // total, total)[position % total])
             for position in range(first, first + stage.batch_size)
         ]
-        images, labels = self._data.batch(indices)
+        known = self._data.subset(max(places) + 1, recipe.seed)
+        # an unreadable image shortens the order; its place is taken by an earlier one
+        images, labels = self._data.batch([known[place % len(known)] for place in places])
         assert labels is not None
         own = np.random.default_rng([recipe.seed, step, AUGMENT_KEY])
         return Batch(augmented(images, recipe.augment, own), labels)
@@ -151,4 +157,6 @@ class _Images:
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, total: int) -> NDArray[np.int64]:
+    if epoch == 0:
+        return np.arange(total)
     return np.random.default_rng([seed, epoch, ORDER_KEY]).permutation(total)
