@@ -25,9 +25,12 @@ TICKS = 1_000_000
 FINAL_LR = 0.01
 """Where the cosine ends, as a share of the highest learning rate."""
 NOT_DECAYED = (
-    "*pos_embed*", "*cls_token*", "*dist_token*", "*reg_token*",
+    "*pos_embed*", "*position_embedding*", "*.positions", "*_token", "*_tokens",
+    "*relative_position_bias_table", "*rope.freqs",
     "*.key_rows", "*.key_columns", "*.value_rows", "*.value_columns",
 )  # fmt: skip
+"""Position tables, learned turns among them, and the tokens that stand before the patches or in
+place of them, as timm, transformers, AutoFormer and CF-ViT call them."""
 
 
 @dataclass(frozen=True)
