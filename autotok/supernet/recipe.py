@@ -51,7 +51,7 @@ class Stage:
         return pair[0] + (pair[1] - pair[0]) * share
 
     def lr_at(self, step: int) -> float:
-        """The learning rate at a step of this stage."""
+        """The learning rate at a step of this stage, but for the recipe's warm-up."""
         if self.schedule == "linear":
             return self.at(self.lr, step)
         share = step / max(1, self.steps - 1)
@@ -102,6 +102,11 @@ class Recipe:
                 return stage, step
             step -= stage.steps
         raise AssertionError(f"step {step} is past the end")
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate in force at a global step: its stage's, under the warm-up."""
+        stage, local = self.locate(step)
+        return stage.lr_at(local) * min(1.0, (step + 1) / max(1, self.warmup_steps))
 
     def images_before(self, step: int) -> int:
         """Images that the steps before `step` have used."""

@@ -26,12 +26,11 @@ def train_step(state: TrainingState, recipe: Recipe, batches: Batches) -> tuple[
     Raises:
         Diverged: the loss or its gradient is no number; no weight was changed by this step.
     """
-    stage, local = recipe.locate(state.step)
+    stage = recipe.locate(state.step)[0]
     rng = np.random.default_rng([recipe.seed, state.step])
     subnets = draw_subnets(recipe.spec, recipe.default, stage, rng)
-    lr = stage.lr_at(local) * min(1.0, (state.step + 1) / max(1, recipe.warmup_steps))
     for group in state.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = recipe.lr_at(state.step)
     batch = batches.batch(state.step, rng).to(state.device)
     state.optimizer.zero_grad(set_to_none=True)
     loss, correct = add_gradients(state.supernet, recipe, subnets, batch)

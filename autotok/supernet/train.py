@@ -100,7 +100,7 @@ def _loop(
     started = time.perf_counter() - state.seconds
     window: Window = []
     while state.step < recipe.steps:
-        stage, local = recipe.locate(state.step)
+        stage, lr = recipe.locate(state.step)[0], recipe.lr_at(state.step)
         began = time.perf_counter()
         loss, correct = train_step(state, recipe, batches)
         window.append((loss, correct, stage.batch_size, time.perf_counter() - began))
@@ -112,7 +112,7 @@ def _loop(
             report = _report(state, recipe, stage, window)
             window = []
             val = check() if due else None
-            _log_row(output / LOG, state, stage, local, report, val)
+            _log_row(output / LOG, state, lr, report, val)
             if progress is not None:
                 progress(report)
         if due:
@@ -174,15 +174,15 @@ def _report(state: TrainingState, recipe: Recipe, stage: Stage, window: Window) 
 
 
 def _log_row(
-    path: Path, state: TrainingState, stage: Stage, local: int, report: Progress, val: float | None
+    path: Path, state: TrainingState, lr: float, report: Progress, val: float | None
 ) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if new:
             writer.writerow(COLUMNS)
-        row = [stage.name, state.step, f"{state.seconds:.0f}", f"{report.loss:.4f}"]
-        row += [f"{report.train_top1_pct:.1f}", f"{stage.lr_at(local):.2e}"]
+        row = [report.stage, state.step, f"{state.seconds:.0f}", f"{report.loss:.4f}"]
+        row += [f"{report.train_top1_pct:.1f}", f"{lr:.2e}"]
         row += [f"{report.images_per_s:.1f}", "" if val is None else f"{val:.1f}"]
         writer.writerow(row)
     log.info("%s", ", ".join(f"{k} {v}" for k, v in zip(COLUMNS, row, strict=True) if v))

@@ -126,6 +126,12 @@ def test_the_learning_rate_runs_between_its_ends_linearly_or_as_a_cosine(tmp_pat
     )
 
 
+def test_the_rate_in_force_is_the_stages_under_the_warm_up(tmp_path: Path) -> None:
+    stages = [{**STAGE, "steps": 2, "lr": [1.0, 1.0]}, {**STAGE, "steps": 4, "lr": [0.8, 0.2]}]
+    recipe = load_recipe(tiny_recipe(tmp_path, stages=stages, warmup_steps=4))
+    assert [recipe.lr_at(i) for i in range(6)] == pytest.approx([0.25, 0.5, 0.6, 0.6, 0.4, 0.2])
+
+
 def test_images_before_a_step_add_up_over_stages(tmp_path: Path) -> None:
     stages = [{**STAGE, "steps": 2}, {**STAGE, "steps": 3, "batch_size": 10}]
     recipe = load_recipe(tiny_recipe(tmp_path, stages=stages))

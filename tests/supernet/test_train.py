@@ -56,6 +56,8 @@ def test_training_writes_weights_a_log_and_resumes_to_the_same_weights(tmp_path:
     with (tmp_path / "whole" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["stage"] for row in rows] == ["a", "a", "b"]
+    known = load_recipe(path)  # a warm-up of 100 steps
+    assert [row["lr"] for row in rows] == [f"{known.lr_at(step):.2e}" for step in (2, 3, 5)]
     assert all(float(row["loss"]) > 0 for row in rows)
 
     class Killed(Exception):
