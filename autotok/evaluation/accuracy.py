@@ -185,14 +185,16 @@ class Evaluator:
         with evaluating(self.backbone):
             return self._summed(models, start, stop, judged, on_images)
 
-    def _batches(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
-        """(position of the first, indices) of every batch; each is asked for when its turn comes,
-        so that what was decoded to see whether it is readable is still in the cache, and again if
-        the batch size was halved meanwhile."""
-        first = start
+    def _batches(
+        self, start: int, stop: int, data: DataSource | None = None
+    ) -> Iterator[tuple[int, list[int]]]:
+        """(position of the first, indices) of every batch, of the images judged or other `data`;
+        each is asked for when its turn comes, so that what was decoded to see whether it is
+        readable is still in the cache, and again if the batch size was halved meanwhile."""
+        first, data = start, data or self.data
         while first < stop:
             size = self.batch_size
-            indices = self.data.subset(min(first + size, stop), self.seed)[first:]
+            indices = data.subset(min(first + size, stop), self.seed)[first:]
             if not indices:
                 return
             yield first, indices
@@ -262,9 +264,11 @@ class Evaluator:
         if self.metric == "feature":
             values = rounded(cosines(answer, own, self.backbone.facts))
         if self.gallery_size:
-            reference, output = (self._similarity(x, first) for x in (reference, output))
-        if self.metric == "knn":
-            values = rounded(shared_neighbours(output, reference, NEIGHBOURS))
+            near, theirs = (self.answers.similarity(x, first) for x in (output, reference))
+            if self.metric == "knn":
+                values = rounded(shared_neighbours(near, theirs, NEIGHBOURS))
+            if not self.backbone.facts.num_classes:  # neighbours stand in for classes
+                output, reference = near, theirs
         same = output.argmax(dim=-1) == reference.argmax(dim=-1)
         kl = divergences(output, reference)
         return dataclasses.replace(
@@ -303,16 +307,13 @@ class Evaluator:
         """Have the features of the gallery, before several threads want them."""
 
         def features() -> list[Tensor]:
-            return [
-                self._reference_of(start, self.data.batch(indices)[0]).output
-                for start, indices in self._batches(0, self.gallery_size)
-            ]
+            found = []
+            for first, indices in self._batches(0, self.gallery_size):
+                with self._halving():
+                    found.append(self._reference_of(first, self.data.batch(indices)[0]).output)
+            return found
 
         self.answers.fill_gallery(features)
-
-    def _similarity(self, features: Tensor, first: int) -> Tensor:
-        self._fill_gallery()
-        return self.answers.similarity(features, first)
 
 
 def computing(device: torch.device, precision: str) -> AbstractContextManager[object]:

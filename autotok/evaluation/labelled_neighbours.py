@@ -57,8 +57,7 @@ class NeighbourEvaluator(Evaluator):
         self._training = _labelled(data, training)
         classes = len(data.class_names or ())
         wanted = max(LEAST_BANK, BANK_PER_CLASS * classes)
-        self._indices = self._training.subset(wanted, seed)
-        self.gallery_size, self._classes = len(self._indices), classes
+        self.gallery_size, self._classes = len(self._training.subset(wanted, seed)), classes
         self._bank: tuple[Tensor, Tensor] | None = None
 
     def votes(self, features: Tensor) -> Tensor:
@@ -74,11 +73,12 @@ class NeighbourEvaluator(Evaluator):
             return
         whole = compress_backbone(self.backbone, CompressionConfig())
         features, labels = [], []
-        for first in range(0, len(self._indices), self.batch_size):
-            images, own = self._training.batch(self._indices[first : first + self.batch_size])
+        for _, indices in self._batches(0, self.gallery_size, self._training):
+            images, own = self._training.batch(indices)
             assert own is not None
-            features.append(F.normalize(self._uncompressed(whole, images).output, dim=-1))
-            labels.append(own)
+            with self._halving():
+                features.append(F.normalize(self._uncompressed(whole, images).output, dim=-1))
+                labels.append(own)
         self._bank = torch.cat(features), torch.cat(labels)
 
     def _count(

@@ -20,6 +20,7 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 )
 SPLITS = {"val": ("val", "validation", "valid", "test"), "train": ("train", "training")}
+"""Names of their folders, whatever the case, the first that is there."""
 LABELS = "labels.csv"
 HEADERS = frozenset({"file", "filename", "image", "path"})
 # ImageNet's training images are 1.3 million
@@ -68,9 +69,10 @@ class Layout:
 
     def classes(self) -> Path | None:
         """The folder whose classes are the data set's, apart from the images' own."""
-        if self.train is not None or self.val is None or self.val.name not in SPLITS["val"]:
+        if self.train is not None or self.val is None or self.val.name.lower() not in SPLITS["val"]:
             return self.train
-        return _named(self.val.absolute().parent, "train")
+        beside = self.val.absolute().parent
+        return _named(beside, _sub_folders(beside), "train")
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,10 @@ def _splits(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: they may be either.
     """
-    found = {split: path for split in SPLITS if (path := _named(folder, split)) is not None}
-    beside = _class_beside(folder) if found else None
+    inner = _sub_folders(folder)
+    named = {split: _named(folder, inner, split) for split in SPLITS}
+    found = {split: path for split, path in named.items() if path is not None}
+    beside = _class_beside(folder, inner) if found else None
     if beside is None:
         return found
     nested = [bool(_sub_folders(path)) for path in found.values()]
@@ -184,14 +188,26 @@ def _splits(folder: Path) -> dict[str, Path]:
     )
 
 
-def _named(folder: Path, split: str) -> Path | None:
-    return next((folder / n for n in SPLITS[split] if (folder / n).is_dir()), None)
+def _named(folder: Path, inner: list[str], split: str) -> Path | None:
+    """The folder of a split, among those in a folder.
+
+    Raises:
+        DataError: two may be it.
+    """
+    alike = ([name for name in inner if name.lower() == n] for n in SPLITS[split])
+    found = next(filter(None, alike), [])
+    if len(found) > 1:
+        raise DataError(
+            f"folders '{found[0]}' and '{found[1]}' of '{folder}' differ by case only, and either"
+            f" may be the split '{split}'; rename one of them"
+        )
+    return folder / found[0] if found else None
 
 
-def _class_beside(folder: Path) -> Path | None:
+def _class_beside(folder: Path, inner: list[str]) -> Path | None:
     """A folder of images that is no split by its name."""
     splits = {name for names in SPLITS.values() for name in names}
-    others = (folder / name for name in _sub_folders(folder) if name not in splits)
+    others = (folder / name for name in inner if name.lower() not in splits)
     return next((other for other in others if any(_image_files(other))), None)
 
 

@@ -142,6 +142,8 @@ class OwnEvaluator(Evaluator):
         try:
             with evaluating(model):
                 said = self._own.function(model, batch)
+        except torch.OutOfMemoryError:  # no fault of the function: the batch comes again in halves
+            raise
         except Exception as error:  # it may be anybody's
             raise self._unusable(f"it fails on {self._where(batch)}: {failure(error)}") from error
         try:

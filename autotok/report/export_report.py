@@ -21,6 +21,7 @@ from autotok.export.exported import ExportResult, export_model
 from autotok.export.file_model import FileModel
 from autotok.export.formats import FORMATS
 from autotok.export.graph_chain import open_file
+from autotok.searching.running.counterpart import require_counterpart
 
 CHECKED = 64
 """Images that a file is compared with torch on."""
@@ -57,7 +58,7 @@ def export_report(
             measured against; of others their own backbone is.
 
     Raises:
-        ConfigError: there is no uncompressed model to judge against.
+        ConfigError: there is no uncompressed model to judge against, or it does not fit.
         ExportError: int8 without images to calibrate on; see `export_model`.
     """
     output, precision = Path(output), precision or model.config.number_format
@@ -133,6 +134,7 @@ def _evaluator(
 ) -> Evaluator:
     """The judge of a file and of the torch model."""
     original = uncompressed or model.original.whole
+    require_counterpart(model, original, "auto", taker=original)
     found = Evaluator(original, source)
     changed = model.config.mode == "retrain" or model.is_folded
     if changed and uncompressed is None and found.metric != "top1":

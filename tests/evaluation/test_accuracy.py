@@ -1,6 +1,7 @@
 """Quality: labels, agreement and KL, tallies that add up, models without a head."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from autotok.evaluation.accuracy import Evaluator, default_batch_size
 from autotok.evaluation.data import ArrayData
 from autotok.evaluation.intervals import wilson
 from autotok.evaluation.preprocessing import Preprocessing
+from autotok.tokens import Taps, Tokens
 
 TOPK = CompressionConfig("topk", (Reduction(1, keep_ratio=0.5),))
 
@@ -227,3 +229,35 @@ def test_the_seed_decides_which_images_are_seen() -> None:
     )
     assert first == again
     assert first != other
+
+
+def limited(backbone: Backbone, most: int) -> Backbone:
+    """The backbone on a device whose memory ends at `most` images."""
+    embed = backbone.embed
+
+    def within(batch: Tensor, *rest: Any, **given: Any) -> tuple[Tokens, Taps]:
+        if len(batch) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return embed(batch, *rest, **given)
+
+    backbone.embed = within  # type: ignore[method-assign]
+    return backbone
+
+
+@pytest.mark.parametrize(
+    ("make", "metric"), [(tiny_backbone, "top1"), (tiny_backbone, "knn"), (headless, "agreement")]
+)
+def test_where_memory_ends_batches_come_again_in_halves(
+    make: Callable[[], Backbone], metric: str
+) -> None:
+    found = []
+    for backbone in (make(), limited(make(), 3)):
+        evaluator = Evaluator(backbone, images(), metric=metric, batch_size=20)
+        found.append(evaluator.evaluate(compress_backbone(backbone, TOPK), 0, 24).quality().value)
+    assert evaluator.batch_size == 2
+    assert found[1] == pytest.approx(found[0])
+
+
+def test_memory_too_small_for_one_image_is_said_as_it_is() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        Evaluator(limited(headless(), 0), images(), metric="agreement").reference(0, 4)

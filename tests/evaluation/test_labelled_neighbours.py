@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_accuracy import headless
+from test_accuracy import headless, limited
 from torch.nn import functional as F
 
 import autotok
@@ -153,3 +153,15 @@ def test_a_search_and_an_evaluation_judge_by_it() -> None:
     assert problem.metric == found.metric == "knn_top1"
     assert tally.quality().value == found.value
     assert found.low > 10.0  # ten classes, and even drawn weights see strokes
+
+
+def test_where_memory_ends_the_bank_is_made_of_smaller_batches() -> None:
+    judge, small = evaluator(), evaluator()
+    limited(small.backbone, 3)
+    small.batch_size = 10
+    assert small.reference(0, 12).hits == judge.reference(0, 12).hits
+    assert small.batch_size == 2
+    assert small._bank is not None
+    assert judge._bank is not None
+    assert torch.equal(small._bank[1], judge._bank[1])
+    torch.testing.assert_close(small._bank[0], judge._bank[0])

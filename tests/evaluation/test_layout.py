@@ -91,3 +91,27 @@ def test_what_may_be_a_split_or_a_class_is_asked_about(
     fill(tmp_path, "bus", *inside)
     with pytest.raises(DataError, match="may be a split, or a class as 'bus' beside it is; give"):
         Layout.of(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("Train", "Val"), ("TRAINING", "Test"), ("train", "Validation")])
+def test_splits_are_splits_whatever_their_case(tmp_path: Path, names: tuple[str, str]) -> None:
+    train, val = (fill(tmp_path / name, "cat", "dog") for name in names)
+    assert Layout.of(tmp_path) == Layout(val, train)
+    assert Layout.of(val).classes() == train
+    assert FolderData(tmp_path, SMALL, 2).class_names == ("cat", "dog")
+    fill(tmp_path, "bus")
+    assert Layout.of(tmp_path) == Layout(val, train)
+
+
+def test_a_class_named_as_a_split_is_a_class_whatever_its_case(tmp_path: Path) -> None:
+    fill(tmp_path, "Bus", "Car", "Train")
+    assert FolderData(tmp_path, SMALL, 3).class_names == ("Bus", "Car", "Train")
+
+
+def test_two_splits_that_differ_by_case_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a", "val/a", "Val/a")
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system knows no case")
+    with pytest.raises(DataError, match=r"'Val' and 'val' of .* differ by case only.*rename one"):
+        Layout.of(tmp_path)
+    assert Layout.of(tmp_path / "val").classes() == tmp_path / "train"

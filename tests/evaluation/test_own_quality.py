@@ -3,7 +3,7 @@
 import own_qualities
 import pytest
 import torch
-from test_accuracy import TOPK, images
+from test_accuracy import TOPK, images, limited
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
@@ -97,3 +97,14 @@ def test_another_number_of_numbers_than_images_is_told() -> None:
     own = evaluator(own_qualities.two)  # it fits the two images that it is tried on
     with pytest.raises(ConfigError, match="it gives 2 numbers for 5 images; it must give one per"):
         own.evaluate(own.backbone, 0, 5)
+
+
+def test_where_memory_ends_the_function_is_asked_again_of_halves() -> None:
+    own = evaluator("own_qualities:confidence")
+    own.batch_size = 8
+    whole = own.evaluate(own.backbone, 0, 8)
+    limited(own.backbone, 3)
+    assert own.evaluate(own.backbone, 0, 8).values == pytest.approx(whole.values, rel=1e-4)
+    limited(own.backbone, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        own.evaluate(own.backbone, 0, 8)

@@ -127,3 +127,15 @@ def test_processes_that_share_a_file_run_the_uncompressed_model_once(
     monkeypatch.setattr(second, "_uncompressed", lambda *_: pytest.fail("it was run again"))
     second.answers._run = second._uncompressed
     assert second.evaluate(model, 0, 12) == expected
+
+
+@pytest.mark.parametrize("metric", ["feature", "knn"])
+def test_agreement_and_divergence_beside_a_quality_are_of_the_classes(metric: str) -> None:
+    backbone, data = tiny_backbone(), images(40)
+    model = compress_backbone(backbone, MERGED)
+    beside, plain = (
+        Evaluator(backbone, data, metric=m).evaluate(model, 0, 24).quality()
+        for m in (metric, "agreement")
+    )
+    assert beside.agreement_pct == plain.value
+    assert beside.kl == plain.kl

@@ -20,6 +20,7 @@ from autotok.evaluation.own_quality import OwnQuality, make_evaluator
 from autotok.evaluation.precision import ChosenFormat, choose_format
 from autotok.export.file_model import as_file
 
+from .counterpart import require_counterpart
 from .model_worker import (
     QUANTISED_ON,
     judged_tally,
@@ -69,8 +70,9 @@ def judge(
     first, on training images where there are some.
 
     Raises:
-        ConfigError: the model was fine-tuned, and nobody says what it shall agree with; or a mean
-            cost is asked of a model without exits, or one that its exits cannot meet.
+        ConfigError: the model was fine-tuned, and nobody says what it shall agree with, or what is
+            said does not fit it; or a mean cost is asked of a model without exits, or one that its
+            exits cannot meet.
     """
     if mean_macs is not None and model.exits is None:
         raise ConfigError(
@@ -79,6 +81,7 @@ def judge(
         )
     tell = on_progress or (lambda share, words: None)
     original = uncompressed or model.original.whole
+    require_counterpart(model, original, metric)
     load = partial(load_data, data, original, class_names=class_names)
     source = load(own_labels=metric == "knn_top1")
     tell(0.0, source.labelling)

@@ -46,6 +46,7 @@ from autotok.searching.space.space_file import check_exits_fit, image_sides, loa
 from autotok.searching.space.subnets import Structure, Subnets
 from autotok.training.teacher import check_teacher
 
+from .counterpart import require_same_patches
 from .model_worker import ModelWorker
 from .question import Question, require_device, untrained_exits
 from .ranking import pruned_structure
@@ -122,6 +123,8 @@ def build_problem(
     for part in (backbone, supernet):
         if part is not None:
             part.to(placed)
+    if question.quality == "feature":
+        require_same_patches(dataclasses.replace(space, structure=structure), backbone.facts)
     images = _images(question, backbone, "val", own_labels=question.quality == "knn_top1")
     chosen = choose_format(question.precision, backbone, images, seed=seed)
     settled = dataclasses.replace(
