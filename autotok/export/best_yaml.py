@@ -70,7 +70,8 @@ class Bundle:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """Plain data: costs, quality with interval, budget, target, seed."""
     weights: tuple[WeightFile, ...] = ()
-    """The files a retrained configuration means nothing without; filled in when written."""
+    """The files beside it, which a retrained configuration means nothing without; filled in when
+    written."""
     autotok: str = autotok.__version__
     format: int = FORMAT
 
@@ -108,19 +109,18 @@ class Bundle:
 def write_best(path: Path, bundle: Bundle) -> Path:
     """`path`, now holding the bundle as YAML with a line on how to use it.
 
-    A retrained one names its weights, which `save_bundle` must have written to the folder beside it
-    (`best/` for `best.yaml`) before.
+    It names the weights that are in the folder beside it (`best/` for `best.yaml`); those of a
+    retrained one `save_bundle` must have written before.
 
     Raises:
         ConfigError: those weights are not there.
     """
-    if bundle.has_trained_weights:
-        bundle = dataclasses.replace(bundle, weights=describe_weights(path))
-        if not bundle.weights:
-            raise ConfigError(
-                f"'{path}' cannot be written: its configuration has trained weights, and none"
-                f" are in '{path.parent / path.stem}'; save the bundle folder first"
-            )
+    bundle = dataclasses.replace(bundle, weights=describe_weights(path))
+    if bundle.has_trained_weights and not bundle.weights:
+        raise ConfigError(
+            f"'{path}' cannot be written: its configuration has trained weights, and none"
+            f" are in '{path.parent / path.stem}'; save the bundle folder first"
+        )
     plain = json.loads(json_text(bundle.to_dict()))
     body = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
     use = f"Use it: autotok.compress(model, {path.name!r}),\n# or on the command line:"

@@ -20,13 +20,21 @@ from torch import Tensor
 
 from autotok.backbones.base import Backbone, shrunk
 from autotok.backbones.checkpoint import read_state_dict
-from autotok.backbones.family import family_of
+from autotok.backbones.family import family_of, tensors_of
 from autotok.backbones.loading import load_backbone, load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.errors import CheckpointError, ConfigError, ExportError, failure
+from autotok.errors import (
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    IncompatibleMethod,
+    failure,
+)
 from autotok.files import replacing_folder, write_text
+from autotok.methods.base import Training
 from autotok.methods.folding import adapters_of
+from autotok.methods.registry import get_method
 
 from .best_yaml import BackboneRef, Bundle, json_text, read_best, write_best, yaml_of
 from .exported import export_model
@@ -38,8 +46,12 @@ from .weights import (
     EXITS,
     REDUCERS,
     WEIGHTS,
-    checked_files,
+    check_files,
+    check_named,
+    check_same,
     load_into,
+    named_home,
+    sha256_of,
     weights_home,
     write_weights,
 )
@@ -160,25 +172,51 @@ def _write_runner(
 
 
 def load_bundle(
-    path: str | Path, *, backbone: str | None = None, checkpoint: str | Path | None = None
+    path: str | Path,
+    *,
+    backbone: str | None = None,
+    checkpoint: str | Path | None = None,
+    untrained: bool = False,
 ) -> CompressedViT:
     """The compressed model of a bundle folder or `best.yaml`, in evaluation mode.
 
     Weights come from the folder (for `best.yaml`, from the folder `best` beside it) if they are
-    there, else from where the backbone had them. A retrained configuration comes with the weights
-    its YAML names, or not at all.
+    there, else from where the backbone had them, and are those that it was written with. A
+    retrained configuration comes with the weights its YAML names, or not at all.
 
     Args:
         backbone: Another backbone to put the configuration on, by name.
         checkpoint: Weights to read instead.
+        untrained: Accept a method whose own parameters are not to be had: enough to count it.
 
     Raises:
-        ConfigError, CheckpointError: see `read_best`, `load_backbone` and `checked_files`.
+        ConfigError: see `read_best` and `load_backbone`.
+        CheckpointError: weights are missing, or others than the YAML was written with.
+        IncompatibleMethod: the method has to be trained, and was not.
     """
     path, given = Path(path), None if checkpoint is None else Path(checkpoint)
     bundle = read_best(path)
     own = given is None and backbone in (None, bundle.backbone.name)
-    home = weights_home(path)
+    home = _proven_home(bundle, path, own)
+    weights = home / WEIGHTS if own and (home / WEIGHTS).is_file() else None
+    loaded = _backbone(bundle, path, backbone, weights or given)
+    bundle.check_fits(loaded.facts)
+    model = compress_backbone(loaded, bundle.config, is_folded=weights is not None).deploy()
+    if own and weights is None:
+        check_same(path, bundle.weights, model, bundle.backbone.name)
+    if (home / REDUCERS).is_file():
+        load_into(model.reducers, read_state_dict(home / REDUCERS), home / REDUCERS)
+    elif not untrained and tensors_of(model.reducers):
+        _check_trained(bundle, home)
+    if model.exits is not None:
+        load_into(model.exits, read_state_dict(home / EXITS), home / EXITS)
+    return model.eval()
+
+
+def _proven_home(bundle: Bundle, path: Path, own: bool) -> Path:
+    """Where the weights are that a bundle goes with, unchanged where its YAML names them; `own`
+    says that they shall be used, not others."""
+    where, home = yaml_of(path), named_home(yaml_of(path), bundle.weights)
     if bundle.has_trained_weights:
         if not own:
             raise ConfigError(
@@ -186,16 +224,31 @@ def load_bundle(
                 " other backbone or checkpoint; leave these out, or fine-tune it there: autotok"
                 " finetune"
             )
-        home = checked_files(yaml_of(path), bundle.weights)
-    weights = home / WEIGHTS if own and (home / WEIGHTS).is_file() else None
-    loaded = _backbone(bundle, path, backbone, weights or given)
-    bundle.check_fits(loaded.facts)
-    model = compress_backbone(loaded, bundle.config, is_folded=weights is not None).deploy()
-    if (home / REDUCERS).is_file():
-        load_into(model.reducers, read_state_dict(home / REDUCERS), home / REDUCERS)
-    if model.exits is not None:
-        load_into(model.exits, read_state_dict(home / EXITS), home / EXITS)
-    return model.eval()
+        check_named(where, bundle.weights)
+        check_files(where, bundle.weights, home, otherwise="fine-tune again")
+    elif own and (home / WEIGHTS).is_file():
+        again = "give weights with --checkpoint"
+        check_files(where, bundle.weights, home, otherwise=again)
+    return home
+
+
+def _check_trained(bundle: Bundle, home: Path) -> None:
+    """Raise where parameters of the method's own, which no file holds, were trained or have to be.
+
+    Raises:
+        CheckpointError, IncompatibleMethod
+    """
+    method = bundle.config.method
+    if (home / WEIGHTS).is_file() or any(Path(w.file).name == REDUCERS for w in bundle.weights):
+        raise CheckpointError(
+            f"'{home / REDUCERS}', the parameters of method '{method}', is not here; copy the whole"
+            " bundle folder again"
+        )
+    if get_method(method).training_need is Training.REQUIRED:
+        raise IncompatibleMethod(
+            f"method '{method}' has parameters that must be trained before it is of any use, and"
+            f" '{home / REDUCERS}' is not here; train it: `autotok finetune --method {method} ...`"
+        )
 
 
 def bundle_structure(path: str | Path, *, backbone: str | None = None) -> CompressedViT:
@@ -208,7 +261,7 @@ def bundle_structure(path: str | Path, *, backbone: str | None = None) -> Compre
     bundle = read_best(path)
     ref, own = bundle.backbone, backbone in (None, bundle.backbone.name)
     if own and ref.checkpoint is not None:  # whose shapes may be its own
-        return load_bundle(path, backbone=backbone)
+        return load_bundle(path, backbone=backbone, untrained=True)
     try:
         loaded = load_structure(
             backbone or ref.name,
@@ -217,7 +270,7 @@ def bundle_structure(path: str | Path, *, backbone: str | None = None) -> Compre
         )
     except CheckpointError:  # what tells its shapes is gone, but the weights tell them too
         if own and (weights_home(path) / WEIGHTS).is_file():
-            return load_bundle(path)
+            return load_bundle(path, untrained=True)
         raise
     bundle.check_fits(loaded.facts)
     return compress_backbone(loaded, bundle.config).eval()
@@ -238,7 +291,8 @@ def load_uncompressed(
     path, given = Path(path), None if checkpoint is None else Path(checkpoint)
     bundle = read_best(path)
     if bundle.config.mode == "plug-in" and not adapters_of(bundle.config):
-        return load_bundle(path, backbone=backbone, checkpoint=given).original.whole
+        plain = load_bundle(path, backbone=backbone, checkpoint=given, untrained=True)
+        return plain.original.whole
     loaded = _backbone(bundle, path, backbone, given)
     bundle.check_fits(loaded.facts)
     return loaded.eval()
@@ -254,6 +308,11 @@ def _backbone(bundle: Bundle, path: Path, name: str | None, weights: Path | None
             raise CheckpointError(
                 f"checkpoint '{weights}', which '{path}' names, is not here; give its place with"
                 " --checkpoint, or keep the folder 'best' beside best.yaml"
+            )
+        if ref.checkpoint_sha256 not in (None, sha256_of(weights)):
+            raise CheckpointError(
+                f"checkpoint '{weights}' is not the file that '{path}' was written with (another"
+                " sha256); restore it, or give weights with --checkpoint"
             )
     found = load_backbone(
         name or ref.name,

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
-from autotok.backbones.torchvision_shim import ensure_torchvision
 from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import is_adaptive
 from autotok.errors import ExportError
@@ -30,9 +26,9 @@ from autotok.plain_data import plain_fields
 from .formats import FORMATS, ExportFormat, Written, chosen_format
 from .graph_chain import check_chain, description_of, write_chain
 from .graph_parts import has_parts
+from .running import TOLERANCE, check_any_batch, quiet, running
 
 logger = logging.getLogger(__name__)
-TOLERANCE = 1e-3
 _MOVES = 8
 
 
@@ -153,7 +149,7 @@ def export_model(
     if isinstance(plain, CompressedViT) and has_parts(plain):
         check_chain(chosen, batch=batch, dynamic_batch=dynamic_batch, precision=precision)
         path = description_of(path)
-    with replacing(path) as temporary, _quiet(), torch.no_grad():
+    with replacing(path) as temporary, quiet(), torch.no_grad():
         if isinstance(plain, CompressedViT) and has_parts(plain):
             result, expected = _several(chosen, plain, images, temporary)
         else:
@@ -197,7 +193,8 @@ def _single(
         notes += (f"made of what '{written.exporter}' wrote", *written.notes)
         written = lowered
     expected = torch.cat([model(chunk) for chunk in images.split(batch)])
-    got = format.run(path, images, batch)
+    with running(format):
+        got = format.run(path, images, batch)
     result = _compared(format, expected, got, written, asked.precision)
     notes, size = (*notes, *written.notes), "dynamic" if dynamic else batch
     return dataclasses.replace(result, notes=notes, batch=size), expected
@@ -240,7 +237,9 @@ def _write(
     """(the file just written, whether its batch is open, notes)."""
     if dynamic and format.open_batch:
         try:
-            return format.write(model, example, path, dynamic_batch=True), True, ()
+            written = format.write(model, example, path, dynamic_batch=True)
+            check_any_batch(format, model, path, example)
+            return written, True, ()
         except ExportError as error:
             logger.warning("a dynamic batch failed, writing a fixed one: %s", error)
             path.unlink(missing_ok=True)
@@ -323,27 +322,3 @@ def _judge(result: ExportResult, strict: bool) -> None:
     if strict or stand_in:
         raise ExportError(message)
     logger.warning("%s", message)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters deprecate themselves and announce every step; none of it is for the user."""
-    ensure_torchvision()  # torch.onnx imports it
-    noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [log.level for log in noisy]
-    for log in noisy:
-        log.setLevel(logging.ERROR)
-    root = logging.getLogger()  # ONNX Runtime's quantiser says everything there
-    root.addFilter(_is_error)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.removeFilter(_is_error)
-        for log, level in zip(noisy, levels, strict=True):
-            log.setLevel(level)
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR

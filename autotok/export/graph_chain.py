@@ -19,6 +19,7 @@ from .best_yaml import json_text
 from .formats import FORMATS, INPUT, ExportFormat, Written
 from .graph_parts import LOGITS, all_answers, graph_parts, stop_rule, stopped_at
 from .infer import AnyArray, Chain, Refused, Stopping, read_chain
+from .running import running
 
 DESCRIPTION = ".json"
 """After a model file's name, it is the file that names the parts and says when an image stops."""
@@ -106,8 +107,10 @@ def write_chain(
         "in_words": _IN_WORDS,
     }
     write_text(path, json_text(described))
-    expected, opened = all_answers(model, images), FileChain(path, format)
-    got = opened.every(images)
+    expected = all_answers(model, images)
+    with running(format):
+        opened = FileChain(path, format)
+        got = opened.every(images)
     return WrittenChain(
         tuple(files),
         _together(told),

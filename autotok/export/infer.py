@@ -1,7 +1,8 @@
 """Runs the exported model beside this file on images: python infer.py IMAGE ...
 
 Needs numpy, pillow and onnxruntime, nothing else. Prints one line per image: the file, then the
-most likely classes with their probabilities. `--logits FILE.npy` also writes all outputs.
+most likely classes with their probabilities. `--logits FILE.npy` also writes all outputs. An image
+that cannot be used is named and left out (NaN among the outputs); the exit status is 2 then.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CRITERIA = ("confidence", "entropy", "patience", "patient_confident")
 _AGAIN = "copy the whole folder again, or export anew"
 EXACT_INT8 = ("session.x64quantprecision", "1")
 """Processors without VNNI would else add int8 products up in 16 bits, which overflow."""
+MAX_RESIZED_PIXELS = 50_000_000
 HERE = Path(__file__).resolve().parent
 
 
@@ -70,7 +72,17 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def prepare(image: Image.Image, spec: Spec) -> Array:
-    """(1, channels, height, width), ready for the model."""
+    """(1, channels, height, width), ready for the model.
+
+    Raises:
+        Refused: its sides differ so much that resizing would give over 50 million pixels.
+    """
+    to = resized(image.size, spec)
+    if to[0] * to[1] > MAX_RESIZED_PIXELS:
+        raise Refused(
+            f"{image.width} x {image.height} pixels would be {to[0]} x {to[1]} when resized for the"
+            f" model, of {MAX_RESIZED_PIXELS / 1e6:.0f} million pixels allowed; crop it"
+        )
     channels, height, width = spec["input"]["shape"][1:]
     shrink = spec.get("shrink")  # of a model that runs on smaller images than it was made for
     if shrink is not None:
@@ -79,7 +91,7 @@ def prepare(image: Image.Image, spec: Spec) -> Array:
     image = image if image.mode in ("L", "RGB") else image.convert(grey_or_colour(image))
     image = image if image.mode == mode else image.convert(mode)
     kind = Image.Resampling[spec["resize"]["interpolation"].upper()]
-    image = cropped(image.resize(resized(image.size, spec), kind), width, height, spec)
+    image = cropped(image.resize(to, kind), width, height, spec)
     pixels = np.array(image, np.float32).reshape(height, width, channels) / np.float32(255)
     mean, std = (np.array(spec[name], np.float32) for name in ("mean", "std"))
     found: Array = ((pixels - mean) / std).transpose(2, 0, 1)[None]
@@ -345,6 +357,63 @@ def line(path: Path, logits: Array, names: list[str] | None, top: int) -> str:
     return f"{path}\t{', '.join(words)}"
 
 
+def prepared(path: Path, spec: Spec) -> Array | None:
+    """What `prepare` makes of an image file; None where it cannot be used, which is said."""
+    try:
+        image = read_picture(path)
+        try:
+            return prepare(image, spec)
+        except Refused as error:
+            raise Refused(f"image '{path}': {error}") from error
+    except Refused as error:
+        sys.stderr.write(f"infer.py: {error}\n")
+        return None
+
+
+def answers(
+    paths: list[Path], spec: Spec, run: Callable[[Array], tuple[Array, list[str]]], top: int
+) -> list[Array | None]:
+    """Logits (classes,) of each image, printed as they come: a batch of images is held at a time.
+    None of one that cannot be used."""
+    batch, found = spec["input"]["shape"][0], list[Array | None]()
+    step = batch if isinstance(batch, int) else 1
+    for start in range(0, len(paths), step):
+        chunk = paths[start : start + step]
+        images = [prepared(path, spec) for path in chunk]
+        usable = [image for image in images if image is not None]
+        told = iter(zip(*run(np.concatenate(usable)), strict=True) if usable else ())
+        for path, image in zip(chunk, images, strict=True):
+            row, note = (None, "") if image is None else next(told)
+            found.append(row)
+            if row is not None:
+                sys.stdout.write(line(path, row, spec.get("class_names"), top) + note + "\n")
+    return found
+
+
+def check_output(path: Path) -> None:
+    """Raise `Refused` where no file can be written, before any image is looked at."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise Refused(
+            f"--logits '{path}' cannot be written: it must be a file in a folder that is there"
+        )
+
+
+def write_logits(path: Path, rows: list[Array | None]) -> None:
+    """Write (n, classes), NaN for images that were left out.
+
+    Raises:
+        Refused: the file cannot be written.
+    """
+    like = next((row for row in rows if row is not None), None)
+    if like is None:
+        return
+    empty = np.full_like(like, np.nan)
+    try:
+        np.save(path, np.stack([empty if row is None else row for row in rows]))
+    except OSError as error:
+        raise Refused(f"--logits '{path}' cannot be written ({error}); name another") from error
+
+
 def infer_files(arguments: list[str]) -> int:
     """Runs the model on the files named; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -353,19 +422,17 @@ def infer_files(arguments: list[str]) -> int:
     parser.add_argument("--logits", type=Path, help="write all outputs to this .npy file")
     given = parser.parse_args(arguments)
     try:
+        if given.logits is not None:
+            check_output(given.logits)
         spec = read_spec(HERE)
-        run = open_any(HERE, spec)
-        prepared = np.concatenate([prepare(read_picture(path), spec) for path in given.images])
-        logits, notes = run(prepared)
+        top = given.top if spec["output"]["classes"] else 0
+        rows = answers(given.images, spec, open_any(HERE, spec), top)
+        if given.logits is not None:
+            write_logits(given.logits, rows)
     except Refused as error:
         sys.stderr.write(f"infer.py: {error}\n")
         return 2
-    if given.logits is not None:
-        np.save(given.logits, logits)
-    top = given.top if spec["output"]["classes"] else 0
-    for path, row, note in zip(given.images, logits, notes, strict=True):
-        sys.stdout.write(line(path, row, spec.get("class_names"), top) + note + "\n")
-    return 0
+    return 2 if any(row is None for row in rows) else 0
 
 
 if __name__ == "__main__":

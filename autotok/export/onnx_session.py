@@ -18,7 +18,7 @@ def onnx_session(
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it prints of errors, it raises too
     options.intra_op_num_threads = threads
     options.add_session_config_entry(*EXACT_INT8)
     return onnxruntime.InferenceSession(model, options, providers=list(providers))

@@ -31,7 +31,7 @@ from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
 
 from .base import Counts, Kind, Option, Site, Training
 from .block_hooks import BlockHooks
-from .primitives import directions, falling, gather_rows, select
+from .primitives import diagonal, directions, falling, gather_rows, select
 from .registry import register
 
 GRAPH = "gtp.graph"
@@ -194,7 +194,7 @@ def _over_heads(scores: Tensor, over: str) -> Tensor:
 def _alike(look: Tensor, neighbours: int) -> Tensor:
     """(B, n, n) bool: each row's most similar patches by cosine, without itself; ties count."""
     unit = directions(look)
-    itself = torch.eye(look.shape[1], dtype=torch.bool, device=look.device)
+    itself = diagonal(look.shape[1], look.device)
     similarity = (unit @ unit.transpose(-2, -1)).masked_fill(itself, -2.0)
     least = similarity.topk(min(neighbours, look.shape[1]), dim=-1).values[..., -1:]
     return (similarity >= least) & ~itself

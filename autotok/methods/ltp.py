@@ -23,7 +23,7 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
 from .base import Counts, Kind, Option, Placement, TokenReducer
-from .primitives import select
+from .primitives import diagonal, select
 from .registry import register
 
 EPSILON = 1e-6
@@ -66,7 +66,7 @@ class LTP(TokenReducer):
         alpha = float(self.values["alpha"])
         unit = F.normalize(patches, dim=-1, eps=EPSILON)
         similarity = unit @ unit.transpose(-2, -1)  # (B, n, n)
-        itself = torch.eye(patches.shape[1], dtype=torch.bool, device=patches.device)
+        itself = diagonal(patches.shape[1], patches.device)
         redundancy = similarity.masked_fill(itself, -2.0).amax(dim=-1)
         importance = table.norm(dim=-1).unsqueeze(0)  # (1, n)
         return alpha * _unit_range(importance) - (1.0 - alpha) * _unit_range(redundancy)

@@ -43,6 +43,15 @@ def gather_rows(
     return values.gather(axis, index.reshape(shape).expand(target))
 
 
+def diagonal(count: int, device: torch.device) -> Tensor:
+    """(count, count) bool: true for each row itself.
+
+    Not `torch.eye`: below operator set 18 it is exported to what ONNX Runtime lacks for bool.
+    """
+    place = torch.arange(count, device=device)
+    return place == place.unsqueeze(1)
+
+
 def select(tokens: Tokens, index: Tensor) -> Tokens:
     """Keep the patch tokens at `index` (B, k), in that order; the rest is dropped."""
     x = _joined(tokens.x, tokens.num_prefix, gather_rows(tokens.x, index, skip=tokens.num_prefix))

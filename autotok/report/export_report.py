@@ -74,7 +74,8 @@ def export_report(
     images = random_images(model, CHECKED) if source is None else first_images(source, CHECKED)
     images, shown = model.backbone.fitted(images), None
     if precision == "int8" and data is not None:
-        shown = model.backbone.fitted(calibration_images(model, data, class_names))
+        used = max(CHECKED, judged)
+        shown = model.backbone.fitted(calibration_images(model, data, class_names, used=used))
     result = export_model(
         model,
         output,
@@ -101,15 +102,21 @@ def random_images(model: CompressedViT, number: int, seed: int = 0) -> Tensor:
 
 
 def calibration_images(
-    model: CompressedViT, data: str | Path, class_names: str | Path | None = None
+    model: CompressedViT,
+    data: str | Path,
+    class_names: str | Path | None = None,
+    *,
+    used: int = CHECKED,
 ) -> Tensor:
-    """(n, C, H, W) normalised: training images where the data has some, else its last ones."""
+    """(n, C, H, W) normalised: training images where the data has some, else those behind the first
+    `used`, which the file is checked and judged on, or the last ones."""
     load = partial(load_data, data, model.backbone, class_names=class_names)
     try:
         source = load(split="train")
     except AutotokError:
         source = load()
-        return source.batch(source.subset(len(source), 0)[-CALIBRATED:])[0]
+        known = min(used + CALIBRATED, len(source))
+        return source.batch(source.subset(known, 0)[-CALIBRATED:])[0]
     return first_images(source, CALIBRATED)
 
 

@@ -109,9 +109,12 @@ def test_weights_that_were_exchanged_are_refused(tmp_path: Path) -> None:
 
     model, bundle = made()
     save_bundle(tmp_path / "best", model, bundle, images(), formats=())
-    save_file({"head.weight": torch.zeros(2, 2)}, tmp_path / "best" / "weights.safetensors")
-    with pytest.raises(CheckpointError, match="does not fit backbone 'tiny'"):
+    file = tmp_path / "best" / "weights.safetensors"
+    save_file({"head.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(CheckpointError, match=r"are not those that .* was written with"):
         load_bundle(tmp_path / "best")
+    with pytest.raises(CheckpointError, match="does not fit backbone 'tiny'"):
+        load_bundle(tmp_path / "best", checkpoint=file)
 
 
 def test_the_configuration_goes_onto_another_backbone_by_name(tmp_path: Path) -> None:
@@ -169,7 +172,7 @@ def test_a_retrained_configuration_without_its_weights_is_refused(tmp_path: Path
     _, path = retrained(tmp_path)
     (tmp_path / "best" / "weights.safetensors").unlink()
     with pytest.raises(
-        CheckpointError, match=r"fine-tuned to, are not here; keep the folder 'best'"
+        CheckpointError, match=r"written with, are not here; keep the folder 'best'"
     ):
         load_bundle(path)
     data = yaml.safe_load(path.read_text())

@@ -100,6 +100,58 @@ def test_it_calls_the_classes_by_their_names(
         assert f"\t{name} " in capsys.readouterr().out
 
 
+def test_a_bad_image_is_named_and_the_others_are_answered(
+    best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(infer, "HERE", best)
+    (tmp_path / "bad.png").write_bytes(b"xx")
+    Image.new("L", (1, 3_000_000)).save(tmp_path / "thin.png")
+    good, out = str(best.parent / "a.png"), tmp_path / "logits.npy"
+    files = [str(tmp_path / "bad.png"), good, str(tmp_path / "thin.png"), good]
+    assert infer.infer_files([*files, "--logits", str(out)]) == 2
+    found, said = np.load(out), capsys.readouterr()
+    assert np.isnan(found[[0, 2]]).all()
+    np.testing.assert_allclose(found[[1, 3]], expected(best).repeat(2, axis=0), atol=1e-4)
+    assert [row.split("\t")[0] for row in said.out.splitlines()] == [good, good]
+    first, second = said.err.splitlines()
+    assert "bad.png' cannot be read" in first
+    assert "thin.png': 1 x 3000000 pixels would be 36 x 108000000 when resized" in second
+    assert infer.infer_files([files[0], "--logits", str(tmp_path / "none.npy")]) == 2
+
+
+def test_images_are_held_a_batch_at_a_time(
+    best: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = infer.read_spec(best)
+    spec["input"]["shape"][0] = 2
+    held: list[int] = []
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        held.append(len(images))
+        return np.arange(10.0 * len(images)).reshape(-1, 10), ["!"] * len(images)
+
+    rows = infer.answers([best.parent / "a.png"] * 5, spec, run, 1)
+    assert held == [2, 2, 1]
+    assert [None if row is None else int(row[0]) for row in rows] == [0, 10, 0, 10, 0]
+    assert capsys.readouterr().out.count("%!\n") == 5
+
+
+@pytest.mark.parametrize("place", ["nowhere/out.npy", "."])
+def test_where_logits_cannot_go_is_told_before_any_image(
+    place: str,
+    best: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(infer, "HERE", best)
+    asked = [str(best.parent / "a.png"), "--logits", str(tmp_path / place)]
+    assert infer.infer_files(asked) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "cannot be written: it must be a file in a folder that is there" in said.err
+
+
 def spoil_names(folder: Path) -> None:
     path = folder / "preprocessing.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"class_names": ["a", "b"]}))

@@ -25,6 +25,12 @@ def test_a_file_of_dynamic_batch_takes_any_batch(tmp_path: Path) -> None:
     assert torch.allclose(FORMATS.get("onnx").run(path, photos(3), 3), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["gtp", "ltp"])
+def test_a_diagonal_is_exported_to_operators_that_are_run(name: str, tmp_path: Path) -> None:
+    model = compressed(name, tiny_backbone()).eval()
+    assert export_model(model, tmp_path / "m.onnx", photos(), opset=17).ok
+
+
 def test_a_fixed_batch_is_written_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     result = export_model(compressed("none", tiny_backbone()), path, photos(3), batch=2)

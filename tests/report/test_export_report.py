@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from early import early_model
 from PIL import Image
 from typer.testing import CliRunner
@@ -14,8 +15,11 @@ from autotok.cli.models import app
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError, ExportError
+from autotok.evaluation import preprocessing
+from autotok.evaluation.data import load_data
+from autotok.evaluation.preprocessing import read_image
 from autotok.exits import ExitPolicy
-from autotok.report.export_report import export_report
+from autotok.report.export_report import CALIBRATED, calibration_images, export_report
 
 ARGUMENTS = ["--backbone", "tiny", "--method", "topk", "--keep", "0.5@1"]
 
@@ -24,6 +28,30 @@ def test_int8_without_images_to_calibrate_on_is_refused_at_once(tmp_path: Path) 
     model = autotok.compress(tiny_backbone(), method="topk", keep={1: 0.5})
     with pytest.raises(ExportError, match="int8 is calibrated on images: give --data"):
         export_report(model, tmp_path / "m.onnx", precision="int8")
+
+
+def test_images_to_calibrate_on_are_all_that_is_decoded_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(150):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:03}.png")
+    read: list[Path] = []
+
+    def counted(path: Path) -> Image.Image:
+        read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(preprocessing, "read_image", counted)
+    model = autotok.compress(tiny_backbone(), method="topk", keep={1: 0.5})
+    found = calibration_images(model, tmp_path, used=70)
+    assert (len(found), len(read)) == (CALIBRATED, 70 + CALIBRATED)
+    source = load_data(tmp_path, model.backbone)
+    behind = source.subset(150, 0)[70 : 70 + CALIBRATED]
+    assert torch.equal(found, source.batch(behind)[0])
+    assert torch.equal(
+        calibration_images(model, tmp_path, used=140),
+        source.batch(source.subset(150, 0)[-CALIBRATED:])[0],
+    )
 
 
 @pytest.mark.slow
