@@ -167,6 +167,7 @@ def build_problem(
         count=worker.count,
         finetune=worker.finetune if weights is not None else None,
         pace=worker.pace,
+        has_weights=worker.has_weights,
         precision=chosen.precision,
         evaluator=question.evaluator,
     )

@@ -207,6 +207,9 @@ class Problem:
     """See `Worker.finetune`; without it the space is plug-in only."""
     pace: Callable[[CompressionConfig], Tuned] | None = None
     """See `Worker.pace`; without it fine-tunes are taken to be as fast as evaluation."""
+    has_weights: Callable[[CompressionConfig], bool] | None = None
+    """Whether what a fine-tune left is here; without it everything is. Trials of a joined study may
+    have left theirs in another run's folder, or on another machine."""
     batch: int | None = None
     """Images at a time that the metrics on the target mean; None: the target's own."""
     precision: str = "float32"

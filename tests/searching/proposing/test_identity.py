@@ -55,6 +55,31 @@ def test_a_study_that_exists_is_joined_only_on_request(tmp_path: Path) -> None:
     assert [r.params for r in joined.records] == [r.params for r in whole.records]
 
 
+def test_what_another_run_fine_tuned_is_not_recommended_by_one_that_lacks_its_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = dataclasses.replace(
+        settings(tmp_path, "mine"), n_trials=8, control_shapes=0, images_final=200
+    )
+    first, second = (FakeEvaluator(vit_facts()) for _ in range(2))
+    plain = fake_problem(evaluate=first, finetune=first.finetune)
+    own = run_search(named, plain, tmp_path / "a").best
+    assert own is not None
+    assert own.tuned is not None
+    lacking = dataclasses.replace(
+        fake_problem(evaluate=second, finetune=second.finetune),
+        has_weights=lambda config: config.config_id in second.tuned,
+    )
+    joining = dataclasses.replace(named, join=True, n_trials=9, images_final=400, retrain_trials=0)
+    joined = run_search(joining, lacking, tmp_path / "b")
+    assert joined.best is not None
+    assert all(r.tuned is None and r.state == "complete" for r in joined.front)
+    assert "of the study left fine-tuned weights in another run's folder" in caplog.text
+    again = resume_search(plain, tmp_path / "a").best
+    assert again is not None
+    assert again.tuned is not None
+
+
 def test_joining_without_a_name_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match="join needs the storage and the name"):
         SearchSettings(join=True)
