@@ -33,7 +33,7 @@ from autotok.searching.space.parameters import Parameter, Params
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import SearchSettings
 
-from .identity import StudyIdentity, claim, name_metrics, open_study, release
+from .identity import StudyIdentity, claim, name_metrics, open_study, release, sign
 from .journal import at_once, hold_journal
 from .samplers import check_sampler, faults_of, grid_point, make_sampler
 from .shadow_study import ShadowStudy, distribution, suggest
@@ -104,8 +104,7 @@ class Proposals:
         self._shadow = ShadowStudy(self._study.directions)
         claim(self._study, identity, self)
         name_metrics(self._study, self.objectives)
-        if identity.fingerprint and "fingerprint" not in self._study.user_attrs:
-            self._study.set_user_attr("fingerprint", identity.fingerprint)
+        sign(self._study, identity)
         self._attrs: dict[str, Any] = dict(self._study.user_attrs)
         found: dict[int, tuple[TrialRecord, FrozenTrial]] = {}
         for trial in self._study.get_trials(deepcopy=False):
