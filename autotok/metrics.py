@@ -43,7 +43,7 @@ class Metric:
     shown: tuple[str, ...] = ()
     """Those that messages list; the first is one of the column's unit."""
     limit: str = ""
-    """A limit in words, of a number."""
+    """A value in words, of a number."""
     counts: float = 0.0
     """How many whole things in words one of `name`'s unit is; 0 where they are no whole things."""
     aspect: str = ""
@@ -82,6 +82,10 @@ class Metric:
         return number if number == "-" else f"{number} {self.unit}".strip()
 
     def limit_in_words(self, value: float) -> str:
+        """A limit in `name`'s unit, in words; where more is better, the least there may be."""
+        return ("at least " if self.higher_is_better else "") + self.in_words(value)
+
+    def in_words(self, value: float) -> str:
         """A value in `name`'s unit, with its unit and convention in words."""
         return self.limit.format(math.floor(value * self.counts) if self.counts else value)
 
@@ -220,7 +224,7 @@ _ROWS = (
         ("throughput", "img/s"), higher_is_better=True, digits=1,
         spellings=_same(1.0, *(f"{i}/{s}" for i in ("img", "imgs", "image", "images")
                                for s in ("s", "sec", "second")), "imagespersecond"),
-        shown=("img/s",), limit="at least {:,.1f} images per second on the target",
+        shown=("img/s",), limit="{:,.1f} images per second on the target",
         aspect="latency", follows="latency_ms",
     ),
     Metric(

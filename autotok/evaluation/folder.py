@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import warnings
 from collections import OrderedDict, deque
@@ -24,6 +26,8 @@ from .shared_tensors import SharedTensors
 logger = logging.getLogger(__name__)
 MAX_CACHE_BYTES = 512 * 2**20
 MAX_UNREADABLE_SHARE = 0.01
+READ_FOR_IDENTITY = 16
+"""Files that are read to tell two folders of the same names apart."""
 TOGETHER = 64
 """Images decoded at once: threads are kept busy, and the cache holds them until they are used."""
 
@@ -107,7 +111,7 @@ class FolderData:
                 listing.source, num_classes, given=class_names, own=own_names, train=train
             )
         self.class_names = found.classes
-        self._files, self._labels = listing.files, None
+        self._root, self._files, self._labels = root, listing.files, None
         words = found.words
         if found.classes is not None:
             self._files = [f for f, n in zip(listing.files, listing.names, strict=True) if n]
@@ -120,6 +124,17 @@ class FolderData:
         self._unreadable: list[DataError] = []
         self._bad: set[int] = set()
         self._scaled: dict[tuple[float, float], Path] = {}
+
+    @property
+    def identity(self) -> str:
+        """Short hash of the images' names, with their folders below the split's, and of what a few
+        of the files hold: the same wherever the folder lies."""
+        names = "\0".join(file.relative_to(self._root).as_posix() for file in self._files)
+        digest = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
+        for file in self._files[:: -(-len(self._files) // READ_FOR_IDENTITY)]:
+            with contextlib.suppress(OSError):  # one that cannot be read is left out later on
+                digest.update(file.read_bytes())
+        return digest.hexdigest()[:8]
 
     @property
     def labelled(self) -> bool:

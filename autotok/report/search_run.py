@@ -18,7 +18,7 @@ from autotok.errors import ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
 from autotok.evaluation.own_quality import OwnQuality
 from autotok.searching.engines.base import Engine, Workers
-from autotok.searching.proposing.earlier import worth_keeping
+from autotok.searching.proposing.earlier import without_device, worth_keeping
 from autotok.searching.proposing.samplers import check_sampler
 from autotok.searching.proposing.storage import check_storage
 from autotok.searching.records.objective import make_objectives
@@ -91,7 +91,7 @@ class WholeSearch:
                 },
                 engine=ready.engine,
                 around=ready.around,
-                earlier=worth_keeping(earlier, objectives, ready.problem.metric),
+                earlier=worth_keeping(earlier, objectives, ready.problem),
             )
         return self._handed_over(ready.session, result)
 
@@ -105,6 +105,7 @@ class WholeSearch:
             "checkpoint",
             "image_size",
             "data",
+            "class_names",
             "subnet",
             "evaluator",
         ):
@@ -114,7 +115,10 @@ class WholeSearch:
                     f"run '{path}' searched {name.replace('_', ' ')} {one}, and this search is of"
                     f" {other}; warm-start from a run of the same model and images"
                 )
-        return kept_trials(run)
+        records = kept_trials(run)
+        device = ("target", "batch", "measure_on")
+        same = all(getattr(theirs, name) == getattr(ours, name) for name in device)
+        return records if same else without_device(records)
 
     def resume(self, changes: Mapping[str, Any]) -> Run:
         """The run gone on with, under the `changes` of its settings (`resume_search`)."""

@@ -1,5 +1,6 @@
 """What surrounds a study is checked before anything is loaded or written."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ import pytest
 
 import autotok
 from autotok.errors import AutotokError, ExportError
+from autotok.report.search_run import WholeSearch
 from autotok.searching.engines.base import Workers
+from autotok.searching.records.rundir import RunDirectory
+from autotok.searching.running.opening import kept_trials
+from autotok.searching.running.question import Question
+from autotok.searching.running.stopwatch import Stopwatch
+from autotok.searching.space.settings import SearchSettings
 
 
 def test_a_broken_onnxruntime_is_told_before_the_first_trial(
@@ -59,6 +66,22 @@ def test_a_run_of_another_model_is_no_start(finished_run: Path, tmp_path: Path) 
         autotok.search("tiny", data="cifar10", budget="60%", output=tmp_path / "run",
                        warm_start=[finished_run])  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"), [({}, True), ({"target": "x86-desktop"}, False), ({"batch": 8}, False)]
+)
+def test_costs_of_another_device_are_not_started_from(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], kept: bool
+) -> None:
+    run = RunDirectory.open(finished_run)
+    known = [dataclasses.replace(r, predicted={"latency_ms": 1.0}) for r in kept_trials(run)]
+    monkeypatch.setattr("autotok.report.search_run.kept_trials", lambda run: known)
+    question = dataclasses.replace(run.section("question", Question), **asked)
+    search = WholeSearch(question, SearchSettings(), finished_run, Stopwatch())
+    found = search._trials_of(finished_run)
+    assert found
+    assert {bool(r.predicted) for r in found} == {kept}
 
 
 def test_an_earlier_run_is_started_from(finished_run: Path, no_onnx: None, tmp_path: Path) -> None:

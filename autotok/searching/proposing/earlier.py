@@ -12,36 +12,64 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autotok.config import CompressionConfig
 from autotok.errors import AutotokError
 from autotok.searching.records.objective import Objective, losses
 from autotok.searching.records.pareto import Front, thin
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.parameters import Params
 from autotok.searching.space.problem import Problem
+from autotok.searching.space.search_space import SearchSpace
 
 from .candidates import priced_at
 
 MOST_KEPT = 200
 """Records of an earlier run: more than a surrogate looks at."""
+_PREDICTED_ANEW = 60
+"""Of these, where the device is another one: each takes a trace of the model."""
 _STARTS = 8
 _FRACTIONS = np.linspace(0.0, 1.0, 41)
 
 
 def worth_keeping(
-    records: Sequence[TrialRecord], objectives: Sequence[Objective], metric: str
+    records: Sequence[TrialRecord], objectives: Sequence[Objective], problem: Problem
 ) -> list[TrialRecord]:
-    """Plug-in configurations judged by the same metric, at most `MOST_KEPT`, the latest ones."""
+    """Plug-in configurations of the problem's space judged by its metric, at most `MOST_KEPT`, the
+    latest ones; where some lack an objective, fewer, with what the problem predicts."""
     names = {o.name for o in objectives}
-    plain = [
+    found = [
         dataclasses.replace(r, tally=None, untuned=None)
         for r in records
         if r.score is not None
-        and r.score.metric == metric
+        and r.score.metric == problem.metric
         and r.config is not None
         and r.config.mode == "plug-in"
-        and names <= r.values.keys()
-    ]
-    return plain[-MOST_KEPT:]
+        and _may_be(r.config, problem.space)
+    ][-MOST_KEPT:]
+    if problem.predict is not None and any(not names <= r.values.keys() for r in found):
+        found = [
+            dataclasses.replace(r, predicted=dict(problem.predict(r.config)), reading=None)
+            for r in found[-_PREDICTED_ANEW:]
+            if r.config is not None
+        ]
+    return [r for r in found if names <= r.values.keys()]
+
+
+def without_device(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The records without what was predicted or measured: their device is not the one asked for."""
+    return [dataclasses.replace(r, predicted={}, reading=None) for r in records]
+
+
+def _may_be(config: CompressionConfig, space: SearchSpace) -> bool:
+    """Whether a space asks for what tells this configuration from others: of what it does not ask
+    for, a surrogate sees nothing, and costs cannot be had."""
+    return (
+        config.backbone in space.names()
+        and (config.subnet is None or space.structure is not None)
+        and (config.image_size is None or config.image_size in space.image_sizes)
+        and (config.exits is None or bool(space.exits))
+        and config.number_format in space.number_formats
+    )
 
 
 def front_again(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from autotok.config import CompressionConfig, Primitive
 from autotok.errors import InfeasibleBudget
-from autotok.metrics import METRICS
+from autotok.metrics import METRICS, Metric
 from autotok.searching.space.budget import Budget
 from autotok.searching.space.parameters import Chooser, Condition, Parameter
 from autotok.searching.space.problem import Problem
@@ -19,7 +19,8 @@ from .repair import Strengths
 def check_budgets(problem: Problem) -> None:
     """Raise `InfeasibleBudget` if nothing in the space meets the budgets.
 
-    The message names the nearest feasible one: the cheapest over all methods and extreme shapes.
+    The message names the nearest feasible one: the cheapest over all methods and extreme shapes,
+    and the uncompressed model, than which a method may be slower.
     """
     named = itertools.product(problem.space.candidates(problem.facts), problem.space.names())
     lines = {
@@ -28,6 +29,7 @@ def check_budgets(problem: Problem) -> None:
     }
     for budget in problem.budgets:
         lowest = {m: _lowest(corners, budget) for m, corners in lines.items()}
+        lowest |= _uncompressed(problem, budget)
         method = min(lowest, key=lambda m: (budget.excess(lowest[m]), m))
         if not budget.holds(lowest[method]):
             raise InfeasibleBudget(_sorry(budget, lowest[method], method))
@@ -40,21 +42,34 @@ def idle_budgets(problem: Problem) -> tuple[str, ...]:
     """
     if problem.space.structure is not None:
         return ()
-    every = []
+    every = {b: _uncompressed(problem, b).values() for b in problem.budgets}
+    dearest = {b: max(costs, key=b.excess) for b, costs in every.items() if costs}
+    return tuple(
+        f"budget {b.text} limits nothing: the uncompressed model"
+        f" {_cost_of(METRICS[b.metric], cost)} to have it compressed"
+        for b, cost in dearest.items()
+        if b.holds(cost)
+    )
+
+
+def _cost_of(metric: Metric, value: float) -> str:
+    words = metric.in_words(value)
+    if metric.higher_is_better:
+        return f"reaches {words}; give a larger one"
+    return f"costs {words}; give a smaller one"
+
+
+def _uncompressed(problem: Problem, budget: Budget) -> dict[str, float]:
+    """What every backbone as it is costs in the budget's metric, where that is known, by name."""
+    found = {}
     for name in problem.space.names():
         whole = CompressionConfig(backbone=name)
         known = dataclasses.asdict(problem.costs.cost(whole))
-        if problem.predict is not None and not all(b.exact for b in problem.budgets):
+        if problem.predict is not None and not budget.exact:
             known |= problem.predict(whole)
-        every.append(known)
-    dearest = {b: max(every, key=b.excess_of) for b in problem.budgets}
-    return tuple(
-        f"budget {b.text} limits nothing: the uncompressed model costs"
-        f" {METRICS[b.metric].limit_in_words(known[b.metric])}; give a smaller one to have it"
-        " compressed"
-        for b, known in dearest.items()
-        if b.metric in known and b.holds(known[b.metric])
-    )
+        if budget.metric in known:
+            found[f"none on {name}" if name else "none"] = float(known[budget.metric])
+    return found
 
 
 def within_sizes(problem: Problem) -> Problem:
@@ -95,11 +110,13 @@ def within_sizes(problem: Problem) -> Problem:
 
 def _sorry(budget: Budget, lowest: float, method: str) -> str:
     metric = METRICS[budget.metric]
-    words, short = metric.limit_in_words(lowest), metric.nearest_budget(lowest)
-    least = "less" if metric.higher_is_better else "more"
+    words, short = metric.in_words(lowest), metric.nearest_budget(lowest)
+    best, reached, way = "cheapest", f"needs {words}", "more"
+    if metric.higher_is_better:
+        best, reached, way = "fastest", f"reaches {words} at most", "less"
     return (
-        f"budget {budget.echo}, cannot be met: the cheapest configuration of the space ({method})"
-        f" needs {words}; ask for {short} or {least}, or widen the space"
+        f"budget {budget.echo}, cannot be met: the {best} configuration of the space ({method})"
+        f" {reached}; ask for {short} or {way}, or widen the space"
     )
 
 

@@ -25,9 +25,12 @@ from autotok.documents import Place
 from autotok.errors import RunDirectoryError, StudyTaken
 from autotok.plain_data import typed
 from autotok.searching.records.objective import Objective
+from autotok.searching.space.problem import Fingerprint
 
 STUDY_NAME = "autotok"
 _CLAIM = "claim:"
+_CODE, _HELD = "fingerprint", "held"
+"""What a study is about, as a hash and in words."""
 _HERE: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 """Who in this process works on a study, by the id of the run."""
 
@@ -44,8 +47,8 @@ class StudyIdentity:
     name: str = STUDY_NAME
     run: str = field(default_factory=new_id)
     """Id of the run that asks."""
-    fingerprint: str = ""
-    """Of the problem; empty leaves it open."""
+    fingerprint: Fingerprint | None = None
+    """Of the problem; None leaves it open."""
     access: str = "new"
     """'new': there must be none yet. 'own': the run's own, if it is there already. 'join': any."""
     crashed: bool = False
@@ -72,11 +75,7 @@ def check_study(
         raise _taken(name)
     if identity.access == "own" and owners and _CLAIM + identity.run not in owners:
         raise StudyTaken(f"study '{name}' belongs to another run; choose another --study")
-    if (attrs.get("fingerprint") or identity.fingerprint) != identity.fingerprint:
-        raise StudyTaken(
-            f"study '{name}' was started with another backbone, space, budget, data or precision;"
-            " start a new run with another --output, under another --study"
-        )
+    _check_same(attrs, identity)
     labels, known = [o.label for o in objectives], study.metric_names
     if study.directions != _directions(objectives) or (known is not None and known != labels):
         raise StudyTaken(
@@ -85,6 +84,38 @@ def check_study(
         )
     _check_alone(attrs, identity)
     return study
+
+
+def _check_same(attrs: Mapping[str, Any], identity: StudyIdentity) -> None:
+    """Refuse a study whose trials are not this problem's; of one that an earlier version started,
+    what that kept is compared."""
+    asked = identity.fingerprint
+    if asked is None:
+        return
+    theirs, ours = attrs.get(_HELD) or {}, asked.held() if attrs.get(_HELD) else {}
+    apart = [key for key, said in theirs.items() if ours.get(key, said) != said]
+    other = "another backbone, space, budget, number of images or precision"
+    if apart:
+        other = ", ".join(f"{key} {theirs[key]}" for key in apart)
+        other += f", and this search has {', '.join(f'{key} {ours[key]}' for key in apart)}"
+    elif attrs.get(_CODE, asked.code) == asked.code:
+        return
+    raise StudyTaken(
+        f"study '{identity.name}' was started with {other}; ask for the same, or start a new run"
+        " with another --output, under another --study"
+    )
+
+
+def sign(study: optuna.Study, identity: StudyIdentity) -> None:
+    """Note what a study is about, where nobody did: a study that has trials was started by an
+    earlier version, and what they were judged with is no longer known."""
+    asked, attrs = identity.fingerprint, study.user_attrs
+    if asked is None:
+        return
+    if _CODE not in attrs:
+        study.set_user_attr(_CODE, asked.code)
+    if _HELD not in attrs and not study.get_trials(deepcopy=False):
+        study.set_user_attr(_HELD, asked.held())
 
 
 def open_study(

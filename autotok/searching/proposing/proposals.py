@@ -33,9 +33,9 @@ from autotok.searching.space.parameters import Parameter, Params
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import SearchSettings
 
-from .identity import StudyIdentity, claim, name_metrics, open_study, release
+from .identity import StudyIdentity, claim, name_metrics, open_study, release, sign
 from .journal import at_once, hold_journal
-from .samplers import check_sampler, faults_of, grid_point, make_sampler
+from .samplers import FAR, check_sampler, faults_of, grid_point, make_sampler
 from .shadow_study import ShadowStudy, distribution, suggest
 from .storage import damaged_journal, is_url, open_storage, storage_errors
 
@@ -104,8 +104,7 @@ class Proposals:
         self._shadow = ShadowStudy(self._study.directions)
         claim(self._study, identity, self)
         name_metrics(self._study, self.objectives)
-        if identity.fingerprint and "fingerprint" not in self._study.user_attrs:
-            self._study.set_user_attr("fingerprint", identity.fingerprint)
+        sign(self._study, identity)
         self._attrs: dict[str, Any] = dict(self._study.user_attrs)
         found: dict[int, tuple[TrialRecord, FrozenTrial]] = {}
         for trial in self._study.get_trials(deepcopy=False):
@@ -164,8 +163,10 @@ class Proposals:
         Nothing is stored yet: `start` does that once the proposal was repaired.
         """
         rng_seed = int(np.random.SeedSequence([self._seed, number, attempt]).generate_state(1)[0])
-        if self._sampler == "grid" and fixed is None:
-            return grid_point(self._space, self._facts, number, seed=self._seed, attempt=attempt)
+        fixed = fixed or {}
+        if self._sampler == "grid":
+            at = number + FAR * attempt
+            return grid_point(self._space, self._facts, at, seed=self._seed, fixed=fixed)
 
         asked: list[optuna.Study] = []
 
@@ -177,7 +178,7 @@ class Proposals:
             return study.ask()
 
         def choose(parameter: Parameter) -> Primitive:
-            if fixed is not None and parameter.name in fixed:
+            if parameter.name in fixed:
                 return parameter.cast(fixed[parameter.name])
             return suggest(trial(), parameter)
 

@@ -190,7 +190,7 @@ class Strengths:
         lowest, shape = self.lowest(budget.metric), self.shape
         reason = (
             f"{shape.method} at layers {list(shape.layers)} reaches"
-            f" {METRICS[budget.metric].limit_in_words(lowest)} at its cheapest:"
+            f" {METRICS[budget.metric].in_words(lowest)} at its cheapest:"
             f" {shape.blocked_at(self._facts)}"
         )
         return Repaired(None, shape.layers, violation=budget.excess(lowest), reason=reason)

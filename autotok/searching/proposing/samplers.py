@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from autotok.searching.space.settings import SAMPLERS
 
 _GRID_STEPS = 5
 """Per range."""
+FAR = 9973
+"""Points of the grid between one attempt at a trial and the next."""
 
 
 def tpe_sampler(seed: int) -> BaseSampler:
@@ -133,17 +135,22 @@ def _seed_all(thing: object, seed: int, seen: set[int]) -> None:
 
 
 def grid_point(
-    space: SearchSpace, facts: BackboneFacts, number: int, *, seed: int, attempt: int
+    space: SearchSpace,
+    facts: BackboneFacts,
+    number: int,
+    *,
+    seed: int,
+    fixed: Mapping[str, Primitive],
 ) -> Params:
-    """Point `number` of the grid: a mixed-radix counter over the questions asked, offset by seed.
-
-    Further attempts at the same number look far away in the same order.
-    """
+    """Point `number` of the grid: a mixed-radix counter over the questions asked, offset by seed;
+    what is fixed takes no digit of it."""
     offsets = np.random.default_rng([seed, 7]).integers(0, 2**31, size=64)
-    digits, position = number + 9973 * attempt, 0
+    digits, position = number, 0
 
     def choose(parameter: Parameter) -> Primitive:
         nonlocal digits, position
+        if parameter.name in fixed:
+            return parameter.cast(fixed[parameter.name])
         answers = _grid_answers(parameter)
         index = (digits + int(offsets[position % 64])) % len(answers)
         digits, position = digits // len(answers), position + 1

@@ -57,7 +57,7 @@ def _reason(budget: Budget, score: Score) -> str:
     mean = score.macs_mean if budget.metric == "macs" else score.macs_noattn_mean
     return (
         f"over the budget of {budget.text}: it costs"
-        f" {METRICS[budget.metric].limit_in_words(float(mean or 0))},"
+        f" {METRICS[budget.metric].in_words(float(mean or 0))},"
         f" mean over {score.num_images} images (standard deviation"
         f" {float(score.macs_std or 0):,.0f}), where {budget.limit:,.0f} are allowed"
     )

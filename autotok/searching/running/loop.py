@@ -83,6 +83,7 @@ class Search:
         """Different configurations that were evaluated, or tried and failed; without promotions."""
         for record in proposals.records:
             self._count(record)
+        self._elsewhere = self._tuned_elsewhere()
         self.tallies: dict[int, TallyLike] = {}
         self.ceiling: float | None = None
         """Quality of the uncompressed model as known when the search was planned: whether a run was
@@ -94,6 +95,25 @@ class Search:
     def records(self) -> list[TrialRecord]:
         """Finished trials in logical order."""
         return list(self.proposals.records)
+
+    @property
+    def candidates(self) -> list[TrialRecord]:
+        """Those of a quality inside the budget whose models this run can build: what may be
+        recommended."""
+        return [r for r in self.records if r.measured and r.number not in self._elsewhere]
+
+    def _tuned_elsewhere(self) -> set[int]:
+        """Trials of other runs of the study that left their fine-tuned weights there."""
+        here = self.problem.has_weights
+        tuned = [r for r in self.records if r.tuned is not None and r.config is not None]
+        found = [] if here is None else [r.number for r in tuned if r.config and not here(r.config)]
+        if found:
+            _LOG.warning(
+                "trial%s %s of the study left fine-tuned weights in another run's folder: this run"
+                " cannot build them and recommends others",
+                *("s" * (len(found) > 1), ", ".join(map(str, found))),
+            )
+        return set(found)
 
     def front(self) -> list[TrialRecord]:
         """Non-dominated evaluated trials, cheapest first."""

@@ -284,6 +284,10 @@ class ModelWorker:
         _, done = self._trained(timed, None, lambda at: seen.append(at.images_per_s))
         return Tuned(done.steps, done.images, done.images / max(seen), done.loss)
 
+    def has_weights(self, config: CompressionConfig) -> bool:
+        """Whether the weights that a fine-tune left are in this run's folder."""
+        return self._weights is not None and self._weights_file(config).is_file()
+
     def _weights_file(self, config: CompressionConfig) -> Path:
         if self._weights is None:
             raise ConfigError("a configuration of mode 'retrain' needs a folder for its weights")

@@ -43,7 +43,7 @@ def left_out(
     if not search.problem.space.backbones:
         return []
     absent = [n for n in search.problem.space.names() if all(r.backbone != n for r in chosen)]
-    pool = [r for r in search.records if r.measured and r.number not in without]
+    pool = [r for r in search.candidates if r.number not in without]
     found = [best_of([r for r in pool if r.backbone == n], search.objectives) for n in absent]
     return [record for record in found if record is not None]
 

@@ -139,7 +139,7 @@ def finalists(
     # what a device measures, or only it can tell, is too dear for a hunch
     asked = {o.name for o in search.objectives} | {b.metric for b in problem.budgets}
     beside = int(asked.isdisjoint(ON_DEVICE) and not search.corrections.active)
-    pool = [r for r in search.records if r.measured and r.number not in without]
+    pool = [r for r in search.candidates if r.number not in without]
     useful = [r for r in pool if is_of_use(r.score, problem.facts_of(r.backbone), least)]
     if pool and not useful:
         asked_for = "told from guessing" if least is None else f"of the least quality, {least:g}"

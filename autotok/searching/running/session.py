@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -47,6 +47,7 @@ from autotok.searching.space.subnets import Structure, Subnets
 from autotok.training.teacher import check_teacher
 
 from .counterpart import require_same_patches
+from .held import held_by
 from .model_worker import ModelWorker
 from .question import Question, require_device, untrained_exits
 from .ranking import pruned_structure
@@ -170,7 +171,9 @@ def build_problem(
         count=worker.count,
         finetune=worker.finetune if weights is not None else None,
         pace=worker.pace,
+        has_weights=worker.has_weights,
         precision=chosen.precision,
+        held=cache(partial(held_by, evaluator, supernet or backbone, target)),
         evaluator=question.evaluator,
     )
     problem = within_sizes(problem)

@@ -103,6 +103,11 @@ def joined_problem(problems: Mapping[str, Problem]) -> Problem:
         assert predictor is not None
         return predictor(config)
 
+    def held() -> Mapping[str, str]:
+        every = {name: problem.held() for name, problem in problems.items()}
+        found = [f"{said['weights']} of {name}" for name, said in every.items() if said]
+        return {**first.held(), **({"weights": ", ".join(found)} if found else {})}
+
     mode = min((problem.space.mode for problem in problems.values()), key=len)
     exclude = dict.fromkeys(name for p in problems.values() for name in p.space.exclude)
     facts = tuple((name, problem.facts) for name, problem in problems.items())
@@ -115,6 +120,7 @@ def joined_problem(problems: Mapping[str, Problem]) -> Problem:
         pace=None if first.pace is None else pace,
         count=None if first.count is None else count,
         predict=None if first.predict is None else predict,
+        held=held,
         total_images=min(problem.total_images for problem in problems.values()),
     )
 

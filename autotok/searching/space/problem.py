@@ -20,7 +20,7 @@ from autotok.config import CompressionConfig, Options, Reduction, Subnet
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
-from autotok.metrics import TABLE
+from autotok.metrics import METRICS, TABLE
 from autotok.searching.records.record import Costs, Score
 
 from .budget import Budget, BudgetRequest, resolve
@@ -181,6 +181,16 @@ def budgets_of(
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """What whoever resumes or joins a study must find unchanged."""
+
+    code: str
+    """Short hash of the space, the budgets and what else earlier versions knew."""
+    held: Callable[[], dict[str, str]] = field(compare=False)
+    """The same in words by name, and what a hash of these does not tell, such as the weights."""
+
+
+@dataclass(frozen=True)
 class Problem:
     """One search problem. Callables get and give plain values."""
 
@@ -207,10 +217,16 @@ class Problem:
     """See `Worker.finetune`; without it the space is plug-in only."""
     pace: Callable[[CompressionConfig], Tuned] | None = None
     """See `Worker.pace`; without it fine-tunes are taken to be as fast as evaluation."""
+    has_weights: Callable[[CompressionConfig], bool] | None = None
+    """Whether what a fine-tune left is here; without it everything is. Trials of a joined study may
+    have left theirs in another run's folder, or on another machine."""
     batch: int | None = None
     """Images at a time that the metrics on the target mean; None: the target's own."""
     precision: str = "float32"
     """What `evaluate` computes in."""
+    held: Callable[[], Mapping[str, str]] = dict
+    """What else its trials share, by name in words (`running.held`); asked when a study is opened,
+    for it reads all weights."""
     evaluator: str | None = None
     """Whose quality it scores, where that is the user's own."""
 
@@ -239,8 +255,8 @@ class Problem:
         return CompressionConfig(backbone=self.space.names()[0])
 
     @property
-    def fingerprint(self) -> str:
-        """Short hash of what a resumed run must find unchanged."""
+    def fingerprint(self) -> Fingerprint:
+        """What a resumed or joined study must agree in."""
         data = [
             [self.facts.name, self.facts.grid, self.facts.num_blocks, self.facts.params],
             [repr(self.space), self.metric, self.total_images],
@@ -253,7 +269,20 @@ class Problem:
             *([["exits", self.space.exits, self.space.exit_share]] if self.space.exits else []),
             *([name, f.grid, f.num_blocks, f.params] for name, f in self.space.backbones),
         ]
-        return hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]
+        code = hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:12]
+        return Fingerprint(code, self._held)
+
+    def _held(self) -> dict[str, str]:
+        limits = (METRICS[b.metric].limit_in_words(b.limit) for b in self.budgets)
+        return {
+            "backbone": ", ".join(name for name, _ in self.space.backbones) or self.facts.name,
+            "space": self.space.name,
+            "budget": " and ".join(limits) or "none",
+            "quality": self.evaluator or self.metric,
+            "number of images": str(self.total_images),
+            "precision": self.precision,
+            **self.held(),
+        }
 
 
 def to_score(tally: TallyLike) -> Score:

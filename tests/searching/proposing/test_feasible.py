@@ -16,6 +16,7 @@ from autotok.searching.proposing.feasible import (
     _at_corner,
     _corners,
     check_budgets,
+    idle_budgets,
     within_sizes,
 )
 from autotok.searching.running.opening import run_search
@@ -41,6 +42,29 @@ def test_a_hopeless_budget_names_the_nearest_feasible_one() -> None:
 def test_a_hopeless_latency_names_the_nearest_feasible_one() -> None:
     with pytest.raises(InfeasibleBudget, match=r"ask for \d\.\d+ms or more"):
         check_budgets(fake_problem("1ms", predict=latency))
+
+
+def slower_compressed(config: CompressionConfig) -> Mapping[str, float]:
+    return {"throughput_img_s": 300.0 if config.reductions else 325.94}
+
+
+def test_a_budget_that_only_the_uncompressed_model_meets_is_feasible() -> None:
+    check_budgets(fake_problem("310img/s", predict=slower_compressed))
+
+
+def test_a_hopeless_throughput_names_the_most_there_is() -> None:
+    with pytest.raises(InfeasibleBudget) as raised:
+        check_budgets(fake_problem("400img/s", predict=slower_compressed))
+    assert (
+        "400 img/s = at least 400.0 images per second on the target, cannot be met: the fastest"
+        " configuration of the space (none) reaches 325.9 images per second on the target at most;"
+        " ask for 325.9img/s or less" in str(raised.value)
+    )
+
+
+def test_a_throughput_that_limits_nothing_is_to_be_larger() -> None:
+    (sentence,) = idle_budgets(fake_problem("200img/s", predict=slower_compressed))
+    assert "reaches 325.9 images per second on the target; give a larger one" in sentence
 
 
 def test_too_few_parameters_are_hopeless_whatever_the_tokens() -> None:

@@ -16,7 +16,9 @@ from autotok.searching.proposing.identity import Owner
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.opening import open_search, resume_search, run_search
 from autotok.searching.running.search_result import SearchResult
+from autotok.searching.space.problem import Problem
 from autotok.searching.space.settings import SearchSettings
+from autotok.searching.space.space_file import load_space
 
 pytestmark = pytest.mark.usefixtures("few_candidates")
 
@@ -44,8 +46,11 @@ def test_a_study_that_exists_is_joined_only_on_request(tmp_path: Path) -> None:
         run_search(named, fake_problem(), tmp_path / "b")
     assert not (tmp_path / "b").exists()
     joining = dataclasses.replace(named, join=True, n_trials=5)
-    with pytest.raises(StudyTaken, match="another backbone, space, budget, data or precision"):
+    with pytest.raises(StudyTaken, match=r"budget 2,299,441,152 .* has budget 1,839,552,921 "):
         run_search(joining, fake_problem("40%"), tmp_path / "b")
+    few = fake_problem(space=dataclasses.replace(load_space("default"), methods=("tome",)))
+    with pytest.raises(StudyTaken, match="another backbone, space, budget, number of images or"):
+        run_search(joining, few, tmp_path / "b")
     other = dataclasses.replace(joining, objectives=("quality", "params_m"))
     with pytest.raises(StudyTaken, match="has the objectives"):
         run_search(other, fake_problem(), tmp_path / "b")
@@ -53,6 +58,54 @@ def test_a_study_that_exists_is_joined_only_on_request(tmp_path: Path) -> None:
     joined = run_search(joining, fake_problem(), tmp_path / "b")
     whole = run_search(SearchSettings(n_trials=5), fake_problem(), tmp_path / "whole")
     assert [r.params for r in joined.records] == [r.params for r in whole.records]
+
+
+def judged_with(**held: str) -> Problem:
+    return dataclasses.replace(fake_problem(), held=lambda: held)
+
+
+def test_a_study_of_other_images_weights_or_order_is_not_joined(tmp_path: Path) -> None:
+    joining = dataclasses.replace(settings(tmp_path, "mine"), join=True)
+    url = str(joining.storage)
+    open_search(joining, judged_with(data="digits", seed="0"), url).proposals.close()
+    open_search(joining, judged_with(data="digits", seed="0", more="new"), url).proposals.close()
+    words = "'mine' was started with data digits, seed 0, and this search has data demo, seed 1; "
+    with pytest.raises(StudyTaken, match=words):
+        open_search(joining, judged_with(data="demo", seed="1"), url)
+
+
+def test_a_study_of_an_earlier_version_is_held_to_what_it_kept(tmp_path: Path) -> None:
+    joining = dataclasses.replace(settings(tmp_path, "mine"), join=True)
+    run_search(joining, fake_problem(), tmp_path / "a")
+    study = optuna.load_study(study_name="mine", storage=str(joining.storage))
+    study.set_user_attr("held", None)
+    for data in ("digits", "demo"):
+        open_search(joining, judged_with(data=data), str(joining.storage)).proposals.close()
+
+
+def test_what_another_run_fine_tuned_is_not_recommended_by_one_that_lacks_its_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = dataclasses.replace(
+        settings(tmp_path, "mine"), n_trials=8, control_shapes=0, images_final=200
+    )
+    first, second = (FakeEvaluator(vit_facts()) for _ in range(2))
+    plain = fake_problem(evaluate=first, finetune=first.finetune)
+    own = run_search(named, plain, tmp_path / "a").best
+    assert own is not None
+    assert own.tuned is not None
+    lacking = dataclasses.replace(
+        fake_problem(evaluate=second, finetune=second.finetune),
+        has_weights=lambda config: config.config_id in second.tuned,
+    )
+    joining = dataclasses.replace(named, join=True, n_trials=9, images_final=400, retrain_trials=0)
+    joined = run_search(joining, lacking, tmp_path / "b")
+    assert joined.best is not None
+    assert all(r.tuned is None and r.state == "complete" for r in joined.front)
+    assert "of the study left fine-tuned weights in another run's folder" in caplog.text
+    again = resume_search(plain, tmp_path / "a").best
+    assert again is not None
+    assert again.tuned is not None
 
 
 def test_joining_without_a_name_is_a_mistake() -> None:

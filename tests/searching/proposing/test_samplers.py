@@ -6,14 +6,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
-from problems import fake_problem
+from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.errors import ConfigError, UnknownName
+from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.samplers import check_sampler, make_sampler
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.search_result import SearchResult
@@ -95,6 +97,19 @@ def test_what_a_sampler_from_outside_chooses_is_what_is_tried(tmp_path: Path) ->
     result = run_search(settings(LowFirst), fake_problem(), tmp_path / "run")
     first = proposed(result)[0]
     assert first["budget_fraction"] == fake_problem().space.budget_fraction[0]
+
+
+def test_the_grid_is_walked_where_configurations_may_be_fine_tuned_later(tmp_path: Path) -> None:
+    """A trial's mode is fixed then, and everything else is the grid's."""
+    problem = fake_problem(finetune=FakeEvaluator(vit_facts()).finetune)
+    proposals = Proposals(settings("grid"), problem, tmp_path / "study.log")
+    found = [proposals.propose(number, fixed={"mode": "plug-in"}) for number in range(40)]
+    assert len({repr(params) for params in found}) == 40
+    assert {params["mode"] for params in found} == {"plug-in"}
+    steps = np.linspace(*problem.space.budget_fraction, 5).tolist()
+    assert {params["budget_fraction"] for params in found} <= {*steps}
+    tuned = proposals.propose(40, fixed={**found[0], "mode": "retrain"})
+    assert found[0].items() - tuned.items() == {("mode", "plug-in")}
 
 
 def test_a_sampler_object_is_never_changed() -> None:
