@@ -85,6 +85,25 @@ def test_more_time_goes_into_the_final_evaluation_too(
     assert more.plan.final > 4 * first.plan.final
 
 
+def test_a_run_that_goes_on_without_a_time_limit_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, folder = fake_problem(total_images=6000), tmp_path / "run"
+    settings = SearchSettings(n_trials=8, timeout_s=20.0, sampler="random", control_shapes=0)
+    slow = clocked(monkeypatch, workers=Workers(1, image_s=0.1))
+    first = run_search(settings, problem, folder, engine=slow, around=Around(0.0))
+    assert first.stopped_by == "timeout_s"
+    assert first.plan.final < 6000
+    more = resume_search(problem, folder, engine=clocked(monkeypatch), timeout_s=0)
+    assert more.evaluated == 8
+    assert more.settings.timeout_s is None
+    assert more.best is not None
+    assert more.best.score is not None
+    assert more.best.score.num_images == 6000
+    again = resume_search(problem, folder, engine=clocked(monkeypatch))
+    assert (again.settings, again.best) == (more.settings, more.best)
+
+
 class Turning(FakeEvaluator):
     """Right or wrong image by image; what is evaluated before the turn is worse than what comes
     after it, so that others are finalists then."""

@@ -112,8 +112,9 @@ class TimeLimit:
         )
 
     def extended(self, plan: FidelityPlan) -> FidelityPlan:
-        """The plan of a study that goes on under other limits: images are as they were, fine-tunes
-        as many, and each as long, as the new limits afford."""
+        """The plan of a study that goes on under other limits: images per trial are as they were,
+        fine-tunes as many, and each as long, as the new limits afford. The final evaluation takes
+        all images where there is no time limit; else `final_images` says how many."""
         (seconds, macs_per_s), limit_s = self.speed, self._limit_s
         if limit_s is not None:
             limit_s = max(_LEAST_S, limit_s - self.elapsed() - self.reserved_s)
@@ -125,7 +126,8 @@ class TimeLimit:
             macs_per_s=macs_per_s,
             capacity=self._capacity,
         )
-        found = dataclasses.replace(plan, finetunes=anew.finetunes)
+        final = anew.final if limit_s is None else plan.final
+        found = dataclasses.replace(plan, finetunes=anew.finetunes, final=final)
         if anew.finetune_s is None or not macs_per_s:
             return found
         return dataclasses.replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +123,13 @@ class SearchSettings:
         if self.retrain_trials is not None:
             return self.retrain_trials
         return min(3, self.n_trials // 8)
+
+    def changed(self, given: Mapping[str, Any]) -> SearchSettings:
+        """With what is given, and not None, in its place; a time limit of 0 is none."""
+        changes = {name: value for name, value in given.items() if value is not None}
+        if changes.get("timeout_s") == 0:
+            changes["timeout_s"] = None
+        return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

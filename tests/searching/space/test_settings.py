@@ -6,6 +6,15 @@ from autotok.errors import ConfigError
 from autotok.searching.space.settings import SearchSettings
 
 
+def test_what_is_given_changes_settings_and_a_time_limit_of_0_is_none() -> None:
+    limited = SearchSettings(n_trials=4, timeout_s=9.0)
+    assert limited.changed({"n_trials": None, "timeout_s": None}) == limited
+    assert limited.changed({"n_trials": 5}) == SearchSettings(n_trials=5, timeout_s=9.0)
+    assert limited.changed({"timeout_s": 0}) == SearchSettings(n_trials=4)
+    with pytest.raises(ConfigError, match="timeout_s is -1; it must be positive"):
+        limited.changed({"timeout_s": -1})
+
+
 def test_settings_refuse_nonsense_and_unknown_keys() -> None:
     assert SearchSettings.from_dict(SearchSettings(seed=3).to_dict()).seed == 3
     with pytest.raises(ConfigError, match="n_trials is 0"):
