@@ -21,7 +21,7 @@ from autotok.searching.records.final import Final
 from autotok.searching.records.notes import study_note
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.space.problem import TallyLike, to_score
+from autotok.searching.space.problem import TallyLike
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
 from .device_corrections import DeviceCorrections
@@ -212,7 +212,7 @@ class StudyRun:
     def _know_reference(self) -> None:
         """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""
         known = self._reference()
-        seen = 0 if known is None else to_score(known).num_images
+        seen = 0 if known is None else known.num_images
         if seen < self.search.plan.more:
             self.engine.submit(Job(REFERENCE, self.problem.whole, seen, self.search.plan.more))
             more = self.engine.collect().tally

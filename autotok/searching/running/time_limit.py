@@ -75,6 +75,9 @@ class TimeLimit:
         """Where the time limit went before the first trial, in words."""
         limit, given = self._settings.timeout_s, self._around.handover_s
         said = f"{self.elapsed():.0f} s of the time limit of {limit:g} s went into loading"
+        if self.speed[0]:
+            each_s = self._search.plan.few * self.speed[0]
+            said += f" and a test of its speed: a first trial is expected to take {each_s:.0f} s"
         return f"{said}, and {given:.0f} s are set aside for export and report" if given else said
 
     def make_plan(self, problem: Problem, engine: Engine) -> FidelityPlan:
