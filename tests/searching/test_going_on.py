@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from autotok.searching.engines.base import InProcessEngine, Outcome, run_job
 from autotok.searching.proposing.identity import StudyIdentity
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.tried import Named, TriedProposals
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running import final_controls, final_evaluation, time_limit
 from autotok.searching.running.events import Event, TrialFinished
@@ -102,6 +103,53 @@ def test_a_run_that_goes_on_without_a_time_limit_has_none(
     assert more.best.score.num_images == 6000
     again = resume_search(problem, folder, engine=clocked(monkeypatch))
     assert (again.settings, again.best) == (more.settings, more.best)
+
+
+def test_a_run_that_joins_a_study_counts_its_own_time_alone_and_again_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = fake_problem(total_images=4000)
+    shared = SearchSettings(
+        n_trials=6,
+        timeout_s=60.0,
+        sampler="random",
+        storage=f"sqlite:///{tmp_path / 'study.db'}",
+        study="shared",
+        control_shapes=0,
+        min_trials=1,
+    )
+
+    def seconds(records: Sequence[TrialRecord]) -> float:
+        return sum(r.seconds for r in records)
+
+    first = run_search(
+        shared, problem, tmp_path / "a", engine=clocked(monkeypatch), around=Around(0.0)
+    )
+    assert seconds(first.records) > 15.0
+    joining = dataclasses.replace(shared, join=True, n_trials=9)
+    workers = clocked(monkeypatch)
+    second = run_search(joining, problem, tmp_path / "b", engine=workers, around=Around(0.0))
+    own = second.records[len(first.records) :]
+    assert own
+    assert second.seconds == pytest.approx(workers.now)
+    for name, counted in (("b", own), ("a", first.records)):
+        workers = clocked(monkeypatch)
+        again = resume_search(problem, tmp_path / name, engine=workers, around=Around(0.0))
+        assert again.seconds == pytest.approx(seconds(counted) + workers.now)
+
+
+def test_what_had_no_time_limit_sets_no_more_aside_than_a_later_one_affords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, folder = fake_problem(total_images=4000), tmp_path / "run"
+    settings = SearchSettings(n_trials=6, sampler="random", control_shapes=0, min_trials=1)
+    run_search(settings, problem, folder, engine=clocked(monkeypatch))
+    workers = clocked(monkeypatch)
+    more = resume_search(
+        problem, folder, engine=workers, around=Around(0.0), n_trials=9, timeout_s=200.0
+    )
+    assert more.stopped_by == "n_trials"
+    assert more.seconds < 220.0
 
 
 class Turning(FakeEvaluator):

@@ -43,7 +43,7 @@ from .judged_record import plain_tally
 from .loop import REFERENCE, Search
 from .race import finalists
 from .search_result import SearchResult, result_key
-from .time_limit import Around, TimeLimit
+from .time_limit import Around, TimeLimit, own_trials
 
 _LOG = logging.getLogger(__name__)
 # the whole table is written each time; what must not be lost is in the study at once
@@ -82,10 +82,11 @@ class StudyRun:
             corrections.keep_in(self.notes)
             if earlier and self.notes.noted("earlier") is None:
                 self.notes.note("earlier", [r.to_dict() for r in earlier])
+            own = own_trials(self.notes, identity.run, joins=settings.join)
         self.notes.in_process = isinstance(self.engine, InProcessEngine)
         self.problem = corrections.problem
         self.search = Search(settings, self.problem, self.notes, FidelityPlan(1, 1, 1), corrections)
-        self.clock = TimeLimit(settings, self.search, self.engine.capacity, around)
+        self.clock = TimeLimit(settings, self.search, self.engine.capacity, around, own)
 
     def extend(self) -> None:
         """Take back what ended an earlier part of the study, before anybody is told that there is

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 from autotok.searching.engines.base import Engine, Job
+from autotok.searching.proposing.proposals import Proposals
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import Problem, TallyLike
 from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan, members
 
@@ -51,8 +56,14 @@ class TimeLimit:
     """Time used and time needed; everything is unlimited without a time limit."""
 
     def __init__(
-        self, settings: SearchSettings, search: Search, capacity: int, around: Around
+        self,
+        settings: SearchSettings,
+        search: Search,
+        capacity: int,
+        around: Around,
+        own: Sequence[TrialRecord] | None = None,
     ) -> None:
+        """`own` are the finished trials whose time counts; all, if not given."""
         self._settings, self._search, self._capacity = settings, search, capacity
         self._around, self._limit_s = around, settings.timeout_s
         if self._limit_s is not None:
@@ -65,7 +76,8 @@ class TimeLimit:
         self._verifying_s = 0.0
         self.excluded_s = 0.0
         """Outside the limit: the start of worker processes."""
-        self._before = float(sum(r.seconds for r in search.records)) / capacity
+        counted = search.records if own is None else own
+        self._before = float(sum(r.seconds for r in counted)) / capacity
 
     def elapsed(self) -> float:
         """Seconds used by this process and by those before it."""
@@ -117,19 +129,20 @@ class TimeLimit:
     def extended(self, plan: FidelityPlan) -> FidelityPlan:
         """The plan of a study that goes on under other limits: images per trial are as they were,
         fine-tunes as many, and each as long, as the new limits afford. The final evaluation takes
-        all images where there is no time limit; else `final_images` says how many."""
+        all images where there is no time limit; else `final_images` says how many, and no more are
+        set aside than the limit affords, as there may have been none before."""
         (seconds, macs_per_s), limit_s = self.speed, self._limit_s
         if limit_s is not None:
             limit_s = max(_LEAST_S, limit_s - self.elapsed() - self.reserved_s)
         anew = fidelity_plan(
             dataclasses.replace(self._settings, timeout_s=limit_s),
             self._search.problem.total_images,
-            seconds,
+            seconds or self._speed(),
             promotes=self._search.builder.promotes,
             macs_per_s=macs_per_s,
             capacity=self._capacity,
         )
-        final = anew.final if limit_s is None else plan.final
+        final = anew.final if limit_s is None else max(plan.more, min(plan.final, anew.final))
         found = dataclasses.replace(plan, finetunes=anew.finetunes, final=final)
         if anew.finetune_s is None or not macs_per_s:
             return found
@@ -237,6 +250,22 @@ class TimeLimit:
         done = [r for r in done if r.tuned is None]
         images = sum(r.score.num_images for r in done if r.score is not None)
         return sum(r.seconds for r in done) / images if images else self.speed[0]
+
+
+def own_trials(notes: Proposals, run: str, *, joins: bool) -> list[TrialRecord]:
+    """The finished trials of a run, whose turn at a study that runs may share begins here.
+
+    The study notes each turn and its first trial; one of an earlier version has none noted, and
+    its trials are those of whoever `joins` nothing.
+    """
+    turns: list[list[Any]] = list(notes.noted("turns") or ())
+    if not turns or turns[-1][0] != run:
+        after = max((r.number + 1 for r in notes.records), default=0)
+        turns.append([run, after if turns or joins else 0])
+        notes.note("turns", turns)
+    starts = [first for _, first in turns]
+    whose = {r.number: bisect.bisect_right(starts, r.number) - 1 for r in notes.records}
+    return [r for r in notes.records if whose[r.number] >= 0 and turns[whose[r.number]][0] == run]
 
 
 def _seconds_per_image(
