@@ -63,7 +63,8 @@ def final_evaluation(
         chosen = race.afterwards([(f"final:{r.number}", r) for r in chosen])
     chosen = [count.verified(r) for r in chosen]
     within = [r for r in chosen if r.within_budget]
-    best = recommended([r for r in within if r.measured], search.objectives)
+    measured, least = [r for r in within if r.measured], search.settings.min_quality
+    best = recommended(measured, search.objectives, least)
     front = Front(search.objectives, within)
     if best is not None:
         front.keep(best)
