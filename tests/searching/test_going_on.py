@@ -13,6 +13,7 @@ from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.evaluation.tally import Tally
+from autotok.finetune_spec import Length
 from autotok.searching.engines.base import InProcessEngine, Outcome, run_job
 from autotok.searching.proposing.identity import StudyIdentity
 from autotok.searching.proposing.proposals import Proposals
@@ -27,7 +28,7 @@ from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.time_limit import Around
 from autotok.searching.space.finetuning import FineTuneChoices
 from autotok.searching.space.parameters import Condition
-from autotok.searching.space.problem import Problem
+from autotok.searching.space.problem import Problem, Tuned
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from autotok.searching.space.space_file import load_space
 
@@ -194,6 +195,35 @@ def test_an_extended_run_has_a_race_of_its_own(
     assert more.best is not None
     assert more.best.score is not None
     assert more.best.score.num_images == more.plan.final
+
+
+def test_trials_that_are_all_fine_tuned_keep_to_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = dataclasses.replace(trainable(mode=("retrain",)), total_images=20_000)
+    whole = problem.costs.cost(problem.whole).macs
+
+    class Training(Workers):
+        """A step takes as long as the forward passes that it is taken for."""
+
+        def collect(self) -> Outcome:
+            job = self._open[0]
+            if job.task == "evaluate":
+                return super().collect()
+            self._open.popleft()
+            spec, macs = job.config.finetune, problem.costs.cost(job.config).macs
+            assert spec is not None
+            steps = int(Length.parse(spec.length).amount)
+            seconds = steps * spec.batch_size * (3 * macs + whole) / whole * self._image_s
+            self.now += seconds
+            return Outcome(job, None, seconds, "", Tuned(steps, 1, seconds, 0.5))
+
+    workers = clocked(monkeypatch, problem.evaluate, Training(1, image_s=0.02))
+    settings = SearchSettings(n_trials=8, timeout_s=200.0, min_trials=1, control_shapes=0)
+    run = run_search(settings, problem, tmp_path / "run", engine=workers, around=Around(0.0))
+    tuned = [r for r in run.records if r.tuned is not None]
+    assert len(tuned) >= 4
+    assert workers.now < 220.0
 
 
 def test_a_run_that_goes_on_keeps_to_its_time_limit(

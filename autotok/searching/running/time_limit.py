@@ -98,8 +98,7 @@ class TimeLimit:
 
         That speed is measured where trials will run, on as many images at a time; what came of
         them is kept as the uncompressed model's tally."""
-        seconds, macs_per_s, promotes = 0.0, 0.0, self._search.builder.promotes
-        settings = self._settings
+        seconds, macs_per_s, limit_s = 0.0, 0.0, self._limit_s
         macs = problem.costs.cost(problem.whole).macs
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
         at_limit = min([macs, *limits])
@@ -107,7 +106,8 @@ class TimeLimit:
             left = self._limit_s - self.elapsed() - self.reserved_s
             alone, together, tally = 0.0, 0.0, None
             if left > 0.0:
-                most = min(problem.total_images, settings.images_final or problem.total_images)
+                most = problem.total_images
+                most = min(most, self._settings.images_final or most)
                 alone, together, tally = _seconds_per_image(
                     engine, problem, _SPEED_SHARE * left, most
                 )
@@ -116,15 +116,24 @@ class TimeLimit:
             if tally is not None:
                 self._search.tallies[REFERENCE] = tally
             left = self._limit_s - self.elapsed() - self.reserved_s
-            settings = dataclasses.replace(settings, timeout_s=max(_LEAST_S, left))
+            limit_s = max(_LEAST_S, left)
+        return self._planned(limit_s, seconds, macs_per_s)
+
+    def _planned(self, limit_s: float | None, seconds: float, macs_per_s: float) -> FidelityPlan:
         return fidelity_plan(
-            settings,
-            problem.total_images,
+            dataclasses.replace(self._settings, timeout_s=limit_s),
+            self._search.problem.total_images,
             seconds,
-            promotes=promotes,
+            promotes=self._search.builder.promotes,
+            retrains=self._retrains,
             macs_per_s=macs_per_s,
             capacity=self._capacity,
         )
+
+    @property
+    def _retrains(self) -> bool:
+        """Whether every trial is fine-tuned, rather than few promoted."""
+        return set(self._search.problem.space.mode) == {"retrain"}
 
     def extended(self, plan: FidelityPlan) -> FidelityPlan:
         """The plan of a study that goes on under other limits: images per trial are as they were,
@@ -134,14 +143,7 @@ class TimeLimit:
         (seconds, macs_per_s), limit_s = self.speed, self._limit_s
         if limit_s is not None:
             limit_s = max(_LEAST_S, limit_s - self.elapsed() - self.reserved_s)
-        anew = fidelity_plan(
-            dataclasses.replace(self._settings, timeout_s=limit_s),
-            self._search.problem.total_images,
-            seconds or self._speed(),
-            promotes=self._search.builder.promotes,
-            macs_per_s=macs_per_s,
-            capacity=self._capacity,
-        )
+        anew = self._planned(limit_s, seconds or self._speed(), macs_per_s)
         final = anew.final if limit_s is None else max(plan.more, min(plan.final, anew.final))
         found = dataclasses.replace(plan, finetunes=anew.finetunes, final=final)
         if anew.finetune_s is None or not macs_per_s:
@@ -160,6 +162,8 @@ class TimeLimit:
         )
         if not self._search.evaluated:  # a first trial that leaves no time to judge it is no use
             reserved += self._speed() * plan.few
+        if self._retrains:  # the next trial's own
+            reserved += self._finetune_s()
         if enough and self._search.builder.promotes:
             reserved += plan.finetunes * self._finetune_s() / self._capacity
         return self.elapsed() + reserved > self._limit_s

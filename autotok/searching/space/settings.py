@@ -179,6 +179,7 @@ def fidelity_plan(
     seconds_per_image: float,
     *,
     promotes: bool = False,
+    retrains: bool = False,
     macs_per_s: float = 0.0,
     capacity: int = 1,
 ) -> FidelityPlan:
@@ -187,10 +188,11 @@ def fidelity_plan(
     About half of the trials are expected to be promoted. Without a time limit: 64, 256, all.
     `promotes` sets time aside for fine-tunes, which are taken to do `macs_per_s`
     multiply-accumulates in a second; each of `capacity` workers is as fast at the same time.
+    `retrains` shares that time among the trials, each of which is fine-tuned.
     """
     few, more, final = _FEW, _MORE, total_images
     promotes = promotes and settings.finetunes > 0
-    shares = _SHARES_RETRAIN if promotes else _SHARES
+    shares = _SHARES_RETRAIN if promotes or retrains else _SHARES
     finetunes = settings.finetunes if promotes else 0
     finetune_s, finetune_macs = None, None
     if settings.timeout_s is not None:
@@ -203,7 +205,9 @@ def fidelity_plan(
             seconds = _FINETUNE_SHARE * settings.timeout_s
             finetunes = max(1, min(finetunes, int(seconds / _SHORTEST_FINETUNE_S)))
             finetune_s = seconds / -(-finetunes // capacity)
-            finetune_macs = finetune_s * macs_per_s
+        elif retrains:
+            finetune_s = _FINETUNE_SHARE * capacity * settings.timeout_s / settings.n_trials
+        finetune_macs = None if finetune_s is None else finetune_s * macs_per_s
     final = min(total_images, settings.images_final or max(32, final))
     more = min(final, settings.images_more or more)
     few = min(more, settings.images_few or few)
