@@ -77,7 +77,7 @@ class StudyRun:
         self.started = ""
         self.interrupts = Interrupts(self._on_request)
         corrections.progress = self._progress
-        with run.guarded():
+        with run.guarded(), storage_errors(settings.storage or run.study_log):
             self.notes = Proposals(settings, corrections.original, run.study_log, identity)
             corrections.keep_in(self.notes)
             if earlier and self.notes.noted("earlier") is None:
