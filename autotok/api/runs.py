@@ -272,9 +272,10 @@ def resume(
     is not in the environment; `sampler` is needed where the run was started with a Python object
     that no name means, and so is `evaluator`. What the run judged in, it goes on to judge in.
 
-    `n_trials` counts plug-in trials; more of them earn more fine-tunes, and `timeout_s` more images
-    of a final evaluation of its own. What was fine-tuned or measured before is known to proposals
-    that follow, so that such a run is not, trial by trial, one that was longer from the start.
+    `n_trials` counts plug-in trials; more of them earn more fine-tunes, and `timeout_s` (0: no
+    limit) more images of a final evaluation of its own. What was fine-tuned or measured before is
+    known to proposals that follow, so that such a run is not, trial by trial, one that was longer
+    from the start.
     """
     leave_if_reimported()
     began = time.monotonic() if began is None else began
@@ -285,8 +286,7 @@ def resume(
         raise ConfigError(f"run '{run}' was started with a model object: give the same one again")
     settings = directory.section("search", SearchSettings)
     given = {"n_trials": n_trials, "timeout_s": timeout_s, "storage": storage, "sampler": sampler}
-    given = {name: value for name, value in given.items() if value is not None}
-    settings = dataclasses.replace(settings, **given)  # type: ignore[arg-type]
+    settings = settings.changed(given)
     workers = workers or Workers()
     known("engine", workers.engine, ENGINES)
     if measure_on is not None:

@@ -238,7 +238,7 @@ def resume_command(
             lambda: autotok.resume(
                 run,
                 n_trials=trials,
-                timeout_s=timeout or None,
+                timeout_s=timeout,
                 storage=storage,
                 workers=_workers(workers, engine, ray_address, resource),
                 measure_on=measure_on,

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import autotok
+
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--backbone", "tiny", "--data", "digits")
 QUICK = ("--trials", "4", "--max-images", "40", "--timeout", "0")
@@ -113,6 +115,25 @@ def test_resuming_a_finished_run_changes_nothing(own_run: Path, run: Run) -> Non
     columns = ["config_id", "macs", "num_images"]
     after = pd.read_csv(own_run / "pareto.csv")
     pd.testing.assert_frame_equal(before[columns], after[columns])
+
+
+@pytest.mark.parametrize(("flags", "asked"), [((), None), (("--timeout", "0"), 0.0)])
+def test_resume_tells_a_time_limit_of_0_from_none_given(
+    flags: tuple[str, ...],
+    asked: float | None,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+
+    def resume(folder: Path, **others: object) -> None:
+        found.append(others["timeout_s"])
+        raise autotok.ConfigError("that is enough")
+
+    monkeypatch.setattr(autotok, "resume", resume, raising=False)
+    assert run("resume", tmp_path, *flags)[0] == 2
+    assert found == [asked]
 
 
 def test_the_first_line_says_what_the_budget_means(tmp_path: Path, run: Run) -> None:

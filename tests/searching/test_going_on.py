@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +13,12 @@ from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.evaluation.tally import Tally
+from autotok.finetune_spec import Length
 from autotok.searching.engines.base import InProcessEngine, Outcome, run_job
 from autotok.searching.proposing.identity import StudyIdentity
 from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.tried import Named, TriedProposals
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running import final_controls, final_evaluation, time_limit
 from autotok.searching.running.events import Event, TrialFinished
@@ -26,7 +28,7 @@ from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.time_limit import Around
 from autotok.searching.space.finetuning import FineTuneChoices
 from autotok.searching.space.parameters import Condition
-from autotok.searching.space.problem import Problem
+from autotok.searching.space.problem import Problem, Tuned
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 from autotok.searching.space.space_file import load_space
 
@@ -85,6 +87,72 @@ def test_more_time_goes_into_the_final_evaluation_too(
     assert more.plan.final > 4 * first.plan.final
 
 
+def test_a_run_that_goes_on_without_a_time_limit_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, folder = fake_problem(total_images=6000), tmp_path / "run"
+    settings = SearchSettings(n_trials=8, timeout_s=20.0, sampler="random", control_shapes=0)
+    slow = clocked(monkeypatch, workers=Workers(1, image_s=0.1))
+    first = run_search(settings, problem, folder, engine=slow, around=Around(0.0))
+    assert first.stopped_by == "timeout_s"
+    assert first.plan.final < 6000
+    more = resume_search(problem, folder, engine=clocked(monkeypatch), timeout_s=0)
+    assert more.evaluated == 8
+    assert more.settings.timeout_s is None
+    assert more.best is not None
+    assert more.best.score is not None
+    assert more.best.score.num_images == 6000
+    again = resume_search(problem, folder, engine=clocked(monkeypatch))
+    assert (again.settings, again.best) == (more.settings, more.best)
+
+
+def test_a_run_that_joins_a_study_counts_its_own_time_alone_and_again_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = fake_problem(total_images=4000)
+    shared = SearchSettings(
+        n_trials=6,
+        timeout_s=60.0,
+        sampler="random",
+        storage=f"sqlite:///{tmp_path / 'study.db'}",
+        study="shared",
+        control_shapes=0,
+        min_trials=1,
+    )
+
+    def seconds(records: Sequence[TrialRecord]) -> float:
+        return sum(r.seconds for r in records)
+
+    first = run_search(
+        shared, problem, tmp_path / "a", engine=clocked(monkeypatch), around=Around(0.0)
+    )
+    assert seconds(first.records) > 15.0
+    joining = dataclasses.replace(shared, join=True, n_trials=9)
+    workers = clocked(monkeypatch)
+    second = run_search(joining, problem, tmp_path / "b", engine=workers, around=Around(0.0))
+    own = second.records[len(first.records) :]
+    assert own
+    assert second.seconds == pytest.approx(workers.now)
+    for name, counted in (("b", own), ("a", first.records)):
+        workers = clocked(monkeypatch)
+        again = resume_search(problem, tmp_path / name, engine=workers, around=Around(0.0))
+        assert again.seconds == pytest.approx(seconds(counted) + workers.now)
+
+
+def test_what_had_no_time_limit_sets_no_more_aside_than_a_later_one_affords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, folder = fake_problem(total_images=4000), tmp_path / "run"
+    settings = SearchSettings(n_trials=6, sampler="random", control_shapes=0, min_trials=1)
+    run_search(settings, problem, folder, engine=clocked(monkeypatch))
+    workers = clocked(monkeypatch)
+    more = resume_search(
+        problem, folder, engine=workers, around=Around(0.0), n_trials=9, timeout_s=200.0
+    )
+    assert more.stopped_by == "n_trials"
+    assert more.seconds < 220.0
+
+
 class Turning(FakeEvaluator):
     """Right or wrong image by image; what is evaluated before the turn is worse than what comes
     after it, so that others are finalists then."""
@@ -127,6 +195,35 @@ def test_an_extended_run_has_a_race_of_its_own(
     assert more.best is not None
     assert more.best.score is not None
     assert more.best.score.num_images == more.plan.final
+
+
+def test_trials_that_are_all_fine_tuned_keep_to_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = dataclasses.replace(trainable(mode=("retrain",)), total_images=20_000)
+    whole = problem.costs.cost(problem.whole).macs
+
+    class Training(Workers):
+        """A step takes as long as the forward passes that it is taken for."""
+
+        def collect(self) -> Outcome:
+            job = self._open[0]
+            if job.task == "evaluate":
+                return super().collect()
+            self._open.popleft()
+            spec, macs = job.config.finetune, problem.costs.cost(job.config).macs
+            assert spec is not None
+            steps = int(Length.parse(spec.length).amount)
+            seconds = steps * spec.batch_size * (3 * macs + whole) / whole * self._image_s
+            self.now += seconds
+            return Outcome(job, None, seconds, "", Tuned(steps, 1, seconds, 0.5))
+
+    workers = clocked(monkeypatch, problem.evaluate, Training(1, image_s=0.02))
+    settings = SearchSettings(n_trials=8, timeout_s=200.0, min_trials=1, control_shapes=0)
+    run = run_search(settings, problem, tmp_path / "run", engine=workers, around=Around(0.0))
+    tuned = [r for r in run.records if r.tuned is not None]
+    assert len(tuned) >= 4
+    assert workers.now < 220.0
 
 
 def test_a_run_that_goes_on_keeps_to_its_time_limit(

@@ -23,6 +23,8 @@ from .worker_process import FAREWELL_S, REIMPORTED, WorkerProcess, leave_if_reim
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 2
 """Of a job whose worker dies."""
+_FEWEST = 16
+"""Images that a trial's first are taken for, until one was asked for: plans give no fewer."""
 _STARTS = 4
 """Workers in a row that may die while they start."""
 
@@ -48,7 +50,7 @@ class ProcessEngine:
             factory: Called once in each process; it must pickle.
             workers: Number of processes.
             timeout_s: An evaluation that takes longer is stopped and fails; one of more images than
-                the smallest so far may take longer in proportion, a fine-tune any time.
+                a trial's first may take longer in proportion, a fine-tune any time.
             gpus: Each process sees one of them, in turns; whatever is here, if none is named.
 
         Raises:
@@ -58,7 +60,7 @@ class ProcessEngine:
         if workers < 1:
             raise ConfigError(f"workers is {workers}; it must be at least 1")
         self.capacity = workers
-        self._timeout_s, self._fewest = timeout_s, math.inf
+        self._timeout_s, self._first_images = timeout_s, math.inf
         self._factory = dumped(factory)
         self._threads = threads_per_worker(workers)
         self._jobs: deque[tuple[Job, int]] = deque()  # job, times it was started before
@@ -127,8 +129,10 @@ class ProcessEngine:
         if self._timeout_s is None or job.task != "evaluate":
             return None
         images = max(1, job.stop - job.start)
-        self._fewest = min(self._fewest, images)
-        return self._timeout_s * images / self._fewest
+        if job.number >= 0 and job.start == 0:  # no speed test, no control, no later part
+            self._first_images = min(self._first_images, images)
+        known = _FEWEST if math.isinf(self._first_images) else self._first_images
+        return self._timeout_s * max(1.0, images / known)
 
     def _wait(self) -> None:
         """Until something happens to any worker, and deal with it."""

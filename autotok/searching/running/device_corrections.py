@@ -37,7 +37,7 @@ UNCHECKED_PCT = 10.0
 _GUESS_S = 15.0
 """A measurement, until one was made."""
 _ROUNDS = 3
-"""Of choosing finalists anew where some turn out to be outside a limit."""
+"""Of choosing finalists anew where some turn out to be outside a limit; more while all do."""
 
 
 class DeviceCorrections:
@@ -195,14 +195,14 @@ class DeviceCorrections:
         """
         pool, outside = list(records), dict[int, TrialRecord]()
         chosen: list[TrialRecord] = []
-        for _ in range(_ROUNDS):
+        for rounds in itertools.count(1):
             before = len(self._readings)
             chosen = [self.judged(record) for record in choose([self._today(r) for r in pool])]
             wrong = {r.number: r for r in chosen if not r.feasible}
             outside |= wrong
             if len(self._readings) > before:  # else a run that goes on would learn from controls
                 self.learn()
-            if not wrong:
+            if not wrong or (rounds >= _ROUNDS and len(wrong) < len(chosen)):
                 break
             pool = [r for r in pool if r.number not in outside and self.may_hold(r)]
         return [r for r in chosen if r.feasible], list(outside.values())

@@ -26,8 +26,6 @@ from .time_limit import Begun, TimeLimit
 
 LAST_PART = ("final_parts", "racing:*", "control_images", "without *")
 """Keys under which a study keeps how its final evaluation went on, but for images judged."""
-_ROUNDS = 4
-"""Of choosing finalists anew where some turn out to be outside the budget."""
 
 
 def final_evaluation(
@@ -56,18 +54,17 @@ def final_evaluation(
     found = race.in_parts([*entries, *references])
     chosen, uncompressed = found[: len(chosen)], found[len(chosen) :]
     fallen: dict[int, TrialRecord] = {}
-    for _ in range(_ROUNDS):
-        chosen = [count.verified(r) for r in chosen]
-        new = {r.number: r for r in chosen if not r.feasible and r.number not in fallen}
-        if not new:
-            break
-        fallen |= new  # all images told that they cost too much: others take their places
+    while new := [r for r in map(count.verified, chosen) if not r.feasible]:
+        # all images told that they cost too much: others take their places, until all hold
+        fallen |= {r.number: r for r in new}
         chosen, more = finalists(search, fallen)
         chosen = [*chosen, *left_out(search, chosen, fallen)]
         outside = [*outside, *(r for r in more if r not in outside)]
         chosen = race.afterwards([(f"final:{r.number}", r) for r in chosen])
+    chosen = [count.verified(r) for r in chosen]
     within = [r for r in chosen if r.within_budget]
-    best = recommended([r for r in within if r.measured], search.objectives)
+    measured, least = [r for r in within if r.measured], search.settings.min_quality
+    best = recommended(measured, search.objectives, least)
     front = Front(search.objectives, within)
     if best is not None:
         front.keep(best)

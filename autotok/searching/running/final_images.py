@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from autotok.searching.engines.base import Engine, Job, Outcome
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.problem import TallyLike, to_score
+from autotok.searching.space.problem import TallyLike
 
 from .judged_record import after_finetune, judged, plain_tally
 from .loop import Search
@@ -107,7 +107,7 @@ class FinalImages:
         if record.config.mode == "retrain" and record.tuned is None and record.score is None:
             return Job(record.number, record.config, task="finetune")
         seen, stop = self._tally(record), self._search.plan.final
-        start = 0 if seen is None else to_score(seen).num_images
+        start = 0 if seen is None else seen.num_images
         config = record.config if record.tuned is not None else record.config.plugged_in
         return Job(record.number, config, start, stop) if start < stop else None
 

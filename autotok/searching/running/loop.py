@@ -26,7 +26,7 @@ from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.trial_builder import TrialBuilder
 from autotok.searching.records.pareto import Front, best_of
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.problem import Problem, TallyLike, Tuned, to_score
+from autotok.searching.space.problem import Problem, TallyLike, Tuned, early_score, to_score
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
 from .device_corrections import DeviceCorrections
@@ -214,8 +214,8 @@ class Search:
     @property
     def quality_of_whole(self) -> float | None:
         """Quality of the uncompressed model over all its images so far."""
-        tally = self.tallies.get(REFERENCE)
-        return None if tally is None else to_score(tally).value
+        score = early_score(self.tallies.get(REFERENCE))
+        return None if score is None else score.value
 
     @property
     def _hope(self) -> float | None:

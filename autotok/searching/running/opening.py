@@ -119,7 +119,8 @@ def resume_search(
 ) -> SearchResult:
     """Go on with a run: finished trials stay, interrupted ones run again.
 
-    `n_trials` and `timeout_s` replace the run's own, to extend it; the time spent so far counts.
+    `n_trials` and `timeout_s` replace the run's own, to extend it; the time spent so far counts,
+    and a `timeout_s` of 0 is no limit.
     `storage` says where the study is now, or gives the password of its URL, which no file keeps.
     `sampler` is the one that the run began with, where that was a Python object.
     `sections` replace parts of its config.yaml, for the resumes to come.
@@ -130,16 +131,15 @@ def resume_search(
     with run.held():
         config = run.read_config()
         settings = SearchSettings.from_dict(config.get("search") or {})
-        asked = {"n_trials": n_trials, "timeout_s": timeout_s}
-        changes: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
-        places = {"storage": storage, "sampler": sampler}
-        given = {**changes, **{key: value for key, value in places.items() if value is not None}}
-        settings = dataclasses.replace(settings, **given)
+        extended = n_trials is not None or timeout_s is not None
+        limits = {"n_trials": n_trials, "timeout_s": timeout_s}
+        given = {**limits, "storage": storage, "sampler": sampler}
+        before, settings = settings, settings.changed(given)
         if "run_id" not in config:  # of an earlier version
             config["run_id"] = new_id()
             run.write_config(config)
         said = {**config, **(sections or {})}
-        said |= {"search": _search_section(settings)} if given else {}
+        said |= {"search": _search_section(settings)} if settings != before else {}
         corrections = DeviceCorrections(problem, on_event, limits=_stated_limits(run, problem))
         access = "join" if settings.join or settings.storage is None else "own"
         identity = StudyIdentity(
@@ -147,11 +147,11 @@ def resume_search(
             crashed=crashed_before(run.path),
         )
         job = StudyRun(settings, corrections, run, on_event, engine, around, identity)
-        if changes:  # first, or a process that ended in between would have nothing more to do
+        if extended:  # first, or a process that ended in between would have nothing more to do
             job.extend()
         if said != config:
             run.write_config(said)
-        return job.go(resumed=True, extended=bool(changes))
+        return job.go(resumed=True, extended=extended)
 
 
 def open_search(

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 from autotok.searching.records.pareto import best_of
 from autotok.searching.records.record import TrialRecord
-from autotok.searching.space.problem import to_score
+from autotok.searching.space.problem import early_score
 
 from .controls import control_record
 from .loop import REFERENCE, Search
@@ -30,8 +30,8 @@ def uncompressed_models(search: Search) -> list[tuple[str, TrialRecord]]:
         seen = search.tallies.get(number)
         if place and trial is not None and trial.score is not None:
             record = dataclasses.replace(record, score=trial.score, tally=trial.tally)
-        elif seen is not None:
-            record = dataclasses.replace(record, score=to_score(seen))
+        else:
+            record = dataclasses.replace(record, score=early_score(seen))
         found.append((f"reference:{name}" if place else "reference", record))
     return found
 

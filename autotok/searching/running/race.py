@@ -63,10 +63,12 @@ def goes_on(
 
 
 def recommended(
-    records: Sequence[TrialRecord], objectives: Sequence[Objective]
+    records: Sequence[TrialRecord], objectives: Sequence[Objective], least: float | None = None
 ) -> TrialRecord | None:
-    """What is called best: of the records that images do not tell from the best by the first
-    objective, the one nearest the uncompressed model (`_among_ties`)."""
+    """What is called best, of those that reach the `least` quality where any does: of the records
+    that images do not tell from the best by the first objective, the one nearest the uncompressed
+    model (`_among_ties`)."""
+    records = [r for r in records if r.score is not None and _reaches(r.score, least)] or records
     best = best_of(records, objectives)
     if best is None or best.divergence is None or not decided_by_quality(best, objectives):
         return best
@@ -82,14 +84,14 @@ def _is_tie(record: TrialRecord, best: TrialRecord) -> bool:
 
 def _among_ties(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[int]:
     """The order in which records that images do not tell apart are preferred: by their divergence
-    from the uncompressed model, where all have one, else by the objectives.
+    from the uncompressed model, where all have one, from the same, else by the objectives.
 
     Right or wrong is one bit of an image; how far all probabilities have moved is much more, and
     tells by some ten images what right or wrong tells by hundreds (studies/regret).
     """
     points = losses([r.values for r in records], objectives).tolist()
     apart = [r.divergence for r in records if r.divergence is not None]
-    if len(apart) < len(records):
+    if len(apart) < len(records) or len({r.backbone for r in records}) > 1:
         apart = [0.0] * len(records)  # which says nothing
     numbers = [record.number for record in records]
     keys = zip(apart, points, numbers, range(len(records)), strict=True)
@@ -110,7 +112,7 @@ def _may_be_as_good(
     if record.measured and own <= other:
         return True
     found = compare(best.tally, record.tally, confidence=_CONFIDENCE)
-    return found is None or found.verdict == "tie"
+    return found is None or found.verdict != "better"  # of the best, that is
 
 
 def finalists(
@@ -170,12 +172,19 @@ def challengers(
     return [close[at] for at in _among_ties(close, objectives)[:most]]
 
 
+def _reaches(score: Score, least: float | None) -> bool:
+    if least is None:
+        return True
+    better = METRICS[score.metric].higher_is_better
+    return score.value >= least if better else score.value <= least
+
+
 def is_of_use(score: Score | None, facts: BackboneFacts, least: float | None) -> bool:
     """Whether a quality is told from guessing, and no worse than the least that was asked for."""
     if score is None:
         return True
     better = METRICS[score.metric].higher_is_better
-    if least is not None and (score.value < least if better else score.value > least):
+    if not _reaches(score, least):
         return False
     guessing = METRICS[score.metric].guessing(facts.num_classes)
     if guessing is None:

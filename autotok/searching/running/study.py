@@ -21,7 +21,7 @@ from autotok.searching.records.final import Final
 from autotok.searching.records.notes import study_note
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.space.problem import TallyLike, to_score
+from autotok.searching.space.problem import TallyLike
 from autotok.searching.space.settings import FidelityPlan, SearchSettings
 
 from .device_corrections import DeviceCorrections
@@ -43,7 +43,7 @@ from .judged_record import plain_tally
 from .loop import REFERENCE, Search
 from .race import finalists
 from .search_result import SearchResult, result_key
-from .time_limit import Around, TimeLimit
+from .time_limit import Around, TimeLimit, own_trials
 
 _LOG = logging.getLogger(__name__)
 # the whole table is written each time; what must not be lost is in the study at once
@@ -77,15 +77,16 @@ class StudyRun:
         self.started = ""
         self.interrupts = Interrupts(self._on_request)
         corrections.progress = self._progress
-        with run.guarded():
+        with run.guarded(), storage_errors(settings.storage or run.study_log):
             self.notes = Proposals(settings, corrections.original, run.study_log, identity)
             corrections.keep_in(self.notes)
             if earlier and self.notes.noted("earlier") is None:
                 self.notes.note("earlier", [r.to_dict() for r in earlier])
+            own = own_trials(self.notes, identity.run, joins=settings.join)
         self.notes.in_process = isinstance(self.engine, InProcessEngine)
         self.problem = corrections.problem
         self.search = Search(settings, self.problem, self.notes, FidelityPlan(1, 1, 1), corrections)
-        self.clock = TimeLimit(settings, self.search, self.engine.capacity, around)
+        self.clock = TimeLimit(settings, self.search, self.engine.capacity, around, own)
 
     def extend(self) -> None:
         """Take back what ended an earlier part of the study, before anybody is told that there is
@@ -212,7 +213,7 @@ class StudyRun:
     def _know_reference(self) -> None:
         """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""
         known = self._reference()
-        seen = 0 if known is None else to_score(known).num_images
+        seen = 0 if known is None else known.num_images
         if seen < self.search.plan.more:
             self.engine.submit(Job(REFERENCE, self.problem.whole, seen, self.search.plan.more))
             more = self.engine.collect().tally

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 from autotok.searching.engines.base import Engine, Job
+from autotok.searching.proposing.proposals import Proposals
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.problem import Problem, TallyLike
 from autotok.searching.space.settings import FidelityPlan, SearchSettings, fidelity_plan, members
 
@@ -51,8 +56,14 @@ class TimeLimit:
     """Time used and time needed; everything is unlimited without a time limit."""
 
     def __init__(
-        self, settings: SearchSettings, search: Search, capacity: int, around: Around
+        self,
+        settings: SearchSettings,
+        search: Search,
+        capacity: int,
+        around: Around,
+        own: Sequence[TrialRecord] | None = None,
     ) -> None:
+        """`own` are the finished trials whose time counts; all, if not given."""
         self._settings, self._search, self._capacity = settings, search, capacity
         self._around, self._limit_s = around, settings.timeout_s
         if self._limit_s is not None:
@@ -65,7 +76,8 @@ class TimeLimit:
         self._verifying_s = 0.0
         self.excluded_s = 0.0
         """Outside the limit: the start of worker processes."""
-        self._before = float(sum(r.seconds for r in search.records)) / capacity
+        counted = search.records if own is None else own
+        self._before = float(sum(r.seconds for r in counted)) / capacity
 
     def elapsed(self) -> float:
         """Seconds used by this process and by those before it."""
@@ -75,6 +87,9 @@ class TimeLimit:
         """Where the time limit went before the first trial, in words."""
         limit, given = self._settings.timeout_s, self._around.handover_s
         said = f"{self.elapsed():.0f} s of the time limit of {limit:g} s went into loading"
+        if self.speed[0]:
+            each_s = self._search.plan.few * self.speed[0]
+            said += f" and a test of its speed: a first trial is expected to take {each_s:.0f} s"
         return f"{said}, and {given:.0f} s are set aside for export and report" if given else said
 
     def make_plan(self, problem: Problem, engine: Engine) -> FidelityPlan:
@@ -83,8 +98,7 @@ class TimeLimit:
 
         That speed is measured where trials will run, on as many images at a time; what came of
         them is kept as the uncompressed model's tally."""
-        seconds, macs_per_s, promotes = 0.0, 0.0, self._search.builder.promotes
-        settings = self._settings
+        seconds, macs_per_s, limit_s = 0.0, 0.0, self._limit_s
         macs = problem.costs.cost(problem.whole).macs
         limits = [b.limit for b in problem.budgets if b.metric == "macs"]
         at_limit = min([macs, *limits])
@@ -92,7 +106,8 @@ class TimeLimit:
             left = self._limit_s - self.elapsed() - self.reserved_s
             alone, together, tally = 0.0, 0.0, None
             if left > 0.0:
-                most = min(problem.total_images, settings.images_final or problem.total_images)
+                most = problem.total_images
+                most = min(most, self._settings.images_final or most)
                 alone, together, tally = _seconds_per_image(
                     engine, problem, _SPEED_SHARE * left, most
                 )
@@ -101,31 +116,36 @@ class TimeLimit:
             if tally is not None:
                 self._search.tallies[REFERENCE] = tally
             left = self._limit_s - self.elapsed() - self.reserved_s
-            settings = dataclasses.replace(settings, timeout_s=max(_LEAST_S, left))
-        return fidelity_plan(
-            settings,
-            problem.total_images,
-            seconds,
-            promotes=promotes,
-            macs_per_s=macs_per_s,
-            capacity=self._capacity,
-        )
+            limit_s = max(_LEAST_S, left)
+        return self._planned(limit_s, seconds, macs_per_s)
 
-    def extended(self, plan: FidelityPlan) -> FidelityPlan:
-        """The plan of a study that goes on under other limits: images are as they were, fine-tunes
-        as many, and each as long, as the new limits afford."""
-        (seconds, macs_per_s), limit_s = self.speed, self._limit_s
-        if limit_s is not None:
-            limit_s = max(_LEAST_S, limit_s - self.elapsed() - self.reserved_s)
-        anew = fidelity_plan(
+    def _planned(self, limit_s: float | None, seconds: float, macs_per_s: float) -> FidelityPlan:
+        return fidelity_plan(
             dataclasses.replace(self._settings, timeout_s=limit_s),
             self._search.problem.total_images,
             seconds,
             promotes=self._search.builder.promotes,
+            retrains=self._retrains,
             macs_per_s=macs_per_s,
             capacity=self._capacity,
         )
-        found = dataclasses.replace(plan, finetunes=anew.finetunes)
+
+    @property
+    def _retrains(self) -> bool:
+        """Whether every trial is fine-tuned, rather than few promoted."""
+        return set(self._search.problem.space.mode) == {"retrain"}
+
+    def extended(self, plan: FidelityPlan) -> FidelityPlan:
+        """The plan of a study that goes on under other limits: images per trial are as they were,
+        fine-tunes as many, and each as long, as the new limits afford. The final evaluation takes
+        all images where there is no time limit; else `final_images` says how many, and no more are
+        set aside than the limit affords, as there may have been none before."""
+        (seconds, macs_per_s), limit_s = self.speed, self._limit_s
+        if limit_s is not None:
+            limit_s = max(_LEAST_S, limit_s - self.elapsed() - self.reserved_s)
+        anew = self._planned(limit_s, seconds or self._speed(), macs_per_s)
+        final = anew.final if limit_s is None else max(plan.more, min(plan.final, anew.final))
+        found = dataclasses.replace(plan, finetunes=anew.finetunes, final=final)
         if anew.finetune_s is None or not macs_per_s:
             return found
         return dataclasses.replace(
@@ -142,6 +162,8 @@ class TimeLimit:
         )
         if not self._search.evaluated:  # a first trial that leaves no time to judge it is no use
             reserved += self._speed() * plan.few
+        if self._retrains:  # the next trial's own
+            reserved += self._finetune_s()
         if enough and self._search.builder.promotes:
             reserved += plan.finetunes * self._finetune_s() / self._capacity
         return self.elapsed() + reserved > self._limit_s
@@ -232,6 +254,22 @@ class TimeLimit:
         done = [r for r in done if r.tuned is None]
         images = sum(r.score.num_images for r in done if r.score is not None)
         return sum(r.seconds for r in done) / images if images else self.speed[0]
+
+
+def own_trials(notes: Proposals, run: str, *, joins: bool) -> list[TrialRecord]:
+    """The finished trials of a run, whose turn at a study that runs may share begins here.
+
+    The study notes each turn and its first trial; one of an earlier version has none noted, and
+    its trials are those of whoever `joins` nothing.
+    """
+    turns: list[list[Any]] = list(notes.noted("turns") or ())
+    if not turns or turns[-1][0] != run:
+        after = max((r.number + 1 for r in notes.records), default=0)
+        turns.append([run, after if turns or joins else 0])
+        notes.note("turns", turns)
+    starts = [first for _, first in turns]
+    whose = {r.number: bisect.bisect_right(starts, r.number) - 1 for r in notes.records}
+    return [r for r in notes.records if whose[r.number] >= 0 and turns[whose[r.number]][0] == run]
 
 
 def _seconds_per_image(

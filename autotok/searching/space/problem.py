@@ -50,6 +50,9 @@ class QualityLike(Protocol):
 class TallyLike(Protocol):
     """Sums over images; tallies of disjoint images add up."""
 
+    @property
+    def num_images(self) -> int: ...
+
     def __add__(self, other: Any, /) -> Any: ...
 
     def quality(self) -> QualityLike:
@@ -283,6 +286,11 @@ class Problem:
             "precision": self.precision,
             **self.held(),
         }
+
+
+def early_score(tally: TallyLike | None) -> Score | None:
+    """What is known of a quality so far; None before two images, of which a mean says nothing."""
+    return None if tally is None or tally.num_images < 2 else to_score(tally)
 
 
 def to_score(tally: TallyLike) -> Score:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +124,13 @@ class SearchSettings:
             return self.retrain_trials
         return min(3, self.n_trials // 8)
 
+    def changed(self, given: Mapping[str, Any]) -> SearchSettings:
+        """With what is given, and not None, in its place; a time limit of 0 is none."""
+        changes = {name: value for name, value in given.items() if value is not None}
+        if changes.get("timeout_s") == 0:
+            changes["timeout_s"] = None
+        return dataclasses.replace(self, **changes)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         plain = dataclasses.replace(self, sampler=text_of(self.sampler))
@@ -171,6 +179,7 @@ def fidelity_plan(
     seconds_per_image: float,
     *,
     promotes: bool = False,
+    retrains: bool = False,
     macs_per_s: float = 0.0,
     capacity: int = 1,
 ) -> FidelityPlan:
@@ -179,10 +188,11 @@ def fidelity_plan(
     About half of the trials are expected to be promoted. Without a time limit: 64, 256, all.
     `promotes` sets time aside for fine-tunes, which are taken to do `macs_per_s`
     multiply-accumulates in a second; each of `capacity` workers is as fast at the same time.
+    `retrains` shares that time among the trials, each of which is fine-tuned.
     """
     few, more, final = _FEW, _MORE, total_images
     promotes = promotes and settings.finetunes > 0
-    shares = _SHARES_RETRAIN if promotes else _SHARES
+    shares = _SHARES_RETRAIN if promotes or retrains else _SHARES
     finetunes = settings.finetunes if promotes else 0
     finetune_s, finetune_macs = None, None
     if settings.timeout_s is not None:
@@ -195,7 +205,9 @@ def fidelity_plan(
             seconds = _FINETUNE_SHARE * settings.timeout_s
             finetunes = max(1, min(finetunes, int(seconds / _SHORTEST_FINETUNE_S)))
             finetune_s = seconds / -(-finetunes // capacity)
-            finetune_macs = finetune_s * macs_per_s
+        elif retrains:
+            finetune_s = _FINETUNE_SHARE * capacity * settings.timeout_s / settings.n_trials
+        finetune_macs = None if finetune_s is None else finetune_s * macs_per_s
     final = min(total_images, settings.images_final or max(32, final))
     more = min(final, settings.images_more or more)
     few = min(more, settings.images_few or few)

@@ -111,8 +111,9 @@ def test_a_job_that_kills_every_worker_fails_in_words_and_the_others_go_on(
 
 
 def test_a_job_that_hangs_is_stopped_and_fails(tmp_path: Path) -> None:
+    hanging = Job(0, config(50), factories.HANG, factories.HANG + 16)
     with processes(factories.Workers(tmp_path), 1, timeout_s=0.5) as engine:
-        found = outcomes(engine, [Job(0, config(50), factories.HANG, 2000), *jobs(2)[1:]])
+        found = outcomes(engine, [hanging, *jobs(2)[1:]])
     assert found[0].error == "no result after 0.5 s; its worker was stopped"
     assert found[1].error == ""
 
@@ -122,6 +123,18 @@ def test_more_images_may_take_longer_in_proportion_and_a_fine_tune_any_time() ->
         limits = [engine._limit_s(Job(0, config(50), 0, stop)) for stop in (16, 64, 16)]
         assert limits == [2.0, 8.0, 2.0]
         assert engine._limit_s(Job(0, config(50), task="finetune")) is None
+
+
+def test_only_the_first_images_of_trials_say_how_long_others_may_take() -> None:
+    with processes(factories.fake_worker, 1, timeout_s=30.0) as engine:
+        for start, stop in ((0, 1), (8, 40)):  # the speed test, when no trial was asked for yet
+            limit_s = engine._limit_s(Job(-1, config(50), start, stop))
+            assert limit_s is not None
+            assert 30.0 <= limit_s <= 60.0
+        assert engine._limit_s(Job(0, config(50), 0, 500)) == 30.0
+        assert engine._limit_s(Job(0, config(50), 500, 510)) == 30.0
+        assert engine._limit_s(Job(-2, config(60), 0, 1000)) == 60.0
+        assert engine._limit_s(Job(1, config(60), 0, 500)) == 30.0
 
 
 def test_a_fine_tune_goes_on_where_its_killed_worker_stopped_and_has_no_time_limit(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import evidence
 import pytest
 import yaml
 from problems import FakeEvaluator, fake_problem, vit_facts
@@ -176,6 +177,21 @@ def test_a_finalist_that_is_outside_a_limit_when_measured_is_replaced(tmp_path: 
     assert all(r.values["latency_ms"] <= 25.0 for r in result.front)
     assert result.best is not None
     assert result.best.within_budget
+
+
+def test_finalists_are_chosen_anew_until_one_is_inside_when_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured(record: TrialRecord) -> TrialRecord:
+        return dataclasses.replace(record, feasible=record.number == 6)
+
+    corrections = DeviceCorrections(problem(None))
+    monkeypatch.setattr(corrections, "judged", measured)
+    records = [evidence.record(n, "tome", 2.0, "1" * 50) for n in range(8)]
+    chosen, outside = corrections.settle(records, lambda pool: pool[:1])
+    assert [r.number for r in chosen] == [6]
+    assert [r.number for r in outside] == list(range(6))
+    assert corrections.settle(records[:3], lambda pool: pool[:1])[0] == []
 
 
 def test_a_finalist_that_does_not_fit_into_memory_is_out_with_its_reason(tmp_path: Path) -> None:

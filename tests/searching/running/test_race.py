@@ -101,11 +101,7 @@ def test_a_second_opinion_is_heard_only_where_it_says_the_same_of_all() -> None:
     assert recommended([at(best, 0.2), tie], OBJECTIVES).number == 1  # type: ignore[union-attr]
     fewer = at(record(3, "evit", 1.9, hits(0.91)[:44] + "0" * 6), 0.01)
     tuned = at(record(4, "evit", 1.9, hits(0.895, seed=2), untuned=hits(0.5)), 0.01)
-    elsewhere = at(tie, 0.01)
-    assert elsewhere.config is not None
-    elsewhere = dataclasses.replace(
-        elsewhere, config=dataclasses.replace(elsewhere.config, backbone="another")
-    )
+    elsewhere = on_backbone(at(tie, 0.01), "another")
     for other in (fewer, tuned, elsewhere):
         assert recommended([at(best, 0.2), other], OBJECTIVES).number == 1  # type: ignore[union-attr]
     cost = make_objectives(("macs", "top1"), "top1")
@@ -123,6 +119,52 @@ def test_among_ties_the_nearer_half_goes_on_and_the_best_so_far_with_it() -> Non
     ]
     assert on == [2, 3, 4, 5, 1]
     assert [r.number for r in challengers([best], ties[::-1], OBJECTIVES, most=2)] == [2, 3]
+
+
+def test_a_tie_that_misses_the_least_quality_is_best_only_where_all_do() -> None:
+    lucky = at(record(1, "tome", 1.0, hits(0.91)), 0.2)
+    near = at(record(2, "evit", 1.9, hits(0.895, seed=2)), 0.01)
+    assert lucky.score is not None
+    assert near.score is not None
+    assert near.score.value < lucky.score.value
+    assert recommended([lucky, near], OBJECTIVES, near.score.value) is near
+    assert recommended([lucky, near], OBJECTIVES, lucky.score.value) is lucky
+    assert recommended([lucky, near], OBJECTIVES, 99.0) is near
+    by_cost = make_objectives(("macs", "top1"), "top1")
+    cheap = at(record(3, "topk", 0.5, hits(0.6, seed=3)), 0.4)
+    assert recommended([lucky, near, cheap], by_cost) is cheap
+    assert recommended([lucky, near, cheap], by_cost, near.score.value) is lucky
+
+
+def on_backbone(record: TrialRecord, name: str) -> TrialRecord:
+    assert record.config is not None
+    return dataclasses.replace(record, config=dataclasses.replace(record.config, backbone=name))
+
+
+def test_divergences_from_two_uncompressed_models_decide_nothing() -> None:
+    """A backbone hardly compressed is near its uncompressed model however much worse that is."""
+    outcomes = [hits(0.9, seed=n, noise=0.04) for n in range(1, 9)]
+    ties = [at(record(n, "evit", 1.9, found), 1.0 / n) for n, found in enumerate(outcomes, 1)]
+    two = [on_backbone(r, "ab"[r.number > 4]) for r in ties]
+    best = max(two, key=lambda r: r.score.value if r.score else 0.0)
+
+    def going(records: list[TrialRecord]) -> set[int]:
+        stay = goes_on(records, OBJECTIVES, next(r for r in records if r.number == best.number))
+        return {r.number for r, on in zip(records, stay, strict=True) if on}
+
+    by_quality = sorted(two, key=lambda r: -r.score.value if r.score else 0.0)
+    assert going(two) == {r.number for r in by_quality[:4]}
+    assert going(ties) == {5, 6, 7, 8} | {best.number}
+    found = challengers([best], two, OBJECTIVES, most=2)
+    assert [r.number for r in found] == [r.number for r in by_quality[1:3]]
+
+
+def test_what_is_better_than_the_best_on_the_images_of_both_stays_in_question() -> None:
+    """The best may owe its figure to later images, which the other has not seen."""
+    best = record(1, "tome", 2.0, "1" * 44 + "0" * 20 + "1" * 170 + "0" * 22)
+    other = record(2, "evit", 1.0, "1" * 53 + "0" * 11)
+    worse = record(3, "evit", 1.0, "1" * 25 + "0" * 39)
+    assert in_question([other, worse], OBJECTIVES, best) == [True, False]
 
 
 def test_a_quality_of_guessing_or_below_the_least_is_of_no_use() -> None:

@@ -226,6 +226,27 @@ def test_a_counter_that_disagrees_takes_the_row_off_the_front(tmp_path: Path) ->
     assert result.best is None
 
 
+def test_however_many_fall_by_the_counter_what_holds_is_recommended(tmp_path: Path) -> None:
+    problem = fake_problem()
+    (limit,) = [b.limit for b in problem.budgets]
+
+    def count(config: CompressionConfig) -> int:
+        """All but every eighth cost far too much, so that several rounds of finalists fall."""
+        times = 10 if config.reductions and int(config.config_id[:4], 16) % 8 else 1
+        return times * problem.costs.cost(config).macs
+
+    problem, folder = dataclasses.replace(problem, count=count), tmp_path / "run"
+    result = run_search(
+        SearchSettings(n_trials=48, sampler="random", control_shapes=0), problem, folder
+    )
+    hold = [r.number for r in result.records if r.measured and r.config and count(r.config) < limit]
+    assert len(hold) < len([r for r in result.records if r.measured]) / 4
+    assert result.best is not None
+    assert {r.number for r in result.front} <= set(hold)
+    again = resume_search(problem, folder)
+    assert fronts(again) == fronts(result)
+
+
 def test_the_study_opens_with_optuna_and_names_its_metrics(tmp_path: Path) -> None:
     run_search(SearchSettings(n_trials=6), fake_problem(), tmp_path / "run")
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "run" / "study.log"))

@@ -11,6 +11,7 @@ from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.errors import NothingEvaluated
+from autotok.evaluation.tally import Tally
 from autotok.searching.running.opening import open_search, resume_search, run_search
 from autotok.searching.running.time_limit import Around, TimeLimit
 from autotok.searching.space.settings import SearchSettings, fidelity_plan
@@ -70,6 +71,34 @@ def test_measuring_the_speed_ends_after_a_share_of_the_time(
     left_s = 100.0 - (8 + 32) * 0.01
     assert clock.elapsed() == pytest.approx(100.0 - left_s)
     assert few == int(0.28 * left_s / 0.01 / 32)  # 28 % of the time, 32 trials
+
+
+def test_a_mean_whose_speed_took_one_image_is_searched_without_a_ceiling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(config: CompressionConfig, start: int, stop: int) -> Tally:
+        kl, n = 0.1 if config.reductions else 0.001, stop - start
+        return Tally("kl", n, num_compared=n, kl_sum=n * kl, kl_squares=n * kl**2, kls=(kl,) * n)
+
+    workers = Workers(1, image_s=3.0, batch_s=0.001)
+    follow(workers, monkeypatch)
+    workers._accuracy = evaluate  # type: ignore[assignment]
+    problem = dataclasses.replace(
+        fake_problem(), metric="kl", load_tally=lambda data: Tally(**data)
+    )
+    with pytest.raises(NothingEvaluated, match="a first trial is expected to take 24 s"):
+        run_search(LIMITED, problem, tmp_path / "no", engine=workers, around=Around(0.0))
+    workers.now = 0.0
+    workers.asked.clear()
+    settings = dataclasses.replace(
+        LIMITED, images_few=4, images_more=4, images_final=8, control_shapes=0
+    )
+    run = run_search(settings, problem, tmp_path / "run", engine=workers, around=Around(0.0))
+    assert (workers.asked[0].stop, workers.asked[1].number) == (1, 0)  # then came the first trial
+    assert run.evaluated == 6
+    assert run.final.reference is not None
+    assert run.final.reference.score is not None
+    assert run.final.reference.score.num_images == 8
 
 
 def test_each_worker_is_measured_while_the_others_are_busy_too(
