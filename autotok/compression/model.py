@@ -194,9 +194,10 @@ class CompressedViT(nn.Module):
             first, tokens = self.entry
             return first, traced(tokens) if trace else tokens, Taps()
         images = self.backbone.fitted(images)
+        if self.reducers or self.exits:
+            self.check_grid(images)
         image_scores = self._look(images)
         tokens, embedded = self.backbone.embed(images, self.embedding_needs(), trace=trace)
-        self._check_grid(tokens.num_patches, images)
         if image_scores is not None:
             embedded = embedded.having("image_scores", image_scores)
         with exactly(tokens.x):
@@ -204,16 +205,16 @@ class CompressedViT(nn.Module):
                 tokens = reducer.before_blocks(tokens, embedded)
         return 0, tokens, embedded
 
-    def _check_grid(self, num_patches: int, images: Tensor) -> None:
-        """Raise `ConfigError` where schedule, places and costs are of another grid than the images'
-        (some models embed images of any size)."""
-        facts = self.backbone.facts
-        if num_patches == facts.num_patches or not (self.reducers or self.exits):
+    def check_grid(self, images: Tensor) -> None:
+        """Raise `ConfigError` where schedule, places and costs are of another grid than that of
+        fitted images (some models embed images of any size and shape)."""
+        facts, (height, width) = self.backbone.facts, images.shape[-2:]
+        grid = height // facts.patch_size[0], width // facts.patch_size[1]
+        if grid == facts.grid:
             return
-        height, width = images.shape[-2:]
         raise ConfigError(
-            f"images of {height} x {width} pixels give {num_patches} patches, and"
-            f" '{facts.name}' is compressed for {facts.num_patches}, those of"
+            f"images of {height} x {width} pixels give {grid[0]} x {grid[1]} patches, and"
+            f" '{facts.name}' is for {facts.grid[0]} x {facts.grid[1]}, those of"
             f" {facts.image_shape[1]} x {facts.image_shape[2]}; give images of that size, or wrap"
             " the model for yours: autotok.compress(model, ..., image_size=PIXELS)"
         )
