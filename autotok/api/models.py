@@ -167,7 +167,8 @@ def build_config(
         raise ConfigError(
             f"method '{method}' needs keep (a ratio per layer) or r (tokens per layer)"
         )
-    return pinned(CompressionConfig(method, reductions, options or {}))
+    known, given = chosen.resolve_options(options or {}), options or {}
+    return pinned(CompressionConfig(method, reductions, {name: known[name] for name in given}))
 
 
 def read_config(config: ConfigLike, backbone: Backbone) -> CompressionConfig:

@@ -66,6 +66,15 @@ def test_a_best_yaml_of_another_model_is_refused_wherever_a_configuration_is(
             refused()
 
 
+def test_options_are_written_as_their_method_has_them() -> None:
+    one, other = (
+        autotok.compress(tiny_vit(), method="pitome", keep={1: 1}, options={"margin": margin})
+        for margin in (1, 1.0)
+    )
+    assert one.config.config_id == other.config.config_id
+    assert repr(one.config.options["margin"]) == "1.0"
+
+
 def test_the_authors_r_takes_at_most_half_of_what_enters_a_layer() -> None:
     from autotok.backbones.loading import load_structure
 
