@@ -101,6 +101,8 @@ class Reduction:
             )
         if self.num_keep is not None and self.num_keep < 0:
             raise ConfigError(f"num_keep {self.num_keep} at layer {self.layer} is negative")
+        if self.keep_ratio is not None:  # 1 and 1.0 are one ratio, and one id
+            object.__setattr__(self, "keep_ratio", float(self.keep_ratio))
 
     @classmethod
     def from_dict(cls, data: object, *, where: Place | str = "reduction") -> Reduction:
@@ -174,6 +176,12 @@ class CompressionConfig:
                 f"image_size {self.image_size} is no side of an image; give a multiple of the"
                 f" patch size, {MOST_SIDE} pixels at most"
             )
+
+    def __eq__(self, other: object) -> bool:
+        """By the id: an option's 1 and 1.0 are told apart, as only its method knows its type."""
+        if not isinstance(other, CompressionConfig):
+            return NotImplemented
+        return self.config_id == other.config_id
 
     def __hash__(self) -> int:
         return hash(self.config_id)

@@ -50,6 +50,17 @@ def test_the_order_of_layers_and_options_does_not_change_the_identity() -> None:
     assert one.config_id != CompressionConfig("topk", (a,)).config_id
 
 
+def test_equal_configurations_and_only_those_share_their_id() -> None:
+    whole = CompressionConfig("topk", (Reduction(3, keep_ratio=1),))
+    written = CompressionConfig("topk", (Reduction(3, keep_ratio=1.0),))
+    assert whole == written
+    assert whole.config_id == written.config_id == "e88e6d7c9660"
+    first, second = (CompressionConfig("pitome", options={"margin": m}) for m in (1, 1.0))
+    assert (first == second) == (first.config_id == second.config_id)
+    assert len({first, second, whole, written}) == 3
+    assert first != "pitome"
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

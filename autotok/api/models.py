@@ -89,7 +89,7 @@ def compress(
         config = build_config(backbone, method, keep=keep, r=r, options=options)
     elif method is not None or keep is not None or r is not None or options is not None:
         raise ConfigError("give either a config or a method with keep or r, not both")
-    chosen = read_config(config)
+    chosen = read_config(config, backbone)
     trained = chosen.mode == "retrain" or chosen.exits is not None
     if trained and not isinstance(config, CompressionConfig):
         raise ConfigError(
@@ -167,19 +167,30 @@ def build_config(
         raise ConfigError(
             f"method '{method}' needs keep (a ratio per layer) or r (tokens per layer)"
         )
-    return pinned(CompressionConfig(method, reductions, options or {}))
+    known, given = chosen.resolve_options(options or {}), options or {}
+    return pinned(CompressionConfig(method, reductions, {name: known[name] for name in given}))
 
 
-def read_config(config: ConfigLike) -> CompressionConfig:
-    """The configuration itself, read from a `best.yaml` where a path is given."""
-    return config if isinstance(config, CompressionConfig) else read_best(Path(config)).config
+def read_config(config: ConfigLike, backbone: Backbone) -> CompressionConfig:
+    """The configuration itself, read from a `best.yaml` where a path is given.
+
+    Raises:
+        ConfigError: no `best.yaml`, or one that means something else on this backbone.
+    """
+    if isinstance(config, CompressionConfig):
+        return config
+    bundle = read_best(Path(config))
+    bundle.check_fits((backbone if backbone.pruned is None else backbone.whole).facts)
+    return bundle.config
 
 
 def macs(model: nn.Module, config: ConfigLike | None = None) -> Cost:
     """Exact cost of a model under a configuration (by default its own, or uncompressed)."""
     if isinstance(model, CompressedViT):
-        return cost(model.backbone.own_facts, read_config(config or model.config))
-    chosen, backbone = read_config(config or CompressionConfig()), as_backbone(model)
+        chosen = read_config(config or model.config, model.original.whole)
+        return cost(model.backbone.own_facts, chosen)
+    backbone = as_backbone(model)
+    chosen = read_config(config or CompressionConfig(), backbone)
     return cost(facts_under(backbone, chosen.subnet), chosen)
 
 

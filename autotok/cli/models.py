@@ -196,18 +196,32 @@ def compress_command(
     keep: KeepOption = None,
     r: RemoveOption = None,
     option: OptionOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images that a method of thresholds meets its amounts on."),
+    ] = None,
+    class_names: ClassNamesOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Compress a model one way and write it as a bundle: configuration, weights, README."""
     autotok.check_folder(output)
     autotok.check_format("onnx")
+    if data is not None:
+        autotok.check_data(data, class_names=class_names)
 
     from .progress import StepProgress
 
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
     with StepProgress("compressing", quiet=json) as bar:
         bar.update(0.0, "writing weights, exporting ONNX and checking it", important=True)
-        report = autotok.write_bundle(model, output, checkpoint=checkpoint, image_size=image_size)
+        report = autotok.write_bundle(
+            model,
+            output,
+            checkpoint=checkpoint,
+            image_size=image_size,
+            data=data,
+            class_names=class_names,
+        )
     _show(report, json)
 
 

@@ -50,6 +50,8 @@ def tokens_command(
     said = ""
     if "predicted" in report:
         said = f"; class {report['label']}, predicted {report['predicted']}"
+    if "stopped_behind_block" in report:
+        said += f"; stopped behind block {report['stopped_behind_block']}"
     title = f"{report['image']}: {report['patches']} patches, {report['method']}{said}"
     typer.echo(autotok.printable(title))
     print_table("", heads, rows, wide=wide)

@@ -15,27 +15,10 @@ from autotok.methods.thresholds import Calibrated, trains_thresholds, with_thres
 
 from .compress import reconfigured
 from .model import CompressedViT
-from .schedule import is_adaptive
+from .schedule import needs_calibration as needs_calibration
 
 CALIBRATION_IMAGES = 32
 """As many as give steady quantiles of a few hundred tokens each."""
-
-
-def needs_calibration(config: CompressionConfig) -> bool:
-    """Whether a threshold method is given amounts, and no thresholds that would meet them.
-
-    One for all layers that is the option's default counts as none: searches spell defaults out.
-    """
-    method = get_method(config.method)
-    if not issubclass(method, Calibrated) or not is_adaptive(config):
-        return False
-    found = method.calibrates
-    if config.options.get(found) not in (None, method.resolve_options({})[found]):
-        return False
-    return any(
-        found not in r.options and (r.keep_ratio is not None or r.num_keep is not None)
-        for r in config.reductions
-    )
 
 
 def needs_recalibration(config: CompressionConfig) -> bool:

@@ -28,8 +28,14 @@ class DenseViT(nn.Module):
         self.training = model.training
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, rows, columns) of images (B, channels, height, width)."""
+        """(B, C, rows, columns) of images (B, channels, height, width).
+
+        Raises:
+            ConfigError: images of another grid than the model's.
+        """
         facts = self.model.backbone.facts
+        images = self.model.backbone.fitted(images)
+        self.model.check_grid(images)  # without reducers too: features are put on the grid
         tokens = self.model.forward_tokens(images, trace=True)
         rows = dense_rows(self.model.backbone, tokens, fill=self.fill)
         found: Tensor = rows[:, facts.num_prefix :].transpose(1, 2).unflatten(2, facts.grid)

@@ -18,11 +18,13 @@ from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.learning import Learning
 from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.primitives import select_images
+from autotok.methods.thresholds import Calibrated
 from autotok.tokens import Needs, Taps, Tokens, exactly, is_watched, naive_coords, traced
 
 from .exit_set import ExitSet
 from .schedule import Schedule
 from .tap_request import TapRequest
+from .telling import missing_thresholds, silent_hooks
 
 _LOG = logging.getLogger(__name__)
 EMBEDDED = Needs.EMBEDDING | Needs.IMAGE | Needs.GRID
@@ -59,8 +61,8 @@ class CompressedViT(nn.Module):
         self.config = config
         self.schedule = schedule
         self._hearing = self._listeners()
-        self._said = False
-        """Whether hooks that never fire were told of."""
+        self._said: set[str] = set()
+        """What was told of."""
         self.entry: tuple[int, Tokens] | None = None
         """Where the next forward starts, and with what; see `activations`."""
         self.thin: Callable[[int, Tensor], Tensor] | None = None
@@ -155,8 +157,8 @@ class CompressedViT(nn.Module):
 
         `watch` is filled with what it asks for of the way there; without one nothing is kept.
         """
-        if not (self._said or is_watched()):
-            self._tell_of_hooks()
+        if not is_watched():
+            self._tell(silent_hooks(self.backbone))
         hooked = self._hooked()
         first, tokens, embedded = self._entering(images, trace, hooked)
         last = self.backbone.facts.num_blocks - 1
@@ -186,13 +188,16 @@ class CompressedViT(nn.Module):
         self, images: Tensor, trace: bool, hooked: list[BlockHooks]
     ) -> tuple[int, Tokens, Taps]:
         """Block to start with, the tokens that enter it, and the embedding's taps for block 0."""
+        if not (images.is_meta or is_watched()):
+            self._tell_of_thresholds()
         if self.entry is not None:
             first, tokens = self.entry
             return first, traced(tokens) if trace else tokens, Taps()
         images = self.backbone.fitted(images)
+        if self.reducers or self.exits:
+            self.check_grid(images)
         image_scores = self._look(images)
         tokens, embedded = self.backbone.embed(images, self.embedding_needs(), trace=trace)
-        self._check_grid(tokens.num_patches, images)
         if image_scores is not None:
             embedded = embedded.having("image_scores", image_scores)
         with exactly(tokens.x):
@@ -200,16 +205,16 @@ class CompressedViT(nn.Module):
                 tokens = reducer.before_blocks(tokens, embedded)
         return 0, tokens, embedded
 
-    def _check_grid(self, num_patches: int, images: Tensor) -> None:
-        """Raise `ConfigError` where schedule, places and costs are of another grid than the images'
-        (some models embed images of any size)."""
-        facts = self.backbone.facts
-        if num_patches == facts.num_patches or not (self.reducers or self.exits):
+    def check_grid(self, images: Tensor) -> None:
+        """Raise `ConfigError` where schedule, places and costs are of another grid than that of
+        fitted images (some models embed images of any size and shape)."""
+        facts, (height, width) = self.backbone.facts, images.shape[-2:]
+        grid = height // facts.patch_size[0], width // facts.patch_size[1]
+        if grid == facts.grid:
             return
-        height, width = images.shape[-2:]
         raise ConfigError(
-            f"images of {height} x {width} pixels give {num_patches} patches, and"
-            f" '{facts.name}' is compressed for {facts.num_patches}, those of"
+            f"images of {height} x {width} pixels give {grid[0]} x {grid[1]} patches, and"
+            f" '{facts.name}' is for {facts.grid[0]} x {facts.grid[1]}, those of"
             f" {facts.image_shape[1]} x {facts.image_shape[2]}; give images of that size, or wrap"
             " the model for yours: autotok.compress(model, ..., image_size=PIXELS)"
         )
@@ -233,19 +238,17 @@ class CompressedViT(nn.Module):
         layers = () if self.exits is None else self.exits.policy.layers
         return min((*at, *self._hearing, *layers), default=0)
 
-    def _tell_of_hooks(self) -> None:
-        """Say once that hooks on what is never called stay silent, and what to use."""
-        for name, part in self.backbone.unused():
-            if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks:
-                self._said = True
-                _LOG.warning(
-                    "hooks on %s of '%s' never fire: its parts are run one by one; take tokens and"
-                    " attention with forward_tokens(images, watch=TapRequest(...)) of"
-                    " autotok.compression.model, or hook a part, such as blocks.0.mlp",
-                    name,
-                    self.backbone.facts.name,
-                )
-                return
+    def _tell(self, words: str) -> None:
+        """Say something once, if there is anything to say."""
+        if words and words not in self._said:
+            self._said.add(words)
+            _LOG.warning("%s", words)
+
+    def _tell_of_thresholds(self) -> None:
+        """Say once that a method of thresholds runs without any, unless they are being found."""
+        first = next(iter(self._at().values()), None)
+        if isinstance(first, Calibrated) and not (first.calibrating or self.training):
+            self._tell(missing_thresholds(self.config))
 
     def _look(self, images: Tensor) -> Tensor | None:
         """What the method takes from the images before they are embedded."""

@@ -11,6 +11,7 @@ from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.methods.base import Count, Placement, Site, Span, TokenReducer
 from autotok.methods.registry import check_compatible, get_method
+from autotok.methods.thresholds import Calibrated
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,23 @@ def is_adaptive(config: CompressionConfig) -> bool:
     method = get_method(config.method)
     return any(
         method.count_with(method.resolve_options({**config.options, **r.options})) is Count.ADAPTIVE
+        for r in config.reductions
+    )
+
+
+def needs_calibration(config: CompressionConfig) -> bool:
+    """Whether a threshold method is given amounts, and no thresholds that would meet them.
+
+    One for all layers that is the option's default counts as none: searches spell defaults out.
+    """
+    method = get_method(config.method)
+    if not issubclass(method, Calibrated) or not is_adaptive(config):
+        return False
+    found = method.calibrates
+    if config.options.get(found) not in (None, method.resolve_options({})[found]):
+        return False
+    return any(
+        found not in r.options and (r.keep_ratio is not None or r.num_keep is not None)
         for r in config.reductions
     )
 

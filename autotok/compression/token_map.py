@@ -15,6 +15,8 @@ from torch import Tensor
 from autotok.backbones.base import evaluating
 from autotok.tokens import Tokens
 
+from .exit_rules import first_exits
+from .exit_set import ExitSet
 from .model import CompressedViT
 from .tap_request import Moment, Part, TapRequest
 
@@ -118,6 +120,8 @@ class TokenMap:
     """The attention and the MLP of every block, what a reduction after one left, the read-out."""
     logits: NDArray[np.float32]
     """What the model says of the image."""
+    stopped: int | None = None
+    """Block behind which an exit answered, where the map ends; None: the read-out did."""
 
     @cached_property
     def changes(self) -> tuple[MapStage, ...]:
@@ -142,23 +146,42 @@ def token_maps(model: CompressedViT, images: Tensor) -> list[TokenMap]:
     """A map for each of `images` (B, channels, height, width), normalised as the model wants.
 
     Every patch is held by one token, parked or removed; one that pooling shares out counts to the
-    token that takes most of it.
+    token that takes most of it. Where an exit answers, the map ends; exits whose threshold is still
+    to be found stop nobody.
     """
-    like, watch = next(model.parameters()), TapRequest(mapping=True)
+    like, exits = next(model.parameters()), model.exits
+    undecided = exits is not None and exits.policy.wants_threshold
+    layers = () if exits is None else exits.policy.layers
+    watch = TapRequest(mapping=True, after=frozenset(layers))
     with evaluating(model):
-        tokens = model.forward_tokens(images.to(like.device, like.dtype), trace=True, watch=watch)
-        logits = model.backbone.readout(tokens).float().cpu().numpy()
-    stages = [list(_stages(watch.moments, image)) for image in range(len(images))]
+        images = images.to(like.device, like.dtype)
+        tokens = model.forward_tokens(images, trace=True, watch=watch)
+        logits = model.backbone.readout(tokens) if undecided else model(images)
+        stops: list[int | None] = [None] * len(images)
+        if exits is not None and not undecided:
+            stops = _stops(exits, watch)
     facts = model.backbone.facts
-    return [
-        TokenMap(model.config.method, facts.grid, facts.num_blocks, tuple(own), said)
-        for own, said in zip(stages, logits, strict=True)
-    ]
+    found = []
+    for image, said in enumerate(logits.float().cpu().numpy()):
+        stages = tuple(_stages(watch.moments, image, stops[image]))
+        made = (model.config.method, facts.grid, facts.num_blocks, stages, said, stops[image])
+        found.append(TokenMap(*made))
+    return found
 
 
-def _stages(moments: list[Moment], image: int) -> Iterator[MapStage]:
+def _stops(exits: ExitSet, watch: TapRequest) -> list[int | None]:
+    """The block behind which each image stops; None for those that go on to the end."""
+    layers = exits.policy.layers
+    logits = [exits.read(number, watch.tokens[layer])[0] for number, layer in enumerate(layers)]
+    numbers = first_exits(exits.policy, torch.stack(logits)).tolist()
+    return [None if number < 0 else layers[number] for number in numbers]
+
+
+def _stages(moments: list[Moment], image: int, stopped: int | None) -> Iterator[MapStage]:
     parked = np.zeros(0, dtype=bool)
     for moment in moments:
+        if stopped is not None and moment.layer > stopped:
+            return
         count, holder = _holder(moment.tokens, image)
         recalled = (holder >= 0) & parked if parked.size else np.zeros(len(holder), dtype=bool)
         yield MapStage(moment.layer, moment.part, count, holder, recalled)

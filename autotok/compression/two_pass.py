@@ -77,8 +77,8 @@ class TwoPassViT(CompressedViT):
 
     def _fitted(self, images: Tensor) -> Tensor:
         """Images at the size that the model is compressed for; `ConfigError` where they are not."""
-        images, (height, width) = self.backbone.fitted(images), self.backbone.facts.patch_size
-        self._check_grid((images.shape[-2] // height) * (images.shape[-1] // width), images)
+        images = self.backbone.fitted(images)
+        self.check_grid(images)
         return images
 
     def unaltered_blocks(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from autotok.compression.telling import missing_thresholds
 from autotok.metrics import METRICS, ON_DEVICE, Metric
 
 from .engines import engine_table
@@ -82,6 +83,7 @@ def readme(
         else 'or on a model of your own: `autotok.compress(model, "config.yaml")`.',
         *_number_format(config.number_format, bundle.evidence),
         *_image_size(config.image_size, ref.image_shape[1:]),
+        *_thresholds(bundle),
         "",
         *_figures(bundle.evidence),
         f"Input: `images`, float32 (batch, {channels}, {height}, {width}), prepared as",
@@ -152,6 +154,16 @@ def _image_size(side: int | None, own: tuple[int, ...]) -> list[str]:
         f"The configuration runs on images of {side} x {side} pixels, not of {own[0]} x {own[1]}.",
         "In torch the model resizes what it is given; exported files take that size: the resize is",
         "the last step of their preprocessing.",
+    ]
+
+
+def _thresholds(bundle: Bundle) -> list[str]:
+    if not missing_thresholds(bundle.config):
+        return []
+    return [
+        "",
+        "CAREFUL: counts of tokens, and costs by formula, are nominal: thresholds were not found,",
+        "so images keep other numbers of tokens. Give `autotok compress` images as --data.",
     ]
 
 

@@ -126,7 +126,9 @@ class GTP(BlockHooks):
 
     def before_blocks(self, tokens: Tokens, taps: Taps) -> Tokens:
         rule = dataclasses.replace(tokens.rule, sparsity=float(self.values["sparsity"]))
-        return self.joined(dataclasses.replace(tokens, rule=rule))
+        tokens = dataclasses.replace(tokens, rule=rule)
+        acts = self.acts(self.site.num_entering, self.site.num_keep, self.values)
+        return self.joined(tokens) if acts else tokens  # idle layers look at no graph
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
         order = falling(self._scores(taps, tokens))

@@ -46,7 +46,7 @@ class Prediction:
     peak_memory_mb: float
     error_pct: float | None
     """Largest latency error at the target's points of this number format in per cent; None if no
-    point was held out, or a calibration was of another batch."""
+    point was held out, or all were of other batches."""
     memory_error_pct: float | None
     """The same of peak memory."""
     source: str
@@ -113,22 +113,32 @@ def provenance(
         return f"{of}, never checked: an estimate"
     if target.calibration is not None:
         return f"{of}; {_calibrated(target.calibration, batch or target.default_batch)}"
-    named = dtype or target.default_dtype
-    parts = [_standing(target, setting, what, named) for what in ("latency", "memory")]
+    of_these = dtype or target.default_dtype, batch or target.default_batch
+    parts = [_standing(target, setting, what, *of_these) for what in ("latency", "memory")]
     return f"{of}; {'; '.join(parts)}"
 
 
-def num_checked(target: Target, what: str) -> int:
-    """How many points latency or memory predictions of a target, in its own number format, were
-    checked at."""
+def num_checked(target: Target, what: str, batch: int | None = None) -> int:
+    """How many points latency or memory predictions of a target, in its own number format and by
+    default of its own batch, were checked at."""
     record = target.calibration
     if record is not None:
         return record.held_out if what == "latency" else record.memory_points
-    return len(_points(target, what, target.default_dtype))
+    return len(_points(target, what, target.default_dtype, batch or target.default_batch))
 
 
-def _points(target: Target, what: str, dtype: str) -> list[PublishedPoint]:
-    return [p for p in target.checked_against if _concerns(p) == what and p.dtype == dtype]
+def _points(
+    target: Target, what: str, dtype: str, batch: int | None = None
+) -> list[PublishedPoint]:
+    """The points of latency or memory in a number format that speak for a batch, or for any."""
+    every = [p for p in target.checked_against if _concerns(p) == what and p.dtype == dtype]
+    return [p for p in every if batch is None or _speaks_for(p, batch)]
+
+
+def _speaks_for(point: PublishedPoint, batch: int) -> bool:
+    """Whether a point tells how far off a batch may be: its own; of memory smaller ones too, where
+    less is left to the factor that live tensors are multiplied with."""
+    return batch <= point.batch if _concerns(point) == "memory" else batch == point.batch
 
 
 def _calibrated(record: CalibrationRecord, batch: int) -> str:
@@ -144,16 +154,19 @@ def _calibrated(record: CalibrationRecord, batch: int) -> str:
     return f"{words}; memory errors up to {record.memory_worst_pct:.1f} %"
 
 
-def _standing(target: Target, setting: str, what: str, dtype: str) -> str:
-    """In words, how far latency or memory predictions of a target were checked."""
-    points = _points(target, what, dtype)
-    error = checked_error_pct(target, setting, what=what, dtype=dtype)
+def _standing(target: Target, setting: str, what: str, dtype: str, batch: int) -> str:
+    """In words, how far latency or memory predictions of a target were checked at a batch."""
+    points = _points(target, what, dtype, batch)
+    error = checked_error_pct(target, setting, what=what, dtype=dtype, batch=batch)
     if not points:
-        return f"{what} never checked"
+        others = ", ".join(map(str, sorted({p.batch for p in _points(target, what, dtype)})))
+        at = f" at batch {batch} (points: batch {others})" if others else ""
+        return f"{what} never checked{at}"
+    count = f"{len(points)} point{'s' * (len(points) > 1)}"
     if error is None:
-        return f"{what} fitted to {len(points)} points, none held out to check it"
+        return f"{what} fitted to {count}, none held out to check it"
     held_out = sum(point.role == "held out" for point in points)
-    return f"{what} errors up to {error:.1f} % at {len(points)} points, {held_out} held out"
+    return f"{what} errors up to {error:.1f} % at {count}, {held_out} held out"
 
 
 def bare_prediction(
@@ -194,12 +207,12 @@ def checked_error_pct(
     dtype: str | None = None,
     batch: int | None = None,
 ) -> float | None:
-    """Largest error in per cent over the target's points of `what` in a number format, by default
-    the target's own, re-predicted now.
+    """Largest error in per cent over the target's points of `what` in a number format and at a
+    batch, by default the target's own, re-predicted now.
 
     None where no point was held out: coefficients always meet the points they were made from. Of a
-    calibrated target, the largest error of the configurations it kept aside then; None for another
-    batch than theirs, by default the target's.
+    calibrated target, the largest error of the configurations it kept aside then. None as well for
+    a batch that no point speaks for.
     """
     dtype, batch = dtype or target.default_dtype, batch or target.default_batch
     if target.calibration is not None:
@@ -207,7 +220,7 @@ def checked_error_pct(
         if (dtype, batch) != (record.dtype, record.batch):
             return None
         return record.worst_pct if what == "latency" else record.memory_worst_pct
-    wanted = _points(target, what, dtype)
+    wanted = _points(target, what, dtype, batch)
     rows = [row for row in check_points(target, setting=setting) if row.point in wanted]
     if all(row.fitted for row in rows):
         return None

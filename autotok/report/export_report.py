@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from autotok.backbones.base import Backbone
+from autotok.compression.calibrate import calibrated
 from autotok.compression.model import CompressedViT
+from autotok.compression.telling import missing_thresholds
 from autotok.counting.exit_costs import macs_by_stop
 from autotok.devices.runtimes import measure_file
 from autotok.errors import AutotokError, ConfigError, ExportError
@@ -67,6 +69,7 @@ def export_report(
             "int8 is calibrated on images: give --data, such as a folder of a few dozen like those"
             " the model will see"
         )
+    model, found_on = with_thresholds_found(model, data, class_names)
     source = None if data is None else load_data(data, model.backbone, class_names=class_names)
     evaluator = None
     if judged and source is not None:
@@ -87,12 +90,20 @@ def export_report(
         opset=opset,
         calibration=shown,
     )
-    report = result.to_dict() | _mean_cost(model, result)
+    report = result.to_dict() | _mean_cost(model, result) | counts_told(model, found_on)
     if evaluator is not None:
         report |= _quality(model, result, evaluator, judged)
     if measured:
         report |= _speed(model, result, images[: TIMED if result.parts else batch])
     return report
+
+
+def counts_told(model: CompressedViT, found_on: str) -> dict[str, str]:
+    """What nominal counts of tokens mean: thresholds were found for them, or were not."""
+    if found_on:
+        return {"thresholds_found_on": found_on}
+    missing = missing_thresholds(model.config)
+    return {"counts": "nominal: thresholds not found; give --data to find them"} if missing else {}
 
 
 def random_images(model: CompressedViT, number: int, seed: int = 0) -> Tensor:
@@ -118,6 +129,18 @@ def calibration_images(
         known = min(used + CALIBRATED, len(source))
         return source.batch(source.subset(known, 0)[-CALIBRATED:])[0]
     return first_images(source, CALIBRATED)
+
+
+def with_thresholds_found(
+    model: CompressedViT, data: str | Path | None, class_names: str | Path | None = None
+) -> tuple[CompressedViT, str]:
+    """(the model under thresholds that meet its amounts, on which images they were found); as it
+    is, and "", where there are no images, or nothing is to be found."""
+    if data is None or not missing_thresholds(model.config):
+        return model, ""
+    images = calibration_images(model, data, class_names)
+    like = next(model.parameters())
+    return calibrated(model, images.to(like.device, like.dtype)), f"{len(images)} of '{data}'"
 
 
 def first_images(source: DataSource, number: int, seed: int = 0) -> Tensor:

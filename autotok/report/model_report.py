@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from autotok.backbones.autoformer_family import DEMO
 from autotok.backbones.base import Backbone
 from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import is_adaptive
@@ -28,7 +29,7 @@ from autotok.searching.running.judging import Judged, judge
 
 from .block_report import block_report
 from .counts_report import counts_report
-from .export_report import random_images
+from .export_report import counts_told, random_images, with_thresholds_found
 
 OnProgress = Callable[[float, str], None]
 
@@ -203,8 +204,14 @@ def write_bundle(
     *,
     checkpoint: str | Path | None,
     image_size: int | None,
+    data: str | Path | None = None,
+    class_names: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Write configuration, weights and ONNX of one compressed model to a folder."""
+    """Write configuration, weights and ONNX of one compressed model to a folder.
+
+    A method of thresholds that is only given amounts has them found on training images of `data`;
+    without any (the built-in demo has its own) the folder says that they were not.
+    """
     if model.config.number_format == "int8":
         raise ExportError(
             "int8 is calibrated on images, which are not given here; write the file alone by"
@@ -212,6 +219,8 @@ def write_bundle(
         )
     output, checkpoint = Path(output), None if checkpoint is None else Path(checkpoint)
     facts = model.backbone.facts
+    data = "demo" if data is None and facts.name == DEMO else data
+    model, found_on = with_thresholds_found(model, data, class_names)
     exact = cost(facts, model.config)
     bundle = Bundle(
         backbone=BackboneRef.of(model.original.whole.facts, checkpoint=checkpoint),
@@ -227,6 +236,7 @@ def write_bundle(
         "patch_tokens": facts.num_patches,
         "patch_tokens_kept": list(model.schedule.kept),
         "patch_tokens_by_layer": model.schedule.by_layer,
+        **counts_told(model, found_on),
         "macs_g": round(exact.macs_g, 4),
         "onnx_ok": onnx.get("ok"),
         "onnx_max_abs_diff": onnx.get("max_abs_diff"),

@@ -68,7 +68,9 @@ def draw_pages(run: Run) -> None:
         points=points,
         metric=run.judged,
         budget="; ".join(b.echo for b in found["budgets"]),
-        sources=sources_of(question.get("target"), found["front"], found["measuring"]),
+        sources=sources_of(
+            question.get("target"), found["front"], found["measuring"], question.get("batch")
+        ),
         on_device=on_device_of([m.name for m in asked] + [b.metric for b in found["budgets"]]),
         environment={k: _in_words(v) for k, v in kept_json(run.directory / "env.json").items()},
         checks=facts.get("checks", {}),

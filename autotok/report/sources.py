@@ -124,14 +124,17 @@ def device_notes(
 
 
 def sources_of(
-    target: str | None, records: Sequence[TrialRecord], measuring: Mapping[str, Any]
+    target: str | None,
+    records: Sequence[TrialRecord],
+    measuring: Mapping[str, Any],
+    batch: int | None = None,
 ) -> Sources:
     """The same for the headings of a table."""
     predictions = [record.predicted for record in records]
     if target is None:
         return Sources.of(None, predictions, measuring)
     known = load_target(target)
-    points = {what: num_checked(known, what) for what in ("latency", "memory")}
+    points = {what: num_checked(known, what, batch) for what in ("latency", "memory")}
     name = f"{known.name}, {conditions(known)}"
     return Sources.of(name, predictions, measuring, points=points)
 

@@ -59,6 +59,8 @@ def told(found: TokenMap, shown: ShownImage) -> dict[str, Any]:
     }
     if shown.label:
         data |= {"label": shown.label, "predicted": int(found.logits.argmax())}
+    if found.stopped is not None:
+        data["stopped_behind_block"] = found.stopped
     return data
 
 

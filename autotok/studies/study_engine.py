@@ -22,6 +22,7 @@ from autotok.devices.placing import torch_device
 from autotok.errors import AutotokError, ConfigError, failure
 from autotok.evaluation.accuracy import default_batch_size
 from autotok.evaluation.data import check_data
+from autotok.export.weights import sha256_of
 from autotok.facts import BackboneFacts
 from autotok.names import check_precision, known
 
@@ -29,7 +30,7 @@ from .result_row import planned_result, with_measurement, with_quality
 from .row_models import STAND_IN, TURNS, RowModels, RowSetting
 from .row_plan import PlannedRow, plan_row
 from .study_curve import draw_curve
-from .study_folder import CURVE, OK, Result, StudyFolder, StudyQuestion
+from .study_folder import CURVE, NOT_TIMED, OK, Result, StudyFolder, StudyQuestion, placed
 from .study_markdown import first_line, study_markdown
 from .study_table import StudyRow, StudyTable, load_study
 
@@ -83,8 +84,12 @@ def run_table(
     _check(study, setting)
     stand_in = STAND_IN if setting.is_stand_in else ""
     asked = StudyQuestion(
-        *(name, setting.data, stand_in, setting.num_images, setting.finetune_steps),
+        *(name, placed(setting.data), stand_in, setting.num_images, setting.finetune_steps),
         precision=setting.precision,
+        checkpoints={key: sha256_of(file) for key, file in setting.checkpoints.items()},
+        class_names=""
+        if setting.class_names is None
+        else sha256_of(Path(setting.class_names).expanduser()),
     )
     kept = StudyFolder(folder, asked)
     done = kept.read()
@@ -153,14 +158,25 @@ def _run(study: StudyTable, plan: _Plan, models: RowModels) -> Result:
     try:
         judged = models.judge(row, plan.planned.config, plan.steps)
         result = with_quality(result, study, row, judged)
-        if study.measured:
-            batch = next((int(f.batch_size) for f in study.published(row) if f.batch_size), 1)
-            result = with_measurement(result, models.measured(row, judged.config, batch))
     except AutotokError as error:
         return result | {"status": f"not run: {error}"}
     except RuntimeError as error:  # a GPU's memory ends; the other rows may fit
         return result | {"status": f"not run: {failure(error)}"}
+    if study.measured:
+        result = _timed(result, study, row, judged.config, models)
     return result | {"status": OK}
+
+
+def _timed(
+    result: Result, study: StudyTable, row: StudyRow, config: CompressionConfig, models: RowModels
+) -> Result:
+    """The row with its speed; where it cannot be timed its quality stands, and a note says why."""
+    batch = next((int(f.batch_size) for f in study.published(row) if f.batch_size), 1)
+    try:
+        return with_measurement(result, models.measured(row, config, batch))
+    except (AutotokError, RuntimeError) as error:
+        why = str(error) if isinstance(error, AutotokError) else failure(error)
+        return result | {"note": "; ".join(filter(None, (result["note"], f"{NOT_TIMED}{why}")))}
 
 
 def _cost_line(plans: Sequence[_Plan], setting: RowSetting, *, measured: bool) -> str:

@@ -6,12 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autotok.documents import parse_json
 from autotok.errors import RunDirectoryError
 from autotok.files import check_folder, write_text
+from autotok.names import is_named
 from autotok.plain_data import typed
 
 QUESTION, RESULTS, TABLE, CURVE = "study.json", "results.csv", "table.md", "curve.png"
@@ -25,6 +26,8 @@ COLUMNS = (
 )  # fmt: skip
 """Of results.csv; shares are of the uncompressed model in the source's own counting."""
 OK = "ok"
+NOT_TIMED = "not timed: "
+"""In a note, before the reason."""
 Result = dict[str, str]
 """One row of results.csv."""
 
@@ -39,6 +42,15 @@ class StudyQuestion:
     num_images: int
     finetune_steps: int
     precision: str
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    """Digests of weight files that were given, by the backbone's name."""
+    class_names: str = ""
+    """Digest of the file."""
+
+
+def placed(data: str) -> str:
+    """Data as it is called from any working directory: a folder by its whole path."""
+    return data if is_named(data) else str(Path(data).expanduser().absolute())
 
 
 class StudyFolder:
@@ -54,14 +66,23 @@ class StudyFolder:
         check_folder(path)
         asked = path / QUESTION
         if asked.is_file():
-            before = typed(StudyQuestion, parse_json(_text(asked), str(asked)), str(asked))
-            changed = [k for k, v in vars(question).items() if v != getattr(before, k)]
+            held = parse_json(_text(asked), str(asked))
+            before = typed(StudyQuestion, held, str(asked))
+            changed = [key for key in vars(question) if key in held and self._differs(before, key)]
             if changed:
                 told = ", ".join(f"{k} {getattr(before, k)!r}" for k in changed)
                 raise RunDirectoryError(
                     f"folder '{path}' holds a study of {told}, not of what is asked now; ask for"
                     " the same, or choose another --output"
                 )
+
+    def _differs(self, before: StudyQuestion, key: str) -> bool:
+        """Whether a part of the question is another; weights count where rows ran on them."""
+        old, new = getattr(before, key), getattr(self.question, key)
+        if key == "checkpoints":
+            ran = {row["backbone"] for row in self.read().values()}
+            return any(old.get(name) != new.get(name) for name in ran)
+        return placed(old) != placed(new) if key == "data" else bool(old != new)
 
     def read(self) -> dict[str, Result]:
         """{row: result} of the rows that ran; those that did not are tried again."""

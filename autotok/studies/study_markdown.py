@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .study_folder import OK, Result, StudyQuestion
+from .study_folder import NOT_TIMED, OK, Result, StudyQuestion
 from .study_table import StudyTable
 
 _HEADS = (
@@ -47,7 +47,8 @@ def study_markdown(study: StudyTable, asked: StudyQuestion, results: Sequence[Re
         lines += [f"- {remark}"]
     lines += _listed("Schedules (layer:patch tokens kept)", results, _schedule)
     lines += _listed("Not run", results, lambda r: "" if r["status"] == OK else r["status"])
-    lines += _listed("Published with", results, lambda r: r.get("note", ""))
+    lines += _listed("Not timed", results, lambda r: r.get("note", "").partition(NOT_TIMED)[2])
+    lines += _listed("Published with", results, _published_with)
     timed = next((r["measured"] for r in results if r.get("measured")), "")
     lines += ["", f"Speed here: {timed}."] if timed else []
     return "\n".join(lines).rstrip() + "\n"
@@ -82,6 +83,10 @@ def _or_dash(result: Result, name: str) -> str:
 def _schedule(result: Result) -> str:
     kept, whence = result.get("schedule", ""), result.get("schedule_from", "")
     return f"{kept} ({whence})" if kept else ""
+
+
+def _published_with(result: Result) -> str:
+    return result.get("note", "").partition(NOT_TIMED)[0].removesuffix("; ")
 
 
 def _listed(title: str, results: Sequence[Result], words: object) -> list[str]:

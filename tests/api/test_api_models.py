@@ -10,6 +10,7 @@ import autotok
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.errors import ConfigError, RunDirectoryError, UnsupportedBackbone
 from autotok.evaluation.side_by_side import LoadedBatch
+from autotok.export.best_yaml import BackboneRef, Bundle, write_best
 from autotok.searching.space.settings import SearchSettings
 
 pytestmark = pytest.mark.usefixtures("few_candidates")
@@ -43,6 +44,35 @@ def test_compress_takes_a_plain_timm_model_and_counts_what_it_costs() -> None:
 def test_compress_refuses_what_cannot_be(arguments: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         autotok.compress(tiny_vit(), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_best_yaml_of_another_model_is_refused_wherever_a_configuration_is(
+    tmp_path: Path,
+) -> None:
+    small, large = tiny_vit(), tiny_vit(8, image_size=64)  # 4 blocks of 16 patches, 8 of 64
+    made = autotok.compress(small, method="tome", r=2)
+    best = write_best(
+        tmp_path / "best.yaml", Bundle(BackboneRef.of(made.backbone.facts), made.config, {})
+    )
+    assert autotok.compress(small, best).schedule == made.schedule
+    assert autotok.macs(small, best) == autotok.macs(made, best) == autotok.macs(made)
+    whole = autotok.compress(large, autotok.CompressionConfig())
+    for refused in (
+        lambda: autotok.compress(large, best),
+        lambda: autotok.macs(large, str(best)),
+        lambda: autotok.macs(whole, best),
+    ):
+        with pytest.raises(ConfigError, match=r"4 blocks, grid 4x4.* 8 blocks and grid 8x8"):
+            refused()
+
+
+def test_options_are_written_as_their_method_has_them() -> None:
+    one, other = (
+        autotok.compress(tiny_vit(), method="pitome", keep={1: 1}, options={"margin": margin})
+        for margin in (1, 1.0)
+    )
+    assert one.config.config_id == other.config.config_id
+    assert repr(one.config.options["margin"]) == "1.0"
 
 
 def test_the_authors_r_takes_at_most_half_of_what_enters_a_layer() -> None:

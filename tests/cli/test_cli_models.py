@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import autotok
 from autotok.backbones import timm_vit
 from autotok.backbones.tiny import tiny_backbone
 from autotok.methods.registry import get_method, list_methods
@@ -155,6 +156,25 @@ def test_the_realised_schedule_is_printed_layer_by_layer(run: Run, tmp_path: Pat
         code, out, err = run(*command)
         assert code == 0, err
         assert re.search(rf"^patch_tokens_by_layer +{', '.join(kept)}$", out, re.M)
+
+
+@pytest.mark.usefixtures("no_onnx")
+def test_a_bundle_of_thresholds_has_them_found_or_says_that_counts_are_nominal(
+    run: Run, tmp_path: Path
+) -> None:
+    how = ("compress", "-b", "tiny", "-m", "asvit", "--keep", "0.5@1", "--json")
+    found, bare = tmp_path / "found", tmp_path / "bare"
+    code, out, err = run(*how, "-o", found, "--data", "digits")
+    assert code == 0, err
+    assert json.loads(out)["thresholds_found_on"] == "32 of 'digits'"
+    (stored,) = autotok.load(found).config.reductions
+    assert stored.keep_ratio == 0.5
+    assert stored.options["threshold"] != get_method("asvit").resolve_options({})["threshold"]
+    assert "nominal" not in (found / "README.md").read_text()
+    code, out, err = run(*how, "-o", bare)
+    assert code == 0, err
+    assert json.loads(out)["counts"].startswith("nominal: thresholds not found")
+    assert "counts of tokens, and costs by formula, are nominal" in (bare / "README.md").read_text()
 
 
 @pytest.mark.usefixtures("no_onnx")

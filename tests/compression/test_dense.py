@@ -7,10 +7,20 @@ from torch import Tensor
 import autotok
 from autotok.backbones.base import Backbone
 from autotok.backbones.demo import load_demo_backbone
+from autotok.backbones.loading import as_backbone
+from autotok.backbones.timm_vit import VisionTransformer
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
-from autotok.errors import UnknownName
+from autotok.errors import ConfigError, UnknownName
 
 KEEP = {1: 0.5}
+
+
+def any_size() -> Backbone:
+    """One of timm that embeds images of any size: 16 patches of 8 pixels in 4 rows."""
+    made = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=48, depth=4, num_heads=3, dynamic_img_size=True
+    )
+    return as_backbone(made.eval())
 
 
 def pixels(backbone: Backbone, count: int = 2) -> Tensor:
@@ -81,3 +91,21 @@ def test_the_demo_with_carried_positions_gives_its_own_grid() -> None:
 def test_an_unknown_fill_names_those_there_are() -> None:
     with pytest.raises(UnknownName, match=r"fill 'neerest' is unknown; did you mean 'nearest'\?"):
         autotok.dense(tiny_backbone(), fill="neerest")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keep", [None, KEEP])
+@pytest.mark.parametrize(("height", "width"), [(16, 64), (48, 48)])
+def test_images_of_another_grid_are_refused_though_they_give_as_many_patches(
+    keep: dict[int, float] | None, height: int, width: int
+) -> None:
+    model = any_size()
+    compressed = model if keep is None else autotok.compress(model, method="topk", keep=keep)
+    assert autotok.dense(compressed)(pixels(model)).shape == (2, 48, 4, 4)
+    words = rf"images of {height} x {width} pixels give {height // 8} x {width // 8} patches, and"
+    other = torch.randn(2, 3, height, width)
+    with pytest.raises(ConfigError, match=words):
+        autotok.dense(compressed)(other)
+    if keep is not None:
+        with pytest.raises(ConfigError, match=words):
+            compressed(other)

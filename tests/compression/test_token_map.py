@@ -6,13 +6,16 @@ import random
 import numpy as np
 import pytest
 import torch
+from early import LAYERS, early_model
 
+import autotok
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.compression.token_map import PARKED, REMOVED, MapStage, TokenMap, token_maps
 from autotok.config import CompressionConfig, Reduction
+from autotok.exits import ExitPolicy
 from autotok.methods import get_method, list_methods
 from autotok.methods.base import Count, Kind, Placement
 from autotok.methods.image_scoring import ImageScoring
@@ -172,3 +175,28 @@ def test_the_order_of_tokens_alone_is_no_change() -> None:
     fewer = dataclasses.replace(same, layer=1, num_tokens=3, holder=np.array([0, 1, 2, 2]))
     found = TokenMap("any", (2, 2), 2, (same, fewer), np.zeros(2, dtype=np.float32))
     assert found.changes == (fewer,)
+
+
+def test_the_map_of_an_image_ends_at_the_exit_that_answers_it() -> None:
+    kinds = ("local", "local", "global-2", "global-3")
+    policy = ExitPolicy(LAYERS, kinds, threshold=(0.35,))
+    model = early_model(policy, "topk", (Reduction(0, num_keep=8), Reduction(3, num_keep=4)))
+    shown = images(8)
+    found = token_maps(model, shown)
+    with torch.no_grad():
+        np.testing.assert_allclose([m.logits for m in found], model(shown), atol=1e-5)
+    assert len({own.stopped for own in found}) > 2
+    for own in found:
+        ended = (6, "read-out") if own.stopped is None else (own.stopped, "mlp")
+        assert (own.stages[-1].layer, own.stages[-1].part) == ended
+    unsettled = dataclasses.replace(policy, threshold=(), mean_macs=10**6)
+    every = token_maps(early_model(unsettled, "topk", (Reduction(0, num_keep=8),)), shown)
+    assert {own.stopped for own in every} == {None}
+
+
+def test_what_a_first_pass_answers_is_what_the_map_says() -> None:
+    model = autotok.compress(tiny_backbone(), method="cfvit", keep={0: 0.5}, untrained=True)
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            [m.logits for m in token_maps(model, images(4))], model(images(4)), atol=1e-5
+        )

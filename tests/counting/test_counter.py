@@ -172,3 +172,13 @@ def test_fvcore_agrees_once_attention_is_unfused(monkeypatch: pytest.MonkeyPatch
     by_operator = analysis.unsupported_ops_warnings(False).by_operator()
     products = {key: by_operator[key] for key in ("conv", "linear", "matmul")}
     assert sum(products.values()) == uncompressed(model.facts).macs
+
+
+@pytest.mark.parametrize("name", [n for n in list_methods() if n != "none"])
+def test_the_formula_equals_the_counter_where_nothing_goes(name: str) -> None:
+    model, method = backbone("tiny"), get_method(name)
+    first = 0 if method.placement is Placement.BEFORE_BLOCKS else method.first_layer
+    layers = (first,) if method.single_layer else (first, first + 1)
+    every = tuple(Reduction(layer, keep_ratio=1.0) for layer in layers)
+    config = CompressionConfig(name, every)
+    assert count_macs(compress_backbone(model, config)) == cost(model.facts, config).macs

@@ -15,7 +15,13 @@ from autotok.config import CompressionConfig, Reduction
 from autotok.counting.operators import OperatorClass
 from autotok.errors import UnknownName, UsageError
 from autotok.predicting.block_figures import model_figures
-from autotok.predicting.predict import check_points, checked_error_pct, predict, predict_trace
+from autotok.predicting.predict import (
+    check_points,
+    checked_error_pct,
+    num_checked,
+    predict,
+    predict_trace,
+)
 from autotok.predicting.target import Target, load_target
 from autotok.predicting.target_parts import Number, Setting
 from autotok.predicting.trace import Operator, Trace, trace
@@ -151,7 +157,7 @@ def test_a_prediction_says_whether_its_target_was_ever_checked() -> None:
         predict_trace(traced, load_target("h100")),
     )
     assert known.error_pct == checked_error_pct(load_target("rtx3090"))
-    assert "latency errors up to 6.0 % at 13 points, 8 held out" in known.source
+    assert "latency errors up to 6.0 % at 12 points, 8 held out" in known.source
     assert "memory never checked" in known.source
     assert "target rtx3090, PyTorch eager float32;" in known.source
     assert unknown.error_pct is None
@@ -188,11 +194,29 @@ def test_errors_are_of_points_in_the_number_format_that_was_asked_for() -> None:
     assert other.device_ms < own.device_ms
 
 
+def test_errors_are_of_points_at_the_batch_that_was_asked_for() -> None:
+    target, model = load_target("jetson-nx"), tiny_backbone()
+    own, some, many = (predict(model, target, batch=batch) for batch in (None, 64, 256))
+    assert own.error_pct is not None
+    assert "latency errors up to 1.3 % at 3 points, 1 held out; memory errors" in own.source
+    assert (some.error_pct, some.memory_error_pct) == (None, own.memory_error_pct)
+    assert "latency never checked at batch 64 (points: batch 1); memory errors" in some.source
+    assert (many.error_pct, many.memory_error_pct) == (None, None)
+    assert (
+        "latency never checked at batch 256 (points: batch 1); memory never checked at batch 256"
+        " (points: batch 64)" in many.source
+    )
+    assert num_checked(target, "latency") == 3
+    assert num_checked(target, "latency", 2) == num_checked(target, "memory", 65) == 0
+
+
 def test_a_format_that_only_products_compute_in_is_predicted_like_its_points() -> None:
     target, model = load_target("a6000"), tiny_backbone()
     found, plain = predict(model, target, dtype="tfloat32"), predict(model, target)
     assert (found.dtype, found.peak_memory_mb) == ("tfloat32", plain.peak_memory_mb)
-    assert (found.error_pct is not None, plain.error_pct) == (True, None)
+    checked = predict(model, target, dtype="tfloat32", batch=128)  # as its points
+    assert checked.error_pct is not None
+    assert (found.error_pct, plain.error_pct) == (None, None)
     mine = dataclasses.replace(target, default_dtype="tfloat32")
     assert predict(model, mine).latency_ms == found.latency_ms
     compressed = compress_backbone(model, CompressionConfig())

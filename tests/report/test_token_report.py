@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from early import early_model
 from PIL import Image
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
+from autotok.exits import ExitPolicy
 from autotok.report.token_report import token_report, token_rows
 
 
@@ -28,6 +30,12 @@ def test_a_digit_says_how_much_of_it_survives(tmp_path: Path) -> None:
     heads, rows = token_rows(report)
     assert heads == ["at", "tokens", "kept", "removed", "digit held", "apart"]
     assert rows[0][:4] == ["layer 1", "8", "8", "8"]
+
+
+def test_what_an_exit_answers_is_predicted_and_it_is_named() -> None:
+    report = token_report(early_model(ExitPolicy((1, 3), threshold=(-1.0,))), "digits:1")
+    assert report["stopped_behind_block"] == 1
+    assert "stopped_behind_block" not in token_report(model("topk", (1, 8)), "digits:1")
 
 
 def test_columns_in_which_nothing_happens_are_left_out(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from published_rows import ROWS, TOME, tiny_study
 
 import autotok
+from autotok.errors import ConfigError
 from autotok.studies import row_models, study_engine
 from autotok.studies.row_models import RowModels
 
@@ -85,6 +86,27 @@ def test_weights_that_are_missing_mark_their_rows_and_the_rest_goes_on(
     assert "give them by --checkpoint Tiny-MAE=FILE" in found["own"]
     assert "must be trained before it is of any use; give --finetune STEPS" in found["untrained"]
     assert found["tome-r2"] == "ok"
+
+
+def test_a_row_that_cannot_be_timed_keeps_its_quality(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(self: RowModels, row: Any, *_: Any) -> Any:
+        raise RuntimeError("CUDA out of memory") if row.name == "tome-r2" else ConfigError("no")
+
+    monkeypatch.setattr(RowModels, "measured", full)
+    name = tiny_study(monkeypatch, tmp_path / "tables", further={"measured": "latency"})
+    autotok.run_study(name, output=tmp_path / "out", only=["tome-r2", "topk-60"], **ASKED)
+    rows = rows_of(tmp_path / "out")
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert all(row["value"] and not row["speedup"] for row in rows.values())
+    assert rows["tome-r2"]["note"].endswith(
+        "not timed: out of memory (RuntimeError: CUDA out of memory)"
+    )
+    assert rows["topk-60"]["note"].endswith("not timed: no")
+    table = (tmp_path / "out" / "table.md").read_text("utf-8")
+    assert "Not timed:\n\n- tome-r2: out of memory (" in table
+    assert "Published with" not in table
 
 
 def test_the_demo_stands_in_where_no_data_is_named(

@@ -1,6 +1,7 @@
 """The folder of a study keeps to its question, and damaged files are told in a sentence."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,35 @@ def test_another_question_is_refused_with_what_the_folder_holds(tmp_path: Path) 
     StudyFolder(tmp_path, ASKED)
     with pytest.raises(RunDirectoryError, match="holds a study of num_images 20, not of what is"):
         StudyFolder(tmp_path, dataclasses.replace(ASKED, num_images=30))
+
+
+def test_other_weights_are_refused_where_rows_ran_on_them(tmp_path: Path) -> None:
+    mine = dataclasses.replace(ASKED, checkpoints={"tiny": "a1"}, class_names="b2")
+    folder = StudyFolder(tmp_path, mine)
+    folder.begin()
+    folder.write([{"row": "a", "status": OK, "backbone": "tiny"}], "# table\n")
+    StudyFolder(tmp_path, dataclasses.replace(mine, checkpoints={"tiny": "a1", "other": "c3"}))
+    for weights in ({"tiny": "c3"}, {}):
+        with pytest.raises(RunDirectoryError, match=r"holds a study of checkpoints \{'tiny': 'a1'"):
+            StudyFolder(tmp_path, dataclasses.replace(mine, checkpoints=weights))
+    with pytest.raises(RunDirectoryError, match="holds a study of class_names 'b2'"):
+        StudyFolder(tmp_path, dataclasses.replace(mine, class_names=""))
+
+
+def test_a_folder_of_an_earlier_version_is_held_to_what_it_says(tmp_path: Path) -> None:
+    plain = {k: v for k, v in vars(ASKED).items() if k not in ("checkpoints", "class_names")}
+    (tmp_path / "study.json").write_text(json.dumps(plain), "utf-8")
+    StudyFolder(tmp_path, dataclasses.replace(ASKED, checkpoints={"tiny": "a1"}, class_names="b2"))
+
+
+def test_a_folder_of_images_is_the_same_by_any_of_its_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    StudyFolder(tmp_path, dataclasses.replace(ASKED, data="photos")).begin()
+    StudyFolder(tmp_path, dataclasses.replace(ASKED, data=str(tmp_path / "photos")))
+    with pytest.raises(RunDirectoryError, match="holds a study of data 'photos'"):
+        StudyFolder(tmp_path, dataclasses.replace(ASKED, data="elsewhere/photos"))
 
 
 def test_damaged_results_are_one_sentence(tmp_path: Path) -> None:
