@@ -54,7 +54,7 @@ def final_evaluation(
     found = race.in_parts([*entries, *references])
     chosen, uncompressed = found[: len(chosen)], found[len(chosen) :]
     fallen: dict[int, TrialRecord] = {}
-    while new := [r for r in map(count.verified, chosen) if not r.feasible]:
+    while new := [r for r in map(count.verified, chosen) if not (r.feasible or r.number in fallen)]:
         # all images told that they cost too much: others take their places, until all hold
         fallen |= {r.number: r for r in new}
         chosen, more = finalists(search, fallen)
