@@ -166,5 +166,5 @@ def test_files_named_by_text_are_opened_or_missed_in_one_sentence(tmp_path: Path
         with pytest.raises(autotok.AutotokError, match=r"none\.safetensors|best\.yaml|recipe|fold"):
             call()
     model = autotok.compress(autotok.load_backbone("tiny"), autotok.CompressionConfig())
-    written = autotok.write_bundle(model, str(tmp_path / "b"), checkpoint=None, image_size=None)
+    written = autotok.write_bundle(model, str(tmp_path / "b"), checkpoint=None)
     assert autotok.load_bundle(written["folder"]).config.method == "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def compress(
     elif method is not None or keep is not None or r is not None or options is not None:
         raise ConfigError("give either a config or a method with keep or r, not both")
     chosen = read_config(config, backbone)
+    if backbone.is_resized and chosen.image_size is None:  # else it would mean the model's own size
+        chosen = dataclasses.replace(chosen, image_size=backbone.facts.image_shape[1])
     trained = chosen.mode == "retrain" or chosen.exits is not None
     if trained and not isinstance(config, CompressionConfig):
         raise ConfigError(

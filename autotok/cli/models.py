@@ -218,7 +218,6 @@ def compress_command(
             model,
             output,
             checkpoint=checkpoint,
-            image_size=image_size,
             data=data,
             class_names=class_names,
         )

@@ -203,7 +203,6 @@ def write_bundle(
     output: str | Path,
     *,
     checkpoint: str | Path | None,
-    image_size: int | None,
     data: str | Path | None = None,
     class_names: str | Path | None = None,
 ) -> dict[str, Any]:

@@ -156,3 +156,21 @@ def test_predictions_name_their_target_and_what_stands_behind_them() -> None:
     assert found.latency_ms > 0
     assert found.target == "rtx3090"
     assert "checked" in found.source
+
+
+def test_a_backbone_made_smaller_says_its_image_size_in_the_configuration(tmp_path: Path) -> None:
+    from autotok.api.models import count
+
+    own = tiny_backbone()
+    given = autotok.compress(own, method="tome", r=1, image_size=16)
+    made = autotok.compress(own.at_size(16), method="tome", r=1)
+    assert given.config == made.config
+    assert given.config.image_size == 16
+    assert autotok.macs(given).macs == count(given)
+    best = write_best(
+        tmp_path / "best.yaml", Bundle(BackboneRef.of(given.original.whole.facts), given.config, {})
+    )
+    again = autotok.compress(own, best)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again.eval()(images), given.eval()(images))
+    assert autotok.compress(own, method="tome", r=1, image_size=32).config.image_size is None

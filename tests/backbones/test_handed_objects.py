@@ -126,4 +126,4 @@ def test_int8_is_not_calibrated_on_noise(tmp_path: Path) -> None:
         object_of(), autotok.CompressionConfig("tome", HALF.reductions, number_format="int8")
     )
     with pytest.raises(ExportError, match="which are not given here"):
-        autotok.write_bundle(lowered, tmp_path / "b", checkpoint=None, image_size=None)
+        autotok.write_bundle(lowered, tmp_path / "b", checkpoint=None)
