@@ -24,6 +24,7 @@ from autotok.backbones.family import family_of, tensors_of
 from autotok.backbones.loading import load_backbone, load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
+from autotok.compression.schedule import needs_calibration
 from autotok.errors import (
     CheckpointError,
     ConfigError,
@@ -35,6 +36,7 @@ from autotok.files import replacing_folder, write_text
 from autotok.methods.base import Training
 from autotok.methods.folding import adapters_of
 from autotok.methods.registry import get_method
+from autotok.methods.thresholds import Calibrated
 
 from .best_yaml import BackboneRef, Bundle, json_text, read_best, write_best, yaml_of
 from .exported import export_model
@@ -239,6 +241,8 @@ def _check_trained(bundle: Bundle, home: Path) -> None:
         CheckpointError, IncompatibleMethod
     """
     method = bundle.config.method
+    if _says_all(bundle):
+        return
     if (home / WEIGHTS).is_file() or any(Path(w.file).name == REDUCERS for w in bundle.weights):
         raise CheckpointError(
             f"'{home / REDUCERS}', the parameters of method '{method}', is not here; copy the whole"
@@ -249,6 +253,13 @@ def _check_trained(bundle: Bundle, home: Path) -> None:
             f"method '{method}' has parameters that must be trained before it is of any use, and"
             f" '{home / REDUCERS}' is not here; train it: `autotok finetune --method {method} ...`"
         )
+
+
+def _says_all(bundle: Bundle) -> bool:
+    """Whether thresholds are all that a method has of its own, and the configuration has them."""
+    config = bundle.config
+    found = issubclass(get_method(config.method), Calibrated) and not needs_calibration(config)
+    return found and config.mode == "plug-in" and not adapters_of(config)
 
 
 def bundle_structure(path: str | Path, *, backbone: str | None = None) -> CompressedViT:

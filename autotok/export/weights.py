@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,6 +26,9 @@ _PERIOD, _SUMS = 1021, 4
 _APART = 1e-5
 """Of the norm of all weights, by which the sums of a fingerprint may differ: resampled or folded on
 another machine, the same weights differ in their last digits."""
+
+
+_LATEST: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def describe_weights(path: Path) -> tuple[WeightFile, ...]:
         WeightFile(
             file.relative_to(path.parent).as_posix(),
             sha256_of(file),
-            fingerprint(file) if file.name == WEIGHTS else (),
+            _known_fingerprint(file) if file.name == WEIGHTS else (),
         )
         for file in files
         if file.is_file()
@@ -142,6 +146,16 @@ def check_same(path: Path, files: Sequence[WeightFile], model: CompressedViT, na
             f" those of backbone '{name}' are others; keep the folder beside it, or give weights"
             " with --checkpoint"
         )
+
+
+def _known_fingerprint(path: Path) -> tuple[float, ...]:
+    """The same of a file that was just written, whatever it is called by now: two YAMLs name it."""
+    found = path.stat()
+    key = found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    if _LATEST.get("key") != key:
+        _LATEST.update(key=key, fingerprint=fingerprint(path))
+    known: tuple[float, ...] = _LATEST["fingerprint"]
+    return known
 
 
 def fingerprint(path: Path) -> tuple[float, ...]:

@@ -89,11 +89,21 @@ def state_of(run: TrainingRun) -> dict[str, Any]:
 
 
 def restore(run: TrainingRun, found: Mapping[str, Any]) -> None:
-    """Give a run without a past that of a checkpoint."""
+    """Give a run without a past that of a checkpoint.
+
+    Raises:
+        CheckpointError: other weights decayed when it was written.
+    """
     run.set_rate(found["lr"])
     run.student.load_state_dict(found["student"])
     run.objective.load_state_dict(found["objective"])
-    run.optimizer.load_state_dict(found["optimizer"])
+    try:
+        run.optimizer.load_state_dict(found["optimizer"])
+    except ValueError as error:  # groups of other sizes
+        raise CheckpointError(
+            "the checkpoint of this fine-tune was written by another autotok (weight decay was of"
+            " other weights); delete it to start over"
+        ) from error
     run.plan = TrainingPlan(**found["plan"])
     tried = tuple(Tried(**one) for one in found["choice"]["tried"])
     run.choice = RateChoice(**{**found["choice"], "tried": tried})

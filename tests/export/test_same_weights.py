@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from autotok.backbones.loading import as_backbone, load_backbone
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
+from autotok.compression.calibrate import calibrated
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
@@ -157,3 +158,13 @@ def test_a_method_that_nobody_trained_is_refused_in_a_file_too(tmp_path: Path) -
         load_bundle(path)
     assert bundle_structure(path).config == config  # to be counted
     assert load_uncompressed(path).facts == tiny_backbone().facts  # to be fine-tuned
+
+
+@torch.inference_mode()
+def test_thresholds_that_the_configuration_says_need_no_file(tmp_path: Path) -> None:
+    amounts = CompressionConfig("ltmp", (Reduction(1, num_keep=10),))
+    model = calibrated(compress_backbone(tiny_backbone(), amounts), images()).eval()
+    bundle = Bundle(BackboneRef.of(model.backbone.facts), model.config, {})
+    alone = tmp_path / "best.yaml"
+    shutil.copy(handed_over(tmp_path / "run", model, bundle), alone)
+    assert torch.equal(load_bundle(alone)(images()), model(images()))

@@ -146,6 +146,21 @@ def test_a_checkpoint_of_another_fine_tune_is_refused(
         finetune_student(model, data, spec, teacher=teacher, checkpoint=tmp_path / "c.pt")
 
 
+def test_a_checkpoint_from_when_other_weights_decayed_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_at(1, tmp_path / "c.pt")
+    monkeypatch.setattr("autotok.training.schedule.NOT_DECAYED", ())
+    with pytest.raises(CheckpointError, match=r"another autotok .*delete it to start over"):
+        finetune_student(
+            student("evit"),
+            Noise(64),
+            SPEC,
+            teacher=Teacher(tiny_backbone()),
+            checkpoint=tmp_path / "c.pt",
+        )
+
+
 @pytest.mark.parametrize("damage", ["cut", "garbage", "pickle"])
 def test_a_damaged_checkpoint_is_refused_in_one_sentence(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "c.pt"

@@ -37,7 +37,8 @@ UNCHECKED_PCT = 10.0
 _GUESS_S = 15.0
 """A measurement, until one was made."""
 _ROUNDS = 3
-"""Of choosing finalists anew where some turn out to be outside a limit; more while all do."""
+"""Of choosing finalists anew where some turn out to be outside a limit; more while all do, and that
+teaches something."""
 
 
 class DeviceCorrections:
@@ -200,9 +201,9 @@ class DeviceCorrections:
             chosen = [self.judged(record) for record in choose([self._today(r) for r in pool])]
             wrong = {r.number: r for r in chosen if not r.feasible}
             outside |= wrong
-            if len(self._readings) > before:  # else a run that goes on would learn from controls
+            if read := len(self._readings) > before:  # else one that goes on learns from controls
                 self.learn()
-            if not wrong or (rounds >= _ROUNDS and len(wrong) < len(chosen)):
+            if not wrong or (rounds >= _ROUNDS and (len(wrong) < len(chosen) or not read)):
                 break
             pool = [r for r in pool if r.number not in outside and self.may_hold(r)]
         return [r for r in chosen if r.feasible], list(outside.values())

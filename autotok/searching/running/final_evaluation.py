@@ -26,6 +26,7 @@ from .time_limit import Begun, TimeLimit
 
 LAST_PART = ("final_parts", "racing:*", "control_images", "without *")
 """Keys under which a study keeps how its final evaluation went on, but for images judged."""
+_ROUNDS = 4
 
 
 def final_evaluation(
@@ -54,8 +55,13 @@ def final_evaluation(
     found = race.in_parts([*entries, *references])
     chosen, uncompressed = found[: len(chosen)], found[len(chosen) :]
     fallen: dict[int, TrialRecord] = {}
+    rounds = 0
     while new := [r for r in map(count.verified, chosen) if not (r.feasible or r.number in fallen)]:
-        # all images told that they cost too much: others take their places, until all hold
+        # all images told that they cost too much: others take their places, until all hold or,
+        # after some rounds, any does
+        rounds += 1
+        if rounds > _ROUNDS and len(new) < len(chosen):
+            break
         fallen |= {r.number: r for r in new}
         chosen, more = finalists(search, fallen)
         chosen = [*chosen, *left_out(search, chosen, fallen)]

@@ -30,7 +30,7 @@ def held_by(evaluator: Evaluator, weights: nn.Module, target: Target | None) -> 
 
 def _images(data: DataSource) -> str:
     if isinstance(data, FolderData):
-        return f"a folder of {len(data)} images ({data.identity})"
+        return f"a folder of images ({data.identity})"  # how many can be read turns out later
     return f"{data.name} of {len(data)} images"
 
 

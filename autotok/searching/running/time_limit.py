@@ -146,7 +146,7 @@ class TimeLimit:
         anew = self._planned(limit_s, seconds or self._speed(), macs_per_s)
         final = anew.final if limit_s is None else max(plan.more, min(plan.final, anew.final))
         found = dataclasses.replace(plan, finetunes=anew.finetunes, final=final)
-        if anew.finetune_s is None or not macs_per_s:
+        if anew.finetune_s is None or not macs_per_s or self._retrains:  # its trials are compared
             return found
         return dataclasses.replace(
             found, finetune_s=anew.finetune_s, finetune_macs=anew.finetune_macs
@@ -199,12 +199,12 @@ class TimeLimit:
         if not self._fits_final_images():
             return plan.final
         left, seen = self._left() - self._control_s() - self._verifying_s, plan.more
-        pace = _SLACK * self._speed() / min(racing, self._capacity)
+        pace = self._speed() / min(racing, self._capacity)
         if begun is not None:
             seen = begun.images
             pace = begun.seconds / begun.ran if begun.ran else pace
-        pace = max(pace, 1e-9)
-        left -= _SLACK * self._settings.controls * min(plan.more, seen) * pace
+        pace = _SLACK * max(pace, 1e-9)
+        left -= self._settings.controls * min(plan.more, seen) * pace
         images = seen + left / (_PARTS - part) / pace / racing
         return max(seen, min(total, int(images)))
 

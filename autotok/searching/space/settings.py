@@ -170,7 +170,7 @@ _SHARES_RETRAIN = {"few": 0.25, "more": 0.1, "final": 0.28}
 """Of the time limit; the rest is slack for repair, writing and the operating system."""
 _FINETUNE_SHARE = 0.27
 _SHORTEST_FINETUNE_S = 30.0
-"""A time limit that affords less per fine-tune affords fewer of them."""
+"""A time limit that affords less per fine-tune affords fewer of them, or fewer trials."""
 
 
 def fidelity_plan(
@@ -206,7 +206,8 @@ def fidelity_plan(
             finetunes = max(1, min(finetunes, int(seconds / _SHORTEST_FINETUNE_S)))
             finetune_s = seconds / -(-finetunes // capacity)
         elif retrains:
-            finetune_s = _FINETUNE_SHARE * capacity * settings.timeout_s / settings.n_trials
+            each = _FINETUNE_SHARE * capacity * settings.timeout_s / settings.n_trials
+            finetune_s = max(_SHORTEST_FINETUNE_S, each)
         finetune_macs = None if finetune_s is None else finetune_s * macs_per_s
     final = min(total_images, settings.images_final or max(32, final))
     more = min(final, settings.images_more or more)

@@ -183,15 +183,24 @@ def test_finalists_are_chosen_anew_until_one_is_inside_when_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def measured(record: TrialRecord) -> TrialRecord:
+        if not out_of_memory:
+            corrections._readings[str(record.number)] = reading
         return dataclasses.replace(record, feasible=record.number == 6)
 
-    corrections = DeviceCorrections(problem(None))
+    corrections, out_of_memory, reading = (
+        DeviceCorrections(problem(None)),
+        False,
+        Bench()(CompressionConfig()),
+    )
     monkeypatch.setattr(corrections, "judged", measured)
+    monkeypatch.setattr(corrections, "learn", lambda: None)
     records = [evidence.record(n, "tome", 2.0, "1" * 50) for n in range(8)]
     chosen, outside = corrections.settle(records, lambda pool: pool[:1])
     assert [r.number for r in chosen] == [6]
     assert [r.number for r in outside] == list(range(6))
     assert corrections.settle(records[:3], lambda pool: pool[:1])[0] == []
+    out_of_memory = True  # what teaches nothing is not gone on with until all were tried
+    assert len(corrections.settle(records, lambda pool: pool[:1])[1]) == 3
 
 
 def test_a_finalist_that_does_not_fit_into_memory_is_out_with_its_reason(tmp_path: Path) -> None:

@@ -52,3 +52,15 @@ def test_a_folder_is_known_by_what_it_holds_wherever_it_lies(tmp_path: Path) -> 
     (one / "val" / "0" / "a.png").rename(one / "val" / "0" / "b.png")
     assert held(one)["data"] != held(tmp_path / "elsewhere" / "two")["data"]
     assert str(tmp_path) not in str(held(one))
+
+
+def test_a_folder_is_the_same_whatever_was_found_unreadable_since(tmp_path: Path) -> None:
+    folder = images(tmp_path / "one")
+    for number in range(4, 150):
+        shutil.copytree(folder / "val" / "0", folder / "val" / f"{number}")
+    (folder / "val" / "7" / "a.png").write_bytes(b"no picture")
+    backbone = load_backbone("tiny")
+    evaluator = Evaluator(backbone, load_data(folder, backbone))
+    before = held_by(evaluator, backbone, None)
+    assert len(evaluator.data.subset(150, 0)) == 149
+    assert held_by(evaluator, backbone, None) == before

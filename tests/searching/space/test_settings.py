@@ -18,14 +18,15 @@ def test_what_is_given_changes_settings_and_a_time_limit_of_0_is_none() -> None:
 
 
 def test_where_every_trial_is_fine_tuned_they_share_the_time_that_promotions_get() -> None:
-    settings = SearchSettings(n_trials=16, timeout_s=100.0)
+    settings = SearchSettings(n_trials=16, timeout_s=10_000.0)
     promotes = fidelity_plan(settings, 10_000, 0.05, promotes=True, macs_per_s=1e9)
     retrains = fidelity_plan(settings, 10_000, 0.05, retrains=True, macs_per_s=1e9)
     assert promotes.finetune_s is not None
     assert retrains.finetune_s == pytest.approx(promotes.finetunes * promotes.finetune_s / 16)
     assert retrains.finetune_macs == pytest.approx(1e9 * retrains.finetune_s)
     assert (retrains.finetunes, retrains.final) == (0, promotes.final)
-    unlimited = dataclasses.replace(settings, timeout_s=None)
+    short, unlimited = (dataclasses.replace(settings, timeout_s=s) for s in (100.0, None))
+    assert fidelity_plan(short, 10_000, 0.05, retrains=True).finetune_s == 30.0  # for fewer trials
     assert fidelity_plan(unlimited, 10_000, 0.05, retrains=True).finetune_macs is None
 
 
