@@ -25,6 +25,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # decided before torch is imported
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Kills first: they take minutes each, and whatever is begun last has the others wait."""
+    items.sort(key=lambda item: item.get_closest_marker("crash") is None)
+
+
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     """The same random numbers and threads for every test, and warnings, whatever -q was given

@@ -28,9 +28,6 @@ _APART = 1e-5
 another machine, the same weights differ in their last digits."""
 
 
-_LATEST: dict[str, Any] = {}
-
-
 @dataclass(frozen=True)
 class WeightFile:
     """A file that a configuration was written with."""
@@ -146,6 +143,10 @@ def check_same(path: Path, files: Sequence[WeightFile], model: CompressedViT, na
             f" those of backbone '{name}' are others; keep the folder beside it, or give weights"
             " with --checkpoint"
         )
+
+
+_LATEST: dict[str, Any] = {}
+"""Which file the latest fingerprint is of, and the fingerprint: a large file takes seconds."""
 
 
 def _known_fingerprint(path: Path) -> tuple[float, ...]:

@@ -60,14 +60,14 @@ def final_evaluation(
         # all images told that they cost too much: others take their places, until all hold or,
         # after some rounds, any does
         rounds += 1
+        fallen |= {r.number: r for r in new}
         if rounds > _ROUNDS and len(new) < len(chosen):
             break
-        fallen |= {r.number: r for r in new}
         chosen, more = finalists(search, fallen)
         chosen = [*chosen, *left_out(search, chosen, fallen)]
         outside = [*outside, *(r for r in more if r not in outside)]
         chosen = race.afterwards([(f"final:{r.number}", r) for r in chosen])
-    chosen = [count.verified(r) for r in chosen]
+    chosen = [r for r in map(count.verified, chosen) if r.number not in fallen]
     within = [r for r in chosen if r.within_budget]
     measured, least = [r for r in within if r.measured], search.settings.min_quality
     best = recommended(measured, search.objectives, least)
