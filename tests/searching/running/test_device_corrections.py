@@ -1,82 +1,25 @@
 """Searches with a device at hand: what is measured when, and what that changes."""
 
-import csv
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import evidence
 import pytest
 import yaml
-from problems import FakeEvaluator, fake_problem, vit_facts
+from bench import COSTS, FACTS, SETTINGS, Bench, ids, problem, search
+from problems import FakeEvaluator, fake_problem
 
 from autotok.config import CompressionConfig
-from autotok.devices.measurement import Measurement, MeasurementFailed
-from autotok.errors import AutotokError, DeviceUnreachable, InfeasibleBudget
+from autotok.devices.measurement import Measurement
+from autotok.errors import DeviceUnreachable, InfeasibleBudget
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.device_corrections import DeviceCorrections
 from autotok.searching.running.events import BudgetsResolved, Event, Started, Working
 from autotok.searching.running.opening import open_search, resume_search, run_search
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.time_limit import Around, TimeLimit
-from autotok.searching.space.problem import ExactCosts, Problem
 from autotok.searching.space.settings import SearchSettings
-
-FACTS = vit_facts()
-COSTS = ExactCosts(FACTS)
-SETTINGS = SearchSettings(n_trials=16, seed=2)
-
-
-def predict(config: CompressionConfig) -> Mapping[str, float]:
-    """10 ms a G, 20 MB a G."""
-    macs_g = COSTS.cost(config).macs / 1e9
-    return {"latency_ms": 10.0 * macs_g, "peak_memory_mb": 100.0 + 20.0 * macs_g}
-
-
-class Bench:
-    """A device whose times are a multiple of what is predicted for it."""
-
-    def __init__(self, factor: float = 1.0, **of_method: float | AutotokError | MemoryError):
-        self.factor, self.of_method = factor, of_method
-        self.asked: list[CompressionConfig] = []
-        self.breaks_after: int | None = None
-
-    def __call__(self, config: CompressionConfig) -> Measurement:
-        if self.breaks_after is not None and len(self.asked) >= self.breaks_after:
-            raise DeviceUnreachable("device 'board' does not answer")
-        self.asked.append(config)
-        own = self.of_method.get(config.method, 1.0)
-        if isinstance(own, Exception):
-            raise own
-        expected = predict(config)
-        latency = self.factor * own * expected["latency_ms"]
-        return Measurement(
-            latency_ms=latency, p90_ms=latency, mad_ms=0.01 * latency, runs=15, verdict="steady",
-            reference_latency_ms=None, speedup=None, memory_source="made up",
-            peak_memory_mb=expected["peak_memory_mb"],
-            device="board", runtime="none", dtype="float32", batch=1, image_shape=(3, 8, 8),
-            threads=1, when="2026-01-01T00:00:00+00:00",
-        )  # fmt: skip
-
-
-def problem(bench: Bench | None, budgets: str = "25ms", *, stated: float | None = None) -> Problem:
-    def predictor(config: CompressionConfig) -> Mapping[str, float]:
-        more = {} if stated is None else {"latency_error_pct": stated, "memory_error_pct": stated}
-        return {**predict(config), **more}
-
-    found = fake_problem(budgets, facts=FACTS, predict=predictor)
-    return dataclasses.replace(found, measure=bench)
-
-
-def search(bench: Bench, folder: Path, budgets: str = "25ms") -> SearchResult:
-    return run_search(SETTINGS, problem(bench, budgets), folder)
-
-
-def ids(configs: list[CompressionConfig]) -> list[str]:
-    return [config.config_id for config in configs]
-
 
 # --- before the first trial
 
@@ -142,116 +85,6 @@ def test_a_device_that_is_gone_at_the_start_leaves_no_run_behind(tmp_path: Path)
     with pytest.raises(DeviceUnreachable):
         search(bench, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-# --- finalists
-
-
-def test_every_finalist_is_measured_once_and_judged_by_it(tmp_path: Path) -> None:
-    bench = Bench(factor=1.02)
-    result = search(bench, tmp_path / "run")
-    assert len(ids(bench.asked)) == len(set(ids(bench.asked)))
-    for record in result.front:
-        assert record.reading is not None
-        assert record.costs is not None
-        assert record.values["latency_ms"] == pytest.approx(1.02 * 10.0 * record.costs.macs / 1e9)
-        assert record.values["latency_ms"] <= 25.0
-        assert record.predicted["latency_ms"] != record.values["latency_ms"]
-    assert result.final.reference is not None
-    assert result.final.reference.reading is not None  # measured before the first trial
-    with open(result.directory / "pareto.csv", newline="") as file:
-        assert {row["latency_is"] for row in csv.DictReader(file)} == {"measured"}
-
-
-def test_a_finalist_that_is_outside_a_limit_when_measured_is_replaced(tmp_path: Path) -> None:
-    plain = search(Bench(), tmp_path / "plain")
-    assert plain.best is not None
-    assert plain.best.config is not None
-    slow = plain.best.config.method
-    result = search(Bench(**{slow: 1.6}), tmp_path / "run")
-    assert slow in {r.config.method for r in result.final.outside if r.config}
-    assert all(not r.feasible for r in result.final.outside)
-    assert "measured" in result.final.outside[0].reason
-    assert "over the limit of 25" in result.final.outside[0].reason
-    assert result.front
-    assert all(r.values["latency_ms"] <= 25.0 for r in result.front)
-    assert result.best is not None
-    assert result.best.within_budget
-
-
-def test_finalists_are_chosen_anew_until_one_is_inside_when_measured(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def measured(record: TrialRecord) -> TrialRecord:
-        if not out_of_memory:
-            corrections._readings[str(record.number)] = reading
-        return dataclasses.replace(record, feasible=record.number == 6)
-
-    corrections, out_of_memory, reading = (
-        DeviceCorrections(problem(None)),
-        False,
-        Bench()(CompressionConfig()),
-    )
-    monkeypatch.setattr(corrections, "judged", measured)
-    monkeypatch.setattr(corrections, "learn", lambda: None)
-    records = [evidence.record(n, "tome", 2.0, "1" * 50) for n in range(8)]
-    chosen, outside = corrections.settle(records, lambda pool: pool[:1])
-    assert [r.number for r in chosen] == [6]
-    assert [r.number for r in outside] == list(range(6))
-    assert corrections.settle(records[:3], lambda pool: pool[:1])[0] == []
-    out_of_memory = True  # what teaches nothing is not gone on with until all were tried
-    assert len(corrections.settle(records, lambda pool: pool[:1])[1]) == 3
-
-
-def test_a_finalist_that_does_not_fit_into_memory_is_out_with_its_reason(tmp_path: Path) -> None:
-    plain = search(Bench(), tmp_path / "plain")
-    assert plain.best is not None
-    assert plain.best.config is not None
-    big = plain.best.config.method
-    failed = MeasurementFailed("device 'board' ran out of memory with this model", kind="memory")
-    result = search(Bench(**{big: failed}), tmp_path / "run")
-    assert big in {r.config.method for r in result.final.outside if r.config}
-    assert big not in {r.config.method for r in result.front if r.config}
-    assert result.measuring["failures"][0] == str(failed)
-    rows = (result.directory / "trials.csv").read_text()
-    assert "ran out of memory with this model" in rows
-
-
-def test_a_finalist_that_the_device_cannot_load_stays_and_says_so(tmp_path: Path) -> None:
-    plain = search(Bench(), tmp_path / "plain")
-    assert plain.best is not None
-    assert plain.best.config is not None
-    odd = plain.best.config.method
-    failed = MeasurementFailed("device 'board': it cannot load this model", kind="load")
-    result = search(Bench(**{odd: failed}), tmp_path / "run")
-    [best] = [r for r in result.front if r.config and r.config.config_id == _id(plain)]
-    assert best.reading is None
-    assert best.unmeasured == str(failed)
-    row = best.row()
-    assert row["latency_is"] == "predicted, unchecked"
-    assert row["not_measured"] == str(failed)
-
-
-def _id(result: SearchResult) -> str:
-    assert result.best is not None
-    assert result.best.config is not None
-    return result.best.config.config_id
-
-
-def test_memory_that_holds_other_things_corrects_nothing_and_judges_nobody(tmp_path: Path) -> None:
-    class Crowded(Bench):
-        def __call__(self, config: CompressionConfig) -> Measurement:
-            found = super().__call__(config)
-            return dataclasses.replace(found, peak_memory_mb=700.0, memory_alone=False)
-
-    result = search(Crowded(), tmp_path / "run", "450MB")
-    assert result.measuring["corrections"] == {}
-    assert "peak_memory_mb" not in result.measuring["ratios"]
-    assert not result.final.outside
-    for record in result.front:
-        assert record.reading is not None
-        assert record.values["peak_memory_mb"] == record.predicted["peak_memory_mb"] < 450.0
-        assert record.row()["memory_is"] == "predicted, unchecked"
 
 
 # --- interrupted and resumed
