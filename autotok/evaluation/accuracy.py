@@ -253,11 +253,10 @@ class Evaluator:
         correct = 0 if right is None else int(right.sum())
         num_labelled = 0 if labels is None else batch
         tally = self._tally(batch, num_labelled=num_labelled, correct=correct, finetuned=finetuned)
-        if self.metric == "top1":
-            assert right is not None
+        if right is not None and self.metric in ("top1", "kl"):
             tally = dataclasses.replace(tally, hits=bits(right))
-            if not self.compares:
-                return tally
+        if self.metric == "top1" and not self.compares:
+            return tally
         own = self._reference_of(first, images)
         reference = own.output
         values: tuple[float, ...] = ()

@@ -74,7 +74,8 @@ class Tally:
     gallery: int = 0
     """Reference images that stand in for classes; 0 for a model with a head."""
     hits: str = ""
-    """'1' or '0' per image in the order run: right (top1, knn_top1) or agreeing; to compare."""
+    """'1' or '0' per image in the order run: right (top1, knn_top1; kl, where labels are known) or
+    agreeing."""
     kls: tuple[float, ...] = ()
     """KL divergence per image, where that is the metric."""
     values: tuple[float, ...] = ()

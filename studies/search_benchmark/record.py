@@ -5,9 +5,11 @@
 
 Configurations: all methods of the default space with their published schedules, schedules drawn
 from that space, and schedules as a user would write them, spread over the costs that there are.
-They come in random order, each with its first images, so that the table is of use whenever the
-recording is stopped; a further recording with more `--images` adds to all. The uncompressed
-model runs between the others, and times are divided by its time.
+All of them see the same few images before the next are begun, so that the table is of use whenever
+the recording is stopped; a further recording with more `--images` adds to all. The first images are
+timed one by one, with the uncompressed model in between, and times are divided by its time; of
+the others, what precedes a first reduction is run once. A table keeps to the number format that
+it was begun in.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import dataclasses
 import gzip
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -31,6 +34,7 @@ import numpy as np
 import torch
 from recorded import read_rows
 
+from autotok.compression.activations import Activations
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import AutotokError
@@ -134,6 +138,7 @@ class Block:
     row: int
     config: str
     start: int
+    timed: bool
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,7 @@ class Found:
     kl: list[float]
     right: list[int]
     slowness: float
+    """nan where it was not timed."""
 
 
 class Runner:
@@ -154,36 +160,43 @@ class Runner:
         torch.set_num_threads(1)
         reuse_large_blocks()
         self.session: Session = build_problem(question)
+        self._kept = Activations(self.session.backbone)
+        evaluator = self.session.evaluator
+        evaluator.batch_size = BLOCK // math.ceil(BLOCK / (evaluator.batch_size + 1))
         self._whole: dict[int, float] = {}
         self._since = 0
 
     def run(self, block: Block) -> Found:
-        """Judge one image at a time, so that each has its figures."""
-        evaluator = self.session.evaluator
+        """Judge the images of a block."""
+        evaluator, config = self.session.evaluator, CompressionConfig.from_json(block.config)
+        evaluator.reference(block.start, block.start + BLOCK)
+        slowness = self._slowness(config, block.start) if block.timed else math.nan
+        evaluator.activations = self._kept
+        model = compress_backbone(self.session.backbone, config)
+        tally = evaluator.evaluate(model, block.start, block.start + BLOCK)
+        right = [int(hit) for hit in tally.hits] or [-1] * BLOCK
+        return Found(block.row, block.start, list(tally.kls), right, slowness)
+
+    def _slowness(self, config: CompressionConfig, start: int) -> float:
+        """Time over the uncompressed model's, which is timed again now and then."""
         if self._since == 0:
             self._whole = {}
-        if block.start not in self._whole:
-            self._whole[block.start] = self._time(CompressionConfig(), block.start)[1]
+        if start not in self._whole:
+            self._whole[start] = self._time(CompressionConfig(), start)
         self._since = (self._since + 1) % EVERY
-        config = CompressionConfig.from_json(block.config)
-        tallies, seconds = self._time(config, block.start)
-        labelled = evaluator.data.labelled
-        return Found(
-            *(block.row, block.start, [float(t.kl_sum) for t in tallies]),
-            [t.correct if labelled else -1 for t in tallies],
-            seconds / self._whole[block.start],
-        )
+        return self._time(config, start) / self._whole[start]
 
-    def _time(self, config: CompressionConfig, start: int) -> tuple[list, float]:
+    def _time(self, config: CompressionConfig, start: int) -> float:
+        """Of the processor, as others may use it too."""
         evaluator = self.session.evaluator
-        evaluator.reference(start, start + BLOCK)
+        evaluator.activations = None
         model = compress_backbone(self.session.backbone, config)
-        tallies, seconds = [], []
+        seconds = []
         for image in range(start, start + BLOCK):
-            begin = time.perf_counter()
-            tallies.append(evaluator.evaluate(model, image, image + 1))
-            seconds.append(time.perf_counter() - begin)
-        return tallies, statistics.median(seconds)
+            begin = time.process_time()
+            evaluator.evaluate(model, image, image + 1)
+            seconds.append(time.process_time() - begin)
+        return statistics.median(seconds)
 
 
 _RUNNER: list[Runner] = []
@@ -201,7 +214,9 @@ class Table:
     """The files of one recording."""
 
     def __init__(self, name: str, question: Question, images: int) -> None:
-        self.folder, self.question = HERE / name, question
+        self.folder = HERE / name
+        session = build_problem(dataclasses.replace(question, precision=self._precision()))
+        self.question, self._problem = session.question, session.problem
         self.rows = self._rows()
         self.kl = np.full((len(self.rows), images), np.nan, dtype=np.float16)
         self.right = np.full(self.kl.shape, -1, dtype=np.int8)
@@ -217,19 +232,29 @@ class Table:
         path = self.folder / "configurations.jsonl.gz"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            chosen = choose(build_problem(self.question).problem, seed=0)
+            chosen = choose(self._problem, seed=0)
             rows = [{"origin": o, "config": json.loads(c.canonical)} for o, c in chosen]
             text = "".join(f"{json.dumps(row)}\n" for row in rows)
             path.write_bytes(gzip.compress(text.encode(), mtime=0))
         return read_rows(path)
 
+    def _precision(self) -> str:
+        """What the table was begun in; before tables said it, that was float32."""
+        about = self.folder / "about.json"
+        if not about.is_file():
+            return "auto"
+        found: str = json.loads(about.read_text(encoding="utf-8")).get("precision", "float32")
+        return found
+
     def missing(self) -> Iterator[Block]:
-        """Blocks still to be run: the uncompressed model's, then the others in random order."""
+        """Blocks still to be run: the first images of all, then the next. The uncompressed model
+        comes first, then the others in random order."""
         order = [0, *(1 + np.random.default_rng(0).permutation(len(self.rows) - 1)).tolist()]
-        for row in order:
-            for start in range(0, self.kl.shape[1], BLOCK):
+        for start in range(0, self.kl.shape[1], BLOCK):
+            for row in order:
                 if np.isnan(self.kl[row, start]):
-                    yield Block(row, json.dumps(self.rows[row]["config"]), start)
+                    config = json.dumps(self.rows[row]["config"])
+                    yield Block(row, config, start, timed=start == 0)
 
     def _seen(self) -> list[str]:
         """How many images each configuration was judged on."""
@@ -253,6 +278,7 @@ class Table:
             "data": Path(self.question.data).name,
             "image_size": self.question.image_size,
             "configurations": len(self.rows),
+            "precision": self.question.precision,
             "judged_on": dict(sorted(Counter(self._seen()).items(), reverse=True)),
             "environment": environment(),
         }
@@ -275,7 +301,7 @@ def main() -> None:
     saved = time.monotonic()
     waiting, done = table.missing(), 0
     with multiprocessing.get_context("spawn").Pool(
-        asked.workers, initializer=_start, initargs=(question,)
+        asked.workers, initializer=_start, initargs=(table.question,)
     ) as pool:
         while time.monotonic() < end:
             part = [b for b, _ in zip(waiting, range(8 * asked.workers), strict=False)]

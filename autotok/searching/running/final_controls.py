@@ -93,9 +93,8 @@ class FinalControls:
         self, entries: Sequence[tuple[str, TrialRecord]], best: TrialRecord
     ) -> list[TrialRecord]:
         """Controls on the first images; those not told from the best there, on all of them."""
-        search = self._search
-        every, few = search.plan.final, min(search.plan.final, search.plan.more)
-        search.plan = dataclasses.replace(search.plan, final=few)
+        search, plan = self._search, self._search.plan
+        search.plan = dataclasses.replace(plan, more=plan.few, final=plan.few)
         found = self._finals_in_time(entries)
         tied = [
             r
@@ -104,12 +103,12 @@ class FinalControls:
         ]
         images = search.proposals.noted("control_images")
         if images is None:
-            images = self._clock.control_images(every, len(tied))
+            images = self._clock.control_images(plan.final, len(tied))
             search.proposals.note("control_images", images)
         search.plan = dataclasses.replace(search.plan, final=images)
         keys = {record.number: key for key, record in entries}
         more = {r.number: r for r in self._images.run([(keys[r.number], r) for r in tied])}
-        search.plan = dataclasses.replace(search.plan, final=every)
+        search.plan = plan
         return [more.get(r.number, r) for r in found]
 
     def _finals_in_time(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:

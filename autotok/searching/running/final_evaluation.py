@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -97,13 +98,14 @@ class _Race:
         """The records on ever more images, of those that still race, as many as time affords."""
         total, clock, begun = self._search.problem.total_images, self._clock, None
         found, racing = dict(entries), [key for key, _ in entries]
-        for part in range(clock.final_parts):
-            self._images.in_race = len(racing)
-            self._images.total = self._images.done + (clock.final_parts - part) * len(racing)
-            self._images.total += self._search.settings.controls
-            affords = functools.partial(clock.final_images, total, begun, len(racing), part)
+        for part in itertools.count():
+            seen = [self._images.seen(found[key]) for key in racing]
+            affords = functools.partial(clock.final_images, total, begun, seen, part)
             if not self._more_images(part, affords):
                 break
+            self._images.in_race = len(racing)
+            to_come = max(1, clock.final_parts - part) * len(racing)
+            self._images.total = self._images.done + to_come + self._search.settings.controls
             ran, begin = self._images.ran, time.monotonic()
             more = self._images.run([(key, found[key]) for key in racing])
             found |= zip(racing, more, strict=True)

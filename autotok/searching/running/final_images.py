@@ -44,6 +44,7 @@ class FinalImages:
         self.capacity = engine.capacity
         self.total, self.in_race = total, in_race
         self.done = self.ran = 0
+        self._share = 0.0
 
     def run(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
         """The records at the last fidelity, in the order given; from the study's notes if there.
@@ -71,7 +72,9 @@ class FinalImages:
 
     def _tell(self, record: TrialRecord) -> None:
         self.done += 1
-        self._report(record, min(1.0, self.done / self.total), self.in_race)
+        share = min(1.0, self.done / self.total)
+        self._share = max(self._share, share)  # where time was left, more came than was thought
+        self._report(record, self._share, self.in_race)
 
     def _evaluated(
         self, entries: Sequence[tuple[str, TrialRecord]]
@@ -106,10 +109,14 @@ class FinalImages:
             return None
         if record.config.mode == "retrain" and record.tuned is None and record.score is None:
             return Job(record.number, record.config, task="finetune")
-        seen, stop = self._tally(record), self._search.plan.final
-        start = 0 if seen is None else seen.num_images
+        start, stop = self.seen(record), self._search.plan.final
         config = record.config if record.tuned is not None else record.config.plugged_in
         return Job(record.number, config, start, stop) if start < stop else None
+
+    def seen(self, record: TrialRecord) -> int:
+        """Images behind a record's own quality so far."""
+        known = self._tally(record)
+        return 0 if known is None else known.num_images
 
     def _tally(self, record: TrialRecord) -> TallyLike | None:
         """The sums behind the record's own quality: a trial's, or those of the first part."""

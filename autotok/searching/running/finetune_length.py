@@ -16,8 +16,6 @@ from autotok.searching.space.settings import FidelityPlan
 from .loop import REFERENCE, Search
 from .time_limit import TimeLimit
 
-_SHARE = 0.1
-"""Of the time of a fine-tune, for seeing how fast they run, twice."""
 _APART = 0.8
 _LEAST_SLOPE = 0.05
 """Of an image's time, what its multiply-accumulates take at least."""
@@ -58,8 +56,8 @@ def _pace(search: Search, engine: Engine, on_pace: Callable[[], object]) -> dict
 
     From a few steps of two configurations, the cheaper of which tells what does not shrink.
     """
-    planned, asked = search.plan.finetune_s, search.paced_finetunes()
-    if search.problem.pace is None or planned is None or not asked:
+    planned_s, asked = search.plan.pace_s, search.paced_finetunes()
+    if search.problem.pace is None or not planned_s or not asked:
         return None
     on_pace()
     seen = []
@@ -67,7 +65,7 @@ def _pace(search: Search, engine: Engine, on_pace: Callable[[], object]) -> dict
         assert config.finetune is not None
         spec = dataclasses.replace(
             config.finetune,
-            length=f"{_SHARE * planned / 60} minutes",
+            length=f"{planned_s / 2 / 60} minutes",
             seed=config.finetune.seed + seed,
         )
         seconds = _training_s_per_image(engine, dataclasses.replace(config, finetune=spec))

@@ -200,7 +200,7 @@ class StudyRun:
         if self.notes.noted("promoted") is not None:
             self.search.plan = fitted(self.search.plan, self.notes)
         elif self.search.plan.finetunes:
-            promoted = self._closes_promotions(0)
+            promoted = self._closes_promotions(0, self.search.plan.pace_s)
             if not promoted:
                 self._know_reference()
                 working = Working(self._progress(), "seeing how fast fine-tunes run")
@@ -261,10 +261,10 @@ class StudyRun:
             return "n_trials"
         return "timeout_s" if self.clock.closes_trials() else ""
 
-    def _closes_promotions(self, open_jobs: int) -> str:
+    def _closes_promotions(self, open_jobs: int, before_s: float = 0.0) -> str:
         if self.search.promoted >= self.search.plan.finetunes:
             return "finetunes"
-        return "timeout_s" if self.clock.closes_promotions() else ""
+        return "timeout_s" if self.clock.closes_promotions(before_s) else ""
 
     def _submit(self, job: Job) -> None:
         self.engine.submit(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,8 +26,11 @@ _SPEED_SHARE = 0.05
 _MOST_ROOM = 4.0
 _LEAST_S = 1.0
 """A plan is made for so much at least."""
-_PARTS = 6
-"""Of the final evaluation, in equal time: each for about half of those before it."""
+_PARTS, _MOST_PARTS = 6, 12
+"""Of the final evaluation, in equal time: each for about half of those before it; more where time
+is left."""
+_WORTH = 8
+"""Images for which there is a further part."""
 _SLACK = 1.1
 """Estimates are stretched by this: the machine may be busier later."""
 
@@ -165,17 +169,19 @@ class TimeLimit:
         if self._retrains:  # the next trial's own
             reserved += self._finetune_s()
         if enough and self._search.builder.promotes:
-            reserved += plan.finetunes * self._finetune_s() / self._capacity
+            each = self._finetune_s() + self._speed() * plan.more
+            reserved += plan.pace_s + plan.finetunes * each / self._capacity
         return self.elapsed() + reserved > self._limit_s
 
-    def closes_promotions(self) -> bool:
-        """Whether another fine-tune would eat the final evaluation's time."""
+    def closes_promotions(self, before_s: float = 0.0) -> bool:
+        """Whether another fine-tune, after what else is to be done, would eat the final
+        evaluation's time."""
         if self._limit_s is None:
             return False
         plan = self._search.plan
         needed = self._finetune_s() + self._speed() * plan.more + self.reserved_s
         needed += self._final_evaluation_s() * plan.final + self._control_s()
-        return self.elapsed() + needed > self._limit_s
+        return self.elapsed() + before_s + needed > self._limit_s
 
     def finetune_room(self) -> float:
         """How many times the planned effort each fine-tune can have, 1 to 4, now that trials are
@@ -192,25 +198,26 @@ class TimeLimit:
         """Set aside what counting the finalists and the controls a second time will take."""
         self._verifying_s = (finalists + self._settings.controls) * each_s
 
-    def final_images(self, total: int, begun: Begun | None, racing: int, part: int) -> int:
-        """Images that those still `racing` have seen after a part of the final evaluation, from
-        the pace of the one before; the random controls are still to come."""
+    def final_images(self, total: int, begun: Begun | None, seen: Sequence[int], part: int) -> int:
+        """Images that those still racing, which have `seen` so many, have seen after a part of the
+        final evaluation, from the pace of the one before; the random controls are still to come."""
         plan = self._search.plan
         if not self._fits_final_images():
             return plan.final
-        left, seen = self._left() - self._control_s() - self._verifying_s, plan.more
-        pace = self._speed() / min(racing, self._capacity)
-        if begun is not None:
-            seen = begun.images
-            pace = begun.seconds / begun.ran if begun.ran else pace
+        least = plan.more if begun is None else begun.images
+        left = self._left() - self._control_s() - self._verifying_s
+        pace = self._speed() / min(len(seen), self._capacity)
+        if begun is not None and begun.ran:
+            pace = begun.seconds / begun.ran
         pace = _SLACK * max(pace, 1e-9)
-        left -= self._settings.controls * min(plan.more, seen) * pace
-        images = seen + left / (_PARTS - part) / pace / racing
-        return max(seen, min(total, int(images)))
+        left -= self._settings.controls * plan.few * pace
+        images = evened(seen, max(0.0, left) / max(1, _PARTS - part) / pace)
+        worth = 0 if part < _PARTS else _WORTH if part < _MOST_PARTS else total
+        return least if images < least + worth else min(total, images)
 
     def control_images(self, every: int, racing: int) -> int:
         """Images, `every` one at most, of random controls that are not told from the best."""
-        seen = min(every, self._search.plan.more)
+        seen = min(every, self._search.plan.few)
         if self._limit_s is None or not racing:
             return every
         pace = _SLACK * max(self._speed(), 1e-9) / min(racing, self._capacity)
@@ -218,7 +225,8 @@ class TimeLimit:
 
     @property
     def final_parts(self) -> int:
-        """Parts of the final evaluation, each fitted to the time that the one before took."""
+        """Parts of the final evaluation that are planned, each fitted to the time that the one
+        before took."""
         return _PARTS if self._fits_final_images() else 1
 
     def _fits_final_images(self) -> bool:
@@ -254,6 +262,16 @@ class TimeLimit:
         done = [r for r in done if r.tuned is None]
         images = sum(r.score.num_images for r in done if r.score is not None)
         return sum(r.seconds for r in done) / images if images else self.speed[0]
+
+
+def evened(seen: Sequence[int], more: float) -> int:
+    """Images that all have once `more` were run, where those with the fewest catch up first."""
+    ordered, spent = sorted(seen), 0.0
+    for count, (few, next_few) in enumerate(itertools.pairwise(ordered), start=1):
+        if spent + count * (next_few - few) > more:
+            return few + int((more - spent) / count)
+        spent += count * (next_few - few)
+    return ordered[-1] + int((more - spent) / len(ordered))
 
 
 def own_trials(notes: Proposals, run: str, *, joins: bool) -> list[TrialRecord]:

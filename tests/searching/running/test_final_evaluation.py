@@ -41,7 +41,7 @@ def test_a_machine_that_slows_down_in_the_final_evaluation_does_not_overrun_the_
     assert len(seen) == 1
     assert seen.pop() > run.plan.more
     least = min(r.score.num_images for r in final.controls if r.measured and r.score)
-    assert least >= run.plan.more
+    assert least >= run.plan.few
 
 
 def test_the_progress_of_a_race_counts_no_model_that_has_left_it(tmp_path: Path) -> None:

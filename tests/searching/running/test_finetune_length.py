@@ -13,6 +13,7 @@ from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.question import Question
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.running.session import build_problem
+from autotok.searching.running.time_limit import TimeLimit
 from autotok.searching.space.finetuning import image_macs
 from autotok.searching.space.problem import ExactCosts, Problem, Tuned
 from autotok.searching.space.settings import SearchSettings
@@ -80,6 +81,16 @@ def test_a_tenth_of_a_fine_tune_s_time_is_spent_on_a_speed_and_once(tmp_path: Pa
     assert len(pacer.asked) == 2
     assert [r.params for r in again.records] == [r.params for r in first.records]
     assert again.plan == first.plan
+
+
+def test_no_speed_is_measured_where_the_fine_tune_would_no_longer_fit_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TimeLimit, "closes_promotions", lambda _, before_s=0.0: before_s > 10.0)
+    pacer = Pacer(1e11)
+    result = run_search(SETTINGS, problem_with(pacer), tmp_path / "run")
+    assert pacer.asked == []
+    assert steps(result) == []
 
 
 def test_no_time_is_overhead_that_multiply_accumulates_explain() -> None:

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 from clocked import Workers, follow
+from hypothesis import given
+from hypothesis import strategies as st
 from problems import FakeEvaluator, FakeTally, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.errors import NothingEvaluated
 from autotok.evaluation.tally import Tally
 from autotok.searching.running.opening import open_search, resume_search, run_search
-from autotok.searching.running.time_limit import Around, TimeLimit
+from autotok.searching.running.time_limit import Around, TimeLimit, evened
 from autotok.searching.space.settings import SearchSettings, fidelity_plan
 
 LIMITED = SearchSettings(n_trials=6, timeout_s=60.0)
@@ -174,6 +176,13 @@ def test_a_speed_that_cannot_be_measured_leaves_it_to_the_trials_to_say_why(
 
     with pytest.raises(NothingEvaluated, match=r"all 6 trials failed, .* no such image"):
         run_search(LIMITED, fake_problem(evaluate=evaluate), tmp_path / "run")
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=12), st.floats(0.0, 5000.0))
+def test_who_has_seen_fewest_images_catches_up_first(seen: list[int], more: float) -> None:
+    level = evened(seen, more)
+    assert sum(max(0, level - one) for one in seen) <= more + 1e-6
+    assert sum(max(0, level + 1 - one) for one in seen) > more - 1e-6
 
 
 def test_no_image_is_run_where_no_time_is_left(
