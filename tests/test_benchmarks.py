@@ -61,7 +61,8 @@ def test_a_reducing_block_adds_few_operators(
     assert 0 < first <= last <= most
 
 
-@pytest.mark.parametrize("ending", ["md", pytest.param("csv", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["md", "csv"])
 def test_the_table_prints_a_line_per_method_and_is_written(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, ending: str
 ) -> None:

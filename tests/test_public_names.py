@@ -87,7 +87,7 @@ assert not wrong, wrong
 @pytest.mark.parametrize(
     "order",
     [
-        "names first",
+        pytest.param("names first", marks=pytest.mark.slow),
         pytest.param("modules first", marks=pytest.mark.slow),
         "backwards",
         pytest.param("0", marks=pytest.mark.slow),

@@ -150,6 +150,7 @@ def test_a_teacher_of_the_space_that_nobody_knows_is_told_before_anything_is_loa
         build_problem(question)
 
 
+@pytest.mark.slow
 def test_a_subnet_of_the_demo_is_counted_predicted_and_evaluated() -> None:
     question = Question(subnet="search", budgets=("70%",), target="jetson-nx", max_images=2)
     session = build_problem(question)

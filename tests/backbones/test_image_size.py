@@ -47,7 +47,14 @@ FAMILIES: dict[str, Callable[[], Backbone]] = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+FURTHER = {"a supernet's view", "turns of every head", "DINOv3", "transformers' DINOv3"}
+"""Of each of which another of the families is a near relative."""
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=pytest.mark.slow) if f in FURTHER else f for f in FAMILIES],
+)
 def test_the_formula_and_the_counter_agree_at_every_size(family: str) -> None:
     backbone = FAMILIES[family]()
     half = (Reduction(1, keep_ratio=0.5),)

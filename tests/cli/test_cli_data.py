@@ -58,6 +58,7 @@ def test_a_fine_tune_says_it_too_and_trains_on_other_images(
 
 
 @pytest.mark.usefixtures("no_onnx")
+@pytest.mark.slow
 def test_a_search_says_it_and_judges_on_held_out_images_only(
     run: Run, photos: Path, tmp_path: Path
 ) -> None:

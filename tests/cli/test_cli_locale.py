@@ -33,13 +33,13 @@ def plain(*arguments: str | bytes) -> subprocess.CompletedProcess[bytes]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "commands",
     [
         pytest.param([("export", *PRUNED, "--format", "torchscript")], id="file"),
         pytest.param(
             [(*SEARCH, "-j", "2"), ("export", *PRUNED, "--format", "pt2"), ("compress", *PRUNED)],
-            marks=pytest.mark.slow,
             id="workers, then files",
         ),
     ],

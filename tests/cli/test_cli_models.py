@@ -114,7 +114,13 @@ def test_a_model_that_is_no_vit_is_told_from_a_missing_network(
     assert f"'{name}' is not supported: it is no plain Vision Transformer" in err
 
 
-@pytest.mark.parametrize("name", list_methods())
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if i % 5 == 0 else pytest.param(n, marks=pytest.mark.slow)
+        for i, n in enumerate(list_methods())
+    ],
+)
 def test_profiling_without_measuring_needs_no_weights(run: Run, offline: None, name: str) -> None:
     method = get_method(name)
     layer = 0 if method.placement.name == "BEFORE_BLOCKS" else 3

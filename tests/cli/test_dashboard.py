@@ -189,6 +189,7 @@ def test_it_answers_to_the_names_of_this_machine_only(
     assert answers or b"answers on this machine only" in body
 
 
+@pytest.mark.slow
 def test_an_interruption_ends_it_quietly(finished: Path) -> None:
     with served(finished) as (url, process):
         get(f"{url}/api/studies")

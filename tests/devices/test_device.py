@@ -66,6 +66,7 @@ def test_the_local_device_measures_in_torch_beside_the_uncompressed_model(
     assert found.memory_source.startswith("high-water mark of a process of its own")
 
 
+@pytest.mark.slow
 def test_where_there_can_be_no_process_of_its_own_memory_is_labelled_as_this_one_s(
     model: CompressedViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,12 +46,19 @@ def placed(machine: Callable[[Path], None], sysfs: Path) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("machine", "source"),
     [
-        (working, "RAPL, 1 processor package"),
-        (partial(placed, jetson), "INA3221, VDD_IN"),
-        (partial(placed, old_jetson), "INA3221, CPU + GPU"),
-        (partial(placed, lambda sysfs: None), ""),
+        pytest.param(
+            *(working, "RAPL, 1 processor package"),
+            marks=pytest.mark.slow,
+            id="a processor that counts",
+        ),
+        pytest.param(partial(placed, jetson), "INA3221, VDD_IN", id="a Jetson"),
+        pytest.param(
+            *(partial(placed, old_jetson), "INA3221, CPU + GPU"),
+            marks=pytest.mark.slow,
+            id="an older Jetson",
+        ),
+        pytest.param(partial(placed, lambda sysfs: None), "", id="nothing"),
     ],
-    ids=["a processor that counts", "a Jetson", "an older Jetson", "nothing"],
 )
 def test_a_board_tells_the_energy_that_it_counts(
     board: server.Board,

@@ -27,6 +27,7 @@ def test_a_greeting_on_the_line_is_passed_over(board: server.Board) -> None:
 
 
 @needs_sshd
+@pytest.mark.slow
 def test_a_dropped_connection_is_made_again_and_the_measurement_repeated(
     device: RemoteDevice, board: server.Board, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_key_that_is_not_known_there_is_told_at_once(
 
 
 @needs_sshd
+@pytest.mark.slow
 def test_a_slow_device_is_waited_for(board: server.Board, tmp_path: Path) -> None:
     path = board.command("slow", "sleep 0.8")
     device = RemoteDevice(board.address(f"python={path}&runtime=onnxruntime"), pauses_s=())
@@ -128,6 +130,7 @@ def test_a_measurement_that_takes_too_long_is_given_up_in_one_sentence(
 
 
 @needs_sshd
+@pytest.mark.slow
 def test_a_board_that_falls_silent_is_given_up(
     board: server.Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

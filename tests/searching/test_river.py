@@ -98,13 +98,16 @@ def test_the_river_is_eight_files_of_a_readable_size() -> None:
     assert not {name: size for name, size in sizes.items() if size >= 400}
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_real_model_passes_all_of_the_river(tmp_path: Path) -> None:
     files = passed(real, tmp_path / "run")
     assert set(RIVER) <= files <= set(RIVER) | NAMED
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("make", [fine_tuned, joint_problem, predicted])
+@pytest.mark.parametrize(
+    "make",
+    [*(pytest.param(m, marks=pytest.mark.slow) for m in (fine_tuned, joint_problem)), predicted],
+)
 def test_no_trial_passes_a_file_that_is_not_named(
     make: Callable[[], Problem], tmp_path: Path
 ) -> None:

@@ -33,8 +33,23 @@ def on_backbones() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("check", "backbone"), on_backbones())
-@pytest.mark.parametrize("method", list_methods())
+def everywhere() -> list[Any]:
+    """Every method and check on `tiny` and, in turn, on one of the further backbones; CI runs all
+    of them on all."""
+    further = [backbone.facts.name for backbone in default_backbones()[1:]]
+    found = []
+    for number, method in enumerate(list_methods()):
+        for case in on_backbones():
+            check, backbone = case.values
+            often = backbone.facts.name in ("tiny", further[number % len(further)])
+            marks = () if often else (pytest.mark.slow,)
+            found.append(
+                pytest.param(method, check, backbone, id=f"{method}-{case.id}", marks=marks)
+            )
+    return found
+
+
+@pytest.mark.parametrize(("method", "check", "backbone"), everywhere())
 def test_a_compressed_model_keeps_its_promises(
     method: str, check: ModelCheck, backbone: Backbone
 ) -> None:

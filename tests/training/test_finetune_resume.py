@@ -219,13 +219,8 @@ class Killed(Noise):
         return super().batch(indices)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "evit",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("spvit", "ltmp", "diffrate")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["evit", "spvit", "ltmp", "diffrate"])
 def test_stopped_in_the_probe_or_after_it_a_probed_one_ends_with_the_same_bits(
     method: str, tmp_path: Path
 ) -> None:

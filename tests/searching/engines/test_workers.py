@@ -71,6 +71,7 @@ def test_three_workers_give_every_outcome_once_and_as_in_process(tmp_path: Path)
     assert 1 <= len(set((tmp_path / "built").read_text().split())) <= 3
 
 
+@pytest.mark.slow
 def test_a_search_with_one_worker_process_is_the_in_process_search(tmp_path: Path) -> None:
     settings = SearchSettings(n_trials=14, seed=3)
     here = run_search(settings, fake_problem(), tmp_path / "here")
@@ -137,6 +138,7 @@ def test_only_the_first_images_of_trials_say_how_long_others_may_take() -> None:
         assert engine._limit_s(Job(1, config(60), 0, 500)) == 30.0
 
 
+@pytest.mark.slow
 def test_a_fine_tune_goes_on_where_its_killed_worker_stopped_and_has_no_time_limit(
     tmp_path: Path,
 ) -> None:
@@ -203,6 +205,7 @@ def test_workers_killed_while_they_start_are_started_again(tmp_path: Path) -> No
     assert [found[n].error for n in range(4)] == [""] * 4
 
 
+@pytest.mark.slow
 def test_closing_ends_busy_workers_at_once_and_may_be_repeated(tmp_path: Path) -> None:
     engine = ProcessEngine(factories.Workers(tmp_path), 2)
     engine.submit(Job(0, config(50), factories.HANG, 2000))

@@ -112,7 +112,9 @@ def test_names_of_other_verbs_are_told_before_a_model_is_loaded(
 
 
 def test_the_budgets_of_a_question_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, seen = Question(budgets=("4.6GFLOPs", "12Mparams"), flops_convention="flops2x"), []
+    budgets = ("4.6GFLOPs", "12Mparams")
+    asked = Question("tiny", data="digits", budgets=budgets, flops_convention="flops2x")
+    seen: list[object] = []
     parse = question.parse_budgets
     monkeypatch.setattr(
         question, "parse_budgets", lambda *a, **k: [seen.append(a), parse(*a, **k)][1]
