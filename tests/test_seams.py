@@ -182,7 +182,6 @@ MG_A_MS = 0.25
 
 
 @pytest.mark.usefixtures("no_onnx")
-@pytest.mark.slow
 def test_a_metric_is_a_row_that_says_where_its_value_comes_from(tmp_path: Path) -> None:
     carbon = Metric(
         "carbon_mg", "carbon_mg", "carbon", "mg", "predicted", ("carbon",), spellings={"mgco2": 1},

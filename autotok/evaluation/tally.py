@@ -109,7 +109,7 @@ class Tally:
             kl_squares=self.kl_squares + other.kl_squares,
             finetuned=self.finetuned or other.finetuned,
             gallery=self.gallery,
-            hits=self.hits + other.hits,
+            hits=self.hits + other.hits if self._all_hits and other._all_hits else "",
             kls=(*self.kls, *other.kls),
             values=(*self.values, *other.values),
             macs=(*self.macs, *other.macs),
@@ -118,6 +118,11 @@ class Tally:
             judged=self.judged or other.judged,
             precision=self.precision,
         )
+
+    @property
+    def _all_hits(self) -> bool:
+        """A tally of an earlier version may lack them."""
+        return len(self.hits) == self.num_images
 
     def having(self, values: tuple[float, ...]) -> Tally:
         """This tally with values of its images."""

@@ -46,7 +46,8 @@ class Recorded:
     right: NDArray[np.int8]
     """(n, k) 1 where the label is met, 0 where not, -1 where there is none or nothing recorded."""
     slowness: NDArray[np.float32]
-    """(n, blocks of images) seconds over those of the uncompressed model, run in between."""
+    """(n, blocks of images) time over that of the uncompressed model, run in between; nan where a
+    block was not timed."""
 
     @classmethod
     def load(cls, name: str, images: int) -> Recorded:

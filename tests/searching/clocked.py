@@ -49,4 +49,5 @@ class Workers:
 def follow(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let time limits go by the workers' clock."""
     clock = SimpleNamespace(monotonic=workers.monotonic)
-    monkeypatch.setattr("autotok.searching.running.time_limit.time", clock)
+    for module in ("time_limit", "final_evaluation", "final_controls"):
+        monkeypatch.setattr(f"autotok.searching.running.{module}.time", clock)

@@ -4,11 +4,10 @@ import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from clocked import Workers
+from clocked import Workers, follow
 from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
@@ -20,7 +19,6 @@ from autotok.searching.proposing.proposals import Proposals
 from autotok.searching.proposing.tried import Named, TriedProposals
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.records.rundir import RunDirectory
-from autotok.searching.running import final_controls, final_evaluation, time_limit
 from autotok.searching.running.events import Event, TrialFinished
 from autotok.searching.running.loop import Search
 from autotok.searching.running.opening import resume_search, run_search
@@ -65,8 +63,7 @@ def clocked(
     """Workers whose clock all time limits go by, from 0."""
     found = workers or Workers(1, image_s=0.02)
     found._accuracy = evaluate or FakeEvaluator(vit_facts())
-    for module in (time_limit, final_evaluation, final_controls):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=found.monotonic))
+    follow(found, monkeypatch)
     return found
 
 

@@ -21,7 +21,6 @@ def test_a_given_rate_is_taken_and_not_probed() -> None:
     assert done.steps == 4
 
 
-@pytest.mark.slow
 def test_a_probe_counts_within_the_length_and_its_losses_are_recorded() -> None:
     spec = FineTuneSpec.from_dict({"length": "100 steps", "batch_size": 8, "lr": "auto"})
     assert spec.lr is None

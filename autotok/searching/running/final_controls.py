@@ -22,7 +22,6 @@ from .controls import (
 from .events import CONTROLS
 from .final_images import FinalImages
 from .loop import Search
-from .race import in_question
 from .second_count import SecondCount
 from .time_limit import TimeLimit
 
@@ -92,15 +91,13 @@ class FinalControls:
     def _contested(
         self, entries: Sequence[tuple[str, TrialRecord]], best: TrialRecord
     ) -> list[TrialRecord]:
-        """Controls on the first images; those not told from the best there, on all of them."""
+        """Controls on the first images; those not told from the best there, on as many more as the
+        time affords."""
         search, plan = self._search, self._search.plan
         search.plan = dataclasses.replace(plan, more=plan.few, final=plan.few)
         found = self._finals_in_time(entries)
-        tied = [
-            r
-            for r, close in zip(found, in_question(found, search.objectives, best), strict=True)
-            if close and compare(best.tally, r.tally) is not None
-        ]
+        against = [(r, compare(best.tally, r.tally)) for r in found]
+        tied = [r for r, paired in against if paired is not None and paired.verdict != "better"]
         images = search.proposals.noted("control_images")
         if images is None:
             images = self._clock.control_images(plan.final, len(tied))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -39,7 +38,7 @@ def final_evaluation(
     """Evaluate finalists, control and reference on as many images as the time limit affords.
 
     What one part took decides how many images come next. `report(record, share, racing)` is called
-    after each: the share done of what may be to do at most, and how many models are in the race.
+    after each: the share done of what is thought to be to do, and how many models are in the race.
     """
     chosen, outside = finalists(search)
     chosen = [*chosen, *left_out(search, chosen)]
@@ -98,13 +97,16 @@ class _Race:
         """The records on ever more images, of those that still race, as many as time affords."""
         total, clock, begun = self._search.problem.total_images, self._clock, None
         found, racing = dict(entries), [key for key, _ in entries]
-        for part in itertools.count():
-            seen = [self._images.seen(found[key]) for key in racing]
+        for part in range(clock.final_parts):
+            alive = [r for r in (found[key] for key in racing) if r.state != "failed"]
+            if not alive:
+                break
+            seen = [self._images.seen(record) for record in alive]
             affords = functools.partial(clock.final_images, total, begun, seen, part)
             if not self._more_images(part, affords):
                 break
             self._images.in_race = len(racing)
-            to_come = max(1, clock.final_parts - part) * len(racing)
+            to_come = (clock.final_parts - part) * len(racing)
             self._images.total = self._images.done + to_come + self._search.settings.controls
             ran, begin = self._images.ran, time.monotonic()
             more = self._images.run([(key, found[key]) for key in racing])

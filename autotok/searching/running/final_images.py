@@ -26,7 +26,7 @@ class FinalImages:
 
     Attributes:
         capacity: Jobs at a time.
-        total: Results that there may be at most, for the share that is reported.
+        total: Results that are thought to come, for the share that is reported.
         done: Results so far.
         ran: Images run so far.
         in_race: Models in the race, as reported.
@@ -44,7 +44,6 @@ class FinalImages:
         self.capacity = engine.capacity
         self.total, self.in_race = total, in_race
         self.done = self.ran = 0
-        self._share = 0.0
 
     def run(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
         """The records at the last fidelity, in the order given; from the study's notes if there.
@@ -72,9 +71,7 @@ class FinalImages:
 
     def _tell(self, record: TrialRecord) -> None:
         self.done += 1
-        share = min(1.0, self.done / self.total)
-        self._share = max(self._share, share)  # where time was left, more came than was thought
-        self._report(record, self._share, self.in_race)
+        self._report(record, min(1.0, self.done / self.total), self.in_race)
 
     def _evaluated(
         self, entries: Sequence[tuple[str, TrialRecord]]

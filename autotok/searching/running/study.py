@@ -200,7 +200,7 @@ class StudyRun:
         if self.notes.noted("promoted") is not None:
             self.search.plan = fitted(self.search.plan, self.notes)
         elif self.search.plan.finetunes:
-            promoted = self._closes_promotions(0, self._before_promotions_s())
+            promoted = self._closes_promotions(0, first=True)
             if not promoted:
                 self._know_reference()
                 working = Working(self._progress(), "seeing how fast fine-tunes run")
@@ -210,23 +210,12 @@ class StudyRun:
             self.notes.note("promoted", promoted)
         return str(self.notes.noted("closed"))
 
-    def _before_promotions_s(self) -> float:
-        """What is to be done before the first fine-tune."""
-        start, stop = self._reference_images()
-        macs, macs_per_s = self.problem.costs.cost(self.problem.whole).macs, self.clock.speed[1]
-        reference_s = max(0, stop - start) * macs / macs_per_s if macs_per_s else 0.0
-        return self.search.plan.pace_s + reference_s
-
-    def _reference_images(self) -> tuple[int, int]:
-        """Images that the uncompressed model has seen, and has to."""
-        known = self._reference()
-        return 0 if known is None else known.num_images, self.search.plan.more
-
     def _know_reference(self) -> None:
         """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""
-        known, (start, stop) = self._reference(), self._reference_images()
-        if start < stop:
-            self.engine.submit(Job(REFERENCE, self.problem.whole, start, stop))
+        known = self._reference()
+        seen = 0 if known is None else known.num_images
+        if seen < self.search.plan.more:
+            self.engine.submit(Job(REFERENCE, self.problem.whole, seen, self.search.plan.more))
             more = self.engine.collect().tally
             if more is not None:
                 self.search.tallies[REFERENCE] = more if known is None else known + more
@@ -272,10 +261,10 @@ class StudyRun:
             return "n_trials"
         return "timeout_s" if self.clock.closes_trials() else ""
 
-    def _closes_promotions(self, open_jobs: int, before_s: float = 0.0) -> str:
+    def _closes_promotions(self, open_jobs: int, *, first: bool = False) -> str:
         if self.search.promoted >= self.search.plan.finetunes:
             return "finetunes"
-        return "timeout_s" if self.clock.closes_promotions(before_s) else ""
+        return "timeout_s" if self.clock.closes_promotions(first=first) else ""
 
     def _submit(self, job: Job) -> None:
         self.engine.submit(job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,11 +27,8 @@ _SPEED_SHARE = 0.05
 _MOST_ROOM = 4.0
 _LEAST_S = 1.0
 """A plan is made for so much at least."""
-_PARTS, _MOST_PARTS = 6, 12
-"""Of the final evaluation, in equal time: each for about half of those before it; more where time
-is left."""
-_WORTH = 8
-"""Images for which there is a further part."""
+_PARTS = 6
+"""Of the final evaluation, in equal time: each for about half of those before it."""
 _SLACK = 1.1
 """Estimates are stretched by this: the machine may be busier later."""
 
@@ -168,20 +166,34 @@ class TimeLimit:
             reserved += self._speed() * plan.few
         if self._retrains:  # the next trial's own
             reserved += self._finetune_s()
-        if enough and self._search.builder.promotes:
+        if enough and plan.finetunes and self._search.builder.promotes:
             each = self._finetune_s() + self._speed() * plan.more
-            reserved += plan.pace_s + plan.finetunes * each / self._capacity
+            reserved += self._before_finetunes_s()
+            reserved += math.ceil(plan.finetunes / self._capacity) * each
+            reserved += self._speed() * plan.few  # the next trial may not take their place either
         return self.elapsed() + reserved > self._limit_s
 
-    def closes_promotions(self, before_s: float = 0.0) -> bool:
-        """Whether another fine-tune, after what else is to be done, would eat the final
-        evaluation's time."""
+    def closes_promotions(self, *, first: bool = False) -> bool:
+        """Whether another fine-tune would eat the final evaluation's time; before the `first`,
+        there is more to do."""
         if self._limit_s is None:
             return False
         plan = self._search.plan
         needed = self._finetune_s() + self._speed() * plan.more + self.reserved_s
         needed += self._final_evaluation_s() * plan.final + self._control_s()
-        return self.elapsed() + before_s + needed > self._limit_s
+        needed += self._before_finetunes_s() if first else 0.0
+        return self.elapsed() + needed > self._limit_s
+
+    def _before_finetunes_s(self) -> float:
+        """What is to be done before the first fine-tune: seeing how fast they run, and judging the
+        uncompressed model on as many images."""
+        search, (_, macs_per_s) = self._search, self.speed
+        paces = search.problem.pace and search.proposals.noted("finetune_room") is None
+        known, whole = search.tallies.get(REFERENCE), search.problem.whole
+        images = max(0, search.plan.more - (0 if known is None else known.num_images))
+        macs = images * search.problem.costs.cost(whole).macs
+        pace_s = search.plan.pace_s if paces else 0.0
+        return pace_s + (macs / macs_per_s if macs_per_s else 0.0)
 
     def finetune_room(self) -> float:
         """How many times the planned effort each fine-tune can have, 1 to 4, now that trials are
@@ -211,9 +223,8 @@ class TimeLimit:
             pace = begun.seconds / begun.ran
         pace = _SLACK * max(pace, 1e-9)
         left -= self._settings.controls * plan.few * pace
-        images = evened(seen, max(0.0, left) / max(1, _PARTS - part) / pace)
-        worth = 0 if part < _PARTS else _WORTH if part < _MOST_PARTS else total
-        return least if images < least + worth else min(total, images)
+        images = evened(seen, max(0.0, left) / (_PARTS - part) / pace)
+        return max(least, min(total, images))
 
     def control_images(self, every: int, racing: int) -> int:
         """Images, `every` one at most, of random controls that are not told from the best."""
@@ -225,8 +236,7 @@ class TimeLimit:
 
     @property
     def final_parts(self) -> int:
-        """Parts of the final evaluation that are planned, each fitted to the time that the one
-        before took."""
+        """Parts of the final evaluation, each fitted to the time that the one before took."""
         return _PARTS if self._fits_final_images() else 1
 
     def _fits_final_images(self) -> bool:

@@ -1,13 +1,17 @@
 """Controls are judged beside the best: both kinds, also where time is short."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from clocked import Workers, follow
 from problems import fake_problem
 from test_controls import SIZED
 
+from autotok.config import CompressionConfig
+from autotok.evaluation.tally import Tally
 from autotok.searching.running.opening import run_search
-from autotok.searching.running.time_limit import TimeLimit
+from autotok.searching.running.time_limit import Around, TimeLimit
 from autotok.searching.space.settings import SearchSettings
 
 
@@ -62,3 +66,32 @@ def test_where_random_pruning_cannot_be_as_cheap_as_the_best_that_is_said(
     )
     found = run_search(SearchSettings(n_trials=4), fake_problem(), tmp_path / "out").final
     assert found.no_random_control == "counted or measured anew, it is outside the budget"
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_control_that_is_not_told_from_the_best_sees_more_images(
+    alike: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = fake_problem().costs
+    whole = costs.cost(CompressionConfig()).macs
+
+    def judged(config: CompressionConfig, start: int, stop: int) -> Tally:
+        share = 50 + 40 * costs.cost(config).macs / whole
+        share -= 40 * (config.method == "random" and not alike)
+        hits = "".join("01"[image * 37 % 100 < share] for image in range(start, stop))
+        return Tally("top1", len(hits), len(hits), hits.count("1"), hits=hits)
+
+    workers = Workers(1, image_s=0.05)
+    workers._accuracy = judged  # type: ignore[assignment]
+    follow(workers, monkeypatch)
+    problem = dataclasses.replace(
+        fake_problem(total_images=20_000), load_tally=lambda data: Tally(**data)
+    )
+    settings = SearchSettings(n_trials=12, timeout_s=300.0, images_few=80)
+    run = run_search(settings, problem, tmp_path / "run", engine=workers, around=Around(0.0))
+    seen = [r.score.num_images for r in run.final.controls if r.score is not None]
+    assert seen
+    if alike:
+        assert min(seen) > run.plan.few
+    else:
+        assert set(seen) == {run.plan.few}

@@ -1,7 +1,6 @@
 """The final evaluation runs in parts, each fitted to the time left."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from clocked import Workers, follow
@@ -27,10 +26,6 @@ def test_a_machine_that_slows_down_in_the_final_evaluation_does_not_overrun_the_
 ) -> None:
     workers = BusyLater(1, image_s=0.05)
     follow(workers, monkeypatch)
-    monkeypatch.setattr(
-        "autotok.searching.running.final_evaluation.time",
-        SimpleNamespace(monotonic=workers.monotonic),
-    )
     settings = SearchSettings(n_trials=24, timeout_s=100.0)
     problem = fake_problem(total_images=100_000)
     run = run_search(settings, problem, tmp_path / "run", engine=workers, around=Around(0.0))

@@ -86,7 +86,7 @@ def test_a_tenth_of_a_fine_tune_s_time_is_spent_on_a_speed_and_once(tmp_path: Pa
 def test_no_speed_is_measured_where_the_fine_tune_would_no_longer_fit_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TimeLimit, "closes_promotions", lambda _, before_s=0.0: before_s > 10.0)
+    monkeypatch.setattr(TimeLimit, "closes_promotions", lambda _, first=False: first)
     pacer = Pacer(1e11)
     result = run_search(SETTINGS, problem_with(pacer), tmp_path / "run")
     assert pacer.asked == []
