@@ -121,6 +121,8 @@ def notes_of(result: SearchResult, plug_in_only: str | None) -> list[str]:
             f"{len(result.final.outside)} finalists turned out to be outside the budget and were"
             f" left out, such as trial {shown.number}: {shown.reason or 'by the second count'}."
         )
+    if result.no_finetune:
+        notes.append(f"{result.no_finetune[0].upper()}{result.no_finetune[1:]}.")
     if plug_in_only is not None:
         notes.append(f"Nothing could be retrained: {plug_in_only}.")
     return notes

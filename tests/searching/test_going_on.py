@@ -223,6 +223,31 @@ def test_trials_that_are_all_fine_tuned_keep_to_the_time_limit(
     assert workers.now < 400.0
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_trials_that_end_by_the_clock_leave_room_for_the_fine_tune_that_is_planned(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = dataclasses.replace(trainable(), total_images=20_000)
+
+    class Training(Workers):
+        def collect(self) -> Outcome:
+            if self._open[0].task == "evaluate":
+                return super().collect()
+            self.now += 30.0
+            done = run_job(problem, self._open.popleft())
+            assert done.tuned is not None
+            return dataclasses.replace(done, tuned=dataclasses.replace(done.tuned, seconds=30.0))
+
+    workers = clocked(monkeypatch, problem.evaluate, Training(1, image_s=0.02))
+    settings = SearchSettings(
+        n_trials=200, timeout_s=300.0, min_trials=4, retrain_trials=1, seed=seed, images_few=40
+    )
+    run = run_search(settings, problem, tmp_path / "run", engine=workers, around=Around(0.0))
+    assert run.stopped_by == "timeout_s"
+    assert sum(r.tuned is not None for r in run.records) == 1
+    assert workers.now < 310.0
+
+
 def test_a_run_that_goes_on_keeps_to_its_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,8 @@ class SearchResult:
     """The limits that held, as config.yaml and pareto.json state them."""
     workers: str = ""
     """How many workers were started and what that took, in words; '' without any."""
+    no_finetune: str = ""
+    """Why nothing was fine-tuned though it might have been, where it is the time."""
 
     @property
     def front(self) -> tuple[TrialRecord, ...]:

@@ -145,6 +145,7 @@ class StudyRun:
             measuring=self.corrections.summary(),
             workers=self.started,
             budgets=self.problem.budgets,
+            no_finetune=self._why_no_finetune(),
         )
 
     def _start_workers(self) -> None:
@@ -208,7 +209,17 @@ class StudyRun:
                 fit_finetunes(self.search, self.notes, self.clock, self.engine, tell)
                 promoted = self._fill(self.search.ask_promotion, self._closes_promotions)
             self.notes.note("promoted", promoted)
+        if why := self._why_no_finetune():
+            self.on_event(Working(self._progress(), why))
         return str(self.notes.noted("closed"))
+
+    def _why_no_finetune(self) -> str:
+        """Why nothing was fine-tuned though it might have been, where it is the time."""
+        plan, none = self.search.plan, not any(r.tuned is not None for r in self.search.records)
+        if not (plan.finetunes and none and self.notes.noted("promoted") == "timeout_s"):
+            return ""
+        seconds = f"one of {plan.finetune_s:.0f} s" if plan.finetune_s else "one"
+        return f"nothing was fine-tuned: the time limit leaves no room for {seconds}"
 
     def _know_reference(self) -> None:
         """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""

@@ -170,7 +170,7 @@ class TimeLimit:
             each = self._finetune_s() + self._speed() * plan.more
             reserved += self._before_finetunes_s()
             reserved += math.ceil(plan.finetunes / self._capacity) * each
-            reserved += self._speed() * plan.few  # the next trial may not take their place either
+            reserved += self._speed() * plan.more  # the next trial may not take their place either
         return self.elapsed() + reserved > self._limit_s
 
     def closes_promotions(self, *, first: bool = False) -> bool:

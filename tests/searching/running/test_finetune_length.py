@@ -8,6 +8,7 @@ from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
 from autotok.finetune_spec import Length
+from autotok.report.run_notes import notes_of
 from autotok.searching.running.finetune_length import line_through
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.question import Question
@@ -91,6 +92,8 @@ def test_no_speed_is_measured_where_the_fine_tune_would_no_longer_fit_after_it(
     result = run_search(SETTINGS, problem_with(pacer), tmp_path / "run")
     assert pacer.asked == []
     assert steps(result) == []
+    assert result.no_finetune.startswith("nothing was fine-tuned: the time limit leaves no room")
+    assert f"{result.no_finetune[1:]}." in notes_of(result, None)[-1]
 
 
 def test_no_time_is_overhead_that_multiply_accumulates_explain() -> None:

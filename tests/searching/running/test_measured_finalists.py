@@ -15,6 +15,12 @@ from autotok.searching.running.device_corrections import DeviceCorrections
 from autotok.searching.running.search_result import SearchResult
 
 
+def best_of(result: SearchResult) -> CompressionConfig:
+    assert result.best is not None
+    assert result.best.config is not None
+    return result.best.config
+
+
 def test_every_finalist_is_measured_once_and_judged_by_it(tmp_path: Path) -> None:
     bench = Bench(factor=1.02)
     result = search(bench, tmp_path / "run")
@@ -32,10 +38,7 @@ def test_every_finalist_is_measured_once_and_judged_by_it(tmp_path: Path) -> Non
 
 
 def test_a_finalist_that_is_outside_a_limit_when_measured_is_replaced(tmp_path: Path) -> None:
-    plain = search(Bench(), tmp_path / "plain")
-    assert plain.best is not None
-    assert plain.best.config is not None
-    slow = plain.best.config.method
+    slow = best_of(search(Bench(), tmp_path / "plain")).method
     result = search(Bench(**{slow: 1.6}), tmp_path / "run")
     assert slow in {r.config.method for r in result.final.outside if r.config}
     assert all(not r.feasible for r in result.final.outside)
@@ -72,10 +75,7 @@ def test_finalists_are_chosen_anew_until_one_is_inside_when_measured(
 
 
 def test_a_finalist_that_does_not_fit_into_memory_is_out_with_its_reason(tmp_path: Path) -> None:
-    plain = search(Bench(), tmp_path / "plain")
-    assert plain.best is not None
-    assert plain.best.config is not None
-    big = plain.best.config.method
+    big = best_of(search(Bench(), tmp_path / "plain")).method
     failed = MeasurementFailed("device 'board' ran out of memory with this model", kind="memory")
     result = search(Bench(**{big: failed}), tmp_path / "run")
     assert big in {r.config.method for r in result.final.outside if r.config}
@@ -86,24 +86,16 @@ def test_a_finalist_that_does_not_fit_into_memory_is_out_with_its_reason(tmp_pat
 
 
 def test_a_finalist_that_the_device_cannot_load_stays_and_says_so(tmp_path: Path) -> None:
-    plain = search(Bench(), tmp_path / "plain")
-    assert plain.best is not None
-    assert plain.best.config is not None
-    odd = plain.best.config.method
+    plain = best_of(search(Bench(), tmp_path / "plain"))
+    odd = plain.method
     failed = MeasurementFailed("device 'board': it cannot load this model", kind="load")
     result = search(Bench(**{odd: failed}), tmp_path / "run")
-    [best] = [r for r in result.front if r.config and r.config.config_id == _id(plain)]
+    [best] = [r for r in result.front if r.config and r.config == plain]
     assert best.reading is None
     assert best.unmeasured == str(failed)
     row = best.row()
     assert row["latency_is"] == "predicted, unchecked"
     assert row["not_measured"] == str(failed)
-
-
-def _id(result: SearchResult) -> str:
-    assert result.best is not None
-    assert result.best.config is not None
-    return result.best.config.config_id
 
 
 def test_memory_that_holds_other_things_corrects_nothing_and_judges_nobody(tmp_path: Path) -> None:
