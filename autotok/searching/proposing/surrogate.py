@@ -40,6 +40,8 @@ _NEAR_SHAPES = 8
 """New shapes around the front for each proposal."""
 _MOST_SEEN = 150
 """Observations that the process looks at, as its time grows with their square."""
+_MOST_FAILED = 50
+"""Of those that failed, the latest."""
 _PUBLISHED = 5
 """The first proposals, each the published schedule of another method, at the cost where it promises
 most: before anything was seen, a paper's schedule is a likely guess, and one method twice says
@@ -111,10 +113,11 @@ class Surrogate:
         """The most promising proposals that are not known yet, best first."""
         seen = self._visible([r for r in (*known.earlier, *known.records) if _learnt_from(r)])
         fresh = self._around(number, seen)
+        failed = [r for r in known.records if _failed(r)][-_MOST_FAILED:]
         rng = np.random.default_rng([self._seed, number, 13])
-        gains = self._gains(self._features.of(fresh), seen, known, rng)
+        gains = self._gains(self._features.of(fresh), seen, failed, known, rng)
         order = np.argsort(-gains, kind="stable").tolist()
-        opening = self._opening([*seen, *known.running])
+        opening = self._opening([*seen, *failed, *known.running])
         candidates = [*self._named, *(Named(c.params) for c in fresh)]
         ranked = (candidates[i] for i in order if not opening or i in opening)
         return self._untried(ranked, known, number, _RANKED * _block(number))
@@ -214,7 +217,12 @@ class Surrogate:
         return np.array([rows[id(r)][1] for r in seen]).reshape(-1, len(self._objectives))
 
     def _gains(
-        self, fresh: Rows, seen: Sequence[TrialRecord], known: Known, rng: np.random.Generator
+        self,
+        fresh: Rows,
+        seen: Sequence[TrialRecord],
+        failed: Sequence[TrialRecord],
+        known: Known,
+        rng: np.random.Generator,
     ) -> Floats:
         """(m,) how much each candidate, of the pool and fresh, is expected to move the front."""
         macs = np.concatenate([self._pool_rows.macs, fresh.macs])
@@ -229,6 +237,9 @@ class Surrogate:
                 continue
             told, worst = self._told(objective, seen, known.ceiling)
             hyper = self._hyper(objective, known)
+            if failed and judged:  # what cannot be judged is of no use to anybody
+                like, bad = self._features.of_records(failed).inputs, float(told.values.max())
+                told = told.with_more(_names(failed), like, np.full(len(failed), bad))
             posterior = fit(told.inputs, told.values, told.variances, hyper)
             if known.running:  # they will find what is believed of them now
                 theirs = self._features.of_records(known.running).inputs
@@ -335,6 +346,14 @@ def _names(records: Sequence[TrialRecord]) -> list[Hashable]:
 
 def _learnt_from(record: TrialRecord) -> bool:
     return record.measured and record.config is not None and record.base is None
+
+
+def _failed(record: TrialRecord) -> bool:
+    """Whether a schedule was tried and could not be judged; the uncompressed model tells nothing
+    about others."""
+    config = record.config
+    tried = record.state == "failed" and record.base is None and record.costs is not None
+    return tried and config is not None and bool(config.reductions)
 
 
 def _judged(record: TrialRecord, objective: Objective) -> bool:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from autotok.searching.engines.base import Engine
 from autotok.searching.records.final import Final
-from autotok.searching.records.pareto import Front, best_of
+from autotok.searching.records.pareto import best_of
 from autotok.searching.records.record import TrialRecord
 
 from .final_controls import FinalControls
 from .final_images import FinalImages
 from .loop import Search
 from .other_backbones import best_elsewhere, by_best_backbone, left_out, uncompressed_models
-from .race import finalists, goes_on, recommended
+from .race import final_front, finalists, goes_on, recommended
 from .second_count import SecondCount
 from .time_limit import Begun, TimeLimit
 
@@ -71,7 +71,7 @@ def final_evaluation(
     within = [r for r in chosen if r.within_budget]
     measured, least = [r for r in within if r.measured], search.settings.min_quality
     best = recommended(measured, search.objectives, least)
-    front = Front(search.objectives, within)
+    front = final_front(within, search.objectives)
     if best is not None:
         front.keep(best)
     controls = FinalControls(search, images, count, clock)

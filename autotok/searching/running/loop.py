@@ -79,8 +79,10 @@ class Search:
         self.promoted = 0
         """Of those, what was fine-tuned, under way included, and was not known already."""
         self._fruitless = 0
-        self.evaluated = self.tried = 0
-        """Different configurations that were evaluated, or tried and failed; without promotions."""
+        self.evaluated = 0
+        """Different configurations that were evaluated."""
+        self.over = self.tried = 0
+        """Those and what failed, and of them what is no promotion."""
         for record in proposals.records:
             self._count(record)
         self._elsewhere = self._tuned_elsewhere()
@@ -143,7 +145,8 @@ class Search:
         if record.base is not None and record.base not in self._retrained:
             self._retrained.add(record.base)
             self.promoted += record.state != "duplicate"
-        self.evaluated += fruitful
+        self.evaluated += record.evaluated
+        self.over += fruitful
         self.tried += fruitful and record.base is None
         self._fruitless = 0 if fruitful else self._fruitless + 1
 

@@ -14,6 +14,8 @@ import logging
 import math
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from autotok.evaluation.paired import compare
 from autotok.facts import BackboneFacts
 from autotok.metrics import METRICS, ON_DEVICE
@@ -74,6 +76,32 @@ def recommended(
         return best
     tied = [r for r in records if r is best or _is_tie(r, best)]
     return tied[_among_ties(tied, objectives)[0]]
+
+
+def final_front(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> Front:
+    """Those that no other dominates, neither by its own figures nor over the images of both: a mean
+    over few images that happens to lie above one over more is no reason to cost more."""
+    members = Front(objectives, records).records
+    judged = {METRICS[r.score.metric].column for r in members if r.score is not None}
+    columns = [i for i, o in enumerate(objectives) if o.name not in judged]
+    if len(columns) == len(objectives):
+        return Front(objectives, members)
+    points = losses([r.values for r in members], objectives)
+    costs, kept = points[:, columns], list[int]()
+    for at in np.lexsort((*points.T, *costs.T[::-1])).tolist():  # what comes later costs no less
+        below = [k for k in kept if (costs[k] <= costs[at]).all()]
+        if not any(
+            _as_good(members[k], members[at], cheaper=bool((costs[k] < costs[at]).any()))
+            for k in below
+        ):
+            kept.append(at)
+    return Front(objectives, [members[at] for at in kept])
+
+
+def _as_good(record: TrialRecord, other: TrialRecord, *, cheaper: bool) -> bool:
+    """Whether it is better over the images of both, or as good where it is `cheaper`."""
+    found = compare(record.tally, other.tally)
+    return found is not None and (found.difference > 0.0 or (cheaper and found.difference == 0.0))
 
 
 def _is_tie(record: TrialRecord, best: TrialRecord) -> bool:

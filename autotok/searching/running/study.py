@@ -312,7 +312,7 @@ class StudyRun:
     def _progress(self) -> float:
         expected = self.settings.n_trials
         expected += self.search.plan.finetunes
-        share = self.search.evaluated / expected
+        share = self.search.over / expected
         if self.settings.timeout_s is not None:
             share = max(share, self.clock.elapsed() / self.settings.timeout_s)
         return (1.0 - _FINAL_SHARE) * min(1.0, share)

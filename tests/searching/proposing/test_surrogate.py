@@ -176,3 +176,23 @@ def test_a_shape_that_is_outside_at_its_cheapest_is_not_proposed_again() -> None
         assert params is not None
         assert shape(params) not in [shape(r.params) for r in refused]
         refused.append(TrialRecord(number, "infeasible", None, params=params))
+
+
+def test_a_method_that_always_fails_is_left_alone_soon(tmp_path: Path) -> None:
+    """And the failures count as trials, not as configurations that were evaluated."""
+    facts, told = vit_facts(), list[str]()
+    judge = FakeEvaluator(facts)
+
+    def evaluate(config: CompressionConfig, start: int, stop: int) -> FakeTally:
+        if config.method == "tome":
+            raise RuntimeError("no such operator here")
+        return judge(config, start, stop)
+
+    problem = fake_problem("50%", facts=facts, evaluate=evaluate)
+    found = run_search(
+        SearchSettings(n_trials=24, seed=0, min_trials=1), problem, tmp_path / "run",
+        on_event=lambda event: told.append(str(event)),
+    )  # fmt: skip
+    failed = [r for r in found.records if r.state == "failed"]
+    assert 1 <= len(failed) <= 3
+    assert any(f"evaluated={found.evaluated}" in line for line in told if line.startswith("Done"))

@@ -22,6 +22,7 @@ from autotok.searching.running.loop import REFERENCE
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.race import (
     challengers,
+    final_front,
     goes_on,
     in_question,
     is_of_use,
@@ -78,6 +79,19 @@ def test_challengers_are_those_near_the_best_that_the_front_left_out() -> None:
     assert len(found) == 2
     assert far not in found
     assert values == sorted(values, reverse=True)
+
+
+def test_nobody_is_on_the_front_for_having_seen_fewer_images() -> None:
+    """The first hundred are easy: over them alone, the cheap one is as good as the costly one."""
+    cheap = record(1, "tome", 1.0, "1" * 90 + "0" * 10 + hits(0.5, seed=2)[:100])
+    costly = record(2, "evit", 2.0, "1" * 90 + "0" * 10)
+    better = record(3, "topk", 3.0, "1" * 95 + "0" * 5)
+    assert costly.score is not None
+    assert cheap.score is not None
+    assert costly.score.value > cheap.score.value
+    assert final_front([better, costly, cheap], OBJECTIVES).records == [cheap, better]
+    untold = dataclasses.replace(costly, tally=None)
+    assert final_front([untold, cheap], OBJECTIVES).records == [cheap, untold]
 
 
 def at(record: TrialRecord, kl: float) -> TrialRecord:
