@@ -197,7 +197,7 @@ def _quality(
 def _speed(model: CompressedViT, result: ExportResult, images: Tensor) -> dict[str, Any]:
     """Latency of the file beside the uncompressed model's float32 export, in the same runtime."""
     path = Path(result.path)
-    found = measure_file(path, result.format, result.precision, images, model.backbone)
+    found = measure_file(path, result.format, result.precision, images, model.original.whole)
     return {
         "measured_latency_ms": round(found.latency_ms, 3),
         "measured_uncompressed_ms": round(found.reference_latency_ms or 0.0, 3),

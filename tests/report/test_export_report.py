@@ -14,14 +14,20 @@ from autotok.backbones.tiny import tiny_backbone
 from autotok.cli.models import app
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
+from autotok.devices import runtimes
+from autotok.devices.measurement import Measurement
+from autotok.devices.reference_files import export_for_timing
 from autotok.errors import ConfigError, ExportError
 from autotok.evaluation import preprocessing
 from autotok.evaluation.data import load_data
 from autotok.evaluation.preprocessing import read_image
 from autotok.exits import ExitPolicy
+from autotok.pruned_spec import PrunedSpec
 from autotok.report.export_report import CALIBRATED, calibration_images, export_report
 
 ARGUMENTS = ["--backbone", "tiny", "--method", "topk", "--keep", "0.5@1"]
+
+PRUNED = PrunedSpec((0, 2), ((0, 1), (2,)), ("f" * 8 + "0" * 40,) * 2)
 
 
 def test_int8_without_images_to_calibrate_on_is_refused_at_once(tmp_path: Path) -> None:
@@ -52,6 +58,34 @@ def test_images_to_calibrate_on_are_all_that_is_decoded_for_them(
         calibration_images(model, tmp_path, used=140),
         source.batch(source.subset(150, 0)[-CALIBRATED:])[0],
     )
+
+
+def test_a_file_is_timed_beside_the_whole_model_on_images_of_that_one_s_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside: list[torch.nn.Module] = []
+
+    def ran(opened: torch.nn.Module, images: torch.Tensor, **how: torch.nn.Module) -> Measurement:
+        assert images.shape[1:] == (3, 16, 16)
+        assert opened(images).shape == how["reference"](images).shape == (2, 10)
+        return Measurement(
+            latency_ms=1.0, p90_ms=1.0, mad_ms=0.0, runs=1, verdict="steady",
+            reference_latency_ms=3.0, speedup=3.0, peak_memory_mb=1.0, memory_source="", device="",
+            runtime="", dtype="float32", batch=2, image_shape=(3, 16, 16), threads=1, when="",
+        )  # fmt: skip
+
+    def export(model: torch.nn.Module, path: Path, images: torch.Tensor, format: str) -> None:
+        beside.append(model)
+        assert images.shape == (2, 3, 32, 32)
+        export_for_timing(model, path, images, format)
+
+    monkeypatch.setattr(runtimes, "measure", ran)
+    monkeypatch.setattr(runtimes, "export_for_timing", export)
+    whole, config = tiny_backbone(), CompressionConfig(subnet=PRUNED, image_size=16)
+    model, how = compress_backbone(whole, config), {"format": "torchscript", "batch": 2}
+    found = export_report(model, tmp_path / "m.pt", **how, measured=True)
+    assert beside == [whole]
+    assert (found["measured_uncompressed_ms"], found["measured_speedup"]) == (3.0, 3.0)
 
 
 @pytest.mark.slow
