@@ -18,6 +18,7 @@ from autotok.backbones.base import Backbone
 from autotok.errors import AutotokError, failure
 from autotok.export.formats import FORMATS, ExportFormat
 from autotok.export.graph_chain import FileChain, OneByOne, open_file
+from autotok.export.running import running
 from autotok.names import known
 
 from .footprint import BARE, file_footprint
@@ -76,15 +77,20 @@ def measure_file(
         path: `ExportResult.path` of `format` and `precision`, for the batch of `images`.
         images: One batch, normalised, on the CPU; any number for a model that stops early.
         reference: Usually the uncompressed model.
+
+    Raises:
+        ExportError: the runtime does not run the file.
     """
     chosen = FORMATS.get(format)
-    opened = open_file(path, chosen)
+    with running(chosen):
+        opened = open_file(path, chosen)
     singly = isinstance(opened, FileChain)
     generator = torch.Generator().manual_seed(0)
     own = torch.randn(len(images), *reference.facts.image_shape, generator=generator)
     with _exported(chosen, None, [reference], own[:1] if singly else own) as beside:
         other = OneByOne(beside.models[0]) if singly else beside.models[0]
-        found = measure(opened, images, reference=_OnOwnImages(other, own))
+        with running(chosen):
+            found = measure(opened, images, reference=_OnOwnImages(other, own))
     alone = None if singly else _memory_of(path, chosen, images)
     found = _Prepared([opened], "", _TORCH_TOO, alone).with_memory(found)
     found = found.per_image() if singly else found

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, repeated
 from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import is_adaptive
 from autotok.errors import ExportError
@@ -221,8 +221,7 @@ def _several(
 
 def _full_batches(images: Tensor, batch: int) -> Tensor:
     """The images on the CPU, the first ones again at the end where a batch lacks some."""
-    images = images.detach().cpu().float()
-    return images[torch.arange(-(-len(images) // batch) * batch) % len(images)]
+    return repeated(images.detach().cpu().float(), -(-len(images) // batch) * batch)
 
 
 def _write(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, repeated
 from autotok.compression.calibrate import calibrated
 from autotok.compression.model import CompressedViT
 from autotok.compression.telling import missing_thresholds
@@ -94,7 +94,8 @@ def export_report(
     if evaluator is not None:
         report |= _quality(model, result, evaluator, judged)
     if measured:
-        report |= _speed(model, result, images[: TIMED if result.parts else batch])
+        timed = images[:TIMED] if result.parts else repeated(images, batch)
+        report |= _speed(model, result, timed)
     return report
 
 

@@ -63,27 +63,35 @@ def test_images_to_calibrate_on_are_all_that_is_decoded_for_them(
 def test_a_file_is_timed_beside_the_whole_model_on_images_of_that_one_s_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A batch is filled up where the data has fewer images."""
+    for number in range(3):
+        Image.new("RGB", (32, 32), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
     beside: list[torch.nn.Module] = []
 
     def ran(opened: torch.nn.Module, images: torch.Tensor, **how: torch.nn.Module) -> Measurement:
-        assert images.shape[1:] == (3, 16, 16)
-        assert opened(images).shape == how["reference"](images).shape == (2, 10)
+        assert images.shape == (4, 3, 16, 16)
+        assert opened(images).shape == how["reference"](images).shape == (4, 10)
         return Measurement(
             latency_ms=1.0, p90_ms=1.0, mad_ms=0.0, runs=1, verdict="steady",
             reference_latency_ms=3.0, speedup=3.0, peak_memory_mb=1.0, memory_source="", device="",
-            runtime="", dtype="float32", batch=2, image_shape=(3, 16, 16), threads=1, when="",
+            runtime="", dtype="float32", batch=4, image_shape=(3, 16, 16), threads=1, when="",
         )  # fmt: skip
 
     def export(model: torch.nn.Module, path: Path, images: torch.Tensor, format: str) -> None:
         beside.append(model)
-        assert images.shape == (2, 3, 32, 32)
+        assert images.shape == (4, 3, 32, 32)
         export_for_timing(model, path, images, format)
 
     monkeypatch.setattr(runtimes, "measure", ran)
     monkeypatch.setattr(runtimes, "export_for_timing", export)
     whole, config = tiny_backbone(), CompressionConfig(subnet=PRUNED, image_size=16)
-    model, how = compress_backbone(whole, config), {"format": "torchscript", "batch": 2}
-    found = export_report(model, tmp_path / "m.pt", **how, measured=True)
+    found = export_report(
+        *(compress_backbone(whole, config), tmp_path / "m.pt"),
+        format="torchscript",
+        data=tmp_path,
+        batch=4,
+        measured=True,
+    )
     assert beside == [whole]
     assert (found["measured_uncompressed_ms"], found["measured_speedup"]) == (3.0, 3.0)
 
