@@ -37,7 +37,7 @@ from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
 from autotok.metrics import own_quality
 from autotok.names import check_precision
-from autotok.report.export_report import random_images
+from autotok.report.export_report import RANDOM, random_images
 from autotok.report.told_classes import told_class_names
 from autotok.searching.running.judging import judge
 from autotok.training.student import emitted
@@ -330,6 +330,7 @@ def export(
         raise ExportError(
             "int8 is calibrated on images; give `calibration`, a few dozen like those it will see"
         )
+    checked_on = RANDOM if images is None else "images"
     images = random_images(runnable, 4) if images is None else images
     return export_model(
         runnable,
@@ -341,4 +342,5 @@ def export(
         precision=precision,
         opset=opset,
         calibration=calibration,
+        checked_on=checked_on,
     )

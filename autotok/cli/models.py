@@ -198,7 +198,7 @@ def compress_command(
     option: OptionOption = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Images that a method of thresholds meets its amounts on."),
+        typer.Option(help="Images to check the file on, and to find a method's thresholds on."),
     ] = None,
     class_names: ClassNamesOption = None,
     json: JsonFlag = False,

@@ -264,5 +264,6 @@ def _export_line(found: Mapping[str, Any]) -> str:
         )
     return (
         f"{found['precision']}, batch {found['batch']}, {found['size_mb']} MB, {verdict} on"
-        f" {found['num_images']} images (largest difference {found['max_abs_diff']:.1e}{edge})"
+        f" {found['num_images']} {found['checked_on']} (largest difference"
+        f" {found['max_abs_diff']:.1e}{edge})"
     )

@@ -33,6 +33,8 @@ CALIBRATED = 32
 TIMED = 16
 """Images that a model which stops early is timed on."""
 
+RANDOM = "random images"
+
 
 def export_report(
     model: CompressedViT,
@@ -74,7 +76,7 @@ def export_report(
     evaluator = None
     if judged and source is not None:
         evaluator = _evaluator(model, source, uncompressed)
-    images = random_images(model, CHECKED) if source is None else first_images(source, CHECKED)
+    images, checked_on = check_images(model, source, CHECKED)
     images, shown = model.backbone.fitted(images), None
     if precision == "int8" and data is not None:
         used = max(CHECKED, judged)
@@ -89,6 +91,7 @@ def export_report(
         precision=precision,
         opset=opset,
         calibration=shown,
+        checked_on=checked_on,
     )
     report = result.to_dict() | _mean_cost(model, result) | counts_told(model, found_on)
     if evaluator is not None:
@@ -105,6 +108,16 @@ def counts_told(model: CompressedViT, found_on: str) -> dict[str, str]:
         return {"thresholds_found_on": found_on}
     missing = missing_thresholds(model.config)
     return {"counts": "nominal: thresholds not found; give --data to find them"} if missing else {}
+
+
+def check_images(
+    model: CompressedViT, source: DataSource | None, number: int
+) -> tuple[Tensor, str]:
+    """((n, C, H, W) that a file is compared with torch on, what they are in words): noise only
+    where there is no data."""
+    if source is None:
+        return random_images(model, number), RANDOM
+    return first_images(source, number), "images"
 
 
 def random_images(model: CompressedViT, number: int, seed: int = 0) -> Tensor:
