@@ -26,6 +26,7 @@ from autotok.methods.registry import get_method
 from autotok.methods.thresholds import Calibrated
 from autotok.predicting.predict import predict
 from autotok.predicting.target import load_target
+from autotok.searching.records.record import Costs
 from autotok.searching.running.judging import Judged, judge
 
 from .block_report import block_report
@@ -229,7 +230,7 @@ def write_bundle(
         backbone=BackboneRef.of(model.original.whole.facts, checkpoint=checkpoint),
         config=model.config,
         preprocessing=preprocessing_of(model.backbone).to_dict(),
-        evidence={"macs": exact.macs, "params": exact.params},
+        evidence={"costs": Costs(**vars(exact)).columns},
     )
     source = None if data is None else load_data(data, model.backbone, class_names=class_names)
     images, checked_on = check_images(model, source, CHECKED)

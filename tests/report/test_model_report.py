@@ -12,7 +12,9 @@ from torch import Tensor
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig
+from autotok.export.best_yaml import read_best
 from autotok.export.exported import ExportResult
+from autotok.metrics import METRICS
 from autotok.report.model_report import CHECKED, write_bundle
 
 AGREES = ExportResult(
@@ -42,5 +44,8 @@ def test_a_bundle_is_checked_on_images_of_the_data_or_says_that_they_were_random
     said = "3 images" if is_given else f"{CHECKED} random images"
     assert all(image.std(dim=(1, 2)).max() < 1e-3 for image in given[0]) == is_given
     assert report["onnx_checked_on"] == said
-    assert f"agrees with torch on {said} (" in (tmp_path / "bundle" / "README.md").read_text()
+    readme = (tmp_path / "bundle" / "README.md").read_text()
+    assert f"agrees with torch on {said} (" in readme
+    costs = read_best(tmp_path / "bundle").evidence["costs"]
+    assert f"- Cost: {METRICS['macs'].number(costs['macs_g'])} G multiply-accumulates" in readme
     assert json.loads((tmp_path / "bundle" / "check.json").read_text())["exports"]["onnx"]["ok"]
