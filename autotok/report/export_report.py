@@ -21,7 +21,7 @@ from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource, load_data
 from autotok.export.exported import ExportResult, export_model
 from autotok.export.file_model import FileModel
-from autotok.export.formats import FORMATS
+from autotok.export.formats import FORMATS, check_suffix
 from autotok.export.graph_chain import open_file
 from autotok.searching.running.counterpart import require_counterpart
 
@@ -63,9 +63,11 @@ def export_report(
 
     Raises:
         ConfigError: there is no uncompressed model to judge against, or it does not fit.
-        ExportError: int8 without images to calibrate on; see `export_model`.
+        ExportError: int8 without images to calibrate on, or `output` has another suffix than files
+            of that format; see `export_model`.
     """
     output, precision = Path(output), precision or model.config.number_format
+    check_suffix(output, FORMATS.get(format))
     if precision == "int8" and data is None:
         raise ExportError(
             "int8 is calibrated on images: give --data, such as a folder of a few dozen like those"

@@ -127,6 +127,10 @@ def test_the_speed_of_a_model_that_stops_early_is_the_mean_of_an_image(tmp_path:
         (["--opset", "9"], "operator set 9 cannot be written to onnx files; give --opset 14 to 21"),
         (["--format", "pt2", "--precision", "int8"], "pt2 files come in float32 here"),
         (["--data", "nowhere"], "data folder 'nowhere' does not exist"),
+        (["-o", "m.xml"], "'m.xml' is no name of a file in the format onnx; give one that ends in"),
+        (["-o", "m.xml"], " .onnx, or choose --format openvino"),
+        (["--format", "openvino", "-o", "m.bin"], "format openvino; give one that ends in .xml"),
+        (["-o", "m"], "'m' is no name of a file in the format onnx; give one that ends in .onnx"),
         (["--class-names", "names.txt"], "class names 'names.txt' are for folders of images; give"),
         (["--data", "digits", "--class-names", "n"], "data 'digits' has its own classes"),
     ],
@@ -135,7 +139,7 @@ def test_what_cannot_be_is_told_before_a_model_is_loaded(
     tmp_path: Path, asked: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("autotok.cli.models.build", None)
-    done = CliRunner().invoke(app, ["export", "-o", str(tmp_path / "m"), *ARGUMENTS, *asked])
+    done = CliRunner().invoke(app, ["export", "-o", str(tmp_path / "m.onnx"), *ARGUMENTS, *asked])
     assert sentence in str(done.exception)
 
 
@@ -146,8 +150,8 @@ def test_a_folded_model_is_not_judged_against_itself(tmp_path: Path) -> None:
     config = CompressionConfig("tocom", (Reduction(1, 0.5),), options)
     model = compress_backbone(tiny_backbone(), config, is_folded=True)
     with pytest.raises(ConfigError, match="'agreement' needs the model it came from"):
-        export_report(model, tmp_path / "m.pt", data=tmp_path, judged=2)
-    assert not (tmp_path / "m.pt").exists()
+        export_report(model, tmp_path / "m.onnx", data=tmp_path, judged=2)
+    assert not (tmp_path / "m.onnx").exists()
     found = export_report(
         *(model, tmp_path / "m.pt"),
         format="torchscript",
