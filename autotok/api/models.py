@@ -30,6 +30,7 @@ from autotok.evaluation.own_quality import OwnFunction, OwnQuality
 from autotok.export.best_yaml import read_best
 from autotok.export.bundle import load_bundle, load_uncompressed
 from autotok.export.exported import ExportResult, export_model
+from autotok.export.formats import FORMATS, check_suffix
 from autotok.methods.author_units import from_num_removed
 from autotok.methods.base import Training
 from autotok.methods.folding import Folding
@@ -37,7 +38,7 @@ from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
 from autotok.metrics import own_quality
 from autotok.names import check_precision
-from autotok.report.export_report import random_images
+from autotok.report.export_report import RANDOM, random_images
 from autotok.report.told_classes import told_class_names
 from autotok.searching.running.judging import judge
 from autotok.training.student import emitted
@@ -316,6 +317,7 @@ def export(
     that says how they are run.
 
     Args:
+        path: With the suffix of the format's files.
         images: (n, C, H, W), normalised, that the check against torch runs on; random by default.
         format: One of `autotok.list_formats()`.
         batch: Images per run of the file.
@@ -330,6 +332,8 @@ def export(
         raise ExportError(
             "int8 is calibrated on images; give `calibration`, a few dozen like those it will see"
         )
+    check_suffix(path, FORMATS.get(format))
+    checked_on = RANDOM if images is None else "images"
     images = random_images(runnable, 4) if images is None else images
     return export_model(
         runnable,
@@ -341,4 +345,5 @@ def export(
         precision=precision,
         opset=opset,
         calibration=calibration,
+        checked_on=checked_on,
     )

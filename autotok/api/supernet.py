@@ -23,6 +23,7 @@ from autotok.export.best_yaml import BackboneRef, Bundle, write_best
 from autotok.files import check_folder, check_output_file
 from autotok.metrics import EXACT
 from autotok.plain_data import typed
+from autotok.searching.records.record import Costs
 from autotok.searching.space.budget import BudgetRequest, parse_budgets, resolve
 from autotok.supernet.cutting import cut_to_file
 from autotok.supernet.evolution import EvolutionSettings
@@ -167,12 +168,11 @@ def cut_subnet(
 def _write_yaml(
     path: Path, view: SupernetView, checkpoint: Path | None, evidence: Mapping[str, Any]
 ) -> None:
-    cost = uncompressed(view.facts)
     bundle = Bundle(
         backbone=BackboneRef.of(view.facts, checkpoint=checkpoint),
         config=CompressionConfig(subnet=view.subnet),
         preprocessing=preprocessing_of(view).to_dict(),
-        evidence={"macs": cost.macs, "params": cost.params, **evidence},
+        evidence={"costs": Costs(**vars(uncompressed(view.facts))).columns, **evidence},
     )
     write_best(path, bundle)
 

@@ -244,6 +244,11 @@ def shrunk(images: Tensor, side: int | None) -> Tensor:
     return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)
 
 
+def repeated(images: Tensor, number: int) -> Tensor:
+    """(number, C, H, W): the first images, from the beginning again where there are fewer."""
+    return images[torch.arange(number) % len(images)]
+
+
 def resampled_positions(table: Tensor, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """(1, P + N0, C) position table on another grid; rows of prefix tokens stay.
 

@@ -198,7 +198,7 @@ def compress_command(
     option: OptionOption = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Images that a method of thresholds meets its amounts on."),
+        typer.Option(help="Images to check the file on, and to find a method's thresholds on."),
     ] = None,
     class_names: ClassNamesOption = None,
     json: JsonFlag = False,
@@ -288,7 +288,9 @@ def evaluate_command(
 
 @app.command("export")
 def export_command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write, with the format's own suffix.")
+    ],
     config: ConfigArgument = None,
     backbone: AnyBackboneOption = None,
     checkpoint: CheckpointOption = None,
@@ -325,7 +327,7 @@ def export_command(
 ) -> None:
     """Write a model for a device and check the file against torch."""
     autotok.check_output_file(output)
-    autotok.check_format(format, precision=precision or "float32", opset=opset)
+    autotok.check_format(format, precision=precision or "float32", opset=opset, output=output)
     if data is not None:
         autotok.check_data(data, class_names=class_names)
     elif class_names is not None:

@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autotok.backbones.base import Backbone
 from autotok.errors import AutotokError, failure
 from autotok.export.formats import FORMATS, ExportFormat
 from autotok.export.graph_chain import FileChain, OneByOne, open_file
+from autotok.export.running import running
 from autotok.names import known
 
 from .footprint import BARE, file_footprint
@@ -64,9 +66,10 @@ def measure_in(
 
 
 def measure_file(
-    path: Path, format: str, precision: str, images: Tensor, reference: nn.Module
+    path: Path, format: str, precision: str, images: Tensor, reference: Backbone
 ) -> Measurement:
-    """Latency of an exported file beside the float32 export of `reference` in the same runtime.
+    """Latency of an exported file beside the float32 export of `reference` in the same runtime,
+    which sees as many images, of its own size.
 
     Where the model stops early, the latency is that of one image, the mean over all of `images`.
 
@@ -74,17 +77,36 @@ def measure_file(
         path: `ExportResult.path` of `format` and `precision`, for the batch of `images`.
         images: One batch, normalised, on the CPU; any number for a model that stops early.
         reference: Usually the uncompressed model.
+
+    Raises:
+        ExportError: the runtime does not run the file.
     """
     chosen = FORMATS.get(format)
-    opened = open_file(path, chosen)
+    with running(chosen):
+        opened = open_file(path, chosen)
     singly = isinstance(opened, FileChain)
-    with _exported(chosen, None, [reference], images[:1] if singly else images) as beside:
+    generator = torch.Generator().manual_seed(0)
+    own = torch.randn(len(images), *reference.facts.image_shape, generator=generator)
+    with _exported(chosen, None, [reference], own[:1] if singly else own) as beside:
         other = OneByOne(beside.models[0]) if singly else beside.models[0]
-        found = measure(opened, images, reference=other)
+        with running(chosen):
+            found = measure(opened, images, reference=_OnOwnImages(other, own))
     alone = None if singly else _memory_of(path, chosen, images)
     found = _Prepared([opened], "", _TORCH_TOO, alone).with_memory(found)
     found = found.per_image() if singly else found
     return dataclasses.replace(found, runtime=chosen.version(opened), dtype=precision)
+
+
+class _OnOwnImages(nn.Module):
+    """A model that runs on the same images whatever it is given."""
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        super().__init__()
+        self.model, self.images = model, images
+
+    def forward(self, _: Tensor) -> Tensor:
+        out: Tensor = self.model(self.images)
+        return out
 
 
 def number_format_of(model: nn.Module) -> str:

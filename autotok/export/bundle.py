@@ -75,6 +75,7 @@ def save_bundle(
     batch: int = 1,
     calibration: Tensor | None = None,
     class_names: Sequence[str] | None = None,
+    checked_on: str = "images",
     left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The check results of a fresh bundle folder, which replaces an older one as a whole.
@@ -88,6 +89,7 @@ def save_bundle(
         batch: Images per run of the exported files.
         calibration: (m, C, H, W) normalised, what int8 files are calibrated on; by default
             `images`.
+        checked_on: What `images` are: 'images', or 'random images'.
         class_names: What `infer.py` calls the classes; by default the model's own names.
         left_out: Formats that are not written, and why; README and check results say it.
     """
@@ -109,6 +111,7 @@ def save_bundle(
                     format=name,
                     batch=batch,
                     calibration=calibration,
+                    checked_on=checked_on,
                     strict=False,
                 )
                 exports[name] = {**found.to_dict(), "path": Path(found.path).name}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, repeated
 from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import is_adaptive
 from autotok.errors import ExportError
@@ -53,6 +53,7 @@ class ExportResult:
     same_argmax: bool
     """The first choice agrees on every image."""
     num_images: int
+    """Those given; what only fills up a last batch does not count."""
     ok: bool
     """float32: the same first choice and within `TOLERANCE`. Other number formats: finite; what
     they cost in quality is to be judged on the file (`agreement_pct` is a first look)."""
@@ -78,6 +79,8 @@ class ExportResult:
     """Images of the check that each part answered."""
     same_stop_pct: float = 100.0
     """Images that the files and torch stop behind the same part."""
+    checked_on: str = "images"
+    """What the images are: 'images', or 'random images'."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; of a single file without what is about several."""
@@ -113,6 +116,7 @@ def export_model(
     opset: int | None = None,
     calibration: Tensor | None = None,
     strict: bool = True,
+    checked_on: str = "images",
 ) -> ExportResult:
     """The result of writing `model` to `path` and running the file on `images`.
 
@@ -130,6 +134,7 @@ def export_model(
         calibration: (m, C, H, W) normalised, what int8 is calibrated on; by default `images`.
         strict: Raise where the file disagrees with torch; else the result's `ok` says it, unless
             the older ONNX exporter wrote it, which may leave something out in silence.
+        checked_on: What `images` are, for the result.
 
     Raises:
         ExportError: the method is not exportable, the exporter failed, or the file disagrees.
@@ -145,7 +150,7 @@ def export_model(
     backbone = getattr(plain, "backbone", plain)
     if isinstance(backbone, Backbone):
         backbone.settle()
-    images = _full_batches(images, batch)
+    images = images.detach().cpu().float()
     if isinstance(plain, CompressedViT) and has_parts(plain):
         check_chain(chosen, batch=batch, dynamic_batch=dynamic_batch, precision=precision)
         path = description_of(path)
@@ -153,12 +158,13 @@ def export_model(
         if isinstance(plain, CompressedViT) and has_parts(plain):
             result, expected = _several(chosen, plain, images, temporary)
         else:
-            shown = images if calibration is None else _full_batches(calibration, batch)
+            shown = _full_batches(images if calibration is None else calibration, batch)
             asked = _Asked(images, batch, dynamic_batch, precision, shown)
             result, expected = _single(chosen, plain, asked, temporary)
         size_mb = sum(file.stat().st_size for file in temporary.parent.iterdir()) / 1e6
         shape, size_mb = (batch, *images.shape[1:]), round(size_mb, 3)
         result = dataclasses.replace(result, path=str(path), input_shape=shape, size_mb=size_mb)
+        result = dataclasses.replace(result, checked_on=checked_on)
         if not result.ok:
             own = own_sensitivity(plain, images, batch, expected)
             result = dataclasses.replace(result, own_sensitivity=own)
@@ -181,7 +187,8 @@ def _single(
     format: ExportFormat, model: nn.Module, asked: _Asked, path: Path
 ) -> tuple[ExportResult, Tensor]:
     """(the result of one file for all of a model, torch's outputs)."""
-    images, batch, dynamic_batch = asked.images, asked.batch, asked.dynamic_batch
+    images, batch = _full_batches(asked.images, asked.batch), asked.batch
+    dynamic_batch, number = asked.dynamic_batch, len(asked.images)
     example = images[: max(batch, 2 if dynamic_batch else 1)]
     if len(example) < 2 and dynamic_batch:
         example = torch.cat([example, example])
@@ -192,9 +199,9 @@ def _single(
         lowered = format.lower(path, asked.precision, asked.calibration, batch=batch)
         notes += (f"made of what '{written.exporter}' wrote", *written.notes)
         written = lowered
-    expected = torch.cat([model(chunk) for chunk in images.split(batch)])
+    expected = torch.cat([model(chunk) for chunk in images.split(batch)])[:number]
     with running(format):
-        got = format.run(path, images, batch)
+        got = format.run(path, images, batch)[:number]
     result = _compared(format, expected, got, written, asked.precision)
     notes, size = (*notes, *written.notes), "dynamic" if dynamic else batch
     return dataclasses.replace(result, notes=notes, batch=size), expected
@@ -222,7 +229,7 @@ def _several(
 def _full_batches(images: Tensor, batch: int) -> Tensor:
     """The images on the CPU, the first ones again at the end where a batch lacks some."""
     images = images.detach().cpu().float()
-    return images[torch.arange(-(-len(images) // batch) * batch) % len(images)]
+    return repeated(images, -(-len(images) // batch) * batch)
 
 
 def _write(
@@ -285,9 +292,10 @@ def own_sensitivity(model: nn.Module, images: Tensor, batch: int, expected: Tens
     """Largest difference from `expected` where images move by a millionth of their spread, which is
     about float32's rounding; of several moves, as which of them crosses an edge is luck."""
     generator, found = torch.Generator().manual_seed(0), 0.0
+    images = _full_batches(images, batch)
     for _ in range(_MOVES):
         moved = images + torch.randn(images.shape, generator=generator) * 1e-6 * images.std()
-        outputs = torch.cat([model(chunk) for chunk in moved.split(batch)])
+        outputs = torch.cat([model(chunk) for chunk in moved.split(batch)])[: len(expected)]
         found = max(found, float((outputs - expected).abs().max()))
     return found
 
@@ -303,7 +311,7 @@ def _judge(result: ExportResult, strict: bool) -> None:
         f"the exported {result.format} file{by} disagrees with torch: largest difference"
         f" {result.max_abs_diff:.2g} ({result.max_rel_diff:.1e} of the largest output, allowed"
         f" {TOLERANCE:.0e}), first choice {'equal' if result.same_argmax else 'different'} over"
-        f" {result.num_images} images"
+        f" {result.num_images} {result.checked_on}"
     )
     if result.same_stop_pct < 100.0:
         message += f", {100.0 - result.same_stop_pct:g} % of which stop behind another part"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autotok.backbones.base import shrunk
+from autotok.backbones.base import repeated, shrunk
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 
@@ -30,7 +30,7 @@ class FileModel(nn.Module):
         """(B, classes), on the host; B need not be a multiple of the batch."""
         images = shrunk(images, self.config.image_size)
         wanted = len(images)
-        full = images[torch.arange(-(-wanted // self.batch) * self.batch) % wanted]
+        full = repeated(images, -(-wanted // self.batch) * self.batch)
         return torch.cat([self._run(chunk) for chunk in full.split(self.batch)])[:wanted]
 
 

@@ -178,16 +178,38 @@ def list_formats() -> tuple[str, ...]:
     return FORMATS.own
 
 
-def check_format(name: str, *, precision: str = "float32", opset: int | None = None) -> None:
-    """Raise unless a format is known, comes in that number format and operator set, and the
-    packages that write and run it work here.
+def check_format(
+    name: str,
+    *,
+    precision: str = "float32",
+    opset: int | None = None,
+    output: str | Path | None = None,
+) -> None:
+    """Raise unless a format is known, comes in that number format and operator set, the packages
+    that write and run it work here, and its files may be called as `output` is.
 
     Raises:
         UnknownName: no such format.
-        ExportError: not in that number format or operator set; a package is missing or broken.
+        ExportError: not in that number format or operator set, or under another name; a package is
+            missing or broken.
     """
     found = chosen_format(name, precision=precision, opset=opset)
+    if output is not None:
+        check_suffix(output, found)
     found.check()
+
+
+def check_suffix(path: str | Path, format: ExportFormat) -> None:
+    """Raise `ExportError` where a file is called as no file of its format is: what runs it goes by
+    the name, and others would take it for another format's."""
+    if format.suffix in ("", Path(path).suffix):
+        return
+    others = [f.name for f in FORMATS if Path(path).suffix == f.suffix]
+    instead = f", or choose --format {' or '.join(others)}" if others else ""
+    raise ExportError(
+        f"'{path}' is no name of a file in the format {format.name}; give one that ends in"
+        f" {format.suffix}{instead}"
+    )
 
 
 def chosen_format(name: str, *, precision: str, opset: int | None = None) -> ExportFormat:

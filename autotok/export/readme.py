@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotok.compression.telling import missing_thresholds
 from autotok.metrics import METRICS, ON_DEVICE, Metric
+from autotok.pruned_spec import PrunedSpec
 
 from .engines import engine_table
 from .formats import FORMATS
@@ -99,7 +100,9 @@ def readme(
 def _title(bundle: Bundle) -> str:
     """Whose model it is, and what was done to it."""
     config, name = bundle.config, bundle.backbone.name
-    done = [] if config.method == "none" else [f"compressed by {config.method}"]
+    cut, subnet = "pruned" if isinstance(config.subnet, PrunedSpec) else "subnet", config.subnet
+    done = [] if subnet is None else [f"{cut} ({subnet.short})"]
+    done += [] if config.method == "none" else [f"compressed by {config.method}"]
     done += ["fine-tuned"] if config.mode == "retrain" else []
     done += [] if config.number_format == "float32" else [f"in {config.number_format}"]
     done += [] if config.image_size is None else [f"on images of {config.image_size} pixels a side"]
@@ -264,5 +267,6 @@ def _export_line(found: Mapping[str, Any]) -> str:
         )
     return (
         f"{found['precision']}, batch {found['batch']}, {found['size_mb']} MB, {verdict} on"
-        f" {found['num_images']} images (largest difference {found['max_abs_diff']:.1e}{edge})"
+        f" {found['num_images']} {found['checked_on']} (largest difference"
+        f" {found['max_abs_diff']:.1e}{edge})"
     )

@@ -22,31 +22,43 @@ LOCAL = "local"
 def block_report(
     model: CompressedViT, *, target: str | Path | None, measure_on: str | None, batch: int
 ) -> dict[str, Any]:
-    """Plain data: of every block the figures now, and under `uncompressed` those before.
+    """Plain data: of every block the figures now, and under `uncompressed` those before, with the
+    number that the block had there.
 
     Times are measured in eager torch on this machine alone: exported files have no blocks.
     """
-    plain = compress_backbone(model.original.whole, CompressionConfig())
+    whole = model.original.whole
+    plain = compress_backbone(whole, CompressionConfig())
     on = None if target is None else load_target(target)
-    compressed = bool(model.config.reductions) or model.backbone.is_resized
+    compressed = bool(model.config.reductions) or model.backbone is not whole
     models = [model, plain] if compressed else [model]
     found = [model_figures(one, on, batch=batch) for one in models]
     timed, shares = _measured(models, batch) if measure_on == LOCAL else ([None] * len(models), [])
     sides = [_rows(*given) for given in zip(models, found, timed, strict=True)]
     rows = sides[0]
     if compressed:
-        for row, before in zip(rows, sides[1], strict=True):
-            row["uncompressed"] = {k: v for k, v in before.items() if k != "block"}
+        for row, was in zip(rows, _counterparts(model, sides[1]), strict=True):
+            row["uncompressed"] = was
     report: dict[str, Any] = {"blocks": rows, "peak_block": _name(model, found[0].peak)}
     report["peak_live_mb"] = round(found[0].peak.live_mb, 2)
     if compressed:
-        report["peak_block_uncompressed"] = _name(model, found[1].peak)
+        report["peak_block_uncompressed"] = _name(plain, found[1].peak)
         report["peak_live_mb_uncompressed"] = round(found[1].peak.live_mb, 2)
-        own, whole = (figures.latency_ms for figures in found)
-        if own is not None and whole is not None:
-            report["predicted_uncompressed_ms"] = round(whole, 3)
-            report["predicted_speedup"] = round(whole / own, 3)
+        own, before = (figures.latency_ms for figures in found)
+        if own is not None and before is not None:
+            report["predicted_uncompressed_ms"] = round(before, 3)
+            report["predicted_speedup"] = round(before / own, 3)
     return report | _by_class(found) | _named("measured_share_pct_by_operator", shares, 1)
+
+
+def _counterparts(
+    model: CompressedViT, before: Sequence[dict[str, Any]]
+) -> Sequence[dict[str, Any]]:
+    """The uncompressed model's rows of the blocks that pruning kept, embedding and read-out."""
+    pruned = model.backbone.pruned
+    if pruned is None:
+        return before
+    return [before[0], *(before[1 + index] for index in pruned.blocks), before[-1]]
 
 
 def _by_class(found: Sequence[ModelFigures]) -> dict[str, Any]:
@@ -127,7 +139,9 @@ def block_rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             _cell(block[key], block.get("uncompressed", {}).get(key), digits)
             for key, (_, digits) in used.items()
         ]
-        rows.append([block["block"], tokens, *cells])
+        name, was = block["block"], block.get("uncompressed", {}).get("block")
+        named = name if was in (None, name) else f"{name} ({was})"
+        rows.append([named, tokens, *cells])
     return ["block", "tokens", *(head for head, _ in used.values())], rows
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, repeated
 from autotok.compression.calibrate import calibrated
 from autotok.compression.model import CompressedViT
 from autotok.compression.telling import missing_thresholds
@@ -21,7 +21,7 @@ from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource, load_data
 from autotok.export.exported import ExportResult, export_model
 from autotok.export.file_model import FileModel
-from autotok.export.formats import FORMATS
+from autotok.export.formats import FORMATS, check_suffix
 from autotok.export.graph_chain import open_file
 from autotok.searching.running.counterpart import require_counterpart
 
@@ -32,6 +32,8 @@ CALIBRATED = 32
 
 TIMED = 16
 """Images that a model which stops early is timed on."""
+
+RANDOM = "random images"
 
 
 def export_report(
@@ -61,9 +63,11 @@ def export_report(
 
     Raises:
         ConfigError: there is no uncompressed model to judge against, or it does not fit.
-        ExportError: int8 without images to calibrate on; see `export_model`.
+        ExportError: int8 without images to calibrate on, or `output` has another suffix than files
+            of that format; see `export_model`.
     """
     output, precision = Path(output), precision or model.config.number_format
+    check_suffix(output, FORMATS.get(format))
     if precision == "int8" and data is None:
         raise ExportError(
             "int8 is calibrated on images: give --data, such as a folder of a few dozen like those"
@@ -74,7 +78,7 @@ def export_report(
     evaluator = None
     if judged and source is not None:
         evaluator = _evaluator(model, source, uncompressed)
-    images = random_images(model, CHECKED) if source is None else first_images(source, CHECKED)
+    images, checked_on = check_images(model, source, CHECKED)
     images, shown = model.backbone.fitted(images), None
     if precision == "int8" and data is not None:
         used = max(CHECKED, judged)
@@ -89,12 +93,14 @@ def export_report(
         precision=precision,
         opset=opset,
         calibration=shown,
+        checked_on=checked_on,
     )
     report = result.to_dict() | _mean_cost(model, result) | counts_told(model, found_on)
     if evaluator is not None:
         report |= _quality(model, result, evaluator, judged)
     if measured:
-        report |= _speed(model, result, images[: TIMED if result.parts else batch])
+        timed = images[:TIMED] if result.parts else repeated(images, batch)
+        report |= _speed(model, result, timed)
     return report
 
 
@@ -104,6 +110,16 @@ def counts_told(model: CompressedViT, found_on: str) -> dict[str, str]:
         return {"thresholds_found_on": found_on}
     missing = missing_thresholds(model.config)
     return {"counts": "nominal: thresholds not found; give --data to find them"} if missing else {}
+
+
+def check_images(
+    model: CompressedViT, source: DataSource | None, number: int
+) -> tuple[Tensor, str]:
+    """((n, C, H, W) that a file is compared with torch on, what they are in words): noise only
+    where there is no data."""
+    if source is None:
+        return random_images(model, number), RANDOM
+    return first_images(source, number), "images"
 
 
 def random_images(model: CompressedViT, number: int, seed: int = 0) -> Tensor:
@@ -197,7 +213,7 @@ def _quality(
 def _speed(model: CompressedViT, result: ExportResult, images: Tensor) -> dict[str, Any]:
     """Latency of the file beside the uncompressed model's float32 export, in the same runtime."""
     path = Path(result.path)
-    found = measure_file(path, result.format, result.precision, images, model.backbone)
+    found = measure_file(path, result.format, result.precision, images, model.original.whole)
     return {
         "measured_latency_ms": round(found.latency_ms, 3),
         "measured_uncompressed_ms": round(found.reference_latency_ms or 0.0, 3),

@@ -28,6 +28,7 @@ from autotok.export.bundle import save_bundle
 from autotok.files import write_text
 from autotok.finetune_spec import FineTuneSpec
 from autotok.plain_data import typed
+from autotok.searching.records.record import Costs
 from autotok.searching.running.model_worker import (
     QUANTISED_ON,
     calibrated_on,
@@ -260,8 +261,7 @@ def _hand_over(
     config = result.model.config
     exact = cost(result.model.backbone.facts, config)
     evidence: Mapping[str, Any] = {
-        "macs": round(result.after.macs_mean or exact.macs),
-        "params": exact.params,
+        "costs": Costs(**vars(exact)).columns,
         "data": asked.data,
         "class_names": asked.class_names,
         "labelling": evaluator.data.labelling,

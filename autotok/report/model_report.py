@@ -17,6 +17,7 @@ from autotok.devices.device import leaving, measure_on, open_device
 from autotok.devices.measurement import PROLONGED
 from autotok.errors import ExportError
 from autotok.evaluation.accuracy import Quality
+from autotok.evaluation.data import load_data
 from autotok.evaluation.own_quality import OwnQuality
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.best_yaml import BackboneRef, Bundle
@@ -25,12 +26,15 @@ from autotok.methods.registry import get_method
 from autotok.methods.thresholds import Calibrated
 from autotok.predicting.predict import predict
 from autotok.predicting.target import load_target
+from autotok.searching.records.record import Costs
 from autotok.searching.running.judging import Judged, judge
 
 from .block_report import block_report
 from .counts_report import counts_report
-from .export_report import counts_told, random_images, with_thresholds_found
+from .export_report import check_images, counts_told, with_thresholds_found
 
+CHECKED = 4
+"""Images that a bundle's file is compared with torch on."""
 OnProgress = Callable[[float, str], None]
 
 
@@ -209,7 +213,8 @@ def write_bundle(
     """Write configuration, weights and ONNX of one compressed model to a folder.
 
     A method of thresholds that is only given amounts has them found on training images of `data`;
-    without any (the built-in demo has its own) the folder says that they were not.
+    without any (the built-in demo has its own) the folder says that they were not. The file is
+    compared with torch on images of `data`, on noise without any.
     """
     if model.config.number_format == "int8":
         raise ExportError(
@@ -225,9 +230,11 @@ def write_bundle(
         backbone=BackboneRef.of(model.original.whole.facts, checkpoint=checkpoint),
         config=model.config,
         preprocessing=preprocessing_of(model.backbone).to_dict(),
-        evidence={"macs": exact.macs, "params": exact.params},
+        evidence={"costs": Costs(**vars(exact)).columns},
     )
-    results = save_bundle(output, model, bundle, random_images(model, 2))
+    source = None if data is None else load_data(data, model.backbone, class_names=class_names)
+    images, checked_on = check_images(model, source, CHECKED)
+    results = save_bundle(output, model, bundle, images, checked_on=checked_on)
     onnx = results["exports"].get("onnx", {})
     return {
         "folder": str(output),
@@ -239,4 +246,5 @@ def write_bundle(
         "macs_g": round(exact.macs_g, 4),
         "onnx_ok": onnx.get("ok"),
         "onnx_max_abs_diff": onnx.get("max_abs_diff"),
+        "onnx_checked_on": f"{onnx['num_images']} {checked_on}" if "num_images" in onnx else None,
     }

@@ -86,7 +86,8 @@ def checks_of(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str
         else:
             checks[f"{name} export"] = (
                 f"{'agrees' if found['ok'] else 'DISAGREES'} with torch on {found['num_images']}"
-                f" images, largest difference {found['max_abs_diff']:.1e}, {found['runtime']}"
+                f" {found['checked_on']}, largest difference {found['max_abs_diff']:.1e},"
+                f" {found['runtime']}"
             )
             if found.get("parts"):
                 checks[f"{name} export"] += (

@@ -104,7 +104,7 @@ def size_mb(model: autotok.CompressedViT, data: str) -> float:
     lowered = model.config.number_format == "int8"
     shown = calibration_images(model, data) if lowered else None
     with tempfile.TemporaryDirectory() as folder:
-        return autotok.export(model, Path(folder) / "model", calibration=shown).size_mb
+        return autotok.export(model, Path(folder) / "model.onnx", calibration=shown).size_mb
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_what_a_name_leaves_open_is_found_out_when_the_bundle_is_written(
 def test_int8_is_not_calibrated_on_noise(tmp_path: Path) -> None:
     model = autotok.compress(object_of(), HALF)
     with pytest.raises(ExportError, match="int8 is calibrated on images; give `calibration`"):
-        autotok.export(model, tmp_path / "m", precision="int8")
+        autotok.export(model, tmp_path / "m.onnx", precision="int8")
     lowered = autotok.compress(
         object_of(), autotok.CompressionConfig("tome", HALF.reductions, number_format="int8")
     )

@@ -21,6 +21,7 @@ from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export import bundle
 from autotok.export.best_yaml import BackboneRef, Bundle, read_best, write_best
 from autotok.methods.tocom import Adapters
+from autotok.metrics import METRICS
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--data", "digits", "--images", "30", "--batch-size", "4", "--length", "3 steps")
@@ -76,6 +77,8 @@ def test_a_best_yaml_becomes_a_retrained_bundle_judged_before_and_after(
     assert found.evidence["finetune"]["steps"] == 3
     assert found.evidence["quality"]["value"] == pytest.approx(report["after"], abs=1e-3)
     assert found.weights[0].file == "best/weights.safetensors"
+    macs_g = METRICS["macs"].number(found.evidence["costs"]["macs_g"])
+    assert f"- Cost: {macs_g} G mult" in (out_folder / "best" / "README.md").read_text()
     assert sorted(p.name for p in out_folder.iterdir()) == ["best", "best.yaml", "finetune.json"]
 
 

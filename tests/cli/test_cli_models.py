@@ -55,7 +55,7 @@ def test_a_knob_without_a_method_asks_for_the_method(
 def test_a_best_yaml_and_an_option_that_it_decides_are_not_both_taken(
     run: Run, tmp_path: Path, command: str, knob: tuple[str, str]
 ) -> None:
-    more = ("-o", tmp_path / "out") if command in ("compress", "export") else ()
+    more = ("-o", tmp_path / "out.onnx") if command in ("compress", "export") else ()
     best = ("digits:0", "-c", "best.yaml") if command == "tokens" else ("best.yaml",)
     code, _, err = run(command, *best, *knob, *more)
     assert code == 2
@@ -84,7 +84,7 @@ def test_evaluate_judges_by_features_and_by_a_function_of_ones_own(
 
 @pytest.mark.parametrize("command", ["profile", "evaluate", "compress", "export", "finetune"])
 def test_every_command_takes_b_for_the_backbone(run: Run, tmp_path: Path, command: str) -> None:
-    more = ("-o", tmp_path / "out") if command in ("compress", "export", "finetune") else ()
+    more = ("-o", tmp_path / "out.onnx") if command in ("compress", "export", "finetune") else ()
     code, _, err = run(command, "-b", "nobody", "--method", "tome", "--keep", "0.5@1", *more)
     assert code == 2
     assert "backbone 'nobody' is unknown" in err

@@ -13,7 +13,7 @@ from autotok.compression.model import CompressedViT
 from autotok.devices import reference_files, runtimes
 from autotok.devices.device import LocalDevice, leaving, measure_on, open_device
 from autotok.devices.measurement import Measurement, MeasurementFailed
-from autotok.errors import AutotokError, UnknownName
+from autotok.errors import AutotokError, ExportError, UnknownName
 from autotok.export.formats import FORMATS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
@@ -96,3 +96,17 @@ def test_a_model_that_a_runtime_refuses_is_told_in_a_sentence(
         measure_on(LocalDevice("compile"), model)
     with pytest.raises(UnknownName, match="eager"):
         LocalDevice("tensorrt")
+
+
+def test_a_file_that_its_runtime_refuses_is_told_in_a_sentence(
+    model: CompressedViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("index: 0 Got: 3\nExpected: 8")
+
+    monkeypatch.setattr(runtimes, "export_for_timing", lambda *_: None)
+    monkeypatch.setattr(FORMATS.get("onnx"), "open", lambda path, device: Refusing())
+    path, images = tmp_path / "m.onnx", torch.zeros(3, 3, 32, 32)
+    with pytest.raises(ExportError, match=r"does not run the file \(RuntimeError: index: 0"):
+        runtimes.measure_file(path, "onnx", "float32", images, model.original.whole)

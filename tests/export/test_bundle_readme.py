@@ -4,9 +4,10 @@ from typing import Any
 
 from autotok.backbones.loading import as_backbone
 from autotok.backbones.tiny import tiny_vit
-from autotok.config import CompressionConfig
+from autotok.config import CompressionConfig, SubnetSpec
 from autotok.export.best_yaml import BackboneRef, Bundle
 from autotok.export.readme import readme
+from autotok.pruned_spec import PrunedSpec
 
 EVIDENCE: dict[str, Any] = {
     "question": {"target": "nx"},
@@ -51,5 +52,11 @@ def test_the_title_says_what_was_done_to_the_model() -> None:
     assert title(CompressionConfig("none")) == "# tiny, uncompressed"
     smaller = CompressionConfig("none", image_size=24)
     assert title(smaller) == "# tiny, on images of 24 pixels a side"
+    pruned = PrunedSpec((0, 2), ((0, 1), (2,)), ("f" * 8 + "0" * 40,) * 2)
+    alone = CompressionConfig("none", subnet=pruned)
+    assert title(alone) == "# tiny, pruned (2 blocks, heads 1-2, MLP 32)"
+    subnet = CompressionConfig("tome", subnet=SubnetSpec(144, (2, 3), (4.0, 3.5)))
+    shape = "144 wide, 2 deep, heads 2-3, MLP 3.5-4"
+    assert title(subnet) == f"# tiny, subnet ({shape}), compressed by tome"
     lower = CompressionConfig("tome", mode="retrain", number_format="int8")
     assert title(lower) == "# tiny, compressed by tome, fine-tuned, in int8"

@@ -49,7 +49,7 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra(
 def test_the_readme_of_a_bundle_says_how_its_program_is_run() -> None:
     found = {
         "path": "model.pte", "precision": "float32", "batch": 1, "size_mb": 0.5, "ok": True,
-        "num_images": 3, "max_abs_diff": 1e-6,
+        "num_images": 3, "checked_on": "images", "max_abs_diff": 1e-6,
     }  # fmt: skip
     text = readme(made()[1], {"executorch": found}, False)
     assert "`model.pte`: float32, batch 1" in text

@@ -143,6 +143,23 @@ def test_export_without_images_to_check_on_is_refused(tmp_path: Path) -> None:
         export_model(tiny_backbone(), tmp_path / "m.onnx", photos(0))
 
 
+def test_images_that_fill_up_the_last_batch_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(path: Path, images: Tensor, batch: int) -> Tensor:
+        assert (len(images), batch) == (4, 2)
+        wrong = (images == photos(3)[0]).flatten(1).all(dim=1)
+        return torch.where(wrong[:, None], -1.0, 1.0) * model(images)
+
+    model = tiny_backbone(1)
+    monkeypatch.setattr(FORMATS.get("torchscript"), "run", run)
+    how = {"format": "torchscript", "batch": 2, "checked_on": "random images"}
+    result = export_model(model, tmp_path / "m.pt", photos(3), strict=False, **how)
+    assert (result.num_images, result.agreement_pct) == (3, 66.67)
+    with pytest.raises(ExportError, match="first choice different over 3 random images;"):
+        export_model(model, tmp_path / "m.pt", photos(3), **how)
+
+
 def test_a_model_on_a_knife_edge_is_told_from_a_wrong_file() -> None:
     wrong = ExportResult(
         path="model.onnx", format="onnx", exporter="dynamo", runtime="onnxruntime", batch=1,

@@ -3,13 +3,17 @@
 import pytest
 import torch
 
+from autotok.backbones.loading import load_structure
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
-from autotok.config import CompressionConfig, Reduction
+from autotok.config import CompressionConfig, Reduction, SubnetSpec
 from autotok.counting.macs import cost, uncompressed
 from autotok.predicting.predict import predict
+from autotok.pruned_spec import PrunedSpec
 from autotok.report.block_report import block_report, block_rows
+
+PRUNED = PrunedSpec((0, 2), ((0, 1), (2,)), ("f" * 8 + "0" * 40,) * 2)
 
 
 def model(method: str = "tome", *keep: tuple[int, int]) -> CompressedViT:
@@ -56,6 +60,34 @@ def test_an_uncompressed_model_has_nothing_before_it() -> None:
     assert all(
         "(" not in cell for row in block_rows({**report, "macs_g": 0.002})[1] for cell in row
     )
+
+
+@pytest.mark.parametrize("reductions", [(), (Reduction(1, num_keep=10),)])
+def test_blocks_of_a_pruned_model_stand_beside_those_that_they_were(
+    reductions: tuple[Reduction, ...],
+) -> None:
+    config = CompressionConfig("tome" if reductions else "none", reductions, subnet=PRUNED)
+    pruned, whole = compress_backbone(tiny_backbone(), config).eval(), model("none")
+    report = block_report(pruned, target="jetson-nx", measure_on=None, batch=1)
+    before = block_report(whole, target="jetson-nx", measure_on=None, batch=1)
+    blocks, theirs = report["blocks"], before["blocks"]
+    assert [b["block"] for b in blocks] == ["embedding", "0", "1", "read-out"]
+    assert [b["uncompressed"] for b in blocks] == [theirs[at] for at in (0, 1, 3, 5)]
+    assert report["peak_block_uncompressed"] == before["peak_block"]
+    own, plain = (predict(m, "jetson-nx").latency_ms for m in (pruned, whole))
+    assert report["predicted_speedup"] == pytest.approx(plain / own, abs=1e-3)
+    names = [row[0] for row in block_rows({**report, "macs_g": 0.002})[1]]
+    assert names == ["embedding", "0", "1 (2)", "read-out"]
+
+
+def test_a_subnet_of_a_supernet_is_its_own_uncompressed_model() -> None:
+    subnet = SubnetSpec(144, (2,) * 8, (3.5,) * 8)
+    backbone = load_structure("autoformer_demo", subnet=subnet)
+    for keep in ((), (Reduction(2, 0.5),)):
+        made = compress_backbone(backbone, CompressionConfig("tome" if keep else "none", keep))
+        blocks = block_report(made, target=None, measure_on=None, batch=1)["blocks"]
+        assert len(blocks) == 10
+        assert ("uncompressed" in blocks[0]) == bool(keep)
 
 
 def test_the_model_is_neither_run_nor_changed_without_measuring() -> None:

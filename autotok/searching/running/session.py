@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from autotok.backbones.autoformer import subnet_facts
 from autotok.backbones.autoformer_family import load_supernet, supernet_structure
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, repeated
 from autotok.backbones.family import family_of
 from autotok.backbones.loading import as_backbone, check_file, load_backbone, load_structure
 from autotok.backbones.pruning import require_prunable
@@ -338,7 +337,7 @@ def measuring_on(device: Device | None, session: Session) -> Problem:
         batch = 1 if session.target is None else session.target.default_batch
     data = session.evaluator.data
     images, _ = data.batch(data.subset(min(batch, len(data)), session.evaluator.seed))
-    images = images[torch.arange(batch) % len(images)]
+    images = repeated(images, batch)
 
     def measure(config: CompressionConfig) -> Measurement:
         return device.measure(session.worker.compressed(config), images, session.backbone)

@@ -72,7 +72,7 @@ def test_a_file_is_not_judged_beside_what_does_not_fit(tmp_path) -> None:  # typ
     model = autotok.compress(tiny_backbone(), dataclasses.replace(TOPK, image_size=16))
     large = TimmViT(tiny_vit(image_size=64))
     with pytest.raises(ConfigError, match="64 x 64 pixels"):
-        export_report(model, tmp_path / "m.pt", data="digits", judged=2, uncompressed=large)
+        export_report(model, tmp_path / "m.onnx", data="digits", judged=2, uncompressed=large)
 
 
 @pytest.mark.parametrize(
