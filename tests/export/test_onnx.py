@@ -54,8 +54,9 @@ def test_the_older_exporter_steps_in_and_the_result_says_so(
     assert result.max_abs_diff < 1e-4
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_a_file_of_the_older_exporter_that_disagrees_is_refused_even_if_not_strict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no decomposition for aten::mystery")
@@ -67,7 +68,9 @@ def test_a_file_of_the_older_exporter_that_disagrees_is_refused_even_if_not_stri
     monkeypatch.setattr(FORMATS.get("onnx"), "run", wrong)
     path = tmp_path / "m.onnx"
     with pytest.raises(ExportError, match=r"file, written by 'torchscript' after .* disagrees"):
-        export_model(compressed("none", tiny_backbone()), path, photos(), strict=False)
+        export_model(
+            compressed("none", tiny_backbone()), path, photos(), precision=precision, strict=False
+        )
     assert not path.exists()
 
 
