@@ -320,6 +320,14 @@ def _trtexec() -> "str | None":
     return shutil.which("trtexec") or (usual if os.path.exists(usual) else None)
 
 
+def _types_strongly() -> bool:
+    """Whether trtexec takes types as files have them, as it does from TensorRT 10 on."""
+    said = subprocess.run(
+        [str(_trtexec()), "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return b"--stronglyTyped" in said.stdout
+
+
 def _openvino_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
     """Of an OpenVINO file on the processor, as `export/openvino.py` runs it."""
     import numpy
@@ -379,6 +387,8 @@ class EngineSlot:
         self.half = ["--fp16"] if task["dtype"] == "float16" else []
         kept = task.get("number_format", "float32") if path == task["paths"][0] else "float32"
         flags = FILE_FLAGS.get(kept, self.half)  # the reference's file is float32
+        if "--stronglyTyped" in flags and not _types_strongly():
+            flags = ["--fp16"]
         self.runtime = "trtexec " + (kept if kept in FILE_FLAGS else task["dtype"])
         self.threads, self.peak_mb = 1, 0.0
         self._run(["--onnx=" + path, "--saveEngine=" + self.engine, *flags])

@@ -81,6 +81,21 @@ def test_a_bare_trtexec_is_measured_by_the_times_it_exports(
     assert caught.value.kind == "load"
 
 
+@pytest.mark.parametrize("flag", ["--stronglyTyped", "--fp16"])
+def test_a_float16_file_is_built_as_the_trtexec_of_the_board_can(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trtexec").write_text(f"#!/bin/sh\necho '  {flag}  said on one line'\nexit 1\n")
+    (tmp_path / "trtexec").chmod(0o755)
+    built: list[str] = []
+    monkeypatch.setattr(board_side, "_trtexec", lambda: str(tmp_path / "trtexec"))
+    monkeypatch.setattr(board_side.EngineSlot, "_run", lambda self, words: built.extend(words))
+    task = {"dtype": "float32", "number_format": "float16", "paths": ["a.onnx", "b.onnx"]}
+    for path in task["paths"]:
+        board_side.EngineSlot(task, path)
+    assert built[2:] == [flag, "--onnx=b.onnx", "--saveEngine=b.onnx.engine"]
+
+
 # --- over ssh
 
 
