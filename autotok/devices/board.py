@@ -6,7 +6,9 @@ when the connection drops, what runs is killed and the folder removed. Models ar
 timed in processes of their own: what runs out of memory or crashes there is told, not suffered.
 
     {"id": 1, "do": "hello", "runtimes"}                  which are there, memory, cores
-    {"id": 2, "do": "put", "name", "bytes", "sha256"}     followed by so many bytes: a file
+    {"id": 2, "do": "put", "name", "bytes", "sha256",
+              "instead"}                                  followed by so many bytes: a file; one put
+                                                          before, and what was made of it, goes
     {"id": 3, "do": "measure", "runtime", "model", "reference", "shape", "dtype", "rounds",
               "timeout_s", "threads", "energy",
               "number_format"}                            latency, spread, peak memory, energy
@@ -131,6 +133,10 @@ class Board:
         """Write the bytes that follow a request; what goes wrong is noted in the request."""
         left, digest, file = int(request["bytes"]), hashlib.sha256(), None
         try:
+            if request.get("instead"):
+                old = os.path.basename(self._path(request["instead"]))
+                for path in Path(self.folder).glob(old + "*"):
+                    path.unlink()
             file = open(self._path(request["name"]), "wb")
         except (OSError, Trouble) as error:
             request["failed"] = str(error)

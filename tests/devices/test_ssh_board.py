@@ -124,6 +124,33 @@ def test_a_board_is_measured_over_ssh_and_left_as_it_was(
 
 
 @needs_sshd
+def test_a_board_keeps_references_and_the_last_model_only(
+    device: RemoteDevice, board: server.Board, tmp_path: Path
+) -> None:
+    device.hello()
+    link, (folder,) = device._link, board.tmp.glob("autotok.*")
+    assert link is not None
+
+    def put(text: str, *, passing: bool = True) -> str:
+        (tmp_path / "model.onnx").write_text(text)
+        name = link.put(tmp_path / "model.onnx", passing=passing)
+        assert (folder / name).read_text() == text
+        (folder / f"{name}.engine.log").touch()  # as trtexec leaves it
+        return name
+
+    def kept() -> set[str]:
+        return {path.name for path in folder.glob("*.onnx*")}
+
+    first, reference = put("a"), put("b", passing=False)
+    assert put("b") == reference  # measured beside itself
+    second = put("c")
+    assert kept() == {reference, second, f"{reference}.engine.log", f"{second}.engine.log"}
+    assert (put("a"), put("a", passing=False)) == (first, first)
+    last = put("d")
+    assert {name for name in kept() if name.endswith("onnx")} == {reference, first, last}
+
+
+@needs_sshd
 @pytest.mark.slow
 def test_torchscript_is_measured_over_ssh(board: server.Board, tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten()).eval()
