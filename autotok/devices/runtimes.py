@@ -1,4 +1,4 @@
-"""What runs a model on this machine: torch as it is, torch.compile, ONNX Runtime or OpenVINO."""
+"""What runs a model on this machine: torch, torch.compile, or what runs exported files."""
 
 from __future__ import annotations
 

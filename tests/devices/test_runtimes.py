@@ -14,7 +14,7 @@ from autotok.devices import reference_files, runtimes
 from autotok.devices.device import LocalDevice, leaving, measure_on, open_device
 from autotok.devices.measurement import Measurement, MeasurementFailed
 from autotok.errors import AutotokError, UnknownName
-from autotok.export.formats import FORMATS
+from autotok.export.formats import FORMATS, list_formats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
 
@@ -30,6 +30,12 @@ READING = Measurement(
 @pytest.fixture(scope="module")
 def model() -> CompressedViT:
     return compress(tiny_backbone(), method="tome", r=2)
+
+
+def test_the_verb_names_every_runtime_of_this_project() -> None:
+    of_files = {FORMATS.get(name).runtime for name in list_formats()} - {None}
+    for name in ("eager", "compile", *of_files):
+        assert f"'{name}'" in str(profile.__doc__)
 
 
 @pytest.mark.slow
