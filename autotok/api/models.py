@@ -214,7 +214,7 @@ def profile(
     """Measured latency and peak memory on this machine, interleaved with a reference model.
 
     The reference is the uncompressed backbone unless another is given; `runtime` is 'eager',
-    'compile' or 'onnxruntime', for both.
+    'compile', 'onnxruntime', 'openvino' or 'executorch', or that of a plug-in's format, for both.
     """
     runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
     if reference is None and isinstance(runnable, CompressedViT):

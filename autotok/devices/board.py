@@ -6,7 +6,9 @@ when the connection drops, what runs is killed and the folder removed. Models ar
 timed in processes of their own: what runs out of memory or crashes there is told, not suffered.
 
     {"id": 1, "do": "hello", "runtimes"}                  which are there, memory, cores
-    {"id": 2, "do": "put", "name", "bytes", "sha256"}     followed by so many bytes: a file
+    {"id": 2, "do": "put", "name", "bytes", "sha256",
+              "instead"}                                  followed by so many bytes: a file; one put
+                                                          before, and what was made of it, goes
     {"id": 3, "do": "measure", "runtime", "model", "reference", "shape", "dtype", "rounds",
               "timeout_s", "threads", "energy",
               "number_format"}                            latency, spread, peak memory, energy
@@ -131,6 +133,10 @@ class Board:
         """Write the bytes that follow a request; what goes wrong is noted in the request."""
         left, digest, file = int(request["bytes"]), hashlib.sha256(), None
         try:
+            if request.get("instead"):
+                old = os.path.basename(self._path(request["instead"]))
+                for path in Path(self.folder).glob(old + "*"):
+                    path.unlink()
             file = open(self._path(request["name"]), "wb")
         except (OSError, Trouble) as error:
             request["failed"] = str(error)
@@ -320,6 +326,14 @@ def _trtexec() -> "str | None":
     return shutil.which("trtexec") or (usual if os.path.exists(usual) else None)
 
 
+def _types_strongly() -> bool:
+    """Whether trtexec takes types as files have them, as it does from TensorRT 10 on."""
+    said = subprocess.run(
+        [str(_trtexec()), "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return b"--stronglyTyped" in said.stdout
+
+
 def _openvino_timer(task: "dict[str, Any]", path: str) -> "tuple[Timer, str, int]":
     """Of an OpenVINO file on the processor, as `export/openvino.py` runs it."""
     import numpy
@@ -379,6 +393,8 @@ class EngineSlot:
         self.half = ["--fp16"] if task["dtype"] == "float16" else []
         kept = task.get("number_format", "float32") if path == task["paths"][0] else "float32"
         flags = FILE_FLAGS.get(kept, self.half)  # the reference's file is float32
+        if "--stronglyTyped" in flags and not _types_strongly():
+            flags = ["--fp16"]
         self.runtime = "trtexec " + (kept if kept in FILE_FLAGS else task["dtype"])
         self.threads, self.peak_mb = 1, 0.0
         self._run(["--onnx=" + path, "--saveEngine=" + self.engine, *flags])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import tempfile
@@ -21,7 +22,7 @@ from autotok.export.formats import FORMATS, ExportFormat
 from .board import MB, installed_mb, usable_cores
 from .footprint import SOURCE, footprint_of
 from .measurement import Measurement, MeasurementFailed
-from .placing import RAY, check_measure_on
+from .placing import RAY, check_measure_on, torch_device
 from .reference_files import ReferenceFiles, export_for_timing
 from .runtimes import check_runtime, measure_in, number_format_of
 from .ssh_board import RemoteDevice
@@ -231,7 +232,8 @@ def _format_of(runtime: str) -> ExportFormat:
 
 class RayDevice:
     """A node of a Ray cluster that carries a resource; measured there in torch, in a process of its
-    own. autotok must be installed on it, as for every node that works in a search."""
+    own, on a GPU of the node where it has one. autotok must be installed on it, as for every node
+    that works in a search."""
 
     def __init__(self, resource: str, address: str | None) -> None:
         self.name = f"ray:{resource}"
@@ -247,7 +249,8 @@ class RayDevice:
         tasks = self._ready()
         limit_s = TIMEOUT_S + _FAREWELL_S
         try:
-            found = tasks.run(_measure_there, model, images, reference, limit_s=limit_s)
+            sent = _on_the_cpu(model, reference)
+            found = tasks.run(_measure_there, *sent, images.cpu(), limit_s=limit_s, gpu=True)
         except TimeoutError as error:
             raise MeasurementFailed(
                 f"device '{self.name}' had not measured this model after {limit_s:.0f} s; see what"
@@ -350,7 +353,21 @@ def _with_own_memory(found: Measurement, model: nn.Module, images: Tensor) -> Me
     return dataclasses.replace(found, memory_source=also, memory_alone=False)
 
 
-def _measure_there(model: nn.Module, images: Tensor, reference: nn.Module | None) -> Measurement:
-    """The same on all cores of a node; Ray gives a task as many threads as it asked for CPUs."""
+def _on_the_cpu(
+    model: nn.Module, reference: nn.Module | None
+) -> tuple[nn.Module, nn.Module | None]:
+    """Both where any node can take them: themselves, or copies of what is on a GPU here."""
+    if next(model.parameters()).device.type == "cpu":
+        return model, reference
+    model, reference = copy.deepcopy((model, reference))  # at once: they share weights
+    return model.cpu(), None if reference is None else reference.cpu()
+
+
+def _measure_there(model: nn.Module, reference: nn.Module | None, images: Tensor) -> Measurement:
+    """The same on a node's GPU, or on all its cores: Ray gives a task as many threads as it asked
+    for CPUs."""
     torch.set_num_threads(usable_cores())
+    for module in (model, reference):
+        if module is not None:
+            module.to(torch_device())
     return measure_here(model, images, reference)

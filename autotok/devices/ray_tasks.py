@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from autotok.errors import DeviceUnreachable, failure
@@ -52,14 +52,24 @@ class RayTasks:
 
     def nodes(self) -> list[str]:
         """Addresses of the live nodes that carry the resource."""
+        return [str(node["NodeManagerAddress"]) for node in self._carriers()]
+
+    def _carriers(self) -> list[Mapping[str, Any]]:
         return [
-            str(node["NodeManagerAddress"])
+            node
             for node in self._ray.nodes()
             if node["Alive"] and node["Resources"].get(self.resource, 0) >= 1
         ]
 
-    def run(self, function: Callable[..., Any], *arguments: Any, limit_s: float) -> Any:
+    def run(
+        self, function: Callable[..., Any], *arguments: Any, limit_s: float, gpu: bool = False
+    ) -> Any:
         """What the function gives on such a node.
+
+        Args:
+            function: It must pickle, as its arguments must.
+            limit_s: It may take so long, what it waits for included.
+            gpu: It has a GPU to itself where such a node has one; Ray hides them from it else.
 
         Raises:
             Exception: what the function raised there.
@@ -67,7 +77,9 @@ class RayTasks:
             TimeoutError: it ran longer than the limit.
             DeviceUnreachable: no such node is left, or came back.
         """
-        how = {"num_cpus": 0, "resources": {self.resource: 1}, "max_calls": 1}
+        how: dict[str, Any] = {"num_cpus": 0, "resources": {self.resource: 1}, "max_calls": 1}
+        if gpu and any(node["Resources"].get("GPU", 0) >= 1 for node in self._carriers()):
+            how["num_gpus"] = 1
         task = self._ray.remote(max_retries=RETRIES, **how)(function)
         found = task.remote(*arguments)
         try:

@@ -1,4 +1,4 @@
-"""What runs a model on this machine: torch as it is, torch.compile, ONNX Runtime or OpenVINO."""
+"""What runs a model on this machine: torch, torch.compile, or what runs exported files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def measure_in(
     models = [model] if reference is None else [model, reference]
     with prepare(models, images) as found:
         run, *others = found.models
-        result = measure(run, images, reference=others[0] if others else None)
+        there = images.to(found.device or images.device)
+        result = measure(run, there, reference=others[0] if others else None)
         result = found.with_memory(result)
     dtype = str(next(model.parameters(), images).dtype).removeprefix("torch.")
     dtype = dtype if number_format == "float32" else number_format
@@ -92,7 +93,7 @@ def measure_file(
         with running(chosen):
             found = measure(opened, images, reference=_OnOwnImages(other, own))
     alone = None if singly else _memory_of(path, chosen, images)
-    found = _Prepared([opened], "", _TORCH_TOO, alone).with_memory(found)
+    found = _Prepared([opened], "", also=_TORCH_TOO, memory=alone).with_memory(found)
     found = found.per_image() if singly else found
     return dataclasses.replace(found, runtime=chosen.version(opened), dtype=precision)
 
@@ -133,6 +134,8 @@ class _Prepared:
 
     models: list[nn.Module]
     name: str
+    device: torch.device | None = None
+    """Where they run; None where the models are."""
     also: str = ""
     """What else this process's memory holds."""
     memory: Callable[[], tuple[float, str]] | None = None
@@ -183,7 +186,7 @@ def _compiled(models: list[nn.Module], images: Tensor) -> Iterator[_Prepared]:
         raise _refusal("torch.compile", error) from error
     try:
         graphs, also = (", CUDA graphs", "") if how else ("", "the compiler included")
-        yield _Prepared(ready, f"torch {torch.__version__} compile{graphs}", also)
+        yield _Prepared(ready, f"torch {torch.__version__} compile{graphs}", also=also)
     finally:
         torch.compiler.reset()
 
@@ -195,10 +198,10 @@ def _exported(
     models: list[nn.Module],
     images: Tensor,
 ) -> Iterator[_Prepared]:
-    """All but the first are references."""
+    """All but the first are references. A GPU's name, energy and memory are not those of a file
+    that a runtime without one runs, wherever the images were."""
     with tempfile.TemporaryDirectory(prefix="autotok-export-") as folder:
         opened: list[nn.Module] = []
-        memory = _memory_of(Path(folder) / f"0{format.suffix}", format, images)
         for index, model in enumerate(models):
             path = Path(folder) / f"{index}{format.suffix}"
             try:
@@ -211,7 +214,9 @@ def _exported(
                 raise
             except Exception as error:  # a runtime's own types are private
                 raise _refusal(str(format.runtime), error) from error
-        yield _Prepared(opened, format.version(opened[0]), _TORCH_TOO, memory)
+        device = format.runs_on(opened[0])
+        memory = _memory_of(Path(folder) / f"0{format.suffix}", format, images.to(device))
+        yield _Prepared(opened, format.version(opened[0]), device, _TORCH_TOO, memory)
 
 
 Prepare = Callable[[list[nn.Module], Tensor], contextlib.AbstractContextManager[_Prepared]]

@@ -137,8 +137,9 @@ class RemoteDevice:
         task["number_format"] = number_format
 
         def work(link: Link) -> dict[str, Any]:
-            task["model"] = link.put(model)
+            # first what stays: a model may be its own reference
             task["reference"] = None if reference is None else link.put(reference)
+            task["model"] = link.put(model, passing=True)
             return link.ask("measure", deadline_s=timeout_s + _GRACE_S, **task)
 
         try:

@@ -122,6 +122,13 @@ class ExportFormat:
         host; where the runtime has no such device, on the CPU."""
         raise NotImplementedError
 
+    def runs_on(self, opened: nn.Module) -> torch.device:
+        """Where what `open` gave runs: where its tensors are, and without any on the CPU."""
+        import torch
+
+        first = next((t for group in (opened.parameters(), opened.buffers()) for t in group), None)
+        return torch.device("cpu") if first is None else first.device
+
     def write_part(self, part: GraphPart, example: tuple[Tensor, ...], path: Path) -> Written:
         """What was written to `path`: one of the graphs of a model that stops early; `example` is
         what it takes, of one image.

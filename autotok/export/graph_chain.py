@@ -113,18 +113,19 @@ def write_chain(
         got = opened.every(images)
     return WrittenChain(
         tuple(files),
-        _together(told),
+        _together(told, format.stand_in),
         *(expected, got),
         *(stopped_at(model, expected), opened.stopped_at(got)),
     )
 
 
-def _together(told: Sequence[Written]) -> Written:
+def _together(told: Sequence[Written], stand_in: str) -> Written:
     """What was said of the parts, as of one file."""
     counts = sum((Counter(one.operators) for one in told), Counter[str]())
-    exporters = dict.fromkeys(one.exporter for one in told)
-    stand_in = list(exporters)[-1]  # one part not to be taken on trust, and none is
-    return Written(stand_in, dict(counts.most_common()))
+    exporters = [one.exporter for one in told]
+    # one part not to be taken on trust, and none is
+    exporter = stand_in if stand_in in exporters else exporters[-1]
+    return Written(exporter, dict(counts.most_common()))
 
 
 class FileChain(nn.Module):

@@ -16,9 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+try:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image, ImageOps
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    sys.stderr.write(f"infer.py: {error}; run: pip install numpy pillow onnxruntime\n")
+    sys.exit(2)
 
 Array = NDArray[np.float32]
 AnyArray = NDArray[Any]
@@ -26,6 +32,7 @@ PartRunner = Callable[[Sequence[AnyArray]], list[AnyArray]]
 Spec = dict[str, Any]
 CRITERIA = ("confidence", "entropy", "patience", "patient_confident")
 """Rules by which an image stops after a part; see `Stopping`."""
+_SIDES = ("height", "width")
 _AGAIN = "copy the whole folder again, or export anew"
 EXACT_INT8 = ("session.x64quantprecision", "1")
 """Processors without VNNI would else add int8 products up in 16 bits, which overflow."""
@@ -43,15 +50,44 @@ def read_spec(folder: Path) -> Spec:
     Raises:
         Refused: it is missing or damaged.
     """
-    path = folder / "preprocessing.json"
+    return _checked(folder / "preprocessing.json", _check_spec)
+
+
+def _checked(path: Path, check: Callable[[Spec], None]) -> Spec:
     try:
-        spec: Spec = json.loads(path.read_text("utf-8"))
-        spec["input"]["shape"], spec["output"]["classes"], spec["resize"]["to"], spec["std"]
-        if len(spec.get("class_names", [])) not in (0, spec["output"]["classes"]):
-            raise ValueError("class_names are not one for each class")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found: Spec = json.loads(path.read_text("utf-8"))
+        check(found)
+    except KeyError as error:
+        raise Refused(f"'{path}' lacks the key {error}; {_AGAIN}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise Refused(f"'{path}' cannot be read ({error}); {_AGAIN}") from error
-    return spec
+    return found
+
+
+def _check_spec(spec: Spec) -> None:
+    batch, channels, *size = spec["input"]["shape"]
+    classes, names, file = spec["output"]["classes"], spec.get("class_names", []), spec["file"]
+    resize, crop, sides = spec["resize"], spec["crop"], [spec["crop"][s] for s in _SIDES]
+    right = {
+        "file": isinstance(file, str) and Path(file).name == file,
+        "input.shape": channels in (1, 3) and (batch == "dynamic" or _lengths([batch], 1)),
+        "output.classes": type(classes) is int and classes >= 0,
+        "resize.rule": resize["rule"] in ("center", "squash", "border"),
+        "resize.to": _lengths(resize["to"], 2),
+        "resize.interpolation": resize["interpolation"].upper() in Image.Resampling.__members__,
+        "crop": _lengths(sides, 2) and crop.get("rounding", "nearest") in ("nearest", "down"),
+        "crop or shrink": _lengths(size, 2) and (spec.get("shrink") or {"to": sides})["to"] == size,
+        "mean": len(spec["mean"]) == channels and all(map(math.isfinite, spec["mean"])),
+        "std": len(spec["std"]) == channels and all(0 < value < math.inf for value in spec["std"]),
+    }
+    if wrong := ", ".join(key for key in right if not right[key]):
+        raise ValueError(f"its {wrong} cannot be")
+    if len(names) not in (0, classes) or not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names are not one for each class")
+
+
+def _lengths(values: list[Any], count: int) -> bool:
+    return len(values) == count and all(type(value) is int and value > 0 for value in values)
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -83,19 +119,19 @@ def prepare(image: Image.Image, spec: Spec) -> Array:
             f"{image.width} x {image.height} pixels would be {to[0]} x {to[1]} when resized for the"
             f" model, of {MAX_RESIZED_PIXELS / 1e6:.0f} million pixels allowed; crop it"
         )
-    channels, height, width = spec["input"]["shape"][1:]
+    height, width = (spec["crop"][side] for side in _SIDES)
+    channels = spec["input"]["shape"][1]
     shrink = spec.get("shrink")  # of a model that runs on smaller images than it was made for
-    if shrink is not None:
-        height, width = spec["crop"]["height"], spec["crop"]["width"]
     mode = "L" if channels == 1 else "RGB"
-    image = image if image.mode in ("L", "RGB") else image.convert(grey_or_colour(image))
+    if image.mode not in ("L", "RGB"):  # transparency and palettes are dropped
+        image = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
     image = image if image.mode == mode else image.convert(mode)
     kind = Image.Resampling[spec["resize"]["interpolation"].upper()]
     image = cropped(image.resize(to, kind), width, height, spec)
     pixels = np.array(image, np.float32).reshape(height, width, channels) / np.float32(255)
     mean, std = (np.array(spec[name], np.float32) for name in ("mean", "std"))
     found: Array = ((pixels - mean) / std).transpose(2, 0, 1)[None]
-    return found if shrink is None else resized_last(found, *shrink["to"])
+    return resized_last(found, *shrink["to"]) if shrink else found
 
 
 def resized_last(images: Array, height: int, width: int) -> Array:
@@ -109,11 +145,6 @@ def resized_last(images: Array, height: int, width: int) -> Array:
         low, high = images.take(first, axis), images.take(second, axis)
         images = low * (1 - share) + high * share
     return images
-
-
-def grey_or_colour(image: Image.Image) -> str:
-    """The mode that transparency and palettes are dropped into."""
-    return "L" if image.mode in ("1", "LA", "La") else "RGB"
 
 
 def resized(size: tuple[int, int], spec: Spec) -> tuple[int, int]:
@@ -250,19 +281,11 @@ def read_chain(path: Path) -> Spec:
     Raises:
         Refused: it is missing or damaged.
     """
-    try:
-        found: Spec = json.loads(path.read_text("utf-8"))
-        _check_parts(found["parts"])
-        _check_stop(found["stop"], len(found["parts"]))
-    except KeyError as error:
-        raise Refused(f"'{path}' lacks the key {error}; {_AGAIN}") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(f"'{path}' cannot be read ({error}); {_AGAIN}") from error
-    return found
+    return _checked(path, _check_chain)
 
 
-def _check_parts(parts: list[Spec]) -> None:
-    known = {"images"}
+def _check_chain(found: Spec) -> None:
+    parts, known = found["parts"], {"images"}
     for part in parts:
         if not isinstance(part["file"], str) or Path(part["file"]).name != part["file"]:
             raise ValueError(f"a part's file is {part['file']!r}, and no name of a file beside it")
@@ -274,6 +297,7 @@ def _check_parts(parts: list[Spec]) -> None:
         known.update(part["gives"])
     if len(parts) < 2:
         raise ValueError(f"it names {len(parts)} parts, and two are the fewest")
+    _check_stop(found["stop"], len(parts))
 
 
 def _check_stop(rule: Spec, parts: int) -> None:
@@ -390,14 +414,6 @@ def answers(
     return found
 
 
-def check_output(path: Path) -> None:
-    """Raise `Refused` where no file can be written, before any image is looked at."""
-    if not path.parent.is_dir() or path.is_dir():
-        raise Refused(
-            f"--logits '{path}' cannot be written: it must be a file in a folder that is there"
-        )
-
-
 def write_logits(path: Path, rows: list[Array | None]) -> None:
     """Write (n, classes), NaN for images that were left out.
 
@@ -422,13 +438,17 @@ def infer_files(arguments: list[str]) -> int:
     parser.add_argument("--logits", type=Path, help="write all outputs to this .npy file")
     given = parser.parse_args(arguments)
     try:
-        if given.logits is not None:
-            check_output(given.logits)
+        if given.top < 1:
+            raise Refused(f"--top is {given.top}; give 1 or more classes to print")
+        path = given.logits
+        if path is not None and (not path.parent.is_dir() or path.is_dir()):
+            lack = "it must be a file in a folder that is there"
+            raise Refused(f"--logits '{path}' cannot be written: {lack}")
         spec = read_spec(HERE)
         top = given.top if spec["output"]["classes"] else 0
         rows = answers(given.images, spec, open_any(HERE, spec), top)
-        if given.logits is not None:
-            write_logits(given.logits, rows)
+        if path is not None:
+            write_logits(path, rows)
     except Refused as error:
         sys.stderr.write(f"infer.py: {error}\n")
         return 2

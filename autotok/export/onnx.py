@@ -26,11 +26,12 @@ from .formats import (
 )
 from .graph_parts import GraphPart
 from .infer import PartRunner, part_runner
-from .onnx_session import onnx_session
+from .onnx_session import Provider, onnx_session
 
 logger = logging.getLogger(__name__)
 # what torch's default exporter writes itself; it converts to others
 OPSET = 18
+_CUDA = "CUDAExecutionProvider"
 RISKY = frozenset({"NonZero", "Loop", "If", "Scan", "Unique", "NonMaxSuppression", "Compress"})
 """Operators whose output shape depends on data, or control flow: engines often refuse them."""
 
@@ -137,6 +138,9 @@ class Onnx(ExportFormat):
     def open(self, path: Path, device: torch.device) -> nn.Module:
         return OnnxSession(path, device)
 
+    def runs_on(self, opened: nn.Module) -> torch.device:
+        return opened.device if isinstance(opened, OnnxSession) else super().runs_on(opened)
+
     def open_part(self, path: Path) -> PartRunner:
         return part_runner(onnx_session(path.read_bytes(), threads=torch.get_num_threads()))
 
@@ -154,15 +158,16 @@ class OnnxSession(nn.Module):
         super().__init__()
         import onnxruntime
 
-        wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-        able = onnxruntime.get_available_providers()
-        providers = [name for name in (*wanted, "CPUExecutionProvider") if name in able]
+        providers: list[Provider] = ["CPUExecutionProvider"]
+        if device.type == "cuda" and _CUDA in onnxruntime.get_available_providers():
+            providers.insert(0, (_CUDA, {"device_id": device.index or 0}))
         self._session = onnx_session(
             path.read_bytes(),  # which takes any name that Python can open
             threads=torch.get_num_threads(),
             providers=providers,
         )
         self.provider = str(self._session.get_providers()[0])
+        self.device = device if self.provider == _CUDA else torch.device("cpu")
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, classes), on the host."""

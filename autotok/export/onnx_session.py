@@ -10,9 +10,12 @@ EXACT_INT8 = ("session.x64quantprecision", "1")
 that have AVX2 or AVX-512 but no VNNI, where the sums saturate without a word; with VNNI, and in
 files without int8, this changes nothing."""
 
+Provider = str | tuple[str, dict[str, Any]]
+"""What runs operators: its name, with its options where it has any."""
+
 
 def onnx_session(
-    model: bytes, *, threads: int = 0, providers: Sequence[str] = ("CPUExecutionProvider",)
+    model: bytes, *, threads: int = 0, providers: Sequence[Provider] = ("CPUExecutionProvider",)
 ) -> Any:
     """An `onnxruntime.InferenceSession` of a serialised model; 0 threads: as many as it chooses."""
     import onnxruntime

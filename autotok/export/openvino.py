@@ -36,6 +36,7 @@ class OpenVino(ExportFormat):
 
     suffix = ".xml"
     precisions = NUMBERS
+    stand_in = f"openvino of {Onnx.stand_in}"
     runtime = "openvino"
     takes_parts = True
 
@@ -67,13 +68,14 @@ class OpenVino(ExportFormat):
 
         with tempfile.TemporaryDirectory(prefix="autotok-openvino-") as folder:
             step = Path(folder) / "model.onnx"
-            onnx(step)
+            older = onnx(step).exporter == Onnx.stand_in
             try:
                 found = openvino.Core().read_model(str(step))
                 openvino.save_model(found, str(path), compress_to_fp16=False)
             except Exception as error:  # its own types are private
                 raise not_exported(self.name, failure(error)[:200]) from error
-        return Written(f"openvino {openvino.__version__.split('-')[0]}", _operations(found))
+        by = self.stand_in if older else f"openvino {openvino.__version__.split('-')[0]}"
+        return Written(by, _operations(found))
 
     def lower(self, path: Path, precision: str, images: Tensor, *, batch: int) -> Written:
         """float16 weights by OpenVINO, int8 by NNCF's quantiser for transformers.

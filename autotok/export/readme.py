@@ -249,10 +249,14 @@ def _files(found: Mapping[str, Any]) -> str:
     return f"{parts}, run in turn as {said} says" if parts else said
 
 
+def export_verdict(found: Mapping[str, Any]) -> str:
+    """How a file compares with torch, in words that its images follow."""
+    if found["ok"] and found["precision"] != "float32":  # held to no more than being finite
+        return f"has the same first choice as torch on {found['agreement_pct']:g} %,"
+    return "agrees with torch" if found["ok"] else "DISAGREES with torch"
+
+
 def _export_line(found: Mapping[str, Any]) -> str:
-    verdict = "agrees with torch" if found["ok"] else "DISAGREES with torch"
-    if found["precision"] != "float32":
-        verdict = f"the same first choice as torch on {found['agreement_pct']:g} %,"
     own = found.get("own_sensitivity")
     edge = (
         ""
@@ -266,7 +270,7 @@ def _export_line(found: Mapping[str, Any]) -> str:
             " part as in torch"
         )
     return (
-        f"{found['precision']}, batch {found['batch']}, {found['size_mb']} MB, {verdict} on"
-        f" {found['num_images']} {found['checked_on']} (largest difference"
-        f" {found['max_abs_diff']:.1e}{edge})"
+        f"{found['precision']}, batch {found['batch']}, {found['size_mb']} MB,"
+        f" {export_verdict(found)} on {found['num_images']} {found['checked_on']}"
+        f" (largest difference {found['max_abs_diff']:.1e}{edge})"
     )

@@ -5,6 +5,8 @@ An engine is built where it runs, so what is written and checked here is the ONN
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from string import Template
 
@@ -15,20 +17,30 @@ from .formats import INPUT, Written, register_format
 from .onnx import Onnx
 
 _RUNNER = Path(__file__).with_name("trt_runner.py")
+FLAGS = {"float32": "", "float16": "--stronglyTyped", "int8": "--int8 --fp16"}
+"""Of trtexec, by the file's number format; what `board.py` gives it too."""
+_OLD = 17
+"""The highest operator set of TensorRT 8, which knows of no types but by --fp16 and --int8."""
+_COMPUTES = {
+    "float32": "in float32; with --fp16 as an argument of this script, in float16",
+    "float16": "in float16 as the file says",
+    "int8": "in int8 where the file says so, elsewhere in float16 or float32",
+}
 _BUILD = Template(
     """\
 #!/bin/sh
-# Builds $stem.engine of $name on the device that it is to run on, then times it there.
+# Builds $engine of $name on the device that it is to run on, then times it there.
 # The file was checked in ONNX Runtime, not in TensorRT: there was none where it was written.
 # What to expect: a build of minutes, "&&&& PASSED" at the end of each of the two parts, and the
 # latency under "GPU Compute Time"; then compare the outputs with
-#   python3 $stem.trt_runner.py $stem.engine images.npy logits.npy
+#   python3 $runner $engine images.npy logits.npy
 # Operators, by TensorRT's own lists:
 $verdicts
 set -eu
 cd "$$(dirname "$$0")"
-trtexec --onnx=$name --saveEngine=$stem.engine $flags$shapes "$$@"
-trtexec --loadEngine=$stem.engine$run --useCudaGraph --warmUp=500 --iterations=200
+$flags
+trtexec --onnx=$name --saveEngine=$engine $$flags$shapes "$$@"
+trtexec --loadEngine=$engine$run --useCudaGraph --warmUp=500 --iterations=200
 """
 )
 
@@ -46,7 +58,7 @@ class TensorRt(Onnx):
     ) -> Written:
         """As ONNX, with the two scripts."""
         written = super().write(model, images, path, dynamic_batch=dynamic_batch)
-        self._beside(path, written, images, dynamic_batch=dynamic_batch, flags="--fp16")
+        self._beside(path, written, images, dynamic_batch=dynamic_batch)
         note = (
             "there is no TensorRT here: the ONNX file was checked in ONNX Runtime;"
             f" {path.stem}.trtexec.sh builds and times the engine on the device"
@@ -57,21 +69,25 @@ class TensorRt(Onnx):
         """As ONNX, built with what the number format asks for."""
         written = super().lower(path, precision, images, batch=batch)
         script = path.with_name(f"{path.stem}.trtexec.sh")
-        flags = {"int8": "--int8 --fp16", "float16": "--stronglyTyped"}[precision]
-        text = script.read_text("utf-8").replace(" --fp16", f" {flags}")
+        text = script.read_text("utf-8")
+        text = re.sub(r"^flags=.*", self._flags_line(precision), text, flags=re.MULTILINE)
         script.write_text(_with_verdicts(text, self.engines(written.operators)), "utf-8")
         return written
 
-    def _beside(
-        self, path: Path, written: Written, images: Tensor, *, dynamic_batch: bool, flags: str
-    ) -> None:
+    def _flags_line(self, precision: str) -> str:
+        old = precision == "float16" and self.opset <= _OLD
+        return f"flags='{'--fp16' if old else FLAGS[precision]}'  # computes {_COMPUTES[precision]}"
+
+    def _beside(self, path: Path, written: Written, images: Tensor, *, dynamic_batch: bool) -> None:
         shape = "x".join(map(str, images.shape[1:]))
-        ranges = zip(("min", "opt", "max"), (1, 1, 16), strict=True)
+        ranges = zip(("min", "opt", "max"), (1, 1, max(16, len(images))), strict=True)
         shapes = "".join(f" --{word}Shapes={INPUT}:{n}x{shape}" for word, n in ranges)
+        runner = path.with_name(f"{path.stem}.trt_runner.py")
         text = _BUILD.substitute(
-            stem=path.stem,
-            name=path.name,
-            flags=flags,
+            name=shlex.quote(path.name),
+            engine=shlex.quote(f"{path.stem}.engine"),
+            runner=shlex.quote(runner.name),
+            flags=self._flags_line("float32"),
             shapes=shapes if dynamic_batch else "",
             run=f" --shapes={INPUT}:1x{shape}" if dynamic_batch else "",
             verdicts="",
@@ -79,7 +95,6 @@ class TensorRt(Onnx):
         script = path.with_name(f"{path.stem}.trtexec.sh")
         script.write_text(_with_verdicts(text, self.engines(written.operators)), "utf-8")
         script.chmod(0o755)
-        runner = path.with_name(f"{path.stem}.trt_runner.py")
         runner.write_text(_RUNNER.read_text("utf-8"), "utf-8")
 
 

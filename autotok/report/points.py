@@ -46,8 +46,8 @@ class Point:
     number_format: str = "float32"
     """Of the file that was judged and is shipped."""
     image_size: int | None = None
-    exits: str = ""
     """Side in pixels that it runs on; None: the model's own."""
+    exits: str = ""
     finetuned: bool = False
     feasible: bool = True
     within_budget: bool | None = None

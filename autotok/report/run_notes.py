@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autotok.export.readme import export_verdict
 from autotok.facts import BackboneFacts
 from autotok.metrics import METRICS
 from autotok.searching.records.rundir import FINISHED_FILE
@@ -85,9 +86,8 @@ def checks_of(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str
             checks[f"{name} export"] = _no_file(found)
         else:
             checks[f"{name} export"] = (
-                f"{'agrees' if found['ok'] else 'DISAGREES'} with torch on {found['num_images']}"
-                f" {found['checked_on']}, largest difference {found['max_abs_diff']:.1e},"
-                f" {found['runtime']}"
+                f"{export_verdict(found)} on {found['num_images']} {found['checked_on']}, largest"
+                f" difference {found['max_abs_diff']:.1e}, {found['runtime']}"
             )
             if found.get("parts"):
                 checks[f"{name} export"] += (

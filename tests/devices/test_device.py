@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,12 +29,15 @@ from autotok.devices.device import (
 from autotok.devices.footprint import Footprint
 from autotok.devices.measure import measure
 from autotok.devices.measurement import MeasurementFailed
+from autotok.devices.ray_tasks import RayTasks
 from autotok.devices.ssh_board import BoardFacts, RemoteDevice
 from autotok.errors import AutotokError, DeviceUnreachable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
 
 import sshd as server
+from elsewhere import DEVICE, a_device_elsewhere
+from test_runtimes import READING
 
 needs_sshd = pytest.mark.skipif(bool(server.WHY_NOT), reason=server.WHY_NOT or "-")
 HAS_RAY = all(importlib.util.find_spec(name) for name in ("ray", "pyarrow"))
@@ -190,6 +194,69 @@ def test_a_board_that_is_switched_off_is_unreachable(
 
 
 # --- a node
+
+
+def test_a_node_is_sent_what_any_can_take_and_runs_it_where_models_run_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, asked, sent = compress(tiny_backbone(), method="tome", r=2), [], []
+
+    def timed(runtime: str, model: Any, images: Any, reference: Any, **_: Any) -> Any:
+        asked.extend(_places(model, reference, images))
+        return READING
+
+    class Tasks:
+        def run(self, function: Any, *arguments: Any, limit_s: float, gpu: bool) -> Any:
+            sent.extend(_places(*arguments))
+            assert gpu
+            return function(*arguments)
+
+    monkeypatch.setattr(devices, "measure_in", timed)
+    monkeypatch.setattr(devices, "footprint_of", lambda *_, **__: Footprint(200.0, 321.0))
+    device = open_device("ray:board")
+    device._tasks = Tasks()  # type: ignore[attr-defined]
+    with a_device_elsewhere(), torch.no_grad():
+        monkeypatch.setattr(devices, "torch_device", lambda: DEVICE)
+        made.to(DEVICE)
+        measure_on(device, made)
+        assert _places(made) == {DEVICE}
+        here = compress(tiny_backbone(), method="tome", r=2)
+        measure_on(device, here)
+    assert {*sent} == {torch.device("cpu")}
+    assert {*asked} == {DEVICE}
+
+
+def _places(*parts: Any) -> set[torch.device]:
+    return {
+        tensor.device
+        for part in parts
+        for tensor in (part.parameters() if isinstance(part, torch.nn.Module) else [part])
+    }
+
+
+@pytest.mark.parametrize(("gpus", "asks"), [(0, None), (2, 1)])
+def test_a_gpu_is_asked_of_ray_where_a_node_with_the_resource_has_one(
+    gpus: int, asks: int | None
+) -> None:
+    nodes = [
+        {"Alive": True, "NodeManagerAddress": "a", "Resources": {"board": 1, "GPU": gpus}},
+        {"Alive": True, "NodeManagerAddress": "b", "Resources": {"GPU": 8}},
+    ]
+    given: list[dict[str, Any]] = []
+
+    def remote(**how: Any) -> Any:
+        given.append(how)
+        return lambda function: SimpleNamespace(remote=function)
+
+    ray = SimpleNamespace(
+        nodes=lambda: nodes, remote=remote, wait=lambda *_, **__: (["it"], []), get=lambda it: it,
+        exceptions=SimpleNamespace(RayTaskError=(), OutOfMemoryError=(), RayError=()),
+    )  # fmt: skip
+    tasks = object.__new__(RayTasks)
+    tasks._ray, tasks.resource, tasks._patience_s = ray, "board", 1.0
+    assert tasks.run(lambda: 7, limit_s=1.0, gpu=True) == 7
+    assert tasks.run(lambda: 8, limit_s=1.0) == 8
+    assert [how.get("num_gpus") for how in given] == [asks, None]
 
 
 @pytest.fixture

@@ -81,6 +81,21 @@ def test_a_bare_trtexec_is_measured_by_the_times_it_exports(
     assert caught.value.kind == "load"
 
 
+@pytest.mark.parametrize("flag", ["--stronglyTyped", "--fp16"])
+def test_a_float16_file_is_built_as_the_trtexec_of_the_board_can(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trtexec").write_text(f"#!/bin/sh\necho '  {flag}  said on one line'\nexit 1\n")
+    (tmp_path / "trtexec").chmod(0o755)
+    built: list[str] = []
+    monkeypatch.setattr(board_side, "_trtexec", lambda: str(tmp_path / "trtexec"))
+    monkeypatch.setattr(board_side.EngineSlot, "_run", lambda self, words: built.extend(words))
+    task = {"dtype": "float32", "number_format": "float16", "paths": ["a.onnx", "b.onnx"]}
+    for path in task["paths"]:
+        board_side.EngineSlot(task, path)
+    assert built[2:] == [flag, "--onnx=b.onnx", "--saveEngine=b.onnx.engine"]
+
+
 # --- over ssh
 
 
@@ -106,6 +121,33 @@ def test_a_board_is_measured_over_ssh_and_left_as_it_was(
     device.close()
     assert board.left_behind == []
     assert server.until(lambda: not board.workers, 60.0)
+
+
+@needs_sshd
+def test_a_board_keeps_references_and_the_last_model_only(
+    device: RemoteDevice, board: server.Board, tmp_path: Path
+) -> None:
+    device.hello()
+    link, (folder,) = device._link, board.tmp.glob("autotok.*")
+    assert link is not None
+
+    def put(text: str, *, passing: bool = True) -> str:
+        (tmp_path / "model.onnx").write_text(text)
+        name = link.put(tmp_path / "model.onnx", passing=passing)
+        assert (folder / name).read_text() == text
+        (folder / f"{name}.engine.log").touch()  # as trtexec leaves it
+        return name
+
+    def kept() -> set[str]:
+        return {path.name for path in folder.glob("*.onnx*")}
+
+    first, reference = put("a"), put("b", passing=False)
+    assert put("b") == reference  # measured beside itself
+    second = put("c")
+    assert kept() == {reference, second, f"{reference}.engine.log", f"{second}.engine.log"}
+    assert (put("a"), put("a", passing=False)) == (first, first)
+    last = put("d")
+    assert {name for name in kept() if name.endswith("onnx")} == {reference, first, last}
 
 
 @needs_sshd

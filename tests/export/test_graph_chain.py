@@ -25,8 +25,8 @@ from autotok.export import infer
 from autotok.export.best_yaml import BackboneRef, Bundle
 from autotok.export.bundle import save_bundle
 from autotok.export.exported import export_model
-from autotok.export.formats import FORMATS
-from autotok.export.graph_chain import FileChain, OneByOne, description_of, open_file
+from autotok.export.formats import FORMATS, Written
+from autotok.export.graph_chain import FileChain, OneByOne, _together, description_of, open_file
 
 TORCHS = ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)]
 
@@ -81,6 +81,13 @@ def test_runtimes_stop_where_torch_does(tmp_path: Path, format: str, early: bool
     opened = open_file(Path(result.path), FORMATS.get(format))
     with torch.no_grad():
         torch.testing.assert_close(opened(images()), model(images()), atol=1e-4, rtol=0)
+
+
+def test_one_part_of_the_older_exporter_is_enough_to_trust_none() -> None:
+    told = [Written(name, {"Add": 1}) for name in ("torchscript", "dynamo")]
+    for order in (told, told[::-1]):
+        assert _together(order, "torchscript") == Written("torchscript", {"Add": 2})
+    assert _together(told[1:], "torchscript").exporter == _together(told, "").exporter == "dynamo"
 
 
 POLICIES = [

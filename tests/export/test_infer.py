@@ -211,6 +211,63 @@ def test_what_is_damaged_is_one_sentence(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("key", ["file", "input", "output", "resize", "crop", "mean", "std"])
+def test_a_key_that_is_missing_is_named(key: str, best: Path, tmp_path: Path) -> None:
+    data = json.loads((best / "preprocessing.json").read_text())
+    del data[key]
+    (tmp_path / "preprocessing.json").write_text(json.dumps(data))
+    with pytest.raises(infer.Refused, match=f"preprocessing.json' lacks the key '{key}'; copy"):
+        infer.read_spec(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("file", "../model.onnx"), ("file", 3), ("input.shape", [1, 2, 32, 32]),
+        ("input.shape", [1]), ("input.shape", [1, 3, 32]), ("input.shape", ["x", 3, 32, 32]),
+        ("input.shape", 3), ("input.shape", [1.5, 3, 32, 32]),
+        ("output.classes", "ten"), ("output.classes", -1), ("resize.rule", "crop"),
+        ("resize.to", "x"), ("resize.to", [36]), ("resize.to", [36, 0]),
+        ("resize.interpolation", "foo"), ("resize.interpolation", 3), ("crop.height", "32"),
+        ("crop.height", 24), ("crop.rounding", "up"), ("shrink", 3),
+        ("mean", [0.5]), ("mean", ["a", "b", "c"]), ("std", [1.0, 1.0, 0.0]), ("std", 1.0),
+        ("resize", "center"), ("shrink", {"to": [16, 16]}), ("shrink", {"to": None}),
+        ("class_names", [*range(10)]), ("class_names", 10),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_one_sentence(
+    place: str, value: object, best: Path, tmp_path: Path
+) -> None:
+    data = json.loads((best / "preprocessing.json").read_text())
+    *groups, key = place.split(".")
+    (data[groups[0]] if groups else data)[key] = value
+    (tmp_path / "preprocessing.json").write_text(json.dumps(data))
+    with pytest.raises(infer.Refused, match=r"preprocessing.json' cannot be read \(.*\); copy"):
+        infer.read_spec(tmp_path)
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_no_classes_to_print_are_refused(
+    top: int, best: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(infer, "HERE", best)
+    assert infer.infer_files([str(best.parent / "a.png"), "--top", str(top)]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (
+        "", f"infer.py: --top is {top}; give 1 or more classes to print\n"
+    )  # fmt: skip
+
+
+def test_a_missing_pillow_is_one_sentence(best: Path) -> None:
+    program = (
+        "import runpy, sys; sys.modules['PIL'] = None;"
+        f" runpy.run_path({str(best / 'infer.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.endswith("; run: pip install numpy pillow onnxruntime\n")
+
+
 def test_a_missing_runtime_is_one_sentence(
     best: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,8 +54,9 @@ def test_the_older_exporter_steps_in_and_the_result_says_so(
     assert result.max_abs_diff < 1e-4
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_a_file_of_the_older_exporter_that_disagrees_is_refused_even_if_not_strict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no decomposition for aten::mystery")
@@ -67,7 +68,9 @@ def test_a_file_of_the_older_exporter_that_disagrees_is_refused_even_if_not_stri
     monkeypatch.setattr(FORMATS.get("onnx"), "run", wrong)
     path = tmp_path / "m.onnx"
     with pytest.raises(ExportError, match=r"file, written by 'torchscript' after .* disagrees"):
-        export_model(compressed("none", tiny_backbone()), path, photos(), strict=False)
+        export_model(
+            compressed("none", tiny_backbone()), path, photos(), precision=precision, strict=False
+        )
     assert not path.exists()
 
 
@@ -121,3 +124,29 @@ def test_what_a_format_does_not_come_in_is_told_before_any_work(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         check_format(format, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_session_says_which_gpu_runs_it_or_that_none_does(
+    able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    class Session:
+        def __init__(self, model: bytes, *, threads: int, providers: list[object]) -> None:
+            given.extend(providers)
+
+        def get_providers(self) -> list[object]:
+            return [name if isinstance(name, str) else name[0] for name in given]  # type: ignore[index]
+
+    there = ["CUDAExecutionProvider"] if able else []
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
+    monkeypatch.setattr(onnx_room, "onnx_session", Session)
+    (tmp_path / "m.onnx").touch()
+    opened = FORMATS.get("onnx").open(tmp_path / "m.onnx", torch.device("cuda", 1))
+    runs_on = FORMATS.get("onnx").runs_on(opened)
+    if able:
+        assert given == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
+        assert runs_on == torch.device("cuda", 1)
+    else:
+        assert (given, runs_on) == (["CPUExecutionProvider"], torch.device("cpu"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from exporting import autoformer, compressed, photos
+from torch import Tensor
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.loading import as_backbone
@@ -13,6 +14,7 @@ from autotok.backbones.lvvit import LVViT, LVViTSpec
 from autotok.backbones.timm_vit import VisionTransformer
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import ExportError
+from autotok.export import onnx as onnx_room
 from autotok.export.exported import export_model
 from autotok.export.formats import FORMATS, check_format
 
@@ -27,6 +29,19 @@ def test_both_parts_of_a_file_are_written_and_agree_with_torch(tmp_path: Path) -
     assert result.max_abs_diff < 1e-4
     assert result.operators["MatMul"] > 10
     assert result.runtime.startswith("openvino 20")
+
+
+def test_a_file_made_of_what_the_older_exporter_wrote_is_not_taken_on_trust_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(path: Path, images: Tensor, batch: int) -> Tensor:
+        return torch.arange(10.0).repeat(len(images), 1)
+
+    monkeypatch.setattr(onnx_room, "_write_dynamo", lambda *_: 1 / 0)
+    monkeypatch.setattr(FORMATS.get("openvino"), "run", wrong)
+    model, path = compressed("none", tiny_backbone(1)), tmp_path / "m.xml"
+    with pytest.raises(ExportError, match="written by 'openvino of torchscript' after the usual"):
+        export_model(model, path, photos(), format="openvino", strict=False)
 
 
 @pytest.mark.slow

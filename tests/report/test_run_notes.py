@@ -51,6 +51,20 @@ def test_a_file_that_was_left_out_is_told_from_one_that_failed(tmp_path: Path) -
     ]
 
 
+def test_only_a_float32_file_is_said_to_agree_with_torch() -> None:
+    about = {"num_images": 64, "max_abs_diff": 0.5, "runtime": "made up", "agreement_pct": 62.5}
+    exports = {
+        name: {"precision": precision, "ok": ok, **about}
+        for name, precision, ok in (
+            ("onnx", "int8", True), ("pt2", "float32", True), ("openvino", "float32", False),
+        )
+    }  # fmt: skip
+    found = checks_of(result(final()), exports)
+    assert found["onnx export"].startswith("has the same first choice as torch on 62.5 %, on 64 im")
+    assert found["pt2 export"].startswith("agrees with torch on 64 images, largest difference 5.0e")
+    assert found["openvino export"].startswith("DISAGREES with torch on 64 images, largest diff")
+
+
 def test_a_best_worse_than_was_asked_for_or_no_better_than_guessing_is_called_out(
     tmp_path: Path,
 ) -> None:
