@@ -34,6 +34,7 @@ INNER = {
 NEVER_MEET = {("methods", "backbones"), ("backbones", "methods")}
 GUESTS = {
     "timm": {
+        "backbones/timm_names.py",
         "backbones/timm_vit.py",
         "backbones/timm_eva.py",
         "backbones/timm_relative.py",

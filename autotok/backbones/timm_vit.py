@@ -19,6 +19,7 @@ from autotok.tokens import StemParts, Tokens
 
 from .attention import Projection
 from .base import in_full, pool_mean, prove
+from .timm_names import knows_tag
 from .timm_refusals import POOLINGS, check_ends, check_kind, refuse, refuse_module
 from .torchvision_shim import ensure_torchvision
 from .wrapped import BlockParts, WrappedViT, pooling_bias, unchanged
@@ -234,11 +235,13 @@ def imagenet_synsets(num_classes: int) -> tuple[str, ...]:
 
 def model_name(model: nn.Module) -> str:
     """What timm calls the architecture of a model, with the tag of its weights where these are not
-    the usual ones, else its class."""
+    the usual ones but known to it, else its class."""
     config = getattr(model, "pretrained_cfg", None) or {}
     name, tag = str(config.get("architecture") or type(model).__name__), config.get("tag")
     usual = timm.models.get_pretrained_cfg(name) if tag and timm.models.is_model(name) else None
-    return name if usual is None or usual.tag == tag else f"{name}.{tag}"
+    if usual is None or usual.tag == tag or not knows_tag(f"{name}.{tag}"):
+        return name
+    return f"{name}.{tag}"
 
 
 def check_timm_model(model: nn.Module, name: str) -> None:
