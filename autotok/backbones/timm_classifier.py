@@ -12,6 +12,7 @@ from autotok.errors import CheckpointError, UnsupportedBackbone, nearest
 from .checkpoint import read_state_dict
 from .family import family_of
 from .hub import hub_or_cache
+from .timm_heads import head_classes
 from .timm_names import bare_name, is_timm_name
 from .torchvision_shim import ensure_torchvision
 from .unfilled import making_on
@@ -54,13 +55,7 @@ def timm_classifier(
     model = _pretrained(name) if checkpoint is None else _from_file(name, checkpoint)
     how = resolve_model_data_config(model)
     prepared = {key: how[key] for key in USED}
-    return model.eval(), int(model.num_classes), how["input_size"], prepared
-
-
-def pretrained_classes(name: str) -> int | None:
-    """How many classes timm's weights of a name know, without fetching them; None if unsaid."""
-    told = timm.models.get_pretrained_cfg(bare_name(name), allow_unregistered=True)
-    return None if told is None else told.num_classes
+    return model.eval(), head_classes(model), how["input_size"], prepared
 
 
 def _pretrained(name: str) -> Any:

@@ -19,6 +19,7 @@ from autotok.tokens import StemParts, Tokens
 
 from .attention import Projection
 from .base import in_full, pool_mean, prove
+from .timm_heads import head_classes
 from .timm_names import knows_tag
 from .timm_refusals import POOLINGS, check_ends, check_kind, refuse, refuse_module
 from .torchvision_shim import ensure_torchvision
@@ -280,21 +281,13 @@ def timm_facts(
         has_position_table=getattr(model, "pos_embed", None) is not None,
         image_shape=(proj.in_channels, *model.patch_embed.img_size),
         patch_size=tuple(model.patch_embed.patch_size),
-        num_classes=_num_classes(model),
+        num_classes=head_classes(model),
         stem_macs=rows * columns * proj.weight.numel(),
         plain_stem=family == "timm_vit" and _is_plain(model),
         readout_macs=fixed,
         readout_macs_per_token=per_token,
         params=sum(p.numel() for p in model.parameters()),
     )
-
-
-def _num_classes(model: Any) -> int:
-    """As the head gives them, which may have been replaced, else as the model says."""
-    if isinstance(model.head, nn.Identity):
-        return 0
-    found = model.head.out_features if isinstance(model.head, nn.Linear) else model.num_classes
-    return int(found)
 
 
 def _is_plain(model: Any) -> bool:

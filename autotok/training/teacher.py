@@ -16,9 +16,9 @@ from autotok.backbones.loading import backbone_facts, check_file, check_name, lo
 from autotok.backbones.timm_classifier import (
     is_other_timm,
     nearest_timm,
-    pretrained_classes,
     timm_classifier,
 )
+from autotok.backbones.timm_heads import named_classes
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
@@ -200,7 +200,7 @@ def check_teacher_classes(spec: FineTuneSpec, facts: BackboneFacts) -> None:
     if spec.teacher is None or spec.teacher_checkpoint is not None:
         return
     if is_other_timm(spec.teacher):
-        classes = pretrained_classes(spec.teacher)
+        classes = named_classes(spec.teacher)
     else:
         with _as_teacher():
             classes = backbone_facts(spec.teacher).num_classes
