@@ -40,6 +40,13 @@ def head_classes(model: Any) -> int:
     return 0 if _is_projection(model, head, found) else found
 
 
+def label_names(model: Any, classes: int) -> tuple[str, ...]:
+    """What the model's configuration calls its classes; () where it does not say so of as many."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    names = tuple(map(str, config.get("label_names") or ()))
+    return names if len(names) == classes else ()
+
+
 def named_classes(name: str) -> int | None:
     """Classes that timm's weights of a name know, without fetching them; None if unsaid."""
     told = timm.models.get_pretrained_cfg(bare_name(name), allow_unregistered=True)

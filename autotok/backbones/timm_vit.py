@@ -19,7 +19,7 @@ from autotok.tokens import StemParts, Tokens
 
 from .attention import Projection
 from .base import in_full, pool_mean, prove
-from .timm_heads import head_classes
+from .timm_heads import head_classes, label_names
 from .timm_names import knows_tag
 from .timm_refusals import POOLINGS, check_ends, check_kind, refuse, refuse_module
 from .torchvision_shim import ensure_torchvision
@@ -141,9 +141,7 @@ class TimmModel(WrappedViT):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The model's own, where its configuration names them; else ()."""
-        config = getattr(self.model, "pretrained_cfg", None) or {}
-        names = tuple(map(str, config.get("label_names") or ()))
-        return names if len(names) == self.facts.num_classes else ()
+        return label_names(self.model, self.facts.num_classes)
 
     def preprocessing(self) -> dict[str, Any]:
         """timm's evaluation transform as data: mean, std, interpolation, crop_pct, crop_mode."""

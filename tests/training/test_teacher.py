@@ -146,3 +146,17 @@ def test_losses_that_another_teacher_cannot_serve_are_refused(
     spec = FineTuneSpec(teacher="tiny", losses=losses)
     with pytest.raises(ConfigError, match=words):
         check_losses(student(), spec, teacher_of(spec, tiny_backbone()), Noise())
+
+
+@pytest.mark.parametrize("theirs", ["bacdefghij", "jihgfedcba", "klmnopqrst"])
+def test_a_teacher_of_the_same_classes_in_another_order_is_refused(
+    theirs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = tiny_backbone(), tiny_backbone()
+    other.model.pretrained_cfg = {"label_names": list(theirs)}
+    monkeypatch.setattr("autotok.training.teacher.load_backbone", lambda *_, **__: other)
+    teacher_of(FineTuneSpec(teacher="tiny"), own)  # which has no names
+    own.model.pretrained_cfg = {"label_names": list("abcdefghij")}
+    words = f"class 0 is '{theirs[0]}' to teacher 'tiny' and 'a' to backbone '.*'; give a teacher"
+    with pytest.raises(ConfigError, match=words):
+        teacher_of(FineTuneSpec(teacher="tiny"), own)
