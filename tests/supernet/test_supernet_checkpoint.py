@@ -41,5 +41,5 @@ def test_a_torch_file_of_something_else_is_no_checkpoint(tmp_path: Path, broken:
     save_state(state, recipe, path)
     restore_state(state, recipe, path)
     torch.save(broken(torch.load(path, weights_only=True)), path)
-    with pytest.raises(CheckpointError, match="training cannot resume from '.*checkpoint.pt'"):
+    with pytest.raises(CheckpointError, match=r"training cannot resume from '.*checkpoint\.pt'"):
         restore_state(state, recipe, path)
