@@ -33,8 +33,8 @@ _FINETUNE_RANGES: tuple[tuple[str, float, float], ...] = (
     ("drop_path", 0.0, 0.9),
     ("seed", 0, MOST_SEED - 1),
 )
-_RANDAUGMENT = re.compile(r"rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?)*")
-"""timm's notation."""
+_RANDAUGMENT = re.compile(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))*")
+"""timm's notation; it reads decimals in two parts alone."""
 
 
 def check_seed(seed: int) -> None:
@@ -137,7 +137,7 @@ class FineTuneSpec:
         if self.randaugment and not _RANDAUGMENT.fullmatch(self.randaugment):
             raise ConfigError(
                 f"randaugment '{self.randaugment}' is not understood; write it as timm does, such"
-                " as rand-m9-mstd0.5-inc1 (parts: m, n, p, mstd, mmax, inc)"
+                " as rand-m9-mstd0.5-inc1 (parts: m, n, mmax, inc of whole numbers; p, mstd)"
             )
 
     @property

@@ -34,6 +34,8 @@ INNER = {
 NEVER_MEET = {("methods", "backbones"), ("backbones", "methods")}
 GUESTS = {
     "timm": {
+        "backbones/timm_names.py",
+        "backbones/timm_heads.py",
         "backbones/timm_vit.py",
         "backbones/timm_eva.py",
         "backbones/timm_relative.py",

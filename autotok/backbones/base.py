@@ -57,6 +57,8 @@ class Backbone(nn.Module):
     prepared: Mapping[str, Any] | None = None
     """How images are prepared for it, where something else than the model tells: the fields of
     `Preprocessing` but the shape."""
+    from_file = False
+    """Its weights came from a file, which says nothing of how images are prepared."""
     _own_facts: BackboneFacts | None = None
     _settles = False
     _settled: Tensor | None = None

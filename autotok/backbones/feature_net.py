@@ -22,6 +22,7 @@ from autotok.errors import CheckpointError, UnknownName
 
 from .checkpoint import read_state_dict
 from .hub import hub_or_cache
+from .timm_names import is_timm_name
 from .torchvision_shim import ensure_torchvision
 from .unfilled import making_on
 
@@ -204,11 +205,10 @@ def _create(name: str) -> nn.Module:
 @lru_cache(maxsize=32)
 def _check_name(name: str) -> None:
     """Raise unless timm knows the name and its features are maps."""
-    base = name.split(".")[0]
-    if not timm.is_model(base):
+    if not is_timm_name(name):
         raise UnknownName("proxy network", name, timm.list_models("mobileone*"))
     with making_on("meta"):
-        model: Any = timm.create_model(base, pretrained=False).eval()
+        model: Any = timm.create_model(name, pretrained=False).eval()
         features = model.forward_features(torch.empty(1, 3, 224, 224))
     if features.dim() != 4 or features.shape[1] < features.shape[2]:
         raise UnknownName("proxy network with feature maps", name, timm.list_models("mobileone*"))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from autotok.files import replacing
 from .base import Backbone
 from .checkpoint import read_state_dict
 from .family import Family, ModelRequest, register_family, tensors_of
-from .hf_files import PREPROCESSORS, preprocessing_from, read_json, telling, told_in
+from .hf_files import PREPROCESSORS, names_in, preprocessing_from, read_json, telling, told_in
 from .hf_layouts import DEFAULTS, MODELS, REASONS
 from .hub import hub_or_cache
 from .torchvision_shim import ensure_torchvision
@@ -33,6 +34,8 @@ BESIDE = re.compile(
     r"|.*(mask_token|position_ids|relative_position_index)|(\w+\.)?(pooler|head)\..*"
 )
 """Names of what may stand in a file beside the model that is made of it."""
+UNPOOLED = {"add_pooling_layer": False}
+"""Options of a class whose weights were saved without a pooler."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class _Told:
     config: Any
     preprocessing: dict[str, Any]
     side: int | tuple[int, int] | None
+    options: dict[str, Any]
+    """Of its class, beside the configuration."""
 
 
 @register_family("transformers")
@@ -103,7 +108,7 @@ class TransformersFamily(Family):
 
         told = _told(asked)
         with torch.device(device):
-            model = _class(told.kind)(told.config).eval()
+            model = _class(told.kind)(told.config, **told.options).eval()
             side = asked.image_size or told.side
             given = told.preprocessing
             return HFViT(model, name=asked.name, image_size=side, preprocessing=given)
@@ -186,7 +191,15 @@ def _told(asked: ModelRequest) -> _Told:
         if width is not None:  # of both towers
             config.projection_dim = width
     given = _preprocessing(_place(asked.name)) if carried is None else dict(carried.preprocessing)
-    return _Told(kind, config, given, given.pop("side", None))
+    file = asked.checkpoint or Path(_place(asked.name)) / "model.safetensors"
+    names = names_in(file)
+    headless = names is not None and not any("pooler." in name for name in names)
+    options = UNPOOLED if headless and _may_lack_pooler(kind) else {}
+    return _Told(kind, config, given, given.pop("side", None), options)
+
+
+def _may_lack_pooler(kind: str) -> bool:
+    return "add_pooling_layer" in inspect.signature(_class(kind).__init__).parameters
 
 
 def _configured(values: dict[str, Any], origin: str) -> Any:
@@ -274,7 +287,25 @@ def _cached(repository: str, file: str) -> Path | None:
 
 def _loaded(asked: ModelRequest, told: _Told) -> nn.Module:
     """The model with the weights of its file, folder or repository, all of them found."""
-    origin, file = asked.checkpoint or asked.name, asked.checkpoint
+    origin = asked.checkpoint or asked.name
+    model, info = _read(asked, told)
+    missing = sorted(info["missing_keys"])
+    pooler = [key for key in model.state_dict() if key.startswith("pooler.")]
+    if missing and missing == sorted(pooler) and _may_lack_pooler(told.kind):
+        told, missing = replace(told, options=UNPOOLED), []
+        model, info = _read(asked, told)
+    # of masked image modelling with BEiT, whose tokens are normed by the head
+    known = re.compile(BESIDE.pattern + (r"|layernorm\..*" if told.options else ""))
+    beside = sorted(key for key in info["unexpected_keys"] if not known.fullmatch(key))
+    if missing or beside:
+        fault = f"'{missing[0]}' is missing" if missing else f"'{beside[0]}' has no place in it"
+        raise CheckpointError(f"weights of '{origin}' do not fit {told.kind}: {fault}")
+    return model.eval()
+
+
+def _read(asked: ModelRequest, told: _Told) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, and what its weights lack or have in excess."""
+    file = asked.checkpoint
     place = _place(asked.name) if file is None else None
     given = None if file is None else read_state_dict(file)
     try:
@@ -285,19 +316,14 @@ def _loaded(asked: ModelRequest, told: _Told) -> nn.Module:
                 state_dict=given,
                 dtype=torch.float32,  # theirs is the file's
                 output_loading_info=True,
+                **told.options,
             )
     except Exception as error:
         raise CheckpointError(
-            f"weights of '{origin}' could not be loaded ({_first(error)}); give a folder that holds"
-            " config.json and model.safetensors"
+            f"weights of '{file or asked.name}' could not be loaded ({_first(error)}); give a"
+            " folder that holds config.json and model.safetensors"
         ) from error
-    missing = sorted(info["missing_keys"])
-    beside = sorted(key for key in info["unexpected_keys"] if not BESIDE.fullmatch(key))
-    if missing or beside:
-        fault = f"'{missing[0]}' is missing" if missing else f"'{beside[0]}' has no place in it"
-        raise CheckpointError(f"weights of '{origin}' do not fit {told.kind}: {fault}")
-    loaded: nn.Module = model.eval()
-    return loaded
+    return model, info
 
 
 def _first(error: Exception) -> str:

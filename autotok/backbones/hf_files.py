@@ -25,6 +25,11 @@ SHORTEST = ("CLIP", "ChineseCLIP", "Bit", "Siglip")
 """Preprocessors to which a size that is one number is the shortest edge; to others, a square's."""
 CROPPING = ("CLIP", "ChineseCLIP", "Bit", "DeiT")
 """Those that crop where nothing is said of it."""
+BICUBIC = (
+    *("Beit", "Bit", "Blip", "ChineseCLIP", "CLIP", "ConvNext", "DPT", "DeiT", "EfficientNet"),
+    *("Flava", "Levit", "OwlViT", "PoolFormer", "Siglip"),
+)
+"""Those that resample so where nothing is said of it; others take bilinear."""
 MAX_JSON = 4_000_000
 
 
@@ -86,7 +91,7 @@ def _geometry(given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"it crops {height} x {width} pixels out of {resize[0]} x {resize[1]}")
     return {
         "side": height if height == width else (height, width),
-        "interpolation": RESAMPLING[int(given.get("resample", 2))],
+        "interpolation": RESAMPLING[int(given.get("resample", 3 if kind in BICUBIC else 2))],
         "crop_pct": height / resize[0],
         "crop_mode": "center" if shortest else "squash",
         "resize": list(resize),
@@ -156,6 +161,17 @@ def told_in(path: Path) -> Carried | None:
     if not isinstance(config, dict) or not _is_preprocessing(given):
         return None
     return Carried(str(told.get("class")), config, dict(given))
+
+
+def names_in(path: Path) -> list[str] | None:
+    """Names of the tensors of a safetensors file, none of which is read; None of no such file."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return list(file.keys())
+    except Exception:  # whatever is wrong with the file, reading its weights will say so
+        return None
 
 
 def _is_preprocessing(given: object) -> TypeGuard[dict[str, Any]]:

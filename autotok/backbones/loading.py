@@ -77,7 +77,9 @@ def load_backbone(
     check_file(checkpoint)
     weights = None if checkpoint is None else Path(checkpoint)
     asked = _request(family, name, weights, image_size, subnet)
-    return _of_size(family.load(asked), image_size)
+    backbone = _of_size(family.load(asked), image_size)
+    backbone.from_file = weights is not None
+    return backbone
 
 
 def load_structure(

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class LVViTSpec:
     num_classes: int = 1000
     skip: float = 2.0
     """What residual branches are divided by."""
+    crop_pct: float = 0.9
+    """Share of the resized image's sides that is left in the middle, as the authors judge it."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -58,7 +60,7 @@ class LVViTSpec:
 
 LVVIT = {
     "lvvit_s": LVViTSpec(width=384, depth=16, heads=6, hidden=1152),
-    "lvvit_m": LVViTSpec(width=512, depth=20, heads=8, hidden=1536),
+    "lvvit_m": LVViTSpec(width=512, depth=20, heads=8, hidden=1536, crop_pct=1.0),
 }
 """The published models by name."""
 
@@ -157,6 +159,10 @@ class LVViT(Backbone):
             largest = dense.masked_fill(~live.unsqueeze(-1), -torch.inf).amax(dim=1)
             largest = torch.where(some, largest, 0.0)
         return logits + AUX_SHARE * largest
+
+    def preprocessing(self) -> dict[str, Any]:
+        """The authors' evaluation: ImageNet's mean and deviation, bicubic, and the model's crop."""
+        return {"interpolation": "bicubic", "crop_pct": self.spec.crop_pct}
 
     def _block(self, index: int) -> _Block:
         block = self.blocks[index]

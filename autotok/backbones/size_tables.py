@@ -25,12 +25,6 @@ OWN = "pos_embed"
 LISTED = re.compile(rf"pos_embed_list\.\d+|{SIZE_TABLES}\.\d+")
 
 
-def table_sides(backbone: Backbone) -> tuple[int, ...]:
-    """Sides in pixels, beside its own, that a backbone has position tables for."""
-    learned: nn.ParameterDict | None = getattr(backbone.weights, SIZE_TABLES, None)
-    return () if learned is None else tuple(sorted(map(int, learned)))
-
-
 def add_size_tables(backbone: Backbone, sides: Iterable[int]) -> None:
     """Give a backbone position tables for images of these sides, which start as its own, resampled.
 
@@ -67,7 +61,7 @@ def hold_size_tables(model: Any, sides: Iterable[int]) -> None:
 
 
 def listed_sides(tensors: Mapping[str, Tensor]) -> list[int]:
-    """Sides of the tables in tensors that `by_size` gave."""
+    """Sides in pixels, beside its own, that tensors have tables for, a model's or `by_size`'s."""
     found = (key.partition(".") for key in tensors)
     return sorted(int(side) for name, _, side in found if name == SIZE_TABLES)
 

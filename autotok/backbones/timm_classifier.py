@@ -12,7 +12,8 @@ from autotok.errors import CheckpointError, UnsupportedBackbone, nearest
 from .checkpoint import read_state_dict
 from .family import family_of
 from .hub import hub_or_cache
-from .timm_family import is_timm_name
+from .timm_heads import head_classes
+from .timm_names import bare_name, is_timm_name
 from .torchvision_shim import ensure_torchvision
 from .unfilled import making_on
 
@@ -54,13 +55,7 @@ def timm_classifier(
     model = _pretrained(name) if checkpoint is None else _from_file(name, checkpoint)
     how = resolve_model_data_config(model)
     prepared = {key: how[key] for key in USED}
-    return model.eval(), int(model.num_classes), how["input_size"], prepared
-
-
-def pretrained_classes(name: str) -> int | None:
-    """How many classes timm's weights of a name know, without fetching them; None if unsaid."""
-    told = timm.models.get_pretrained_cfg(name.removeprefix("timm/"), allow_unregistered=True)
-    return None if told is None else told.num_classes
+    return model.eval(), head_classes(model), how["input_size"], prepared
 
 
 def _pretrained(name: str) -> Any:
@@ -77,9 +72,9 @@ def _pretrained(name: str) -> Any:
 
 def _from_file(name: str, checkpoint: Path) -> Any:
     tensors = read_state_dict(checkpoint)
-    base = name.split(".")[0].removeprefix("timm/")
+    tagged = bare_name(name)
     with making_on("meta"):
-        template: Any = timm.create_model(base, pretrained=False)
+        template: Any = timm.create_model(tagged, pretrained=False)
     head = template.default_cfg["classifier"]
     weight = tensors.get(f"{head if isinstance(head, str) else head[0]}.weight")
     if weight is None:
@@ -87,7 +82,7 @@ def _from_file(name: str, checkpoint: Path) -> Any:
             f"weights '{checkpoint}' hold no classifier of '{name}' ('{head}.weight'); give the"
             " file of a whole model"
         )
-    model: Any = timm.create_model(base, pretrained=False, num_classes=weight.shape[0])
+    model: Any = timm.create_model(tagged, pretrained=False, num_classes=weight.shape[0])
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -15,6 +15,7 @@ from .family import Family, ModelRequest, register_family
 from .hub import hub_or_cache
 from .timm_checkpoint import model_from_tensors
 from .timm_eva import TimmEva
+from .timm_names import bare_name, base_name, check_tag, is_timm_name
 from .timm_refusals import refuse_module
 from .timm_relative import TimmBeit, TimmRelPos
 from .timm_vit import ClassAndMeanViT, TimmModel, TimmViT, model_name
@@ -71,7 +72,7 @@ class TimmFamily(Family):
     def structure(self, asked: ModelRequest, *, device: str = "meta") -> TimmModel:
         size: dict[str, Any] = {} if asked.image_size is None else {"img_size": asked.image_size}
         with making_on(device):
-            model = timm.create_model(_base_name(asked.name), pretrained=False, **size)
+            model = timm.create_model(bare_name(asked.name), pretrained=False, **size)
             return timm_backbone(model.eval(), name=asked.name)
 
     def wrap(self, model: nn.Module) -> TimmModel:
@@ -120,7 +121,9 @@ class TimmViTFamily(TimmFamily):
     def refuse(self, asked: str | nn.Module) -> None:
         if not isinstance(asked, str):
             refuse_module(model_name(asked), type(asked).__module__.rsplit(".", 1)[-1])
-        elif is_timm_name(asked):
+            return
+        check_tag(asked)
+        if is_timm_name(asked):
             module = _module_of(asked) or ""
             refuse_module(asked, module)
             raise UnsupportedBackbone(
@@ -134,18 +137,9 @@ def timm_backbone(model: nn.Module, *, name: str | None = None) -> TimmModel:
     return ADAPTERS.get(type(model), TimmViT)(model, name=name)
 
 
-def is_timm_name(name: str) -> bool:
-    """Whether timm knows a model of this name (a pretrained tag after a dot is allowed)."""
-    return bool(timm.is_model(_base_name(name)))
-
-
-def _base_name(name: str) -> str:
-    return name.split(".")[0].removeprefix("timm/")
-
-
 def _module_of(name: str) -> str | None:
     """The module in which timm defines a model; None for one that somebody else registered."""
-    package, _, module = timm.model_entrypoint(_base_name(name)).__module__.rpartition(".")
+    package, _, module = timm.model_entrypoint(base_name(name)).__module__.rpartition(".")
     return module if package == "timm.models" else None
 
 
@@ -167,7 +161,7 @@ def create_timm(
         return timm_backbone(model, name=name)
     kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     with making_on("meta"):  # what cannot be run is told before anything is fetched
-        timm_backbone(timm.create_model(_base_name(name), pretrained=False).eval(), name=name)
+        timm_backbone(timm.create_model(bare_name(name), pretrained=False).eval(), name=name)
     try:
         with hub_or_cache():
             model = timm.create_model(name, pretrained=True, **kwargs)

@@ -19,6 +19,8 @@ from autotok.tokens import StemParts, Tokens
 
 from .attention import Projection
 from .base import in_full, pool_mean, prove
+from .timm_heads import head_classes, label_names
+from .timm_names import knows_tag
 from .timm_refusals import POOLINGS, check_ends, check_kind, refuse, refuse_module
 from .torchvision_shim import ensure_torchvision
 from .wrapped import BlockParts, WrappedViT, pooling_bias, unchanged
@@ -139,9 +141,7 @@ class TimmModel(WrappedViT):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The model's own, where its configuration names them; else ()."""
-        config = getattr(self.model, "pretrained_cfg", None) or {}
-        names = tuple(map(str, config.get("label_names") or ()))
-        return names if len(names) == self.facts.num_classes else ()
+        return label_names(self.model, self.facts.num_classes)
 
     def preprocessing(self) -> dict[str, Any]:
         """timm's evaluation transform as data: mean, std, interpolation, crop_pct, crop_mode."""
@@ -234,11 +234,13 @@ def imagenet_synsets(num_classes: int) -> tuple[str, ...]:
 
 def model_name(model: nn.Module) -> str:
     """What timm calls the architecture of a model, with the tag of its weights where these are not
-    the usual ones, else its class."""
+    the usual ones but known to it, else its class."""
     config = getattr(model, "pretrained_cfg", None) or {}
     name, tag = str(config.get("architecture") or type(model).__name__), config.get("tag")
     usual = timm.models.get_pretrained_cfg(name) if tag and timm.models.is_model(name) else None
-    return name if usual is None or usual.tag == tag else f"{name}.{tag}"
+    if usual is None or usual.tag == tag or not knows_tag(f"{name}.{tag}"):
+        return name
+    return f"{name}.{tag}"
 
 
 def check_timm_model(model: nn.Module, name: str) -> None:
@@ -277,21 +279,13 @@ def timm_facts(
         has_position_table=getattr(model, "pos_embed", None) is not None,
         image_shape=(proj.in_channels, *model.patch_embed.img_size),
         patch_size=tuple(model.patch_embed.patch_size),
-        num_classes=_num_classes(model),
+        num_classes=head_classes(model),
         stem_macs=rows * columns * proj.weight.numel(),
         plain_stem=family == "timm_vit" and _is_plain(model),
         readout_macs=fixed,
         readout_macs_per_token=per_token,
         params=sum(p.numel() for p in model.parameters()),
     )
-
-
-def _num_classes(model: Any) -> int:
-    """As the head gives them, which may have been replaced, else as the model says."""
-    if isinstance(model.head, nn.Identity):
-        return 0
-    found = model.head.out_features if isinstance(model.head, nn.Linear) else model.num_classes
-    return int(found)
 
 
 def _is_plain(model: Any) -> bool:

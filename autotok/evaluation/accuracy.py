@@ -107,7 +107,7 @@ class Evaluator:
 
         Args:
             model: Gives logits (B, num_classes) of normalised images; with `image_costs` after each
-                batch (`profiling.adaptive.Metered`), these are kept.
+                batch (`counting.adaptive.Metered`), these are kept.
             finetuned: Recorded; by default whether the model's configuration says 'retrain'.
             on_images: Called with the number of images done after every batch.
 

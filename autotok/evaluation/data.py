@@ -212,6 +212,20 @@ def load_data(
     return source
 
 
+def told_of(data: DataSource, backbone: Backbone) -> tuple[str, ...]:
+    """What is said of images before any is looked at: how labels were understood, and how images
+    are prepared where the name alone decides that, beside a file of weights."""
+    if not backbone.from_file or backbone.prepared is not None or not isinstance(data, FolderData):
+        return (data.labelling,)
+    how = preprocessing_of(backbone)
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (how.mean, how.std))
+    return (
+        data.labelling,
+        f"images: prepared as '{backbone.own_facts.name}' says, not the file: mean {mean}, std"
+        f" {std}, {how.interpolation}, crop {how.crop_pct:.4g}",
+    )
+
+
 def check_data(
     data: str | Path,
     train_data: str | Path | None = None,

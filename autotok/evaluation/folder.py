@@ -18,7 +18,7 @@ from torch import Tensor
 from autotok.errors import DataError, printable
 
 from .classes import Source, own_classes, understand
-from .layout import HELD_OUT_SEED, Layout, Listing, list_images, source_of
+from .layout import HELD_OUT_SEED, Layout, list_images, source_of
 from .order import nested_order
 from .preprocessing import Preprocessing
 from .shared_tensors import SharedTensors
@@ -116,7 +116,8 @@ class FolderData:
         if found.classes is not None:
             self._files = [f for f, n in zip(listing.files, listing.names, strict=True) if n]
             self._labels = [found.index[name] for name in listing.names if name]
-            words += _loose(listing)
+            words += _left_out(listing.loose, "without a class left out")
+        words += _left_out(listing.unread, "of kinds that are not read left out")
         self.labelling = printable(_said(words, self._labels is not None, layout, len(self._files)))
         self._cache = PixelCache()
         self._orders: dict[int, deque[int]] = {}
@@ -237,12 +238,11 @@ def _trained(layout: Layout, root: Path, own: Source) -> Source | None:
     return own if classes == root else source_of(classes)
 
 
-def _loose(listing: Listing) -> str:
-    """Which images have no label and are left out, in words; warned of as well."""
-    loose = listing.loose
-    if not loose:
+def _left_out(files: Sequence[Path], why: str) -> str:
+    """Which images are left out, in words; warned of as well."""
+    if not files:
         return ""
-    words = f"{len(loose)} without a class left out, the first is '{loose[0]}'"
+    words = f"{len(files)} {why}, the first is '{files[0]}'"
     logger.warning("%s", printable(f"images: {words}"))
     return f"; {words}"
 

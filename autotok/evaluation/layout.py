@@ -17,8 +17,14 @@ from .order import nested_order
 from .preprocessing import open_regular
 
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
-)
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff",
+     ".gif")
+)  # fmt: skip
+UNREAD = frozenset(
+    (".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".pbm", ".pnm", ".tga", ".psd", ".exr",
+     ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".dcm")
+)  # fmt: skip
+"""Of images that are left out, which is said."""
 SPLITS = {"val": ("val", "validation", "valid", "test"), "train": ("train", "training")}
 """Names of their folders, whatever the case, the first that is there."""
 LABELS = "labels.csv"
@@ -84,6 +90,8 @@ class Listing:
     names: list[str | None]
     """The class name of each, as a folder or labels file gives it; None without."""
     source: Source
+    unread: tuple[Path, ...] = ()
+    """Images of other kinds, by their suffix."""
 
     @property
     def loose(self) -> list[Path]:
@@ -103,7 +111,7 @@ class Listing:
         count = max(1, round(HELD_OUT_SHARE * len(order)))
         chosen = sorted(order[:count] if held_out else order[count:])
         files, names = [self.files[i] for i in chosen], [self.names[i] for i in chosen]
-        return Listing(files, names, self.source)
+        return Listing(files, names, self.source, self.unread)
 
 
 def require_folder(folder: Path) -> Path:
@@ -130,7 +138,14 @@ def list_images(root: Path) -> Listing:
     Raises:
         DataError: no images, too many, or a labels file that does not fit them.
     """
-    files = sorted(_image_files(root))
+    found = sorted(_image_files(root, SUFFIXES | UNREAD))
+    files = [file for file in found if file.suffix.lower() in SUFFIXES]
+    unread = tuple(file for file in found if file.suffix.lower() in UNREAD)
+    if not files and unread:
+        raise DataError(
+            f"folder '{root}' holds no images that are read, {len(unread)} are of other kinds such"
+            f" as '{unread[0].name}'; make them one of {', '.join(sorted(SUFFIXES))}"
+        )
     if not files:
         raise DataError(
             f"folder '{root}' holds no images ({', '.join(sorted(SUFFIXES))}); give a folder of"
@@ -149,7 +164,9 @@ def list_images(root: Path) -> Listing:
                 " its folder; write paths from there, or take the row out"
             )
         names = [rows.get(name) for name in known]
-    return Listing(files, names, source_of(root, {name for name in names if name is not None}))
+    return Listing(
+        files, names, source_of(root, {name for name in names if name is not None}), unread
+    )
 
 
 def source_of(root: Path, filled: set[str] | None = None) -> Source:
@@ -221,8 +238,8 @@ def _same(first: Path, second: Path) -> bool:
     return first.resolve() == second.resolve()
 
 
-def _image_files(root: Path) -> Iterator[Path]:
-    """Image files below `root`; hidden ones left out, links followed once."""
+def _image_files(root: Path, suffixes: frozenset[str] = SUFFIXES) -> Iterator[Path]:
+    """Image files below `root`, by suffix; hidden ones left out, links followed once."""
     seen: set[Path] = set()
     count = 0
     for folder, inner, files in os.walk(root, followlinks=True):
@@ -233,7 +250,7 @@ def _image_files(root: Path) -> Iterator[Path]:
         seen.add(real)
         inner[:] = [name for name in inner if not name.startswith(".")]
         for name in files:
-            if name.startswith(".") or Path(name).suffix.lower() not in SUFFIXES:
+            if name.startswith(".") or Path(name).suffix.lower() not in suffixes:
                 continue
             count += 1
             if count > MAX_FILES:

@@ -21,7 +21,7 @@ from autotok.devices.placing import torch_device
 from autotok.documents import parse_json
 from autotok.errors import Diverged
 from autotok.evaluation.accuracy import Evaluator, Quality
-from autotok.evaluation.data import DataSource, check_data, load_data
+from autotok.evaluation.data import DataSource, check_data, load_data, told_of
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.best_yaml import Bundle, write_best
 from autotok.export.bundle import save_bundle
@@ -168,7 +168,8 @@ def finetune(
     if device is not None:
         job.backbone.to(torch_device(own_device(device, ranks)))
     train, evaluator = _sources(data, job.backbone, class_names)
-    tell(0.0, evaluator.data.labelling)
+    for words in told_of(evaluator.data, job.backbone):
+        tell(0.0, words)
     job = with_spec(job, spec, recipe, changes, train)
     assert job.config.finetune is not None
     student = student_of(job.backbone, job.config)

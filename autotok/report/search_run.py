@@ -16,6 +16,7 @@ from autotok.devices.device import leaving, ready_device
 from autotok.devices.placing import gpus_to_share, torch_device
 from autotok.errors import ConfigError
 from autotok.evaluation.allocator import reuse_large_blocks
+from autotok.evaluation.data import told_of
 from autotok.evaluation.own_quality import OwnQuality
 from autotok.searching.engines.base import Engine, Workers
 from autotok.searching.proposing.earlier import without_device, worth_keeping
@@ -172,8 +173,9 @@ class WholeSearch:
             finetunes=self.settings.retrain_trials,
             own=self.own,
         )
-        self._say(0.0, session.evaluator.data.labelling)
-        self._say(0.0, session.question.judged_in)
+        told = told_of(session.evaluator.data, session.evaluator.backbone)
+        for words in (*told, session.question.judged_in):
+            self._say(0.0, words)
         self.watch.loaded()
         reason = session.plug_in_only
         if reason is not None and (self.settings.retrain_trials != 0 or "left out" in reason):

@@ -91,7 +91,6 @@ class StudyTable:
     source: str
     convention: str
     """How its source counts: 'macs', or 'macs_noattn' without attention products."""
-    image_size: int
     rows: tuple[StudyRow, ...]
     measured: str = ""
     """'throughput' or 'latency' where the table has that; it is then measured here too."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,16 +127,13 @@ def restore_state(state: TrainingState, recipe: Recipe, path: Path) -> None:
     Raises:
         CheckpointError: there is none, it is damaged, or it belongs to another recipe.
     """
-    try:
+    with _told_of(path):
         read_claims(path)  # refuses what would grow on reading
         data: Any = read_weight_file(path)
-    except Exception as error:  # the unpickler raises whatever the garbage makes it raise
-        raise CheckpointError(
-            f"training cannot resume from '{path}' ({type(error).__name__}); start without --resume"
-        ) from error
-    step = int(data["step"])
-    if "recipe" in data:
-        then, now = json.loads(data["recipe"]), json.loads(json.dumps(recipe.past(step)))
+        step, seconds = int(data["step"]), float(data["seconds"])
+        then = json.loads(data["recipe"]) if "recipe" in data else None
+    if then is not None:
+        now = json.loads(json.dumps(recipe.past(step)))
         changed = [key for key in now if then.get(key) != now[key]]
         if changed or step > recipe.steps:
             what = f"'{changed[0]}'" if changed else "'stages'"
@@ -142,7 +141,19 @@ def restore_state(state: TrainingState, recipe: Recipe, path: Path) -> None:
                 f"checkpoint '{path}' was trained by another recipe ({what} differs); resume with"
                 " the same recipe (stages may be added at its end), or start in another folder"
             )
-    state.supernet.load_state_dict(data["supernet"])
-    state.ema.load_state_dict(data["ema"])
-    state.optimizer.load_state_dict(data["optimizer"])
-    state.step, state.seconds = step, float(data["seconds"])
+    with _told_of(path):
+        state.supernet.load_state_dict(data["supernet"])
+        state.ema.load_state_dict(data["ema"])
+        state.optimizer.load_state_dict(data["optimizer"])
+    state.step, state.seconds = step, seconds
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Says of a file that it is no checkpoint of a training, whatever it is instead."""
+    try:
+        yield
+    except Exception as error:  # the unpickler raises whatever the garbage makes it raise
+        raise CheckpointError(
+            f"training cannot resume from '{path}' ({type(error).__name__}); start without --resume"
+        ) from error

@@ -119,7 +119,7 @@ class TrainingRun:
 
     def judged(self, count: int | None = None) -> float:
         """Loss on the first `count` held-out images; the same number in every process."""
-        return self.ranks.agreed(self.held_out.loss(self.student, count))
+        return self.ranks.from_first(lambda: self.held_out.loss(self.student, count))
 
     def set_rate(self, lr: float) -> None:
         """Another highest rate, and an optimiser that remembers nothing."""

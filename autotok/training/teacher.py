@@ -16,15 +16,16 @@ from autotok.backbones.loading import backbone_facts, check_file, check_name, lo
 from autotok.backbones.timm_classifier import (
     is_other_timm,
     nearest_timm,
-    pretrained_classes,
     timm_classifier,
 )
+from autotok.backbones.timm_heads import label_names, named_classes
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig
-from autotok.errors import CheckpointError, ConfigError, UnknownName
+from autotok.errors import CheckpointError, ConfigError, UnknownName, printable
 from autotok.evaluation.accuracy import computing, default_batch_size
+from autotok.evaluation.classes import contradict
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.preprocessing import Preprocessing, preprocessing_of
 from autotok.export.weights import weights_identity
@@ -200,7 +201,7 @@ def check_teacher_classes(spec: FineTuneSpec, facts: BackboneFacts) -> None:
     if spec.teacher is None or spec.teacher_checkpoint is not None:
         return
     if is_other_timm(spec.teacher):
-        classes = pretrained_classes(spec.teacher)
+        classes = named_classes(spec.teacher)
     else:
         with _as_teacher():
             classes = backbone_facts(spec.teacher).num_classes
@@ -214,6 +215,19 @@ def _check_classes(teacher: str, classes: int, facts: BackboneFacts) -> None:
             f"teacher '{teacher}' knows {classes} classes and backbone '{facts.name}'"
             f" {facts.num_classes}; give one of the same classes, or its weights for them as"
             " teacher_checkpoint"
+        )
+
+
+def _check_order(teacher: str, theirs: Sequence[str], backbone: Backbone) -> None:
+    """Raise `ConfigError` where both name their classes, and most others or in another order."""
+    own: Sequence[str] = getattr(backbone, "class_names", ())
+    turned = sorted(own) == sorted(theirs) and list(own) != list(theirs)
+    if own and theirs and (turned or contradict(theirs, own)):
+        first = next(i for i, pair in enumerate(zip(own, theirs, strict=True)) if len({*pair}) > 1)
+        raise ConfigError(
+            f"class {first} is '{printable(theirs[first])}' to teacher '{teacher}' and"
+            f" '{printable(own[first])}' to backbone '{backbone.facts.name}'; give a teacher of the"
+            " same classes in the same order"
         )
 
 
@@ -231,7 +245,7 @@ def teacher_of(spec: FineTuneSpec, backbone: Backbone) -> Teacher:
     """The teacher that a spec names, on the backbone's device; the backbone where it names none.
 
     Raises:
-        ConfigError: it is unknown, or knows another number of classes.
+        ConfigError: it is unknown, or knows other classes, or the same in another order.
         UnsupportedBackbone, CheckpointError: it, or its weights, cannot be had.
     """
     check_teacher(spec)
@@ -240,11 +254,13 @@ def teacher_of(spec: FineTuneSpec, backbone: Backbone) -> Teacher:
     file = None if spec.teacher_checkpoint is None else Path(spec.teacher_checkpoint)
     if is_other_timm(spec.teacher):
         model, classes, shape, how = timm_classifier(spec.teacher, checkpoint=file)
-        expects = Preprocessing(*shape, **how)
+        expects, names = Preprocessing(*shape, **how), label_names(model, classes)
     else:
         with _as_teacher():
             other = load_backbone(spec.teacher, checkpoint=file)
         model, classes, expects = other, other.facts.num_classes, preprocessing_of(other)
+        names = getattr(other, "class_names", ())
     _check_classes(spec.teacher, classes, backbone.facts)
+    _check_order(spec.teacher, names, backbone)
     device = next(backbone.parameters()).device
     return OtherTeacher(model.to(device), expects=expects, given=preprocessing_of(backbone))

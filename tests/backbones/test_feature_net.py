@@ -111,7 +111,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         load_feature_net("resnet34", checkpoint=path)
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["resnet", "vit_tiny_patch16_224", "resnet18.nonsense"])
 def test_what_gives_no_feature_map_is_refused(name: str) -> None:
     with pytest.raises(UnknownName, match="proxy network"):
         feature_net_structure(name)

@@ -93,6 +93,8 @@ def test_the_name_of_a_model_object_says_which_weights_it_has() -> None:
     assert as_backbone(timm.create_model(SMALL, depth=1)).facts.name == SMALL
     other = as_backbone(timm.create_model("vit_small_patch16_224.dino", depth=1))
     assert other.facts.name == "vit_small_patch16_224.dino"
+    model = timm.create_model(SMALL, depth=1, pretrained_cfg_overlay={"tag": "of_ones_own"})
+    assert as_backbone(model).facts.name == SMALL
 
 
 def test_own_means_come_back_with_the_bundle(tmp_path: Path) -> None:

@@ -43,6 +43,47 @@ def test_a_folder_as_transformers_writes_it_is_read_and_written_again(
     assert alone.facts == found.facts
 
 
+UNPOOLED = {
+    "ViTModel": "ViTForMaskedImageModeling",
+    "DeiTModel": "DeiTForMaskedImageModeling",
+    "BeitModel": "BeitForMaskedImageModeling",
+}
+"""Classes that are made without a pooler, by the one that they are run as."""
+
+
+@pytest.mark.parametrize("kind", UNPOOLED)
+@pytest.mark.parametrize("masked", [False, True])
+@torch.no_grad()
+def test_a_folder_without_a_pooler_is_read_and_written_again(
+    kind: str, masked: bool, tmp_path: Path
+) -> None:
+    config, options = CONFIGS[kind]
+    made = getattr(transformers, config)(**options)
+    if masked:
+        whole = drawn(getattr(transformers, UNPOOLED[kind])(made))
+        model = getattr(whole, whole.base_model_prefix)
+    else:
+        whole = model = drawn(getattr(transformers, kind)(made, add_pooling_layer=False))
+    folder = folder_of(whole, tmp_path / "model")
+    found = load_backbone(f"hf:{folder}")
+    expected = model(pixels()).last_hidden_state[:, 0]
+    torch.testing.assert_close(found(pixels()), expected, atol=1e-5, rtol=1e-5)
+    again = tmp_path / "weights.safetensors"
+    save_backbone(found, again, name=f"hf:{folder}")
+    alone = load_backbone(f"hf:{folder}", checkpoint=again)
+    assert found.facts == alone.facts
+    assert load_structure(f"hf:{folder}").facts == found.facts
+
+
+def test_half_a_pooler_is_not_none(tmp_path: Path) -> None:
+    folder = folder_of(hf_model("ViTModel"), tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["pooler.dense.bias"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"'pooler\.dense\.bias' is missing"):
+        load_backbone(f"hf:{folder}")
+
+
 @torch.no_grad()
 def test_a_file_with_the_names_of_the_repositories_is_read_as_a_checkpoint(tmp_path: Path) -> None:
     model = hf_model("ViTForImageClassification")

@@ -12,7 +12,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from autotok.backbones.hf_facts import sides_of
-from autotok.backbones.hf_files import KEY, Carried, preprocessing_from, read_json, told_in
+from autotok.backbones.hf_files import (
+    BICUBIC,
+    KEY,
+    RESAMPLING,
+    Carried,
+    preprocessing_from,
+    read_json,
+    told_in,
+)
 from autotok.errors import CheckpointError
 from autotok.evaluation.preprocessing import Preprocessing
 
@@ -25,6 +33,17 @@ DEIT = SQUASHED | {
     "feature_extractor_type": "DeiTFeatureExtractor", "size": 40, "crop_size": 32,
     "do_center_crop": True, "resample": 3,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*BICUBIC, "ViT", "DINOv3ViT", "Siglip2", "ImageGPT", "Sam"])
+def test_what_a_file_leaves_out_is_resampled_as_its_class_does(kind: str) -> None:
+    own = getattr(transformers, f"{kind}ImageProcessor", None)
+    if own is None:
+        pytest.skip("this version of transformers has no such class")
+    size = {"height": 32, "width": 32}
+    told = {"image_processor_type": own.__name__, "do_center_crop": False, "size": size}
+    found = preprocessing_from(told | {"do_normalize": False}, origin="file")
+    assert found["interpolation"] == RESAMPLING[int(own().resample)]
 
 
 def photo(width: int, height: int = 45) -> Image.Image:

@@ -16,6 +16,7 @@ from autotok.backbones.lvvit import LVVIT, LVViT, LVViTSpec, lvvit_from_state_di
 from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
 from autotok.errors import CheckpointError, ConfigError
+from autotok.evaluation.preprocessing import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
 from autotok.methods.primitives import select
 from autotok.tokens import Needs, Tokens
 
@@ -40,6 +41,14 @@ def small(seed: int = 0) -> LVViT:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LVViT(SMALL, name="lvvit_s").eval()
+
+
+@pytest.mark.parametrize(("name", "crop"), [("lvvit_s", 0.9), ("lvvit_m", 1.0)])
+def test_images_are_prepared_as_the_authors_do(name: str, crop: float) -> None:
+    # TokenLabeling, tlt/models/lvvit.py, default_cfgs
+    how = preprocessing_of(load_structure(name, image_size=32))
+    assert (how.interpolation, how.crop_pct) == ("bicubic", crop)
+    assert (how.mean, how.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 @torch.no_grad()

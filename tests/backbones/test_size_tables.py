@@ -10,7 +10,7 @@ from torch import Tensor
 from autotok.backbones.base import SIZE_TABLES, Backbone
 from autotok.backbones.loading import load_backbone, load_structure, save_backbone
 from autotok.backbones.pruning import pruned
-from autotok.backbones.size_tables import add_size_tables, by_size, table_sides
+from autotok.backbones.size_tables import add_size_tables, by_size, listed_sides
 from autotok.backbones.timm_vit import TimmViT
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
@@ -46,8 +46,8 @@ def official(sides: tuple[int, ...], *, patch: int = 8) -> dict[str, Tensor]:
 def test_new_tables_start_as_the_own_one_resampled() -> None:
     backbone = tiny_backbone()
     add_size_tables(backbone, (16, 24, 32))
-    assert table_sides(backbone) == (16, 24)  # its own size has its own
-    assert table_sides(tiny_backbone()) == ()
+    assert listed_sides(backbone.weights.state_dict()) == [16, 24]  # its own size has its own
+    assert listed_sides(tiny_backbone().weights.state_dict()) == []
     for side in (16, 24, 32, 40):
         assert torch.equal(backbone.at_size(side)(IMAGES), tiny_backbone().at_size(side)(IMAGES))
 
@@ -73,7 +73,7 @@ def test_tables_that_are_there_stay_when_others_are_added() -> None:
     backbone = sized(16)
     before = backbone.at_size(16)(IMAGES)
     add_size_tables(backbone, (16, 24))
-    assert table_sides(backbone) == (16, 24)
+    assert listed_sides(backbone.weights.state_dict()) == [16, 24]
     assert torch.equal(backbone.at_size(16)(IMAGES), before)
 
 
@@ -105,7 +105,7 @@ def test_a_written_file_gives_the_same_model_at_every_size(name: str, tmp_path: 
             backbone.weights.get_parameter(f"{SIZE_TABLES}.{side}").data.normal_()
     save_backbone(backbone, tmp_path / "sizes.safetensors", name=name)
     again = load_backbone(name, checkpoint=tmp_path / "sizes.safetensors")
-    assert table_sides(again) == sides
+    assert listed_sides(again.weights.state_dict()) == list(sides)
     assert again.facts == backbone.facts
     for side in (*sides, None):
         assert torch.equal(again.at_size(side)(images), backbone.at_size(side)(images))
@@ -117,7 +117,7 @@ def test_the_authors_list_of_tables_is_read_the_largest_as_its_own(tmp_path: Pat
     torch.save({"model": {**weights, "reuse_block.1.fc1.bias": torch.zeros(4)}}, tmp_path / "a.pth")
     backbone = load_backbone("tiny", checkpoint=tmp_path / "a.pth")
     assert isinstance(backbone, TimmViT)
-    assert table_sides(backbone) == (16, 24)
+    assert listed_sides(backbone.weights.state_dict()) == [16, 24]
     assert torch.equal(backbone(IMAGES), tiny_backbone()(IMAGES))
     assert torch.equal(backbone.at_size(24).position_table(), weights["pos_embed_list.1"][0, 1:])
 
@@ -171,5 +171,5 @@ def test_copies_pruned_ones_and_students_have_the_tables_too() -> None:
     assert torch.equal(student_of(backbone, at)(IMAGES), expected)
     spec = PrunedSpec((0, 2, 3), ((0, 1), (2,), (0, 2)), ("f" * 8 + "0" * 40,) * 3)
     cut = pruned(backbone, spec)
-    assert table_sides(cut) == (16,)
+    assert listed_sides(cut.weights.state_dict()) == [16]
     assert cut.at_size(16)(IMAGES).shape == (2, 10)

@@ -23,6 +23,15 @@ def test_anything_but_a_known_model_is_refused() -> None:
         load_backbone("deit_smal_patch16_224")
 
 
+def test_shapes_without_weights_are_those_of_the_tag() -> None:
+    facts = load_structure("timm/vit_tiny_patch16_224.augreg_in21k").facts
+    assert (facts.num_classes, load_structure("vit_tiny_patch16_224").facts.num_classes) == (
+        21843,
+        1000,
+    )
+    assert load_structure("beit_base_patch16_224.in22k_ft_in22k").facts.num_classes == 21841
+
+
 def test_known_backbones_can_be_filtered() -> None:
     assert "deit_small_patch16_224" in known_backbones("deit_small*")
     assert known_backbones("autoformer_demo") == ["autoformer_demo"]

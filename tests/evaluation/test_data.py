@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from autotok.backbones.autoformer import AutoFormer, SupernetSpec
+from autotok.backbones.loading import load_backbone, save_backbone
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import DataError
-from autotok.evaluation.data import ArrayData, load_data
+from autotok.evaluation.data import ArrayData, load_data, told_of
 from autotok.evaluation.demo import CANVAS, DemoDigits
 from autotok.evaluation.preprocessing import Preprocessing
 
@@ -87,3 +89,14 @@ def test_an_unknown_name_is_taken_for_a_folder_and_refused() -> None:
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(DataError, match="split 'test' is unknown"):
         load_data("digits", tiny_backbone(), split="test")
+
+
+def test_beside_a_weight_file_it_is_said_how_images_are_prepared(tmp_path: Path) -> None:
+    save_backbone(tiny_backbone(), tmp_path / "w.safetensors", name="tiny")
+    backbone = load_backbone("tiny", checkpoint=tmp_path / "w.safetensors")
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    folder, named = load_data(tmp_path, backbone), load_data("digits", backbone)
+    words = "images: prepared as 'tiny' says, not the file: mean 0.485 0.456 0.406, std"
+    assert told_of(folder, backbone)[1].startswith(words)
+    assert told_of(folder, tiny_backbone()) == (folder.labelling,)
+    assert told_of(named, backbone) == (named.labelling,)

@@ -1,5 +1,6 @@
 """How a folder of images is laid out."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 from autotok.errors import DataError
 from autotok.evaluation.folder import FolderData
-from autotok.evaluation.layout import Layout
+from autotok.evaluation.layout import SUFFIXES, UNREAD, Layout
 from autotok.evaluation.preprocessing import Preprocessing
 
 SMALL = Preprocessing(3, 8, 8)
@@ -115,3 +116,30 @@ def test_two_splits_that_differ_by_case_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'Val' and 'val' of .* differ by case only.*rename one"):
         Layout.of(tmp_path)
     assert Layout.of(tmp_path / "val").classes() == tmp_path / "train"
+
+
+def test_other_names_of_jpegs_are_read_and_other_kinds_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.jfif", "b.JPE", "c.jpg"):
+        Image.new("RGB", (9, 9)).save(tmp_path / name, format="jpeg")
+    for name in ("d.heic", "e.AVIF", "notes.txt", ".f.heic"):
+        (tmp_path / name).write_bytes(b"")
+    data = FolderData(tmp_path, SMALL, 10)
+    assert len(data.subset(9, 0)) == 3
+    assert "; 2 of kinds that are not read left out, the first is" in data.labelling
+    assert "d.heic" in caplog.text
+
+
+def test_a_folder_of_images_that_are_not_read_says_so(tmp_path: Path) -> None:
+    (tmp_path / "d.heic").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"1 are of other kinds such as 'd\.heic'; make them one of"
+    ):
+        FolderData(tmp_path, SMALL, 10)
+
+
+def test_the_docs_name_every_suffix_that_is_read() -> None:
+    text = (Path(__file__).parents[2] / "docs/own-data.md").read_text("utf-8")
+    assert not SUFFIXES & UNREAD
+    assert all(re.search(rf"\{suffix}\b", text) for suffix in SUFFIXES)

@@ -19,7 +19,7 @@ from hf_models import hf_backbone
 from autotok.api.models import compress
 from autotok.backbones.autoformer import SupernetSpec
 from autotok.backbones.base import Backbone
-from autotok.backbones.size_tables import add_size_tables, table_sides
+from autotok.backbones.size_tables import add_size_tables, listed_sides
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.compression.compress import compress_backbone
@@ -134,4 +134,4 @@ def test_a_bundle_holds_the_position_tables_of_every_size(tmp_path: Path) -> Non
     again = load_bundle(tmp_path / "best")
     assert torch.equal(again(images()), model(images()))
     assert not torch.equal(again(images()), compress_backbone(tiny_backbone(), config)(images()))
-    assert table_sides(again.original.whole) == (16, 24)
+    assert listed_sides(again.original.whole.weights.state_dict()) == [16, 24]

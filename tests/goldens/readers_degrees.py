@@ -21,7 +21,7 @@ from runner import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.backbones.size_tables import by_size, hold_size_tables, listed_sides, table_sides
+from autotok.backbones.size_tables import by_size, hold_size_tables, listed_sides
 from autotok.backbones.timm_vit import TimmViT
 from autotok.compression.compress import compress_backbone
 from autotok.compression.folding import with_fold
@@ -204,7 +204,7 @@ def sized_vit(arrays: Arrays) -> TimmViT:
 def supervit(config: Config, arrays: Arrays) -> Case:
     assert config["keep_semantics"].startswith("count = ceil(keep * N), N counts cls")
     backbone = sized_vit(arrays)
-    assert (*table_sides(backbone), 64) == tuple(config["image_sizes"])
+    assert (*listed_sides(backbone.weights.state_dict()), 64) == tuple(config["image_sizes"])
     if "subnets" in config:
         return Case(check=lambda arrays: supervit_training(backbone, config, arrays))
     subnet = SizedSubnet(config["image_size"], config["keep"])
@@ -230,7 +230,7 @@ def supervit_training(backbone: TimmViT, config: Config, arrays: Arrays) -> None
         loss.backward()
     weights = dict(backbone.model.named_parameters())
     weights["pos_embed_list.2"] = weights.pop("pos_embed")
-    for number, side in enumerate(table_sides(backbone)):
+    for number, side in enumerate(listed_sides(weights)):
         weights[f"pos_embed_list.{number}"] = weights.pop(f"pos_embed_by_size.{side}")
     check_gradients(weights, config, arrays)
 

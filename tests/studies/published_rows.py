@@ -26,7 +26,7 @@ def tiny_study(
 ) -> str:
     """The name of a study with these rows, of which nothing is published."""
     data = {
-        "title": "Tiny", "source": "nobody", "convention": "macs", "image_size": 32,
+        "title": "Tiny", "source": "nobody", "convention": "macs",
         "rows": [{"published": [], **row} for row in rows], **further,
     }  # fmt: skip
     folder.mkdir(exist_ok=True)

@@ -65,7 +65,7 @@ def test_latencies_of_two_devices_give_no_speed_up() -> None:
 
 
 ASKED = StudyRow("x", "tiny", "tome", published=())
-TABLE = StudyTable("tiny", "", "", "macs", 32, (ASKED,))
+TABLE = StudyTable("tiny", "", "", "macs", (ASKED,))
 
 
 @pytest.mark.parametrize(

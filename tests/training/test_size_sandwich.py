@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.lvvit import LVViT, LVViTSpec
-from autotok.backbones.size_tables import table_sides
+from autotok.backbones.size_tables import listed_sides
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.errors import AutotokError, ConfigError, DataError, Diverged, UnsupportedBackbone
@@ -78,7 +78,7 @@ def test_a_copy_learns_every_size_it_met_and_the_same_again_from_the_same_seed()
     trained = train_at_sizes(backbone, Noise(), SHORT, on_step=lambda step, loss: told.append(step))
     assert told == [0, 1, 2]
     assert same(weights(backbone), before)
-    assert table_sides(trained) == (16, 24)
+    assert listed_sides(trained.weights.state_dict()) == [16, 24]
     assert not trained.training
     met = {subnet.side for step in range(SHORT.steps) for subnet in SHORT.subnets(step)} - {None}
     for side in (16, 24):

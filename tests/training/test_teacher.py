@@ -83,10 +83,19 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
         teacher_of(taught_by(cnn_file(tmp_path, 7)), tiny_backbone())
 
 
-@pytest.mark.parametrize("name", ["resnet50", "deit_small_patch16_224"])
-def test_a_teacher_of_other_classes_is_known_without_its_weights(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("resnet50", 1000),
+        ("deit_small_patch16_224", 1000),
+        ("vit_tiny_patch16_224.augreg_in21k", 21843),
+        ("vit_base_patch32_clip_224.openai", 0),
+    ],
+)
+def test_a_teacher_of_other_classes_is_known_without_its_weights(name: str, classes: int) -> None:
     facts = tiny_backbone().facts
-    with pytest.raises(ConfigError, match=f"teacher '{name}' knows 1000 classes and backbone 'tin"):
+    words = f"teacher '{name}' knows {classes} classes and backbone 'tin"
+    with pytest.raises(ConfigError, match=words):
         check_teacher_classes(FineTuneSpec(teacher=name), facts)
     check_teacher_classes(FineTuneSpec(teacher=name, teacher_checkpoint="a.pth"), facts)
     check_teacher_classes(FineTuneSpec(teacher="tiny"), facts)
@@ -137,3 +146,17 @@ def test_losses_that_another_teacher_cannot_serve_are_refused(
     spec = FineTuneSpec(teacher="tiny", losses=losses)
     with pytest.raises(ConfigError, match=words):
         check_losses(student(), spec, teacher_of(spec, tiny_backbone()), Noise())
+
+
+@pytest.mark.parametrize("theirs", ["bacdefghij", "jihgfedcba", "klmnopqrst"])
+def test_a_teacher_of_the_same_classes_in_another_order_is_refused(
+    theirs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = tiny_backbone(), tiny_backbone()
+    other.model.pretrained_cfg = {"label_names": list(theirs)}
+    monkeypatch.setattr("autotok.training.teacher.load_backbone", lambda *_, **__: other)
+    teacher_of(FineTuneSpec(teacher="tiny"), own)  # which has no names
+    own.model.pretrained_cfg = {"label_names": list("abcdefghij")}
+    words = f"class 0 is '{theirs[0]}' to teacher 'tiny' and 'a' to backbone '.*'; give a teacher"
+    with pytest.raises(ConfigError, match=words):
+        teacher_of(FineTuneSpec(teacher="tiny"), own)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TypeVar, cast
 
 import pytest
 import torch
@@ -14,10 +17,13 @@ from autotok.exits import parse_exits
 from autotok.finetune_spec import FineTuneSpec
 from autotok.training import finetune as room
 from autotok.training.finetune import finetune_student
-from autotok.training.steps import prepare_step
+from autotok.training.heldout import HeldOut
+from autotok.training.ranks import Ranks
+from autotok.training.steps import TrainingRun, prepare_step
 from autotok.training.student import student_of
 from autotok.training.teacher import Teacher
 
+T = TypeVar("T")
 SPEC = FineTuneSpec(length="4 steps", batch_size=8, lr=1e-5)
 
 
@@ -91,3 +97,17 @@ def test_a_loss_that_is_no_number_stops_at_once(monkeypatch: pytest.MonkeyPatch)
         finetune_student(model, Noise(), SPEC, teacher=Teacher(tiny_backbone()))
     head = "backbone.model.head.weight"
     assert torch.equal(before[head], weights(model)[head])
+
+
+def test_held_out_images_are_judged_in_the_first_process_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Second(Ranks):
+        def from_first(self, work: Callable[[], T]) -> T:
+            return cast(T, 0.25)
+
+    looked: list[int] = []
+    monkeypatch.setattr(HeldOut, "loss", lambda *_: looked.append(1) or 9.0)
+    run = SimpleNamespace(ranks=Second(1, 2), held_out=HeldOut, student=None)
+    assert TrainingRun.judged(cast(TrainingRun, run)) == 0.25
+    assert looked == []

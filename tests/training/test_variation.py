@@ -19,6 +19,8 @@ from autotok.training.losses import cross_entropy
 from autotok.training.teacher import Teacher
 from autotok.training.variation import StochasticDepth, Variation, check_variation, drawing_from
 
+from timm.data.auto_augment import rand_augment_transform  # isort: skip
+
 STRONG = FineTuneSpec(
     length="2 steps",
     lr=1e-5,
@@ -195,6 +197,7 @@ def test_what_cannot_be_varied_is_told(
     ("changes", "words"),
     [
         ({"randaugment": "strong"}, "randaugment 'strong' is not understood"),
+        ({"randaugment": "rand-m9.5"}, "randaugment 'rand-m9.5' is not understood; .*m, n, mmax"),
         ({"mixup": -1.0}, "mixup is -1.0; it must be within 0.0 to 100.0"),
         ({"drop_path": 1.0}, "drop_path is 1.0; it must be within 0.0 to 0.9"),
     ],
@@ -215,3 +218,9 @@ def test_labels_are_smoothed_for_a_loss_that_takes_them() -> None:
     with pytest.raises(ConfigError, match=r"is of loss 'ce' alone, and the losses are nkd, soft;"):
         check_variation(spec, Noise(), 4)
     check_variation(dataclasses.replace(spec, losses={"ce": 1.0}), Noise(), 4)
+
+
+@pytest.mark.parametrize("part", ["m9", "n3", "mmax12", "inc1", "p0.7", "mstd0.5", "mstd1"])
+def test_every_part_of_timms_notation_is_one_that_timm_reads(part: str) -> None:
+    word = FineTuneSpec(randaugment=f"rand-{part}").randaugment
+    assert rand_augment_transform(word, {}).ops

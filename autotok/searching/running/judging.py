@@ -15,7 +15,7 @@ from autotok.compression.compress import reconfigured
 from autotok.compression.model import CompressedViT
 from autotok.errors import AutotokError, ConfigError
 from autotok.evaluation.accuracy import Quality
-from autotok.evaluation.data import DataSource, load_data
+from autotok.evaluation.data import DataSource, load_data, told_of
 from autotok.evaluation.own_quality import OwnQuality, make_evaluator
 from autotok.evaluation.precision import ChosenFormat, choose_format
 from autotok.export.file_model import as_file
@@ -84,7 +84,8 @@ def judge(
     require_counterpart(model, original, metric)
     load = partial(load_data, data, original, class_names=class_names)
     source = load(own_labels=metric == "knn_top1")
-    tell(0.0, source.labelling)
+    for words in told_of(source, original):
+        tell(0.0, words)
     chosen = choose_format(precision, original, source, seed=seed)
     tell(0.0, chosen.sentence)
     evaluator = make_evaluator(
