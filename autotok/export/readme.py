@@ -271,6 +271,6 @@ def _export_line(found: Mapping[str, Any]) -> str:
         )
     return (
         f"{found['precision']}, batch {found['batch']}, {found['size_mb']} MB,"
-        f" {export_verdict(found)} on {found['num_images']} {found['checked_on']}"
+        f" {export_verdict(found)} on {found['num_images']} {found.get('checked_on', 'images')}"
         f" (largest difference {found['max_abs_diff']:.1e}{edge})"
     )

@@ -85,9 +85,10 @@ def checks_of(result: SearchResult, exports: Mapping[str, Any]) -> dict[str, str
         if "error" in found:
             checks[f"{name} export"] = _no_file(found)
         else:
+            on = found.get("checked_on", "images")
             checks[f"{name} export"] = (
-                f"{export_verdict(found)} on {found['num_images']} {found['checked_on']}, largest"
-                f" difference {found['max_abs_diff']:.1e}, {found['runtime']}"
+                f"{export_verdict(found)} on {found['num_images']} {on}, largest difference"
+                f" {found['max_abs_diff']:.1e}, {found['runtime']}"
             )
             if found.get("parts"):
                 checks[f"{name} export"] += (
