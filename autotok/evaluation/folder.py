@@ -145,6 +145,11 @@ class FolderData:
     def __len__(self) -> int:
         return len(self._files) - len(self._bad)
 
+    @property
+    def listed(self) -> int:
+        """Images there are, whether they can be read or not, which turns out later."""
+        return len(self._files)
+
     def subset(self, count: int, seed: int) -> list[int]:
         """The first `count` readable images of the seeded order; fewer only if there are no more.
 

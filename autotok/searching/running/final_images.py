@@ -44,6 +44,8 @@ class FinalImages:
         self.capacity = engine.capacity
         self.total, self.in_race = total, in_race
         self.done = self.ran = 0
+        self._end: int | None = None
+        """Images there are, where some of those listed turned out to be unreadable."""
 
     def run(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
         """The records at the last fidelity, in the order given; from the study's notes if there.
@@ -107,6 +109,7 @@ class FinalImages:
         if record.config.mode == "retrain" and record.tuned is None and record.score is None:
             return Job(record.number, record.config, task="finetune")
         start, stop = self.seen(record), self._search.plan.final
+        stop = stop if self._end is None else min(stop, self._end)
         config = record.config if record.tuned is not None else record.config.plugged_in
         return Job(record.number, config, start, stop) if start < stop else None
 
@@ -134,8 +137,10 @@ class FinalImages:
                 )
                 return dataclasses.replace(record, state="failed", reason=outcome.error)
             tally = outcome.tally if known is None else known + outcome.tally
-            seconds = outcome.seconds
-            self.ran += outcome.job.stop - outcome.job.start
+            seconds, job = outcome.seconds, outcome.job
+            self.ran += outcome.tally.num_images
+            if outcome.tally.num_images < job.stop - job.start:
+                self._end = job.start + outcome.tally.num_images
         assert tally is not None
         record = judged(
             dataclasses.replace(record, state="complete"), tally, self._search.problem.budgets

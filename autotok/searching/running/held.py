@@ -28,6 +28,11 @@ def held_by(evaluator: Evaluator, weights: nn.Module, target: Target | None) -> 
     }
 
 
+def images_listed(data: DataSource) -> int:
+    """How many there are, in every process: some find out sooner than others what cannot be read."""
+    return data.listed if isinstance(data, FolderData) else len(data)
+
+
 def _images(data: DataSource) -> str:
     if isinstance(data, FolderData):
         return f"a folder of images ({data.identity})"  # how many can be read turns out later
