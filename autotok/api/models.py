@@ -216,6 +216,8 @@ def profile(
     The reference is the uncompressed backbone unless another is given; `runtime` is 'eager',
     'compile', 'onnxruntime', 'openvino' or 'executorch', or that of a plug-in's format, for both.
     """
+    if batch < 1:
+        raise ConfigError(f"batch is {batch}; it must be 1 or more")
     runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
     if reference is None and isinstance(runnable, CompressedViT):
         reference = runnable.original.whole

@@ -296,6 +296,13 @@ def resume(
         check_device(device)
         question = dataclasses.replace(question, device=device)
     check_several(question, workers.engine)
+    judged_by_object = (question.evaluator or "").startswith("<")  # which nothing tells from others
+    if evaluator is not None and not judged_by_object and text_of(evaluator) != question.evaluator:
+        raise ConfigError(
+            f"run '{run}' was judged by {question.evaluator or question.quality}, not by"
+            f" {text_of(evaluator)}, and its trials are compared; start a new run for another"
+            " evaluator"
+        )
     own = _own(question.evaluator if evaluator is None else evaluator)
     with _whole(question, settings, Path(run), began, model, workers, on_event, own=own) as whole:
         return whole.resume(given)

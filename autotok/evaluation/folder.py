@@ -40,20 +40,21 @@ class PixelCache:
         self._bytes = 0
         self._pixels: OrderedDict[int, Tensor] = OrderedDict()
         self.shared: SharedTensors | None = None
-        """Kept there instead, for all processes of a run."""
+        """Kept there instead, for all processes of a run, as long as there is room."""
 
     def get(self, index: int) -> Tensor | None:
         """The pixels, or None if they have to be decoded again."""
-        if self.shared is not None:
-            return self.shared.get(index)
+        found = None if self.shared is None else self.shared.get(index)
+        if found is not None:
+            return found
         if index in self._pixels:
             self._pixels.move_to_end(index)
         return self._pixels.get(index)
 
     def put(self, index: int, pixels: Tensor) -> None:
         """Remember pixels; those not used for longest make room."""
-        if self.shared is not None:
-            return self.shared.put(index, pixels)
+        if self.shared is not None and self.shared.put(index, pixels):
+            return
         self._pixels[index] = pixels
         self._bytes += pixels.nbytes
         while self._bytes > self._max_bytes and len(self._pixels) > 1:

@@ -156,11 +156,10 @@ def paired_means(
 
 def mcnemar(gained: int, lost: int) -> float:
     """Two-sided exact p-value: how likely a split at least as uneven is under a fair coin."""
+    from scipy.special import bdtr
+
     total, extreme = gained + lost, min(gained, lost)
-    if total == 0:
-        return 1.0
-    tail = sum(math.comb(total, k) for k in range(extreme + 1))
-    return min(1.0, float(2 * tail / 2**total))
+    return min(1.0, 2.0 * float(bdtr(extreme, total, 0.5))) if total else 1.0
 
 
 def _newcombe(both: int, gained: int, lost: int, total: int, confidence: float) -> Interval:

@@ -23,6 +23,8 @@ from torch import Tensor
 _MOST_BYTES = 4 * 2**30
 _DISK_SHARE = 4
 """At most one part in so many of the disk's free room is used."""
+_SECTOR = 512
+"""Bytes of a block, as `stat` counts them."""
 _WORD = 8
 """Bytes per checksum: the value and one, so that 0 means that nothing is there."""
 
@@ -36,7 +38,7 @@ class SharedTensors:
     shape: tuple[int, ...]
     dtype: torch.dtype
     room: int
-    """Bytes that this process may still write."""
+    """Bytes that the file may take, whoever writes them."""
 
     def __post_init__(self) -> None:
         self._size = prod(self.shape) * self.dtype.itemsize
@@ -76,12 +78,13 @@ class SharedTensors:
             return None
         return torch.frombuffer(content, dtype=self.dtype).reshape(self.shape)
 
-    def put(self, index: int, value: Tensor) -> None:
-        """Leave the tensor of an index here, as long as there is room."""
+    def put(self, index: int, value: Tensor) -> bool:
+        """Leave the tensor of an index here; False where there is no room for it."""
         if tuple(value.shape) != self.shape or value.dtype != self.dtype:
-            return
-        if index >= self.count or self.room < self._size:
-            return
+            return False
+        taken = _SECTOR * os.fstat(self._file).st_blocks  # of a file with holes
+        if index >= self.count or taken + self._size > self.room:
+            return False
         content = value.contiguous().numpy().tobytes()
         mark = (zlib.crc32(content) + 1).to_bytes(_WORD, "little")
         try:
@@ -89,7 +92,8 @@ class SharedTensors:
             os.pwrite(self._file, mark, _WORD * index)
         except OSError:  # a full disk: everybody works for himself again
             self.room = 0
-        self.room -= self._size
+            return False
+        return True
 
     def _place(self, index: int) -> int:
         return _WORD * self.count + self._size * index

@@ -133,6 +133,11 @@ def test_a_search_by_a_function_of_ones_own_resumes_only_with_that_function(tmp_
     assert (again.trials["state"] == "complete").sum() >= 5
 
 
+def test_a_run_that_another_quality_judged_takes_no_function(finished_run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"judged by auto, not by .*start a new run"):
+        autotok.resume(finished_run, evaluator=torch.numel)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_onnx")
 def test_the_same_seed_gives_the_same_front(tmp_path: Path) -> None:

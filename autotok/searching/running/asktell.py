@@ -17,9 +17,10 @@ from autotok.backbones.loading import as_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
-from autotok.metrics import QUALITIES
+from autotok.errors import ConfigError
+from autotok.metrics import METRICS, ON_DEVICE, QUALITIES
 from autotok.names import known
-from autotok.searching.proposing.feasible import idle_budgets, within_sizes
+from autotok.searching.proposing.feasible import check_budgets, idle_budgets, within_sizes
 from autotok.searching.proposing.identity import STUDY_NAME
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import parse_budgets
@@ -73,6 +74,8 @@ class AskTell:
         join: Go on with a study that is there already, as a script does that was stopped.
 
     Raises:
+        ConfigError: a budget needs to know the device.
+        InfeasibleBudget: nothing in the space meets it.
         StudyTaken: the study is there already, is about something else, or is in use.
     """
 
@@ -91,14 +94,21 @@ class AskTell:
         self._backbone = as_backbone(model)
         facts = self._backbone.facts
         known("metric", metric, QUALITIES[1:])
+        requests = parse_budgets(budget)
+        for asked in (METRICS[r.metric] for r in requests if r.metric in ON_DEVICE):
+            raise ConfigError(
+                f"{asked.label} needs to know the device, and ask and tell knows exact costs only;"
+                " give FLOPs, a share of them or parameters, or use autotok.search with a target"
+            )
         problem = Problem(
             facts=facts,
             space=load_space(space),
-            budgets=budgets_of(parse_budgets(budget), facts),
+            budgets=budgets_of(requests, facts),
             evaluate=_nobody,
             total_images=1,
             metric=metric,
         )
+        check_budgets(problem)
         self._problem = within_sizes(problem)
         for sentence in idle_budgets(self._problem):
             _LOG.warning("%s", sentence)
@@ -110,12 +120,15 @@ class AskTell:
             seed=seed, storage=str(storage), study=study or STUDY_NAME, join=join
         )
         self._search = open_search(settings, self._problem, storage, plan=FidelityPlan(1, 1, 1))
+        self._asked: set[int] = set()
+        """Trials without an answer."""
 
     def ask(self) -> Candidate | None:
         """The next configuration, never one that was asked before; None when there is no other."""
         found = self._search.ask()
         if found is None:
             return None
+        self._asked.add(found.number)
         macs_g = self._problem.costs.cost(found.config).macs / 1e9
         return Candidate(found.number, found.config, macs_g)
 
@@ -131,14 +144,36 @@ class AskTell:
         interval: tuple[float, float] | None = None,
         num_images: int = 1,
     ) -> None:
-        """Answer one candidate with its quality, and a 95 % interval if you have one."""
+        """Answer one candidate with its quality (of 'top1' and 'agreement' in percent, 0 to 100),
+        and a 95 % interval if you have one.
+
+        Raises:
+            ConfigError: the quality is outside of that, or the candidate is not to be answered.
+        """
         low, high = interval or (quality, quality)
+        metric = METRICS[self._problem.metric]
+        if metric.unit == "%" and not 0.0 <= quality <= 100.0:
+            raise ConfigError(f"{metric.label} of {quality:g} is told; it is in percent, 0 to 100")
+        self._answered(candidate)
         told = _Told(self._problem.metric, quality, low, high, num_images)
         self._search.advance(candidate.number, told, 0.0)
 
     def fail(self, candidate: Candidate, reason: str) -> None:
-        """Say that a candidate could not be judged; the search goes on."""
+        """Say that a candidate could not be judged; the search goes on.
+
+        Raises:
+            ConfigError: the candidate is not to be answered.
+        """
+        self._answered(candidate)
         self._search.fail(candidate.number, reason, 0.0)
+
+    def _answered(self, candidate: Candidate) -> None:
+        if candidate.number not in self._asked:
+            raise ConfigError(
+                f"candidate {candidate.number} waits for no answer: each that `ask` gave is told or"
+                " failed once"
+            )
+        self._asked.remove(candidate.number)
 
     def front(self) -> list[TrialRecord]:
         """Non-dominated candidates so far, cheapest first."""

@@ -29,7 +29,7 @@ def held_by(evaluator: Evaluator, weights: nn.Module, target: Target | None) -> 
 
 
 def images_listed(data: DataSource) -> int:
-    """How many there are, in every process: some find out sooner than others what cannot be read."""
+    """How many there are, readable or not: some processes find that out sooner than others."""
     return data.listed if isinstance(data, FolderData) else len(data)
 
 

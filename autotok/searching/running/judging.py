@@ -79,6 +79,9 @@ def judge(
             "a mean cost per image is met by exits, and the model has none; leave it out, or give"
             " a model with exits"
         )
+    for name, given, least in (("num_images", num_images, 1), ("seed", seed, 0)):
+        if given is not None and given < least:
+            raise ConfigError(f"{name} is {given}; it must be {least} or more")
     tell = on_progress or (lambda share, words: None)
     original = uncompressed or model.original.whole
     require_counterpart(model, original, metric)

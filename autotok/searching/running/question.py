@@ -75,8 +75,9 @@ class Question:
     def __post_init__(self) -> None:
         known("subnet", self.subnet, SUBNETS)
         object.__setattr__(self, "quality", own_quality(self.quality, self.evaluator))
-        if self.batch is not None and self.batch < 1:
-            raise ConfigError(f"batch is {self.batch}; it must be 1 or more")
+        for name, given in (("batch", self.batch), ("max_images", self.max_images)):
+            if given is not None and given < 1:
+                raise ConfigError(f"{name} is {given}; it must be 1 or more")
 
     @cached_property
     def requests(self) -> tuple[BudgetRequest, ...]:

@@ -23,6 +23,18 @@ class Parameter:
     integer: bool = False
     log: bool = False
 
+    def allows(self, answer: Primitive) -> bool:
+        """Whether it is an answer to this question."""
+        if self.choices:
+            return answer in self.choices
+        whole = isinstance(answer, int) or not self.integer
+        return isinstance(answer, (int, float)) and whole and self.low <= answer <= self.high
+
+    @property
+    def span(self) -> str:
+        """What it allows, in words."""
+        return ", ".join(map(str, self.choices)) or f"{self.low:g} to {self.high:g}"
+
     @property
     def only(self) -> Primitive | None:
         """The answer if there is just one."""

@@ -221,9 +221,16 @@ class SearchSpace:
 
     def _restricted(self, parameter: Parameter, params: Params) -> Parameter:
         for condition in self.conditions:
-            allowed = condition.then.get(parameter.name)
-            if allowed and all(params.get(k) in v for k, v in condition.when.items()):
-                return Parameter(parameter.name, allowed)
+            wanted = condition.then.get(parameter.name)
+            if wanted and all(params.get(k) in v for k, v in condition.when.items()):
+                left = tuple(filter(parameter.allows, wanted))
+                if not left:
+                    raise ConfigError(
+                        f"space '{self.name}': a condition leaves '{parameter.name}' only"
+                        f" {', '.join(map(str, wanted))}, and here it can be {parameter.span};"
+                        " name some of these"
+                    )
+                return Parameter(parameter.name, left)
         return parameter
 
     def decode(self, params: Mapping[str, Primitive], facts: BackboneFacts) -> Shape:

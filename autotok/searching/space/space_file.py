@@ -12,13 +12,13 @@ from autotok.config import MODES, NUMBERS, CompressionConfig, Primitive
 from autotok.documents import Place, read_yaml
 from autotok.errors import ConfigError, nearest
 from autotok.finetune_spec import FineTuneSpec
-from autotok.methods.registry import get_method
+from autotok.methods.registry import get_method, list_methods
 from autotok.names import SUBNETS
 from autotok.plain_data import typed
 from autotok.training.losses import get_loss
 
 from .exit_answers import exit_answers
-from .finetuning import FineTuneChoices, parse_losses
+from .finetuning import PREFIX, FineTuneChoices, parse_losses
 from .parameters import Condition
 from .search_space import FAMILIES, SearchSpace
 from .space_names import find_space
@@ -86,6 +86,9 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "exit_share": (0.0, 1.0),
 }
 
+_ASKED = ("backbone", "method", "exits", "mode", "number_format", "image_size", "family")
+"""What else a space asks, beside those of `_LIMITS`, options of methods and of fine-tunes."""
+
 
 def space_from_dict(
     data: object, *, where: Place | str = "search space", name: str = "custom"
@@ -129,7 +132,8 @@ def space_from_dict(
         found["finetune"] = _finetune(file.finetune, place / "finetune")
     found["options"] = _options(file.options or {}, place / "options")
     found["conditions"] = tuple(
-        Condition(_several(item.when), _several(item.then)) for item in file.conditions or ()
+        _condition(item, place / "conditions" / number)
+        for number, item in enumerate(file.conditions or ())
     )
     return SearchSpace(**found)
 
@@ -174,6 +178,22 @@ def _known(data: Mapping[str, Any], keys: Sequence[str], place: Place) -> None:
             raise ConfigError(
                 f"{place.holding(key)}: key '{key}' is unknown;{hint} known: {', '.join(keys)}"
             )
+
+
+def _condition(given: _Condition, place: Place) -> Condition:
+    """With names that some space asks; whether it allows the answers depends on the rest of it."""
+    options = [f"{m}.{o.name}" for m in list_methods() for o in get_method(m).options]
+    tuned = [f"{PREFIX}{field.name}" for field in dataclasses.fields(FineTuneSpec)]
+    names = [*_ASKED, *_LIMITS, *tuned, *options]
+    for part in ("when", "then"):
+        for key in getattr(given, part):
+            if key not in names and not key.startswith("subnet."):
+                raise ConfigError(
+                    f"{(place / part).holding(key)}: a space has no parameter '{key}';"
+                    f"{nearest(key, names)} known: {', '.join([*_ASKED, *_LIMITS])}, subnet.* and"
+                    " options as method.option"
+                )
+    return Condition(_several(given.when), _several(given.then))
 
 
 def _several(data: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:

@@ -38,7 +38,7 @@ def test_each_of_data_seed_and_target_is_told_apart() -> None:
 def test_other_weights_of_the_same_model_are_told_apart() -> None:
     backbone = load_backbone("tiny")
     evaluator = Evaluator(backbone, load_data("digits", backbone))
-    before, listed = held_by(evaluator, backbone, None), images_listed(evaluator.data)
+    before = held_by(evaluator, backbone, None)
     next(backbone.parameters()).data += 1.0
     after = held_by(evaluator, backbone, None)
     assert {key for key in before if before[key] != after[key]} == {"weights"}
