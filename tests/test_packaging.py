@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+DEMO = """
+import autotok
+print(autotok.__file__)
+assert autotok.evaluate(autotok.load_backbone("autoformer_demo"), "demo", num_images=2)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +48,8 @@ def test_the_installed_wheel_runs_a_two_trial_search(wheel: Path, tmp_path: Path
     libraries = [path for path in sys.path if path.endswith("site-packages")]
     (site / "libraries.pth").write_text("\n".join(libraries))
     command = [home / "bin" / "python", "-m", "autotok.cli", "search"]
-    command += ["--target", "jetson-nx", "--budget", "2.3GFLOPs", "--trials", "2"]
-    command += ["--max-images", "32", "--timeout", "0", "-o", tmp_path / "run"]
+    command += ["-b", "tiny", "--data", "digits", "--target", "jetson-nx", "--budget", "60%"]
+    command += ["--trials", "2", "--max-images", "8", "--timeout", "0", "-o", tmp_path / "run"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(
         list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True,
@@ -53,7 +58,7 @@ def test_the_installed_wheel_runs_a_two_trial_search(wheel: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "best.yaml").is_file()
     assert str(site) in subprocess.run(
-        [str(home / "bin" / "python"), "-c", "import autotok; print(autotok.__file__)"],
+        [str(home / "bin" / "python"), "-W", "ignore", "-c", DEMO],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
 

@@ -3,8 +3,10 @@
 import ast
 import importlib
 import os
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,8 @@ SMALLEST = {
     "workers.py": "local --workers 1 --evaluations 2 --seconds 0.01",
 }
 """Of each benchmark that no test of its own runs, the words for its smallest run."""
+STARTING = {"workers.py"}
+"""Those that start processes of their own, which find the script again."""
 SCRIPTS = [
     path for name in ("benchmarks", "studies", "examples") for path in (ROOT / name).rglob("*.py")
 ]
@@ -58,8 +62,28 @@ def test_every_benchmark_of_less_than_minutes_is_run_by_some_test() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALLEST)
-def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("three_turns")
+@pytest.mark.parametrize("name", sorted(SMALLEST.keys() - STARTING))
+def test_a_benchmark_runs_to_its_end(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setattr(sys, "argv", [name, *SMALLEST[name].split()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code: object = 0
+        try:
+            runpy.run_path(str(ROOT / "benchmarks" / name), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code
+    assert not code
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(STARTING))
+def test_a_benchmark_of_processes_runs_to_its_end(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / name), *SMALLEST[name].split()]
     done = subprocess.run(
         command,

