@@ -263,12 +263,13 @@ class Search:
         """Take in a tally: more images for a trial that nothing dominates, else its record."""
         trial = self._open[number]
         trial.seconds += seconds
+        tally = tally if trial.tally is None else trial.tally + tally  # of no more images, maybe
         score = to_score(tally)
         if not math.isfinite(score.value):
             return self.fail(number, f"diverged: {score.metric} is {score.value}", 0.0)
         if trial.config.mode == "retrain" and trial.tuned is None:
             return self._judge_untuned(trial, tally)
-        trial.tally = tally if trial.tally is None else trial.tally + tally
+        trial.tally = tally
         trial.record = judged(trial.record, trial.tally, self.problem.budgets)
         first = trial.stop == 0
         trial.stop = self.plan.few if first else self.plan.more

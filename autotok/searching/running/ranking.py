@@ -59,7 +59,7 @@ def _ranking(backbone: Backbone, data: DataSource, seed: int, path: Path | None)
     indices = data.subset(number, seed)
 
     def batches() -> Iterator[Tensor]:
-        for start in range(0, number, TOGETHER):
+        for start in range(0, len(indices), TOGETHER):
             yield data.batch(indices[start : start + TOGETHER])[0]
 
     ranking = importance_of(backbone, batches(), seed=seed)

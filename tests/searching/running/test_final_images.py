@@ -27,8 +27,12 @@ def test_a_final_evaluation_in_parts_sees_no_image_twice(
     assert images == list(range(run.best.score.num_images))
 
 
-def test_images_that_turn_out_to_be_unreadable_are_not_waited_for(tmp_path: Path) -> None:
-    """Of 64 that are listed 63 can be read, and all are to be seen."""
+@pytest.mark.parametrize("few", [None, 63])
+def test_images_that_turn_out_to_be_unreadable_are_not_waited_for(
+    tmp_path: Path, few: int | None
+) -> None:
+    """Of 64 that are listed 63 can be read, and all are to be seen; by trials too, in two parts of
+    which the second finds nothing more."""
     facts, asked = vit_facts(), list[int]()
     judge = FakeEvaluator(facts)
 
@@ -38,7 +42,7 @@ def test_images_that_turn_out_to_be_unreadable_are_not_waited_for(tmp_path: Path
         return judge(config, start, min(stop, 63))
 
     problem = fake_problem("50%", facts=facts, evaluate=evaluate, total_images=64)
-    settings = SearchSettings(n_trials=6, seed=0)
+    settings = SearchSettings(n_trials=6, seed=0, images_few=few, images_more=few and 64)
     run = run_search(settings, problem, tmp_path / "run")
     assert run.best is not None
     assert run.best.score is not None

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import autotok
 from autotok.backbones.base import Backbone
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource, load_data
+from autotok.evaluation.folder import FolderData
 from autotok.pruned_spec import PrunedSpec
 from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running import ranking
@@ -44,6 +46,24 @@ def test_a_ranking_is_found_once_and_read_back_to_the_bit(
     (tmp_path / RANKING_FILE).write_text("[]")
     with pytest.raises(ConfigError, match=r"importance\.json' is no ranking"):
         ranked(backbone, data, tmp_path)
+
+
+def test_an_image_found_unreadable_while_ranking_does_not_keep_a_run_from_going_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "RANKED_ON", 9)  # one more than go together
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(101):
+        Image.new("L", (8, 8), number).save(photos / f"{number:03}.png")
+    data = load_data(photos, tiny_backbone())
+    assert isinstance(data, FolderData)
+    data.path(data.subset(2, 0)[1]).write_bytes(b"no picture")
+    question = Question(backbone="tiny", data=str(photos), budgets=("60%",), subnet="search")
+    first, again = (build_problem(question, weights=tmp_path / "run" / "weights") for _ in "12")
+    assert (tmp_path / "run" / RANKING_FILE).is_file()
+    assert again.problem.fingerprint == first.problem.fingerprint
+    assert again.problem.fingerprint.held() == first.problem.fingerprint.held()
 
 
 @pytest.mark.slow
