@@ -1,4 +1,4 @@
-"""One torch thread for each worker of pytest-xdist, the same random state for every test, and the
+"""One torch thread for each process that tests, the same random state for every test, and the
 finished run that many tests look at."""
 
 import fcntl
@@ -22,8 +22,8 @@ from autotok.interrupts import SIGNALS
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # decided before torch is imported
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+# decided before torch is imported, for workers of pytest-xdist and for `-n 0` alike
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,8 +39,7 @@ def _same_start() -> None:
         torch = sys.modules["torch"]
         # manual_seed writes out the stack for each kind of device that is absent
         (torch if torch.cuda.is_initialized() else torch.default_generator).manual_seed(0)
-        if "PYTEST_XDIST_WORKER" in os.environ:
-            torch.set_num_threads(1)
+        torch.set_num_threads(1)
     if logging.getLogger("autotok").level:  # setting it empties the caches of all loggers
         logging.getLogger("autotok").setLevel(logging.NOTSET)
     _read_functions_once()
