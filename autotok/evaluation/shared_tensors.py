@@ -52,7 +52,8 @@ class SharedTensors:
     def create(cls, path: Path, count: int, like: Tensor) -> SharedTensors:
         """A new, empty file for `count` tensors such as `like`."""
         kind = str(like.dtype).removeprefix("torch.")
-        facts = {"count": count, "shape": list(like.shape), "dtype": kind}
+        room = min(_MOST_BYTES, shutil.disk_usage(path.parent).free // _DISK_SHARE)
+        facts = {"count": count, "shape": list(like.shape), "dtype": kind, "room": room}
         _facts(path).write_text(json.dumps(facts), "utf-8")
         return cls.open(path)
 
@@ -64,9 +65,8 @@ class SharedTensors:
             OSError: there is none.
         """
         facts = json.loads(_facts(path).read_text("utf-8"))
-        room = min(_MOST_BYTES, shutil.disk_usage(path.parent).free // _DISK_SHARE)
         dtype = getattr(torch, facts["dtype"])
-        return cls(path, facts["count"], tuple(facts["shape"]), dtype, room)
+        return cls(path, facts["count"], tuple(facts["shape"]), dtype, facts["room"])
 
     def get(self, index: int) -> Tensor | None:
         """The tensor of an index, if some process has left it here."""
