@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Sequence
 
-from autotok.errors import UnknownName
+from autotok.errors import ConfigError, UnknownName
 
 ENGINES = ("local", "ray")
 NUMBER_FORMATS = ("auto", "float32", "bfloat16", "float16")
@@ -15,6 +15,12 @@ SUBNETS = ("fixed", "search")
 def check_precision(name: str) -> None:
     """Raise `UnknownName` unless models can be judged in it."""
     known("precision", name, NUMBER_FORMATS)
+
+
+def check_number(what: str, value: int | None) -> None:
+    """Raise `ConfigError` where a number of images is below 1; None is as many as usual."""
+    if value is not None and value < 1:
+        raise ConfigError(f"{what} is {value}; give at least 1")
 
 
 def is_named(spec: str) -> bool:

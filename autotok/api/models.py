@@ -37,7 +37,7 @@ from autotok.methods.folding import Folding
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import trains_thresholds
 from autotok.metrics import own_quality
-from autotok.names import check_precision
+from autotok.names import check_number, check_precision
 from autotok.report.export_report import RANDOM, random_images
 from autotok.report.told_classes import told_class_names
 from autotok.searching.running.judging import judge
@@ -216,8 +216,7 @@ def profile(
     The reference is the uncompressed backbone unless another is given; `runtime` is 'eager',
     'compile', 'onnxruntime', 'openvino' or 'executorch', or that of a plug-in's format, for both.
     """
-    if batch < 1:
-        raise ConfigError(f"batch is {batch}; it must be 1 or more")
+    check_number("batch", batch)
     runnable = model if isinstance(model, CompressedViT) else as_backbone(model)
     if reference is None and isinstance(runnable, CompressedViT):
         reference = runnable.original.whole

@@ -21,7 +21,9 @@ from autotok.evaluation.data import check_data, load_data
 from autotok.evaluation.preprocessing import preprocessing_of
 from autotok.export.best_yaml import BackboneRef, Bundle, write_best
 from autotok.files import check_folder, check_output_file
+from autotok.finetune_spec import check_seed
 from autotok.metrics import EXACT
+from autotok.names import check_number
 from autotok.plain_data import typed
 from autotok.searching.records.record import Costs
 from autotok.searching.space.budget import BudgetRequest, parse_budgets, resolve
@@ -109,6 +111,8 @@ def evaluate_subnets(
 
     `subnets` are texts as `parse_subnet` takes them.
     """
+    check_number("num_images", num_images)
+    check_seed(seed)
     placed = torch_device(device)
     check_data(data)
     checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -135,6 +139,7 @@ def cut_subnet(
 
     Writes stand-alone weights to `output` and, beside them, a YAML that `autotok evaluate` takes.
     """
+    check_number("num_images", num_images)
     output, checkpoint = Path(output), None if checkpoint is None else Path(checkpoint)
     if output.suffix != ".safetensors":
         raise ExportError(f"'{output}' cannot be written: give a file that ends in .safetensors")

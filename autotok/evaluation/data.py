@@ -50,10 +50,11 @@ class DataSource(Protocol):
         """How labels were understood, or why there are none, in words."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Number of images, those included that turn out to be unreadable: always the same."""
 
     def subset(self, count: int, seed: int) -> list[int]:
-        """`count` indices, seeded and stratified; a larger subset starts with the smaller one."""
+        """`count` indices, seeded and stratified, fewer where no more can be read; a larger subset
+        starts with the smaller one."""
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) float32, normalised, and labels (B,) int64 or None."""

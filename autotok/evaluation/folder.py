@@ -71,7 +71,8 @@ class FolderData:
     become labels, and `labelling` how it went here.
 
     An image that cannot be read is skipped with a warning, unless they are 1 % of the folder or
-    more: then `subset` refuses, naming the first.
+    more: then `subset` refuses, naming the first. `len` counts it all the same: some processes find
+    it sooner than others.
     """
 
     def __init__(
@@ -144,11 +145,6 @@ class FolderData:
         return self._labels is not None
 
     def __len__(self) -> int:
-        return len(self._files) - len(self._bad)
-
-    @property
-    def listed(self) -> int:
-        """Images there are, whether they can be read or not, which turns out later."""
         return len(self._files)
 
     def subset(self, count: int, seed: int) -> list[int]:

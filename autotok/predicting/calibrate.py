@@ -22,6 +22,7 @@ from autotok.backbones.loading import load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig
 from autotok.errors import AutotokError, ConfigError
+from autotok.names import check_number
 
 from .calibration_run import LEAST, CalibrationCandidate, CalibrationRun, Measured, OnStep
 from .fitting import Array, FitCheck, check, fit_terms, informative, row_of
@@ -75,6 +76,7 @@ class CalibrationPlan:
             raise ConfigError(f"measurements is {self.measurements}; give at least {LEAST}")
         if not self.backbones:
             raise ConfigError("backbones is empty; name at least one to calibrate on")
+        check_number("batch", self.batch)
 
 
 @dataclass(frozen=True)

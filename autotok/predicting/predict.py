@@ -26,12 +26,13 @@ from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig, Reduction
 from autotok.metrics import METRICS
+from autotok.names import check_number
 
 from .as_published import as_published
 from .latency_model import device_ms as device_ms_of
 from .latency_model import fused
 from .target import Target, load_target
-from .target_parts import STORED_AS, CalibrationRecord, PublishedPoint, check_batch
+from .target_parts import STORED_AS, CalibrationRecord, PublishedPoint
 from .trace import MB, Trace, trace
 
 MODEL_VERSION = 1
@@ -295,7 +296,7 @@ def trace_for(
     """
     dtype, batch = dtype or target.default_dtype, target.default_batch if batch is None else batch
     target.check_dtype(dtype)
-    check_batch("batch", batch)
+    check_number("batch", batch)
     return _traced_in(model, dtype, batch=batch, fused=target.setting().fused_attention)
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from autotok.documents import parse_yaml, read_yaml
 from autotok.errors import ConfigError, UnknownName
-from autotok.names import known
+from autotok.names import check_number, known
 from autotok.plain_data import typed
 
 from .target_parts import (
@@ -22,7 +22,6 @@ from .target_parts import (
     Number,
     PublishedPoint,
     Setting,
-    check_batch,
     check_choice,
 )
 
@@ -62,7 +61,7 @@ class Target:
         if self.default_dtype not in self.peak_gmacs:
             raise ConfigError(f"default_dtype '{self.default_dtype}' has no entry in peak_gmacs")
         check_choice("default_dtype", self.default_dtype, STORED_AS)
-        check_batch("default_batch", self.default_batch)
+        check_number("default_batch", self.default_batch)
         if "eager" not in self.settings:
             raise ConfigError("settings must describe at least 'eager'")
         wanted = [self.memory_mb, self.bandwidth_gb_s, *self.peak_gmacs.values()]

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from autotok.config import Options
 from autotok.errors import ConfigError, nearest
 from autotok.metrics import PREDICTED
+from autotok.names import check_number
 
 from .regressors import FEATURES
 
@@ -31,12 +32,6 @@ def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
     """Raise `ConfigError` where the value is none of the choices."""
     if value not in choices:
         raise ConfigError(f"{what} '{value}' is unknown; choose one of: {', '.join(choices)}")
-
-
-def check_batch(what: str, value: int) -> None:
-    """Raise `ConfigError` where a number of images is below 1."""
-    if value < 1:
-        raise ConfigError(f"{what} is {value}; give at least 1")
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ class CalibrationRecord:
     def __post_init__(self) -> None:
         object.__setattr__(self, "backbones", tuple(self.backbones))
         check_choice("dtype", self.dtype, STORED_AS)
-        check_batch("batch", self.batch)
+        check_number("batch", self.batch)
 
 
 @dataclass(frozen=True)
@@ -200,7 +195,7 @@ class PublishedPoint:
             raise ConfigError(f"layers has {len(layers)} entries, num_keep {len(self.num_keep)}")
         check_choice("metric", self.metric, PREDICTED)
         check_choice("dtype", self.dtype, STORED_AS)
-        check_batch("batch", self.batch)
+        check_number("batch", self.batch)
         check_choice("role", self.role, ROLES)
 
     @property

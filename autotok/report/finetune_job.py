@@ -21,7 +21,7 @@ from autotok.evaluation.data import DataSource
 from autotok.export.best_yaml import BackboneRef, read_best
 from autotok.export.bundle import load_uncompressed
 from autotok.finetune_spec import FineTuneSpec
-from autotok.names import known
+from autotok.names import check_number, known
 from autotok.training.distill import EXITS_ALONE, default_losses
 from autotok.training.exit_losses import check_exit_losses
 from autotok.training.losses import get_loss
@@ -93,8 +93,7 @@ def check_question(
     if asked.backbone is not None:
         check_name(asked.backbone)
     check_file(None if asked.checkpoint is None else Path(asked.checkpoint))
-    if asked.num_images < 1:
-        raise ConfigError(f"num_images is {asked.num_images}; judge on 1 or more")
+    check_number("num_images", asked.num_images)
 
 
 def job_of(

@@ -24,7 +24,7 @@ from autotok.evaluation.accuracy import default_batch_size
 from autotok.evaluation.data import check_data
 from autotok.export.weights import sha256_of
 from autotok.facts import BackboneFacts
-from autotok.names import check_precision, known
+from autotok.names import check_number, check_precision, known
 
 from .result_row import planned_result, with_measurement, with_quality
 from .row_models import STAND_IN, TURNS, RowModels, RowSetting
@@ -129,8 +129,7 @@ def _check(study: StudyTable, setting: RowSetting) -> None:
         )
     check_data(setting.data, class_names=setting.class_names)
     check_precision(setting.precision)
-    if setting.num_images < 1:
-        raise ConfigError(f"num_images is {setting.num_images}; judge on 1 or more")
+    check_number("num_images", setting.num_images)
     if setting.finetune_steps < 0:
         raise ConfigError(
             f"fine-tune steps are {setting.finetune_steps}; give 0, for none, or more"

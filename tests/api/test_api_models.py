@@ -1,5 +1,6 @@
 """The Python doors: compress, count, search and resume, ask and tell."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,25 @@ def test_options_are_written_as_their_method_has_them() -> None:
     )
     assert one.config.config_id == other.config.config_id
     assert repr(one.config.options["margin"]) == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda: autotok.evaluate(tiny_backbone(), "digits", num_images=0), "num_images is 0"),
+        (lambda: autotok.evaluate(tiny_backbone(), "digits", num_images=-5), "num_images is -5"),
+        (lambda: autotok.evaluate(tiny_backbone(), "digits", seed=-1), "seed is -1; give a whole"),
+        (lambda: autotok.profile(tiny_backbone(), batch=0), "batch is 0; give at least 1"),
+        (lambda: autotok.Question(max_images=0), "max_images is 0; give at least 1"),
+        (lambda: autotok.search("tiny", data="digits", max_images=-5), "max_images is -5"),
+        (lambda: autotok.evaluate_subnets(num_images=0), "num_images is 0; give at least 1"),
+        (lambda: autotok.evaluate_subnets(seed=-1), "seed is -1; give a whole"),
+        (lambda: autotok.cut_subnet("default", "x.safetensors", num_images=0), "num_images is 0"),
+    ],
+)
+def test_counts_and_seeds_that_cannot_be_are_refused(ask: Callable[[], object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ask()
 
 
 def test_the_authors_r_takes_at_most_half_of_what_enters_a_layer() -> None:

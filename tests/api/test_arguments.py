@@ -70,19 +70,3 @@ def test_an_option_is_written_as_it_is_read(value: object) -> None:
 
 def test_powers_of_ten_are_numbers() -> None:
     assert parse_options(["a=1e-5", "b=-2.5E3"]) == {"a": 1e-5, "b": -2500.0}
-
-
-@pytest.mark.parametrize(
-    ("ask", "words"),
-    [
-        (lambda: autotok.profile(autotok.load_backbone("tiny"), batch=0), "batch is 0"),
-        (lambda: autotok.evaluate(autotok.load_backbone("tiny"), "digits", num_images=0), "num_im"),
-        (lambda: autotok.evaluate(autotok.load_backbone("tiny"), "digits", seed=-1), "seed is -1"),
-        (lambda: autotok.search("tiny", data="digits", budget="60%", max_images=-5), "max_images"),
-    ],
-)
-def test_numbers_that_cannot_be_are_refused_in_a_sentence(
-    ask: Callable[[], object], words: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"{words}.*must be [01] or more"):
-        ask()

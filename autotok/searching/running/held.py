@@ -28,11 +28,6 @@ def held_by(evaluator: Evaluator, weights: nn.Module, target: Target | None) -> 
     }
 
 
-def images_listed(data: DataSource) -> int:
-    """How many there are, readable or not: some processes find that out sooner than others."""
-    return data.listed if isinstance(data, FolderData) else len(data)
-
-
 def _images(data: DataSource) -> str:
     if isinstance(data, FolderData):
         return f"a folder of images ({data.identity})"  # how many can be read turns out later

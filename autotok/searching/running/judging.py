@@ -19,6 +19,8 @@ from autotok.evaluation.data import DataSource, load_data, told_of
 from autotok.evaluation.own_quality import OwnQuality, make_evaluator
 from autotok.evaluation.precision import ChosenFormat, choose_format
 from autotok.export.file_model import as_file
+from autotok.finetune_spec import check_seed
+from autotok.names import check_number
 
 from .counterpart import require_counterpart
 from .model_worker import (
@@ -70,18 +72,17 @@ def judge(
     first, on training images where there are some.
 
     Raises:
-        ConfigError: the model was fine-tuned, and nobody says what it shall agree with, or what is
-            said does not fit it; or a mean cost is asked of a model without exits, or one that its
-            exits cannot meet.
+        ConfigError: images or a seed that cannot be; the model was fine-tuned, and nobody says what
+            it shall agree with, or what is said does not fit it; or a mean cost is asked of a model
+            without exits, or one that its exits cannot meet.
     """
+    check_number("num_images", num_images)
+    check_seed(seed)
     if mean_macs is not None and model.exits is None:
         raise ConfigError(
             "a mean cost per image is met by exits, and the model has none; leave it out, or give"
             " a model with exits"
         )
-    for name, given, least in (("num_images", num_images, 1), ("seed", seed, 0)):
-        if given is not None and given < least:
-            raise ConfigError(f"{name} is {given}; it must be {least} or more")
     tell = on_progress or (lambda share, words: None)
     original = uncompressed or model.original.whole
     require_counterpart(model, original, metric)

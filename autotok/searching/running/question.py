@@ -17,7 +17,7 @@ from autotok.documents import Place, read_yaml
 from autotok.errors import ConfigError, RunDirectoryError
 from autotok.export.formats import check_format
 from autotok.metrics import METRICS, ON_DEVICE, QUALITIES, Metric, own_quality
-from autotok.names import ENGINES, SUBNETS, check_precision, known
+from autotok.names import ENGINES, SUBNETS, check_number, check_precision, known
 from autotok.plain_data import typed
 from autotok.searching.records.objective import DEFAULT_OBJECTIVES, asked_metrics
 from autotok.searching.space.budget import BudgetRequest, parse_budgets
@@ -75,9 +75,8 @@ class Question:
     def __post_init__(self) -> None:
         known("subnet", self.subnet, SUBNETS)
         object.__setattr__(self, "quality", own_quality(self.quality, self.evaluator))
-        for name, given in (("batch", self.batch), ("max_images", self.max_images)):
-            if given is not None and given < 1:
-                raise ConfigError(f"{name} is {given}; it must be 1 or more")
+        check_number("batch", self.batch)
+        check_number("max_images", self.max_images)
 
     @cached_property
     def requests(self) -> tuple[BudgetRequest, ...]:

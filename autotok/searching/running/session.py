@@ -46,7 +46,7 @@ from autotok.searching.space.subnets import Structure, Subnets
 from autotok.training.teacher import check_teacher
 
 from .counterpart import require_same_patches
-from .held import held_by, images_listed
+from .held import held_by
 from .model_worker import ModelWorker
 from .question import Question, require_device, untrained_exits
 from .ranking import pruned_structure
@@ -154,8 +154,7 @@ def build_problem(
         structure = pruned_structure(backbone, worker.ranking_data(), seed=seed, folder=folder)
     space = dataclasses.replace(space, structure=structure)
     predictor = None if target is None else _Predictor(worker.plugged_in, target, question.batch)
-    listed = images_listed(images)
-    total = min(listed, question.max_images or listed)
+    total = min(evaluator.num_images, question.max_images or evaluator.num_images)
     space, plug_in_only = _trainable(space, worker, finetunes)
     _require_networks(space, backbone.facts)
     problem = Problem(
