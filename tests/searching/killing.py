@@ -6,6 +6,7 @@ kills it: `after_s` seconds, or the `point`-th write of the study or of a file, 
 """
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -103,8 +104,11 @@ class KillPoints:
 
 def engine_of(name: str, folder: Path) -> Engine | None:
     if name == "workers":
+        from autotok.searching.engines import worker_process
         from autotok.searching.engines.workers import ProcessEngine
 
+        if folder.name != "run0":  # those are spawned, as a user's are: each imports torch
+            worker_process._CONTEXT = multiprocessing.get_context("fork")  # type: ignore[assignment]
         return ProcessEngine(brief_problem, 2)
     if name == "ray":
         from autotok.searching.engines.ray import RayEngine

@@ -50,14 +50,11 @@ def finished(folder: Path) -> dict[int, str]:
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("seed", [1, 2])
-def test_kills_at_random_moments_lose_nothing_and_end_with_the_same_front(
-    seed: int, tmp_path: Path
-) -> None:
+def test_kills_at_random_moments_lose_nothing_and_end_with_the_same_front(tmp_path: Path) -> None:
     expected = run_search(
         SearchSettings(n_trials=TRIALS, seed=5), fake_problem(), tmp_path / "whole"
     )
-    folder, moments = tmp_path / "killed", random.Random(seed)
+    folder, moments = tmp_path / "killed", random.Random(1)
     known: dict[int, str] = {}
     verb, kills = "start", 0
     for _ in range(4):
