@@ -84,12 +84,12 @@ def _read(path: Path) -> tuple[Weights, dict[str, str]]:
         return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
 
 
-def read_all(first: int, last: int, folder: Path, results: Connection) -> None:
+def read_all(count: int, folder: Path, results: Connection) -> None:
     """Send (number, fault or None, loaded) for each file, and the peak memory added at the end."""
     warnings.simplefilter("error")
     readers = kinds(folder)
     start = peak_mb()
-    for number in range(first, last):
+    for number in range(count):
         tensors, metadata, read = readers[number % len(readers)]
         only = ".safetensors" if "config_id" in metadata else None  # weights of a fine-tune
         path = damaged(folder, number, tensors, metadata, only=only)

@@ -15,7 +15,7 @@ FILES = 600
 def test_damaged_weight_files_are_taken_or_refused_in_one_sentence(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     results, sender = context.Pipe(duplex=False)
-    reader = context.Process(target=read_all, args=(0, FILES, tmp_path, sender))
+    reader = context.Process(target=read_all, args=(FILES, tmp_path, sender))
     reader.start()
     sender.close()
     faults, seen, refused, added_mb = {}, 0, 0, None

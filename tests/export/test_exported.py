@@ -32,13 +32,14 @@ def vit() -> Backbone:
 
 MAKERS: dict[str, Callable[[], Backbone]] = {"vit": vit, "autoformer": autoformer}
 FORMS = [("vit", "open"), ("autoformer", "fixed")]
-"""Family, and the batch of the file: every method in these two, the quick ones in all four."""
+"""Family, and the batch of the file: every method in these two, of which the other two take longer,
+the quick ones in all four."""
 
 
 def cells() -> Iterator[object]:
     for name, *form in itertools.product(EXPORTABLE, MAKERS, ("fixed", "open")):
         if name in QUICK or tuple(form) in FORMS:
-            quick = name in QUICK and form == ["vit", "fixed"]
+            quick = name in QUICK and tuple(form) == ("vit", "fixed")
             marks = [] if quick else [pytest.mark.slow]
             yield pytest.param(name, *form, marks=marks, id="-".join([name, *form]))
 

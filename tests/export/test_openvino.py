@@ -15,7 +15,7 @@ from autotok.backbones.timm_vit import VisionTransformer
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import ExportError
 from autotok.export import onnx as onnx_room
-from autotok.export.exported import export_model
+from autotok.export.exported import ExportResult, export_model
 from autotok.export.formats import FORMATS, check_format
 
 pytest.importorskip("openvino")
@@ -54,18 +54,26 @@ def test_a_file_of_dynamic_batch_takes_any(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    path = tmp_path_factory.mktemp("float32") / "m.xml"
+    return export_model(compressed("topk", tiny_backbone()), path, photos(8), format="openvino")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "far"), [("float16", 0.01), ("int8", 0.07)])
 def test_lower_number_formats_are_smaller_and_near(
-    tmp_path: Path, precision: str, far: float, capsys: pytest.CaptureFixture[str]
+    whole: ExportResult,
+    tmp_path: Path,
+    precision: str,
+    far: float,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model = compressed("topk", tiny_backbone())
-    whole = export_model(model, tmp_path / "m.xml", photos(8), format="openvino")
-    result = export_model(
-        model, tmp_path / "n.xml", photos(8), format="openvino", precision=precision
-    )
+    model, path = compressed("topk", tiny_backbone()), tmp_path / "n.xml"
+    result = export_model(model, path, photos(8), format="openvino", precision=precision)
     assert 0.0 < result.max_rel_diff < far
-    weights = [(tmp_path / name).stat().st_size for name in ("m.bin", "n.bin")]
+    files = (Path(whole.path), path)
+    weights = [file.with_suffix(".bin").stat().st_size for file in files]
     assert weights[1] < 0.6 * weights[0]
     assert result.precision != whole.precision
     assert capsys.readouterr().out == ""

@@ -107,7 +107,7 @@ def engine_of(name: str, folder: Path) -> Engine | None:
         from autotok.searching.engines import worker_process
         from autotok.searching.engines.workers import ProcessEngine
 
-        if folder.name != "run0":  # its workers are spawned, as a user's are; others import nothing
+        if folder.name != "run0":  # those are spawned, as a user's are: each imports torch
             worker_process._CONTEXT = multiprocessing.get_context("fork")  # type: ignore[assignment]
         return ProcessEngine(brief_problem, 2)
     if name == "ray":

@@ -1,6 +1,5 @@
-"""A fine-tune as a process of its own, to be killed; arguments: CHECKPOINT WEIGHTS DELAY."""
+"""A fine-tune as a process of its own, to be killed."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -25,9 +24,7 @@ SPEC = FineTuneSpec(
 )
 
 
-def main() -> None:
-    checkpoint, output, delay = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-
+def main(checkpoint: Path, output: Path, delay: float) -> None:
     def slow(_: FineTuneProgress) -> None:
         time.sleep(delay)  # so that kills land inside the training as well as around it
 
@@ -39,7 +36,3 @@ def main() -> None:
         checkpoint_every_s=0.0,
     )  # fmt: skip
     save_weights(model, output)
-
-
-if __name__ == "__main__":
-    main()

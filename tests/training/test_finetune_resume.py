@@ -2,16 +2,17 @@
 
 import dataclasses
 import errno
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from fractions import Fraction
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import killable_finetune
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,38 +26,48 @@ from autotok.training.finetuned import FineTuneProgress
 from autotok.training.teacher import Teacher
 
 SPEC = FineTuneSpec(length="6 steps", batch_size=4, lr=1e-5, ema_decay=0.5)
-SCRIPT = Path(__file__).with_name("killable_finetune.py")
 
 
-def start(folder: Path, delay: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(SCRIPT), str(folder / "c.pt"), str(folder / "w.safetensors")]
-    return subprocess.Popen([*command, str(delay)], stderr=subprocess.DEVNULL)
+def start(folder: Path, delay: float) -> BaseProcess:
+    """Forked off a server that has imported torch once for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([killable_finetune.__name__])
+    files = (folder / "c.pt", folder / "w.safetensors")
+    process = context.Process(target=killable_finetune.main, args=(*files, delay))
+    process.start()
+    return process
+
+
+def ended(process: BaseProcess) -> int | None:
+    process.join(120)
+    return process.exitcode
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_killed_at_random_moments_it_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path]))
     rng = random.Random(11)
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    whole = start(tmp_path / "whole", 0.0)
-    assert whole.wait(timeout=120) == 0
+    assert ended(start(tmp_path / "whole", 0.0)) == 0
     kills = 0
     for _ in range(4):
-        process = start(tmp_path / "killed", 0.1)
         checkpoint = tmp_path / "killed" / "c.pt"
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while process.poll() is None:  # until it has begun to train
+        process = start(tmp_path / "killed", 0.1)
+        while process.is_alive():  # until it has begun to train
             if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
                 break
             time.sleep(0.02)
         time.sleep(rng.uniform(0.0, 0.4))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if process.is_alive():
+            process.kill()
             kills += 1
-        process.wait()
+        process.join(120)
     assert kills >= 3
-    final = start(tmp_path / "killed", 0.0)
-    assert final.wait(timeout=120) == 0
+    assert ended(start(tmp_path / "killed", 0.0)) == 0
     left, right = (load_file(tmp_path / name / "w.safetensors") for name in ("whole", "killed"))
     assert same(left, right)
     assert not [p for p in (tmp_path / "killed").iterdir() if "partial" in p.name]
@@ -237,7 +248,7 @@ def test_stopped_in_the_probe_or_after_it_a_probed_one_ends_with_the_same_bits(
                 checkpoint_every_s=0.0,
             )  # fmt: skip
         assert path.exists() == (draw == in_training)
-        if draw == 4:  # which leaves nothing behind, as the next does
+        if draw == 4:  # without a checkpoint it begins anew, as the next one does
             continue
         resumed = student(method)
         done = finetune_student(resumed, Noise(), AUTO, teacher=teacher, checkpoint=path)
