@@ -67,8 +67,6 @@ def exports_elsewhere() -> list[Any]:
         for place, backbone in enumerate(further):
             if unmet_need(get_method(method), backbone.facts) is not None:
                 continue
-            if backbone.facts.name == "tiny_autoformer":
-                continue
             group = place, get_method(method).needs, get_method(method).count
             turn = number % len(further) == place and backbone.facts.name != "tiny_autoformer"
             if group not in seen or turn:
