@@ -3,11 +3,13 @@
 import ast
 import importlib
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from autotok.searching.running.question import Question
 
@@ -58,11 +60,33 @@ def test_every_benchmark_of_less_than_minutes_is_run_by_some_test() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALLEST)
-def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / name), *SMALLEST[name].split()]
+@pytest.mark.usefixtures("three_turns")
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", [name for name in SMALLEST if name != "workers.py"])
+def test_a_benchmark_runs_to_its_end(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setattr(sys, "argv", [name, *SMALLEST[name].split()])
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(ROOT / "benchmarks" / name), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_worker_processes_runs_to_its_end_as_a_script_of_its_own(
+    tmp_path: Path,
+) -> None:
+    script = ROOT / "benchmarks" / "workers.py"
     done = subprocess.run(
-        command,
+        [sys.executable, str(script), *SMALLEST["workers.py"].split()],
         cwd=tmp_path,
         capture_output=True,
         text=True,
