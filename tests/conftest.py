@@ -4,6 +4,7 @@ finished run that many tests look at."""
 import fcntl
 import functools
 import gc
+import inspect
 import logging
 import os
 import shutil
@@ -117,6 +118,24 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ExportError("left out by this test")
 
     monkeypatch.setattr("autotok.export.bundle.export_model", fail)
+
+
+@pytest.fixture
+def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX files by the exporter that takes a quarter of the time, for tests of something else."""
+    from autotok.export.formats import FORMATS
+
+    monkeypatch.setattr(FORMATS.get("onnx"), "opset", 17)
+
+
+@pytest.fixture
+def three_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are timed in three turns, in tests that look at no latency."""
+    from autotok.devices.measure import measure
+
+    defaults = inspect.unwrap(measure).__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "timeout_s", 0.1)
 
 
 @pytest.fixture(scope="module")

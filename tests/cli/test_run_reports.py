@@ -108,6 +108,7 @@ def test_report_writes_the_files_again_and_closes_as_the_search_did(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_a_run_of_an_earlier_version_is_shown_compared_and_resumed(
     run: Cli, own_run: Path, finished: autotok.Run
 ) -> None:

@@ -1,7 +1,6 @@
 """`compress` takes nothing from its model, and what it makes behaves as a module does."""
 
 import copy
-import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,6 @@ from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
-from autotok.devices.measure import measure
 from autotok.methods.base import Kind, TokenReducer
 from autotok.methods.primitives import select
 from autotok.searching.space.settings import SearchSettings
@@ -70,15 +68,7 @@ VERBS: dict[str, Callable[[nn.Module, Path], object]] = {
 }
 
 
-@pytest.fixture
-def _three_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks at the latencies here."""
-    defaults = inspect.unwrap(measure).__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "timeout_s", 0.1)
-
-
-@pytest.mark.usefixtures("_three_turns", "no_onnx")
+@pytest.mark.usefixtures("three_turns", "no_onnx")
 @pytest.mark.parametrize(
     "verb",  # a profile starts a process that measures the memory
     [pytest.param(v, marks=pytest.mark.slow) if "profile" in v else v for v in VERBS],
@@ -100,7 +90,7 @@ def test_a_compressed_model_is_in_the_mode_of_what_it_holds(training: bool) -> N
     assert {part.training for part in other.modules()} == {training}
 
 
-@pytest.mark.usefixtures("_three_turns")
+@pytest.mark.usefixtures("three_turns")
 def test_what_is_profiled_runs_as_it_would_be_deployed() -> None:
     model = tiny_vit().train()
     compressed = autotok.compress(model, method="dynamicvit", keep={1: 0.5}, untrained=True)

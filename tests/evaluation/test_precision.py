@@ -180,6 +180,7 @@ def test_the_uncompressed_model_agrees_with_itself_in_any_format() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_a_run_keeps_its_format_whatever_the_next_machine_can_do(
     fast: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

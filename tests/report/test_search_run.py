@@ -117,6 +117,7 @@ def test_what_is_named_and_is_not_there_is_told_before_the_hand_over_is_tried(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_files", "three_turns")
 def test_a_number_format_that_is_searched_is_judged_timed_and_handed_over(
     tmp_path: Path,
 ) -> None:
