@@ -261,9 +261,9 @@ def test_a_run_of_several_does_not_go_on_with_what_works_with_one(
 def test_worker_processes_search_several_backbones(no_onnx: None, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"data": "digits", "budget": "0.002GFLOPs", "n_trials": 3}
     asked |= {"max_images": 8, "timeout_s": None, "retrain_trials": 0, "control_shapes": 0}
-    asked |= {"methods": ["tome"], "precision": "float32"}
+    asked |= {"methods": ["tome"], "precision": "float32", "trial_timeout_s": 100.0}
     both = ["tiny", "autoformer_demo"]  # which other processes know by name
-    found = autotok.search(both, output=tmp_path / "two", workers=Workers(2), **asked)
+    found = autotok.search(both, output=tmp_path / "two", workers=Workers(1), **asked)
     assert not (found.trials["state"] == "failed").any()
     assert found.best.backbone == "tiny"
     assert {r.backbone for r in found.records()["others"]} == {"autoformer_demo"}
