@@ -26,9 +26,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # decided before torch is imported
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 
+LONG = ("test_ray.py", "test_packaging.py", "test_docs.py", "test_scripts.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Kills first: they take minutes each, and whatever is begun last has the others wait."""
-    items.sort(key=lambda item: item.get_closest_marker("crash") is None)
+    """What takes a minute or waits for processes first: whatever is begun last has the others
+    wait."""
+    items.sort(key=_late)
+
+
+def _late(item: pytest.Item) -> int:
+    if item.get_closest_marker("crash") is not None:
+        return 0
+    slow = item.get_closest_marker("slow") is not None
+    return 1 if slow and item.path.name in LONG else 2
 
 
 @pytest.fixture(autouse=True)

@@ -56,6 +56,7 @@ def model() -> CompressedViT:
 # --- this machine
 
 
+@pytest.mark.usefixtures("three_turns")
 def test_the_local_device_measures_in_torch_beside_the_uncompressed_model(
     model: CompressedViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
