@@ -26,9 +26,20 @@ sys.dont_write_bytecode = False
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 
+LONG = ("test_ray.py", "test_packaging.py", "test_docs.py", "test_scripts.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Kills first: they take minutes each, and whatever is begun last has the others wait."""
-    items.sort(key=lambda item: item.get_closest_marker("crash") is None)
+    """What takes a minute or waits for processes first: whatever is begun last has the others
+    wait."""
+    items.sort(key=_late)
+
+
+def _late(item: pytest.Item) -> int:
+    if item.get_closest_marker("crash") is not None:
+        return 0
+    slow = item.get_closest_marker("slow") is not None
+    return 1 if slow and item.path.name in LONG else 2
 
 
 @pytest.fixture(autouse=True)
@@ -121,8 +132,7 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX files come from the exporter that takes a quarter of the time; for tests that are about
-    something else than how they are written."""
+    """ONNX files by the exporter that takes a quarter of the time, for tests of something else."""
     from autotok.export.formats import FORMATS
 
     monkeypatch.setattr(FORMATS.get("onnx"), "opset", 17)
@@ -130,7 +140,7 @@ def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def three_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latencies that nobody looks at are of few turns."""
+    """Models are timed in three turns, in tests that look at no latency."""
     from autotok.devices.measure import measure
 
     defaults = inspect.unwrap(measure).__kwdefaults__

@@ -101,7 +101,7 @@ def test_python_on_a_page_runs(block: Block) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_onnx")
+@pytest.mark.usefixtures("no_onnx", "three_turns")
 def test_the_commands_of_the_pages_run_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

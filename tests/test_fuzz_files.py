@@ -218,9 +218,14 @@ def resumable(run: Run) -> object:
     return resume(run.directory)
 
 
+@functools.cache
+def whole_run() -> Run:
+    return Run(ROOT / "studies/default")
+
+
 RUN_READERS: list[Callable[[Run], object]] = [
     status_report, closing_parts, closing_data, lambda run: front_data(run, "macs", "quality"),
-    draw_pages, lambda run: compare_runs(run, Run(ROOT / "studies/default")), resumable,
+    draw_pages, lambda run: compare_runs(run, whole_run()), resumable,
 ]  # fmt: skip
 
 

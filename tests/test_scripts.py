@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from autotok.searching.running.question import Question
 
@@ -63,30 +64,32 @@ def test_every_benchmark_of_less_than_minutes_is_run_by_some_test() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("three_turns")
-@pytest.mark.parametrize("name", sorted(SMALLEST.keys() - STARTING))
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", [name for name in SMALLEST if name != "workers.py"])
 def test_a_benchmark_runs_to_its_end(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.setattr(sys, "argv", [name, *SMALLEST[name].split()])
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        code: object = 0
-        try:
-            runpy.run_path(str(ROOT / "benchmarks" / name), run_name="__main__")
-        except SystemExit as ended:
-            code = ended.code
-    assert not code
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(ROOT / "benchmarks" / name), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
     assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(STARTING))
-def test_a_benchmark_of_processes_runs_to_its_end(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / name), *SMALLEST[name].split()]
+def test_the_benchmark_of_worker_processes_runs_to_its_end_as_a_script_of_its_own(
+    tmp_path: Path,
+) -> None:
+    script = ROOT / "benchmarks" / "workers.py"
     done = subprocess.run(
-        command,
+        [sys.executable, str(script), *SMALLEST["workers.py"].split()],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -131,6 +131,7 @@ def images() -> Tensor:
 
 
 @pytest.mark.usefixtures("toy")
+@pytest.mark.usefixtures("quick_files")
 def test_a_registered_family_is_loaded_compressed_exported_and_loaded_again(tmp_path: Path) -> None:
     backbone = load_backbone("toy_small")
     with torch.no_grad():  # other weights than `load` would make again

@@ -75,6 +75,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_finalists_are_measured_and_every_figure_says_what_it_is(
     fake: FakeDevice, run: Run, tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ def test_a_search_writes_the_whole_run_directory(finished_run: Path) -> None:
         assert picture.size[0] > 400
 
 
-@pytest.mark.usefixtures("no_onnx")
+@pytest.mark.usefixtures("no_onnx", "quick_files")
 def test_the_best_is_rebuilt_evaluated_profiled_and_exported(own_run: Path, run: Run) -> None:
     best = own_run / "best.yaml"
     code, out, _ = run("profile", best, "--check", "--no-measure", "--json")

@@ -28,13 +28,14 @@ def example(name: str, backbone: Backbone) -> CompressedViT:
 
 
 def short_example(name: str) -> CompressedViT:
-    """`example` on `tiny` with a block less before its first reduction, where the method reduces
-    that early: every block takes its time."""
+    """`example` on `tiny` with a block less before its first reduction, and no more blocks than are
+    reduced in, where the method reduces that early: every block takes its time."""
     config = example_config(get_method(name), tiny_backbone().facts)
     if any(r.layer <= get_method(name).first_layer for r in config.reductions):
         return example(name, tiny_backbone())
     moved = tuple(dataclasses.replace(r, layer=r.layer - 1) for r in config.reductions)
-    return prepared(tiny_backbone(3), dataclasses.replace(config, reductions=moved))
+    blocks = 2 if [r.layer for r in moved] == [0, 1] else 3
+    return prepared(tiny_backbone(blocks), dataclasses.replace(config, reductions=moved))
 
 
 def prepared(backbone: Backbone, config: CompressionConfig) -> CompressedViT:

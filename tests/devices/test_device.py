@@ -56,6 +56,7 @@ def model() -> CompressedViT:
 # --- this machine
 
 
+@pytest.mark.usefixtures("three_turns")
 def test_the_local_device_measures_in_torch_beside_the_uncompressed_model(
     model: CompressedViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +72,7 @@ def test_the_local_device_measures_in_torch_beside_the_uncompressed_model(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("three_turns")
 def test_where_there_can_be_no_process_of_its_own_memory_is_labelled_as_this_one_s(
     model: CompressedViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,9 +165,11 @@ def test_a_board_without_a_runtime_of_a_number_format_says_what_to_install(
 
 @needs_sshd
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_files")
 def test_a_model_is_exported_measured_on_the_board_and_nothing_is_left_there(
-    board: server.Board, model: CompressedViT
+    board: server.Board, model: CompressedViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(devices, "ROUNDS", 3)
     device = open_device(board.address())
     with leaving(device):
         assert "onnxruntime" in device.check()

@@ -44,6 +44,7 @@ def test_files_of_torch_itself_can_be_judged_too(format: str, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_files")
 def test_the_file_is_in_the_number_format_of_the_configuration() -> None:
     config = dataclasses.replace(CONFIG, number_format="int8")
     model = compress_backbone(tiny_backbone(), config).eval()

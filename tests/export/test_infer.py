@@ -83,6 +83,7 @@ def test_it_gives_the_logits_of_the_model(
     assert f"class {expected(best).argmax()} " in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("quick_files")
 def test_it_calls_the_classes_by_their_names(
     best: Path,
     tmp_path: Path,

@@ -230,6 +230,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[server.Bo
 @needs_sshd
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="no onnxruntime here")
+@pytest.mark.usefixtures("quick_files")
 def test_a_board_is_calibrated_over_ssh(
     board: server.Board, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_file_is_timed_beside_the_whole_model_on_images_of_that_one_s_size(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_files", "three_turns")
 def test_quality_is_of_the_file_and_speed_beside_the_uncompressed_export(tmp_path: Path) -> None:
     path = str(tmp_path / "m.onnx")
     asked = ["--data", "digits", "--precision", "int8", "--images", "40", "--measure", "--json"]

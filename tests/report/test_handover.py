@@ -47,6 +47,7 @@ def handed(session: Session, result: SearchResult, asked: list[str]) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_the_evidence_of_the_best_holds_its_comparisons(
     searched: tuple[Session, SearchResult],
 ) -> None:
@@ -66,6 +67,7 @@ def test_the_evidence_of_the_best_holds_its_comparisons(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_onnx")
 def test_what_fine_tuning_did_travels_with_the_best(searched: tuple[Session, SearchResult]) -> None:
     session, result = searched
     best = result.best

@@ -130,16 +130,22 @@ def check_round_trip(config: CompressionConfig, evaluator: Evaluator, folder: Pa
     assert "thresholds_found_on" not in report
 
 
-@pytest.fixture
-def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights for the networks that methods look at images with; any will do."""
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of the networks that methods look at images with; any will do."""
     from autotok.backbones.feature_net import timm  # with the shim around a broken torchvision
 
+    folder = tmp_path_factory.mktemp("weights")
     for name in NEEDS_NETWORK:
         network = str(image_network(get_method(name), get_method(name).resolve_options({})))
-        weights = timm.create_model(network, pretrained=False).state_dict()
-        save_file(weights, tmp_path / f"{network}.safetensors")
-    monkeypatch.setenv("AUTOTOK_WEIGHTS", str(tmp_path))
+        drawn = timm.create_model(network, pretrained=False).state_dict()
+        save_file(drawn, folder / f"{network}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def networks(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOTOK_WEIGHTS", str(weights))
 
 
 QUICK = ["ats", "diffrate", "dynamicvit", "ltmp", "tofe-instance", "tome"]
