@@ -27,6 +27,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 
 LONG = ("test_ray.py", "test_packaging.py", "test_docs.py", "test_scripts.py")
+"""Whose slow tests take longest."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,6 @@ import os
 import runpy
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -27,8 +26,6 @@ SMALLEST = {
     "workers.py": "local --workers 1 --evaluations 2 --seconds 0.01",
 }
 """Of each benchmark that no test of its own runs, the words for its smallest run."""
-STARTING = {"workers.py"}
-"""Those that start processes of their own, which find the script again."""
 SCRIPTS = [
     path for name in ("benchmarks", "studies", "examples") for path in (ROOT / name).rglob("*.py")
 ]
