@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gzip
+import itertools
 import json
 import math
 import multiprocessing
@@ -304,7 +305,7 @@ def main() -> None:
         asked.workers, initializer=_start, initargs=(table.question,)
     ) as pool:
         while time.monotonic() < end:
-            part = [b for b, _ in zip(waiting, range(8 * asked.workers), strict=False)]
+            part = list(itertools.islice(waiting, 8 * asked.workers))
             if not part:
                 break
             for found in pool.imap_unordered(_run, part):
