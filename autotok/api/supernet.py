@@ -177,7 +177,7 @@ def _write_yaml(
         backbone=BackboneRef.of(view.facts, checkpoint=checkpoint),
         config=CompressionConfig(subnet=view.subnet),
         preprocessing=preprocessing_of(view).to_dict(),
-        evidence={"costs": Costs(**vars(uncompressed(view.facts))).columns, **evidence},
+        evidence={"costs": Costs.of(uncompressed(view.facts)).columns, **evidence},
     )
     write_best(path, bundle)
 

@@ -262,7 +262,7 @@ def _hand_over(
     config = result.model.config
     exact = cost(result.model.backbone.facts, config)
     evidence: Mapping[str, Any] = {
-        "costs": Costs(**vars(exact)).columns,
+        "costs": Costs.of(exact).columns,
         "data": asked.data,
         "class_names": asked.class_names,
         "labelling": evaluator.data.labelling,

@@ -230,7 +230,7 @@ def write_bundle(
         backbone=BackboneRef.of(model.original.whole.facts, checkpoint=checkpoint),
         config=model.config,
         preprocessing=preprocessing_of(model.backbone).to_dict(),
-        evidence={"costs": Costs(**vars(exact)).columns},
+        evidence={"costs": Costs.of(exact).columns},
     )
     source = None if data is None else load_data(data, model.backbone, class_names=class_names)
     images, checked_on = check_images(model, source, CHECKED)

@@ -28,6 +28,11 @@ class Costs:
     macs_noattn: int
     params: int
 
+    @classmethod
+    def of(cls, exact: object) -> Costs:
+        """Of what `counting` gives, which this room does not import: it takes torch."""
+        return cls(**vars(exact))
+
     @property
     def columns(self) -> dict[str, float | int]:
         """As table columns."""

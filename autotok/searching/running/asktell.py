@@ -95,9 +95,10 @@ class AskTell:
         facts = self._backbone.facts
         known("metric", metric, QUALITIES[1:])
         requests = parse_budgets(budget)
-        for asked in (METRICS[r.metric] for r in requests if r.metric in ON_DEVICE):
+        on_device = [METRICS[r.metric].label for r in requests if r.metric in ON_DEVICE]
+        if on_device:
             raise ConfigError(
-                f"{asked.label} needs to know the device, and ask and tell knows exact costs only;"
+                f"{on_device[0]} needs to know the device, and ask and tell knows exact costs only;"
                 " give FLOPs, a share of them or parameters, or use autotok.search with a target"
             )
         problem = Problem(
