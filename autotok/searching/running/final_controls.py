@@ -50,6 +50,22 @@ class FinalControls:
 
         Where the best was fine-tuned, the first is fine-tuned in the same way.
         """
+        entries = self._entries(best)
+        found = self._contested(entries, best)
+        seen = [r for r in found if r.origin == SMALLER]
+        if not seen and any(record.origin == SMALLER for _, record in entries):
+            self.no_smaller_image = "no time was left for it"
+        return [*(r for r in found if r.origin != SMALLER), seen[0] if seen else None]
+
+    def in_question(self, best: TrialRecord) -> list[int] | None:
+        """Images seen by controls that few images do not tell from what is best while the race goes
+        on; None, and nothing is run, where they take a fine-tune."""
+        if best.tuned is not None:
+            return None
+        return [self._images.seen(r) for r in self._tied(self._entries(best), best)[1]]
+
+    def _entries(self, best: TrialRecord) -> list[tuple[str, TrialRecord]]:
+        """The controls of a best, to be judged, each with its key in the study."""
         records: list[TrialRecord] = []
         self.no_random_control = no_random_pruning(self._search, best)
         for repaired in controls_at_cost(self._search, best):
@@ -63,12 +79,7 @@ class FinalControls:
         smaller = self._smaller_image(best)
         if smaller is not None:  # before the further shapes, for which time may be short
             records.insert(1, smaller)
-        entries = [(f"control:{r.config.config_id}", r) for r in records if r.config is not None]
-        found = self._contested(entries, best)
-        seen = [r for r in found if r.origin == SMALLER]
-        if smaller is not None and not seen:
-            self.no_smaller_image = "no time was left for it"
-        return [*(r for r in found if r.origin != SMALLER), seen[0] if seen else None]
+        return [(f"control:{r.config.config_id}", r) for r in records if r.config is not None]
 
     def _smaller_image(self, best: TrialRecord) -> TrialRecord | None:
         """The uncompressed model on smaller images, to be judged; None where there is none."""
@@ -94,19 +105,28 @@ class FinalControls:
         """Controls on the first images; those not told from the best there, on as many more as the
         time affords."""
         search, plan = self._search, self._search.plan
-        search.plan = dataclasses.replace(plan, more=plan.few, final=plan.few)
-        found = self._finals_in_time(entries)
-        against = [(r, compare(best.tally, r.tally)) for r in found]
-        tied = [r for r, paired in against if paired is not None and paired.verdict != "better"]
+        found, tied = self._tied(entries, best)
         images = search.proposals.noted("control_images")
         if images is None:
             images = self._clock.control_images(plan.final, len(tied))
             search.proposals.note("control_images", images)
-        search.plan = dataclasses.replace(search.plan, final=images)
+        search.plan = dataclasses.replace(plan, more=plan.few, final=images)
         keys = {record.number: key for key, record in entries}
         more = {r.number: r for r in self._images.run([(keys[r.number], r) for r in tied])}
         search.plan = plan
         return [more.get(r.number, r) for r in found]
+
+    def _tied(
+        self, entries: Sequence[tuple[str, TrialRecord]], best: TrialRecord
+    ) -> tuple[list[TrialRecord], list[TrialRecord]]:
+        """(the controls on the first images; those of them that are not told from the best)."""
+        search, plan = self._search, self._search.plan
+        search.plan = dataclasses.replace(plan, more=plan.few, final=plan.few)
+        found = self._finals_in_time(entries)
+        search.plan = plan
+        against = [(r, compare(best.tally, r.tally)) for r in found]
+        tied = [r for r, paired in against if paired is not None and paired.verdict != "better"]
+        return found, tied
 
     def _finals_in_time(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
         """As many as the time limit affords, of every kind of control one at least; whether

@@ -20,7 +20,7 @@ from .final_controls import FinalControls
 from .final_images import FinalImages
 from .loop import Search
 from .other_backbones import best_elsewhere, by_best_backbone, left_out, uncompressed_models
-from .race import final_front, finalists, goes_on, recommended
+from .race import final_front, finalists, goes_on, is_whole, recommended
 from .second_count import SecondCount
 from .time_limit import Begun, TimeLimit
 
@@ -45,7 +45,9 @@ def final_evaluation(
     references = uncompressed_models(search)
     racing = len(chosen) + len(references)
     images = FinalImages(search, engine, report, racing + search.settings.controls, racing)
-    count, race = SecondCount(search), _Race(search, images, clock)
+    count = SecondCount(search)
+    controls = FinalControls(search, images, count, clock)
+    race = _Race(search, images, clock, controls)
     begun = time.monotonic()
     for record in chosen[:2]:  # the first one warms up
         begun = time.monotonic()
@@ -74,7 +76,6 @@ def final_evaluation(
     front = final_front(within, search.objectives)
     if best is not None:
         front.keep(best)
-    controls = FinalControls(search, images, count, clock)
     *of_random, smaller = [None] if best is None else controls.of(best)
     random = tuple(c for c in of_random if c is not None)
     control = best_of([c for c in random if c.measured], search.objectives)
@@ -89,20 +90,23 @@ def final_evaluation(
 class _Race:
     """Ever more images for ever fewer records."""
 
-    def __init__(self, search: Search, images: FinalImages, clock: TimeLimit) -> None:
+    def __init__(
+        self, search: Search, images: FinalImages, clock: TimeLimit, controls: FinalControls
+    ) -> None:
         self._search, self._images, self._clock = search, images, clock
+        self._controls = controls
         self._raced: dict[str, TrialRecord] = {}
 
     def in_parts(self, entries: Sequence[tuple[str, TrialRecord]]) -> list[TrialRecord]:
         """The records on ever more images, of those that still race, as many as time affords."""
-        total, clock, begun = self._search.problem.total_images, self._clock, None
+        clock, begun = self._clock, None
         found, racing = dict(entries), [key for key, _ in entries]
+        self._raced = found  # as they are so far
         for part in range(clock.final_parts):
             alive = [r for r in (found[key] for key in racing) if r.state != "failed"]
             if not alive:
                 break
-            seen = [self._images.seen(record) for record in alive]
-            affords = functools.partial(clock.final_images, total, begun, seen, part)
+            affords = functools.partial(self._affords, part, begun, alive)
             if not self._more_images(part, affords):
                 break
             self._images.in_race = len(racing)
@@ -114,8 +118,23 @@ class _Race:
             spent_s = time.monotonic() - begin
             begun = Begun(self._search.plan.final, self._images.ran - ran, spent_s)
             racing = self._racing(part, {key: found[key] for key in racing})
-        self._raced = found
         return list(self._with_best_in_full().values())
+
+    def _affords(self, part: int, begun: Begun | None, racing: Sequence[TrialRecord]) -> int:
+        """Images for those still in the race; before the last part, the controls of who leads are
+        looked at, so that those in question have their share of it."""
+        controls = None
+        if begun is not None and part == self._clock.final_parts - 1:
+            leads = self._leads()
+            controls = None if leads is None else self._controls.in_question(leads)
+        total, seen = self._search.problem.total_images, [self._images.seen(r) for r in racing]
+        return self._clock.final_images(total, begun, seen, part, controls)
+
+    def _leads(self) -> TrialRecord | None:
+        """What would be called best by now."""
+        records = [r for r in self._raced.values() if r.measured and r.feasible]
+        records = [r for r in records if not is_whole(r)]
+        return recommended(records, self._search.objectives, self._search.settings.min_quality)
 
     def _with_best_in_full(self) -> dict[str, TrialRecord]:
         """What raced; where a part that came later left the best behind one that had dropped out,

@@ -57,7 +57,7 @@ def goes_on(
     racing = [
         i
         for i, (record, stays) in enumerate(zip(records, stay, strict=True))
-        if stays and not _is_whole(record) and compare(best.tally, record.tally) is not None
+        if stays and not is_whole(record) and compare(best.tally, record.tally) is not None
     ]
     order = [racing[at] for at in _among_ties([records[i] for i in racing], objectives)]
     left = set(order[max(2, math.ceil(len(order) / 2)) :])
@@ -126,7 +126,7 @@ def _among_ties(records: Sequence[TrialRecord], objectives: Sequence[Objective])
     return [at for *_, at in sorted(keys)]
 
 
-def _is_whole(record: TrialRecord) -> bool:
+def is_whole(record: TrialRecord) -> bool:
     """Whether it is an uncompressed model, the first backbone's or another's."""
     return record.number == REFERENCE or record.origin == "reference"
 

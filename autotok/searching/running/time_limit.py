@@ -76,6 +76,8 @@ class TimeLimit:
         """Seconds that an image is expected to take, and multiply-accumulates that a fine-tune is
         taken to do in one: as found when the study was planned, and kept with it."""
         self._verifying_s = 0.0
+        self._image_s = 0.0
+        """As the latest part of the final evaluation took."""
         self.excluded_s = 0.0
         """Outside the limit: the start of worker processes."""
         counted = search.records if own is None else own
@@ -210,20 +212,31 @@ class TimeLimit:
         """Set aside what counting the finalists and the controls a second time will take."""
         self._verifying_s = (finalists + self._settings.controls) * each_s
 
-    def final_images(self, total: int, begun: Begun | None, seen: Sequence[int], part: int) -> int:
+    def final_images(
+        self,
+        total: int,
+        begun: Begun | None,
+        seen: Sequence[int],
+        part: int,
+        controls: Sequence[int] | None = None,
+    ) -> int:
         """Images that those still racing, which have `seen` so many, have seen after a part of the
-        final evaluation, from the pace of the one before; the random controls are still to come."""
+        final evaluation, from the pace of the one before.
+
+        `controls` are the images that those not told from the best have seen, which are to see as
+        many; None where they are still to come."""
         plan = self._search.plan
         if not self._fits_final_images():
             return plan.final
         least = plan.more if begun is None else begun.images
         left = self._left() - self._control_s() - self._verifying_s
-        pace = self._speed() / min(len(seen), self._capacity)
         if begun is not None and begun.ran:
-            pace = begun.seconds / begun.ran
-        pace = _SLACK * max(pace, 1e-9)
-        left -= self._settings.controls * plan.few * pace
-        images = evened(seen, max(0.0, left) / (_PARTS - part) / pace)
+            self._image_s = begun.seconds / begun.ran
+        pace = self._pace(len(seen))
+        if controls is None:
+            left -= self._settings.controls * plan.few * pace
+        along = [*seen, *(controls or ())]
+        images = evened(along, max(0.0, left) / (_PARTS - part) / pace)
         return max(least, min(total, images))
 
     def control_images(self, every: int, racing: int) -> int:
@@ -231,8 +244,12 @@ class TimeLimit:
         seen = min(every, self._search.plan.few)
         if self._limit_s is None or not racing:
             return every
-        pace = _SLACK * max(self._speed(), 1e-9) / min(racing, self._capacity)
-        return min(every, seen + int(max(0.0, self._left()) / pace / racing))
+        return min(every, seen + int(max(0.0, self._left()) / self._pace(racing) / racing))
+
+    def _pace(self, models: int) -> float:
+        """Seconds an image of the final evaluation is to take, with so many models to run."""
+        seconds = self._image_s or self._speed() / min(models, self._capacity)
+        return _SLACK * max(seconds, 1e-9)
 
     @property
     def final_parts(self) -> int:

@@ -91,7 +91,8 @@ def test_a_control_that_is_not_told_from_the_best_sees_more_images(
     run = run_search(settings, problem, tmp_path / "run", engine=workers, around=Around(0.0))
     seen = [r.score.num_images for r in run.final.controls if r.score is not None]
     assert seen
-    if alike:
-        assert min(seen) > run.plan.few
+    if alike:  # not only what the race leaves over, which is a tenth of its time at most
+        assert min(seen) > 4 * run.plan.few
     else:
         assert set(seen) == {run.plan.few}
+    assert workers.now <= 300.0
