@@ -16,6 +16,10 @@ from autotok.searching.space.problem import Problem, TallyLike, Tuned, budgets_o
 from .question import COMPARABLE, Question
 from .session import Loaded, Session, build_problem
 
+_COMPARED = 64
+"""Images in whose order two sets are compared, as a folder decodes what it is asked for; other
+labels give another order, which every one of them can tell."""
+
 
 def build_session(
     question: Question,
@@ -134,9 +138,8 @@ def _require_same_images(question: Question, name: str, found: Session, first: S
             f" ({data.labelling}), and several backbones are compared by right answers; give"
             " labelled data, or search one backbone at a time"
         )
-    seed = found.evaluator.seed
-    same = len(data) == len(other) and data.subset(len(data), seed) == other.subset(len(data), seed)
-    if not same:
+    first_ones, their_first = (d.subset(_COMPARED, found.evaluator.seed) for d in (data, other))
+    if len(data) != len(other) or first_ones != their_first:
         raise DataError(
             f"data '{data.name}' has other labels for backbone '{name}' than for"
             f" '{question.backbone}', so the two cannot be compared image by image; give"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from problems import fake_problem, vit_facts
 
 import autotok
@@ -17,6 +18,7 @@ from autotok.backbones.tiny import tiny_vit
 from autotok.config import CompressionConfig, Primitive, Reduction
 from autotok.counting.macs import cost
 from autotok.errors import AutotokError, ConfigError, DataError, ExportError
+from autotok.evaluation.folder import FolderData
 from autotok.searching.engines.base import Workers
 from autotok.searching.running.engine_choice import ProblemFactory
 from autotok.searching.running.question import Question, check_names
@@ -95,6 +97,26 @@ def test_a_configuration_is_judged_by_the_backbone_that_it_names() -> None:
     for name in ("small", "big", ""):
         both.evaluate(CompressionConfig(backbone=name), 0, 4)
     assert seen == ["small", "big", "big"]
+
+
+def test_that_images_are_the_same_is_seen_without_reading_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = Image.new("RGB", (8, 8))
+    for number in range(300):
+        file = tmp_path / str(number % 10) / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        pixels.save(file)
+    read: set[int] = set()
+    decode = FolderData._decode
+
+    def counted(data: FolderData, indices: Sequence[int]) -> None:
+        read.update(indices)
+        decode(data, indices)
+
+    monkeypatch.setattr(FolderData, "_decode", counted)
+    build_session(dataclasses.replace(QUESTION, data=str(tmp_path), class_names=None))
+    assert 0 < len(read) < 150
 
 
 def test_methods_are_those_that_fit_each_backbone() -> None:
