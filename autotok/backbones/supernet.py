@@ -115,7 +115,7 @@ class SupernetView(AutoFormerBase):
     def alone(self) -> AutoFormer:
         cut = self.supernet.cut(self.subnet, name=self.facts.name)
         cut = cut.at_size(self.facts.image_shape[1]) if self.is_resized else cut
-        return cut.to(next(self.parameters()).device).train(self.training)
+        return cut.to(next(self.parameters())).train(self.training)
 
     def _stem(self) -> StemWeights:
         net, width = self.supernet, self.subnet.embed_dim

@@ -75,9 +75,9 @@ def compress_backbone(
     model = _in_mode(model, backbone.training)
     like = next(backbone.parameters())
     if not like.is_meta:
-        model.reducers.to(like.device)
+        model.reducers.to(like)
     if exits is not None:
-        exits.to(like.device)
+        exits.to(like)
     return model
 
 

@@ -17,10 +17,14 @@ from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
+from autotok.exits import ExitPolicy
+from autotok.methods import get_method, list_methods
 from autotok.methods.base import Kind, TokenReducer
+from autotok.methods.image_scoring import ImageScoring
 from autotok.methods.primitives import select
 from autotok.searching.space.settings import SearchSettings
-from autotok.testing.model import default_backbones
+from autotok.testing.model import default_backbones, example_config
+from autotok.testing.reduction_case import stand_in
 from autotok.tokens import Taps, Tokens
 
 
@@ -216,3 +220,21 @@ def test_a_model_without_hooks_says_nothing(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING):
         model(torch.randn(1, 3, 32, 32))
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("name", [n for n in list_methods() if n != "none"])
+def test_a_model_in_half_precision_has_reducers_in_it(name: str) -> None:
+    backbone = tiny_backbone().to(torch.bfloat16)
+    model = compress_backbone(backbone, example_config(get_method(name), backbone.facts))
+    for reducer in model.reducers.children():
+        if isinstance(reducer, ImageScoring):
+            reducer.network = stand_in().to(torch.bfloat16)
+    logits = model.eval()(torch.randn(1, 3, 32, 32, dtype=torch.bfloat16))
+    state = [t for t in model.state_dict().values() if t.is_floating_point()]
+    assert {t.dtype for t in [logits, *state]} == {torch.bfloat16}
+
+
+def test_heads_of_exits_are_in_the_number_format_of_the_model() -> None:
+    config = CompressionConfig(exits=ExitPolicy((1, 3)))
+    model = compress_backbone(tiny_backbone().to(torch.bfloat16), config).eval()
+    assert model(torch.randn(2, 3, 32, 32, dtype=torch.bfloat16)).dtype == torch.bfloat16
