@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +21,7 @@ from autotok.documents import Place, parse_json
 from autotok.errors import ConfigError, nearest
 from autotok.exits import ExitPolicy
 from autotok.finetune_spec import FineTuneSpec
-from autotok.plain_data import to_plain, typed
+from autotok.plain_data import to_plain, typed, whole
 from autotok.pruned_spec import PrunedSpec
 
 VERSION = 1
@@ -90,14 +91,19 @@ class Reduction:
     options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        object.__setattr__(self, "options", _read_only(self.options))
+        for name in ("layer", "num_keep"):
+            given = getattr(self, name)
+            if type(given) is not int and (given is not None or name == "layer"):
+                object.__setattr__(self, name, whole(name, given))
         if self.layer < 0:
             raise ConfigError(f"layer {self.layer} cannot reduce: layers count from 0")
         if self.keep_ratio is not None and self.num_keep is not None:
             raise ConfigError(f"layer {self.layer} gives both keep_ratio and num_keep; give one")
-        if self.keep_ratio is not None and not 0.0 < self.keep_ratio <= 1.0:
+        ratio: Any = self.keep_ratio
+        if ratio is not None and not (isinstance(ratio, Real) and 0.0 < float(ratio) <= 1.0):
             raise ConfigError(
-                f"keep_ratio {self.keep_ratio} at layer {self.layer} is outside (0, 1]"
+                f"keep_ratio {self.keep_ratio!r} at layer {self.layer} is outside (0, 1]"
             )
         if self.num_keep is not None and self.num_keep < 0:
             raise ConfigError(f"num_keep {self.num_keep} at layer {self.layer} is negative")
@@ -152,7 +158,8 @@ class CompressionConfig:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        object.__setattr__(self, "options", _read_only(self.options))
+        _require_reductions(self.reductions)
         object.__setattr__(
             self, "reductions", tuple(sorted(self.reductions, key=lambda r: r.layer))
         )
@@ -171,6 +178,8 @@ class CompressionConfig:
             )
         _one_of("positions", self.positions, POSITIONS)
         _one_of("number_format", self.number_format, NUMBERS)
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", whole("image_size", self.image_size))
         if self.image_size is not None and not 1 <= self.image_size <= MOST_SIDE:
             raise ConfigError(
                 f"image_size {self.image_size} is no side of an image; give a multiple of the"
@@ -270,6 +279,27 @@ def _reduction_dict(reduction: Reduction) -> dict[str, Any]:
     if reduction.options:
         data["options"] = dict(reduction.options)
     return data
+
+
+def _read_only(options: Options) -> Options:
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"options are {options!r}; give a mapping, such as {{'alpha': 0.5}}")
+    plain = {name: _scalar(value) for name, value in options.items()}
+    return MappingProxyType(plain)
+
+
+def _scalar(value: Any) -> Any:
+    """NumPy's numbers as Python's, which JSON knows."""
+    return value.item() if type(value).__module__ == "numpy" else value
+
+
+def _require_reductions(given: Any) -> None:
+    listed = isinstance(given, (list, tuple))
+    if not listed or not all(isinstance(item, Reduction) for item in given):
+        raise ConfigError(
+            f"reductions are {given!r}; give a tuple of Reduction, such as"
+            " (Reduction(3, keep_ratio=0.7),)"
+        )
 
 
 def _one_of(word: str, value: object, allowed: tuple[str, ...]) -> None:

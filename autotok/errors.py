@@ -131,7 +131,7 @@ class DeviceUnreachable(AutotokError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` did you mean 'x'?` for the closest known name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f" did you mean '{close[0]}'?" if close else ""
 
 

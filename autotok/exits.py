@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotok.errors import ConfigError, nearest
@@ -102,6 +104,7 @@ class ExitPolicy:
                 f"{len(given)} exit thresholds are given for {len(layers)} exits; give one, or one"
                 " for each"
             )
+        self._check_thresholds(given)
         object.__setattr__(self, "threshold", given)
         usual = _PATIENCE.get(self.criterion, 0)
         if self.patience < 0 or (self.patience and not usual):
@@ -110,6 +113,14 @@ class ExitPolicy:
                 " give 1 or more with patience or patient_confident, else leave it out"
             )
         object.__setattr__(self, "patience", self.patience or usual)
+
+    def _check_thresholds(self, given: Sequence[float]) -> None:
+        """-1 is what is found where all images stop at the first exit."""
+        most = 1.0 if self.criterion == "confidence" else math.inf
+        wrong = [t for t in given if not (math.isfinite(t) and -1.0 <= t <= most)]
+        if wrong:
+            allowed = "a probability, 0 to 1" if most == 1.0 else "an entropy in nats, 0 or more"
+            raise ConfigError(f"exit threshold {wrong[0]:g} is none; give {allowed}")
 
     def _check_mean(self) -> None:
         if self.mean_macs is None:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 from autotok.errors import ConfigError
+from autotok.plain_data import whole
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class BackboneFacts:
             ConfigError: the side is no multiple of the patch size, or the family has one size.
         """
         channels, *own = self.image_shape
-        if side is None or own == [side, side]:
+        if side is None or own == [whole("image_size", side)] * 2:
             return self
         if self.one_size:
             raise ConfigError(

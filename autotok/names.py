@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterable, Sequence
 
 from autotok.errors import ConfigError, UnknownName
+from autotok.plain_data import whole
 
 ENGINES = ("local", "ray")
 NUMBER_FORMATS = ("auto", "float32", "bfloat16", "float16")
@@ -19,7 +20,7 @@ def check_precision(name: str) -> None:
 
 def check_number(what: str, value: int | None) -> None:
     """Raise `ConfigError` where a number of images is below 1; None is as many as usual."""
-    if value is not None and value < 1:
+    if value is not None and whole(what, value) < 1:
         raise ConfigError(f"{what} is {value}; give at least 1")
 
 

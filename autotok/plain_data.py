@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import re
 import types
 import typing
@@ -213,6 +214,18 @@ def _primitive(value: Any, kind: type, place: Place) -> Any:
     if kind is float and (value != value or value in (math.inf, -math.inf)):
         raise ConfigError(f"{place}: must be a finite number, got {value}")
     return value
+
+
+def whole(what: str, value: object) -> int:
+    """A value as an int, whatever kind of integer it is, NumPy's too.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"{what} is {_shown(value)}; give a whole number") from None
 
 
 def _shown(value: object) -> str:

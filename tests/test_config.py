@@ -4,7 +4,11 @@ import copy
 import dataclasses
 import math
 import pickle
+import re
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -153,3 +157,40 @@ def test_reductions_of_one_layer_and_count_are_read_as_one_object() -> None:
 def test_a_wrong_layer_or_count_is_refused(reduction: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         CompressionConfig.from_dict({"method": "tome", "reductions": [reduction]})
+
+
+ANY_REDUCTION: Any = Reduction
+ANY_CONFIG: Any = CompressionConfig
+"""As whoever has no type checker calls them."""
+
+
+def test_numbers_of_numpy_are_python_s() -> None:
+    plain = CompressionConfig("ltp", (Reduction(3, num_keep=5, options={"a": 2}),), {"b": 0.5})
+    same = ANY_CONFIG(
+        "ltp",
+        (ANY_REDUCTION(np.int64(3), num_keep=np.int32(5), options={"a": np.int64(2)}),),
+        {"b": np.float32(0.5)},
+        image_size=None,
+    )
+    assert same.to_json() == plain.to_json()
+    sized = ANY_CONFIG(image_size=np.int64(48))
+    assert sized.to_json() == CompressionConfig(image_size=48).to_json()
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: ANY_REDUCTION("3", num_keep=5), "layer is '3'; give a whole number"),
+        (lambda: ANY_REDUCTION(1.5, num_keep=5), "layer is 1.5"),
+        (lambda: ANY_REDUCTION(3, num_keep=5.0), "num_keep is 5.0"),
+        (lambda: ANY_REDUCTION(3, keep_ratio="half"), "keep_ratio 'half' at layer 3"),
+        (lambda: ANY_REDUCTION(3, options=4), "options are 4; give a mapping"),
+        (lambda: ANY_CONFIG(options=["a"]), "give a mapping"),
+        (lambda: ANY_CONFIG(image_size="48"), "image_size is '48'"),
+        (lambda: ANY_CONFIG("evit", Reduction(3, num_keep=5)), "give a tuple of Reduction"),
+        (lambda: ANY_CONFIG("evit", ({3: 0.7},)), "give a tuple of Reduction"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(build: Callable[[], Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        build()

@@ -1,5 +1,6 @@
 """`ExitPolicy`: what it takes, what it refuses, and that configurations carry it."""
 
+import math
 import pickle
 from typing import Any
 
@@ -49,6 +50,9 @@ def test_lgvits_kinds_are_spelled_out() -> None:
         ({"criterion": "sure"}, "criterion 'sure' is unknown"),
         ({"threshold": (0.1, 0.2, 0.3)}, "3 exit thresholds are given for 2 exits"),
         ({"criterion": "patience", "threshold": (0.1,)}, "'patience' has no threshold"),
+        ({"threshold": (80,)}, "exit threshold 80 is none; give a probability, 0 to 1"),
+        ({"threshold": (math.nan,)}, "exit threshold nan is none"),
+        ({"criterion": "entropy", "threshold": (math.inf,)}, "inf is none; give an entropy"),
         ({"patience": 2}, "patience 2 means nothing under exit criterion 'confidence'"),
     ],
 )

@@ -92,6 +92,11 @@ def compress(
     elif method is not None or keep is not None or r is not None or options is not None:
         raise ConfigError("give either a config or a method with keep or r, not both")
     chosen = read_config(config, backbone)
+    if None not in (image_size, chosen.image_size) and image_size != chosen.image_size:
+        raise ConfigError(
+            f"image_size is {image_size}, and the configuration's is {chosen.image_size}; leave one"
+            " of them out"
+        )
     if backbone.is_resized and chosen.image_size is None:  # else it would mean the model's own size
         chosen = dataclasses.replace(chosen, image_size=backbone.facts.image_shape[1])
     trained = chosen.mode == "retrain" or chosen.exits is not None
@@ -161,6 +166,8 @@ def build_config(
         raise ConfigError("give keep or r, not both")
     reductions: tuple[Reduction, ...] = ()
     if keep is not None:
+        if not isinstance(keep, Mapping):
+            raise ConfigError(f"keep is {keep!r}; give a ratio per layer, such as {{3: 0.7}}")
         reductions = tuple(Reduction(layer, keep_ratio=ratio) for layer, ratio in keep.items())
     elif r is not None:
         facts = backbone.facts
@@ -171,8 +178,11 @@ def build_config(
         raise ConfigError(
             f"method '{method}' needs keep (a ratio per layer) or r (tokens per layer)"
         )
-    known, given = chosen.resolve_options(options or {}), options or {}
-    return pinned(CompressionConfig(method, reductions, {name: known[name] for name in given}))
+    config = CompressionConfig(method, reductions, options or {})
+    known = chosen.resolve_options(config.options)
+    return pinned(
+        dataclasses.replace(config, options={name: known[name] for name in config.options})
+    )
 
 
 def read_config(config: ConfigLike, backbone: Backbone) -> CompressionConfig:
@@ -183,6 +193,11 @@ def read_config(config: ConfigLike, backbone: Backbone) -> CompressionConfig:
     """
     if isinstance(config, CompressionConfig):
         return config
+    if not isinstance(config, (str, Path)):
+        raise ConfigError(
+            f"config is {config!r}; give a CompressionConfig (of plain data:"
+            " CompressionConfig.from_dict), or the path of a best.yaml"
+        )
     bundle = read_best(Path(config))
     bundle.check_fits((backbone if backbone.pruned is None else backbone.whole).facts)
     return bundle.config

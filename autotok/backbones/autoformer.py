@@ -129,6 +129,8 @@ class StemWeights:
 class AutoFormerBase(Backbone):
     """The forward, written against weights that a sub-class hands out."""
 
+    subnet: SubnetSpec
+
     def _stem(self) -> StemWeights:
         raise NotImplementedError
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
 from autotok.pruned_spec import PrunedSpec
@@ -68,6 +69,8 @@ class Backbone(nn.Module):
     pruned: PrunedSpec | None = None
     """What is left of the uncompressed model, where `pruning.pruned` cut some of it out."""
     uncut: Uncut | None = None
+    subnet: SubnetSpec | None = None
+    """Which one of an AutoFormer supernet it is."""
 
     def embed(
         self, images: Tensor, needs: Needs = Needs.NONE, *, trace: bool = False

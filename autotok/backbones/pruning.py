@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from autotok.config import Subnet
+from autotok.config import Subnet, SubnetSpec
 from autotok.errors import ConfigError, UnsupportedBackbone
 from autotok.facts import BackboneFacts, BlockFacts
 from autotok.pruned_spec import PrunedSpec, listed_units
@@ -107,13 +107,22 @@ def require_prunable(backbone: Backbone) -> None:
         )
 
 
-def check_subnet(backbone: Backbone, spec: PrunedSpec) -> None:
+def check_subnet(backbone: Backbone, spec: Subnet) -> None:
     """Raise where a structure is none of a backbone's.
 
     Raises:
         UnsupportedBackbone: nothing can be cut out of it.
-        ConfigError: it has no such block, head or unit.
+        ConfigError: it has no such block, head or unit, or is no such subnet of a supernet.
     """
+    if isinstance(spec, SubnetSpec):
+        if spec != backbone.subnet:
+            own = "no AutoFormer" if backbone.subnet is None else backbone.subnet.short
+            raise ConfigError(
+                f"subnet is one of an AutoFormer supernet ({spec.short}), and backbone"
+                f" '{backbone.facts.name}' is {own}; give the one that it names"
+                " (autotok.load_backbone(NAME, subnet=...)), or leave subnet out"
+            )
+        return
     require_prunable(backbone)
     facts = backbone.facts
     if spec.blocks[-1] >= facts.num_blocks:
@@ -149,10 +158,9 @@ def facts_under(backbone: Backbone, subnet: Subnet | None) -> BackboneFacts:
     Raises:
         ConfigError, UnsupportedBackbone: see `check_subnet`.
     """
-    if not isinstance(subnet, PrunedSpec):
-        return backbone.facts
-    check_subnet(backbone, subnet)
-    return pruned_facts(backbone, subnet)
+    if subnet is not None:
+        check_subnet(backbone, subnet)
+    return pruned_facts(backbone, subnet) if isinstance(subnet, PrunedSpec) else backbone.facts
 
 
 def _pruned_block(backbone: Backbone, spec: PrunedSpec, at: int) -> BlockFacts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotok.backbones.base import Backbone
 from autotok.backbones.hf_vit import HFViT
-from autotok.backbones.pruning import pruned, why_not_prunable
+from autotok.backbones.pruning import check_subnet, pruned
 from autotok.config import CompressionConfig, SubnetSpec
 from autotok.errors import ConfigError
 from autotok.methods.folding import adapters_of
@@ -83,11 +83,8 @@ def compress_backbone(
 
 def _pruned(backbone: Backbone, config: CompressionConfig) -> Backbone:
     """What the configuration leaves of a backbone, which may be pruned to that already."""
-    if isinstance(config.subnet, SubnetSpec) and why_not_prunable(backbone) is None:
-        raise ConfigError(
-            f"subnet is one of an AutoFormer supernet ({config.subnet.short}), and backbone"
-            f" '{backbone.facts.name}' is none; give the supernet, or leave subnet out"
-        )
+    if isinstance(config.subnet, SubnetSpec):
+        check_subnet(backbone, config.subnet)
     if not isinstance(config.subnet, PrunedSpec) or config.subnet == backbone.pruned:
         return backbone
     return pruned(backbone, config.subnet)

@@ -34,6 +34,11 @@ class OwnOutputViT(CompressedViT):
         if pixel_values is None:
             if images is None:
                 raise TypeError("give pixel_values")
+            if full_length:
+                raise TypeError(
+                    "full_length is about the model's own output, and images alone are answered by"
+                    " one tensor; give them as pixel_values"
+                )
             return super().forward(images)
         backbone = self.backbone
         assert isinstance(backbone, HFViT)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from autotok.config import Reduction, round_count
 from autotok.errors import ConfigError
+from autotok.plain_data import whole
 
 
 def spread(num_removed: int, inflection: float, num_blocks: int) -> tuple[int, ...]:
@@ -37,12 +38,12 @@ def from_num_removed(
     A pair is read as (r, inflection) if its second entry is a float, else as a list. `at_most_half`
     removes no more than half of what enters, as the authors' code does without a word.
     """
-    if isinstance(num_removed, int):
-        removed: Sequence[int] = (num_removed,) * num_blocks
+    if isinstance(num_removed, str) or not isinstance(num_removed, Sequence):
+        removed: Sequence[int] = (whole("r", num_removed),) * num_blocks
     elif len(num_removed) == 2 and isinstance(num_removed[1], float):
         removed = spread(int(num_removed[0]), num_removed[1], num_blocks)
     else:
-        removed = [int(r) for r in num_removed]
+        removed = [whole("r", r) for r in num_removed]
     if len(removed) > num_blocks:
         raise ConfigError(
             f"r is given for {len(removed)} blocks, but the backbone has {num_blocks}"

@@ -15,6 +15,7 @@ from other_vits import other_backbone
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import autotok
 from autotok.backbones.base import Backbone
 from autotok.backbones.hf_facts import hf_facts
 from autotok.backbones.hf_vit import HFViT
@@ -35,6 +36,7 @@ from autotok.counting.macs import cost
 from autotok.errors import ConfigError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
 from autotok.pruned_spec import PrunedSpec, listed_units, units_text
+from autotok.testing.model import default_backbones
 
 THEIRS = (
     "DINOv3ViTModel", "BeitModel", "CLIPVisionModelWithProjection", "ViTForImageClassification",
@@ -249,8 +251,19 @@ def test_a_subnet_that_none_can_be_is_told(changes: dict[str, tuple[int]], messa
 
 def test_a_subnet_of_a_supernet_is_none_of_a_plain_model() -> None:
     config = CompressionConfig(subnet=SubnetSpec(16, (2, 2), (2.0, 2.0)))
-    with pytest.raises(ConfigError, match=r"\(16 wide, 2 deep.*\), and backbone 'tiny' is none"):
+    with pytest.raises(ConfigError, match=r"\(16 wide.*\), and backbone 'tiny' is no AutoFormer"):
         compress_backbone(tiny_backbone(), config)
+
+
+def test_a_subnet_is_none_of_another_subnet_of_its_supernet() -> None:
+    backbone = default_backbones()[3]
+    own = backbone.subnet
+    assert own is not None
+    other = dataclasses.replace(own, heads=(1,) * own.depth)
+    assert compress_backbone(backbone, CompressionConfig(subnet=own)).config.subnet == own
+    for ask in (compress_backbone, autotok.macs):
+        with pytest.raises(ConfigError, match=r"heads 1, .* is 48 wide, 4 deep, heads 3"):
+            ask(backbone, CompressionConfig(subnet=other))
 
 
 def test_a_pruned_model_is_not_pruned_to_another_structure() -> None:

@@ -30,6 +30,8 @@ def test_by_keyword_the_own_class_answers_and_images_alone_give_one_tensor() -> 
     assert torch.equal(model(**inputs).logits, model(pixels()))
     with pytest.raises(TypeError, match="give pixel_values"):
         model()
+    with pytest.raises(TypeError, match="give them as pixel_values"):
+        model(pixels(), full_length=True)
 
 
 @torch.no_grad()
