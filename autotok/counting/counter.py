@@ -9,19 +9,20 @@ shapes but no numbers, and `FlopCounterMode` adds up what was executed. On the m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, evaluating
 from autotok.compression.model import CompressedViT
 
 from .meta_model import meta_copy
@@ -81,17 +82,28 @@ def count_each(model: CompressedViT, images: Tensor) -> list[int]:
 
     For methods whose token counts depend on the image: on the meta device they are nominal.
     """
-    like, found, was_training = next(model.parameters()), [], model.training
-    model.eval()
-    try:
+    like, found = next(model.parameters()), []
+    with evaluating(model), _as_constants(model):
         for image in images.to(like.device, like.dtype).split(1):
             # fused attention has no formula off the meta device; spelled out, it is two products
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 model(image)
             found.append(counter.get_total_flops() // 2)
-    finally:
-        model.train(was_training)
     return found
+
+
+@contextmanager
+def _as_constants(model: nn.Module) -> Iterator[None]:
+    """Parameters that nothing learns: torch's counter loses its way where a module is called with
+    one that does, such as the latent of an attention pool."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def count_macs(model: CompressedViT | Backbone) -> int:

@@ -1,12 +1,18 @@
 """Costs of images that cost different amounts, as the meter reads them."""
 
+import pytest
 import torch
 from early import early_model
 from early import images as early_images
 
+from autotok.backbones.timm_vit import TimmViT, VisionTransformer
+from autotok.compression.compress import compress_backbone
 from autotok.counting.adaptive import Metered, metered
-from autotok.counting.counter import count_each
+from autotok.counting.counter import count_each, count_macs
 from autotok.exits import ExitPolicy
+from autotok.methods.base import Count
+from autotok.methods.registry import get_method, list_methods, unmet_need
+from autotok.testing.model import example_config
 
 
 def test_the_meter_says_where_images_stopped_and_what_each_cost() -> None:
@@ -22,3 +28,21 @@ def test_the_meter_says_where_images_stopped_and_what_each_cost() -> None:
     assert sum(found.exits) == 16
     assert found.macs.tolist() == count_each(made, pictures)
     assert (found.tokens[:, -1] == 0).sum() == found.exits[0] + found.exits[1]
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in list_methods() if get_method(n).count is not Count.STATIC]
+)
+@pytest.mark.parametrize("pool", ["map", "avg"])
+def test_images_are_counted_under_every_pooling(name: str, pool: str) -> None:
+    """One that keeps its parameters' modes and gradients as they were."""
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3}
+    backbone = TimmViT(VisionTransformer(**shape, class_token=False, global_pool=pool), name=pool)
+    if unmet_need(get_method(name), backbone.facts) is not None:
+        return
+    made = compress_backbone(backbone, example_config(get_method(name), backbone.facts))
+    made.backbone.train()
+    counted = count_each(made, early_images(2))
+    assert 0 < min(counted) <= max(counted) < 1.1 * count_macs(backbone)
+    assert made.backbone.training
+    assert all(p.requires_grad for p in made.parameters())
