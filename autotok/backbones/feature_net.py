@@ -68,7 +68,7 @@ class FeatureNet(nn.Module):
         """
         if not self._inside:
             model = _pretrained(self.name, None).eval().requires_grad_(False)
-            self._inside = (model if like is None else model.to(like.device, like.dtype),)
+            self._inside = (model if like is None else model.to(like),)
         return self
 
     def to_structure(self, dtype: torch.dtype | None = None) -> nn.Module:

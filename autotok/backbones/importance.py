@@ -88,7 +88,7 @@ def _gradients(
 ) -> tuple[Tensor, ...]:
     """The gradients of all gates, three per block, in double precision."""
     like, facts = next(backbone.parameters()), backbone.facts
-    images = images.to(like.device, like.dtype)
+    images = images.to(like)
     gates = [
         _Gates(*(images.new_ones(len(images), 1, n).requires_grad_() for n in sizes))
         for sizes in ((block.heads, block.hidden, 1) for block in facts.blocks)

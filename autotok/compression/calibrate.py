@@ -46,7 +46,7 @@ def calibrated(model: CompressedViT, images: Tensor) -> CompressedViT:
 @torch.no_grad()
 def calibrate_thresholds(model: CompressedViT, images: Tensor) -> CompressionConfig:
     """The model's configuration with thresholds under which each reduction layer keeps its nominal
-    number of patch tokens on average over `images` (B, channels, height, width).
+    number of patch tokens on average over `images` (B, channels, height, width), wherever they are.
 
     The model keeps them as well, and says so in its own configuration. Layers are calibrated in
     one forward, each on what the earlier ones left.
@@ -60,11 +60,12 @@ def calibrate_thresholds(model: CompressedViT, images: Tensor) -> CompressionCon
             f"method '{model.config.method}' has no thresholds to calibrate; it keeps the counts"
             " that it is given"
         )
+    like = next(model.parameters())
     for reducer in reducers.values():
         reducer.calibrating = True
     try:
         with evaluating(model):
-            model.forward_tokens(images)
+            model.forward_tokens(images.to(like))
     finally:
         for reducer in reducers.values():
             reducer.calibrating = False

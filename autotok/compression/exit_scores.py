@@ -157,7 +157,8 @@ def sureness(model: CompressedViT, scores: ExitScores) -> NDArray[np.float64]:
 def recorded_exits(model: CompressedViT, batches: Iterable[Tensor]) -> ExitScores:
     """`score_exits` of all images of `batches` (tensors (B, C, H, W)), whatever mode the model is
     in: once recorded, what any threshold costs and answers is arithmetic."""
+    like = next(model.parameters())
     with evaluating(model):
         return ExitScores.joined(
-            [ExitScores.joined([score_exits(model, images)]) for images in batches]
+            [ExitScores.joined([score_exits(model, images.to(like))]) for images in batches]
         )

@@ -154,7 +154,7 @@ def token_maps(model: CompressedViT, images: Tensor) -> list[TokenMap]:
     layers = () if exits is None else exits.policy.layers
     watch = TapRequest(mapping=True, after=frozenset(layers))
     with evaluating(model):
-        images = images.to(like.device, like.dtype)
+        images = images.to(like)
         tokens = model.forward_tokens(images, trace=True, watch=watch)
         logits = model.backbone.readout(tokens) if undecided else model(images)
         stops: list[int | None] = [None] * len(images)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autotok.backbones.base import Backbone
+from autotok.backbones.base import Backbone, evaluating
 from autotok.compression.calibrate import calibrate_thresholds
 from autotok.compression.compress import reconfigured
 from autotok.compression.exit_scores import ExitScores, score_exits
@@ -78,14 +78,11 @@ def image_costs(model: CompressedViT, images: Tensor) -> ImageCosts:
 
     Padding costs nothing here: it is what a batch adds, not what the method needs.
     """
-    watch, was_training = _watch(model), model.training
-    model.eval()  # training masks tokens and removes none
-    try:
+    watch, images = _watch(model), images.to(next(model.parameters()))
+    with evaluating(model):  # training masks tokens and removes none
         if isinstance(model, TwoPassViT):
             return pass_costs(model, model.answer(images).refined)
         model.forward_tokens(images, watch=watch)
-    finally:
-        model.train(was_training)
     return _costs(model, watch)
 
 

@@ -84,7 +84,7 @@ def count_each(model: CompressedViT, images: Tensor) -> list[int]:
     """
     like, found = next(model.parameters()), []
     with evaluating(model), _as_constants(model):
-        for image in images.to(like.device, like.dtype).split(1):
+        for image in images.to(like).split(1):
             # fused attention has no formula off the meta device; spelled out, it is two products
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 model(image)

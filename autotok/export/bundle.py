@@ -136,10 +136,10 @@ def _rebuilt(folder: Path, model: CompressedViT, images: Tensor) -> dict[str, An
     """Whether what the folder says gives the same model again. One made from a model object may
     not: names leave open what arguments, or somebody's hands, changed."""
     like = next(model.parameters())
-    images = images.to(like.device, like.dtype)
+    images = images.to(like)
     found: dict[str, Any]
     try:
-        again = load_bundle(folder).to(like.device, like.dtype)
+        again = load_bundle(folder).to(like)
         with torch.no_grad():
             expected, got = (CompressedViT.forward(m, images).float() for m in (model, again))
     except Exception as error:  # whatever it is, what was compressed is handed over all the same

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from autotok.config import Options, Primitive
 from autotok.errors import ConfigError, nearest
@@ -175,6 +175,11 @@ class TokenReducer(nn.Module):
         for name in {"proportional", "track_size"} & self.values.keys():
             self.proportional_attention = bool(self.values[name])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles are made of: a training step leaves tensors here for its loss,
+        and the graph behind them can be in neither."""
+        return {name: _cut_loose(value) for name, value in vars(self).items()}
+
     # --- the mathematics
 
     def reduce(self, tokens: Tokens, taps: Taps, num_keep: int) -> Tokens:
@@ -266,3 +271,12 @@ class TokenReducer(nn.Module):
     def notes(cls, facts: BackboneFacts, options: Options) -> tuple[str, ...]:
         """What a result should record, such as which score stood in for the class token's."""
         return ()
+
+
+def _cut_loose(value: Any) -> Any:
+    """The same, without the graphs behind its tensors."""
+    if isinstance(value, Tensor):
+        return value.detach() if value.grad_fn is not None else value
+    if type(value) in (tuple, list):
+        return type(value)(map(_cut_loose, value))
+    return {k: _cut_loose(v) for k, v in value.items()} if type(value) is dict else value

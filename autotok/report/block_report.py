@@ -86,7 +86,7 @@ def _measured(
     """Of every model, milliseconds of its blocks and shares of classes of operator."""
     like, facts = next(models[0].parameters()), models[0].backbone.own_facts
     images = torch.randn(batch, *facts.image_shape, generator=torch.Generator().manual_seed(0))
-    images = images.to(like.device, like.dtype)
+    images = images.to(like)
     with evaluating(*models):
         return block_times(models, images), [operator_shares(model, images) for model in models]
 

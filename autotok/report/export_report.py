@@ -155,8 +155,7 @@ def with_thresholds_found(
     if data is None or not missing_thresholds(model.config):
         return model, ""
     images = calibration_images(model, data, class_names)
-    like = next(model.parameters())
-    return calibrated(model, images.to(like.device, like.dtype)), f"{len(images)} of '{data}'"
+    return calibrated(model, images), f"{len(images)} of '{data}'"
 
 
 def first_images(source: DataSource, number: int, seed: int = 0) -> Tensor:

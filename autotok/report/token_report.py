@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from autotok.compression.calibrate import CALIBRATION_IMAGES, calibrated, needs_calibration
 from autotok.compression.model import CompressedViT
 from autotok.compression.token_map import TokenMap, token_maps
@@ -104,6 +102,4 @@ def _with_thresholds(
         source = load_data(name, model.backbone, split="train")
         images, _ = source.batch(source.subset(CALIBRATION_IMAGES, 0))
         told_of = f"{len(images)} training images of '{name}'"
-    like = next(model.parameters())
-    with torch.no_grad():
-        return calibrated(model, images.to(like.device, like.dtype)), told_of
+    return calibrated(model, images), told_of

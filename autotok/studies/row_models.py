@@ -117,7 +117,7 @@ class RowModels:
         model, whole = worker.compressed(config), worker.backbone
         like = next(whole.parameters())
         batch = batch if like.device.type == "cuda" else 1
-        images = torch.randn(batch, *whole.facts.image_shape).to(like.device, like.dtype)
+        images = torch.randn(batch, *whole.facts.image_shape).to(like)
         with evaluating(model, whole):
             reference = None if config.method == "none" else whole
             return measure(model, images, reference=reference, rounds=TURNS, timeout_s=_PATIENCE_S)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autotok.backbones.base import evaluating
 from autotok.compression.calibrate import calibrated
 from autotok.compression.compress import reconfigured
 from autotok.compression.model import CompressedViT
@@ -79,15 +80,11 @@ class HeldOut:
 
     def loss(self, student: CompressedViT, count: int | None = None) -> float:
         """Mean loss over the first `count` images, infinite where it is no number."""
-        device, was_training = next(student.parameters()).device, student.training
-        learns = _learns_amounts(student)
-        student.eval()
-        try:
-            with torch.no_grad(), own_randomness(device), self._objective.judging(own_terms=learns):
-                seed_streams(SEED, device)
-                found = self._mean(self._as_handed_over(student, learns), count, device)
-        finally:
-            student.train(was_training)
+        device, learns = next(student.parameters()).device, _learns_amounts(student)
+        judging = self._objective.judging(own_terms=learns)
+        with torch.no_grad(), own_randomness(device), judging, evaluating(student):
+            seed_streams(SEED, device)
+            found = self._mean(self._as_handed_over(student, learns), count, device)
         return found if math.isfinite(found) else math.inf
 
     def _as_handed_over(self, student: CompressedViT, learns: bool) -> CompressedViT:
@@ -96,7 +93,7 @@ class HeldOut:
         if learns:
             model.reducers.train()
         elif _is_calibrated(student):
-            model = calibrated(model, self._images.to(next(student.parameters()).device))
+            model = calibrated(model, self._images)
         return model
 
     def _mean(self, model: CompressedViT, count: int | None, device: torch.device) -> float:

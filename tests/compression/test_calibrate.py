@@ -1,9 +1,13 @@
 """Which configurations need thresholds found for them, and with which option they are stored."""
 
 import pytest
+import torch
 
+from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.calibrate import needs_calibration, needs_recalibration
+from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.adaptive import calibrated_within
 from autotok.methods import get_method, list_methods
 from autotok.methods.base import Count
 from autotok.methods.thresholds import Calibrated
@@ -48,3 +52,11 @@ def test_thresholds_found_before_training_are_found_again_after_it_unless_it_lea
     assert needs_recalibration(CompressionConfig("spvit", amounts))
     assert not needs_recalibration(CompressionConfig("ltmp", amounts))
     assert not needs_recalibration(CompressionConfig("dynamicvit", amounts))
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_thresholds_of_a_model_in_half_precision_are_found_on_any_images(name: str) -> None:
+    backbone = tiny_backbone().to(torch.bfloat16)
+    model = compress_backbone(backbone, CompressionConfig(name, (Reduction(1, num_keep=8),)))
+    found = calibrated_within(model, torch.randn(8, 3, 32, 32))
+    assert not needs_calibration(found.config)

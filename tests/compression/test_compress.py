@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.model import CompressedViT
 from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.counter import count_macs
 from autotok.exits import ExitPolicy
 from autotok.methods import get_method, list_methods
 from autotok.methods.base import Kind, TokenReducer
@@ -238,3 +240,14 @@ def test_heads_of_exits_are_in_the_number_format_of_the_model() -> None:
     config = CompressionConfig(exits=ExitPolicy((1, 3)))
     model = compress_backbone(tiny_backbone().to(torch.bfloat16), config).eval()
     assert model(torch.randn(2, 3, 32, 32, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", [n for n in list_methods() if n not in ("none", "papr")])
+def test_a_model_is_copied_between_two_training_steps(name: str) -> None:
+    backbone = tiny_backbone().train()
+    model = compress_backbone(backbone, example_config(get_method(name), backbone.facts))
+    model(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    twin = copy.deepcopy(model)
+    assert twin.training
+    assert count_macs(model) == count_macs(twin)
+    pickle.loads(pickle.dumps(model))
