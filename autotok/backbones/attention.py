@@ -56,11 +56,13 @@ def attention(
     needs: Needs,
     *,
     positions: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Taps]:
     """Softmax attention over (B, H, N, D) queries, keys and values.
 
-    `positions`, (B or 1, H, N, N), is what the places of two tokens add to their logit. Returns the
-    heads' outputs (B, H, N, D) and the taps asked for.
+    `positions`, (B or 1, H, N, N), is what the places of two tokens add to their logit; `dropout`
+    the share of the weights that outputs are made without. Returns the heads' outputs (B, H, N, D)
+    and the taps asked for.
     """
     scale = q.shape[-1] ** -0.5
     bias = _added(key_bias(tokens, q.dtype), positions, q.dtype)
@@ -70,10 +72,10 @@ def attention(
             logits = logits + bias
         weights = softmax(logits, tokens)
         del logits  # or two maps are held beside the outputs
-        out = weights @ v
+        out = (F.dropout(weights, dropout) if dropout else weights) @ v
         return out, tapped(q, k, v, out, needs, _of_map(weights, needs, tokens))
     rows = None if bias is None else bias.expand(-1, -1, q.shape[2], -1)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=rows)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=rows, dropout_p=dropout)
     of_map = {}
     if needs & Needs.CLS_ATTENTION:
         row = (q[:, :, :1] * scale) @ k.transpose(-2, -1)  # (B, H, 1, N)

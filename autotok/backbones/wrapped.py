@@ -138,7 +138,8 @@ class WrappedViT(Backbone):
         shared = self.shared_bias() if tokens.shared is None else tokens.shared
         added = [part for part in (self.bias(index), shared) if part is not None]
         between = bias_between(sum(added[1:], added[0]), tokens) if added else None
-        out, taps = attention(q, k, v, tokens, needs, positions=between)
+        dropout = _dropout(self.block(index).get_submodule(self.attention_at))
+        out, taps = attention(q, k, v, tokens, needs, positions=between, dropout=dropout)
         if needs & Needs.NORMED:
             taps = taps.having("normed", normed)
         return parts.out(out.transpose(1, 2).flatten(2), gate), taps
@@ -204,3 +205,13 @@ def pooling_bias(tokens: Tokens, dtype: torch.dtype, *, prefix: bool) -> Tensor 
     if bias is None:
         return None
     return bias[:, None, None, 0 if prefix else tokens.num_prefix :]
+
+
+def _dropout(attn: nn.Module) -> float:
+    """Of the weights of an attention that is trained: timm has a module for it, transformers a
+    number."""
+    if not attn.training:
+        return 0.0
+    held = (getattr(attn, name, None) for name in ("attn_drop", "attention_dropout", "dropout"))
+    rates = (part.p if isinstance(part, nn.Dropout) else part for part in held)
+    return next((float(rate) for rate in rates if isinstance(rate, (int, float))), 0.0)

@@ -1,16 +1,20 @@
 """Whatever goes, blocks see the places of the original grid: held to the full grid's own map."""
 
+import copy
 import dataclasses
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from hf_models import hf_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from other_vits import OTHERS, images, other, other_backbone
 from small_vits import drawn
-from torch import Tensor
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 
 from autotok.backbones.autoformer import AutoFormer, SupernetSpec
 from autotok.backbones.base import Backbone
@@ -210,3 +214,35 @@ def test_training_learns_turns_and_biases() -> None:
         gradient = model.weights.get_parameter(name).grad
         assert gradient is not None
         assert float(gradient.abs().max()) > 0
+
+
+CLASSIFIERS = ("ViT", "CLIP", "Dinov2", "Siglip")
+
+
+def with_dropout(kind: str) -> nn.Module:
+    """A model in training whose attention drops half of its weights."""
+    if kind == "timm":
+        return VisionTransformer(
+            img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2, attn_drop_rate=0.5
+        )
+    model = copy.deepcopy(hf_model(kind))
+    for part in model.modules():
+        for name in {"attention_dropout", "dropout"} & vars(part).keys():
+            if isinstance(getattr(part, name), float):
+                setattr(part, name, 0.5)
+    return cast(nn.Module, model)
+
+
+@pytest.mark.parametrize("kind", ["timm", *(f"{k}ForImageClassification" for k in CLASSIFIERS)])
+def test_attention_drops_weights_in_training_as_the_library_s_own(kind: str) -> None:
+    model = with_dropout(kind).train()
+    backbone = as_backbone(model)
+    images = torch.randn(2, *backbone.facts.image_shape)
+    torch.manual_seed(0)
+    own = model(images) if kind == "timm" else model(pixel_values=images).logits
+    compressed = compress_backbone(backbone, CompressionConfig())
+    torch.manual_seed(0)
+    torch.testing.assert_close(compressed(images), own)
+    assert not torch.equal(compressed(images), own)
+    backbone.eval()
+    assert torch.equal(compressed(images), compressed(images))
