@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from autotok.backbones.base import Backbone
+from autotok.backbones.family import tensors_of
 from autotok.backbones.loading import check_file, check_name, load_backbone, load_structure
 from autotok.compression.compress import compress_backbone
 from autotok.compression.folding import pinned
@@ -19,7 +21,8 @@ from autotok.config import CompressionConfig
 from autotok.errors import ConfigError
 from autotok.evaluation.data import DataSource
 from autotok.export.best_yaml import BackboneRef, read_best
-from autotok.export.bundle import load_uncompressed
+from autotok.export.bundle import load_bundle, load_uncompressed
+from autotok.export.weights import EXITS, REDUCERS, WEIGHTS
 from autotok.finetune_spec import FineTuneSpec
 from autotok.names import check_number, known
 from autotok.training.distill import EXITS_ALONE, default_losses
@@ -27,6 +30,7 @@ from autotok.training.exit_losses import check_exit_losses
 from autotok.training.losses import get_loss
 from autotok.training.precision import PRECISIONS
 from autotok.training.recipes import list_recipes, recipe_settings
+from autotok.training.student import student_of
 from autotok.training.teacher import check_teacher
 from autotok.training.variation import check_smoothing, check_training_augment
 
@@ -40,6 +44,26 @@ class FineTuneJob:
     backbone: Backbone
     config: CompressionConfig
     ref: BackboneRef
+    source: CompressedViT | None = None
+    """A model of the same method or exits, whose own parameters training starts from."""
+
+    def student(self) -> tuple[CompressedViT, str]:
+        """(the model to train; which of its parameters were not drawn anew, in words)."""
+        student, said = student_of(self.backbone, self.config), []
+        if self.source is None:
+            return student, ""
+        source = copy.deepcopy(self.source)
+        like = next(student.parameters())
+        if student.exits is not None and source.exits is not None:
+            known = set(source.exits.policy.places) & set(student.exits.policy.places)
+            student.exits.take(source.exits.to(like))
+            said += [f"{len(known)} of {len(student.exits.policy.places)} heads of exits"]
+        if student.config.method == source.config.method and tensors_of(student.reducers):
+            own, theirs = student.reducers.state_dict(), source.reducers.state_dict()
+            fitting = {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
+            student.reducers.load_state_dict(fitting, strict=False)
+            said += [f"{len(fitting)} of {len(own)} tensors of method '{student.config.method}'"]
+        return student, " and ".join(said)
 
 
 def config_of(model: nn.Module | CompressionConfig | str | Path) -> CompressionConfig:
@@ -107,19 +131,30 @@ def job_of(
     config = config_of(model)
     if isinstance(model, CompressedViT):
         own = model.original.whole
-        return FineTuneJob(own, config, BackboneRef.of(own.facts))
+        return FineTuneJob(own, config, BackboneRef.of(own.facts), model)
     if isinstance(model, CompressionConfig):
         config, name = pinned(config), name or "autoformer_demo"
         if checkpoint is None:  # shapes are known without weights
             compress_backbone(load_structure(name, subnet=config.subnet), config)
         own = load_backbone(name, checkpoint=checkpoint, subnet=config.subnet)
-        return FineTuneJob(own, config, BackboneRef.of(own.facts, name=name, checkpoint=checkpoint))
+        ref = BackboneRef.of(own.facts, name=name, checkpoint=checkpoint)
+        return FineTuneJob(own, config, ref, trained_beside(checkpoint))
     assert isinstance(model, (str, Path))
     ref = read_best(Path(model)).backbone
     own = load_uncompressed(Path(model), backbone=name, checkpoint=checkpoint)
     if name is not None or checkpoint is not None:
         ref = BackboneRef.of(own.facts, name=name or ref.name, checkpoint=checkpoint)
-    return FineTuneJob(own, config, ref)
+    return FineTuneJob(own, config, ref, trained_beside(ref.checkpoint))
+
+
+def trained_beside(checkpoint: str | Path | None) -> CompressedViT | None:
+    """The compressed model whose weight file this is, in the folder of its bundle; None where it is
+    no bundle's, or nothing of the model is the method's own."""
+    home = None if checkpoint is None else Path(checkpoint).parent
+    if home is None or Path(checkpoint or "").name != WEIGHTS:
+        return None
+    parts = [home / name for name in (REDUCERS, EXITS)]
+    return load_bundle(home) if any(part.is_file() for part in parts) else None
 
 
 def with_spec(

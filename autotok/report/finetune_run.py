@@ -41,7 +41,7 @@ from autotok.training.finetuned import FineTuned, FineTuneProgress
 from autotok.training.precision import resolve_precision
 from autotok.training.ranks import joined_ranks, own_device
 from autotok.training.recipes import list_recipes, recipe_settings
-from autotok.training.student import emitted, student_of
+from autotok.training.student import emitted
 from autotok.training.teacher import check_teacher_classes, teacher_of
 
 from .export_report import first_images
@@ -172,7 +172,9 @@ def finetune(
         tell(0.0, words)
     job = with_spec(job, spec, recipe, changes, train)
     assert job.config.finetune is not None
-    student = student_of(job.backbone, job.config)
+    student, begins_with = job.student()
+    if begins_with:
+        tell(0.0, f"training goes on from {begins_with}")
     teacher = teacher_of(job.config.finetune, job.backbone)
     with_networks(student)
     seed = job.config.finetune.seed

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import autotok
 from autotok import CompressionConfig, FineTuneSpec, Reduction
 from autotok.backbones.tiny import tiny_backbone
-from autotok.errors import AutotokError, ConfigError
+from autotok.errors import AutotokError, ConfigError, ExportError
 from autotok.evaluation.data import load_data
 from autotok.exits import ExitPolicy
+from autotok.export.weights import WEIGHTS
 from autotok.report.finetune_job import config_of, job_of, wished_spec, with_spec
 
 TOPK = CompressionConfig("topk", (Reduction(1, 0.5),))
@@ -103,3 +105,54 @@ def test_a_recipe_by_name_smooths_labels_where_a_loss_takes_them(
     chosen = with_spec(job, None, "deit", {"losses": {"soft": 1.0}}, data).config.finetune
     assert chosen is not None
     assert chosen.label_smoothing == 0
+
+
+def no_file(*_: object, **__: object) -> None:
+    raise ExportError("left out by this test")
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model, exits and method trained together for two steps."""
+    folder = tmp_path_factory.mktemp("stages") / "first"
+    config = CompressionConfig(
+        "dynamicvit", (Reduction(1, num_keep=8),), exits=ExitPolicy((2,), threshold=(0.9,))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autotok.export.bundle.export_model", no_file)
+        autotok.finetune(
+            config,
+            data="digits",
+            backbone="tiny",
+            spec=FineTuneSpec(length="2 steps", batch_size=4, lr=0.01, losses={"exits_normal": 1}),
+            num_images=8,
+            output=folder,
+        )
+    return folder
+
+
+def test_a_second_fine_tune_starts_from_what_the_first_one_trained(first_stage: Path) -> None:
+    first, path = autotok.load(first_stage / "best"), first_stage / "best.yaml"
+    student, said = job_of(path, None, first_stage / "best" / WEIGHTS).student()
+    assert said.startswith("1 of 1 heads of exits and ")
+    assert student.exits is not None
+    assert first.exits is not None
+    for trained, again in ((first.exits, student.exits), (first.reducers, student.reducers)):
+        state = again.state_dict()
+        assert trained.state_dict()
+        assert all(torch.equal(state[name], t) for name, t in trained.state_dict().items())
+    fresh, said = job_of(path, None, None).student()  # from the uncompressed weights
+    assert said == ""
+    assert fresh.exits is not None
+    assert not torch.equal(*(next(m.exits.parameters()) for m in (fresh, student) if m.exits))
+
+
+def test_what_a_model_was_given_is_not_drawn_anew(first_stage: Path) -> None:
+    config = CompressionConfig("dynamicvit", (Reduction(1, num_keep=8),))
+    model = autotok.compress(tiny_backbone(), config, untrained=True)
+    torch.nn.init.constant_(next(model.reducers.parameters()), 0.25)
+    student, said = job_of(model, None, None).student()
+    assert "of method 'dynamicvit'" in said
+    assert (next(student.reducers.parameters()) == 0.25).all()
+    torch.nn.init.zeros_(next(student.reducers.parameters()))
+    assert (next(model.reducers.parameters()) == 0.25).all()
