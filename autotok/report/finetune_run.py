@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
 from autotok.devices.placing import torch_device
 from autotok.documents import parse_json
-from autotok.errors import Diverged
+from autotok.errors import ConfigError, Diverged
 from autotok.evaluation.accuracy import Evaluator, Quality
 from autotok.evaluation.data import DataSource, check_data, load_data, told_of
 from autotok.evaluation.preprocessing import preprocessing_of
@@ -29,6 +30,7 @@ from autotok.files import write_text
 from autotok.finetune_spec import FineTuneSpec
 from autotok.plain_data import typed
 from autotok.searching.records.record import Costs
+from autotok.searching.running.judging import meeting_mean
 from autotok.searching.running.model_worker import (
     QUANTISED_ON,
     calibrated_on,
@@ -64,6 +66,7 @@ from .finetune_job import (
 )
 from .told_classes import told_class_names
 
+_LOG = logging.getLogger(__name__)
 # 95 % of a share lies within 5 points on so many
 NUM_IMAGES = 500
 CHECK_IMAGES = 4
@@ -203,7 +206,7 @@ def finetune(
         if ranks.first:  # going on would diverge again
             remove_files(folder, QUESTION, CHECKPOINT, BEFORE)
         raise
-    student = tuned(emitted(student), train, seed)
+    student = _stopping_again(tuned(emitted(student), train, seed), train, seed)
     tell(0.9, f"evaluating after, on {stop} images")
     after = ranks.from_first(lambda: judged_tally(evaluator, student, 0, stop).quality())
     result = FineTuneResult(student, done, before, after, folder)
@@ -212,6 +215,19 @@ def finetune(
         shown = first_images(train, QUANTISED_ON, seed) if lowered else None
         _hand_over(folder, job, result, asked, evaluator, shown)
     return result
+
+
+def _stopping_again(student: CompressedViT, train: DataSource, seed: int) -> CompressedViT:
+    """The model under an exit threshold that meets the mean cost it was asked for: heads that were
+    trained on are surer, or less sure, than those that the last one was found for."""
+    exits = student.config.exits
+    if exits is None or exits.mean_macs is None:
+        return student
+    try:
+        return meeting_mean(student, train, exits.mean_macs, seed)[0]
+    except ConfigError as error:
+        _LOG.warning("the exit threshold stays as it was: %s", error)
+        return student
 
 
 def finetune_line(at: FineTuneProgress) -> str:

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from early import early_model
 
 import autotok
 from autotok import CompressionConfig, FineTuneSpec, Reduction
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone
 from autotok.errors import ConfigError
+from autotok.exits import ExitPolicy
 
 SPEC = FineTuneSpec(length="2 steps", batch_size=4, lr=1e-5)
 CONFIG = CompressionConfig("topk", (Reduction(1, num_keep=6),))
@@ -71,3 +73,16 @@ def test_a_retrained_best_yaml_is_not_put_onto_other_weights(tmp_path: Path) -> 
     save_bundle(tmp_path / "best", model, bundle, torch.zeros(1, 3, 32, 32), formats=())
     with pytest.raises(ConfigError, match="was fine-tuned, so it needs its own weights"):
         autotok.compress(backbone, tmp_path / "best")
+
+
+def test_heads_that_were_trained_on_stop_at_another_threshold_for_the_same_mean_cost() -> None:
+    whole = autotok.macs(tiny_backbone(6)).macs
+    policy = ExitPolicy((1, 3), threshold=(0.2,), mean_macs=round(0.7 * whole))
+    spec = FineTuneSpec(length="4 steps", batch_size=8, lr=0.01, losses={"exits_distill": 1.0})
+    model = early_model(policy)
+    result = autotok.finetune(model, data="digits", spec=spec, num_images=200)
+    exits = result.model.config.exits
+    assert exits is not None
+    assert exits.mean_macs == policy.mean_macs
+    assert exits.threshold != policy.threshold
+    assert result.after.macs_mean == pytest.approx(policy.mean_macs, rel=0.1)

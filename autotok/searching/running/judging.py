@@ -117,7 +117,7 @@ def judge(
     model, found_on = plugged_in(model, evaluator, training)
     shown = source if training is None else training
     if mean_macs is not None:
-        model, found_on = _meeting(model, shown, mean_macs, seed)
+        model, found_on = meeting_mean(model, shown, mean_macs, seed)
     if found_on and training is None:
         _LOG.warning("thresholds were found on %s", found_on)
     stop = min(num_images or evaluator.num_images, evaluator.num_images)
@@ -166,7 +166,7 @@ def _training_images(
     return found if len(found) else None
 
 
-def _meeting(
+def meeting_mean(
     model: CompressedViT, data: DataSource, mean_macs: float, seed: int
 ) -> tuple[CompressedViT, str]:
     """(the model under the exit threshold that costs `mean_macs` on average, on which images)."""
