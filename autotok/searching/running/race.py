@@ -80,15 +80,18 @@ def recommended(
 
 def final_front(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> Front:
     """Those that no other dominates, neither by its own figures nor over the images of both: a mean
-    over few images that happens to lie above one over more is no reason to cost more."""
+    over few images that happens to lie above one over more is no reason to cost more. Of those that
+    cost the same and answered every image alike, as under an option that changes nothing, one."""
     members = Front(objectives, records).records
     judged = {METRICS[r.score.metric].column for r in members if r.score is not None}
     columns = [i for i, o in enumerate(objectives) if o.name not in judged]
     if len(columns) == len(objectives):
         return Front(objectives, members)
     points = losses([r.values for r in members], objectives)
-    costs, kept = points[:, columns], list[int]()
-    for at in np.lexsort((*points.T, *costs.T[::-1])).tolist():  # what comes later costs no less
+    costs, kept, numbers = points[:, columns], list[int](), [r.number for r in members]
+    for at in np.lexsort(
+        (numbers, *points.T, *costs.T[::-1])
+    ).tolist():  # what comes later costs no less
         below = [k for k in kept if (costs[k] <= costs[at]).all()]
         if not any(
             _as_good(members[k], members[at], cheaper=bool((costs[k] < costs[at]).any()))
@@ -99,9 +102,12 @@ def final_front(records: Sequence[TrialRecord], objectives: Sequence[Objective])
 
 
 def _as_good(record: TrialRecord, other: TrialRecord, *, cheaper: bool) -> bool:
-    """Whether it is better over the images of both, or as good where it is `cheaper`."""
+    """Whether it is better over the images of both, or as good where it is `cheaper`; or the same
+    to the bit."""
     found = compare(record.tally, other.tally)
-    return found is not None and (found.difference > 0.0 or (cheaper and found.difference == 0.0))
+    if found is None or found.difference != 0.0:
+        return found is not None and found.difference > 0.0
+    return cheaper or record.tally == other.tally
 
 
 def _is_tie(record: TrialRecord, best: TrialRecord) -> bool:

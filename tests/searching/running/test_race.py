@@ -92,6 +92,8 @@ def test_nobody_is_on_the_front_for_having_seen_fewer_images() -> None:
     assert final_front([better, costly, cheap], OBJECTIVES).records == [cheap, better]
     untold = dataclasses.replace(costly, tally=None)
     assert final_front([untold, cheap], OBJECTIVES).records == [cheap, untold]
+    twin = dataclasses.replace(cheap, number=9)
+    assert final_front([twin, better, cheap], OBJECTIVES).records == [cheap, better]
 
 
 def at(record: TrialRecord, kl: float) -> TrialRecord:
