@@ -16,7 +16,7 @@ from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.methods.base import Count, Kind, Option, TokenReducer
 from autotok.methods.block_hooks import BlockHooks
 from autotok.methods.learning import Learning
-from autotok.methods.registry import REQUIREMENTS, get_method
+from autotok.methods.registry import get_method, misdeclared
 from autotok.tokens import Needs, Taps, Tokens
 
 from .reduction_case import (
@@ -37,9 +37,8 @@ def check_declarations(method: Method) -> None:
     require(get_method(method.name) is method, method, "is not what the registry knows by its name")
     require(bool(method.title), method, "declares no title")
     require(bool(method.__doc__), method, "has no docstring")
-    require(method.rounding in ("ceil", "floor", "round"), method, f"rounding {method.rounding!r}")
-    unknown = set(method.requires) - set(REQUIREMENTS)
-    require(not unknown, method, f"requires {unknown}, unknown")
+    wrong = misdeclared(method)
+    require(wrong is None, method, f"means nothing: {wrong}")
     names = [option.name for option in method.options]
     require(len(set(names)) == len(names), method, f"declares an option twice: {names}")
     require("keep_ratio" not in names, method, "takes keep_ratio, which the configuration owns")
