@@ -217,12 +217,14 @@ def _primitive(value: Any, kind: type, place: Place) -> Any:
 
 
 def whole(what: str, value: object) -> int:
-    """A value as an int, whatever kind of integer it is, NumPy's too.
+    """A value as an int, whatever kind of integer it is, NumPy's too; true and false are none.
 
     Raises:
         ConfigError: it is none.
     """
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise ConfigError(f"{what} is {_shown(value)}; give a whole number") from None
