@@ -38,6 +38,17 @@ def test_a_file_of_init_is_read_by_search_and_flags_override_it(run: Cli, tmp_pa
     assert "target: give one value, not ['jetson-nx', 'local']" in err
 
 
+def test_the_folder_of_its_file_is_made_or_refused_in_one_sentence(
+    run: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "new" / "folder" / "asked.yaml"
+    assert run("init", file)[0] == 0
+    assert "trials: " in file.read_text("utf-8")
+    code, _, err = run("init", file / "below.yaml")
+    assert code == 2
+    assert f"'{file}' is a file" in err
+
+
 @pytest.mark.parametrize(
     ("given", "flags", "searched"),
     [
