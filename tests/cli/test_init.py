@@ -95,3 +95,23 @@ def test_a_list_with_commas_may_be_a_list_of_the_file(
         file.write_text(yaml.safe_dump(given))
         assert run("search", "--config", file)[0] == 2
     assert [{name: one[name] for name in lists} for one in asked] == [lists, lists]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("trials: true", "trials: must be a number or text, got true or false"),
+        ("timeout: off", "timeout: must be a number or text"),
+        ("budget: [50%, true]", "budget: must be a number or text"),
+        ("measure_on: no", "put words such as yes and no in quotes"),
+        ("trials: 2.5", "Invalid value for '--trials'"),
+    ],
+)
+def test_values_of_a_file_are_what_they_would_be_as_flags(
+    run: Cli, tmp_path: Path, text: str, told: str
+) -> None:
+    file = tmp_path / "asked.yaml"
+    file.write_text(text)
+    code, _, err = run("search", "--config", file)
+    assert code == 2
+    assert told in err
