@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from autotok.errors import ConfigError, nearest
+from autotok.plain_data import whole
 
 EXIT_KINDS = ("linear", "vit", "metr", "local-dw", "local", "global-2", "global-3")
 """Heads: on the class token, behind a block of their own, METR's, convolutional, over a thinned
@@ -61,6 +64,8 @@ class ExitPolicy:
     entropy: that of the probabilities (natural logarithm) is below `threshold`;
     patience: as many exits in a row as `patience` says named the same class;
     patient_confident: as many in a row had an entropy below `threshold`.
+
+    A single block, kind or threshold may be given as itself.
     """
 
     layers: tuple[int, ...]
@@ -77,7 +82,7 @@ class ExitPolicy:
     that meets it is to be found on images first."""
 
     def __post_init__(self) -> None:
-        layers = tuple(int(layer) for layer in self.layers)
+        layers = tuple(whole("a layer of exits", at) for at in _each("layers", self.layers))
         if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
             raise ConfigError(
                 f"exits at layers {list(layers)} are not understood; give blocks from 0 on, rising,"
@@ -92,7 +97,7 @@ class ExitPolicy:
             )
         default = _THRESHOLDS.get(self.criterion)
         self._check_mean()
-        given = tuple(float(t) for t in self.threshold)
+        given = tuple(map(_number, _each("threshold", self.threshold)))
         if not given and default is not None and self.mean_macs is None:
             given = (default,)
         if default is None and given:
@@ -107,6 +112,7 @@ class ExitPolicy:
         self._check_thresholds(given)
         object.__setattr__(self, "threshold", given)
         usual = _PATIENCE.get(self.criterion, 0)
+        object.__setattr__(self, "patience", whole("patience of exits", self.patience))
         if self.patience < 0 or (self.patience and not usual):
             raise ConfigError(
                 f"patience {self.patience} means nothing under exit criterion '{self.criterion}';"
@@ -130,15 +136,15 @@ class ExitPolicy:
                 f"exit criterion '{self.criterion}' cannot be calibrated to a mean cost; choose"
                 " confidence or entropy"
             )
-        if self.mean_macs < 1:
+        if isinstance(self.mean_macs, bool | str) or not self.mean_macs >= 1:
             raise ConfigError(
-                f"mean_macs {self.mean_macs} of exits is no cost; give multiply-accumulates per"
+                f"mean_macs {self.mean_macs!r} of exits is no cost; give multiply-accumulates per"
                 " image"
             )
 
     def _spelled_out(self) -> tuple[str, ...]:
         """A kind for every exit."""
-        number, kinds = len(self.layers), tuple(self.kinds)
+        number, kinds = len(self.layers), _each("kinds", self.kinds)
         if kinds == ("lgvit",):
             return lgvit_kinds(number)
         for kind in kinds:
@@ -188,3 +194,20 @@ class ExitPolicy:
         if self.mean_macs is not None:
             data["mean_macs"] = self.mean_macs
         return data
+
+
+def _each(what: str, given: object) -> tuple[Any, ...]:
+    """All of several; one alone is itself."""
+    try:
+        return (given,) if isinstance(given, (str, Real)) else tuple(given)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"{what} of exits is {given!r}; give one, or a list") from None
+
+
+def _number(threshold: object) -> float:
+    try:
+        if not isinstance(threshold, (bool, str)):
+            return float(threshold)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(f"exit threshold {threshold!r} is none; give a number")

@@ -33,8 +33,9 @@ def check_folder(folder: str | Path) -> None:
             raise PermissionError(errno.EACCES, "read-only or not yours")
 
 
-def check_output_file(path: str | Path) -> None:
-    """Raise `RunDirectoryError` where a file could not be written; none is made.
+def check_output_file(path: str | Path, *, suffix: str = "") -> None:
+    """Raise `RunDirectoryError` where a file could not be written, or has another suffix than its
+    format; none is made.
 
     For what would take long before it writes it.
     """
@@ -43,6 +44,10 @@ def check_output_file(path: str | Path) -> None:
     if path.is_dir():
         raise RunDirectoryError(
             f"'{path}' is a folder, and a file is to be written there; give the file's own name"
+        )
+    if suffix and path.suffix.lower() != suffix:
+        raise RunDirectoryError(
+            f"'{path}' is no name of a file of this format; give one that ends in {suffix}"
         )
 
 

@@ -184,7 +184,8 @@ def _one_of(value: Any, kinds: tuple[_Kind, ...], place: Place) -> Any:
         return _fitted(value, others[0], place)
     if len(simple) == 1:
         return _primitive(value, simple[0], place)
-    if not isinstance(value, simple) or (isinstance(value, float) and not math.isfinite(value)):
+    fits = type(value) in simple if isinstance(value, bool) else isinstance(value, simple)
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
         words = ", ".join(_WORDS[kind] for kind in simple)
         raise ConfigError(f"{place}: must be one of {words}, got {_shown(value)}")
     return value
@@ -217,12 +218,14 @@ def _primitive(value: Any, kind: type, place: Place) -> Any:
 
 
 def whole(what: str, value: object) -> int:
-    """A value as an int, whatever kind of integer it is, NumPy's too.
+    """A value as an int, whatever kind of integer it is, NumPy's too; true and false are none.
 
     Raises:
         ConfigError: it is none.
     """
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise ConfigError(f"{what} is {_shown(value)}; give a whole number") from None

@@ -53,9 +53,22 @@ def test_lgvits_kinds_are_spelled_out() -> None:
         ({"threshold": (80,)}, "exit threshold 80 is none; give a probability, 0 to 1"),
         ({"threshold": (math.nan,)}, "exit threshold nan is none"),
         ({"criterion": "entropy", "threshold": (math.inf,)}, "inf is none; give an entropy"),
+        ({"threshold": "high"}, "exit threshold 'high' is none; give a number"),
+        ({"threshold": None}, "threshold of exits is None; give one, or a list"),
+        ({"layers": None}, "layers of exits is None; give one, or a list"),
+        ({"layers": (1.5,)}, "a layer of exits is 1.5; give a whole number"),
+        ({"layers": (True,)}, "a layer of exits is True; give a whole number"),
+        ({"kinds": 3}, "exit kind '3' is unknown"),
+        ({"criterion": "patience", "patience": "2"}, "patience of exits is '2'; give a whole"),
+        ({"mean_macs": "1e9"}, "mean_macs '1e9' of exits is no cost"),
         ({"patience": 2}, "patience 2 means nothing under exit criterion 'confidence'"),
     ],
 )
 def test_what_means_nothing_is_refused(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         ExitPolicy(**{"layers": (1, 3), **given})
+
+
+def test_one_alone_is_as_good_as_a_list_of_one() -> None:
+    assert ExitPolicy(1, "metr", threshold=0.7) == ExitPolicy((1,), ("metr",), threshold=(0.7,))  # type: ignore[arg-type]
+    assert ExitPolicy((1, 3), threshold=0.7).thresholds == (0.7, 0.7)  # type: ignore[arg-type]

@@ -155,5 +155,8 @@ def test_a_file_is_written_beside_folders_and_never_onto_one(tmp_path: Path) -> 
         check_output_file(tmp_path / "a")
     (tmp_path / "b").write_text("")
     check_output_file(tmp_path / "b")
+    check_output_file(tmp_path / "b.PNG", suffix=".png")
+    with pytest.raises(RunDirectoryError, match=r"'.*b.xyz' is no name .* one that ends in .png"):
+        check_output_file(tmp_path / "b.xyz", suffix=".png")
     with pytest.raises(RunDirectoryError, match="cannot be written"):
         check_output_file(tmp_path / "b" / "c")

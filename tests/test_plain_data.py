@@ -29,6 +29,7 @@ class Bicycle:
     gears: tuple[int, int] | None = None
     lit: bool = False
     colour: str | tuple[str, ...] = "red"
+    owner: int | str = ""
     extras: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     notes: Any = None
 
@@ -75,6 +76,10 @@ def test_an_alias_means_what_it_names_and_an_exponent_is_a_number() -> None:
         ("name: a\nwheels: {size: 1}", "wheels: must be a list, got a mapping"),
         ("name: a\ngears: [1, 2, 3]", "gears: must be a list of 2, got a list of 3"),
         ("name: a\nextras: {bell: [1]}", "extras.bell: must be one of true or false, a whole"),
+        (
+            "name: a\nowner: true",
+            "bike.yaml:2: owner: must be one of a whole number, text, got True",
+        ),
         ("name: a\nextras: {bell: .inf}", "extras.bell: must be one of"),
         ("name: a\nlit: true\nname: b", "bike.yaml:3: name: is given twice, first in line 1"),
         ("name: a\nnotes: {x: {y: 1, y: 2}}", "bike.yaml:2: notes.x.y: is given twice"),

@@ -116,15 +116,17 @@ def read_options(
     *,
     listed: Collection[str] = (),
     many: Collection[str] = (),
+    flags: Collection[str] = (),
 ) -> dict[str, Any]:
     """{option: value} of a YAML file; one without a value is as if it were not there.
 
-    A list is a text with commas for options of `listed`, and stays one for those of `many`, for
-    which a single text becomes one.
+    Values are texts as on a command line, which alone knows their types; those of `flags` are true
+    or false. A list is a text with commas for options of `listed`, and stays one for those of
+    `many`, for which a single text becomes one.
 
     Raises:
-        ConfigError, UnknownName: it is no such file, names an option that is none, or gives a list
-            where one value is wanted.
+        ConfigError, UnknownName: it is no such file, names an option that is none, or gives a list,
+            or true or false, where one value is wanted.
     """
     data, place = read_yaml(Path(path), like="a file of options, which `autotok init` writes")
     if not isinstance(data or {}, dict):
@@ -135,13 +137,20 @@ def read_options(
             raise UnknownName(f"option in {path}", name, names, see="autotok search --help")
         if value is None:
             continue
-        if isinstance(value, (dict, list)) and not (
-            isinstance(value, list) and name in (*listed, *many)
-        ):
+        several = isinstance(value, list) and name in (*listed, *many)
+        if isinstance(value, (dict, list)) and not several:
             raise ConfigError(f"{place / str(key)}: give one value, not {value}")
-        if isinstance(value, list) and name in listed:
-            value = ",".join(map(str, value))
-        found[name] = [value] if name in many and isinstance(value, str) else value
+        if name in flags:
+            found[name] = value
+            continue
+        items = value if several else [value]
+        if any(isinstance(item, bool) for item in items):
+            raise ConfigError(
+                f"{place / str(key)}: must be a number or text, got true or false; put words such"
+                " as yes and no in quotes"
+            )
+        texts = list(map(str, items))
+        found[name] = texts if name in many else ",".join(texts)
     return found
 
 

@@ -22,10 +22,12 @@ def init_command(
     """Write a file with every option of `autotok search`, to edit; `search --config` reads it."""
     if file.exists():
         raise autotok.ConfigError(f"file '{file}' exists; give another name, or remove it")
+    autotok.check_output_file(file)
     command: Any = typer.main.get_command(app)
     options = [p for p in command.commands["search"].params if p.name not in _LEFT_OUT]
     blocks = [_block(option) for option in options if not option.hidden]
     head = f"# Options of `autotok search --config {file}`; what is commented out has no value.\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join([head, *blocks]), encoding="utf-8")
     typer.echo(f"{file} written; search with `autotok search --config {file}`")
 

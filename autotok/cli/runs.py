@@ -50,7 +50,10 @@ def _from_file(context: typer.Context, file: Path | None) -> Path | None:
     if file is not None:
         options = {str(p.name): p for p in context.command.params if p.name != "config"}
         many = [name for name, option in options.items() if option.multiple]
-        context.default_map = autotok.read_options(file, options, listed=LISTED, many=many)
+        flags = [name for name, option in options.items() if getattr(option, "is_flag", False)]
+        context.default_map = autotok.read_options(
+            file, options, listed=LISTED, many=many, flags=flags
+        )
     return file
 
 

@@ -28,14 +28,14 @@ def tokens_command(
     r: RemoveOption = None,
     option: OptionOption = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", "--out", help="Picture to draw.")
+        Path, typer.Option("--output", "-o", "--out", help="Picture to draw, a .png file.")
     ] = Path("tokens.png"),
     json: JsonFlag = False,
     wide: WideFlag = False,
 ) -> None:
     """Say and draw which patches of an image were kept, merged, parked, recalled or removed."""
     autotok.check_image(image)
-    autotok.check_output_file(output)
+    autotok.check_output_file(output, suffix=".png")
     if config is None and method is None:
         raise autotok.ConfigError(
             "without --config and --method no token goes; give a best.yaml with --config, or"

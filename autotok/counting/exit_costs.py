@@ -51,16 +51,15 @@ def macs_by_exit(
         if stop is not None:
             own = exit_head_macs(policy.kinds[number], facts, stop, rows[number])
             heads, linear_heads = heads + own[0], linear_heads + own[1]
-        blocks = facts.num_blocks if stop is None else stop + 1
         macs, linear = counted_macs(
             facts,
             method,
             config,
-            entering=entering[:, : blocks + 1],
-            attention=attention[:, :blocks],
-            mlp=mlp[:, :blocks],
+            entering=entering,
+            attention=attention,
+            mlp=mlp,
             readout=readout,
-            ended=stop is None,
+            stop=stop,
         )
         found[0].append(macs + heads)
         found[1].append(linear + linear_heads)

@@ -134,7 +134,9 @@ def schedule_cost(facts: BackboneFacts, config: CompressionConfig, schedule: Sch
         linear, products = linear + own, products + rows
         params += method.site_params(site, options) + _auxiliary(facts, method, options)[1]
     kept = np.array([schedule.kept], dtype=np.int64)
-    linear = linear + method.joint_macs(facts, layers, kept, method.resolve_options(config.options))
+    options = method.resolve_options(config.options)
+    linear = linear + method.joint_macs(facts, layers, kept, options)
+    linear = linear + method.early_macs(facts, layers, kept, options)
     if config.exits is not None:
         rows = scheduled_rows(facts, config.exits, leaving_counts(facts, config, mlp, kept))
         for (layer, kind), count in zip(config.exits.places, rows, strict=True):
@@ -181,7 +183,8 @@ def schedule_macs(
             keep=counts[:, index],
         )
         total = total + own + rows
-    return total + method.joint_macs(facts, layers, counts, resolved)
+    total = total + method.joint_macs(facts, layers, counts, resolved)
+    return total + method.early_macs(facts, layers, counts, resolved)
 
 
 def counted_macs(
@@ -193,39 +196,40 @@ def counted_macs(
     attention: Counts,
     mlp: Counts,
     readout: Counts,
-    ended: bool = True,
+    stop: int | None = None,
 ) -> tuple[Counts, Counts]:
     """(`Cost.macs`, `Cost.macs_noattn`) of M images, (M,) each, from their live patch tokens.
 
     `entering` is (M, L + 1), what left the block before and, last, what the read-out sees;
-    `attention` and `mlp` are (M, L), `readout` (M,). Of an image that has not `ended` but left
-    before the read-out, they are of the blocks that it went through alone, of fewer columns.
+    `attention` and `mlp` are (M, L), `readout` (M,). Of images that stop behind block `stop`, only
+    what ran until then costs.
     """
-    blocks = attention.shape[1]
-    run = facts if ended else _first(facts, blocks)
-    linear, products = _backbone_macs(run, attention, mlp, readout)
+    blocks = facts.num_blocks if stop is None else stop + 1
+    run = facts if stop is None else _first(facts, blocks)
+    linear, products = _backbone_macs(run, attention[:, :blocks], mlp[:, :blocks], readout)
     layers = tuple(r.layer for r in config.reductions)
-    products = products + _listening_macs(facts, method, config.options, layers, attention)
-    leaving = []
-    for reduction in config.reductions:
-        if reduction.layer >= blocks:
-            break
-        layer = reduction.layer
+    heard = _listening_macs(facts, method, config.options, layers, attention[:, :blocks])
+    products = products + heard
+    if not layers:
+        return linear + products, linear
+    left = {
+        Placement.BEFORE_BLOCKS: attention,
+        Placement.BEFORE: attention,
+        Placement.MID: mlp,
+        Placement.AFTER: entering[:, 1:],
+    }[method.placement]
+    kept, common = left[:, layers], method.resolve_options(config.options)
+    reached = sum(layer < blocks for layer in layers)
+    for index, reduction in enumerate(config.reductions[:reached]):
+        layer, keep = reduction.layer, kept[:, index]
         options = method.resolve_options({**config.options, **reduction.options})
-        keep = {
-            Placement.BEFORE_BLOCKS: attention[:, layer],
-            Placement.BEFORE: attention[:, layer],
-            Placement.MID: mlp[:, layer],
-            Placement.AFTER: entering[:, layer + 1],
-        }[method.placement]
         parks = method.lasts(options) is not Span.REST  # every layer chooses among all again
         judged = np.full_like(keep, facts.num_patches) if parks else entering[:, layer]
         own, rows = _site_macs(facts, method, options, layer=layer, entering=judged, keep=keep)
         linear, products = linear + own, products + rows
-        leaving.append(keep)
-    if leaving:
-        kept, options = np.stack(leaving, axis=1), method.resolve_options(config.options)
-        linear = linear + method.joint_macs(facts, layers, kept, options)
+    if reached:
+        linear = linear + method.joint_macs(facts, layers, kept[:, :reached], common)
+    linear = linear + method.early_macs(facts, layers, kept, common)
     return linear + products, linear
 
 

@@ -258,6 +258,14 @@ class TokenReducer(nn.Module):
         return np.zeros(counts.shape[0], dtype=np.int64)
 
     @classmethod
+    def early_macs(
+        cls, facts: BackboneFacts, layers: Sequence[int], counts: Counts, options: Options
+    ) -> Counts:
+        """More multiply-accumulates (M,): of what is made before block 0 for `layers` (S,) that are
+        to keep `counts` (M, S), for images that stop before the first of them too."""
+        return np.zeros(counts.shape[0], dtype=np.int64)
+
+    @classmethod
     def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
         """Parameters per reduction layer."""
         return 0

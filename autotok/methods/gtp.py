@@ -18,6 +18,7 @@ keeps nothing; `random` ranks places, once per layer and the same for every imag
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -119,10 +120,15 @@ class GTP(BlockHooks):
         macs: Counts = keep * (entering - keep) * width  # propagation
         if str(options["selection"]).startswith("cosine"):
             macs = macs + entering * (entering + facts.num_prefix)
-        if options["graph"] == "spatial":
-            return macs
-        similarities = entering * entering * width
-        return macs + np.where(entering == facts.num_patches, similarities, 0)  # once
+        return macs
+
+    @classmethod
+    def early_macs(
+        cls, facts: BackboneFacts, layers: Sequence[int], counts: Counts, options: Options
+    ) -> Counts:
+        """Similarities of the graph, if a patch goes anywhere."""
+        macs = 0 if options["graph"] == "spatial" else facts.num_patches**2 * facts.blocks[0].width
+        return np.where((counts != facts.num_patches).any(axis=1), macs, 0)
 
     def before_blocks(self, tokens: Tokens, taps: Taps) -> Tokens:
         rule = dataclasses.replace(tokens.rule, sparsity=float(self.values["sparsity"]))

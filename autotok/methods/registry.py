@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from autotok.errors import IncompatibleMethod
+from autotok.errors import ConfigError, IncompatibleMethod, nearest
 from autotok.facts import BackboneFacts
 from autotok.registry import Registry
 
-from .base import TokenReducer
+from .base import Count, Kind, Placement, Span, TokenReducer, Training
 
 METHODS: Registry[type[TokenReducer]] = Registry("method", group="autotok.methods")
 _T = TypeVar("_T", bound=type[TokenReducer])
 
 
 def register(name: str) -> Callable[[_T], _T]:
-    """Class decorator: make a `TokenReducer` known under a lower-case name."""
+    """Class decorator: make a `TokenReducer` known under a lower-case name.
+
+    Raises:
+        ConfigError: another method has it, or the class declares what means nothing.
+    """
 
     def add(cls: _T) -> _T:
+        wrong = misdeclared(cls)
+        if wrong is not None:
+            raise ConfigError(f"method '{name}' cannot be registered: {wrong}")
         METHODS.add(name, cls)
         cls.name = name
         return cls
@@ -56,6 +63,35 @@ REQUIREMENTS: dict[str, tuple[Callable[[BackboneFacts], bool], str]] = {
     "visible": (lambda f: f.image_shape[0] in (1, 3), "images of one channel or three colours"),
     "position_table": (lambda f: f.has_position_table, "an absolute position table"),
 }
+
+
+ROUNDINGS = ("ceil", "floor", "round")
+_DECLARED = {
+    "kind": Kind,
+    "placement": Placement,
+    "training_need": Training,
+    "count": Count,
+    "span": Span,
+}
+_MISNAMED = {"training": "training_need", "exports": "exportable"}
+
+
+def misdeclared(method: type[TokenReducer]) -> str | None:
+    """What the class declares that means nothing, and what would, in words; None if all does."""
+    for word, right in _MISNAMED.items():
+        mode = word == "training" and isinstance(getattr(method, word, None), bool)
+        if hasattr(method, word) and not mode:
+            return f"'{word}' declares nothing; name it '{right}'"
+    for word, kind in _DECLARED.items():
+        given = getattr(method, word, None)
+        if not isinstance(given, kind):
+            return f"{word} is {given!r}; give one of: {', '.join(map(str, kind))}"
+    if method.rounding not in ROUNDINGS:
+        return f"rounding is {method.rounding!r}; give one of: {', '.join(ROUNDINGS)}"
+    for need in sorted(set(method.requires) - set(REQUIREMENTS)):
+        hint = nearest(need, REQUIREMENTS)
+        return f"it requires '{need}';{hint} give a set of: {', '.join(REQUIREMENTS)}"
+    return None
 
 
 def unmet_need(method: type[TokenReducer], facts: BackboneFacts) -> str | None:

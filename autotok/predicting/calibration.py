@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotok.backbones.loading import check_name
 from autotok.devices.device import Device, leaving, open_device
 from autotok.devices.measurement import Measurement
 from autotok.devices.placing import torch_device
@@ -139,6 +140,7 @@ def plan_of(
 
     Raises:
         ConfigError: more measurements or minutes than a calibration may take, or too few.
+        UnknownName, UnsupportedBackbone: a backbone that no family knows or runs.
     """
     if measurements > MOST_MEASUREMENTS:
         raise ConfigError(
@@ -153,6 +155,8 @@ def plan_of(
         )
     seconds = 60 * minutes - STARTING_S
     names = tuple(dict.fromkeys(backbones or BACKBONES))
+    for name in backbones or ():  # what is there by default is known, and to ask takes seconds
+        check_name(name)
     return CalibrationPlan(names, measurements, seconds, batch, seed)
 
 

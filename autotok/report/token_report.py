@@ -11,6 +11,7 @@ from autotok.compression.model import CompressedViT
 from autotok.compression.token_map import TokenMap, token_maps
 from autotok.evaluation.data import load_data
 from autotok.evaluation.shown_image import ShownImage, shown_image
+from autotok.files import check_output_file
 
 from .token_picture import PictureSize, token_png
 
@@ -24,11 +25,14 @@ def token_report(
 
     Args:
         image: An image file, or 'demo:N' or 'digits:N'.
-        picture: File to draw it to.
+        picture: File to draw it to, a .png.
 
     Raises:
         DataError: there is no such image.
+        RunDirectoryError: the picture cannot be written, or is none by its name.
     """
+    if picture is not None:
+        check_output_file(picture, suffix=".png")
     shown = shown_image(image, model.backbone)
     model, thresholds = _with_thresholds(model, shown, image)
     (found,) = token_maps(model, shown.tensor[None])

@@ -16,7 +16,7 @@ from autotok.errors import ConfigError, IncompatibleMethod
 from autotok.methods.base import Count, Kind, Option, TokenReducer
 from autotok.methods.block_hooks import BlockHooks
 from autotok.methods.learning import Learning
-from autotok.methods.registry import REQUIREMENTS, get_method
+from autotok.methods.registry import get_method, misdeclared
 from autotok.tokens import Needs, Taps, Tokens
 
 from .reduction_case import (
@@ -37,9 +37,8 @@ def check_declarations(method: Method) -> None:
     require(get_method(method.name) is method, method, "is not what the registry knows by its name")
     require(bool(method.title), method, "declares no title")
     require(bool(method.__doc__), method, "has no docstring")
-    require(method.rounding in ("ceil", "floor", "round"), method, f"rounding {method.rounding!r}")
-    unknown = set(method.requires) - set(REQUIREMENTS)
-    require(not unknown, method, f"requires {unknown}, unknown")
+    wrong = misdeclared(method)
+    require(wrong is None, method, f"means nothing: {wrong}")
     names = [option.name for option in method.options]
     require(len(set(names)) == len(names), method, f"declares an option twice: {names}")
     require("keep_ratio" not in names, method, "takes keep_ratio, which the configuration owns")
@@ -223,21 +222,19 @@ def check_overhead(method: Method) -> None:
     for options in cases:
         for moment in reduction_cases(method, options=options, prefixes=(1, 0), batch=1):
             site = moment.reducer.site
-            claimed = method.overhead_macs(
-                site.facts,
-                site.layer,
-                np.array([site.num_entering]),
-                np.array([moment.num_keep]),
-                moment.reducer.values,
-            )
+            entering, keep = np.array([site.num_entering]), np.array([moment.num_keep])
+            values = moment.reducer.values
+            claimed = method.overhead_macs(site.facts, site.layer, entering, keep, values)
+            early = method.early_macs(site.facts, (site.layer,), keep[:, None], values)
+            promised = int(claimed[0] + early[0])
             untraced = dataclasses.replace(moment.tokens, source=None)  # only drawings trace
             with FlopCounterMode(display=False) as counter:
                 moment.reducer.reduce(untraced, moment.taps, moment.num_keep)
             seen = counter.get_total_flops() // 2 + moment.prepared_macs
             require(
-                int(claimed[0]) == seen or moment.num_keep == site.num_entering,
+                promised == seen or moment.num_keep == site.num_entering,
                 method,
-                f"declares {int(claimed[0])} MACs of its own with {options}, torch counts {seen}",
+                f"declares {promised} MACs of its own with {options}, torch counts {seen}",
             )
 
 

@@ -58,6 +58,7 @@ def test_a_machine_is_calibrated_and_its_file_can_be_used(run: Run, tmp_path: Pa
         (("--target", "ssh://me@board?runtime=onnx"), "did you mean 'onnxruntime'"),
         (("--target", "ray:"), "must be ray:RESOURCE"),
         (("--base", "moon"), "target 'moon' is unknown"),
+        (("-b", "tiny", "-b", "tinny"), "backbone 'tinny' is unknown; did you mean 'tiny'"),
         (
             ("--target", "ssh://me@board?runtime=trtexec&dtype=float16"),
             "base 'local' has no peak for float16",

@@ -55,3 +55,10 @@ def test_what_cannot_be_is_one_sentence(
     assert told in err
     assert err.count("\n") == 1
     assert not (tmp_path / "p.png").exists()
+
+
+def test_a_picture_is_called_one(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("tokens", "demo:3", *HOW, "--out", tmp_path / "p.xyz")
+    assert code == 2
+    assert "p.xyz' is no name of a file of this format; give one that ends in .png" in err
+    assert not (tmp_path / "p.xyz").exists()

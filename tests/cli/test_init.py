@@ -38,6 +38,17 @@ def test_a_file_of_init_is_read_by_search_and_flags_override_it(run: Cli, tmp_pa
     assert "target: give one value, not ['jetson-nx', 'local']" in err
 
 
+def test_the_folder_of_its_file_is_made_or_refused_in_one_sentence(
+    run: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "new" / "folder" / "asked.yaml"
+    assert run("init", file)[0] == 0
+    assert "trials: " in file.read_text("utf-8")
+    code, _, err = run("init", file / "below.yaml")
+    assert code == 2
+    assert f"'{file}' is a file" in err
+
+
 @pytest.mark.parametrize(
     ("given", "flags", "searched"),
     [
@@ -84,3 +95,23 @@ def test_a_list_with_commas_may_be_a_list_of_the_file(
         file.write_text(yaml.safe_dump(given))
         assert run("search", "--config", file)[0] == 2
     assert [{name: one[name] for name in lists} for one in asked] == [lists, lists]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("trials: true", "trials: must be a number or text, got true or false"),
+        ("timeout: off", "timeout: must be a number or text"),
+        ("budget: [50%, true]", "budget: must be a number or text"),
+        ("measure_on: no", "put words such as yes and no in quotes"),
+        ("trials: 2.5", "Invalid value for '--trials'"),
+    ],
+)
+def test_values_of_a_file_are_what_they_would_be_as_flags(
+    run: Cli, tmp_path: Path, text: str, told: str
+) -> None:
+    file = tmp_path / "asked.yaml"
+    file.write_text(text)
+    code, _, err = run("search", "--config", file)
+    assert code == 2
+    assert told in err

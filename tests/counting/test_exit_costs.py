@@ -1,5 +1,7 @@
 """Stopping at each exit costs what torch counts, by the tokens that ran."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -80,9 +82,10 @@ OPTIONS: dict[str, Options] = {
     "ats": {"rows": "fixed"},
     "cropr": {"llf": True},
 }
+QUICK = ("evit", "gtp")
 # papr's network comes with weights of its own only
 EVERY = [
-    pytest.param(name, options, marks=() if options or name == "evit" else pytest.mark.slow)
+    pytest.param(name, options, marks=() if options or name in QUICK else pytest.mark.slow)
     for name in list_methods()
     if name not in ("none", "papr") and not issubclass(get_method(name), TwoPass)
     for options in (({}, OPTIONS[name]) if name in OPTIONS else ({},))
@@ -90,11 +93,11 @@ EVERY = [
 
 
 def stopped_at_one_exit(
-    backbone: Backbone, method: str, options: Options
+    backbone: Backbone, method: str, options: Options, stop: int = 2
 ) -> tuple[CompressedViT, list[int], list[int]]:
-    """Reductions before and behind an exit, and before the last block: the model, what stopping
-    and not stopping cost by the tokens that ran, and what torch counts."""
-    kind, policy = get_method(method), ExitPolicy((2,), ("vit",))
+    """Reductions before and behind an exit, or behind alone, and before the last block: the model,
+    what stopping and not stopping cost by the tokens that ran, and what torch counts."""
+    kind, policy = get_method(method), ExitPolicy((stop,), ("vit",))
     layers = (1,) if kind.single_layer else (1, 3)
     layers = (0,) if kind.placement is Placement.BEFORE_BLOCKS else layers
     reductions = tuple(Reduction(layer, num_keep=11 - layer) for layer in layers)
@@ -104,21 +107,38 @@ def stopped_at_one_exit(
     image, counted = torch.randn(1, *backbone.facts.image_shape), list[int]()
     told, _ = measured_exit_macs(model, recorded_exits(model, [image]))
     for threshold in (-1.0, 1.0):
-        model.exits.policy = ExitPolicy((2,), ("vit",), threshold=(threshold,))
+        model.exits.policy = dataclasses.replace(policy, threshold=(threshold,))
         counted += count_each(model, image)
     return model, told[0].tolist(), counted
 
 
+@pytest.mark.parametrize("stop", [0, 2])
 @pytest.mark.parametrize(("method", "options"), EVERY)
 @torch.no_grad()
 def test_every_method_costs_what_torch_counts_wherever_it_stops(
-    method: str, options: Options
+    method: str, options: Options, stop: int
 ) -> None:
     torch.manual_seed(0)
-    model, told, counted = stopped_at_one_exit(tiny_backbone(5), method, options)
+    model, told, counted = stopped_at_one_exit(tiny_backbone(5), method, options, stop)
     assert told == counted
     if not is_adaptive(model.config):
         assert scheduled_exit_macs(model.backbone.facts, model.config).tolist() == counted
+
+
+@pytest.mark.parametrize("keep", [(0.5, 0.5), (1.0, 0.5), (1.0, 1.0)])
+@pytest.mark.parametrize("graph", ["mixed", "spatial"])
+@torch.no_grad()
+def test_a_graph_costs_images_that_stop_before_it_is_used(
+    keep: tuple[float, float], graph: str
+) -> None:
+    reductions = tuple(Reduction(at, ratio) for at, ratio in zip((1, 3), keep, strict=True))
+    policy = ExitPolicy((0, 2), threshold=(-1.0,))
+    model = compress_backbone(
+        tiny_backbone(5), CompressionConfig("gtp", reductions, {"graph": graph}, exits=policy)
+    ).eval()
+    first, _, end = scheduled_exit_macs(model.backbone.facts, model.config)
+    assert count_each(model, torch.zeros(1, 3, 32, 32)) == [first]
+    assert end == cost(model.backbone.facts, model.config).macs
 
 
 @pytest.mark.parametrize("shared", [False, True])

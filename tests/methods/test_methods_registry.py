@@ -1,5 +1,6 @@
 """Names to methods, entry points included."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from autotok.errors import ConfigError, IncompatibleMethod, UnknownName
-from autotok.methods import TokenReducer, get_method, list_methods, register, registry, unmet_need
+from autotok.methods import (
+    Kind,
+    TokenReducer,
+    Training,
+    get_method,
+    list_methods,
+    register,
+    registry,
+    unmet_need,
+)
 from autotok.testing import REDUCTION_CHECKS, synthetic_facts
 
 SOURCE = '''
@@ -100,9 +110,39 @@ def test_a_name_cannot_be_taken_twice() -> None:
 
         @register("tome")
         class Another(TokenReducer):
-            pass
+            kind = Kind.PRUNE
 
     assert get_method("tome").__name__ == "ToMe"
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        ({"training": Training.REQUIRED}, "'training' declares nothing; name it 'training_need'"),
+        ({"exports": False}, "'exports' declares nothing; name it 'exportable'"),
+        ({"requires": frozenset({"clss"})}, "requires 'clss'; did you mean 'cls'? give a set of"),
+        ({"rounding": "up"}, "rounding is 'up'; give one of: ceil, floor, round"),
+        ({"kind": "prune"}, "kind is 'prune'; give one of: Kind.NONE, Kind.PRUNE"),
+    ],
+)
+def test_what_declares_nothing_is_refused_when_registered(
+    declared: dict[str, object], told: str
+) -> None:
+    made = type("Mine", (TokenReducer,), {"kind": Kind.PRUNE, **declared})
+    with pytest.raises(
+        ConfigError, match=f"method 'mine' cannot be registered: .*{re.escape(told)}"
+    ):
+        register("mine")(made)
+    assert "mine" not in list_methods()
+    good = type("Mine", (TokenReducer,), {"kind": Kind.PRUNE, "training": True})
+    assert registry.misdeclared(good) is None
+
+
+def test_the_page_on_own_methods_names_what_the_base_class_has() -> None:
+    page = Path(__file__).parents[2] / "docs" / "own-method.md"
+    names = re.findall(r"^\| `(\w+)` \|", page.read_text(encoding="utf-8"), re.M)
+    assert "training_need" in names
+    assert all(hasattr(TokenReducer, name) for name in names)
 
 
 def test_an_unmet_need_is_said_in_words() -> None:

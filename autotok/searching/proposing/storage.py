@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 PASSWORD_VARIABLE = "AUTOTOK_STORAGE_PASSWORD"
 _HIDDEN = "***"
 _SECRET = ("password", "passwd")
+# a drive letter is no scheme, and neither is a folder's name before two slashes
+_ALMOST_URL = re.compile(
+    r"[a-z][\w+.-]+:/|(sqlite|postgres(ql)?|mysql|mariadb|oracle|mssql)(\+\w+)?(:|//)", re.I
+)
 _CONNECT_S = 10
 _LOCKED_S = 60
 """So long one search waits for another's turn in one SQLite file."""
@@ -130,9 +134,12 @@ def check_url(url: str) -> None:
 
 
 def check_storage(storage: str | None) -> None:
-    """Refuse a storage that cannot be, see `check_url`, or whose password is not known."""
+    """Refuse a storage that cannot be, see `check_url`, or whose password is not known; also a URL
+    that lacks a colon or a slash, which would name a journal file."""
     if storage is not None and is_url(storage):
         check_url(filled_url(storage))
+    elif storage is not None and _ALMOST_URL.match(storage):
+        raise _no_url(storage)
 
 
 def _parsed(url: str) -> URL:
@@ -142,10 +149,14 @@ def _parsed(url: str) -> URL:
     try:
         return make_url(url)
     except (ArgumentError, ValueError) as error:
-        raise ConfigError(
-            f"storage '{_crossed_out(url)}' is no URL of a database; use sqlite:///FILE or"
-            " postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-        ) from error
+        raise _no_url(url) from error
+
+
+def _no_url(text: str) -> ConfigError:
+    return ConfigError(
+        f"storage '{_crossed_out(text)}' is no URL of a database; use sqlite:///FILE or"
+        " postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+    )
 
 
 # --- passwords stay out of files
@@ -200,7 +211,7 @@ def _written(url: URL, password: str | None) -> str:
 
 def _crossed_out(url: str) -> str:
     """What is no URL may hold a password all the same."""
-    return re.sub(r"(://[^/@:]*):[^@]*@", rf"\1:{_HIDDEN}@", url)
+    return re.sub(r"([:/][^/@:]*):[^@]*@", rf"\1:{_HIDDEN}@", url)
 
 
 # --- trouble

@@ -27,6 +27,8 @@ class Parameter:
         """Whether it is an answer to this question."""
         if self.choices:
             return answer in self.choices
+        if isinstance(answer, bool):
+            return False
         whole = isinstance(answer, int) or not self.integer
         return isinstance(answer, (int, float)) and whole and self.low <= answer <= self.high
 

@@ -8,7 +8,7 @@ import pytest
 from problems import fake_problem
 
 from autotok.errors import ConfigError, RunDirectoryError, StorageUnreachable
-from autotok.searching.proposing.storage import filled_url, masked
+from autotok.searching.proposing.storage import check_storage, filled_url, masked
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.space.settings import SearchSettings
 
@@ -21,6 +21,10 @@ from autotok.searching.space.settings import SearchSettings
         ("oracle://me:hidden@host/db", "needs the Python package"),
         ("://me:hidden@host", "is no URL of a database"),
         ("postgresql://me:hidden@host:port/db", "is no URL of a database"),
+        ("postgres//me:hidden@host/db", r"'postgres//me:\*\*\*@host/db' is no URL of a database"),
+        ("postgresql:me:hidden@host/db", "is no URL of a database"),
+        ("sqlite:/a.db", "is no URL of a database; use sqlite:///FILE"),
+        ("mysql+pymysql//host/db", "is no URL of a database"),
     ],
 )
 def test_a_storage_that_cannot_be_is_said_before_anything_is_written(
@@ -30,6 +34,11 @@ def test_a_storage_that_cannot_be_is_said_before_anything_is_written(
         run_search(SearchSettings(storage=url), fake_problem(), tmp_path / "run")
     assert "hidden" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", ["runs//a.log", "sqlite/a.log", "C:/a.log", "a:b.log", "sqlite"])
+def test_a_path_is_a_path(path: str) -> None:
+    check_storage(path)
 
 
 def test_a_server_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:

@@ -30,3 +30,9 @@ def test_options_of_methods_ask_in_their_own_ranges() -> None:
 def test_an_option_without_a_range_cannot_be_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"fix it in the space under options: tome: r: 0\.5"):
         of_option("tome", Option("r", 0.5, "a share", search=True))
+
+
+def test_true_answers_no_question_for_a_number() -> None:
+    share = Parameter("share", low=0.0, high=1.0)
+    assert share.allows(1)
+    assert not share.allows(True)
