@@ -206,12 +206,13 @@ def compress_command(
     """Compress a model one way and write it as a bundle: configuration, weights, README."""
     autotok.check_folder(output)
     autotok.check_format("onnx")
-    if data is not None:
-        autotok.check_data(data, class_names=class_names)
+    autotok.check_data(data, class_names=class_names)
 
     from .progress import StepProgress
 
     model = build(config, backbone, checkpoint, image_size, method, keep, r, option)
+    if data is not None:
+        class_names = autotok.told_class_names(config, data, class_names)
     with StepProgress("compressing", quiet=json) as bar:
         bar.update(0.0, "writing weights, exporting ONNX and checking it", important=True)
         report = autotok.write_bundle(
@@ -220,6 +221,7 @@ def compress_command(
             checkpoint=checkpoint,
             data=data,
             class_names=class_names,
+            found_in=config,
         )
     _show(report, json)
 

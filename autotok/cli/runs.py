@@ -123,7 +123,11 @@ def search_command(
         str | None, typer.Option(help="Optuna storage URL instead of a journal file.")
     ] = None,
     study: Annotated[
-        str | None, typer.Option(help="Name of the study in --storage; a new one by default.")
+        str | None,
+        typer.Option(
+            help="Name of the study; by default 'autotok' in the run's journal file, and a new one"
+            " in --storage."
+        ),
     ] = None,
     join: Annotated[
         bool, typer.Option("--join", help="Go on with the trials of a --study that exists already.")

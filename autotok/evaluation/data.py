@@ -228,17 +228,18 @@ def told_of(data: DataSource, backbone: Backbone) -> tuple[str, ...]:
 
 
 def check_data(
-    data: str | Path,
+    data: str | Path | None,
     train_data: str | Path | None = None,
     class_names: str | Path | None = None,
 ) -> None:
-    """Raise `DataError` unless what is named is there; nothing is loaded."""
+    """Raise `DataError` unless what is named is there; nothing is loaded. Without any data, class
+    names are for themselves."""
     folders = [folder for folder in map(_folder, (data, train_data)) if folder is not None]
     for folder in folders:
         require_folder(folder)
     if class_names is None:
         return
-    if not folders:
+    if not folders and data is not None:
         raise DataError(f"data '{data}' has its own classes; class names are for image folders")
     if not Path(class_names).expanduser().is_file():
         raise DataError(f"class names '{class_names}' are no file; give one with a name a line")

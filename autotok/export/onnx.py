@@ -108,7 +108,7 @@ class Onnx(ExportFormat):
         axes = {name: {0: "batch"} for name in names} if graph.dynamic_batch else None
         try:
             torch.onnx.export(
-                graph.model,
+                _Plain(graph.model),
                 graph.inputs,
                 str(path),
                 dynamo=False,
@@ -184,6 +184,18 @@ class _Graph:
     takes: tuple[str, ...]
     gives: tuple[str, ...]
     dynamic_batch: bool = False
+
+
+class _Plain(nn.Module):
+    """A model that takes tensors and nothing else: the older exporter hands on the defaults of
+    every further parameter, by place even where it goes by keyword alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.model(*inputs)
 
 
 def _write_dynamo(graph: _Graph, path: Path, opset: int) -> None:

@@ -32,6 +32,7 @@ from autotok.searching.running.judging import Judged, judge
 from .block_report import block_report
 from .counts_report import counts_report
 from .export_report import check_images, counts_told, with_thresholds_found
+from .told_classes import kept_class_names
 
 CHECKED = 4
 """Images that a bundle's file is compared with torch on."""
@@ -209,12 +210,16 @@ def write_bundle(
     checkpoint: str | Path | None,
     data: str | Path | None = None,
     class_names: str | Path | None = None,
+    found_in: str | Path | None = None,
 ) -> dict[str, Any]:
     """Write configuration, weights and ONNX of one compressed model to a folder.
 
     A method of thresholds that is only given amounts has them found on training images of `data`;
     without any (the built-in demo has its own) the folder says that they were not. The file is
     compared with torch on images of `data`, on noise without any.
+
+    Classes are called as the file `class_names` says, else as in the bundle or `best.yaml` that the
+    model was `found_in`, else as images of `data` call them, else by the model's own names.
     """
     if model.config.number_format == "int8":
         raise ExportError(
@@ -224,17 +229,20 @@ def write_bundle(
     output, checkpoint = Path(output), None if checkpoint is None else Path(checkpoint)
     facts = model.backbone.facts
     data = "demo" if data is None and facts.name == DEMO else data
+    names_file, names = kept_class_names(found_in, class_names, facts.num_classes)
     model, found_on = with_thresholds_found(model, data, class_names)
     exact = cost(facts, model.config)
+    named = {} if names_file is None else {"class_names": names_file}
     bundle = Bundle(
         backbone=BackboneRef.of(model.original.whole.facts, checkpoint=checkpoint),
         config=model.config,
         preprocessing=preprocessing_of(model.backbone).to_dict(),
-        evidence={"costs": Costs.of(exact).columns},
+        evidence={"costs": Costs.of(exact).columns, **named},
     )
     source = None if data is None else load_data(data, model.backbone, class_names=class_names)
     images, checked_on = check_images(model, source, CHECKED)
-    results = save_bundle(output, model, bundle, images, checked_on=checked_on)
+    names = names or (() if source is None else source.class_names or ())
+    results = save_bundle(output, model, bundle, images, checked_on=checked_on, class_names=names)
     onnx = results["exports"].get("onnx", {})
     return {
         "folder": str(output),

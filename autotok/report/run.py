@@ -282,6 +282,8 @@ class Run:
             if not path.is_file():
                 raise self._unfinished(f"run '{self.directory}' has no {name} yet")
             table = pd.read_csv(path)
+            if table.empty and list(table) == ["number"]:  # of an earlier version, no row at all
+                table["state"] = []
             for column in ("number", "state"):
                 table[column]
             for column in _NUMBERS & set(table):

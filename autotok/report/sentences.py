@@ -39,8 +39,7 @@ def control_sentence(points: Sequence[Point], metric: Metric, why_not: str = "")
     pruning = f"best of {len(controls)} random prunings" if len(controls) > 1 else "random pruning"
     return (
         f"{told}; {pruning}: {metric.text(control.quality)} at"
-        f" {gflops(control.macs_g)} GFLOPs; difference {difference}"
-        f" {'points' if metric.unit == '%' else 'in favour of the best'}"
+        f" {gflops(control.macs_g)} GFLOPs; difference {difference}{_leaning(gain, metric)}"
         f"{_over_images(best, control)}{warning}{advice}"
     )
 
@@ -61,8 +60,16 @@ def _held_against(best: Point, control: Point, metric: Metric) -> tuple[float, s
         paired = control.against_best.reversed
         return paired.difference, paired.text, paired.verdict == "tie"
     sign = 1 if metric.higher_is_better else -1
-    gain = sign * ((best.quality or 0.0) - (control.quality or 0.0))
+    gain = sign * ((best.quality or 0.0) - (control.quality or 0.0)) + 0.0  # of -0.0, 0.0
     return gain, f"{gain:+.{metric.digits}f}", False
+
+
+def _leaning(gain: float, metric: Metric) -> str:
+    """What follows a difference, positive where the best is better: its unit, or which way it goes
+    where more of the metric need not be better."""
+    if metric.unit == "%":
+        return " points"
+    return "" if gain == 0 else f", for the {'better' if gain > 0 else 'worse'}"
 
 
 def _over_images(best: Point, control: Point) -> str:
@@ -90,7 +97,7 @@ def smaller_image_sentence(points: Sequence[Point], metric: Metric, why_not: str
         f"smaller images: the uncompressed model{tuned} on {control.image_size} x"
         f" {control.image_size} pixels: {metric.text(control.quality)} at"
         f" {gflops(control.macs_g)} GFLOPs; the best differs by {difference}"
-        f" {'points' if metric.unit == '%' else 'in its favour'}"
+        f"{_leaning(gain, metric)}"
         f"{_over_images(best, control)}{warning}{advice}"
     )
 

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autotok.errors import ConfigError, printable
+from autotok.evaluation.classes import read_class_names
 from autotok.evaluation.layout import Layout, source_of
 from autotok.export.best_yaml import read_best
+from autotok.export.infer import Refused, read_spec
+from autotok.export.weights import weights_home
 from autotok.names import is_named
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,39 @@ def told_class_names(
         printable(f"class names '{told}' of '{config}' are gone; give --class-names to use them"),
     )
     return None
+
+
+def kept_class_names(
+    found_in: str | Path | None, given: str | Path | None, num_classes: int
+) -> tuple[str | None, tuple[str, ...]]:
+    """(file of class names, a model's classes by name): of the file given, else of that which the
+    `best.yaml` it was found in was searched or fine-tuned with, where that is gone of its bundle.
+
+    Raises:
+        ConfigError, DataError: a file that cannot be read, or not a name for each class.
+    """
+    if given is not None:
+        file = Path(given).expanduser().absolute()
+        return str(file), read_class_names(file, num_classes)
+    if found_in is None or read_best(Path(found_in)).backbone.num_classes != num_classes:
+        return None, ()
+    told = _asked(Path(found_in)).get("class_names")
+    if not isinstance(told, str):
+        return None, _bundled_names(Path(found_in))
+    if Path(told).is_file():
+        return told, read_class_names(Path(told), num_classes)
+    return told, _bundled_names(Path(found_in))
+
+
+def _bundled_names(found_in: Path) -> tuple[str, ...]:
+    """What a bundle's `infer.py` calls the classes; () where it has none, or no names."""
+    home = weights_home(found_in)
+    if not (home / "preprocessing.json").is_file():
+        return ()
+    try:
+        return tuple(read_spec(home).get("class_names", ()))
+    except Refused as error:
+        raise ConfigError(str(error)) from error
 
 
 def _asked(config: Path) -> Mapping[str, object]:

@@ -10,12 +10,22 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from typer.main import get_command
 
 import autotok
+from autotok.cli.runs import app
+from autotok.searching.proposing.identity import STUDY_NAME
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--backbone", "tiny", "--data", "digits")
 QUICK = ("--trials", "4", "--max-images", "40", "--timeout", "0")
+
+
+def test_help_says_what_the_study_is_called_with_and_without_a_storage() -> None:
+    options = get_command(app).commands["search"].params  # type: ignore[attr-defined]
+    told = next(option.help for option in options if option.name == "study")
+    assert f"by default '{STUDY_NAME}' in the run's journal file" in told
+    assert told.endswith("a new one in --storage.")
 
 
 def test_a_search_writes_the_whole_run_directory(finished_run: Path) -> None:

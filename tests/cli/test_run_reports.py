@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 import autotok
+from autotok.metrics import metric_of
+from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.space.settings import DEFAULT_TIMEOUT_S, DEFAULT_TRIALS
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -76,6 +78,24 @@ def test_status_says_how_far_and_how_to_go_on(run: Cli, own_run: Path) -> None:
     trials = finished.trials
     inside = trials[(trials["state"] == "complete") & trials["feasible"]]
     assert report["best"]["top1_pct"] == inside["top1_pct"].max()
+
+
+@pytest.mark.parametrize("header", [None, "number"])
+def test_a_run_that_ended_before_its_first_trial_is_not_damaged(
+    run: Cli, own_run: Path, header: str | None
+) -> None:
+    (own_run / "pareto.json").unlink()
+    for name in ("trials.csv", "pareto.csv"):
+        RunDirectory.open(own_run).write_records(name, [])
+        if header is not None:  # as earlier versions wrote it
+            (own_run / name).write_text(f"{header}\n")
+    found = autotok.Run(own_run)
+    assert (len(found.trials), len(found.front)) == (0, 0)
+    assert found.trial_points(metric_of("top1")) == []
+    code, out, _ = run("status", own_run, "--json")
+    report = json.loads(out)
+    assert (code, report["state"], report["evaluated"]) == (0, "interrupted", 0)
+    assert report["best"] is None
 
 
 def test_two_runs_are_compared_side_by_side(run: Cli, finished: autotok.Run) -> None:

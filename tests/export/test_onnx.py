@@ -1,5 +1,6 @@
 """ONNX files: which exporter wrote them, and for which batch."""
 
+import sys
 from pathlib import Path
 
 import onnx
@@ -7,6 +8,10 @@ import pytest
 import torch
 from exporting import compressed, photos
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
+
+from hf_models import hf_backbone
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import ExportError, UsageError
@@ -29,6 +34,12 @@ def test_a_file_of_dynamic_batch_takes_any_batch(tmp_path: Path) -> None:
 def test_a_diagonal_is_exported_to_operators_that_are_run(name: str, tmp_path: Path) -> None:
     model = compressed(name, tiny_backbone()).eval()
     assert export_model(model, tmp_path / "m.onnx", photos(), opset=17).ok
+
+
+def test_the_older_exporter_takes_models_that_are_asked_by_keyword_too(tmp_path: Path) -> None:
+    model = compressed("evit", hf_backbone("ViTForImageClassification"))
+    result = export_model(model, tmp_path / "m.onnx", photos(), opset=16)
+    assert (result.ok, result.exporter, result.opset) == (True, "torchscript", 16)
 
 
 def test_a_fixed_batch_is_written_in_the_file(tmp_path: Path) -> None:

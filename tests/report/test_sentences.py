@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import pytest
 from evidence import final, hits, record
 
 from autotok.metrics import metric_of
@@ -182,6 +183,26 @@ def test_worse_over_the_same_images_is_no_better_whatever_the_means_say() -> Non
     assert "NO BETTER THAN RANDOM PRUNING" in behind
     behind = smaller_image_sentence(uneven(HARD, "1" * 32 + "0" * 8, origin="smaller image"), TOP1)
     assert "NO BETTER THAN SMALLER IMAGES" in behind
+
+
+@pytest.mark.parametrize("name", ["own", "own_loss", "kl"])
+def test_which_way_a_difference_without_a_unit_goes_is_said_as_it_is(name: str) -> None:
+    metric = metric_of(name)
+
+    def told(best: float) -> tuple[str, str]:
+        first = Point("tome", 2.0, best, kind="best")
+        control = Point("random", 2.0, 0.5, kind="random control")
+        small = Point("none", 2.0, 0.5, kind="smaller image", image_size=160)
+        return (
+            control_sentence([first, control], metric),
+            smaller_image_sentence([first, small], metric),
+        )
+
+    more = "better" if metric.higher_is_better else "worse"
+    less = "worse" if metric.higher_is_better else "better"
+    assert all(f"{'+' if more == 'better' else '-'}0.2000, for the {more}" in s for s in told(0.7))
+    assert all(f"{'+' if less == 'better' else '-'}0.2000, for the {less}" in s for s in told(0.3))
+    assert all("+0.0000; NO BETTER" in s for s in told(0.5))
 
 
 def test_of_several_controls_the_nearest_over_the_same_images_is_told() -> None:

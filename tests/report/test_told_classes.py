@@ -141,3 +141,22 @@ def test_an_export_takes_the_class_names_of_the_search(
         app, ["export", str(best), *output, *asked, "--class-names", str(other)]
     )
     assert f"names from '{other}'" in json.loads(done.stdout)["labelling"]
+
+
+@pytest.mark.usefixtures("no_onnx")
+def test_a_bundle_takes_the_class_names_of_the_search_and_hands_them_on(
+    photos: Path, best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = Mock(wraps=save_bundle)
+    monkeypatch.setattr("autotok.report.model_report.save_bundle", saved)
+    for given in ([str(best)], [str(best), "--data", str(photos)]):
+        done = CliRunner().invoke(app, ["compress", *given, "-o", str(tmp_path / "b"), "--json"])
+        assert done.exit_code == 0, done.output
+        assert saved.call_args.kwargs["class_names"] == NAMES
+        assert told_class_names(tmp_path / "b", photos) == tmp_path / "names.txt"
+    of_images = ["-b", "tiny", "--data", str(photos), "-o", str(tmp_path / "c"), "--json"]
+    assert CliRunner().invoke(app, ["compress", *of_images]).exit_code == 0
+    assert saved.call_args.kwargs["class_names"] == tuple(sorted(NAMES))
+    gone = ["-b", "tiny", "--class-names", "gone.txt", "-o", str(tmp_path / "d")]
+    with pytest.raises(DataError, match=r"class names 'gone\.txt' are no file"):
+        CliRunner().invoke(app, ["compress", *gone], catch_exceptions=False)

@@ -304,6 +304,6 @@ def section_of(data: Mapping[str, Any], place: Place, name: str, cls: type[T]) -
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Union of the rows' columns; those of the fullest row come first, in its order."""
     if not rows:
-        return ["number"]
+        return ["number", "state"]
     fullest = max(rows, key=len)
     return list(dict.fromkeys([*fullest, *(key for row in rows for key in row)]))

@@ -218,8 +218,9 @@ class StudyRun:
         plan, none = self.search.plan, not any(r.tuned is not None for r in self.search.records)
         if not (plan.finetunes and none and self.notes.noted("promoted") == "timeout_s"):
             return ""
-        seconds = f"one of {plan.finetune_s:.0f} s" if plan.finetune_s else "one"
-        return f"nothing was fine-tuned: the time limit leaves no room for {seconds}"
+        planned = plan.finetune_s or 0.0
+        one = f"one of {planned:.0f} s" if planned >= 1.0 else "one"
+        return f"nothing was fine-tuned: the time limit leaves no room for {one}"
 
     def _know_reference(self) -> None:
         """Judge the uncompressed model on a few images: what a fine-tune may hope for at best."""

@@ -93,7 +93,8 @@ class TimeLimit:
         said = f"{self.elapsed():.0f} s of the time limit of {limit:g} s went into loading"
         if self.speed[0]:
             each_s = self._search.plan.few * self.speed[0]
-            said += f" and a test of its speed: a first trial is expected to take {each_s:.0f} s"
+            trial = f"{each_s:.0f} s" if each_s >= 1.0 else "less than a second"
+            said += f" and a test of its speed: a first trial is expected to take {trial}"
         return f"{said}, and {given:.0f} s are set aside for export and report" if given else said
 
     def make_plan(self, problem: Problem, engine: Engine) -> FidelityPlan:

@@ -3,7 +3,7 @@
 '2.3GFLOPs', '2.3 gmacs', '2300M', '50%', '50%latency', '26ms', '30fps', '1500img/s', '600MB',
 '0.6GiB', '12Mparams', '90mJ'; the units are those of `autotok.metrics`.
 A share is of the uncompressed cost. "FLOPs" follow the convention asked for; 'macs' are always
-multiply-accumulates with attention included.
+multiply-accumulates with attention included. A number alone counts as FLOPs do, from a million on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _FLOPS = {scale + end: factor for scale, factor in SCALES.items() for end in (""
 """What these count follows the convention asked for."""
 _LEAST, _MOST = 1e-9, 1e24
 """In any metric's own unit; floats keep a limit within these finite and above 0."""
+_LEAST_ALONE = 1e6
+"""Without a unit: what is less was meant in one, or as a share."""
 _SHARED = ("latency", "throughput", "memory", "params")
 
 
@@ -136,6 +138,11 @@ def parse_budget(text: str, *, convention: str = "macs") -> BudgetRequest:
     if not amount > 0 or math.isinf(amount):
         raise ConfigError(
             f"budget '{text}' must be positive and finite; write one such as 2.3GFLOPs"
+        )
+    if not unit and amount < _LEAST_ALONE:
+        raise ConfigError(
+            f"budget '{text}' has no unit; give it one, as in 2.3GFLOPs, 50%, 26ms, 600MB or"
+            " 12Mparams"
         )
     metric, factor, relative = _unit(unit, text, convention)
     value = 1000.0 / amount if factor is None else amount * factor

@@ -49,7 +49,8 @@ class SearchSettings:
     storage: str | None = None
     """Optuna storage URL; None is the journal file study.log in the run directory."""
     study: str | None = None
-    """Name of the study there; None is a new one that no other run has."""
+    """Name of the study there; None is 'autotok' in the run's journal file, and in a storage a new
+    one that no other run has."""
     join: bool = False
     """Go on with the trials of a study that exists already; without it that is an error."""
     images_few: int | None = None

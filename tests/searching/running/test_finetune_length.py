@@ -84,15 +84,19 @@ def test_a_tenth_of_a_fine_tune_s_time_is_spent_on_a_speed_and_once(tmp_path: Pa
     assert again.plan == first.plan
 
 
+@pytest.mark.parametrize(("share", "told"), [(0.27, "one of 81 s"), (0.0005, "one")])
 def test_no_speed_is_measured_where_the_fine_tune_would_no_longer_fit_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, told: str
 ) -> None:
+    monkeypatch.setattr("autotok.searching.space.settings._FINETUNE_SHARE", share)
     monkeypatch.setattr(TimeLimit, "closes_promotions", lambda _, first=False: first)
     pacer = Pacer(1e11)
     result = run_search(SETTINGS, problem_with(pacer), tmp_path / "run")
     assert pacer.asked == []
     assert steps(result) == []
-    assert result.no_finetune.startswith("nothing was fine-tuned: the time limit leaves no room")
+    assert result.no_finetune == (
+        f"nothing was fine-tuned: the time limit leaves no room for {told}"
+    )
     assert f"{result.no_finetune[1:]}." in notes_of(result, None)[-1]
 
 

@@ -75,6 +75,12 @@ def test_an_unknown_unit_names_the_nearest() -> None:
         parse_budget("2 parsecs")
 
 
+@pytest.mark.parametrize("text", ["26", "0.5", "600 ", "999,999", "1e-3", "50%latency, 26"])
+def test_a_number_that_needs_a_unit_is_refused_without_one(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"has no unit; give it one, as in 2\.3GFLOPs, 50%, 26ms"):
+        parse_budgets(text)
+
+
 @pytest.mark.parametrize("text", ["0GFLOPs", "-1ms", "0%"])
 def test_nothing_and_less_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="must be positive"):
