@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -161,8 +162,9 @@ def test_what_torch_cannot_count_is_listed() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_fvcore_agrees_once_attention_is_unfused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unfused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    def unfused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any, dropout_p: float) -> Tensor:
         assert attn_mask is None
+        assert dropout_p == 0.0
         return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", unfused)
