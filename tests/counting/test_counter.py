@@ -167,8 +167,8 @@ def test_fvcore_agrees_once_attention_is_unfused(monkeypatch: pytest.MonkeyPatch
         assert dropout_p == 0.0
         return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", unfused)
     model = backbone("tiny")
+    monkeypatch.setattr(F, "scaled_dot_product_attention", unfused)
     analysis = FlopCountAnalysis(model, torch.zeros(1, 3, 32, 32))
     by_operator = analysis.unsupported_ops_warnings(False).by_operator()
     products = {key: by_operator[key] for key in ("conv", "linear", "matmul")}
