@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autotok.compression.telling import missing_thresholds
+from autotok.config import CompressionConfig
 from autotok.metrics import METRICS, ON_DEVICE, Metric
 from autotok.pruned_spec import PrunedSpec
 
+from .best_yaml import Bundle, trained_words
 from .engines import engine_table
 from .formats import FORMATS
 from .onnx import output_name
 from .onnx_session import EXACT_INT8
 from .weights import EXITS, REDUCERS, WEIGHTS
 
-if TYPE_CHECKING:
-    from .best_yaml import Bundle
 
-
-def not_rebuilt(found: Mapping[str, Any]) -> str:
+def not_rebuilt(found: Mapping[str, Any], config: CompressionConfig) -> str:
     """That the folder does not give the model again, and what does."""
+    instead = "; compress your own model object with config.yaml instead"
     why = found.get("error") or f"its outputs differ by {found['max_abs_diff']:.1e}"
     return (
         f"what name, configuration and weights give is another model than was compressed ({why}):"
-        " autotok.load cannot rebuild it, the exported files are right; compress your own model"
-        " object with config.yaml instead"
+        " autotok.load cannot rebuild it, the exported files are right"
+        + ("" if trained_words(config) else instead)
     )
 
 
@@ -39,7 +39,7 @@ def readme(
     ref, config = bundle.backbone, bundle.config
     channels, height, width = ref.image_shape
     height, width = (config.image_size or side for side in (height, width))
-    tuned, output = config.mode == "retrain", output_name(ref.num_classes)
+    output = output_name(ref.num_classes)
     onnx = exports.get("onnx", {})
     runs = "path" in onnx and bool(bundle.preprocessing)
     lines = [
@@ -73,15 +73,17 @@ def readme(
         ),
         "",
         *(_alone() if runs else []),
-        *([] if rebuilt is None or rebuilt["ok"] else [f"CAREFUL: {not_rebuilt(rebuilt)}.", ""]),
+        *(
+            []
+            if rebuilt is None or rebuilt["ok"]
+            else [f"CAREFUL: {not_rebuilt(rebuilt, config)}.", ""]
+        ),
         "In Python, with autotok:",
         "",
         "    import autotok",
         f'    model = autotok.load(".")           # images in, {output} out',
         "",
-        "The weights were fine-tuned for this configuration; the original ones do not fit it."
-        if tuned
-        else 'or on a model of your own: `autotok.compress(model, "config.yaml")`.',
+        _on_your_own(config),
         *_number_format(config.number_format, bundle.evidence),
         *_image_size(config.image_size, ref.image_shape[1:]),
         *_thresholds(bundle),
@@ -95,6 +97,13 @@ def readme(
         *_elsewhere(onnx),
     ]
     return "\n".join(lines)
+
+
+def _on_your_own(config: CompressionConfig) -> str:
+    trained = trained_words(config)
+    if not trained:
+        return 'or on a model of your own: `autotok.compress(model, "config.yaml")`.'
+    return f"The configuration {trained}: weights other than these do not fit it."
 
 
 def _title(bundle: Bundle) -> str:
