@@ -194,7 +194,7 @@ def _figures(evidence: Mapping[str, Any]) -> list[str]:
     measured, predicted = evidence.get("measured"), evidence.get("predicted") or {}
     figures = measured or predicted
     quality = evidence.get("quality")
-    lines = [*_quality(quality), *_cost(evidence), *_mean_cost(quality)]
+    lines = [*_quality(quality), *_cost(evidence, quality or {})]
     for metric in map(METRICS.__getitem__, ON_DEVICE):
         value = figures.get(metric.name)
         if value is not None:
@@ -215,24 +215,23 @@ def _quality(found: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _cost(evidence: Mapping[str, Any]) -> list[str]:
-    costs, counted = evidence.get("costs"), evidence.get("macs_counted")
-    if not costs:
+def _cost(evidence: Mapping[str, Any], quality: Mapping[str, Any]) -> list[str]:
+    """By formula; where images cost different amounts the mean, beside which that is nominal."""
+    number, nominal = METRICS["macs"].number, (evidence.get("costs") or {}).get("macs_g")
+    mean, counted = quality.get("macs_mean"), evidence.get("macs_counted")
+    macs_g = mean / 1e9 if mean else nominal
+    if macs_g is None:
         return []
-    number = METRICS["macs"].number
-    second = f"; a second, independent counter found {number((counted or 0) / 1e9)}"
-    second = "" if counted is None else second
+    how = f"the mean over the {quality['num_images']} images judged" if mean else "by formula"
+    if mean and nominal is not None and number(nominal) != number(macs_g):
+        how += f" (nominally, by formula, {number(nominal)})"
+    if counted is not None:
+        which = "counter, run on some of them, comes to" if mean else "counter found"
+        how += f"; a second, independent {which} {number(counted / 1e9)}"
     return [
-        f"- Cost: {number(costs['macs_g'])} G multiply-accumulates an image, attention included"
-        f" (papers say GFLOPs), by formula{second}."
+        f"- Cost: {number(macs_g)} G multiply-accumulates an image, attention included"
+        f" (papers say GFLOPs), {how}."
     ]
-
-
-def _mean_cost(found: Mapping[str, Any] | None) -> list[str]:
-    if not found or not found.get("macs_mean"):
-        return []
-    mean = found["macs_mean"] / 1e9
-    return [f"- Mean cost: {mean:.4g} G multiply-accumulates over the images judged."]
 
 
 def _source(evidence: Mapping[str, Any], metric: Metric) -> str:

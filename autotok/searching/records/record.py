@@ -113,7 +113,7 @@ class TrialRecord:
     untuned: Mapping[str, Any] | None = None
     """Tally of the same configuration plugged in, over the first images, as far as it was run."""
     macs_counted: int | None = None
-    """By the independent counter; filled in for what is reported."""
+    """By the independent counter, as `costs` of as many images; filled in for what is reported."""
     within_budget: bool | None = None
     reading: Mapping[str, Any] | None = None
     """Its measurement on a device (`Measurement.to_dict()`); `predicted` stays beside it."""
