@@ -27,7 +27,7 @@ from autotok.devices.placing import check_device, torch_device
 from autotok.errors import ConfigError, ExportError, IncompatibleMethod
 from autotok.evaluation.accuracy import Quality
 from autotok.evaluation.own_quality import OwnFunction, OwnQuality
-from autotok.export.best_yaml import read_best
+from autotok.export.best_yaml import read_best, trained_words
 from autotok.export.bundle import load_bundle, load_uncompressed
 from autotok.export.exported import ExportResult, export_model
 from autotok.export.formats import FORMATS, check_suffix
@@ -99,11 +99,11 @@ def compress(
         )
     if backbone.is_resized and chosen.image_size is None:  # else it would mean the model's own size
         chosen = dataclasses.replace(chosen, image_size=backbone.facts.image_shape[1])
-    trained = chosen.mode == "retrain" or chosen.exits is not None
+    trained = trained_words(chosen)
     if trained and not isinstance(config, CompressionConfig):
         raise ConfigError(
-            f"'{config}' was fine-tuned, so it needs its own weights, not the model's; rebuild it"
-            " with autotok.export.bundle.load_bundle, or fine-tune the model itself"
+            f"'{config}' {trained}, so it needs its own weights, not the model's; rebuild it with"
+            " autotok.load, or fine-tune the model itself"
         )
     folds = issubclass(get_method(chosen.method), Folding)
     chosen = pinned(chosen, Path(weights) if folds and weights is not None else None)

@@ -136,11 +136,14 @@ def finetune_command(
     changes = {key: value for key, value in changes.items() if value is not None}
     others = {key: value for key, value in others.items() if value is not None}
     autotok.FineTuneSpec(**changes)  # numbers are told before anything heavy is imported
-    chosen = _chosen(config, method, keep, option or [], exits)
+    what, given = (config, method, keep, option or [], exits), [*changes, *others]
+    begun = _stored(output, given) if resume and output is not None else {}
+    chosen = begun["model"] if "model" in begun and not any(what) else _chosen(*what)
     folder = output or autotok.fresh_finetune_folder(chosen, backbone)
     autotok.torch_device(device)
     if resume:
-        others = _stored(folder, [*changes, *others])
+        others = begun or _stored(folder, given)
+        others.pop("model", None)
     else:
         others["changes"] = changes
     _run(chosen, folder, {**others, "device": device}, resume=resume, json=json, quiet=quiet)

@@ -89,9 +89,8 @@ class Bundle:
 
     @property
     def has_trained_weights(self) -> bool:
-        """Whether the configuration means nothing without the files beside it: it was fine-tuned,
-        or heads of exits were."""
-        return self.config.mode == "retrain" or self.config.exits is not None
+        """Whether the configuration means nothing without the files beside it."""
+        return bool(trained_words(self.config))
 
     def check_fits(self, facts: BackboneFacts) -> None:
         """Raise `ConfigError` where the configuration would mean something else here."""
@@ -104,6 +103,13 @@ class Bundle:
                 " blocks and"
                 f" grid {facts.grid[0]}x{facts.grid[1]}; give the model it was made for"
             )
+
+
+def trained_words(config: CompressionConfig) -> str:
+    """'was fine-tuned', or what else of it was trained; '' where any weights will do."""
+    if config.mode == "retrain":
+        return "was fine-tuned"
+    return "" if config.exits is None else "has trained heads of exits"
 
 
 def write_best(path: Path, bundle: Bundle) -> Path:
@@ -125,7 +131,9 @@ def write_best(path: Path, bundle: Bundle) -> Path:
     body = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
     use = f"Use it: autotok.compress(model, {path.name!r}),\n# or on the command line:"
     if bundle.has_trained_weights:
-        use = "Its weights are fine-tuned and lie\n# where `weights` says; use both:"
+        use = (
+            f"It {trained_words(bundle.config)}; its weights lie\n# where `weights` says; use both:"
+        )
     header = f"# Found by autotok {bundle.autotok}. {use} autotok evaluate {path.name}\n"
     return write_text(path, header + body)
 

@@ -38,7 +38,15 @@ from autotok.methods.folding import adapters_of
 from autotok.methods.registry import get_method
 from autotok.methods.thresholds import Calibrated
 
-from .best_yaml import BackboneRef, Bundle, json_text, read_best, write_best, yaml_of
+from .best_yaml import (
+    BackboneRef,
+    Bundle,
+    json_text,
+    read_best,
+    trained_words,
+    write_best,
+    yaml_of,
+)
 from .exported import export_model
 from .formats import FORMATS
 from .onnx import output_name
@@ -152,7 +160,7 @@ def _rebuilt(folder: Path, model: CompressedViT, images: Tensor) -> dict[str, An
             allowed = _SAME * max(1.0, float(expected.abs().max()))
             found = {"ok": apart <= allowed, "max_abs_diff": apart}
     if not found["ok"]:
-        _LOG.warning("%s", not_rebuilt(found))
+        _LOG.warning("%s", not_rebuilt(found, model.config))
     return found
 
 
@@ -225,9 +233,9 @@ def _proven_home(bundle: Bundle, path: Path, own: bool) -> Path:
     if bundle.has_trained_weights:
         if not own:
             raise ConfigError(
-                f"'{path}' was fine-tuned from '{bundle.backbone.name}', so its weights fit no"
-                " other backbone or checkpoint; leave these out, or fine-tune it there: autotok"
-                " finetune"
+                f"'{path}' {trained_words(bundle.config)}, so its weights fit no other backbone or"
+                f" checkpoint than those of '{bundle.backbone.name}'; leave these out, or fine-tune"
+                " it there: autotok finetune"
             )
         check_named(where, bundle.weights)
         check_files(where, bundle.weights, home, otherwise="fine-tune again")

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autotok.compression.telling import missing_thresholds
+from autotok.config import CompressionConfig
 from autotok.metrics import METRICS, ON_DEVICE, Metric
 from autotok.pruned_spec import PrunedSpec
 
+from .best_yaml import Bundle, trained_words
 from .engines import engine_table
 from .formats import FORMATS
 from .onnx import output_name
 from .onnx_session import EXACT_INT8
 from .weights import EXITS, REDUCERS, WEIGHTS
 
-if TYPE_CHECKING:
-    from .best_yaml import Bundle
 
-
-def not_rebuilt(found: Mapping[str, Any]) -> str:
+def not_rebuilt(found: Mapping[str, Any], config: CompressionConfig) -> str:
     """That the folder does not give the model again, and what does."""
+    instead = "; compress your own model object with config.yaml instead"
     why = found.get("error") or f"its outputs differ by {found['max_abs_diff']:.1e}"
     return (
         f"what name, configuration and weights give is another model than was compressed ({why}):"
-        " autotok.load cannot rebuild it, the exported files are right; compress your own model"
-        " object with config.yaml instead"
+        " autotok.load cannot rebuild it, the exported files are right"
+        + ("" if trained_words(config) else instead)
     )
 
 
@@ -39,7 +39,7 @@ def readme(
     ref, config = bundle.backbone, bundle.config
     channels, height, width = ref.image_shape
     height, width = (config.image_size or side for side in (height, width))
-    tuned, output = config.mode == "retrain", output_name(ref.num_classes)
+    output = output_name(ref.num_classes)
     onnx = exports.get("onnx", {})
     runs = "path" in onnx and bool(bundle.preprocessing)
     lines = [
@@ -73,15 +73,17 @@ def readme(
         ),
         "",
         *(_alone() if runs else []),
-        *([] if rebuilt is None or rebuilt["ok"] else [f"CAREFUL: {not_rebuilt(rebuilt)}.", ""]),
+        *(
+            []
+            if rebuilt is None or rebuilt["ok"]
+            else [f"CAREFUL: {not_rebuilt(rebuilt, config)}.", ""]
+        ),
         "In Python, with autotok:",
         "",
         "    import autotok",
         f'    model = autotok.load(".")           # images in, {output} out',
         "",
-        "The weights were fine-tuned for this configuration; the original ones do not fit it."
-        if tuned
-        else 'or on a model of your own: `autotok.compress(model, "config.yaml")`.',
+        _on_your_own(config),
         *_number_format(config.number_format, bundle.evidence),
         *_image_size(config.image_size, ref.image_shape[1:]),
         *_thresholds(bundle),
@@ -95,6 +97,13 @@ def readme(
         *_elsewhere(onnx),
     ]
     return "\n".join(lines)
+
+
+def _on_your_own(config: CompressionConfig) -> str:
+    trained = trained_words(config)
+    if not trained:
+        return 'or on a model of your own: `autotok.compress(model, "config.yaml")`.'
+    return f"The configuration {trained}: weights other than these do not fit it."
 
 
 def _title(bundle: Bundle) -> str:
@@ -185,7 +194,7 @@ def _figures(evidence: Mapping[str, Any]) -> list[str]:
     measured, predicted = evidence.get("measured"), evidence.get("predicted") or {}
     figures = measured or predicted
     quality = evidence.get("quality")
-    lines = [*_quality(quality), *_cost(evidence), *_mean_cost(quality)]
+    lines = [*_quality(quality), *_cost(evidence, quality or {})]
     for metric in map(METRICS.__getitem__, ON_DEVICE):
         value = figures.get(metric.name)
         if value is not None:
@@ -206,24 +215,23 @@ def _quality(found: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _cost(evidence: Mapping[str, Any]) -> list[str]:
-    costs, counted = evidence.get("costs"), evidence.get("macs_counted")
-    if not costs:
+def _cost(evidence: Mapping[str, Any], quality: Mapping[str, Any]) -> list[str]:
+    """By formula; where images cost different amounts the mean, beside which that is nominal."""
+    number, nominal = METRICS["macs"].number, (evidence.get("costs") or {}).get("macs_g")
+    mean, counted = quality.get("macs_mean"), evidence.get("macs_counted")
+    macs_g = mean / 1e9 if mean else nominal
+    if macs_g is None:
         return []
-    number = METRICS["macs"].number
-    second = f"; a second, independent counter found {number((counted or 0) / 1e9)}"
-    second = "" if counted is None else second
+    how = f"the mean over the {quality['num_images']} images judged" if mean else "by formula"
+    if mean and nominal is not None and number(nominal) != number(macs_g):
+        how += f" (nominally, by formula, {number(nominal)})"
+    if counted is not None:
+        which = "counter, run on some of them, comes to" if mean else "counter found"
+        how += f"; a second, independent {which} {number(counted / 1e9)}"
     return [
-        f"- Cost: {number(costs['macs_g'])} G multiply-accumulates an image, attention included"
-        f" (papers say GFLOPs), by formula{second}."
+        f"- Cost: {number(macs_g)} G multiply-accumulates an image, attention included"
+        f" (papers say GFLOPs), {how}."
     ]
-
-
-def _mean_cost(found: Mapping[str, Any] | None) -> list[str]:
-    if not found or not found.get("macs_mean"):
-        return []
-    mean = found["macs_mean"] / 1e9
-    return [f"- Mean cost: {mean:.4g} G multiply-accumulates over the images judged."]
 
 
 def _source(evidence: Mapping[str, Any], metric: Metric) -> str:

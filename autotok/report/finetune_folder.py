@@ -8,7 +8,7 @@ from typing import Any
 
 from autotok.config import CompressionConfig
 from autotok.documents import parse_json
-from autotok.errors import RunDirectoryError
+from autotok.errors import ConfigError, RunDirectoryError
 from autotok.evaluation.tally import Tally
 from autotok.export.best_yaml import read_best
 from autotok.files import check_folder
@@ -29,6 +29,10 @@ class FineTuneQuestion:
     backbone: str | None = None
     checkpoint: str | None = None
     class_names: str | None = None
+    config: CompressionConfig | None = None
+    """What was to be trained; None of a model object, which no file gives again."""
+    best: str | None = None
+    """The best.yaml, or the folder, that it was read from."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,16 @@ class QualityBefore:
 
 
 def read_question(folder: str | Path) -> dict[str, Any]:
-    """The arguments of the fine-tune that a folder holds, as `finetune` takes them."""
+    """The arguments of the fine-tune that a folder holds, as `finetune` takes them; without `model`
+    where that was an object, or an earlier version kept none."""
+    found = vars(_kept(folder)).copy()
+    config, best = found.pop("config"), found.pop("best")
+    checkpoint = None if found["checkpoint"] is None else Path(found["checkpoint"])
+    model = {} if config is None else {"model": config if best is None else Path(best)}
+    return {**found, **model, "checkpoint": checkpoint}
+
+
+def _kept(folder: str | Path) -> FineTuneQuestion:
     path = Path(folder) / QUESTION
     try:
         text = path.read_text("utf-8")
@@ -48,9 +61,29 @@ def read_question(folder: str | Path) -> dict[str, Any]:
         raise RunDirectoryError(
             f"folder '{folder}' holds no fine-tune to go on with; start one without --resume"
         ) from error
-    asked = typed(FineTuneQuestion, parse_json(text, str(path)), str(path))
-    checkpoint = None if asked.checkpoint is None else Path(asked.checkpoint)
-    return {**vars(asked), "checkpoint": checkpoint}
+    return typed(FineTuneQuestion, parse_json(text, str(path)), str(path))
+
+
+def check_same_start(folder: Path, asked: FineTuneQuestion) -> None:
+    """Raise where a fine-tune that goes on is of another configuration than was begun.
+
+    Raises:
+        ConfigError: it is, or one of them was read from a file and the other was not.
+    """
+    kept = _kept(folder) if (folder / QUESTION).is_file() else asked
+    if None in (kept.config, asked.config):
+        return
+    if kept.config != asked.config or (kept.best is None) != (asked.best is None):
+        begun, given = (_words_of(question) for question in (kept, asked))
+        raise ConfigError(
+            f"folder '{folder}' holds a fine-tune of {begun}, and what is given is {given}; to go"
+            " on with it, say nothing of what is to be trained, or choose another output folder"
+        )
+
+
+def _words_of(asked: FineTuneQuestion) -> str:
+    where = "" if asked.best is None else f" of '{asked.best}'"
+    return f"configuration {'' if asked.config is None else asked.config.config_id}{where}"
 
 
 def fresh_finetune_folder(

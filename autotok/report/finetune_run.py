@@ -53,6 +53,7 @@ from .finetune_folder import (
     QUESTION,
     FineTuneQuestion,
     QualityBefore,
+    check_same_start,
     fit_folder,
     remove_files,
 )
@@ -164,7 +165,13 @@ def finetune(
     changes = changes or {}
     wished = wished_spec(config, spec, {**settings, **changes})
     files = [None if path is None else str(path) for path in (checkpoint, class_names)]
-    asked = FineTuneQuestion(data, num_images, precision, wished, backbone, *files)
+    best = str(Path(model).absolute()) if isinstance(model, (str, Path)) else None
+    named = None if isinstance(model, nn.Module) else config
+    asked = FineTuneQuestion(
+        data, num_images, precision, wished, backbone, files[0], files[1], named, best
+    )
+    if folder is not None and resume:
+        check_same_start(folder, asked)
     check_question(config, asked, changes if recipe in list_recipes() else {**settings, **changes})
     job = job_of(model, backbone, None if checkpoint is None else Path(checkpoint))
     check_teacher_classes(wished, job.backbone.facts)
@@ -187,6 +194,7 @@ def finetune(
     resolve_precision(precision, next(student.parameters()).device)
     if folder is not None and not resume and ranks.first:
         stored = {**vars(asked), "spec": job.config.finetune.to_dict()}
+        stored["config"] = None if named is None else named.to_dict()
         write_text(folder / QUESTION, json.dumps(stored, indent=1))
     stop = min(num_images, evaluator.num_images)
     tell(0.0, f"evaluating {job.config.method} before, on {stop} images")

@@ -173,9 +173,10 @@ class _Plane:
 
 
 def _label(point: Point) -> str:
-    """Its name, with the number format where that is another than usual."""
-    usual = point.number_format == "float32"
-    return point.name if usual else f"{point.name} {point.number_format}"
+    """Its name, with structure, number format and exits where they are other than usual."""
+    number_format = "" if point.number_format == "float32" else point.number_format
+    more = (point.subnet.split(",")[0], number_format, "exits" if point.exits else "")
+    return " ".join(filter(None, (point.name, *more)))
 
 
 def _frame(

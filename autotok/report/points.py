@@ -148,9 +148,8 @@ class Point:
 
     @property
     def mode_text(self) -> str:
-        """'plug-in' or 'fine-tuned', the number format where it is not float32, the image size
-        where it is not the model's own, and the exits; '-' for the uncompressed model, the source's
-        words for a published one."""
+        """'plug-in' or 'fine-tuned', and what else of `details` there is; '-' for the uncompressed
+        model, the source's words for a published one."""
         if self.kind == "uncompressed":
             return "-"
         if self.kind == "published":
@@ -162,7 +161,7 @@ class Point:
     def details(self) -> str:
         """What is unusual about it beside its method, as `TrialRecord.details` says it."""
         tuned = self.retrained and not self.is_whole
-        return details_of(tuned, self.number_format, self.image_size, self.exits)
+        return details_of(tuned, self.subnet, self.number_format, self.image_size, self.exits)
 
     @property
     def called(self) -> str:

@@ -21,8 +21,8 @@ ORDER = (
     *("uncompressed", "best", "front", "random control", "smaller image", "other backbone"),
     "trial",
 )
-_TEXT = ("", "method", "mode", "subnet", "layer:tokens kept", "feasible")
-_WIDE = ("mode", "subnet", "of uncompressed", "against the best", "images", "feasible")
+_TEXT = ("", "method", "mode", "layer:tokens kept", "feasible")
+_WIDE = ("mode", "of uncompressed", "against the best", "images", "feasible")
 """Beginnings of the headings that a table of 80 columns has no room for."""
 _CONTROLS = dict.fromkeys(("random control", "smaller image", "other backbone"), "yellow")
 _STYLES = {"best": "bold green", "uncompressed": "cyan", **_CONTROLS}
@@ -34,10 +34,12 @@ def plain_table(
     *,
     sources: Sources | None = None,
     on_device: Sequence[Metric] = SHOWN,
+    wide: bool = True,
 ) -> tuple[list[str], list[list[str]]]:
     """(headings with units, rows of cells), costliest first; columns nobody fills are left out.
 
-    `sources` says what the figures of `on_device` metrics are; it goes into the headings.
+    `sources` says what the figures of `on_device` metrics are; it goes into the headings. Unless
+    `wide`, only the columns that fit 80 characters: the method's says what the mode's would.
     """
     sources = sources or Sources()
     bases = {p.backbone: p for p in points if p.is_whole}
@@ -45,9 +47,8 @@ def plain_table(
     better = "" if metric.higher_is_better else ", less is better"
     columns: list[tuple[str, list[str]]] = [
         ("", [p.kind for p in points]),
-        ("method", [p.name for p in points]),
+        ("method", [p.name if wide else p.called for p in points]),
         ("mode", [p.mode_text for p in points]),
-        ("subnet", [p.subnet or "-" for p in points]),
         ("layer:tokens kept", [p.schedule for p in points]),
         ("GFLOPs (1e9 MACs)", [gflops(p.macs_g) for p in points]),
         (f"{metric.label} (95 % interval{better})", [_quality(p, metric) for p in points]),
@@ -57,7 +58,8 @@ def plain_table(
         *(_device_column(m, sources, points) for m in on_device),
         ("feasible", [_feasible(p) for p in points]),
     ]
-    used = [(head, cells) for head, cells in columns if any(cell != "-" for cell in cells)]
+    shown = [column for column in columns if wide or not column[0].startswith(_WIDE)]
+    used = [(head, cells) for head, cells in shown if any(cell != "-" for cell in cells)]
     rows = [list(cells) for cells in zip(*(cells for _, cells in used), strict=True)]
     return [head for head, _ in used], rows
 
@@ -93,9 +95,7 @@ def closing_table(
     from rich.table import Table
     from rich.text import Text
 
-    heads, rows = plain_table(points, metric, sources=sources, on_device=on_device)
-    shown = [i for i, head in enumerate(heads) if wide or not head.startswith(_WIDE)]
-    heads, rows = [heads[i] for i in shown], [[row[i] for i in shown] for row in rows]
+    heads, rows = plain_table(points, metric, sources=sources, on_device=on_device, wide=wide)
     table = Table(show_lines=False, pad_edge=False)
     for head in heads:
         numeric = head not in _TEXT

@@ -221,6 +221,36 @@ def test_resuming_takes_no_other_arguments_and_needs_something_to_resume(
     assert "holds no fine-tune to go on with" in err
 
 
+@pytest.mark.parametrize("begun", [("best.yaml",), ("-b", "tiny", "-m", "topk", "--keep", "0.5@1")])
+def test_a_killed_fine_tune_goes_on_from_its_folder_alone(
+    run: Run, best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: tuple[str, ...]
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("autotok.training.finetune.finetune_student", killed)
+        assert run("finetune", *begun, *QUICK, "-o", "o", "-q")[0] != 0
+    other = ("-m", "topk", "--keep", "0.6@1")
+    code, _, err = run("finetune", *other, "--resume", "-o", "o", "-q")
+    assert (code, len(err.splitlines()), "holds a fine-tune of conf" in err) == (2, 1, True)
+    code, _, err = run("finetune", "--resume", "-o", "o", "-q")
+    assert code == 0, err
+    found = read_best(tmp_path / "o" / "best.yaml")
+    assert found.backbone.name == ("tiny" if "-m" in begun else read_best(best).backbone.name)
+    assert found.config.method == ("topk" if "-m" in begun else "evit")
+
+
+def test_a_folder_that_does_not_say_what_was_to_be_trained_asks_for_it(
+    run: Run, tmp_path: Path
+) -> None:
+    kept = {"data": "digits", "num_images": 8, "precision": "auto", "spec": {}}
+    (tmp_path / "finetune.json").write_text(json.dumps(kept))
+    code, _, err = run("finetune", "--resume", "-o", tmp_path, "-q")
+    assert (code, "say what to train: give a best.yaml" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -33,6 +33,18 @@ def test_a_small_cost_has_digits_and_latency_and_memory_say_of_how_many_images()
     assert f"- Peak memory: 90 MB, {of}never checked), not measured." in told
 
 
+def test_a_cost_that_depends_on_the_image_stands_once_as_a_mean() -> None:
+    quality = {"metric": "top1", "value": 90.0, "low": 87.0, "high": 93.0, "num_images": 400}
+    searched = {**EVIDENCE, "quality": {**quality, "macs_mean": 537_000.0}}
+    told = text(searched)
+    assert "Mean cost" not in told
+    mean = "- Cost: 0.000537 G multiply-accumulates an image, attention included (papers say"
+    mean += " GFLOPs), the mean over the 400 images judged"
+    assert f"{mean}; a second, independent counter, run on some of them, comes to 0.000537." in told
+    tuned = {**searched, "costs": {"macs_g": 0.00081}, "macs_counted": None}
+    assert f"{mean} (nominally, by formula, 0.00081)." in text(tuned)
+
+
 def test_a_corrected_figure_does_not_claim_the_target_s_error() -> None:
     corrected = "corrected by what was measured on a board (latency times 1.30)"
     predicted = {**EVIDENCE["predicted"], "latency_correction": 1.3}

@@ -255,7 +255,7 @@ def test_a_bundle_says_how_its_files_are_run(best: Path) -> None:
     assert told["parts"][1]["takes"] == told["parts"][0]["gives"][1:]
     text = (best / "README.md").read_text()
     assert "- `model.0.onnx`, `model.1.onnx`, run in turn as `model.onnx.json` says" in text
-    assert "Mean cost: 0.0025 G multiply-accumulates over the images judged." in text
+    assert "(papers say GFLOPs), the mean over the 100 images judged." in text
 
 
 def test_a_part_that_is_missing_is_named(best: Path, tmp_path: Path) -> None:

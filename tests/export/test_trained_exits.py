@@ -7,9 +7,12 @@ import pytest
 import torch
 from early import trained_checkpoint
 
+import autotok
 from autotok.backbones.loading import load_backbone
 from autotok.errors import CheckpointError, ConfigError
+from autotok.export.best_yaml import read_best
 from autotok.export.bundle import load_bundle
+from autotok.export.readme import readme
 from autotok.export.trained_exits import trained_exits, trained_policy
 from autotok.export.weights import EXITS
 
@@ -30,6 +33,20 @@ def test_heads_come_back_as_they_were_written(checkpoint: Path) -> None:
     theirs = load_bundle(checkpoint.parent).exits
     assert theirs is not None
     assert torch.equal(next(heads.parameters()), next(theirs.parameters()))
+
+
+def test_a_bundle_of_exits_says_that_its_heads_are_trained_and_offers_no_other_weights(
+    checkpoint: Path,
+) -> None:
+    path = checkpoint.parent / "config.yaml"
+    assert "It has trained heads of exits; its weights lie" in path.read_text()
+    told = readme(read_best(path), {}, False, {"ok": False, "max_abs_diff": 1.0})
+    assert "has trained heads of exits: weights other than these do not fit it." in told
+    assert "config.yaml instead" not in told
+    with pytest.raises(ConfigError, match=r"' has trained heads of exits, so it needs its own"):
+        autotok.compress(load_backbone("tiny"), path)
+    with pytest.raises(ConfigError, match=r"' has trained heads of exits, so its weights fit no"):
+        load_bundle(path, checkpoint=Path("mine.safetensors"))
 
 
 def test_a_bundle_of_exits_without_its_heads_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
 """A fine-tune's folder: who may begin in it, and what it says it was asked."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from autotok.config import CompressionConfig, Reduction
-from autotok.errors import RunDirectoryError
+from autotok.errors import ConfigError, RunDirectoryError
+from autotok.exits import ExitPolicy
+from autotok.finetune_spec import FineTuneSpec
 from autotok.report.finetune_folder import (
     QUESTION,
+    FineTuneQuestion,
+    check_same_start,
     fit_folder,
     fresh_finetune_folder,
     read_question,
@@ -34,6 +40,25 @@ def test_what_was_asked_comes_back_as_arguments(tmp_path: Path) -> None:
     found = read_question(tmp_path)
     assert (found["num_images"], found["spec"].length) == (8, "3 steps")
     assert found["checkpoint"] == Path("own.pth")
+    assert "model" not in found  # an earlier version kept none
+
+
+def test_what_was_to_be_trained_is_kept_and_another_one_is_refused(tmp_path: Path) -> None:
+    config = CompressionConfig("topk", (Reduction(3, 0.5),), exits=ExitPolicy((1,), ("linear",)))
+    asked = FineTuneQuestion("demo", 8, "auto", FineTuneSpec(), config=config)
+    check_same_start(tmp_path, asked)  # nothing was begun yet
+    plain = {**vars(asked), "spec": {}, "config": config.to_dict()}
+    (tmp_path / QUESTION).write_text(json.dumps(plain))
+    assert read_question(tmp_path)["model"] == config
+    check_same_start(tmp_path, asked)
+    other = dataclasses.replace(asked, config=CompressionConfig("topk", (Reduction(3, 0.4),)))
+    read = dataclasses.replace(asked, best="/b/best.yaml")  # its weights may be others
+    for changed in (other, read):
+        with pytest.raises(ConfigError, match="to go on with it, say nothing of what is to be"):
+            check_same_start(tmp_path, changed)
+    (tmp_path / QUESTION).write_text(json.dumps({**plain, "best": "/a/best.yaml"}))
+    assert read_question(tmp_path)["model"] == Path("/a/best.yaml")
+    check_same_start(tmp_path, read)  # it may have been moved
 
 
 def test_the_same_configuration_always_means_the_same_folder() -> None:

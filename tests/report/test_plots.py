@@ -48,7 +48,7 @@ def test_fine_tuned_points_carry_their_own_mark(tmp_path: Path) -> None:
     assert TUNED in colours(marked)
 
 
-def test_labels_say_a_number_format_that_is_not_the_usual_one(
+def test_labels_say_what_is_not_the_usual_number_format_or_structure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
@@ -58,8 +58,10 @@ def test_labels_say_a_number_format_that_is_not_the_usual_one(
 
     monkeypatch.setattr("autotok.report.plots.label_points", noted)
     small = Point("evit", 1.2, 80.0, 75.0, 84.0, kind="front", number_format="int8")
-    pareto_png(tmp_path / "p.png", [*POINTS, small], metric_of("top1"))
-    assert {"topk", "tome", "evit int8"} == set(written)
+    shape = "2 blocks, heads 1, MLP 64"
+    early = Point("none", 0.7, 60.0, 55.0, 65.0, kind="front", subnet=shape, exits="linear@1")
+    pareto_png(tmp_path / "p.png", [*POINTS, small, early], metric_of("top1"))
+    assert {"topk", "tome", "evit int8", "none 2 blocks exits"} == set(written)
 
 
 def test_any_two_metrics_can_be_the_axes(tmp_path: Path) -> None:

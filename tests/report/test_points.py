@@ -40,7 +40,7 @@ def test_a_blank_of_a_table_of_many_formats_is_no_format() -> None:
     back = pd.read_csv(io.StringIO(pd.DataFrame(rows).to_csv(index=False)))
     plain, lower = (Point.from_row(back.iloc[i].to_dict(), metric_of("top1")) for i in (0, 1))
     assert plain == Point.from_row(ROW, metric_of("top1"))
-    assert (plain.details, lower.details) == ("", "int8, exits e")
+    assert (plain.details, lower.details) == ("", "d, int8, exits e")
 
 
 def test_a_point_knows_whether_its_figures_were_measured() -> None:

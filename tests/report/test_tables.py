@@ -8,6 +8,7 @@ from rich.console import Console
 from autotok.evaluation.paired import paired_hits, paired_means
 from autotok.metrics import metric_of
 from autotok.report.points import Point
+from autotok.report.sentences import control_sentence
 from autotok.report.sources import Sources
 from autotok.report.tables import closing_table, plain_table, tuning_table
 from autotok.searching.records.finetune_gain import TuningGain
@@ -80,6 +81,35 @@ def test_the_table_is_drawn_with_names_that_look_like_markup() -> None:
     text = console.file.getvalue()
     assert "[red]method" in text
     assert "1.000" in text
+
+
+def test_eighty_columns_tell_a_front_row_from_the_uncompressed_model() -> None:
+    whole = Point("none", 2.14, 94.8, 92.1, 96.5, 400, kind="uncompressed")
+    smaller = Point("none", 1.23, 36.2, 31.7, 41.1, 400, kind="smaller image", image_size=24)
+    early = Point("none", 0.71, 42.2, 37.5, 47.1, 400, kind="front", exits="linear+global-2@0,2")
+    pruned, thin = (
+        Point("pitome", 0.3, 41.2, 36.5, 46.1, 400, (0, 1), (8, 4), subnet=shape, kind="front")
+        for shape in ("2 blocks, heads 1, MLP 64", "2 blocks, heads 2-3, MLP 64")
+    )
+    points = [whole, smaller, early, pruned, dataclasses.replace(thin, number_format="int8")]
+    heads, rows = plain_table(points, TOP1, wide=False)
+    assert [row[heads.index("method")] for row in rows] == [
+        "none",
+        "none (24 px)",
+        "none (exits linear+global-2@0,2)",
+        "pitome (2 blocks, heads 1, MLP 64)",
+        "pitome (2 blocks, heads 2-3, MLP 64, int8)",
+    ]
+    file = io.StringIO()
+    Console(file=file, width=80).print(closing_table(points, TOP1, wide=False))
+    assert max(map(len, file.getvalue().splitlines())) == 80
+    assert "24 px" in file.getvalue()
+    heads, rows = plain_table(points, TOP1)
+    mode = dict(zip(heads, rows[-1], strict=True))["mode"]
+    assert mode == "plug-in, 2 blocks, heads 2-3, MLP 64, int8"
+    assert control_sentence([dataclasses.replace(pruned, kind="best")], TOP1, "none").startswith(
+        "best: pitome (2 blocks, heads 1, MLP 64), 41.2 % at 0.3"
+    )
 
 
 def test_an_empty_table_has_no_rows() -> None:

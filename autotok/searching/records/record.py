@@ -113,7 +113,7 @@ class TrialRecord:
     untuned: Mapping[str, Any] | None = None
     """Tally of the same configuration plugged in, over the first images, as far as it was run."""
     macs_counted: int | None = None
-    """By the independent counter; filled in for what is reported."""
+    """By the independent counter, as `costs` of as many images; filled in for what is reported."""
     within_budget: bool | None = None
     reading: Mapping[str, Any] | None = None
     """Its measurement on a device (`Measurement.to_dict()`); `predicted` stays beside it."""
@@ -177,14 +177,16 @@ class TrialRecord:
 
     @property
     def details(self) -> str:
-        """What is unusual about it beside its method: fine-tuned, another number format than
-        float32, another image size than the model's own, exits; '' where nothing is."""
+        """What is unusual about it beside its method: fine-tuned, a structure or an image size
+        other than the model's own, another number format than float32, exits; '' where nothing
+        is."""
         config = self.config
         return (
             ""
             if config is None
             else details_of(
                 config.mode == "retrain" or self.tuned is not None,
+                "" if config.subnet is None else config.subnet.short,
                 config.number_format,
                 config.image_size,
                 "" if config.exits is None else config.exits.words,
@@ -302,9 +304,12 @@ class TrialRecord:
         return columns
 
 
-def details_of(tuned: bool, number_format: str, image_size: int | None, exits: str) -> str:
-    """'fine-tuned, int8, 24 px, exits ...': of these what is not the usual."""
+def details_of(
+    tuned: bool, subnet: str, number_format: str, image_size: int | None, exits: str
+) -> str:
+    """'fine-tuned, 2 blocks ..., int8, 24 px, exits ...': of these what is not the usual."""
     parts = ["fine-tuned"] if tuned else []
+    parts += [subnet] if subnet else []
     parts += [] if number_format == "float32" else [number_format]
     parts += [] if image_size is None else [f"{image_size} px"]
     parts += [f"exits {exits}"] if exits else []

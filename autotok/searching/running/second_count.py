@@ -44,5 +44,5 @@ class SecondCount:
                 *(record.number, counted, expected),
             )
         return dataclasses.replace(
-            record, macs_counted=round(counted), within_budget=holds, feasible=holds
+            record, macs_counted=round(macs), within_budget=holds, feasible=holds
         )

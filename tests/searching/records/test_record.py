@@ -8,6 +8,7 @@ import pytest
 from autotok.config import CompressionConfig, Reduction
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, UsageError
+from autotok.pruned_spec import PrunedSpec
 from autotok.searching.records.record import Costs, Score, TrialRecord, as_told
 
 SCORE = Score("top1", 80.0, 75.0, 85.0, 100, top1_pct=80.0)
@@ -66,6 +67,13 @@ def test_a_row_names_units_and_counts() -> None:
     assert (row["macs_g"], row["flops2x_g"], row["macs_noattn_g"]) == (2.3, 4.6, 2.1)
     assert (row["params_m"], row["latency_ms"], row["top1_pct"]) == (22.0, 20.0, 80.0)
     assert (row["layers"], row["counts"], row["fidelity"]) == ("3", "98", "few")
+
+
+def test_details_name_the_structure() -> None:
+    pruned = PrunedSpec((0, 2), ((0, 1), (2,)), ("f" * 8 + "0" * 40,) * 2)
+    config = CompressionConfig("none", subnet=pruned, number_format="int8", image_size=24)
+    record = TrialRecord(1, "complete", config)
+    assert record.details == "2 blocks, heads 1-2, MLP 32, int8, 24 px"
 
 
 def test_a_row_says_what_its_latency_and_memory_are() -> None:
