@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from .batches import augmentation_draws
 
 ensure_torchvision()
 
-from timm.data import Mixup, create_transform  # noqa: E402
+from timm.data import Mixup, auto_augment, create_transform  # noqa: E402
 from timm.data.random_erasing import RandomErasing  # noqa: E402
 from timm.layers import drop_path  # noqa: E402
 
@@ -138,6 +139,10 @@ class _Redrawn:
             interpolation=preprocessing.interpolation,
             mean=preprocessing.mean * (3 if self._grey else 1),
         )
+        for step in getattr(self._randaugment, "transforms", ()):
+            for part in getattr(step, "ops", ()):
+                if part.aug_fn is auto_augment.posterize:
+                    part.aug_fn = _posterized
 
     def __call__(self, image: Tensor) -> Tensor:
         """An image (C, H, W), normalised before and after."""
@@ -147,6 +152,13 @@ class _Redrawn:
         array = np.array(picture.convert("L") if self._grey else picture, dtype=np.float32)
         values = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
         return (values / 255 - self._shift) / self._scale
+
+
+def _posterized(picture: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
+    """timm's, which may ask to keep no bit: Pillow painted that black, and refuses it since 13."""
+    if bits_to_keep > 0:
+        return cast(Image.Image, auto_augment.posterize(picture, bits_to_keep))
+    return Image.new(picture.mode, picture.size)
 
 
 class StochasticDepth:

@@ -106,6 +106,13 @@ def test_images_without_labels_are_mixed_all_the_same() -> None:
     assert not torch.equal(mixed, images)
 
 
+def test_no_bit_of_a_posterised_image_may_be_left() -> None:
+    """Of 15 operations five are drawn, and at level 10 this one keeps none."""
+    spec = FineTuneSpec(randaugment="rand-m10-n5-inc1")
+    for number in range(8):
+        assert varied(spec, number).isfinite().all()
+
+
 def test_a_grey_image_stays_grey() -> None:
     spec = FineTuneSpec(randaugment="rand-m9")
     backbone = load_structure("autoformer_demo")

@@ -134,7 +134,7 @@ class Covariances:
                 self._known[key] = _kernel(one, self._others, hyper)[0]
         self._known = {key: self._known[key] for key in keys}
         found = np.array([self._known[key] for key in keys])
-        return found.reshape(-1, len(self._others.removed))
+        return found.reshape(len(keys), len(self._others.removed))
 
 
 def best_hyper(inputs: Inputs, values: Floats, variances: Floats) -> Hyper:

@@ -242,7 +242,7 @@ def _on_fitting_subnet(
         dataclasses.replace(shape, subnet=structure.canonical(subnet))
         for subnet in structure.shrunk(shape.subnet or structure.default)
     ]
-    lines = [Strengths(_within_depth(s, structure), problem) for s in path]
+    lines = [Strengths(s.within(structure.facts(s.subnet).num_blocks), problem) for s in path]
     exact = [b for b in problem.budgets if b.exact]
     first = bisect.bisect_left(
         lines, True, key=lambda line: all(line.lowest(b.metric) <= b.limit for b in exact)
@@ -257,18 +257,3 @@ def _on_fitting_subnet(
             lines[first:], True, key=lambda line: line.lowest("macs") <= target
         )
     return lines[min(first, len(lines) - 1)]
-
-
-def _within_depth(shape: Shape, structure: Subnets) -> Shape:
-    """The shape without reduction layers that a shallower subnet does not have."""
-    depth = structure.facts(shape.subnet).num_blocks
-    if not shape.layers or shape.layers[-1] < depth:
-        return shape
-    count = sum(layer < depth for layer in shape.layers)
-    weights = shape.weights[:count]
-    if not count or weights[-1] <= 0.0:
-        return dataclasses.replace(shape, layers=(), weights=())
-    total = weights[-1]
-    return dataclasses.replace(
-        shape, layers=shape.layers[:count], weights=tuple(w / total for w in weights)
-    )

@@ -112,6 +112,8 @@ def smaller_image(search: Search, best: TrialRecord) -> Repaired | str:
     step = facts.side_step
     if best.config is None or best.costs is None:
         return "the best has no exact cost"
+    if problem.metric == "feature":
+        return "quality 'feature' is compared patch by patch, and smaller images have other patches"
     if facts.one_size:
         return f"backbone '{facts.name}' keeps its image size, because {facts.one_size}"
     if best.config.subnet is None and best.config.exits is None and not best.layers:

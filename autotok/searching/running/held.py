@@ -25,7 +25,17 @@ def held_by(evaluator: Evaluator, weights: nn.Module, target: Target | None) -> 
         "seed": str(evaluator.seed),  # the order of the images
         "weights": weights_identity(weights),
         "target": "none" if target is None else target.name,
+        **_numbers(target),
     }
+
+
+def _numbers(target: Target | None) -> dict[str, str]:
+    """Of a target that predicts, which may be calibrated anew under its name; those of `local` are
+    every machine's own."""
+    if target is None or target.name == "local":
+        return {}
+    lines = "\n".join(f"{name} {number.value!r}" for name, number in target.numbers())
+    return {f"numbers of target '{target.name}'": hashlib.sha256(lines.encode()).hexdigest()[:8]}
 
 
 def _images(data: DataSource) -> str:

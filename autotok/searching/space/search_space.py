@@ -254,7 +254,7 @@ class SearchSpace:
         layers, weights, curve = _layout(params, facts.num_blocks)
         if method.kind is Kind.NONE:
             layers, weights = (), ()
-        return Shape(
+        shape = Shape(
             name,
             layers,
             weights,
@@ -267,6 +267,7 @@ class SearchSpace:
             exits=None if exits == NO_EXITS else parse_exits(exits),
             exit_share=float(params.get("exit_share", 1.0)),
         )
+        return shape.within(facts.num_blocks)  # a method's first layer may be behind a short subnet
 
     def encode(
         self,
@@ -323,6 +324,8 @@ def _layout(
     first = int(params.get("first_layer", 0))
     family = params.get("family")
     if family is None:
+        return (first,), (1.0,), "geometric"
+    if first >= depth:
         return (first,), (1.0,), "geometric"
     if family == "stages":
         stages = int(params["num_stages"])

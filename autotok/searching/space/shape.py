@@ -6,6 +6,7 @@ solves the strength from the budget; the shape stays as proposed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,17 @@ class Shape:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+    def within(self, depth: int) -> Shape:
+        """The shape without reduction layers that a model of so many blocks does not have."""
+        if not self.layers or self.layers[-1] < depth:
+            return self
+        count = sum(layer < depth for layer in self.layers)
+        weights = self.weights[:count]
+        if not count or weights[-1] <= 0.0:
+            return dataclasses.replace(self, layers=(), weights=())
+        rising = tuple(w / weights[-1] for w in weights)
+        return dataclasses.replace(self, layers=self.layers[:count], weights=rising)
 
     @property
     def reducer(self) -> type[TokenReducer]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from problems import fake_problem, vit_facts
+from test_subnets import STRUCTURE
 
 from autotok.config import CompressionConfig
 from autotok.counting.macs import cost
@@ -135,3 +136,13 @@ def test_a_space_without_sizes_stays_the_same() -> None:
     asked: list[str] = []
     problem.space.walk(lambda p: asked.append(p.name) or p.cast(p.low), SIZED)
     assert "image_size" not in asked
+
+
+def test_budgets_are_checked_where_a_subnet_may_be_a_single_block_deep() -> None:
+    structure = dataclasses.replace(STRUCTURE, depth_choices=(1, 12))
+    smallest = structure.shrunk(structure.default)[-1]
+    assert smallest.depth == 1
+    least = cost(structure.facts(smallest), CompressionConfig()).macs
+    space = dataclasses.replace(load_space("default"), structure=structure)
+    for limit in ("60%", f"{least + 1000000} MACs"):
+        check_budgets(fake_problem(limit, facts=structure.facts(None), space=space))

@@ -82,3 +82,11 @@ def test_covariances_worked_out_once_give_the_same_as_all_at_once() -> None:
     for one, two, three in zip(grown, anew, posterior.at(others), strict=True):
         assert one.tolist() == two.tolist()
         assert one == pytest.approx(three, rel=1e-9)
+
+
+def test_of_no_candidate_at_all_nothing_is_known() -> None:
+    nobody, seen = inputs([]), inputs([0.9, 0.6])
+    known = Covariances(nobody).of(seen, ["a", "b"], HYPER)
+    assert known.shape == (2, 0)
+    means, deviations = fit(seen, np.ones(2), np.zeros(2), HYPER).at(nobody, known)
+    assert len(means) == len(deviations) == 0

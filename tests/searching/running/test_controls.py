@@ -82,3 +82,12 @@ def best_of_cost(macs: int) -> TrialRecord:
     config = CompressionConfig("tome", (Reduction(2, num_keep=147),))
     costs = Costs(macs, macs, 1)
     return TrialRecord(0, "complete", config, layers=(2,), counts=(147,), costs=costs)
+
+
+def test_features_of_smaller_images_are_of_other_patches(tmp_path: Path) -> None:
+    problem = dataclasses.replace(fake_problem(facts=SIZED), metric="feature")
+    search = open_search(SearchSettings(), problem, tmp_path / "study.log")
+    found = smaller_image(search, best_of_cost(uncompressed(SIZED).macs // 2))
+    search.proposals.close()
+    assert isinstance(found, str)
+    assert "smaller images have other patches" in found

@@ -1,6 +1,7 @@
 """What judges the trials of a study is known wherever its files lie."""
 
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,18 @@ def test_each_of_data_seed_and_target_is_told_apart() -> None:
     others = held("demo"), held("digits", seed=1), held("digits", target="raspberry-pi-4")
     apart = [{key for key in plain if plain[key] != other[key]} for other in others]
     assert apart == [{"data"}, {"seed"}, {"target"}]
+
+
+def test_a_target_that_was_calibrated_anew_under_its_name_is_told_apart(tmp_path: Path) -> None:
+    text = files("autotok.predicting").joinpath("targets/raspberry-pi-4.yaml").read_text("utf-8")
+    paths = tmp_path / "same.yaml", tmp_path / "other.yaml"
+    paths[0].write_text(text)
+    paths[1].write_text(text.replace("value: 8192", "value: 8000"))
+    known, same, other = (held("digits", target=str(t)) for t in ("raspberry-pi-4", *paths))
+    assert known == same
+    assert known["target"] == other["target"]
+    assert known != other
+    assert held("digits", target="local").keys() == held("digits").keys()  # every machine's own
 
 
 def test_other_weights_of_the_same_model_are_told_apart() -> None:
