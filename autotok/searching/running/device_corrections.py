@@ -64,6 +64,9 @@ class DeviceCorrections:
         self._raw: dict[str, Mapping[str, float]] = {}
         """Uncorrected predictions of what was measured."""
         self._early: dict[str, float] = {}
+        self._shares: dict[str, float] = {}
+        """Of the uncompressed model, which shares are of: measured before the first trial, over
+        predicted."""
         self._factors: dict[str, float] = {}
         self._seconds: list[float] = []
 
@@ -101,7 +104,7 @@ class DeviceCorrections:
         for config in early_configs(self.original):
             self._measure(config)
         self.learn()
-        self._early = dict(self._factors)
+        self._early, self._shares = dict(self._factors), self._of_whole()
         self._write()
 
     def learn(self) -> None:
@@ -260,6 +263,7 @@ class DeviceCorrections:
                 " start another run"
             ) from error
         self._early = data.get("early") or self._early or self._early_as_stated()
+        self._shares = data.get("shares") or self._shares
         self._factors = data.get("factors") or self._factors or dict(self._early)
         self._write()
 
@@ -276,7 +280,7 @@ class DeviceCorrections:
             }
             for key, reading in self._readings.items()
         }
-        data = {"readings": readings, "failures": self._failures}
+        data = {"readings": readings, "failures": self._failures, "shares": self._shares}
         self._notebook.note("measured", {**data, "early": self._early, "factors": self._factors})
 
     # --- measuring
@@ -333,6 +337,16 @@ class DeviceCorrections:
             if metric != "peak_memory_mb" or reading.memory_alone
         ]
 
+    def _of_whole(self) -> dict[str, float]:
+        key = self.original.whole.config_id
+        reading, raw = self._readings.get(key), self._raw.get(key, {})
+        if reading is None:
+            return {}
+        known = [m for m in CORRECTED if raw.get(m) and getattr(reading, m)]
+        if not reading.memory_alone:
+            known = [m for m in known if m != "peak_memory_mb"]
+        return {m: getattr(reading, m) / raw[m] for m in known}
+
     def _stated(self) -> dict[str, float | None]:
         """Error in per cent that the target states."""
         some: Mapping[str, float] = next(iter(self._raw.values()), {})
@@ -346,5 +360,5 @@ class DeviceCorrections:
 
     def _rescaled(self, budget: Budget) -> Budget:
         name = METRICS[budget.metric].follows or budget.metric
-        factor = self._early.get(name, 1.0) if budget.relative else 1.0
+        factor = self._shares.get(name, self._early.get(name, 1.0)) if budget.relative else 1.0
         return dataclasses.replace(budget, limit=budget.limit * power_of(budget.metric, factor))

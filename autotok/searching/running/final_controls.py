@@ -27,6 +27,7 @@ from .time_limit import TimeLimit
 
 _LOG = logging.getLogger(__name__)
 NOTHING = "nothing inside the budget is there to compare with"
+CONTROL_ORIGIN = "control"
 OUTSIDE = "counted or measured anew, it is outside the budget"
 
 
@@ -52,10 +53,16 @@ class FinalControls:
         """
         entries = self._entries(best)
         found = self._contested(entries, best)
-        seen = [r for r in found if r.origin == SMALLER]
+        failed = {r.origin: f"it failed ({r.reason})" for r in found if r.state == "failed"}
+        of_random, seen = (
+            [r for r in found if r.state != "failed" and (r.origin == SMALLER) == smaller]
+            for smaller in (False, True)
+        )
         if not seen and any(record.origin == SMALLER for _, record in entries):
-            self.no_smaller_image = "no time was left for it"
-        return [*(r for r in found if r.origin != SMALLER), seen[0] if seen else None]
+            self.no_smaller_image = failed.get(SMALLER, "no time was left for it")
+        if not of_random:
+            self.no_random_control = failed.get(CONTROL_ORIGIN, self.no_random_control)
+        return [*of_random, seen[0] if seen else None]
 
     def in_question(self, best: TrialRecord) -> list[int] | None:
         """Images seen by controls that few images do not tell from what is best while the race goes
@@ -71,7 +78,7 @@ class FinalControls:
         for repaired in controls_at_cost(self._search, best):
             if len(records) == self._search.settings.control_shapes:
                 break
-            record = self._control(control_record(-2 - len(records), repaired, "control"))
+            record = self._control(control_record(-2 - len(records), repaired, CONTROL_ORIGIN))
             self.no_random_control = "" if record is not None or records else OUTSIDE
             if record is not None:
                 tuned = not records and best.tuned is not None

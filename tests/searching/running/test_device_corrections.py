@@ -14,6 +14,7 @@ from autotok.config import CompressionConfig
 from autotok.devices.measurement import Measurement
 from autotok.errors import DeviceUnreachable, InfeasibleBudget
 from autotok.searching.records.record import TrialRecord
+from autotok.searching.records.rundir import RunDirectory
 from autotok.searching.running.device_corrections import DeviceCorrections
 from autotok.searching.running.events import BudgetsResolved, Event, Started, Working
 from autotok.searching.running.opening import open_search, resume_search, run_search
@@ -69,6 +70,21 @@ def test_a_share_of_the_latency_is_one_of_the_measured_latency(tmp_path: Path) -
     before = corrections.problem.budgets[0].limit
     corrections.learn_early()
     assert corrections.problem.budgets[0].limit == pytest.approx(2.0 * before)
+
+
+@pytest.mark.parametrize("stated", [None, 20.0])
+def test_the_share_is_of_the_uncompressed_model_whatever_the_methods_take(
+    stated: float | None, tmp_path: Path
+) -> None:
+    bench = Bench(factor=3.0, none=0.38)  # 1.14 in all: within the stated error
+    corrections = DeviceCorrections(problem(bench, "50%latency", stated=stated))
+    before = corrections.problem.budgets[0].limit
+    corrections.learn_early()
+    assert corrections.problem.budgets[0].limit == pytest.approx(1.14 * before)
+    run_search(SETTINGS, problem(bench, "50%latency", stated=stated), tmp_path / "run")
+    resume_search(problem(bench, "50%latency", stated=stated), tmp_path / "run", n_trials=8)
+    limits = RunDirectory(tmp_path / "run").read_config()["limits"]
+    assert limits[0]["limit"] == pytest.approx(1.14 * before)
 
 
 def test_a_budget_that_only_the_predictions_meet_is_refused_with_the_measured_figure(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clocked import Workers, follow
@@ -96,3 +97,19 @@ def test_a_control_that_is_not_told_from_the_best_sees_more_images(
     else:
         assert set(seen) == {run.plan.few}
     assert workers.now <= 300.0
+
+
+def test_a_control_that_fails_is_none_and_the_reason_is_told(tmp_path: Path) -> None:
+    judge = fake_problem(facts=SIZED).evaluate
+
+    def judged(config: CompressionConfig, start: int, stop: int) -> Any:
+        if config.method == "random" or config.image_size is not None:
+            raise MemoryError("no room")
+        return judge(config, start, stop)
+
+    problem = fake_problem(facts=SIZED, evaluate=judged)
+    found = run_search(SearchSettings(n_trials=6), problem, tmp_path / "run").final
+    assert found.controls == ()
+    assert found.smaller_image is None
+    assert "it failed (" in found.no_random_control
+    assert "no room" in found.no_smaller_image
