@@ -24,6 +24,7 @@ __all__ = [
     "from_cumulative_ratios",
     "from_diffrate",
     "from_entering_ratios",
+    "from_fused_counts",
     "from_num_removed",
     "from_num_removed_at",
     "from_num_sampled",
@@ -250,3 +251,14 @@ def _count(reduction: Reduction) -> int:
             " on the backbone otherwise"
         )
     return reduction.num_keep
+
+
+def from_fused_counts(kept: Sequence[int], num_patches: int) -> tuple[Reduction, ...]:
+    """Reductions of METR's list, for its option `count_schedule`: per block, the tokens kept beside
+    the new fused one; a block that keeps all that enter does nothing and is left out."""
+    reductions, entering = [], num_patches
+    for layer, count in enumerate(kept):
+        if count != entering:
+            entering = count + 1
+            reductions.append(Reduction(layer, num_keep=entering))
+    return tuple(reductions)

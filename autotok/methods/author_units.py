@@ -85,17 +85,6 @@ def from_stage_ratios(
     return from_counts(counts, num_patches)
 
 
-def from_fused_counts(kept: Sequence[int], num_patches: int) -> tuple[Reduction, ...]:
-    """Reductions of METR's list, for its option `count_schedule`: per block, the tokens kept beside
-    the new fused one; a block that keeps all that enter does nothing and is left out."""
-    reductions, entering = [], num_patches
-    for layer, count in enumerate(kept):
-        if count != entering:
-            entering = count + 1
-            reductions.append(Reduction(layer, num_keep=entering))
-    return tuple(reductions)
-
-
 def from_entering_ratios(
     ratios: Mapping[int, float], num_patches: int, *, num_counted_prefix: int = 0
 ) -> tuple[Reduction, ...]:

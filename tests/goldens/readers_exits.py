@@ -29,7 +29,6 @@ from autotok.compression.tap_request import TapRequest
 from autotok.config import CompressionConfig, Reduction
 from autotok.counting.exit_costs import measured_exit_macs, scheduled_exit_macs
 from autotok.exits import ExitPolicy
-from autotok.methods.author_units import from_fused_counts
 from autotok.methods.learning import LossContext
 from autotok.methods.metr import METR
 from autotok.methods.primitives import confidence
@@ -68,7 +67,7 @@ def reducing(config: Config) -> dict[int, Reduction]:
     elif fused:
         found = tuple(
             Reduction(r.layer, num_keep=r.num_keep, options={"count_schedule": True})
-            for r in from_fused_counts(counts, PATCHES)
+            for r in knobs.from_fused_counts(counts, PATCHES)
         )
     else:
         found = knobs.from_counts(dict(enumerate(counts)), PATCHES)

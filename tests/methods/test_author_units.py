@@ -10,7 +10,6 @@ from autotok.compression.schedule import realise
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError
 from autotok.methods import get_method
-from autotok.methods.author_units import from_fused_counts
 
 
 def counts(reductions: tuple[Reduction, ...]) -> dict[int, int | None]:
@@ -68,7 +67,7 @@ def test_stage_ratios_may_count_the_class_token_and_name_what_stays_beside_it() 
 
 
 def test_a_list_of_counts_has_the_fused_token_beside_it() -> None:
-    found = from_fused_counts([64, 52, 52, 30, 31, 2], 64)
+    found = knobs.from_fused_counts([64, 52, 52, 30, 31, 2], 64)
     assert counts(found) == {1: 53, 2: 53, 3: 31, 5: 3}
 
 
