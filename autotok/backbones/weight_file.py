@@ -205,6 +205,8 @@ def _reason(error: Exception) -> str:
         return "it holds quantized tensors"
     if "nested" in text:
         return "it holds nested tensors"
+    if "out of meta tensor" in text:  # torch 2.14 looks into sparse ones while it reads
+        return "one of its tensors is a sparse or nested tensor"
     if "TorchScript" in text:
         return "it is a TorchScript program"
     return f"damaged, {type(error).__name__}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +38,11 @@ class TorchScript(ExportFormat):
 
     def _written(self, model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> Written:
         try:
-            traced: Any = torch.jit.trace(model, inputs, check_trace=False)
-            traced = torch.jit.freeze(traced.eval())
-            with path.open("wb") as file:
-                torch.jit.save(traced, file)
+            with _deprecated():
+                traced: Any = torch.jit.trace(model, inputs, check_trace=False)
+                traced = torch.jit.freeze(traced.eval())
+                with path.open("wb") as file:
+                    torch.jit.save(traced, file)
         except Exception as error:  # torch raises many types, some of them private
             raise not_exported(self.name, failure(error)[:200]) from error
         kinds = (node.kind() for node in traced.inlined_graph.nodes())
@@ -46,7 +50,7 @@ class TorchScript(ExportFormat):
         return Written("torch.jit.trace", dict(calls.most_common()))
 
     def open(self, path: Path, device: torch.device) -> nn.Module:
-        with path.open("rb") as file:
+        with path.open("rb") as file, _deprecated():
             opened: nn.Module = torch.jit.load(file, map_location=device)
         return opened
 
@@ -55,3 +59,12 @@ class TorchScript(ExportFormat):
 
     def version(self, opened: nn.Module | None = None) -> str:
         return f"torch {torch.__version__}"
+
+
+@contextlib.contextmanager
+def _deprecated() -> Iterator[None]:
+    """Newer versions of torch say at each step that it is, which who asks for the format knows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+        yield
