@@ -210,6 +210,14 @@ class Tokens:
             return self.size
         return self.x.new_ones(self.x.shape[0], self.num_patches)
 
+    @property
+    def present(self) -> Tensor | None:
+        """(B, n) bool: neither padding nor masked out; None where nothing is either."""
+        if self.mask is None:
+            return self.live
+        unmasked = self.mask > 0.5
+        return unmasked if self.live is None else unmasked & self.live
+
     def whole_size(self) -> Tensor | None:
         """(B, P + n), sizes with ones for prefix tokens in front; None where no size was set."""
         if self.size is None:

@@ -6,21 +6,25 @@ code falcon-xu/LGViT. METR's: `autotok.methods.metr`. Parameters have their auth
 
 Departures: tokens may be reduced. 1 x 1 convolutions work on any set; the mean over tokens leaves
 padding out and weighs merged ones by size; a thinned grid takes live tokens at multiples of r, or
-all of them where fewer than half of the grid's m are alive or no more than m are. Mean pooling
-stands in for the class token where that is unsupervised.
+all of them where fewer than half of the grid's m are alive or no more than m are. What masked
+training has dropped is treated as if it were gone, but for the statistics of batch norms. Mean
+pooling stands in for the class token where that is unsupervised.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotok.backbones.attention import attention
 from autotok.backbones.base import pool_mean
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.methods.metr import early_head
-from autotok.tokens import Tokens, is_watched
+from autotok.tokens import Needs, Tokens, is_watched
 
 HEADS = 8
 """Of thinned attention, whatever the backbone has."""
@@ -136,22 +140,11 @@ class BlockRead(Read):
             .transpose(1, 2)
             for word in ("query", "key", "value")
         )
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=_bias(tokens))
+        whole = dataclasses.replace(tokens.rule, sparsity=1.0)  # GTP's is of its own blocks
+        read, _ = attention(q, k, v, dataclasses.replace(tokens, rule=whole), Needs.NONE)
         x = x + part("attention.output.dense")(read.transpose(1, 2).flatten(2))
         inner = F.gelu(part("intermediate.dense")(part("layernorm_after")(x)))
         return self.classifier(tokens.with_x(x + part("output.dense")(inner)))  # type: ignore[no-any-return]
-
-
-def _bias(tokens: Tokens) -> Tensor | None:
-    """(B, 1, 1, N) for attention's logits: log sizes, and no look at padding; None where neither
-    is there."""
-    size, live, prefix = tokens.size, tokens.live, tokens.num_prefix
-    if size is None and live is None:
-        return None
-    bias = torch.zeros_like(tokens.x[:, prefix:, 0]) if size is None else size.log()
-    if live is not None:
-        bias = bias.masked_fill(~live, -torch.inf)
-    return F.pad(bias, (prefix, 0))[:, None, None].to(tokens.x.dtype)
 
 
 class LocalRead(Read):
@@ -220,7 +213,7 @@ class ThinnedRead(Read):
     def thinned(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
         """(B, m, C) of the tokens that are read, and (B, m) which of them are no padding."""
         patches = tokens.patches
-        if tokens.raster:
+        if tokens.raster and tokens.mask is None:
             thin = patches.unflatten(1, tokens.grid)[:, :: self.step, :: self.step]
             return thin.flatten(1, 2), None
         chosen = self.chosen(tokens)
@@ -238,12 +231,11 @@ class ThinnedRead(Read):
     def chosen(self, tokens: Tokens) -> Tensor | None:
         """(B, n) bool of reduced tokens; None for all of every image (on the meta device too,
         where what an image holds is not known)."""
-        number = self.number(tokens.grid)
-        alone = tokens.live is None
-        if alone and (tokens.num_patches <= number or tokens.x.is_meta):
+        number, present = self.number(tokens.grid), tokens.present
+        if present is None and (tokens.num_patches <= number or tokens.x.is_meta):
             return None
         live = torch.ones_like(tokens.patches[..., 0], dtype=torch.bool)
-        live = live if tokens.live is None else tokens.live
+        live = live if present is None else present
         assert tokens.coords is not None  # asked for of the embedding
         picked = (tokens.coords % self.step == 0).all(dim=-1) & live
         few = 2 * picked.sum(1, keepdim=True) < number

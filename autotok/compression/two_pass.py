@@ -45,7 +45,7 @@ class TwoPassViT(CompressedViT):
 
     def first(self, images: Tensor) -> FirstPass:
         """The first pass of every image."""
-        return self.method.first_pass(self.backbone, self._fitted(images))
+        return self.method.first_pass(self.backbone, self._fitted(images), self._thinned)
 
     def second(self, images: Tensor, first: FirstPass) -> Tensor:
         """Logits (B, num_classes) of the second pass of every image, after their first."""

@@ -130,10 +130,9 @@ class ATS(Scoring, Calibrated):
 
 def alive(tokens: Tokens) -> Tensor:
     """(B, n) bool: patches that are there, neither padding nor masked out."""
-    live = tokens.live
-    if live is None:
-        live = torch.ones_like(tokens.x[:, tokens.num_prefix :, 0], dtype=torch.bool)
-    return live if tokens.mask is None else live & (tokens.mask > 0.5)
+    if tokens.present is not None:
+        return tokens.present
+    return torch.ones_like(tokens.patches[..., 0], dtype=torch.bool)
 
 
 def _sorted(scores: Tensor, live: Tensor, points: int, *, stable: bool) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ from .occupancy import Occupancy
 from .official_weights import OfficialWeights
 from .primitives import confidence
 from .registry import register
-from .two_pass import FirstPass, Passes, TwoPass
+from .two_pass import FirstPass, Passes, Thinned, TwoPass
 
 CHOOSES_FROM = 201 / 300
 """Share of the training after which patches are chosen."""
@@ -117,7 +117,7 @@ class CFViT(TwoPass, Learning, OfficialWeights):
 
     # --- the two passes
 
-    def first_pass(self, backbone: Passes, images: Tensor) -> FirstPass:
+    def first_pass(self, backbone: Passes, images: Tensor, thinned: Thinned) -> FirstPass:
         stem, facts = backbone.stem_parts(), self.site.facts
         size = (images.shape[-2] // 2, images.shape[-1] // 2)
         small = F.interpolate(images, size=size, mode="bilinear", align_corners=True)
@@ -131,11 +131,11 @@ class CFViT(TwoPass, Learning, OfficialWeights):
         for layer in range(facts.num_blocks):
             needs = Needs.CLS_ATTENTION if layer in heard else Needs.NONE
             branch, taps = backbone.attend(layer, tokens, needs)
-            tokens = tokens.with_x(tokens.x + branch)
+            tokens = tokens.with_x(tokens.x + thinned(layer, branch))
             if needs:
                 row = taps.cls_attention.detach().mean(dim=1)[:, facts.num_prefix :]
                 score = beta * score + (1.0 - beta) * row
-            tokens = tokens.with_x(tokens.x + backbone.feed(layer, tokens))
+            tokens = tokens.with_x(tokens.x + thinned(layer, backbone.feed(layer, tokens)))
         logits = backbone.readout(tokens)
         self.coarse_logits = logits if self.training else None
         return FirstPass(logits, tokens, embedded, score)

@@ -160,7 +160,8 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
             return None
         answer = self.answer.float()
         if context.labels is not None:
-            return F.cross_entropy(answer, context.labels)
+            smoothing = context.label_smoothing
+            return F.cross_entropy(answer, context.labels, label_smoothing=smoothing)
         if context.teacher_logits is None:
             return None
         wanted = context.teacher_logits.detach().log_softmax(dim=-1)

@@ -43,7 +43,9 @@ class LossContext:
     logits: Tensor
     """(B, classes) of the student."""
     labels: Tensor | None = None
-    """(B,)."""
+    """(B,), or (B, classes) shares of mixed images."""
+    label_smoothing: float = 0.0
+    """Share of a label that all classes share."""
     teacher_logits: Tensor | None = None
     """(B, classes) of the uncompressed model."""
     teacher: Mapping[int, Tensor] = field(default_factory=dict)

@@ -123,7 +123,8 @@ class METR(BlockHooks, OfficialWeights, EViT):
         answer = self.head(self.seen).float()
         right = answer.new_zeros(())
         if context.labels is not None:
-            right = F.cross_entropy(answer, context.labels)
+            smoothing = context.label_smoothing
+            right = F.cross_entropy(answer, context.labels, label_smoothing=smoothing)
         heat = float(self.values["temperature"])
         return right, self_distillation(answer, self._target(context), temperature=heat)
 

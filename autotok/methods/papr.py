@@ -6,9 +6,10 @@ ConvNets for Faster Inference", ECCV 2024, arXiv 2403.16020; code tanvir-utexas/
 The network's last feature map, averaged over channels, is enlarged to the patch grid (bicubic,
 corners aligned); patches where it is highest stay, by falling score.
 
-Departures: all prefix tokens are kept; the image is normalised as the ViT wants it, for both; the
-network looks before the ViT embeds, so that memory peaks without its tokens; the read-out is the
-backbone's own.
+Departures: all prefix tokens are kept, and a keep ratio is of the patches alone, where the authors
+count the class token too, which is one patch more at some ratios (0.9 of 196: 176, theirs 177); the
+image is normalised as the ViT wants it, for both; the network looks before the ViT embeds, so that
+memory peaks without its tokens; the read-out is the backbone's own.
 """
 
 from __future__ import annotations

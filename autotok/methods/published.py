@@ -78,10 +78,13 @@ def _wanted(
     """Patch tokens that should leave each layer, in reach of the method or not."""
     stretch = num_blocks / entry["depth"]
     if "removed_per_block" in entry:
-        first, last = (round(layer * stretch) for layer in entry.get("blocks", (0, entry["depth"])))
+        begin, end = entry.get("blocks", (0, entry["depth"]))
+        first = round(begin * stretch)
+        last = round(end * stretch) if end > 0 else num_blocks + end
         share = entry["removed_per_block"] / entry["patches"] / stretch
+        whole = 1.0 - entry.get("first_removes_more", 0) / entry["patches"]
         return {
-            layer: round_count(max(0.0, 1.0 - share * (layer - first + 1)), num_patches, "round")
+            layer: round_count(max(0.0, whole - share * (layer - first + 1)), num_patches, "round")
             for layer in range(first, max(last, first + 1))
         }
     if "removed_at" in entry:

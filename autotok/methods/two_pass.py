@@ -6,6 +6,7 @@ tokens that it makes from the image and what the first pass found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,9 @@ from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, StemParts, Taps, Tokens
 
 from .base import TokenReducer
+
+Thinned = Callable[[int, Tensor], Tensor]
+"""What is done to a branch (B, N, C) of a block before it is added: stochastic depth."""
 
 
 class Passes(Protocol):
@@ -55,8 +59,9 @@ class FirstPass:
 class TwoPass(TokenReducer):
     """A reducer that is given the backbone for a first pass; `reduce` has nothing left to do."""
 
-    def first_pass(self, backbone: Passes, images: Tensor) -> FirstPass:
-        """The answer to images (B, channels, H, W), and what a second pass builds on."""
+    def first_pass(self, backbone: Passes, images: Tensor, thinned: Thinned) -> FirstPass:
+        """The answer to images (B, channels, H, W), and what a second pass builds on; every branch
+        goes through `thinned`."""
         raise NotImplementedError
 
     def unsure(self, logits: Tensor) -> Tensor:

@@ -108,6 +108,7 @@ class TrainingObjective(nn.Module):
             tokens=mine.tokens,
             logits=mine.logits,
             labels=labels,
+            label_smoothing=self.spec.label_smoothing,
             teacher_logits=None if theirs is None else theirs.logits,
             teacher=taught,
             progress=self.progress,

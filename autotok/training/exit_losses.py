@@ -12,7 +12,7 @@ their kind; behind a reduction, terms that need the same tokens on both sides ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -107,8 +107,7 @@ def hetero_terms(
 ) -> list[Tensor]:
     """First and last local exit, last and first global one, each against the final patch tokens
     (B, N, C) of the whole grid; a head that saw other tokens is left out."""
-    whole = grid[0] * grid[1]
-    if final.shape[1] != whole:
+    if final.shape[1] != grid[0] * grid[1]:
         return []
     ends = [_of("local", kinds)[:1], _of("local", kinds)[-1:]]
     ends += [_of("global", kinds)[-1:], _of("global", kinds)[:1]]
@@ -122,15 +121,20 @@ def hetero_terms(
 
 
 def homo_terms(
-    kinds: Sequence[str], features: Sequence[Tensor]
+    kinds: Sequence[str],
+    features: Sequence[Tensor],
+    layers: Sequence[int] = (),
+    reducing: Collection[int] = (),
 ) -> tuple[list[Tensor], list[Tensor]]:
     """(local exits towards the last local one, global ones towards the last global one); the last
-    ones get their gradient too."""
+    ones get their gradient too. A local exit is left out if one of the `reducing` blocks lies
+    between the two, by their `layers`: rows stand for other patches then, as many or not."""
     local, wide = _of("local", kinds), _of("global", kinds)
     first = [
         F.mse_loss(features[j], features[local[-1]])
         for j in local[:-1]
         if features[j].shape == features[local[-1]].shape
+        and not any(layers[j] < block <= layers[local[-1]] for block in reducing)
     ]
     return first, [gram_distance(features[j], features[wide[-1]]) for j in wide[:-1]]
 
@@ -144,6 +148,8 @@ def stage_two(
     labels: Tensor | None,
     *,
     grid: tuple[int, int],
+    layers: Sequence[int] = (),
+    reducing: Collection[int] = (),
 ) -> Tensor:
     """The loss of a step of stage 2: sums over exits.
 
@@ -155,14 +161,16 @@ def stage_two(
         final: (B, n, C), patch tokens leaving the last block, not normalised.
         labels: (B,); without, exits learn from the teacher's answer alone.
         grid: Rows and columns of the image's patches.
+        layers: Of the exits.
+        reducing: Blocks that reduce tokens, where any do.
     """
     near = torch.stack([answer_distance(own, teacher) for own in logits]).sum()
     total = ALPHA * near
     if labels is not None:
         right = torch.stack([F.cross_entropy(own, labels) for own in logits]).sum()
         total = total + (1.0 - ALPHA) * right
-    local, wide = homo_terms(kinds, features)
-    for term in hetero_terms(kinds, features, final, grid):
+    local, wide = homo_terms(kinds, features, layers, reducing)
+    for term in [] if reducing else hetero_terms(kinds, features, final, grid):
         total = total + HETERO * term
     for term in (*local, *wide):
         total = total + HOMO * term
@@ -193,9 +201,13 @@ def exit_loss(
         read = [exits.read(number, seen[at]) for number, at in enumerate(layers)]
     logits, features = [own.float() for own, _ in read], [rows.float() for _, rows in read]
     if name == "exits_distill":
-        final, grid = left.patches.float(), left.grid
-        kinds = exits.policy.kinds
-        return stage_two(kinds, logits, features, answer, final, labels, grid=grid)
+        final, kinds = left.patches.float(), exits.policy.kinds
+        return stage_two(
+            *(kinds, logits, features, answer, final, labels),
+            grid=left.grid,
+            layers=layers,
+            reducing=student.schedule.by_layer.keys(),
+        )
     assert labels is not None
     blocks = student.backbone.facts.num_blocks
     return stage_one(*(name, logits, answer, labels), layers=layers, num_blocks=blocks, step=step)

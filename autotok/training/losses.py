@@ -164,7 +164,8 @@ def relations(
     """KL(teacher || student) of Q-K and of V-V relations, means over (B, H, rows): `relations`.
 
     TinyMIM (Ren et al., CVPR 2023, arXiv 2301.01296). Each is (queries, keys, values), (B, H, N,
-    d), over the same tokens; d may differ, H may not. See `relation_parts`.
+    d), over the same tokens; d may differ, H may not. See `relation_parts`. A fine-tune takes those
+    of the last block of either model; the authors, of a teacher of 24 blocks, the 18th.
     """
     qk, vv = relation_parts(student, teacher)
     return qk + vv

@@ -8,7 +8,8 @@ gradients add up, and the weights move once. Everything random is a function of 
 
 Departures: it starts from a trained model, whose position table is resampled for sizes that have
 none, where the authors train from nothing; one process, in float32; the length is a number of
-steps, and the images are varied as `augment` says, without mixup, erasing or label smoothing.
+steps, and the images are varied as `augment` says, without mixup, erasing, label smoothing or
+stochastic depth.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class SizedSubnet:
 @dataclass(frozen=True)
 class SizesSpec:
     """How one model is trained for several sizes; by default as published, but for the length, the
-    batch and where it starts."""
+    batch, where it starts, and what varies images and branches."""
 
     image_sizes: tuple[int, ...] = (128, 160, 192)
     """Sides in pixels, beside the model's own; multiples of its patch size."""

@@ -284,8 +284,11 @@ def check_divergence(run: TrainingRun) -> None:
     since = run.back_offs[-1].step if run.back_offs else 0
     if run.step - since < WINDOW or len(run.losses) < 2 * WINDOW:
         return
-    # the very first loss as well, for a rate far too high has done its harm within the window
-    start, now = min(run.losses[0], mean(run.losses[:WINDOW])), mean(run.losses[-WINDOW:])
+    # the very first loss as well, for a rate far too high has done its harm within the window; of
+    # losses that take turns, one of each
+    first = 2 if any("alternating" in name for name in run.spec.losses) else 1
+    start = min(mean(run.losses[:first]), mean(run.losses[:WINDOW]))
+    now = mean(run.losses[-WINDOW:])
     if now > 2.0 * start + sum(run.spec.losses.values()):
         raise diverged(run, run.step, f"loss {now:.3g}, at the start {start:.3g}")
 

@@ -8,14 +8,15 @@ from early import LAYERS, LGVIT, early_model, images, median_policy
 
 from autotok.backbones.tiny import tiny_backbone
 from autotok.compression.compress import compress_backbone, reconfigured
+from autotok.compression.exit_heads import exit_head
 from autotok.compression.exit_scores import score_exits
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import ConfigError
 from autotok.exits import ExitPolicy
 from autotok.methods import get_method, list_methods
 from autotok.methods.base import Training
-from autotok.methods.primitives import confidence
-from autotok.tokens import grid_coords
+from autotok.methods.primitives import confidence, select
+from autotok.tokens import Tokens, grid_coords
 
 REDUCED = (Reduction(2, num_keep=9),)
 ALL = ("linear", "vit", "metr", "local", "global-2", "global-3")
@@ -50,6 +51,32 @@ def test_a_batch_is_a_loop_over_its_images(method: str, kinds: tuple[str, ...]) 
     torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-5)
     _, answers = score_exits(made, images()).chosen(made)
     torch.testing.assert_close(together, answers, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ALL)
+@torch.no_grad()
+def test_what_masked_training_dropped_is_read_as_if_it_were_gone(kind: str) -> None:
+    torch.manual_seed(0)
+    facts = tiny_backbone().facts
+    kept = torch.tensor([[0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 13]])
+    whole = Tokens(torch.randn(1, 17, 48), 1, (4, 4), coords=grid_coords((4, 4)))
+    mask = torch.zeros(1, 16).scatter(1, kept, 1.0)
+    head = exit_head(kind, facts, 2).eval()
+    for weight in head.parameters():
+        torch.nn.init.normal_(weight, std=0.15)
+    masked, gone = (
+        head(t)[0] for t in (dataclasses.replace(whole, mask=mask), select(whole, kept))
+    )
+    torch.testing.assert_close(masked, gone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_block_of_its_own_learns_from_sizes_that_reach_nothing() -> None:
+    torch.manual_seed(0)
+    size = torch.tensor([[0.0, 2.0, 1.0, 1.0]], requires_grad=True)
+    tokens = Tokens(torch.randn(1, 5, 48), 1, (2, 2), size=size, coords=grid_coords((2, 2)))
+    exit_head("vit", tiny_backbone().facts, 2)(tokens)[0].sum().backward()
+    assert size.grad is not None
+    assert bool(size.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("kind", ALL)

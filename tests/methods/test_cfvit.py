@@ -47,6 +47,15 @@ def test_children_are_the_four_fine_patches_quarter_by_quarter() -> None:
 
 
 @torch.no_grad()
+def test_branches_of_both_passes_are_left_out_in_training() -> None:
+    seen: list[int] = []
+    made = model().train()
+    made.thin = lambda layer, branch: seen.append(layer) or branch
+    made.forward_tokens(images())
+    assert seen == [0, 0, 1, 1, 2, 2, 3, 3] * 2
+
+
+@torch.no_grad()
 def test_split_patches_stand_for_one_and_the_others_for_four() -> None:
     made = model(alpha=0.5)
     fine = made.forward_tokens(images(), trace=True)

@@ -16,7 +16,7 @@ from autotok.counting.macs import cost
 from autotok.errors import ConfigError
 from autotok.export.best_yaml import BackboneRef, Bundle
 from autotok.export.bundle import load_bundle, save_bundle
-from autotok.methods.learning import LossContext
+from autotok.methods.learning import Learning, LossContext
 from autotok.methods.metr import METR
 from autotok.searching.space.space_file import load_space
 
@@ -40,6 +40,24 @@ def loss(made: CompressedViT) -> torch.Tensor:
     own = [r.extra_loss(context) for r in made.reducers.values() if isinstance(r, METR)]
     total = F.cross_entropy(logits, LABELS)
     return total + sum((term for term in own if term is not None), torch.zeros(()))
+
+
+@pytest.mark.parametrize("name", ["metr", "cropr"])
+def test_heads_learn_from_the_same_smoothed_labels_as_the_model(name: str) -> None:
+    made = model(name).train()
+    tokens = made.forward_tokens(images())
+    logits, heads = made.backbone.readout(tokens), list(made.reducers.values())
+    seen = [head.seen.clone() if isinstance(head, METR) else None for head in heads]
+    assert all(isinstance(head, Learning) for head in heads)
+
+    def share(smoothing: float) -> float:
+        for head, token in zip(heads, seen, strict=True):
+            if isinstance(head, METR):
+                head.seen = token
+        context = LossContext(tokens, logits, LABELS, label_smoothing=smoothing)
+        return sum(head.extra_loss(context).item() for head in heads)  # type: ignore[operator,union-attr]
+
+    assert share(0.3) != pytest.approx(share(0.0), rel=1e-4)
 
 
 def gradients(made: CompressedViT) -> dict[str, torch.Tensor]:

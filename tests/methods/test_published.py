@@ -44,6 +44,16 @@ def test_diffrates_own_lists_come_back_with_their_split() -> None:
     assert merge == (197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3)
 
 
+@pytest.mark.parametrize(("depth", "last"), [(12, 9), (24, 21)])
+def test_croprs_own_schedule_leaves_out_the_two_last_blocks_of_any_model(
+    depth: int, last: int
+) -> None:
+    reductions = published_schedules("cropr", depth, 196)[0].reductions
+    assert [r.layer for r in reductions] == list(range(last + 1))
+    if depth == 24:  # as its authors count, the class token left out: 188, 180 of 197
+        assert [r.num_keep for r in reductions] == [196 - 1 - 8 * i for i in range(1, 23)]
+
+
 def test_ppts_own_schedule_comes_back_on_its_own_model() -> None:
     schedule = published_schedules("ppt", 12, 196)[0]
     assert [(r.layer, r.num_keep) for r in schedule.reductions] == [(3, 146), (6, 96), (9, 48)]

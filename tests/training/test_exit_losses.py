@@ -70,6 +70,13 @@ def test_terms_that_need_the_whole_grid_go_behind_a_reduction() -> None:
     assert (len(local), len(wide)) == (0, 1)
 
 
+def test_rows_of_exits_with_a_reduction_between_them_stand_for_other_patches() -> None:
+    features = [torch.randn(2, m, 8) for m in (9, 9, 4, 4)]  # Evo-ViT takes as many, chosen anew
+    for reducing, number in (([2], 1), ([3], 0), ([4], 0), ([5], 1)):
+        local, wide = homo_terms(LGVIT, features, (2, 4, 5, 6), reducing)
+        assert (len(local), len(wide)) == (number, 1)
+
+
 def test_with_two_exits_each_is_compared_with_the_end_once() -> None:
     features, final = [torch.randn(2, 16, 8), torch.randn(2, 4, 8)], torch.randn(2, 16, 8)
     assert len(hetero_terms(("local-dw", "global-2"), features, final, (4, 4))) == 2

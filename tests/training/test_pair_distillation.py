@@ -36,6 +36,11 @@ def test_the_rate_is_a_cosine_without_warm_up() -> None:
     assert spec.rate(100) == pytest.approx(spec.final_lr)
 
 
+def test_a_rate_below_the_usual_last_one_does_not_rise() -> None:
+    spec = PairSpec(steps=100, lr=1e-6)
+    assert [spec.rate(step) for step in (0, 50, 100)] == [1e-6] * 3
+
+
 def test_the_loss_is_divided_by_images_and_classes() -> None:
     student, teacher = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     own, theirs = student.log_softmax(-1), teacher.log_softmax(-1)

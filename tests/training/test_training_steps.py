@@ -19,7 +19,7 @@ from autotok.training import finetune as room
 from autotok.training.finetune import finetune_student
 from autotok.training.heldout import HeldOut
 from autotok.training.ranks import Ranks
-from autotok.training.steps import TrainingRun, prepare_step
+from autotok.training.steps import WINDOW, TrainingRun, check_divergence, prepare_step
 from autotok.training.student import student_of
 from autotok.training.teacher import Teacher
 
@@ -97,6 +97,22 @@ def test_a_loss_that_is_no_number_stops_at_once(monkeypatch: pytest.MonkeyPatch)
         finetune_student(model, Noise(), SPEC, teacher=Teacher(tiny_backbone()))
     head = "backbone.model.head.weight"
     assert torch.equal(before[head], weights(model)[head])
+
+
+def test_losses_that_take_turns_do_not_look_like_divergence() -> None:
+    exits = parse_exits("linear@1,2")
+    config = CompressionConfig("none", (), exits=exits, mode="retrain")
+    spec = dataclasses.replace(SPEC, losses={"exits_alternating": 1.0})
+    run = room._built(
+        student_of(tiny_backbone(), config), Noise(), spec, None, "float32", [0], (1, 63)
+    )
+    for _ in range(WINDOW):  # a good model, and heads that know nothing of a thousand classes yet
+        run.losses += [0.1, 4.7]
+    run.step = 2 * WINDOW
+    check_divergence(run)
+    run.losses[-WINDOW:] = [9.0, 9.0] * (WINDOW // 2)
+    with pytest.raises(Diverged, match=r"at the start 2\.4"):
+        check_divergence(run)
 
 
 def test_held_out_images_are_judged_in_the_first_process_alone(
