@@ -143,6 +143,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def misfit(error: BaseException) -> str:
+    """The last line of what torch says of tensors that do not fit, or the exception's kind."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip()[:160] if lines else type(error).__name__
+
+
 def failure(error: BaseException) -> str:
     """An exception as one line."""
     lines = str(error).strip().splitlines()

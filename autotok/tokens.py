@@ -12,6 +12,7 @@ import enum
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -273,6 +274,35 @@ def traced(tokens: Tokens) -> Tokens:
     """All patches of a grid, each holding itself."""
     eye = torch.eye(tokens.num_patches, dtype=torch.bool, device=tokens.x.device)
     return dataclasses.replace(tokens, source=eye.expand(tokens.x.shape[0], -1, -1))
+
+
+def each_changed(tokens: Tokens, change: Callable[[str, Tensor], Tensor]) -> Tokens:
+    """The tokens with what `change` makes of every tensor, which it is given with a name for it;
+    but for `shared`, which is no token's."""
+
+    def of(name: str, value: Tensor | None) -> Tensor | None:
+        return None if value is None else change(name, value)
+
+    names = ("x", "size", "coords", "source", "mask", "live")
+    own: dict[str, Any] = {name: of(name, getattr(tokens, name)) for name in names}
+    return dataclasses.replace(
+        tokens,
+        **own,
+        padded=None,
+        parked=tuple(
+            Parked(
+                change(f"parked{number}", parked.x),
+                change(f"parked{number}_coords", parked.coords),
+                of(f"parked{number}_size", parked.size),
+                of(f"parked{number}_source", parked.source),
+            )
+            for number, parked in enumerate(tokens.parked)
+        ),
+        extras={
+            name: dataclasses.replace(extra, values=change(f"extra_{name}", extra.values))
+            for name, extra in tokens.extras.items()
+        },
+    )
 
 
 def exactly(x: Tensor) -> AbstractContextManager[object]:

@@ -8,8 +8,9 @@ code. Relative positions are looked up by the coordinates that travel with the t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ from torch.nn import functional as F
 from autotok.config import SubnetSpec
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts, BlockFacts
-from autotok.tokens import Needs, Taps, Tokens, grid_coords
+from autotok.tokens import Needs, Taps, Tokens
 
-from .attention import scouted
+from .attention import LinearPart, scouted
 from .base import Backbone, in_full, pool_mean
 from .relative_attention import RelativeTables, relative_attention
 
@@ -54,21 +55,16 @@ class SupernetSpec:
 
     def largest(self) -> SubnetSpec:
         """The largest subnet within the choices."""
-        depth = max(self.depth_choices)
-        return SubnetSpec(
-            embed_dim=max(self.embed_choices),
-            heads=(max(self.heads_choices),) * depth,
-            mlp_ratios=(max(self.mlp_ratio_choices),) * depth,
-        )
+        return self._extreme(max)
 
     def smallest(self) -> SubnetSpec:
         """The smallest subnet within the choices."""
-        depth = min(self.depth_choices)
-        return SubnetSpec(
-            embed_dim=min(self.embed_choices),
-            heads=(min(self.heads_choices),) * depth,
-            mlp_ratios=(min(self.mlp_ratio_choices),) * depth,
-        )
+        return self._extreme(min)
+
+    def _extreme(self, pick: Callable[[Iterable[Any]], Any]) -> SubnetSpec:
+        depth = pick(self.depth_choices)
+        heads, ratio = pick(self.heads_choices), pick(self.mlp_ratio_choices)
+        return SubnetSpec(pick(self.embed_choices), (heads,) * depth, (ratio,) * depth)
 
     def check(self, subnet: SubnetSpec) -> None:
         """Raise `ConfigError` unless the subnet's slices fit into the supernet."""
@@ -95,35 +91,26 @@ class NormWeights:
 
 
 @dataclass(frozen=True)
-class LinearWeights:
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-
-@dataclass(frozen=True)
 class BlockWeights:
     """Everything one block computes with, already cut to the subnet."""
 
     heads: int
     norm1: NormWeights
-    qkv: LinearWeights
-    proj: LinearWeights
+    qkv: LinearPart
+    proj: LinearPart
     tables: RelativeTables
     norm2: NormWeights
-    fc1: LinearWeights
-    fc2: LinearWeights
+    fc1: LinearPart
+    fc2: LinearPart
 
 
 @dataclass(frozen=True)
 class StemWeights:
-    patch: LinearWeights  # conv weight (E, channels, p, p)
+    patch: LinearPart  # conv weight (E, channels, p, p)
     cls_token: Tensor  # (1, 1, E)
     pos_embed: Tensor  # (1, 1 + N0, E)
     norm: NormWeights
-    head: LinearWeights
+    head: LinearPart
 
 
 class AutoFormerBase(Backbone):
@@ -145,18 +132,8 @@ class AutoFormerBase(Backbone):
         positions = self.placed_at_size(stem.pos_embed)
         patches = F.conv2d(images, stem.patch.weight, stem.patch.bias, stride=facts.patch_size)
         patches = patches.flatten(2).transpose(1, 2)  # (B, n, C)
-        batch, count, _ = patches.shape
-        x = torch.cat([stem.cls_token.expand(batch, -1, -1), patches], dim=1) + positions
-        taps: dict[str, Tensor] = {}
-        if needs & Needs.EMBEDDING:
-            taps |= {"patch_embedding": patches, "position_table": positions[0, 1:]}
-        if needs & Needs.IMAGE:
-            taps["image"] = images
-        coords = grid_coords(facts.grid, device=x.device).expand(batch, -1, -1)
-        source = None
-        if trace:
-            source = torch.eye(count, dtype=torch.bool, device=x.device).expand(batch, -1, -1)
-        return Tokens(x, facts.num_prefix, facts.grid, coords=coords, source=source), Taps(taps)
+        x = torch.cat([stem.cls_token.expand(len(images), -1, -1), patches], dim=1) + positions
+        return self.embedded(x, images, patches, lambda: positions[0, 1:], needs, trace)
 
     def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:
         block = self._block(index)
@@ -197,6 +174,7 @@ class AutoFormerBase(Backbone):
     def stem_tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Patch weight (E, channels, p, p), patch bias (E,), class token, position table."""
         stem = self._stem()
+        assert stem.patch.bias is not None
         return stem.patch.weight, stem.patch.bias, stem.cls_token, stem.pos_embed
 
 
@@ -247,11 +225,11 @@ class AutoFormer(AutoFormerBase):
         bias = self.patch_embed.bias
         assert bias is not None
         return StemWeights(
-            patch=LinearWeights(self.patch_embed.weight, bias),
+            patch=LinearPart(self.patch_embed.weight, bias),
             cls_token=self.cls_token,
             pos_embed=self.pos_embed,
             norm=NormWeights(self.norm.weight, self.norm.bias),
-            head=LinearWeights(self.head.weight, self.head.bias),
+            head=LinearPart(self.head.weight, self.head.bias),
         )
 
     def _block(self, index: int) -> BlockWeights:
@@ -260,14 +238,14 @@ class AutoFormer(AutoFormerBase):
         return BlockWeights(
             heads=self.subnet.heads[index],
             norm1=NormWeights(block.norm1.weight, block.norm1.bias),
-            qkv=LinearWeights(block.qkv.weight, block.qkv.bias),
-            proj=LinearWeights(block.proj.weight, block.proj.bias),
+            qkv=LinearPart(block.qkv.weight, block.qkv.bias),
+            proj=LinearPart(block.proj.weight, block.proj.bias),
             tables=RelativeTables(
                 block.key_rows, block.key_columns, block.value_rows, block.value_columns
             ),
             norm2=NormWeights(block.norm2.weight, block.norm2.bias),
-            fc1=LinearWeights(block.fc1.weight, block.fc1.bias),
-            fc2=LinearWeights(block.fc2.weight, block.fc2.bias),
+            fc1=LinearPart(block.fc1.weight, block.fc1.bias),
+            fc2=LinearPart(block.fc2.weight, block.fc2.bias),
         )
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autotok.config import SubnetSpec
 from autotok.documents import parse_yaml
-from autotok.errors import CheckpointError
+from autotok.errors import CheckpointError, misfit
 
 from .autoformer import SupernetSpec
 from .fitting import checked_fit, depth_of, load_fitting
@@ -69,10 +69,8 @@ def supernet_from_state_dict(
         with torch.device("meta"):
             shapes = AutoFormerSupernet(found).state_dict()
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()[:160] if str(error).strip() else ""
         raise CheckpointError(
-            f"checkpoint '{origin}' does not fit an AutoFormer supernet"
-            f" ({reason or type(error).__name__})"
+            f"checkpoint '{origin}' does not fit an AutoFormer supernet ({misfit(error)})"
         ) from error
     fitting = checked_fit(shapes, tensors, origin=origin, name="AutoFormer supernet")
     return cast(AutoFormerSupernet, load_fitting(AutoFormerSupernet(found), fitting))

@@ -27,7 +27,7 @@ from autotok.config import SubnetSpec
 from autotok.errors import CheckpointError, UnsupportedBackbone
 from autotok.facts import BackboneFacts
 from autotok.pruned_spec import PrunedSpec
-from autotok.tokens import Needs, StemParts, Taps, Tokens, exactly
+from autotok.tokens import Needs, StemParts, Taps, Tokens, exactly, grid_coords
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,6 +83,31 @@ class Backbone(nn.Module):
         `trace` is true.
         """
         raise NotImplementedError
+
+    def embedded(
+        self,
+        x: Tensor,
+        images: Tensor,
+        patches: Tensor,
+        table: Callable[[], Tensor],
+        needs: Needs,
+        trace: bool,
+    ) -> tuple[Tokens, Taps]:
+        """What `embed` gives of tokens with positions (B, N, C) and patches without (B, n, C);
+        `table` makes the patches' own rows of the position table, (N0, C)."""
+        facts, batch = self.facts, x.shape[0]
+        taps: dict[str, Tensor] = {}
+        if needs & Needs.EMBEDDING:
+            taps |= {"patch_embedding": patches, "position_table": table()}
+        if needs & Needs.IMAGE:
+            taps["image"] = images
+        coords = source = None
+        if needs & Needs.GRID or facts.carries_positions:
+            coords = grid_coords(facts.grid, device=x.device).expand(batch, -1, -1)
+        if trace:
+            eye = torch.eye(facts.num_patches, dtype=torch.bool, device=x.device)
+            source = eye.expand(batch, -1, -1)
+        return Tokens(x, facts.num_prefix, facts.grid, coords=coords, source=source), Taps(taps)
 
     def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:
         """The attention branch of block `index`, (B, N, C), and the taps asked for.

@@ -11,7 +11,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from autotok.config import SubnetSpec
-from autotok.errors import CheckpointError
+from autotok.errors import CheckpointError, misfit
 
 from .autoformer import AutoFormer, SupernetSpec
 from .checkpoint import read_state_dict
@@ -47,8 +47,7 @@ def load_demo_supernet(path: Path | None = None) -> AutoFormerSupernet:
         supernet.load_state_dict({key: value.float() for key, value in tensors.items()})
     except RuntimeError as error:
         raise CheckpointError(
-            f"checkpoint '{path or WEIGHTS}' does not fit the demo supernet"
-            f" ({str(error).strip().splitlines()[-1].strip()[:160]})"
+            f"checkpoint '{path or WEIGHTS}' does not fit the demo supernet ({misfit(error)})"
         ) from error
     return supernet.eval()
 

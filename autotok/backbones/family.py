@@ -93,10 +93,7 @@ class Family:
 
         `name` is what the backbone is asked for by; `load` gives the same model from name and file.
         """
-        from safetensors.torch import save_file
-
-        with replacing(path) as temporary:
-            save_file(tensors_of(backbone.weights), temporary)
+        write_tensors(path, tensors_of(backbone.weights))
 
 
 _F = TypeVar("_F", bound=type[Family])
@@ -160,3 +157,14 @@ def no_download(name: str, where: str) -> CheckpointError:
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """State as independent contiguous tensors, which safetensors asks for."""
     return {k: v.detach().cpu().clone().contiguous() for k, v in module.state_dict().items()}
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> Path:
+    """`path`, now a safetensors file."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+    return path

@@ -15,12 +15,11 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from autotok.errors import CheckpointError, ConfigError, UnsupportedBackbone
-from autotok.files import replacing
+from autotok.errors import CheckpointError, ConfigError, UnsupportedBackbone, failure
 
 from .base import Backbone
 from .checkpoint import read_state_dict
-from .family import Family, ModelRequest, register_family, tensors_of
+from .family import Family, ModelRequest, register_family, tensors_of, write_tensors
 from .hf_files import PREPROCESSORS, names_in, preprocessing_from, read_json, telling, told_in
 from .hf_layouts import DEFAULTS, MODELS, REASONS
 from .hub import hub_or_cache
@@ -114,14 +113,11 @@ class TransformersFamily(Family):
             return HFViT(model, name=asked.name, image_size=side, preprocessing=given)
 
     def save(self, backbone: Backbone, path: Path, *, name: str) -> None:
-        from safetensors.torch import save_file
-
         from .hf_vit import HFViT
 
         assert isinstance(backbone, HFViT)
-        with replacing(path) as temporary:
-            metadata = telling(backbone.weights, backbone.preprocessing())
-            save_file(tensors_of(backbone.weights), temporary, metadata=metadata)
+        metadata = telling(backbone.weights, backbone.preprocessing())
+        write_tensors(path, tensors_of(backbone.weights), metadata)
 
 
 def _is_theirs(model: nn.Module) -> bool:
@@ -210,8 +206,8 @@ def _configured(values: dict[str, Any], origin: str) -> Any:
         return transformers.AutoConfig.for_model(values["model_type"], **rest)
     except Exception as error:  # their checks raise whatever they like
         raise CheckpointError(
-            f"'{origin}' carries no configuration of transformers ({_first(error)}); give the"
-            " model's folder"
+            f"'{origin}' carries no configuration of transformers ({failure(error)[:140]}); give"
+            " the model's folder"
         ) from error
 
 
@@ -232,8 +228,8 @@ def _read_config(name: str) -> Any:
         raise
     except Exception as error:  # offline, no such repository, a gated one, a broken file
         raise CheckpointError(
-            f"'{name}' could not be fetched ({_first(error)}); give a local folder that holds"
-            " config.json and the weights"
+            f"'{name}' could not be fetched ({failure(error)[:140]}); give a local folder that"
+            " holds config.json and the weights"
         ) from error
 
 
@@ -320,12 +316,7 @@ def _read(asked: ModelRequest, told: _Told) -> tuple[nn.Module, dict[str, Any]]:
             )
     except Exception as error:
         raise CheckpointError(
-            f"weights of '{file or asked.name}' could not be loaded ({_first(error)}); give a"
-            " folder that holds config.json and model.safetensors"
+            f"weights of '{file or asked.name}' could not be loaded ({failure(error)[:140]}); give"
+            " a folder that holds config.json and model.safetensors"
         ) from error
     return model, info
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

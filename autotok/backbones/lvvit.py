@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from autotok.errors import CheckpointError, ConfigError
 from autotok.facts import BackboneFacts, BlockFacts
-from autotok.tokens import Needs, Taps, Tokens, grid_coords
+from autotok.tokens import Needs, Taps, Tokens
 
 from .attention import attention, scouted
 from .base import Backbone, in_full
@@ -89,20 +89,8 @@ class LVViT(Backbone):
     ) -> tuple[Tokens, Taps]:
         images, positions = self.fitted(images), self.placed_at_size(self.pos_embed)
         patches = self.patch_embed(images)  # (B, n, C)
-        batch, count, _ = patches.shape
-        x = torch.cat([self.cls_token.expand(batch, -1, -1), patches], dim=1) + positions
-        taps: dict[str, Tensor] = {}
-        if needs & Needs.EMBEDDING:
-            taps |= {"patch_embedding": patches, "position_table": positions[0, 1:]}
-        if needs & Needs.IMAGE:
-            taps["image"] = images
-        coords = source = None
-        if needs & Needs.GRID:
-            coords = grid_coords(self.facts.grid, device=x.device).expand(batch, -1, -1)
-        if trace:
-            eye = torch.eye(count, dtype=torch.bool, device=x.device)
-            source = eye.expand(batch, -1, -1)
-        return Tokens(x, 1, self.facts.grid, coords=coords, source=source), Taps(taps)
+        x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + positions
+        return self.embedded(x, images, patches, lambda: positions[0, 1:], needs, trace)
 
     def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:
         block = self._block(index)

@@ -13,11 +13,11 @@ from torch import nn
 
 from autotok.config import SubnetSpec
 
+from .attention import LinearPart
 from .autoformer import (
     AutoFormer,
     AutoFormerBase,
     BlockWeights,
-    LinearWeights,
     NormWeights,
     StemWeights,
     SupernetSpec,
@@ -122,11 +122,11 @@ class SupernetView(AutoFormerBase):
         conv = net.patch_embed_super.proj
         assert conv.bias is not None
         return StemWeights(
-            patch=LinearWeights(conv.weight[:width], conv.bias[:width]),
+            patch=LinearPart(conv.weight[:width], conv.bias[:width]),
             cls_token=net.cls_token[..., :width],
             pos_embed=net.pos_embed[..., :width],
             norm=NormWeights(net.norm.weight[:width], net.norm.bias[:width]),
-            head=LinearWeights(net.head.weight[:, :width], net.head.bias),
+            head=LinearPart(net.head.weight[:, :width], net.head.bias),
         )
 
     def _block(self, index: int) -> BlockWeights:
@@ -143,8 +143,8 @@ class SupernetView(AutoFormerBase):
             norm1=NormWeights(
                 block.attn_layer_norm.weight[:width], block.attn_layer_norm.bias[:width]
             ),
-            qkv=LinearWeights(qkv, attn.qkv.bias[: 3 * inner]),
-            proj=LinearWeights(attn.proj.weight[:width, :inner], attn.proj.bias[:width]),
+            qkv=LinearPart(qkv, attn.qkv.bias[: 3 * inner]),
+            proj=LinearPart(attn.proj.weight[:width, :inner], attn.proj.bias[:width]),
             tables=RelativeTables(
                 key_rows=attn.rel_pos_embed_k.embeddings_table_v,
                 key_columns=attn.rel_pos_embed_k.embeddings_table_h,
@@ -154,6 +154,6 @@ class SupernetView(AutoFormerBase):
             norm2=NormWeights(
                 block.ffn_layer_norm.weight[:width], block.ffn_layer_norm.bias[:width]
             ),
-            fc1=LinearWeights(block.fc1.weight[:hidden, :width], block.fc1.bias[:hidden]),
-            fc2=LinearWeights(block.fc2.weight[:width, :hidden], block.fc2.bias[:width]),
+            fc1=LinearPart(block.fc1.weight[:hidden, :width], block.fc1.bias[:hidden]),
+            fc2=LinearPart(block.fc2.weight[:width, :hidden], block.fc2.bias[:width]),
         )

@@ -18,10 +18,10 @@ from torch import Tensor
 from autotok.config import SubnetSpec
 from autotok.documents import Place
 from autotok.errors import CheckpointError, ConfigError
-from autotok.files import replacing
 from autotok.plain_data import checked_keys, typed
 
 from .autoformer import AutoFormer, SupernetSpec
+from .family import write_tensors
 from .supernet import AutoFormerSupernet
 
 KEY = "autotok_autoformer"
@@ -126,8 +126,5 @@ def save_cut(model: AutoFormer, path: Path, *, name: str) -> None:
 
 
 def _write(tensors: Mapping[str, Tensor], path: Path, origin: Origin) -> None:
-    from safetensors.torch import save_file
-
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(plain, temporary, metadata={KEY: origin.to_json()})
+    write_tensors(path, plain, {KEY: origin.to_json()})

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from autotok.errors import CheckpointError
+from autotok.errors import CheckpointError, failure
 
 from .fitting import checked_fit, checked_names, load_fitting
 from .size_tables import by_size, hold_size_tables, listed_sides
@@ -63,10 +63,8 @@ def model_from_tensors(
     except CheckpointError:
         raise
     except Exception as error:  # timm asserts and indexes; a file may be anything
-        lines = str(error).strip().splitlines() or [""]
         raise CheckpointError(
-            f"checkpoint '{origin}' does not fit backbone '{name}'"
-            f" ({type(error).__name__}: {lines[0][:100]})"
+            f"checkpoint '{origin}' does not fit backbone '{name}' ({failure(error)[:120]})"
         ) from error
     fitting = checked_fit(shapes.state_dict(), given, origin=origin, name=name)
     if arguments:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from autotok.errors import CheckpointError, UnsupportedBackbone, nearest
+from autotok.errors import CheckpointError, UnsupportedBackbone, failure, misfit, nearest
 
 from .checkpoint import read_state_dict
 from .family import family_of
@@ -65,7 +65,7 @@ def _pretrained(name: str) -> Any:
     except Exception as error:  # the hub raises many types: offline, not found, no such tag
         raise CheckpointError(
             f"pretrained weights of teacher '{name}' could not be fetched"
-            f" ({type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''});"
+            f" ({failure(error)[:120]});"
             " give a local file with --teacher-checkpoint"
         ) from error
 
@@ -86,9 +86,8 @@ def _from_file(name: str, checkpoint: Path) -> Any:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()[:120]
         raise CheckpointError(
-            f"weights '{checkpoint}' do not fit teacher '{name}' ({reason}); give the model's own"
-            " file"
+            f"weights '{checkpoint}' do not fit teacher '{name}' ({misfit(error)}); give the"
+            " model's own file"
         ) from error
     return model

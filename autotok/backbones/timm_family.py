@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autotok.errors import CheckpointError, UnsupportedBackbone
+from autotok.errors import CheckpointError, UnsupportedBackbone, failure
 
 from .checkpoint import read_state_dict
 from .family import Family, ModelRequest, register_family
@@ -167,12 +167,7 @@ def create_timm(
             model = timm.create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # the hub raises many types: offline, not found, no such tag
         raise CheckpointError(
-            f"pretrained weights of '{name}' could not be fetched ({_first_line(error)});"
+            f"pretrained weights of '{name}' could not be fetched ({failure(error)[:120]});"
             " give a local file with --checkpoint"
         ) from error
     return timm_backbone(model.eval(), name=name)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:100]}" if lines else type(error).__name__

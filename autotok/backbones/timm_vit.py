@@ -30,15 +30,8 @@ ensure_torchvision()
 import timm  # noqa: E402
 from timm.layers import Attention, Mlp  # noqa: E402
 from timm.models.deit import VisionTransformerDistilled  # noqa: E402
-from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer  # noqa: E402
-
-__all__ = [
-    "TimmViT",
-    "VisionTransformer",
-    "imagenet_synsets",
-    "model_name",
-    "check_timm_model",
-]
+from timm.models.vision_transformer import Block, ResPostBlock  # noqa: E402
+from timm.models.vision_transformer import VisionTransformer as VisionTransformer  # noqa: E402
 
 
 class ClassAndMeanViT(VisionTransformer):  # type: ignore[misc]
@@ -91,9 +84,13 @@ class TimmModel(WrappedViT):
 
     def patches_of(self, images: Tensor) -> Tensor:
         """(B, n, C), the patches' embeddings alone."""
-        stem: Any = self.model.patch_embed
         if not self.is_resized:
-            return _in_a_row(stem(images))
+            return _in_a_row(self.model.patch_embed(images))
+        return self.in_a_row(images)
+
+    def in_a_row(self, images: Tensor) -> Tensor:
+        """The same of images of any whole number of patches."""
+        stem: Any = self.model.patch_embed
         return cast(Tensor, stem.norm(stem.proj(images).flatten(2).transpose(1, 2)))
 
     def placed(self, patches: Tensor) -> Tensor:
@@ -173,14 +170,10 @@ class TimmViT(TimmModel):
         table = F.pad(self.placed_at_size(model.pos_embed), (0, 0, facts.num_prefix, 0))
         table = table[:, -(facts.num_prefix + facts.num_patches) :]  # has rows for prefix or not
 
-        def patches(images: Tensor) -> Tensor:
-            embed = model.patch_embed
-            return cast(Tensor, embed.norm(embed.proj(images).flatten(2).transpose(1, 2)))
-
         def enter(x: Tensor) -> Tensor:
             return cast(Tensor, model.norm_pre(model.pos_drop(x)))
 
-        return StemParts(patches, prefix, table, enter, model.norm)
+        return StemParts(self.in_a_row, prefix, table, enter, model.norm)
 
     def parts(self, block: Any) -> BlockParts:
         return timm_parts(block, (block.attn.qkv,), post_norm=type(block) is ResPostBlock)

@@ -7,6 +7,7 @@ itself is not changed: it is held, and its own modules are called.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotok.facts import BackboneFacts
-from autotok.tokens import Needs, Taps, Tokens, grid_coords
+from autotok.tokens import Needs, Taps, Tokens
 
 from .attention import Projection, attention, key_bias, scouted
 from .base import Backbone, in_full
@@ -104,26 +105,12 @@ class WrappedViT(Backbone):
     ) -> tuple[Tokens, Taps]:
         images = self.fitted(images)
         x, patches = self.entering(images)
-        facts, batch = self.facts, x.shape[0]
-        taps: dict[str, Tensor] = {}
-        if needs & Needs.EMBEDDING:
-            table = self.position_table()
-            alone = x[:, facts.num_prefix :] - table if patches is None else patches
-            taps |= {"patch_embedding": alone, "position_table": table}
-        if needs & Needs.IMAGE:
-            taps["image"] = images
-        coords = source = None
-        if needs & Needs.GRID or facts.carries_positions:
-            coords = grid_coords(facts.grid, device=x.device).expand(batch, -1, -1)
-        if trace:
-            eye = torch.eye(facts.num_patches, dtype=torch.bool, device=x.device)
-            source = eye.expand(batch, -1, -1)
-        x = self.before_blocks(x)
+        if patches is None and needs & Needs.EMBEDDING:
+            patches = x[:, self.facts.num_prefix :] - self.position_table()
+        given = x if patches is None else patches
+        tokens, taps = self.embedded(x, images, given, self.position_table, needs, trace)
         shared = self.shared_bias()
-        return (
-            Tokens(x, facts.num_prefix, facts.grid, coords=coords, source=source, shared=shared),
-            Taps(taps),
-        )
+        return dataclasses.replace(tokens, x=self.before_blocks(x), shared=shared), taps
 
     def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:
         parts = self.parts(self.block(index))

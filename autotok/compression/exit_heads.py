@@ -24,6 +24,7 @@ from autotok.backbones.base import pool_mean
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.methods.metr import early_head
+from autotok.methods.primitives import start_layers
 from autotok.tokens import Needs, Tokens, is_watched
 
 HEADS = 8
@@ -268,9 +269,5 @@ def exit_head(kind: str, facts: BackboneFacts, layer: int) -> Read:
         head = LocalRead(facts, layer, depthwise=kind == "local-dw")
     else:
         head = ThinnedRead(facts, layer, step=int(kind.removeprefix("global-")))
-    for module in head.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    start_layers(head)
     return head

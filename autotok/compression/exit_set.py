@@ -47,7 +47,7 @@ def check_exits(config: CompressionConfig, facts: BackboneFacts, schedule: Sched
             f"method '{config.method}' stops images early by itself, between its two passes; leave"
             " exits out, or take another method"
         )
-    for layer, kind in zip(policy.layers, policy.kinds, strict=True):
+    for layer, kind in policy.places:
         before = [
             site.layer
             for site in schedule.sites
@@ -72,10 +72,7 @@ class ExitSet(nn.Module):
     def __init__(self, policy: ExitPolicy, facts: BackboneFacts) -> None:
         super().__init__()
         self.policy = policy
-        self.heads = nn.ModuleList(
-            exit_head(kind, facts, layer)
-            for layer, kind in zip(policy.layers, policy.kinds, strict=True)
-        )
+        self.heads = nn.ModuleList(exit_head(kind, facts, layer) for layer, kind in policy.places)
 
     def head(self, number: int) -> Read:
         """The head of exit `number`."""
@@ -99,13 +96,8 @@ class ExitSet(nn.Module):
 
     def take(self, other: ExitSet) -> None:
         """Take over another set's heads where the same kind reads the same block, as objects."""
-        theirs = {
-            (layer, kind): head
-            for layer, kind, head in zip(
-                other.policy.layers, other.policy.kinds, other.heads, strict=True
-            )
-        }
-        for number, place in enumerate(zip(self.policy.layers, self.policy.kinds, strict=True)):
+        theirs = dict(zip(other.policy.places, other.heads, strict=True))
+        for number, place in enumerate(self.policy.places):
             if place in theirs:
                 self.heads[number] = theirs[place]
 

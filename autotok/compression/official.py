@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def load_official(
             own = dict(reducers[index].named_parameters()).get(place[1])
             if own is None or index < 0:
                 continue
-            given = _ours(reducers[index], place[1], part)
+            given = cast(OfficialWeights, reducers[index]).from_official(place[1], part)
             what = None
             if given.shape != own.shape:
                 what = f"has shape {tuple(values.shape)}, but method '{model.config.method}' needs"
@@ -59,21 +60,14 @@ def load_official(
     if reducers and not taken:
         raise CheckpointError(
             f"'{origin}' has no parameters of method '{model.config.method}'"
-            + ("" if _learns(reducers) else ", which has none of its own")
+            + (
+                ""
+                if any(True for r in reducers for _ in r.parameters())
+                else ", which has none of its own"
+            )
             + "; leave weights out, and give a trained backbone where the method needs one"
         )
     return list(dict.fromkeys(taken))
-
-
-def _ours(reducer: TokenReducer, name: str, values: Tensor) -> Tensor:
-    """An authors' parameter in our shape."""
-    assert isinstance(reducer, OfficialWeights)
-    return reducer.from_official(name, values)
-
-
-def _learns(reducers: list[TokenReducer]) -> bool:
-    """Whether the method has parameters."""
-    return any(True for reducer in reducers for _ in reducer.parameters())
 
 
 def _place(reducers: list[TokenReducer], key: str) -> tuple[int, str] | None:
@@ -81,10 +75,7 @@ def _place(reducers: list[TokenReducer], key: str) -> tuple[int, str] | None:
     first = next(iter(reducers), None)
     if not isinstance(first, OfficialWeights):
         return None
-    try:
-        place = first.official_name(key)
-    except ValueError:  # a word where its authors have a number
-        return None
+    place = first.official_name(key)
     if place is None or not first.official_by_block:
         return place
     at = {reducer.site.layer: number for number, reducer in enumerate(reducers)}

@@ -80,7 +80,6 @@ def save_bundle(
     images: Tensor,
     *,
     formats: Sequence[str] = ("onnx",),
-    batch: int = 1,
     calibration: Tensor | None = None,
     class_names: Sequence[str] | None = None,
     checked_on: str = "images",
@@ -94,7 +93,6 @@ def save_bundle(
     Args:
         images: (n, C, H, W) normalised, real ones, to compare the exported files with torch. They
             are resized first where the configuration names an image size: files take that size.
-        batch: Images per run of the exported files.
         calibration: (m, C, H, W) normalised, what int8 files are calibrated on; by default
             `images`.
         checked_on: What `images` are: 'images', or 'random images'.
@@ -117,7 +115,6 @@ def save_bundle(
                 found = export_model(
                     *(model, path, images),
                     format=name,
-                    batch=batch,
                     calibration=calibration,
                     checked_on=checked_on,
                     strict=False,

@@ -34,7 +34,7 @@ class FileModel(nn.Module):
         return torch.cat([self._run(chunk) for chunk in full.split(self.batch)])[:wanted]
 
 
-def as_file(model: CompressedViT, calibration: Tensor, *, format: str = "onnx") -> FileModel:
+def as_file(model: CompressedViT, calibration: Tensor) -> FileModel:
     """The model in the number format of its configuration, as the file that would be shipped.
 
     Args:
@@ -43,11 +43,9 @@ def as_file(model: CompressedViT, calibration: Tensor, *, format: str = "onnx") 
     Raises:
         ExportError: it cannot be written.
     """
-    chosen, calibration = FORMATS.get(format), shrunk(calibration, model.config.image_size)
+    chosen, calibration = FORMATS.get("onnx"), shrunk(calibration, model.config.image_size)
     with tempfile.TemporaryDirectory(prefix="autotok-file-") as folder:
         path = Path(folder) / f"model{chosen.suffix}"
-        export_model(
-            model, path, calibration[:1], format=format, calibration=calibration, strict=False
-        )
+        export_model(model, path, calibration[:1], calibration=calibration, strict=False)
         opened = chosen.open(path, torch.device("cpu"))
     return FileModel(opened, model.config)

@@ -20,7 +20,7 @@ from autotok.compression.exit_scores import recorded_exits
 from autotok.compression.model import CompressedViT
 from autotok.compression.two_pass import TwoPassViT
 from autotok.methods.two_pass import FirstPass
-from autotok.tokens import Parked, Taps, Tokens
+from autotok.tokens import Taps, Tokens, each_changed
 
 from .formats import INPUT
 from .infer import AnyArray, PartRunner
@@ -170,35 +170,10 @@ def _parts(tokens: Tokens) -> dict[str, Tensor]:
 
 
 def _changed(tokens: Tokens, change: Callable[[str, Tensor], Tensor]) -> Tokens:
-    """The tokens with other tensors in every place; training's masks, and padding, which a single
-    image does not have, are not there."""
+    """`each_changed`, without training's masks and padding, which a single image does not have."""
     assert tokens.mask is None
     assert tokens.live is None
-
-    def of(name: str, value: Tensor | None) -> Tensor | None:
-        return None if value is None else change(name, value)
-
-    return dataclasses.replace(
-        tokens,
-        x=change("x", tokens.x),
-        size=of("size", tokens.size),
-        coords=of("coords", tokens.coords),
-        source=of("source", tokens.source),
-        padded=None,
-        parked=tuple(
-            Parked(
-                change(f"parked{number}", parked.x),
-                change(f"parked{number}_coords", parked.coords),
-                of(f"parked{number}_size", parked.size),
-                of(f"parked{number}_source", parked.source),
-            )
-            for number, parked in enumerate(tokens.parked)
-        ),
-        extras={
-            name: dataclasses.replace(extra, values=change(f"extra_{name}", extra.values))
-            for name, extra in tokens.extras.items()
-        },
-    )
+    return each_changed(tokens, change)
 
 
 class _FirstLook(GraphPart):

@@ -18,7 +18,7 @@ from autotok.backbones.family import tensors_of
 from autotok.backbones.loading import save_backbone
 from autotok.backbones.pruning import holds_its_origin, in_whole_shapes
 from autotok.compression.model import CompressedViT
-from autotok.errors import CheckpointError, ConfigError
+from autotok.errors import CheckpointError, ConfigError, misfit
 
 WEIGHTS, REDUCERS = "weights.safetensors", "reducers.safetensors"
 EXITS = "exits.safetensors"
@@ -180,9 +180,8 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], origin: Path) ->
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()[:160]
         raise CheckpointError(
-            f"weights '{origin}' do not fit the model of their bundle ({reason}); was a file"
+            f"weights '{origin}' do not fit the model of their bundle ({misfit(error)}); was a file"
             " replaced?"
         ) from error
 

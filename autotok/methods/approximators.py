@@ -110,7 +110,7 @@ def approximator_macs(kind: str, width: int, patches: int, frozen: Counts) -> Co
     return frozen * (2 * width * (width // 2) if kind == "mlp" else 0)
 
 
-def approximator_params(kind: str, facts: BackboneFacts, layer: int) -> int:
+def approximator_params(kind: str, facts: BackboneFacts) -> int:
     """Its parameters."""
     with torch.device("meta"):
-        return sum(p.numel() for p in approximator(kind, facts, layer).parameters())
+        return sum(p.numel() for p in approximator(kind, facts, 0).parameters())

@@ -33,10 +33,10 @@ from autotok.tokens import Extra, Needs, Taps, Tokens
 
 from .base import Count, Kind, Option, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
-from .losses import straight_through_mask
+from .losses import stage_costs, straight_through_mask
 from .observing import Observing
 from .official_weights import OfficialWeights
-from .primitives import above_zero, select, select_ragged
+from .primitives import above_zero, at_least_one, select, select_ragged
 from .registry import register
 from .scoring import MODEL_WIDE_SCORE, score_needs, score_note
 from .thresholds import Calibrated
@@ -134,6 +134,11 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
         source="Cydia2018/AS-ViT: 30 epochs, 2e-5 to 2e-6 (batch 512), weight decay 1e-6",
     )
 
+    official_names = (
+        (r"keep_threshold", r"threshold"),
+        (r"score_predictor\.(\d+)\.[^.]*", r"threshold"),
+    )
+
     def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         first, step = STARTS[str(self.values["accumulate"])]
@@ -141,14 +146,6 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
         given = float(self.values["threshold"])
         self.threshold = nn.Parameter(torch.tensor(given if given > 0.0 else start))
         self.counts: Tensor | None = None
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        if name == "keep_threshold":  # of all layers in one
-            return -1, "threshold"
-        parts = name.split(".")
-        stage = parts[1] if parts[0] == "score_predictor" and len(parts) == 3 else ""
-        return (int(stage), "threshold") if stage.isdigit() else None
 
     @classmethod
     def overhead_params(cls, facts: BackboneFacts, options: Options) -> int:
@@ -163,7 +160,7 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
             self._calibrate(score, live, num_keep)
         keep = live & (score > self.threshold)
         if self.site.facts.reads_patches:
-            keep = _at_least_one(keep, score.masked_fill(~live, -torch.inf))
+            keep = at_least_one(keep, score.masked_fill(~live, -torch.inf))
         return select_ragged(tokens, keep, nominal=num_keep)
 
     @torch.no_grad()
@@ -187,7 +184,7 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
         """The mask of this layer alone: as published, a token may come back while training."""
         mask = straight_through_mask(score, self.threshold, tau=float(self.values["tau"]))
         if self.site.facts.reads_patches:
-            best = _at_least_one(mask > 0.5, score)
+            best = at_least_one(mask > 0.5, score)
             mask = torch.where(best & (mask < 0.5), 1.0, mask)
         row = torch.stack([mask.sum(dim=1), torch.full_like(mask[:, 0], num_keep)], dim=1)
         rows = row.unsqueeze(1)
@@ -201,28 +198,8 @@ class ASViT(OfficialWeights, Learning, Calibrated, HeardScore):
         """2 |mean cost - planned cost|, both as shares of the uncompressed model's."""
         if self.counts is None or not self.site.is_last:
             return None
-        kept, planned = self._cost(self.counts.float()).unbind(dim=-1)  # (B,)
+        kept, planned = stage_costs(self.site, self.counts).sum(dim=1).unbind(dim=-1)  # (B,)
         return float(self.values["cost_weight"]) * (kept.mean() - planned.mean().detach()).abs()
-
-    def _cost(self, counts: Tensor) -> Tensor:
-        """Cost of the blocks over the uncompressed ones', (B, 2), of counts (B, S, 2)."""
-        facts, layers = self.site.facts, self.site.layers or (self.site.layer,)
-        full = torch.full_like(counts[:, 0], float(facts.num_patches))
-        total, dense = torch.zeros_like(full), torch.zeros_like(full)
-        for layer, block in enumerate(facts.blocks):
-            stage = sum(start <= layer for start in layers)
-            linear = 4 * block.width * block.inner_width
-            linear += block.mlp_matrices * block.width * block.hidden
-            for number, spent in ((full, dense), (counts[:, stage - 1] if stage else full, total)):
-                n = number + facts.num_prefix
-                spent += n * linear + 2 * n * n * block.inner_width
-        return total / dense
 
     def deploy(self) -> None:
         self.counts = None
-
-
-def _at_least_one(keep: Tensor, score: Tensor) -> Tensor:
-    """`keep` (B, n), with the best-scoring token where an image would keep none."""
-    best = torch.zeros_like(keep).scatter(1, score.argmax(dim=1, keepdim=True), True)
-    return torch.where(keep.any(dim=1, keepdim=True), keep, best)

@@ -19,19 +19,10 @@ from autotok.errors import ConfigError, nearest
 from autotok.facts import BackboneFacts
 from autotok.tokens import Needs, Taps, Tokens
 
-from .occupancy import Counts, Occupancy, Placement, Span, occupancy
-
-__all__ = [
-    "Count",
-    "Counts",
-    "Kind",
-    "Option",
-    "Placement",
-    "Site",
-    "Span",
-    "TokenReducer",
-    "Training",
-]
+from .occupancy import Counts as Counts
+from .occupancy import Occupancy, occupancy
+from .occupancy import Placement as Placement
+from .occupancy import Span as Span
 
 
 class Kind(enum.Enum):

@@ -32,9 +32,10 @@ from autotok.tokens import Needs, Tokens, exactly
 
 from .base import Count, Counts, Kind, Option, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
+from .losses import self_distillation
 from .occupancy import Occupancy
 from .official_weights import OfficialWeights
-from .primitives import confidence
+from .primitives import confidence, start_layers
 from .registry import register
 from .two_pass import FirstPass, Passes, Thinned, TwoPass
 
@@ -99,6 +100,11 @@ class CFViT(TwoPass, Learning, OfficialWeights):
         losses={"ce": 1.0}, source="ChenMnZ/CF-ViT: 300 epochs of DeiT's recipe, 201 without choice"
     )
 
+    official_names = (
+        (r"pos_embed_list\.(0)", r"positions"),
+        (r"reuse_block()\.(.*)", r"reuse.\2"),
+    )
+
     def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         facts, width = site.facts, site.facts.blocks[0].width
@@ -106,10 +112,8 @@ class CFViT(TwoPass, Learning, OfficialWeights):
         table = torch.empty(1, facts.num_prefix + rows * columns, width)
         self.positions = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
         fc1, fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        for layer in (fc1, fc2):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
         mlp = nn.Sequential(OrderedDict(fc1=fc1, act=nn.GELU(), fc2=fc2))
+        start_layers(mlp)
         self.reuse = nn.Sequential(nn.LayerNorm(width, eps=1e-6), mlp)
         self.chooses = True
         """In training; evaluation always chooses."""
@@ -181,19 +185,10 @@ class CFViT(TwoPass, Learning, OfficialWeights):
         """KL of the coarse answer from the fine one, which does not learn from it."""
         if self.coarse_logits is None:
             return None
-        fine = context.logits.detach().float().log_softmax(dim=-1)
-        coarse = self.coarse_logits.float().log_softmax(dim=-1)
-        return F.kl_div(coarse, fine, reduction="batchmean", log_target=True)
+        return self_distillation(self.coarse_logits.float(), context.logits)
 
     def deploy(self) -> None:
         self.coarse_logits = None
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        if name == "pos_embed_list.0":
-            return 0, "positions"
-        head, _, rest = name.partition(".")
-        return (0, f"reuse.{rest}") if head == "reuse_block" else None
 
     # --- counts and costs
 

@@ -17,7 +17,7 @@ TRACK_SIZE = Option(
     "count the patches each token stands for, and add log size to later attention logits",
     model_wide=True,
 )
-OFFICIAL = (("cluster_layers", ""),)
+OFFICIAL = ((r"cluster_layers\.(\d+)\.(.+)", r"\2"),)
 """Where the TokenReduction code keeps the parameters of a stage."""
 
 

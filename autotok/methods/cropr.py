@@ -33,9 +33,10 @@ from autotok.tokens import Needs, Taps, Tokens
 from .base import Counts, Kind, Option, Placement, Site, Training
 from .block_hooks import BlockHooks
 from .learning import Learning, LossContext, TrainingRecipe
+from .losses import self_distillation
 from .occupancy import Occupancy
 from .official_weights import OfficialWeights
-from .primitives import park, recall, select
+from .primitives import park, recall, select, start_layers
 from .registry import register
 
 
@@ -90,8 +91,7 @@ class Head(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes)
         # as the authors start it, with torch's usual 1e-5 in this norm and 1e-6 in the others
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        start_layers(self.head)
 
     def forward(self, read: Tensor) -> Tensor:
         return self.head(self.norm(read)).mean(dim=1)  # type: ignore[no-any-return]
@@ -107,7 +107,7 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
     training_need = Training.REQUIRED
     requires = frozenset({"classes"})
     official_by_block = True
-    official_modules = (("cropr", ""),)
+    official_names = ((r"cropr\.(\d+)\.(.+)", r"\2"),)
     options = (
         Option(
             "llf",
@@ -164,9 +164,7 @@ class Cropr(BlockHooks, OfficialWeights, Learning):
             return F.cross_entropy(answer, context.labels, label_smoothing=smoothing)
         if context.teacher_logits is None:
             return None
-        wanted = context.teacher_logits.detach().log_softmax(dim=-1)
-        log_answer = answer.log_softmax(dim=-1)
-        return F.kl_div(log_answer, wanted, reduction="batchmean", log_target=True)
+        return self_distillation(answer, context.teacher_logits)
 
     def deploy(self) -> None:
         self.cross_attn.deploy()

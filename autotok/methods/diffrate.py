@@ -113,6 +113,8 @@ class DiffRate(Scoring, OfficialWeights, Learning):
     def recipe_for(cls, options: Options) -> TrainingRecipe:
         return cls.recipe if options["train"] == "rates" else TrainingRecipe()
 
+    official_names = ((r"blocks\.(\d+)\.(\w+_)ddp\.selected_probability", r"\2logits"),)
+
     def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         removed, pruned = site.num_entering - site.num_keep, int(self.values["num_pruned"])
@@ -252,13 +254,6 @@ class DiffRate(Scoring, OfficialWeights, Learning):
         self.learned()
         for name in ("prune_logits", "merge_logits"):
             self.register_parameter(name, None)
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        parts = name.split(".")
-        if len(parts) == 4 and parts[0] == "blocks" and parts[3] == "selected_probability":
-            return int(parts[1]), parts[2].replace("ddp", "logits")
-        return None
 
 
 def _candidates(facts: BackboneFacts, options: Options) -> list[float]:

@@ -28,7 +28,7 @@ from .clustering import OFFICIAL, TRACK_SIZE, distances, left_over
 from .learning import Learning, TrainingRecipe
 from .merging import merge
 from .official_weights import OfficialWeights
-from .primitives import gather_rows
+from .primitives import gather_rows, start_layers
 from .registry import register
 
 # the authors' code
@@ -45,7 +45,7 @@ class DPCKNN(OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.OPTIONAL
     rounding = "floor"
-    official_modules = OFFICIAL
+    official_names = OFFICIAL
     options = (
         Option("neighbours", 5, "tokens a density is taken from", low=1, high=20, search=True),
         Option("weighted", False, "weigh tokens by a learned score in their cluster's mean"),
@@ -58,9 +58,7 @@ class DPCKNN(OfficialWeights, Learning):
         self.score: nn.Linear | None = None
         if self.values["weighted"]:
             self.score = nn.Linear(site.facts.blocks[site.layer].width, 1)
-            # as the authors start it
-            nn.init.trunc_normal_(self.score.weight, std=0.02)
-            nn.init.zeros_(self.score.bias)
+            start_layers(self.score)
 
     @classmethod
     def overhead_macs(

@@ -68,6 +68,8 @@ class DTEM(Matching, OfficialWeights, Learning):
         source="movinghoon/DTEM: metric only, AdamW, lr 1e-4 to 1e-6, 30 epochs",
     )
 
+    official_names = ((r"blocks\.(\d+)\.attn\.metric\.([^.]+)", r"metric.\2"),)
+
     def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         width = site.facts.blocks[site.layer].width
@@ -122,13 +124,6 @@ class DTEM(Matching, OfficialWeights, Learning):
         )
         mixed = _interleaved(tokens, alive)  # the other facts, in the order of x and size
         return select(dataclasses.replace(mixed, x=x, size=size), order)
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        parts = name.split(".")
-        if len(parts) == 5 and parts[0] == "blocks" and parts[2:4] == ["attn", "metric"]:
-            return int(parts[1]), f"metric.{parts[4]}"
-        return None
 
 
 def soft_pairs(

@@ -8,6 +8,7 @@ why).
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -99,17 +100,14 @@ def not_built() -> tuple[NotBuilt, ...]:
 @cache
 def _results() -> tuple[PublishedResult, ...]:
     with (FOLDER / "results.csv").open(newline="", encoding="utf-8") as file:
-        return tuple(_row(row) for row in csv.DictReader(file))
+        return tuple(PublishedResult(**as_printed(row)) for row in csv.DictReader(file))
 
 
-def _row(row: dict[str, str]) -> PublishedResult:
-    words = ("method", "variant", "backbone", "setting", "device", "source", "table", "note")
-    values: dict[str, Any] = {
-        key: text if key in words else float(text) if text else None for key, text in row.items()
-    }
-    if values["batch_size"] is not None:
-        values["batch_size"] = int(values["batch_size"])
-    return PublishedResult(**values)
+def as_printed(row: Mapping[str, str]) -> dict[str, Any]:
+    """A row of a table of published figures: its words, its numbers, and None for what is blank."""
+    words = ("key", "method", "variant", "backbone", "setting", "device", "source", "table", "note")
+    read = {"batch_size": int}
+    return {k: t if k in words else read.get(k, float)(t) if t else None for k, t in row.items()}
 
 
 @cache

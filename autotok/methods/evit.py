@@ -72,10 +72,9 @@ class EViT(Scoring, Learning):
         fused = int(bool(self.values["fuse"]))
         rate = keep_rate_at(
             self.progress,
-            iterations_per_epoch=1.0,
             base=(num_keep - fused) / self.site.num_entering,
-            start_epoch=shrink / 11,
-            shrink_epochs=shrink * 10 / 11,
+            start=shrink / 11,
+            length=shrink * 10 / 11,
         )
         kept = math.ceil(rate * entering - 1e-9)
         return entering if kept >= entering else min(kept + fused, entering)

@@ -22,7 +22,7 @@ from . import stochastic
 from .approximators import APPROXIMATOR, approximator, approximator_macs, approximator_params
 from .base import Counts, Kind, Option, Placement, Site, Span, TokenReducer, Training
 from .learning import Learning, LossContext, TrainingRecipe
-from .losses import tofe_approximation, tofe_flops
+from .losses import stage_costs, tofe_approximation, tofe_flops
 from .official_weights import OfficialWeights
 from .predictors import LocalGlobal, keep_one, local_global_macs, local_global_params
 
@@ -69,7 +69,10 @@ class Freezing(OfficialWeights, Learning):
     recipe = TrainingRecipe(
         frozen_share=5 / 30, losses={"ce": 1.0}, source="30 epochs, 1e-4 to 2e-6, 5 of them frozen"
     )
-    official_modules = (("selectors", "selector."), ("approximators", "approximator."))
+    official_names = (
+        (r"selectors\.(\d+)\.(.+)", r"selector.\2"),
+        (r"approximators\.(\d+)\.(.+)", r"approximator.\2"),
+    )
     approximation_weight = 2.0
     budget_weight = 5.0
 
@@ -131,26 +134,17 @@ class Freezing(OfficialWeights, Learning):
         L_apr teaches estimates, not what to freeze: whoever freezes nothing would have none of it.
         """
         if self.site.is_last:
-            return None if self.counts is None else self.budget_weight * self._budget(self.counts)
+            if self.counts is None:
+                return None
+            kept, planned = stage_costs(self.site, self.counts).unbind(dim=2)
+            return self.budget_weight * tofe_flops(kept, float(planned[0].detach().sum()))
         (block,) = self.teacher_layers()
         if self.frozen is None or block not in context.teacher:
             return None
         estimate, mask = (values.float() for values in self.frozen)
         wanted = context.teacher[block][:, self.site.facts.num_prefix :].float()
-        loss = tofe_approximation([estimate], [wanted], [mask.detach()])
+        loss = tofe_approximation(estimate, wanted, mask.detach())
         return self.approximation_weight * loss / estimate.shape[-1]
-
-    def _budget(self, counts: Tensor) -> Tensor:
-        """L_FLOPs of kept counts (B, S, 2), as a share of the uncompressed model's cost."""
-        facts, layers = self.site.facts, self.site.layers or (self.site.layer,)
-        initial = torch.full_like(counts[:, :1], float(facts.num_patches))
-        stage = [sum(start <= layer for start in layers) for layer in range(facts.num_blocks)]
-        running = torch.cat([initial, counts], dim=1)[:, stage]  # (B, L, 2)
-        kept, planned = _costs(facts, running.float()).unbind(dim=2)
-        dense = (
-            _costs(facts, initial.float().expand(-1, facts.num_blocks, -1))[0, :, 0].detach().sum()
-        )
-        return tofe_flops(kept / dense, float(planned[0].detach().sum() / dense))
 
     def deploy(self) -> None:
         self.frozen = self.counts = None
@@ -213,18 +207,7 @@ class Freezing(OfficialWeights, Learning):
         own = cls.overhead_params(site.facts, options)
         if site.is_last or not options["reuse"]:
             return own
-        return own + approximator_params(str(options["approximator"]), site.facts, 0)
-
-
-def _costs(facts: BackboneFacts, patches: Tensor) -> Tensor:
-    """Multiply-accumulates of blocks on `patches` (B, L, ...) patch tokens."""
-    linear = [
-        4 * b.width * b.inner_width + b.mlp_matrices * b.width * b.hidden for b in facts.blocks
-    ]
-    pairs = [2 * b.inner_width for b in facts.blocks]
-    tokens = patches + facts.num_prefix
-    first, second = (tokens.new_tensor(row).unsqueeze(-1) for row in (linear, pairs))  # (L, 1)
-    return first * tokens + second * tokens * tokens
+        return own + approximator_params(str(options["approximator"]), site.facts)
 
 
 def _thawed(tokens: Tokens) -> Tokens:

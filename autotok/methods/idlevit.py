@@ -119,7 +119,7 @@ class IdleViT(BlockHooks, Learning):
         if self.cut is not None:
             logits, mask = self.cut
             share = float(self.values["cut_weight"]) / max(1, len(self.site.layers))
-            terms.append(share * idlevit_cut([logits.float().unsqueeze(1)], [mask.float()]))
+            terms.append(share * idlevit_cut(logits.float().unsqueeze(1), mask.float()).sum())
         for full in context.teacher.values():
             features = idlevit_features(context.tokens.x[:, 0].float(), full[:, 0].float())
             terms.append(float(self.values["feature_weight"]) * features)

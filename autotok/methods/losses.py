@@ -6,44 +6,34 @@ Shapes: B images, N patch tokens, D channels, H heads. A mask is 1 for kept and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from autotok.facts import BackboneFacts
+
+from .base import Site
 from .primitives import directions
 
 
-def dynamicvit_ratio(masks: Sequence[Tensor], keep: Sequence[float]) -> Tensor:
-    """Sum over stages of mean_b (mean_i mask - keep)^2; masks (B, N) per stage."""
-    terms = [(m.mean(dim=1) - k).square().mean() for m, k in zip(masks, keep, strict=True)]
-    return torch.stack(terms).sum()
+def dynamicvit_ratio(mask: Tensor, keep: float) -> Tensor:
+    """mean_b (mean_i mask - keep)^2 of a stage; mask (B, N)."""
+    return (mask.mean(dim=1) - keep).square().mean()
 
 
-def idlevit_cut(
-    attention_logits: Sequence[Tensor], masks: Sequence[Tensor], kind: str = "both"
-) -> Tensor:
-    """IdleViT's token-cut loss, summed over the layers given (Xu et al., AJCAI 2023).
+def idlevit_cut(attention_logits: Tensor, mask: Tensor) -> Tensor:
+    """(2,), both terms of IdleViT's token-cut loss of one layer (Xu et al., AJCAI 2023).
 
-    `attention_logits` (B, H, N, N) are raw and include the class token, as `masks` (B, N) do (1 for
-    it). With W = softmax over keys of their mean over heads: 'inter' is mean_i (sum_j |m_i - m_j|
-    W_ij)^2 without the class column, 'intra' mean_i (sum_j m_i m_j W_ij - m_i)^2.
-
-    The authors' loop deletes list entries while walking them and so skips every other layer; pass
-    `layers[::2]` to reproduce it.
+    `attention_logits` (B, H, N, N) are raw and include the class token, as `mask` (B, N) does (1
+    for it). With W = softmax over keys of their mean over heads: mean_i (sum_j |m_i - m_j| W_ij)^2
+    without the class column, and mean_i (sum_j m_i m_j W_ij - m_i)^2.
     """
-    total = attention_logits[0].new_zeros(())
-    for logits, mask in zip(attention_logits, masks, strict=True):
-        weights = logits.mean(dim=1).softmax(dim=-1)  # (B, N, N)
-        rows, columns = mask.unsqueeze(2), mask.unsqueeze(1)
-        if kind in ("both", "inter"):
-            crossing = ((rows - columns).abs() * weights)[:, :, 1:].sum(dim=-1)
-            total = total + crossing.square().mean()
-        if kind in ("both", "intra"):
-            staying = (rows * columns * weights).sum(dim=-1)
-            total = total + (staying - mask).square().mean()
-    return total
+    weights = attention_logits.mean(dim=1).softmax(dim=-1)  # (B, N, N)
+    rows, columns = mask.unsqueeze(2), mask.unsqueeze(1)
+    crossing = ((rows - columns).abs() * weights)[:, :, 1:].sum(dim=-1)
+    staying = (rows * columns * weights).sum(dim=-1)
+    return torch.stack([crossing.square().mean(), (staying - mask).square().mean()])
 
 
 def idlevit_features(student: Tensor, teacher: Tensor) -> Tensor:
@@ -51,25 +41,13 @@ def idlevit_features(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(directions(student), directions(teacher.detach()))
 
 
-def keep_rate_at(
-    iteration: float,
-    *,
-    iterations_per_epoch: float,
-    base: float,
-    start_epoch: float = 10,
-    shrink_epochs: float = 100,
-) -> float:
+def keep_rate_at(progress: float, *, base: float, start: float, length: float) -> float:
     """EViT's keep rate while training from scratch (Liang et al., ICLR 2022): 1, a cosine, `base`.
 
-    1 before `start_epoch`, then base + (1 - base) (1 + cos(pi t / T)) / 2 over `shrink_epochs`.
+    1 before `start`, then base + (1 - base) (1 + cos(pi t / T)) / 2 over `length`.
     """
-    first = start_epoch * iterations_per_epoch
-    length = shrink_epochs * iterations_per_epoch
-    if iteration < first:
-        return 1.0
-    if iteration >= first + length:
-        return base
-    return base + (1.0 - base) * 0.5 * (1.0 + math.cos(math.pi * (iteration - first) / length))
+    share = min(max((progress - start) / length, 0.0), 1.0)
+    return base + (1.0 - base) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def self_distillation(early: Tensor, final: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -91,20 +69,37 @@ def straight_through_mask(scores: Tensor, threshold: Tensor, *, tau: float = 1e-
     return (smooth > 0.5).to(smooth.dtype) + smooth - smooth.detach()
 
 
-def tofe_approximation(
-    approximated: Sequence[Tensor], teacher: Sequence[Tensor], masks: Sequence[Tensor]
-) -> Tensor:
-    """1/B sum_b sum_s 1/N_b^s sum_i (1 - M_i) ||x'_i - x_i||^2 over frozen tokens (ToFe, L_apr).
+def tofe_approximation(approximated: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """1/B sum_b 1/N_b sum_i (1 - M_i) ||x'_i - x_i||^2 over frozen tokens of a stage (ToFe, L_apr).
 
-    Tokens (B, N, D) per stage, masks (B, N) with 1 for kept. N_b^s is taken as the number of frozen
-    tokens, as the paper's words (not its formula) say; a stage that freezes nothing adds nothing.
+    Tokens (B, N, D), mask (B, N) with 1 for kept. N_b is taken as the number of frozen tokens, as
+    the paper's words (not its formula) say; a stage that freezes nothing adds nothing.
     """
-    total = approximated[0].new_zeros(())
-    for mine, theirs, mask in zip(approximated, teacher, masks, strict=True):
-        frozen = 1.0 - mask
-        error = (mine - theirs.detach()).square().sum(dim=-1)  # (B, N)
-        total = total + ((frozen * error).sum(dim=1) / frozen.sum(dim=1).clamp_min(1.0)).mean()
-    return total
+    frozen = 1.0 - mask
+    error = (approximated - teacher.detach()).square().sum(dim=-1)  # (B, N)
+    return ((frozen * error).sum(dim=1) / frozen.sum(dim=1).clamp_min(1.0)).mean()
+
+
+def stage_costs(site: Site, counts: Tensor) -> Tensor:
+    """(B, L, k): costs of blocks, as shares of the uncompressed model's, where the stages up to
+    here leave `counts` (B, S, k) patch tokens."""
+    facts, layers = site.facts, site.layers or (site.layer,)
+    initial = torch.full_like(counts[:, :1], float(facts.num_patches))
+    stage = [sum(start <= layer for start in layers) for layer in range(facts.num_blocks)]
+    spent = _block_costs(facts, torch.cat([initial, counts], dim=1)[:, stage].float())
+    dense = _block_costs(facts, initial.float().expand(-1, facts.num_blocks, -1))
+    return spent / dense[0, :, 0].detach().sum()
+
+
+def _block_costs(facts: BackboneFacts, patches: Tensor) -> Tensor:
+    """Multiply-accumulates of blocks on `patches` (B, L, k) patch tokens."""
+    linear = [
+        4 * b.width * b.inner_width + b.mlp_matrices * b.width * b.hidden for b in facts.blocks
+    ]
+    pairs = [2 * b.inner_width for b in facts.blocks]
+    tokens = patches + facts.num_prefix
+    first, second = (tokens.new_tensor(row).unsqueeze(-1) for row in (linear, pairs))  # (L, 1)
+    return first * tokens + second * tokens * tokens
 
 
 def tofe_flops(costs: Tensor, target: float) -> Tensor:

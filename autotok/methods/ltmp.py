@@ -35,7 +35,7 @@ from .base import Count, Kind, Option, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .matching import Matching
 from .official_weights import OfficialWeights
-from .primitives import directions, select, select_ragged
+from .primitives import at_least_one, directions, select, select_ragged
 from .registry import register
 from .thresholds import Calibrated
 
@@ -91,6 +91,8 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
         source="Mxbonn/ltmp: thresholds only, lr 5e-3 (merge) and 5e-6 (prune), 1 epoch",
     )
 
+    official_names = ((r"blocks\.(\d+)\.([^.]*_threshold)", r"\2"),)
+
     def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
         self.merge_threshold = nn.Parameter(torch.tensor(float(self.values["merge_threshold"])))
@@ -122,7 +124,7 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
         merged = _folded(tokens, merges, partner, importance)
         keep = live & ~merges & (merged.importance > self.prune_threshold / THOUSANDTHS)
         if self.site.facts.reads_patches:
-            keep = _at_least_one(keep, merged.importance, live & ~merges)
+            keep = at_least_one(keep, merged.importance.masked_fill(~live | merges, -torch.inf))
         order = _parted(keep, prefix)
         return select_ragged(merged.tokens, keep, nominal=num_keep, order=order)
 
@@ -144,7 +146,8 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
         keep = torch.where(live, 1.0 - merges, mask)
         keep = torch.where(keep > 0.5, _hardened((merged.importance - limit) / tau), keep)
         if self.site.facts.reads_patches:
-            best = _at_least_one(keep > 0.5, merged.importance, live & (merges < 0.5))
+            stays = merged.importance.masked_fill(~live | (merges >= 0.5), -torch.inf)
+            best = at_least_one(keep > 0.5, stays)
             keep = torch.where(best & (keep < 0.5), 1.0, keep)
         extras = {**tokens.extras, MEANS: self._noted(tokens, keep)}
         tokens = dataclasses.replace(merged.tokens, mask=keep, rule=self.rule, extras=extras)
@@ -218,13 +221,6 @@ class LTMP(Matching, OfficialWeights, Learning, Calibrated):
             "merge_threshold": float(self.merge_threshold.detach()),
             "threshold": float(self.prune_threshold.detach()) / THOUSANDTHS,
         }
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        parts = name.split(".")
-        if len(parts) == 3 and parts[0] == "blocks" and parts[2].endswith("_threshold"):
-            return int(parts[1]), parts[2]
-        return None
 
     @classmethod
     def from_official(cls, name: str, values: Tensor) -> Tensor:
@@ -320,10 +316,3 @@ def _between(ordered: Tensor, number: int, start: float, end: float) -> Tensor:
     """A value that parts the first `number` of a sorted (n,) from the others; `start` for none."""
     padded = torch.cat([ordered.new_tensor([start]), ordered, ordered.new_tensor([end])])
     return (padded[number] + padded[number + 1]) / 2 if number else padded[0]
-
-
-def _at_least_one(keep: Tensor, importance: Tensor, allowed: Tensor) -> Tensor:
-    """`keep` (B, n), with the most important allowed one where an image would keep none."""
-    best = importance.masked_fill(~allowed, -torch.inf).argmax(dim=1, keepdim=True)
-    rescued = torch.zeros_like(keep).scatter(1, best, True)
-    return keep | (rescued & ~keep.any(dim=1, keepdim=True))

@@ -85,7 +85,7 @@ class METR(BlockHooks, OfficialWeights, EViT):
             "a layer that is given the count that enters it fuses its last token alone",
         ),
     )
-    official_modules = (("mid_heads", "head."),)
+    official_names = ((r"mid_heads\.(\d+)\.(.+)", r"head.\2"),)
     official_by_block = True
     recipe = TrainingRecipe(
         losses={"ce": 1.0},

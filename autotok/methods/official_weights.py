@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from torch import Tensor
@@ -12,20 +13,19 @@ from .base import TokenReducer
 class OfficialWeights(TokenReducer):
     """A reducer that knows its parameters by their authors' names."""
 
-    official_modules: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """(theirs, ours) of lists of modules: `theirs.NUMBER.rest` is `rest` behind ours."""
+    official_names: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(pattern of theirs, ours): the first group is the number of the reduction layer, the first
+    one where it is empty; without a group there is a row for each."""
     official_by_block: ClassVar[bool] = False
     """The authors number parameters by block, not by reduction layer."""
 
     @classmethod
     def official_name(cls, name: str) -> tuple[int, str] | None:
         """(number of the reduction layer, our name) of an authors' name; -1: a row for each."""
-        head, _, tail = name.partition(".")
-        number, _, rest = tail.partition(".")
-        ours = dict(cls.official_modules).get(head)
-        if ours is None or not number.isdigit() or not rest:
-            return None
-        return int(number), ours + rest
+        for theirs, ours in cls.official_names:
+            if found := re.fullmatch(theirs, name):
+                return int(found[1] or 0) if found.re.groups else -1, found.expand(ours)
+        return None
 
     @classmethod
     def from_official(cls, name: str, values: Tensor) -> Tensor:

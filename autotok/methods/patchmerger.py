@@ -37,7 +37,7 @@ class PatchMerger(OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.REQUIRED
     rounding = "floor"
-    official_modules = OFFICIAL
+    official_names = OFFICIAL
     options = (
         Option("scaled", False, "divide products by the square root of the width"),
         TRACK_SIZE,

@@ -20,6 +20,7 @@ from .base import Counts, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .losses import dynamicvit_ratio
 from .official_weights import OfficialWeights
+from .primitives import start_layers
 
 
 class LocalGlobal(nn.Module):
@@ -41,10 +42,7 @@ class LocalGlobal(nn.Module):
             nn.Linear(width // 4, 2),
             nn.LogSoftmax(dim=-1),
         )
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        start_layers(self)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-probabilities; `mask` (..., n) says which tokens count in the mean."""
@@ -111,7 +109,7 @@ class PredictedKeep(OfficialWeights, Learning):
     training_need = Training.REQUIRED
     rounding = "floor"
     recipe = TrainingRecipe(backbone_lr=0.01)
-    official_modules = (("score_predictor", "predictor."),)
+    official_names = ((r"score_predictor\.(\d+)\.(.+)", r"predictor.\2"),)
     ratio_weight = 2.0
 
     def __init__(self, site: Site, options: Options) -> None:
@@ -135,7 +133,7 @@ class PredictedKeep(OfficialWeights, Learning):
         if self.decision is None:
             return None
         ratio = self.site.num_keep / self.site.facts.num_patches
-        term = dynamicvit_ratio([self.decision.float()], [ratio])
+        term = dynamicvit_ratio(self.decision.float(), ratio)
         return self.ratio_weight / max(1, len(self.site.layers)) * term
 
     def deploy(self) -> None:

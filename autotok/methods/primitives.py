@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.tokens import Extra, Parked, Tokens, is_watched
+from autotok.tokens import Extra, Parked, Tokens, each_changed, is_watched
 
 from .row_index import flat_rows
 
@@ -90,6 +90,12 @@ def select_ragged(
     return dataclasses.replace(out, live=live, source=source)
 
 
+def at_least_one(keep: Tensor, score: Tensor) -> Tensor:
+    """`keep` (B, n) bool, with the best-scoring token where an image would keep none."""
+    best = torch.zeros_like(keep).scatter(1, score.argmax(dim=1, keepdim=True), True)
+    return torch.where(keep.any(dim=1, keepdim=True), keep, best)
+
+
 def fuse(tokens: Tokens, index: Tensor, weights: Tensor) -> Tokens:
     """Keep all but the last of the patch tokens at `index` (B, k); fold everything else into one.
 
@@ -115,29 +121,7 @@ def fuse(tokens: Tokens, index: Tensor, weights: Tensor) -> Tokens:
 
 def select_images(tokens: Tokens, rows: Tensor) -> Tokens:
     """The images at `rows` (k,) alone, with everything that travels with their tokens."""
-
-    def of(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[rows]
-
-    parked = tuple(
-        Parked(p.x[rows], p.coords[rows], of(p.size), of(p.source)) for p in tokens.parked
-    )
-    extras = {
-        name: dataclasses.replace(extra, values=extra.values[rows])
-        for name, extra in tokens.extras.items()
-    }
-    return dataclasses.replace(
-        tokens,
-        x=tokens.x[rows],
-        size=of(tokens.size),
-        coords=of(tokens.coords),
-        source=of(tokens.source),
-        mask=of(tokens.mask),
-        live=of(tokens.live),
-        parked=parked,
-        extras=extras,
-        padded=None,
-    )
+    return each_changed(tokens, lambda _, values: values[rows])
 
 
 def falling(x: Tensor) -> Tensor:
@@ -278,6 +262,15 @@ def moved(tokens: Tokens, x: Tensor, index: Tensor, size: Tensor | None) -> Toke
         live=_rows(tokens.live, index),
         extras={name: _extra_rows(extra, index) for name, extra in tokens.extras.items()},
     )
+
+
+def start_layers(module: nn.Module) -> None:
+    """Weights of its Linears and convolutions drawn as ViTs' authors do, biases 0."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 def confidence(logits: Tensor) -> Tensor:

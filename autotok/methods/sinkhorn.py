@@ -40,7 +40,7 @@ class Sinkhorn(OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.REQUIRED
     rounding = "floor"
-    official_modules = OFFICIAL
+    official_names = OFFICIAL
     options = (
         Option("epsilon", 1.0, "how soft the plan is", low=0.01, high=10.0, log=True, search=True),
         Option("iterations", 3, "Sinkhorn rounds", low=1, high=20),

@@ -27,7 +27,7 @@ from .block_hooks import BlockHooks
 from .clustering import OFFICIAL, TRACK_SIZE
 from .learning import Learning, LossContext, TrainingRecipe
 from .official_weights import OfficialWeights
-from .primitives import pool
+from .primitives import pool, start_layers
 from .registry import register
 
 
@@ -40,7 +40,7 @@ class SiT(BlockHooks, OfficialWeights, Learning):
     placement = Placement.BEFORE
     training_need = Training.REQUIRED
     rounding = "floor"
-    official_modules = OFFICIAL
+    official_names = OFFICIAL
     options = (
         Option("token_loss", 2.0, "weight of the feature recalibration loss", low=0.0, high=100.0),
         TRACK_SIZE,
@@ -64,7 +64,7 @@ class SiT(BlockHooks, OfficialWeights, Learning):
             {str(block): _Reverse(width, site) for block in self._slimmed_blocks()}
         )
         self.seen: dict[int, Tensor] = {}
-        self.apply(_init)
+        start_layers(self)
 
     @classmethod
     def overhead_macs(
@@ -143,10 +143,3 @@ class _Reverse(nn.Module):
 
 def _mlp(inner: int, hidden: int, outer: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inner, hidden), nn.GELU(), nn.Linear(hidden, outer))
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        # as the authors start it
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotok.config import Options, Primitive
+from autotok.config import Options
 from autotok.facts import BackboneFacts
 from autotok.tokens import Extra, Taps, Tokens
 
@@ -37,7 +37,7 @@ from .base import Count, Counts, Kind, Option, Placement, Site, Training
 from .learning import Learning, LossContext, TrainingRecipe
 from .official_weights import OfficialWeights
 from .predictors import LocalGlobal, local_global_macs, local_global_params, threshold_for
-from .primitives import above_zero, gather_rows, select_ragged
+from .primitives import above_zero, gather_rows, select_ragged, start_layers
 from .registry import register
 from .thresholds import Calibrated
 
@@ -60,10 +60,7 @@ class PackagingSelector(nn.Module):
         self.senet = nn.Sequential(
             nn.Linear(self.groups, hidden), nn.GELU(), nn.Linear(hidden, self.groups), nn.Sigmoid()
         )
-        for module in self.senet:
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        start_layers(self.senet)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """`mask` (B, n) says which tokens are live."""
@@ -100,6 +97,12 @@ class SPViT(OfficialWeights, Learning, Calibrated):
     )
     normalise_package = False
     ratio_weight = 2.0
+
+    # one predictor per head, all of them the same object: the first is read
+    official_names = (
+        (r"score_predictor\.(\d+)\.senet\.(.+)", r"selector.senet.\2"),
+        (r"score_predictor\.(\d+)\.((?:in|out)_conv)\.0\.(.*)", r"selector.shared.\2.\3"),
+    )
 
     def __init__(self, site: Site, options: Options) -> None:
         super().__init__(site, options)
@@ -177,26 +180,6 @@ class SPViT(OfficialWeights, Learning, Calibrated):
 
     def deploy(self) -> None:
         self.decision = None
-
-    def calibrated(self) -> dict[str, Primitive]:
-        return {"threshold": self.values["threshold"]}
-
-    @classmethod
-    def official_name(cls, name: str) -> tuple[int, str] | None:
-        """The authors list one predictor per head, all of them the same object: the first is read.
-
-        `score_predictor.S.in_conv.0.1.weight` is layer 1 of head 0's first part.
-        """
-        parts = name.split(".", 3)
-        if len(parts) < 4 or parts[0] != "score_predictor" or not parts[1].isdigit():
-            return None
-        stage, module, rest = int(parts[1]), parts[2], parts[3]
-        if module == "senet":
-            return stage, f"selector.senet.{rest}"
-        head, _, rest = rest.partition(".")
-        if module not in ("in_conv", "out_conv") or head != "0":
-            return None
-        return stage, f"selector.shared.{module}.{rest}"
 
     @classmethod
     def overhead_macs(

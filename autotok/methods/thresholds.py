@@ -23,7 +23,7 @@ class Calibrated(TokenReducer):
 
     def calibrated(self) -> dict[str, Primitive]:
         """Options of this reduction layer that hold what calibration found."""
-        raise NotImplementedError
+        return {self.calibrates: self.values[self.calibrates]}
 
 
 def with_thresholds(

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.config import Primitive
 from autotok.tokens import Parked, Taps, Tokens
 
 from .approximators import estimates, looks_around
@@ -111,9 +110,6 @@ class ToFeInstance(Calibrated, Freezing):
             return patches.clone()
         frozen = ~keep
         return patches.index_put((frozen,), self.approximator(patches[frozen]))
-
-    def calibrated(self) -> dict[str, Primitive]:
-        return {"threshold": self.values["threshold"]}
 
 
 def _returned(tokens: Tokens) -> Tokens:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.backbones.autoformer import AutoFormer, LinearWeights
+from autotok.backbones.attention import LinearPart
+from autotok.backbones.autoformer import AutoFormer
 from autotok.backbones.base import Backbone
 from autotok.errors import ConfigError
 from autotok.tokens import Needs, Taps, Tokens
@@ -86,7 +87,7 @@ class DenseAutoFormer(AutoFormer):
         return _scaled(block.fc2, hidden)
 
 
-def _scaled(linear: LinearWeights, x: Tensor) -> Tensor:
+def _scaled(linear: LinearPart, x: Tensor) -> Tensor:
     return linear(x) * 1
 
 

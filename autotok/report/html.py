@@ -14,7 +14,7 @@ from autotok.metrics import METRICS, Metric
 from autotok.searching.records.comparison import Comparisons
 
 from .headline import headline, slower_sentence
-from .interactive import NOTHING_PUBLISHED, interactive_front
+from .interactive import NOTHING_PUBLISHED, front_figures, interactive_front
 from .points import Point
 from .published_points import References
 from .run_maps import KeptMap
@@ -127,15 +127,15 @@ def _front(report: Report, picture: Path | None) -> str:
     data = base64.b64encode(picture.read_bytes()).decode("ascii")
     image = f'<img alt="Pareto front" src="data:image/png;base64,{data}">'
     axes = report.axes or (METRICS["macs"], report.metric)
-    return interactive_front(
+    figures = front_figures(
         report.points,
         report.metric,
         axes=axes,
         asked=report.asked,
         limits=report.limits,
-        instead=image,
         published=report.published,
     )
+    return interactive_front(figures, image)
 
 
 def _table(report: Report) -> str:

@@ -35,21 +35,8 @@ counts</span>
 <script type="text/javascript">{script}</script>"""
 
 
-def interactive_front(
-    points: Sequence[Point],
-    judged: Metric,
-    *,
-    axes: tuple[Metric, Metric],
-    limits: Mapping[str, float],
-    instead: str,
-    published: References = NOTHING_PUBLISHED,
-    asked: Sequence[Metric] = (),
-) -> str:
-    """HTML of the front; `instead` is what is shown where no script runs, `asked` the metrics of
-    the run's objectives."""
-    figures = front_figures(
-        points, judged, axes=axes, limits=limits, published=published, asked=asked
-    )
+def interactive_front(figures: Mapping[str, Any], instead: str) -> str:
+    """HTML of `front_figures`; `instead` is what is shown where no script runs."""
     data = json.dumps(figures, allow_nan=False)
     for character in "<>&":  # nothing in it may end the element
         data = data.replace(character, f"\\u{ord(character):04x}")
@@ -65,7 +52,8 @@ def front_figures(
     published: References = NOTHING_PUBLISHED,
     asked: Sequence[Metric] = (),
 ) -> dict[str, Any]:
-    """Every point and every metric that is known of some, as plain data."""
+    """Every point and every metric that is known of some, as plain data; `asked` are the metrics of
+    the run's objectives."""
     known = [
         metric
         for metric in TABLE

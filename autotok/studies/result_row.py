@@ -8,7 +8,7 @@ from autotok.devices.measurement import Measurement
 from autotok.facts import BackboneFacts
 
 from .row_models import JudgedRow
-from .row_plan import PlannedRow, published_share, published_speedup
+from .row_plan import PlannedRow, first_figure, published_share, published_speedup
 from .study_folder import Result
 from .study_table import PublishedFigure, StudyRow, StudyTable
 
@@ -23,7 +23,7 @@ def planned_result(
     """
     figures, base = study.published(row), study.baseline(row)
     base_figures = () if base is None else study.published(base)
-    top1, whole = _first(figures, "top1"), _first(base_figures, "top1")
+    top1, whole = first_figure(figures, "top1"), first_figure(base_figures, "top1")
     result = {
         "row": row.name,
         "backbone": row.checkpoint_name,
@@ -34,9 +34,9 @@ def planned_result(
         "published_top1_pct": _text(top1, 2),
         "published_relative_change_pct": _change(top1, whole),
         "published_speedup": _text(published_speedup(study, row), 3),
-        "published_throughput_img_s": _text(_first(figures, "throughput_img_s"), 1),
-        "published_latency_ms": _text(_first(figures, "latency_ms"), 2),
-        "published_memory_mb": _text(_first(figures, "memory_mb"), 0),
+        "published_throughput_img_s": _text(first_figure(figures, "throughput_img_s"), 1),
+        "published_latency_ms": _text(first_figure(figures, "latency_ms"), 2),
+        "published_memory_mb": _text(first_figure(figures, "memory_mb"), 0),
         "published_on": _place(figures),
         "note": _notes(row, figures),
     }
@@ -103,11 +103,6 @@ def _place(figures: tuple[PublishedFigure, ...]) -> str:
             batch = "" if figure.batch_size is None else f", batch {figure.batch_size:.0f}"
             return f"{figure.device}{batch}"
     return ""
-
-
-def _first(figures: tuple[PublishedFigure, ...], name: str) -> float | None:
-    values = (getattr(figure, name) for figure in figures)
-    return next((value for value in values if value is not None), None)
 
 
 def _change(value: float | None, base: float | None) -> str:

@@ -95,8 +95,8 @@ def plan_row(
 def published_share(study: StudyTable, row: StudyRow) -> float | None:
     """Published cost over that of the uncompressed model; None where one is not given."""
     base = study.baseline(row)
-    own = _first(study.published(row), "gflops")
-    whole = None if base is None else _first(study.published(base), "gflops")
+    own = first_figure(study.published(row), "gflops")
+    whole = None if base is None else first_figure(study.published(base), "gflops")
     return None if own is None or whole is None else own / whole
 
 
@@ -106,15 +106,15 @@ def published_speedup(study: StudyTable, row: StudyRow) -> float | None:
     if base is None:
         return None
     own, whole = study.published(row), study.published(base)
-    rates = _first(own, "throughput_img_s"), _first(whole, "throughput_img_s")
+    rates = first_figure(own, "throughput_img_s"), first_figure(whole, "throughput_img_s")
     if rates[0] is not None and rates[1] is not None:
         return rates[0] / rates[1]
-    times = _first(own, "latency_ms"), _first(whole, "latency_ms")
+    times = first_figure(own, "latency_ms"), first_figure(whole, "latency_ms")
     same = own and whole and own[0].device == whole[0].device
     return times[1] / times[0] if same and times[0] and times[1] else None
 
 
-def _first(figures: tuple[PublishedFigure, ...], name: str) -> float | None:
+def first_figure(figures: tuple[PublishedFigure, ...], name: str) -> float | None:
     return next((v for f in figures if (v := getattr(f, name)) is not None), None)
 
 

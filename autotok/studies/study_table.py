@@ -16,12 +16,12 @@ from typing import Any
 from autotok.config import Options
 from autotok.documents import read_yaml
 from autotok.errors import ConfigError
+from autotok.methods.evidence import as_printed
 from autotok.names import known
 from autotok.plain_data import typed
 
 TABLES = Path(__file__).with_name("tables")
 FIGURES = Path(__file__).with_name("published.csv")
-_WORDS = ("key", "source", "table", "backbone", "method", "setting", "device", "note")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PublishedFigure:
     latency_ms: float | None
     memory_mb: float | None
     device: str
-    batch_size: float | None
+    batch_size: int | None
     params_m: float | None
     note: str
 
@@ -141,12 +141,5 @@ def load_study(name: str) -> StudyTable:
 @cache
 def _figures() -> dict[str, PublishedFigure]:
     with FIGURES.open(newline="", encoding="utf-8") as file:
-        found = [_figure(row) for row in csv.DictReader(file)]
+        found = [PublishedFigure(**as_printed(row)) for row in csv.DictReader(file)]
     return {figure.key: figure for figure in found}
-
-
-def _figure(row: Mapping[str, str]) -> PublishedFigure:
-    values: dict[str, Any] = {
-        key: text if key in _WORDS else float(text) if text else None for key, text in row.items()
-    }
-    return PublishedFigure(**values)

@@ -18,7 +18,7 @@ from autotok.backbones.autoformer_spaces import is_supernet_checkpoint
 from autotok.backbones.checkpoint import read_state_dict
 from autotok.backbones.supernet import AutoFormerSupernet
 from autotok.backbones.weight_file import read_claims, read_weight_file
-from autotok.errors import CheckpointError, ConfigError
+from autotok.errors import CheckpointError, ConfigError, misfit
 from autotok.files import write_state
 
 from .recipe import Recipe
@@ -89,10 +89,9 @@ def _start_from(supernet: AutoFormerSupernet, path: Path) -> None:
     try:
         supernet.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()[:160]
         raise CheckpointError(
-            f"weights '{path}' do not fit the recipe's supernet ({reason}); give its shapes under"
-            " 'spec'"
+            f"weights '{path}' do not fit the recipe's supernet ({misfit(error)}); give its shapes"
+            " under 'spec'"
         ) from error
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
 from autotok.errors import Diverged
+from autotok.methods.losses import self_distillation
 
 from .batches import Batch, Batches
 from .checkpoint import TrainingState
@@ -86,14 +87,8 @@ def subnet_loss(
     logits = logits.float()
     if distill is None or teacher is None:
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    warmth = distill.temperature
-    soft = F.kl_div(
-        (logits / warmth).log_softmax(dim=-1),
-        (teacher.float() / warmth).log_softmax(dim=-1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    loss = distill.weight * warmth**2 * soft
+    soft = self_distillation(logits, teacher, temperature=distill.temperature)
+    loss = distill.weight * soft
     if distill.weight < 1.0:
         hard = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         loss = loss + (1.0 - distill.weight) * hard

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from autotok.methods.learning import Learning, LossContext
 from autotok.methods.observing import Observing, observed_needs
 from autotok.methods.registry import check_compatible
 from autotok.methods.two_pass import TwoPass
-from autotok.tokens import Extra, Needs, Taps, Tokens, grid_coords
+from autotok.tokens import Extra, Needs, Taps, Tokens, each_changed, grid_coords
 
 PREFIXES = (1, 2, 5, 0)
 """Numbers of prefix tokens: none last, which a method may refuse."""
@@ -195,18 +194,8 @@ class RandomTokens:
         def move(values: Tensor) -> Tensor:
             return values.to(device, dtype if values.is_floating_point() else values.dtype)
 
-        value = self.value
-        assert value.coords is not None
-        assert value.source is not None
-        moved = dataclasses.replace(
-            value,
-            x=move(value.x),
-            coords=move(value.coords),
-            source=move(value.source),
-            extras={k: Extra(move(e.values), e.token_axes) for k, e in value.extras.items()},
-        )
         rest = (move(a) for a in (self.qkv, self.embedding, self.table, self.image))
-        return RandomTokens(moved, *rest)
+        return RandomTokens(each_changed(self.value, lambda _, values: move(values)), *rest)
 
 
 def random_tokens(facts: BackboneFacts, *, batch: int, seed: int) -> RandomTokens:

@@ -25,6 +25,8 @@ from autotok.methods.base import Training
 from autotok.methods.registry import get_method
 from autotok.tokens import Tokens
 
+from .losses import deit_soft, soft
+
 ALPHA, HETERO, HOMO, HEAT = 0.3, 0.01, 0.01, 2.0
 """Weights and temperature of stage 2, as in the authors' scripts."""
 
@@ -83,20 +85,6 @@ def stage_one(
     return total
 
 
-def answer_distance(student: Tensor, teacher: Tensor, *, temperature: float = HEAT) -> Tensor:
-    """T^2 KL(softmax(teacher / T), softmax(student / T)) over B K; logits (B, K)."""
-    wanted = (teacher.detach() / temperature).log_softmax(dim=-1)
-    given = (student / temperature).log_softmax(dim=-1)
-    total = F.kl_div(given, wanted, reduction="sum", log_target=True)
-    return temperature**2 * total / student.numel()
-
-
-def feature_distance(features: Tensor, final: Tensor) -> Tensor:
-    """1/B sum KL(softmax(final), softmax(features)) over channels; (B, m, C) each."""
-    wanted, given = final.detach().log_softmax(dim=-1), features.log_softmax(dim=-1)
-    return F.kl_div(given, wanted, reduction="batchmean", log_target=True)
-
-
 def gram_distance(features: Tensor, last: Tensor) -> Tensor:
     """Mean squared distance of the Gram matrices (C, C) of features (B, m, C), (B, m', C)."""
     return F.mse_loss(features.transpose(1, 2) @ features, last.transpose(1, 2) @ last)
@@ -116,7 +104,7 @@ def hetero_terms(
         step = int(kinds[number][-1]) if kinds[number].startswith("global") else 1
         goal = final.unflatten(1, grid)[:, ::step, ::step].flatten(1, 2)
         if goal.shape == features[number].shape:
-            terms.append(feature_distance(features[number], goal))
+            terms.append(soft(features[number], goal))
     return terms
 
 
@@ -164,7 +152,7 @@ def stage_two(
         layers: Of the exits.
         reducing: Blocks that reduce tokens, where any do.
     """
-    near = torch.stack([answer_distance(own, teacher) for own in logits]).sum()
+    near = torch.stack([deit_soft(own, teacher, temperature=HEAT) for own in logits]).sum()
     total = ALPHA * near
     if labels is not None:
         right = torch.stack([F.cross_entropy(own, labels) for own in logits]).sum()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autotok.errors import UnknownName
+from autotok.methods.losses import self_distillation
 
 # both as published with ViTKD: deeper layers are generated there, not imitated
 MIMIC_FACTOR = 3e-5
@@ -35,8 +36,7 @@ def soft(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tenso
     Hinton et al. 2015, arXiv 1503.02531, in the batch-mean form of SiT and DynamicViT. Logits
     (B, C).
     """
-    log_s, log_t = ((x / temperature).log_softmax(dim=-1) for x in (student, teacher.detach()))
-    return temperature**2 * F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    return self_distillation(student, teacher, temperature=temperature)
 
 
 def deit_soft(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -261,33 +261,14 @@ LOSSES: dict[str, Loss] = {
         Loss("mimic", "features of the first two blocks (ViTKD)", classes=False, inside=True),
         Loss("relations", "attention relations (TinyMIM)", classes=False, inside=True),
         Loss("tokens", "final tokens (DynamicViT, DeiT)", classes=False, inside=True),
-        Loss(
-            "exits_normal",
-            "mean cross-entropy of exits and end",
-            labels=True,
-            teacher=False,
-            exits=True,
-        ),
-        Loss(
-            "exits_weighted",
-            "the same, weighted by depth (LGViT)",
-            labels=True,
-            teacher=False,
-            exits=True,
-        ),
-        Loss(
-            "exits_alternating",
-            "the end and exits_normal in turn",
-            labels=True,
-            teacher=False,
-            exits=True,
-        ),
-        Loss(
-            "exits_alternating_weighted",
-            "the end and exits_weighted in turn",
-            labels=True,
-            teacher=False,
-            exits=True,
+        *(
+            Loss(f"exits_{name}", meaning, labels=True, teacher=False, exits=True)
+            for name, meaning in (
+                ("normal", "mean cross-entropy of exits and end"),
+                ("weighted", "the same, weighted by depth (LGViT)"),
+                ("alternating", "the end and exits_normal in turn"),
+                ("alternating_weighted", "the end and exits_weighted in turn"),
+            )
         ),
         Loss("exits_distill", "heads of a frozen model, by its answers", teacher=False, exits=True),
         Loss("tokens_kl", "the same by KL (DynamicViT, LV-ViT)", classes=False, inside=True),

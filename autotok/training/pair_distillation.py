@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autotok.backbones.base import Backbone
+from autotok.backbones.family import write_tensors
 from autotok.backbones.twin import twin_of
 from autotok.compression.compress import compress_backbone
 from autotok.compression.model import CompressedViT
@@ -33,12 +33,12 @@ from autotok.evaluation.augment import augmented, check_augment
 from autotok.evaluation.data import DataSource
 from autotok.evaluation.transfer import sent
 from autotok.export.weights import weights_identity
-from autotok.files import replacing
 from autotok.finetune_spec import check_seed
 from autotok.methods.author_units import from_num_removed
 from autotok.methods.tocom import DEGREES, Adapters, ToCom, removed_at
 
 from .batches import BatchOrder, augmentation_draws, seed_streams
+from .losses import deit_soft
 
 FORMAT = "autotok adapters 1"
 _PAIRS = 0x9A125
@@ -143,12 +143,6 @@ class PairStudent(nn.Module):
         return logits
 
 
-def pair_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of logits (B, K), by images and classes, a scalar."""
-    own, theirs = student.float().log_softmax(dim=-1), teacher.float().log_softmax(dim=-1)
-    return (theirs.exp() * (theirs - own)).mean()
-
-
 def distil_pairs(
     backbone: Backbone,
     data: DataSource,
@@ -201,7 +195,7 @@ def _step(
     pair = spec.pair(step)
     teacher = student.teach(images, pair[0])
     optimizer.zero_grad(set_to_none=True)
-    loss = pair_loss(student(images, *pair), teacher)
+    loss = deit_soft(student(images, *pair).float(), teacher.float())
     loss.backward()
     norm = nn.utils.clip_grad_norm_(student.adapters.parameters(), math.inf)
     if not (math.isfinite(loss.item()) and bool(torch.isfinite(norm))):
@@ -220,6 +214,4 @@ def save_adapters(adapters: Adapters, path: Path, backbone: Backbone, spec: Pair
         "backbone_weights": weights_identity(backbone),
         **{key: str(value) for key, value in dataclasses.asdict(spec).items()},
     }
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-    return path
+    return write_tensors(path, tensors, metadata)

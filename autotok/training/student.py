@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from autotok.backbones.base import Backbone
+from autotok.backbones.family import tensors_of, write_tensors
+from autotok.backbones.twin import hooks_of
 from autotok.compression.compress import compress_backbone, reconfigured
 from autotok.compression.model import CompressedViT
 from autotok.config import CompressionConfig
 from autotok.errors import CheckpointError, RunDirectoryError, UnsupportedBackbone
-from autotok.files import replacing
 
 FORMAT = "autotok weights 1"
 
@@ -46,25 +45,13 @@ def _copy(backbone: Backbone) -> Backbone:
     if alone is not backbone:
         return alone
     try:
-        return copy.deepcopy(backbone, _without_hooks(backbone))
+        # hooks watch the model they were put on, and may hold locks, files or past activations
+        return copy.deepcopy(backbone, {id(held): OrderedDict() for held in hooks_of(backbone)})
     except Exception as error:  # a module may hold anything
         raise UnsupportedBackbone(
             f"backbone '{backbone.facts.name}' cannot be copied for fine-tuning"
             f" ({type(error).__name__}: {str(error)[:100]}); remove what was attached to it"
         ) from error
-
-
-def _without_hooks(module: nn.Module) -> dict[int, Any]:
-    """A memo for `deepcopy` in which every module's hooks are copied as none.
-
-    Hooks watch the model they were put on; theirs may hold locks, files or past activations.
-    """
-    memo: dict[int, Any] = {}
-    for part in module.modules():
-        for name, value in vars(part).items():
-            if name.endswith("_hooks") and isinstance(value, OrderedDict):
-                memo[id(value)] = OrderedDict()
-    return memo
 
 
 def emitted(student: CompressedViT) -> CompressedViT:
@@ -79,17 +66,14 @@ def emitted(student: CompressedViT) -> CompressedViT:
 
 def save_weights(model: CompressedViT, path: Path) -> Path:
     """`path`, now holding the weights of backbone and reducers in full precision (safetensors)."""
-    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
     metadata = {"format": FORMAT, "config_id": model.config.config_id}
     try:
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+        return write_tensors(path, tensors_of(model), metadata)
     except (OSError, SafetensorError) as error:
         raise RunDirectoryError(
             f"weights '{path}' cannot be written ({error}); free some space, or choose another"
             " folder"
         ) from error
-    return path
 
 
 def load_weights(model: CompressedViT, path: Path) -> CompressedViT:

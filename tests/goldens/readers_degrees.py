@@ -35,7 +35,8 @@ from autotok.methods.folding import WeightFold
 from autotok.methods.learning import LossContext
 from autotok.methods.primitives import confidence
 from autotok.methods.tocom import Adapters, ToCom
-from autotok.training.pair_distillation import PairSpec, PairStudent, pair_loss
+from autotok.training.losses import deit_soft
+from autotok.training.pair_distillation import PairSpec, PairStudent
 from autotok.training.size_sandwich import SizedSubnet, subnet_losses
 
 BLOCK_ATOL = 1e-4
@@ -106,7 +107,7 @@ def tocom_training(config: Config, arrays: Arrays) -> None:
     student.at(target).forward_tokens(images(), watch=watch)
     counts = [watch.counts[layer].attention for layer in range(BLOCKS)]
     per_block(torch.stack(counts, dim=1), arrays["tokens"], 1)
-    loss = pair_loss(logits, teacher)
+    loss = deit_soft(logits, teacher)
     close(loss, arrays["loss"], rtol=1e-4, atol=0.0)
     loss.backward()
     for name, weight in adapters.named():

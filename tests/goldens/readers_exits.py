@@ -34,12 +34,12 @@ from autotok.methods.metr import METR
 from autotok.methods.primitives import confidence
 from autotok.tokens import Tokens
 from autotok.training.exit_losses import (
-    answer_distance,
     hetero_terms,
     homo_terms,
     stage_one,
     stage_two,
 )
+from autotok.training.losses import deit_soft
 
 
 def metr(config: Config, arrays: Arrays) -> Case:
@@ -303,7 +303,9 @@ def stage_two_step(config: Config, arrays: Arrays) -> None:
     near(torch.stack(logits), arrays["exit_logits"])
     near(teacher, arrays["teacher_logits"])
     near(torch.stack([F.cross_entropy(own, labels) for own in logits]), arrays["loss_ce"])
-    near(torch.stack([answer_distance(own, teacher) for own in logits]), arrays["loss_kd"])
+    near(
+        torch.stack([deit_soft(own, teacher, temperature=2.0) for own in logits]), arrays["loss_kd"]
+    )
     grid, final = tokens.grid, tokens.patches
     near(torch.stack(hetero_terms(kinds, features, final, grid)), arrays["loss_hete"])
     local, wide = homo_terms(kinds, features)

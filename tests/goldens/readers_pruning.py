@@ -187,7 +187,7 @@ def tps_training(config: Config, arrays: Arrays) -> Case:
         masks = [reducer.decision for reducer in found.model.reducers.values()]
         for got, expected in zip(masks, every(arrays, "hard_"), strict=True):
             close(got, expected.numpy())
-        loss = dynamicvit_ratio(masks, ratios) / len(ratios)
+        loss = sum(map(dynamicvit_ratio, masks, ratios)) / len(ratios)
         close(loss, np.float32(config["keep_ratio_loss_unweighted"]))
 
     return Case(

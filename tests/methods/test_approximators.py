@@ -91,7 +91,7 @@ def test_every_kind_starts_with_tokens_as_they_were_and_says_what_it_holds(kind:
     wanted = torch.stack([row[index] for row, index in zip(x, frozen, strict=True)])
     torch.testing.assert_close(estimates(module, x, frozen), wanted)
     held = sum(parameter.numel() for parameter in module.parameters())
-    assert approximator_params(kind, facts, 2) == held
+    assert approximator_params(kind, facts) == held
     assert looks_around(module) is (kind in ("depthwise", "block"))
 
 

@@ -26,11 +26,11 @@ def test_the_cut_loss_is_shared_among_layers_and_the_last_adds_the_class_feature
     assert mask.sum(dim=1).tolist() == [9.0, 9.0]
     alone = first.extra_loss(LossContext(tokens, torch.zeros(2, 10)))
     assert alone is not None
-    torch.testing.assert_close(alone, 10.0 * idlevit_cut([logits.unsqueeze(1)], [mask]))
+    torch.testing.assert_close(alone, 10.0 * idlevit_cut(logits.unsqueeze(1), mask).sum())
     assert last.cut is not None
     both = last.extra_loss(LossContext(tokens, torch.zeros(2, 10), teacher=teacher))
     assert both is not None
-    cut = 10.0 * idlevit_cut([last.cut[0].unsqueeze(1)], [last.cut[1]])
+    cut = 10.0 * idlevit_cut(last.cut[0].unsqueeze(1), last.cut[1]).sum()
     features = 500.0 * idlevit_features(tokens.x[:, 0], teacher[3][:, 0])
     torch.testing.assert_close(both, cut + features)
     both.backward()

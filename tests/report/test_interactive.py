@@ -38,7 +38,7 @@ def test_the_axes_of_the_run_s_own_front_are_told_whichever_way_they_are_chosen(
 
 
 def test_nothing_in_the_data_ends_its_element() -> None:
-    text = interactive_front(POINTS, TOP1, axes=(MACS, TOP1), limits={}, instead="<img>")
+    text = interactive_front(front_figures(POINTS, TOP1, axes=(MACS, TOP1), limits={}), "<img>")
     data = re.search(r'<script type="application/json" id="points">(.*?)</script>', text)
     assert data is not None
     assert json.loads(data[1])["points"][1]["method"] == "</script><b>"

@@ -17,7 +17,6 @@ from autotok.exits import ExitPolicy
 from autotok.finetune_spec import FineTuneSpec
 from autotok.training.distill import default_losses
 from autotok.training.exit_losses import (
-    answer_distance,
     check_exit_losses,
     exit_loss,
     exit_weights,
@@ -27,6 +26,7 @@ from autotok.training.exit_losses import (
     stage_one,
 )
 from autotok.training.finetune import finetune_student
+from autotok.training.losses import deit_soft
 from autotok.training.student import student_of
 from autotok.training.teacher import Teacher
 
@@ -52,7 +52,7 @@ def test_answers_are_compared_over_images_and_classes() -> None:
     teacher, student = torch.tensor([[2.0, 0.0]]), torch.zeros(1, 2)
     q = (teacher / 2).softmax(-1)
     by_hand = 4 * (q * (q.log() - math.log(0.5))).sum() / 2
-    torch.testing.assert_close(answer_distance(student, teacher), by_hand)
+    torch.testing.assert_close(deit_soft(student, teacher, temperature=2.0), by_hand)
 
 
 def test_gram_matrices_may_be_of_different_numbers_of_tokens() -> None:

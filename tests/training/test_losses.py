@@ -75,7 +75,8 @@ def dynamicvit(a: Arrays, mse: bool) -> dict[str, Tensor]:
         "soft": losses.soft(a["in.logits_s"], a["in.logits_t"]),
         "tokens": token(a["in.token_s"], a["in.token_t"], a["in.mask"].squeeze(-1)),
     }
-    ratio = method_losses.dynamicvit_ratio(a.every("in.dyn_score."), knobs["keep_ratio"])
+    pairs = zip(a.every("in.dyn_score."), knobs["keep_ratio"], strict=True)
+    ratio = torch.stack([method_losses.dynamicvit_ratio(*pair) for pair in pairs]).sum()
     assert DynamicViT.ratio_weight == knobs["ratio_weight"]
     return {
         "total": criterion(terms, ratio, len(knobs["keep_ratio"])),
@@ -150,7 +151,8 @@ def test_dynamicvits_criterion_equals_the_authors(path: Path, mse: bool) -> None
         "soft": losses.soft(a["pred"], a["teacher_logits"]),
         "tokens": token(a["token_pred"], a["teacher_tokens"], masks[-1]),
     }
-    ratio = method_losses.dynamicvit_ratio(masks, a.config["keep"])
+    pairs = zip(masks, a.config["keep"], strict=True)
+    ratio = torch.stack([method_losses.dynamicvit_ratio(*pair) for pair in pairs]).sum()
     total = criterion(terms, ratio, len(a.config["keep"]))
     found = [total, terms["ce"], ratio, terms["soft"], terms["tokens"]]
     close(torch.stack(found), a.arrays[f"dynamicvit.mse_token={mse}"])
@@ -164,7 +166,9 @@ def test_idlevits_loss_equals_the_authors(path: Path, skip: bool, kind: str) -> 
     attention = a.every("idle.attn")
     masks = [mask.squeeze(-1) for mask in a.every("idle.mask")]
     step = 2 if skip else 1
-    cut = method_losses.idlevit_cut(attention[::step], masks[::step], kind)
+    pairs = zip(attention[::step], masks[::step], strict=True)
+    inter, intra = sum(method_losses.idlevit_cut(*pair) for pair in pairs)
+    cut = {"both": inter + intra, "inter": inter, "intra": intra}[kind]
     ce = losses.cross_entropy(a["pred"], a["labels"])
     kl = losses.soft(a["pred"], a["teacher_logits"])
     features = method_losses.idlevit_features(a["idle.feat"], a["idle.feat_teacher"])
@@ -180,9 +184,7 @@ def test_idlevits_loss_equals_the_authors(path: Path, skip: bool, kind: str) -> 
 def test_evits_keep_rate_falls_as_published(path: Path) -> None:
     a = Arrays(path)
     for epoch, expected in a.arrays["evit.keep_rate_schedule"]:
-        got = method_losses.keep_rate_at(
-            int(epoch) * 10, iterations_per_epoch=10, base=a.config["keep"][0]
-        )
+        got = method_losses.keep_rate_at(epoch, base=a.config["keep"][0], start=10, length=100)
         close(got, expected)
 
 
@@ -291,8 +293,8 @@ def test_tofe_averages_over_frozen_tokens_and_takes_stages_without_any() -> None
     mine, theirs = torch.zeros(2, 3, 2), torch.ones(2, 3, 2)
     some = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
     kept = torch.ones(2, 3)
-    got = method_losses.tofe_approximation([mine, mine], [theirs, theirs], [some, kept])
-    assert got.item() == pytest.approx(2.0)
+    assert method_losses.tofe_approximation(mine, theirs, some).item() == pytest.approx(2.0)
+    assert method_losses.tofe_approximation(mine, theirs, kept).item() == 0.0
     costs = torch.tensor([[1.0, 2.0], [2.0, 2.0]])
     assert method_losses.tofe_flops(costs, 3.0).item() == pytest.approx(0.5)
 

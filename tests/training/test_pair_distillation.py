@@ -14,7 +14,8 @@ from autotok.backbones.base import Backbone
 from autotok.backbones.tiny import tiny_backbone
 from autotok.errors import AutotokError, ConfigError, DataError, Diverged, IncompatibleMethod
 from autotok.methods.tocom import Adapters
-from autotok.training.pair_distillation import PairSpec, PairStudent, distil_pairs, pair_loss
+from autotok.training.losses import deit_soft
+from autotok.training.pair_distillation import PairSpec, PairStudent, distil_pairs
 
 SHORT = PairSpec(steps=3, batch_size=2, group_width=1, augment="none")
 
@@ -45,7 +46,7 @@ def test_the_loss_is_divided_by_images_and_classes() -> None:
     student, teacher = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     own, theirs = student.log_softmax(-1), teacher.log_softmax(-1)
     by_image = F.kl_div(own, theirs, reduction="batchmean", log_target=True)
-    torch.testing.assert_close(pair_loss(student, teacher), by_image / 5)
+    torch.testing.assert_close(deit_soft(student, teacher), by_image / 5)
 
 
 def test_only_adapters_learn_and_the_same_again_from_the_same_seed() -> None:
@@ -121,10 +122,10 @@ def test_a_finite_loss_whose_gradient_is_no_number_is_not_learned_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def steep(student: Tensor, teacher: Tensor) -> Tensor:
-        found = pair_loss(student, teacher)
+        found = deit_soft(student, teacher)
         found.register_hook(lambda gradient: gradient * torch.nan)
         return found
 
-    monkeypatch.setattr("autotok.training.pair_distillation.pair_loss", steep)
+    monkeypatch.setattr("autotok.training.pair_distillation.deit_soft", steep)
     with pytest.raises(Diverged, match="diverged at step 0"):
         distil_pairs(tiny_backbone(), Noise(), dataclasses.replace(SHORT, steps=1))

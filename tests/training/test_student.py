@@ -11,7 +11,6 @@ from tiny_student import pruned, same, student, weights
 from autotok.backbones.timm_vit import TimmViT
 from autotok.backbones.tiny import tiny_backbone, tiny_vit
 from autotok.errors import CheckpointError, RunDirectoryError, UnsupportedBackbone
-from autotok.training import student as room
 from autotok.training.student import load_weights, save_weights, student_of
 
 
@@ -53,7 +52,7 @@ def test_a_full_disk_gives_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(room, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(RunDirectoryError, match="No space left on device"):
         save_weights(student(), tmp_path / "w.safetensors")
     assert list(tmp_path.iterdir()) == []
