@@ -21,12 +21,11 @@ from .base import Backbone
 from .checkpoint import read_state_dict
 from .family import Family, ModelRequest, register_family, tensors_of, write_tensors
 from .hf_files import PREPROCESSORS, names_in, preprocessing_from, read_json, telling, told_in
-from .hf_layouts import DEFAULTS, MODELS, REASONS
+from .hf_layouts import DEFAULTS, MODELS, PREFIX, REASONS
 from .hub import hub_or_cache
 from .torchvision_shim import ensure_torchvision
 
 log = logging.getLogger(__name__)
-PREFIX = "hf:"
 REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 BESIDE = re.compile(
     r"(text_model|text_projection|logit_scale|logit_bias|decoder|lm_head|visual_projection)\b.*"

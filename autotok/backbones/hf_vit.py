@@ -6,6 +6,7 @@ In goes `pixel_values`, out comes the one tensor that a model is asked for (`log
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from autotok.tokens import Tokens
 from .base import evaluating, in_full, pool_mean, prove
 from .full_length import at_full_length
 from .hf_facts import hf_facts, sides_of
-from .hf_layouts import LAYOUTS, MODELS, TowerLayout
+from .hf_layouts import LAYOUTS, MODELS, PREFIX, TowerLayout
 from .wrapped import BlockParts, WrappedViT, pooling_bias, unchanged
 
 
@@ -40,7 +41,7 @@ class HFViT(WrappedViT):
         image_size: int | tuple[int, int] | None = None,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
-        label = name or type(model).__name__
+        label = name or f"{PREFIX}{type(model).__name__}"
         self.own = MODELS[type(model).__name__]
         tower: Any = model.get_submodule(self.own.tower)
         self.layout = LAYOUTS[tower.config.model_type]
@@ -202,8 +203,10 @@ class HFViT(WrappedViT):
         tables = [*_biases(self), getattr(tower, "shared_position_bias", None)]
         owner = next((found for found in tables if found is not None), None)
         if owner is not None:
-            pairs = owner.generate_relative_position_index(self.facts.grid)
-            pairs = pairs.to(owner.relative_position_bias_table.device)
+            # past the cache of transformers, which another model may have filled on another device
+            index = inspect.unwrap(owner.generate_relative_position_index)
+            with owner.relative_position_bias_table.device:
+                pairs = index(self.facts.grid)
         self.register_buffer("table", table, persistent=False)
         self.register_buffer("pairs", pairs, persistent=False)
 

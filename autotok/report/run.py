@@ -17,7 +17,7 @@ from autotok.backbones.loading import as_backbone, load_backbone
 from autotok.compression.compress import compress_backbone, with_networks
 from autotok.compression.model import CompressedViT
 from autotok.documents import Place, read_yaml
-from autotok.errors import ConfigError, RunDirectoryError, UsageError
+from autotok.errors import ConfigError, RunDirectoryError, UnknownName, UsageError
 from autotok.export.bundle import load_bundle
 from autotok.metrics import METRICS, Metric, metric_of
 from autotok.plain_data import typed
@@ -179,18 +179,32 @@ class Run:
         return record
 
     def load_best(self, model: nn.Module | None = None) -> CompressedViT:
-        """The recommended model, rebuilt; `model` replaces the backbone that the run names."""
-        return self.load(self.best, model)
+        """The recommended model, rebuilt of what was handed over; `model` replaces its backbone.
+
+        Raises:
+            CheckpointError: its weights are not there, or are no longer those that were searched.
+            ConfigError: see `load`.
+        """
+        best, handed_over = self.best, self.directory / "best.yaml"
+        if model is not None or not handed_over.is_file():
+            return self.load(best, model)
+        try:
+            return load_bundle(handed_over)
+        except UnknownName:
+            self._ask_for_model()
+            raise
 
     def load(self, record: TrialRecord, model: nn.Module | None = None) -> CompressedViT:
         """The model of one configuration of the front, with its fine-tuned weights if it has some.
 
         Raises:
             CheckpointError: its weights are not in the run directory.
+            ConfigError: the run was started with a model object, and none is given.
         """
         question, config = self.question, record.config
         assert config is not None
         if model is None:
+            self._ask_for_model()
             model = load_backbone(
                 record.backbone or question.backbone,
                 checkpoint=None if question.checkpoint is None else Path(question.checkpoint),
@@ -201,6 +215,14 @@ class Run:
             return with_networks(compress_backbone(as_backbone(model), config))
         path = self.directory / WEIGHTS_FOLDER / f"{config.config_id}.safetensors"
         return retrained(as_backbone(model), config, path)
+
+    def _ask_for_model(self) -> None:
+        """Raise `ConfigError` where the run was started with a model object."""
+        if self.config.get("embedded_model"):
+            raise ConfigError(
+                f"run '{self.directory}' was started with a model object, which no name means; give"
+                " the same one"
+            )
 
     def front_over(self, *metrics: str, final: bool | None = None) -> FrontOver:
         """The front over any metrics, such as 'latency' and 'top1': over the run's own axes of what

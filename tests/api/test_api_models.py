@@ -136,7 +136,11 @@ def test_search_on_a_model_object_resumes_only_with_that_model(tmp_path: Path) -
     assert len(front) >= 1
     assert (front["macs"] <= limit).all()
     assert run.best.score is not None
-    assert run.load_best(model)(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    images = torch.randn(1, 3, 32, 32)
+    assert run.load_best(model)(images).shape == (1, 10)
+    for load in (run.load_best, lambda: run.load(run.best)):
+        with pytest.raises(ConfigError, match="a model object, which no name means; give the same"):
+            load()
     with pytest.raises(ConfigError, match="give the same one again"):
         autotok.resume(run.directory)
     again = autotok.resume(run.directory, model=model, n_trials=6)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from small_vits import drawn
 import autotok
 from autotok.backbones import hf_family
 from autotok.backbones.hf_vit import HFViT
-from autotok.backbones.loading import load_backbone, load_structure, save_backbone
+from autotok.backbones.loading import as_backbone, load_backbone, load_structure, save_backbone
+from autotok.compression.compress import compress_backbone
 from autotok.config import CompressionConfig, Reduction
 from autotok.errors import AutotokError, CheckpointError, ConfigError, UnsupportedBackbone
 from autotok.evaluation.preprocessing import preprocessing_of
@@ -125,6 +127,31 @@ def test_the_size_of_images_is_that_of_the_folders_crop_unless_another_is_asked_
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_tables_are_made_anew_where_only_a_structure_was_asked_for_before(tmp_path: Path) -> None:
+    config, options = CONFIGS["BeitModel"]
+    made = getattr(transformers, config)(**{**options, "image_size": 112})  # of no other test
+    model = drawn(transformers.BeitModel(made))
+    folder = f"hf:{folder_of(model, tmp_path / 'model')}"
+    images = torch.randn(1, 3, 112, 112)
+    assert cast(HFViT, load_structure(folder)).pairs.is_meta
+    found = load_backbone(folder)
+    torch.testing.assert_close(found(images), model(images).pooler_output)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "BeitModel"])
+def test_a_model_object_comes_back_from_its_bundle_alone(kind: str, tmp_path: Path) -> None:
+    backbone = as_backbone(hf_model(kind))
+    model = compress_backbone(backbone, HALF).eval()
+    told = preprocessing_of(backbone).to_dict()
+    bundle = Bundle(BackboneRef.of(backbone.facts), HALF, told, {})
+    save_bundle(tmp_path / "best", model, bundle, pixels(), formats=())
+    torch.testing.assert_close(load_bundle(tmp_path / "best")(pixels()), model(pixels()))
+    with pytest.raises(CheckpointError, match=r"hf:.*could not be fetched"):
+        load_backbone(backbone.facts.name)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["ViTForImageClassification", "DINOv3ViTModel"])
 def test_images_that_are_no_squares_are_run_where_the_configuration_says_so(
