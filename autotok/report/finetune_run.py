@@ -215,6 +215,8 @@ def finetune(
             remove_files(folder, QUESTION, CHECKPOINT, BEFORE)
         raise
     student = _stopping_again(tuned(emitted(student), train, seed), train, seed)
+    if dearer := _dearer(student, job.config):
+        _LOG.warning("%s", dearer)
     tell(0.9, f"evaluating after, on {stop} images")
     after = ranks.from_first(lambda: judged_tally(evaluator, student, 0, stop).quality())
     result = FineTuneResult(student, done, before, after, folder)
@@ -236,6 +238,17 @@ def _stopping_again(student: CompressedViT, train: DataSource, seed: int) -> Com
     except ConfigError as error:
         _LOG.warning("the exit threshold stays as it was: %s", error)
         return student
+
+
+def _dearer(student: CompressedViT, given: CompressionConfig) -> str:
+    """What to say where a method that learns its amounts learned dearer ones; "" otherwise."""
+    was, now = (cost(student.backbone.facts, c).macs for c in (given, student.config))
+    if now <= was:
+        return ""
+    return (
+        f"method '{given.method}' learned amounts of {now / 1e9:.4g} GFLOPs, and those given are of"
+        f" {was / 1e9:.4g}; give it fewer tokens, or a longer fine-tune, where that is too much"
+    )
 
 
 def finetune_line(at: FineTuneProgress) -> str:

@@ -1,5 +1,6 @@
 """`autotok.finetune` in Python: what it takes, what it leaves alone."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from early import early_model
 import autotok
 from autotok import CompressionConfig, FineTuneSpec, Reduction
 from autotok.backbones.tiny import tiny_backbone
-from autotok.compression.compress import compress_backbone
+from autotok.compression.compress import compress_backbone, reconfigured
+from autotok.compression.model import CompressedViT
 from autotok.errors import ConfigError
 from autotok.exits import ExitPolicy
+from autotok.report import finetune_run
 
 SPEC = FineTuneSpec(length="2 steps", batch_size=4, lr=1e-5)
 CONFIG = CompressionConfig("topk", (Reduction(1, num_keep=6),))
@@ -38,6 +41,23 @@ def test_a_compressed_model_is_tuned_as_a_copy_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
     assert any("images/s" in text and "left" in text for _, text in seen)
     assert [share for share, _ in seen] == sorted(share for share, _ in seen)
+
+
+def test_amounts_that_became_dearer_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    dear = (Reduction(1, num_keep=15),)
+
+    def learned(student: CompressedViT) -> CompressedViT:
+        config = dataclasses.replace(student.config, reductions=dear)
+        return reconfigured(student, config)
+
+    autotok.finetune(CONFIG, data="digits", backbone="tiny", spec=SPEC, num_images=10)
+    assert "learned amounts" not in caplog.text
+    monkeypatch.setattr(finetune_run, "emitted", learned)
+    autotok.finetune(CONFIG, data="digits", backbone="tiny", spec=SPEC, num_images=10)
+    assert "learned amounts of" in caplog.text
+    assert "and those given are of" in caplog.text
 
 
 def test_a_configuration_is_tuned_on_a_backbone_by_name() -> None:
