@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
 import autotok
 
+from .options import QuietFlag, VerboseFlag
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(
+
+class Verbs(typer.Typer):
+    """An application whose commands all take -q and -v."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        register = super().command(name, **settings)
+
+        def registered(function: Any) -> Any:
+            register(heard(function))
+            return function
+
+        return registered
+
+
+def heard(function: Callable[..., object]) -> Callable[..., object]:
+    """A command that logs as it is asked to, and is told so only where it takes that."""
+    flags = {"quiet": QuietFlag, "verbose": VerboseFlag}
+    signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
+    added = {name: flag for name, flag in flags.items() if name not in signature.parameters}
+
+    @functools.wraps(function)
+    def verb(**given: Any) -> object:
+        configure_logging(verbose=bool(given["verbose"]), quiet=bool(given["quiet"]))
+        return function(**{name: value for name, value in given.items() if name not in added})
+
+    own = [p.replace(annotation=hints[name]) for name, p in signature.parameters.items()]
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=flag)
+        for name, flag in added.items()
+    ]
+    verb.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    verb.__annotations__ = {**hints, **added}
+    return verb
+
+
+app = Verbs(
     name="autotok",
     help="Find how to compress a Vision Transformer's tokens so that it fits a device.",
     no_args_is_help=True,

@@ -9,7 +9,7 @@ import typer
 
 import autotok
 
-from .app import app, configure_logging, print_json
+from .app import app, print_json
 from .options import JsonFlag, QuietFlag
 
 
@@ -62,7 +62,6 @@ def calibrate_command(
     quiet: QuietFlag = False,
 ) -> None:
     """Make a target file of a machine: measure it, fit its latency and memory model, check that."""
-    configure_logging(verbose=False, quiet=quiet)
     from .progress import StepProgress
 
     target = _machine_of(target, runtime)

@@ -9,16 +9,17 @@ import typer
 
 import autotok
 
-from .app import app, print_json, print_table
+from .app import Verbs, app, heard, print_json, print_table
 from .options import JsonFlag, WideFlag
 
-methods_app = typer.Typer(help="Token-compression methods: list them, or show one.")
+methods_app = Verbs(help="Token-compression methods: list them, or show one.")
 app.add_typer(methods_app, name="methods")
-targets_app = typer.Typer(help="Devices: list them, show one, check a file.")
+targets_app = Verbs(help="Devices: list them, show one, check a file.")
 app.add_typer(targets_app, name="targets")
 
 
 @methods_app.callback(invoke_without_command=True)
+@heard
 def methods_command(
     ctx: typer.Context,
     backbone: Annotated[
@@ -104,6 +105,7 @@ def backbones_command(
 
 
 @targets_app.callback(invoke_without_command=True)
+@heard
 def targets_command(ctx: typer.Context, json: JsonFlag = False) -> None:
     """List the devices that can be named with --target."""
     if ctx.invoked_subcommand is not None:

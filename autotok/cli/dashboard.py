@@ -9,7 +9,7 @@ import typer
 
 import autotok
 
-from .app import app, configure_logging
+from .app import app
 from .options import QuietFlag
 
 
@@ -26,7 +26,6 @@ def dashboard_command(
 
     It only reads: a search that is going on is not disturbed. Ctrl-C ends it.
     """
-    configure_logging(verbose=False, quiet=quiet)
 
     def ready(url: str) -> None:
         typer.echo(f"{url}  (read-only, this machine only; Ctrl-C ends it)")

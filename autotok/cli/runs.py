@@ -12,7 +12,7 @@ import typer
 
 import autotok
 
-from .app import app, configure_logging, console, interrupted, print_json
+from .app import app, console, interrupted, print_json
 from .options import (
     BackbonesOption,
     BatchOption,
@@ -35,7 +35,6 @@ from .options import (
     TimeoutOption,
     TrialsOption,
     TrialTimeoutOption,
-    VerboseFlag,
     WideFlag,
     WorkersOption,
     spelt,
@@ -145,7 +144,6 @@ def search_command(
     ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
     wide: WideFlag = False,
 ) -> None:
     """Find the best ways to compress a model within a budget.
@@ -153,7 +151,6 @@ def search_command(
     Without --backbone and --data, the built-in demo: an AutoFormer supernet on cluttered digits.
     """
     began = time.monotonic()  # nothing heavy was imported before
-    configure_logging(verbose=verbose, quiet=quiet)
 
     from .progress import SearchProgress
 
@@ -230,12 +227,10 @@ def resume_command(
     ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
     wide: WideFlag = False,
 ) -> None:
     """Go on with an interrupted search; nothing finished is run again."""
     began = time.monotonic()  # nothing heavy was imported before
-    configure_logging(verbose=verbose, quiet=quiet)
 
     from .progress import SearchProgress
 

@@ -9,10 +9,10 @@ import typer
 
 import autotok
 
-from .app import app, interrupted, print_json, print_table
+from .app import Verbs, app, interrupted, print_json, print_table
 from .options import ClassNamesOption, DeviceOption, JsonFlag, PrecisionOption, QuietFlag, WideFlag
 
-study_app = typer.Typer(help="Published tables: list them, or run one.", no_args_is_help=True)
+study_app = Verbs(help="Published tables: list them, or run one.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
 

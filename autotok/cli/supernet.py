@@ -11,10 +11,10 @@ import typer
 
 import autotok
 
-from .app import app, interrupted, print_facts, print_json, print_table
+from .app import Verbs, app, interrupted, print_facts, print_json, print_table
 from .options import BackboneOption, CheckpointOption, DeviceOption, JsonFlag, QuietFlag
 
-supernet_app = typer.Typer(
+supernet_app = Verbs(
     help="Supernets: train one by a recipe; score, cut and search its subnets.",
     no_args_is_help=True,
 )
