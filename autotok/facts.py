@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from autotok.errors import ConfigError
 from autotok.plain_data import whole
@@ -79,7 +79,6 @@ class BackboneFacts:
     one_size: str = "its adapter does not say that it can be resized"
     """Why it runs on images of no other size than its own, after 'because'; "" where it does, as
     adapters do that take their images through `Backbone.fitted`."""
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def num_blocks(self) -> int:

@@ -156,7 +156,7 @@ class FineTuneSpec:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles: a read-only mapping can do neither by itself."""
-        return _finetune_spec, (self.to_dict(),)
+        return FineTuneSpec.from_dict, (self.to_dict(),)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what is at its default stays away."""
@@ -175,7 +175,3 @@ class FineTuneSpec:
         if isinstance(data, Mapping) and data.get("lr") == "auto":
             data = {**data, "lr": None}
         return typed(cls, data, where)
-
-
-def _finetune_spec(data: dict[str, Any]) -> FineTuneSpec:
-    return FineTuneSpec(**data)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # a word to YAML 1.1: it wants 1.0e-4
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # a word to YAML 1.1: it wants 1.0e-4
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -72,6 +72,15 @@ def typed(cls: type[T], data: object, where: Place | str, *, newer: bool = False
     except UsageError:
         with place.named():
             raise
+
+
+class Kept:
+    """A dataclass that files of earlier and later versions hold."""
+
+    @classmethod
+    def from_dict(cls: type[T], data: object, where: Place | str = "record") -> T:
+        """From plain data; keys of later versions are left out."""
+        return typed(cls, data, where, newer=True)
 
 
 def to_plain(value: Any) -> Any:
@@ -207,7 +216,7 @@ def _tuple(value: Any, inner: tuple[_Kind, ...], place: Place) -> tuple[Any, ...
 
 
 def _primitive(value: Any, kind: type, place: Place) -> Any:
-    if kind is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
+    if kind is float and isinstance(value, str) and EXPONENT.fullmatch(value):
         value = float(value)
     fits = {int: Integral, float: Real}.get(kind, kind)
     if not isinstance(value, fits) or (kind is not bool and isinstance(value, bool)):

@@ -51,7 +51,7 @@ def memories(rows: list[Measured], guesses: list[Prediction]) -> FitCheck:
             row.candidate.config,
             batch=guess.batch,
             threads=torch.get_num_threads(),
-        ).peak_mb
+        )
         for row, guess in zip(rows, guesses, strict=True)
     ]
     return check(np.array([g.peak_memory_mb for g in guesses]), np.array(seen))

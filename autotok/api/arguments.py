@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ from typing import Any
 from autotok.config import Primitive
 from autotok.documents import parse_yaml, read_yaml
 from autotok.errors import ConfigError, UnknownName
-
-_POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-"""A number such as 1e-5, which YAML takes for a word."""
+from autotok.plain_data import EXPONENT
 
 
 def parse_keep(text: str) -> dict[int, float]:
@@ -61,7 +58,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Primitive]:
     for text in texts:
         name, equals, value = text.partition("=")
         parsed = parse_yaml(value, f"option '{text}'")[0] if equals else None
-        if _POWER.fullmatch(value.strip()):
+        if EXPONENT.fullmatch(value.strip()):
             parsed = float(value)
         if not name or not isinstance(parsed, (bool, int, float, str)):
             raise ConfigError(

@@ -19,8 +19,8 @@ from autotok.compression.folding import pinned
 from autotok.compression.model import CompressedViT
 from autotok.compression.official import load_official
 from autotok.config import CompressionConfig, Options, Reduction
-from autotok.counting.counter import count_macs
-from autotok.counting.macs import Cost, cost
+from autotok.counting.cost import Cost
+from autotok.counting.macs import cost
 from autotok.devices.device import measure_here
 from autotok.devices.measurement import Measurement
 from autotok.devices.placing import check_device, torch_device
@@ -211,11 +211,6 @@ def macs(model: nn.Module, config: ConfigLike | None = None) -> Cost:
     backbone = as_backbone(model)
     chosen = read_config(config or CompressionConfig(), backbone)
     return cost(facts_under(backbone, chosen.subnet), chosen)
-
-
-def count(model: nn.Module) -> int:
-    """Multiply-accumulates of one image by the independent counter on the meta device."""
-    return count_macs(model if isinstance(model, CompressedViT) else as_backbone(model))
 
 
 def profile(

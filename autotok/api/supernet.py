@@ -25,7 +25,6 @@ from autotok.finetune_spec import check_seed
 from autotok.metrics import EXACT
 from autotok.names import check_number
 from autotok.plain_data import typed
-from autotok.searching.records.record import Costs
 from autotok.searching.space.budget import BudgetRequest, parse_budgets, resolve
 from autotok.supernet.cutting import cut_to_file
 from autotok.supernet.evolution import EvolutionSettings
@@ -177,7 +176,7 @@ def _write_yaml(
         backbone=BackboneRef.of(view.facts, checkpoint=checkpoint),
         config=CompressionConfig(subnet=view.subnet),
         preprocessing=preprocessing_of(view).to_dict(),
-        evidence={"costs": Costs.of(uncompressed(view.facts)).columns, **evidence},
+        evidence={"costs": uncompressed(view.facts).columns, **evidence},
     )
     write_best(path, bundle)
 

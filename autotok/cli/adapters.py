@@ -9,7 +9,7 @@ import typer
 
 import autotok
 
-from .app import app, print_facts, print_json
+from .app import app, show
 from .options import BackboneOption, CheckpointOption, DeviceOption, JsonFlag, QuietFlag
 
 
@@ -50,7 +50,7 @@ def adapters_command(
     losses: list[float] = []
     with StepProgress("training", quiet=quiet) as bar:
 
-        def show(step: int, loss: float) -> None:
+        def tell(step: int, loss: float) -> None:
             losses.append(loss)
             bar.update((step + 1) / spec.steps, f"step {step + 1} of {spec.steps}, loss {loss:.4g}")
 
@@ -61,11 +61,8 @@ def adapters_command(
             spec=spec,
             checkpoint=checkpoint,
             device=device,
-            on_step=show,
+            on_step=tell,
         )
     found = {"adapters": str(written), "backbone": backbone, "steps": spec.steps}
     facts = {**found, "scale": spec.scale, "last_loss": losses[-1]}
-    if json:
-        print_json(facts)
-    else:
-        print_facts({**facts, "last_loss": f"{losses[-1]:.4g}"})
+    show(facts if json else {**facts, "last_loss": f"{losses[-1]:.4g}"}, json)

@@ -135,6 +135,11 @@ def print_table(
     console(wide=wide).print(table)
 
 
+def show(report: Mapping[str, Any], json: bool) -> None:
+    """Facts on stdout, as JSON or as lines."""
+    (print_json if json else print_facts)(report)
+
+
 def print_facts(facts: Mapping[str, Any]) -> None:
     """Aligned `name  value` lines on stdout; mappings as 'key: value, ...'."""
     width = max(map(len, facts), default=0)

@@ -10,17 +10,8 @@ import typer
 import autotok
 
 from .app import app, print_json
+from .models import in_runtime
 from .options import JsonFlag, QuietFlag
-
-
-def _machine_of(target: str, runtime: str) -> str:
-    """Machine and runtime as one name; other machines' runtimes stand in their own names."""
-    if runtime == "eager" or target == "local":
-        return target if runtime == "eager" else f"local?runtime={runtime}"
-    raise autotok.ConfigError(
-        f"--runtime {runtime} is for target 'local'; '{target}' chooses its own, or write"
-        " ssh://user@host?runtime=onnxruntime"
-    )
 
 
 @app.command("calibrate")
@@ -64,7 +55,7 @@ def calibrate_command(
     """Make a target file of a machine: measure it, fit its latency and memory model, check that."""
     from .progress import StepProgress
 
-    target = _machine_of(target, runtime)
+    target = in_runtime(target, runtime)
     plan = autotok.plan_of(
         target=target,
         measurements=measurements,

@@ -10,7 +10,7 @@ import typer
 
 import autotok
 
-from .app import app, interrupted, print_facts, print_json
+from .app import app, interrupted, show
 from .models import KeepOption, MethodOption, OptionOption
 from .options import (
     AnyBackboneOption,
@@ -201,10 +201,7 @@ def _run(
             interrupted(error, f"go on with `{again} --resume`")
     if not first:
         return
-    if json:
-        print_json(result)
-    else:
-        print_facts(_in_words(result))
+    show(result if json else _in_words(result), json)
 
 
 def _in_words(result: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 
 import autotok
 
-from .app import app, print_facts, print_json, print_table
+from .app import app, print_facts, print_json, print_table, show
 from .options import (
     AnyBackboneOption,
     CheckpointOption,
@@ -146,7 +146,7 @@ def profile_command(
             "--measure-on and --runtime say how a model is timed, and --no-measure that it is not;"
             " leave one of them out"
         )
-    where = _where(measure_on or "local", runtime) if measure else None
+    where = in_runtime(measure_on or "local", runtime) if measure else None
     if where is not None:
         autotok.open_device(where).close()  # a name that is none is told before a model is loaded
     model = build(
@@ -175,7 +175,7 @@ def _show_profile(report: dict[str, Any]) -> None:
     print_table("", heads, rows, caption=caption)
 
 
-def _where(device: str, runtime: str) -> str:
+def in_runtime(device: str, runtime: str) -> str:
     """Device and runtime as one name; the other devices' runtimes stand in their own names."""
     if runtime == "eager" or device == "local":
         return device if runtime == "eager" else f"local?runtime={runtime}"
@@ -223,7 +223,7 @@ def compress_command(
             class_names=class_names,
             found_in=config,
         )
-    _show(report, json)
+    show(report, json)
 
 
 @app.command("evaluate")
@@ -285,7 +285,7 @@ def evaluate_command(
             on_progress=bar.update,
             uncompressed=original,
         )
-    _show(report, json)
+    show(report, json)
 
 
 @app.command("export")
@@ -363,11 +363,4 @@ def export_command(
             judged=images,
             uncompressed=_uncompressed(config, model) if images and data is not None else None,
         )
-    _show(report, json)
-
-
-def _show(report: dict[str, Any], json: bool) -> None:
-    if json:
-        print_json(report)
-    else:
-        print_facts(report)
+    show(report, json)

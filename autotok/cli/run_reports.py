@@ -9,7 +9,7 @@ import typer
 
 import autotok
 
-from .app import app, print_facts, print_json, print_table
+from .app import app, print_facts, print_json, print_table, show
 from .options import JsonFlag, WideFlag
 from .runs import print_closing
 
@@ -21,10 +21,7 @@ RunArgument = Annotated[Path, typer.Argument(help="Run directory.")]
 def status_command(run: RunArgument, json: JsonFlag = False) -> None:
     """Say how far a run is, its best so far, and how to go on; it is not disturbed."""
     report = autotok.status_report(autotok.Run(run))
-    if json:
-        print_json(report)
-        return
-    print_facts({**report, "best": _words(report["best"])})
+    show(report if json else {**report, "best": _words(report["best"])}, json)
 
 
 @app.command("compare")

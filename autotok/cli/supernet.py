@@ -11,7 +11,7 @@ import typer
 
 import autotok
 
-from .app import Verbs, app, interrupted, print_facts, print_json, print_table
+from .app import Verbs, app, interrupted, print_json, print_table, show
 from .options import BackboneOption, CheckpointOption, DeviceOption, JsonFlag, QuietFlag
 
 supernet_app = Verbs(
@@ -112,10 +112,7 @@ def supernet_cut(
     report = autotok.cut_subnet(
         subnet, output, backbone=backbone, checkpoint=checkpoint, data=data, num_images=images
     )
-    if json:
-        print_json(report)
-    else:
-        print_facts(report)
+    show(report, json)
 
 
 @supernet_app.command("search")

@@ -22,7 +22,7 @@ from autotok.config import CompressionConfig
 from autotok.methods.registry import get_method
 from autotok.tokens import Tokens
 
-from .exit_costs import measured_exit_macs
+from .exit_costs import measured_exit_macs, ran_counts
 from .image_costs import ImageCosts
 from .macs import cost, counted_macs
 from .two_pass import pass_costs
@@ -91,23 +91,9 @@ def _watch(model: CompressedViT) -> TapRequest:
 
 
 def _costs(model: CompressedViT, watch: TapRequest) -> ImageCosts:
-    blocks = model.backbone.facts.num_blocks
-
-    def table(name: str) -> NDArray[np.int64]:
-        rows = [getattr(watch.counts[layer], name) for layer in range(blocks + 1)]
-        return np.stack([_plain(row) for row in rows], axis=1)  # (B, L + 1)
-
-    entering, attention, mlp = table("entering"), table("attention"), table("mlp")
-    macs, macs_noattn = counted_macs(
-        model.backbone.facts,
-        get_method(model.config.method),
-        model.config,
-        entering=entering,
-        attention=attention[:, :-1],
-        mlp=mlp[:, :-1],
-        readout=attention[:, -1],
-    )
-    return ImageCosts(macs, macs_noattn, attention)
+    counts, facts = ran_counts(model, watch), model.backbone.facts
+    macs, macs_noattn = counted_macs(facts, get_method(model.config.method), model.config, counts)
+    return ImageCosts(macs, macs_noattn, np.hstack([counts.attention, counts.readout[:, None]]))
 
 
 def _stopped_costs(model: CompressedViT, scores: ExitScores, number: Tensor) -> ImageCosts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autotok.compression.exit_scores import (
     ExitScores,
@@ -15,6 +14,7 @@ from autotok.compression.exit_scores import (
 )
 from autotok.compression.model import CompressedViT
 from autotok.compression.schedule import Schedule, realise
+from autotok.compression.tap_request import TapRequest
 from autotok.compression.two_pass import TwoPassViT
 from autotok.config import CompressionConfig
 from autotok.facts import BackboneFacts
@@ -22,45 +22,29 @@ from autotok.methods.base import Counts
 from autotok.methods.registry import get_method
 
 from .exit_head_costs import exit_head_macs, leaving_counts, scheduled_rows
-from .macs import counted_macs
+from .macs import LiveCounts, counted_macs
 from .two_pass import PassCosts
 
 
 def macs_by_exit(
     facts: BackboneFacts,
     config: CompressionConfig,
-    *,
-    entering: Counts,
-    attention: Counts,
-    mlp: Counts,
-    readout: Counts,
+    counts: LiveCounts,
     rows: Counts,
 ) -> tuple[Counts, Counts]:
     """Multiply-accumulates of M images at each exit and at the end, (M, E + 1), and those without
-    attention products.
-
-    Counts of live patch tokens as in `counted_macs`; `rows` (E, M) are those that a head's products
-    run over.
+    attention products; `rows` (E, M) are the tokens that a head's products run over.
     """
     policy, method = config.exits, get_method(config.method)
     assert policy is not None
     found: tuple[list[Counts], list[Counts]] = ([], [])
-    heads = np.zeros(len(entering), dtype=np.int64)
+    heads = np.zeros(len(counts.entering), dtype=np.int64)
     linear_heads = heads
     for number, stop in enumerate([*policy.layers, None]):
         if stop is not None:
             own = exit_head_macs(policy.kinds[number], facts, stop, rows[number])
             heads, linear_heads = heads + own[0], linear_heads + own[1]
-        macs, linear = counted_macs(
-            facts,
-            method,
-            config,
-            entering=entering,
-            attention=attention,
-            mlp=mlp,
-            readout=readout,
-            stop=stop,
-        )
+        macs, linear = counted_macs(facts, method, config, counts, stop=stop)
         found[0].append(macs + heads)
         found[1].append(linear + linear_heads)
     return np.stack(found[0], axis=1), np.stack(found[1], axis=1)
@@ -90,37 +74,27 @@ def exit_macs_of(facts: BackboneFacts, config: CompressionConfig, counts: Counts
     found = method.occupancy(layers, counts, facts, method.resolve_options(config.options))
     leaving = leaving_counts(facts, config, found.mlp, counts)
     first = np.full((len(counts), 1), facts.num_patches, dtype=np.int64)
-    macs, _ = macs_by_exit(
-        facts,
-        config,
-        entering=np.hstack([first, leaving[:, :-1], found.readout[:, None]]),
-        attention=found.attention,
-        mlp=found.mlp,
-        readout=found.readout,
-        rows=scheduled_rows(facts, policy, leaving),
-    )
-    return macs
+    entering = np.hstack([first, leaving[:, :-1], found.readout[:, None]])
+    every = LiveCounts(entering, found.attention, found.mlp, found.readout)
+    return macs_by_exit(facts, config, every, scheduled_rows(facts, policy, leaving))[0]
 
 
 def measured_exit_macs(model: CompressedViT, scores: ExitScores) -> tuple[Counts, Counts]:
     """(B, E + 1) multiply-accumulates of stopping at each exit and at the end, by the tokens that
     really ran, and those without attention products."""
-    facts, counts = model.backbone.facts, scores.watch.counts
+    counts, rows = ran_counts(model, scores.watch), scores.rows.cpu().numpy().astype(np.int64)
+    return macs_by_exit(model.backbone.facts, model.config, counts, rows)
 
-    def table(name: str) -> NDArray[np.int64]:
-        rows = [getattr(counts[layer], name) for layer in range(facts.num_blocks + 1)]
+
+def ran_counts(model: CompressedViT, watch: TapRequest) -> LiveCounts:
+    """Of the images that were watched, by the tokens that really ran."""
+
+    def table(name: str) -> Counts:
+        rows = [getattr(watch.counts[i], name) for i in range(model.backbone.facts.num_blocks + 1)]
         return np.stack([row.cpu().numpy().astype(np.int64) for row in rows], axis=1)
 
     attention = table("attention")
-    return macs_by_exit(
-        facts,
-        model.config,
-        entering=table("entering"),
-        attention=attention[:, :-1],
-        mlp=table("mlp")[:, :-1],
-        readout=attention[:, -1],
-        rows=scores.rows.cpu().numpy().astype(np.int64),
-    )
+    return LiveCounts(table("entering"), attention[:, :-1], table("mlp")[:, :-1], attention[:, -1])
 
 
 def macs_by_stop(model: CompressedViT) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,36 +37,21 @@ from autotok.methods.registry import get_method
 from autotok.methods.two_pass import TwoPass
 from autotok.tokens import NEEDS_MAP, Needs
 
+from .cost import Cost
 from .exit_head_costs import exit_head_macs, exit_head_params, leaving_counts, scheduled_rows
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Multiply-accumulates of one image and parameters, exact."""
+class LiveCounts(NamedTuple):
+    """Live patch tokens of M images."""
 
-    macs: int
-    macs_noattn: int
-    params: int
-
-    @property
-    def macs_g(self) -> float:
-        """1e9 multiply-accumulates, attention included: what papers and budgets call GFLOPs."""
-        return self.macs / 1e9
-
-    @property
-    def macs_noattn_g(self) -> float:
-        """1e9 multiply-accumulates without the attention products."""
-        return self.macs_noattn / 1e9
-
-    @property
-    def flops2x_g(self) -> float:
-        """1e9 operations, a multiply-add counted as two."""
-        return 2 * self.macs / 1e9
-
-    @property
-    def params_m(self) -> float:
-        """1e6 parameters."""
-        return self.params / 1e6
+    entering: Counts
+    """(M, L + 1), what left the block before and, last, what the read-out sees."""
+    attention: Counts
+    """(M, L)."""
+    mlp: Counts
+    """(M, L)."""
+    readout: Counts
+    """(M,)."""
 
 
 @dataclass(frozen=True)
@@ -191,19 +177,13 @@ def counted_macs(
     facts: BackboneFacts,
     method: type[TokenReducer],
     config: CompressionConfig,
+    counts: LiveCounts,
     *,
-    entering: Counts,
-    attention: Counts,
-    mlp: Counts,
-    readout: Counts,
     stop: int | None = None,
 ) -> tuple[Counts, Counts]:
-    """(`Cost.macs`, `Cost.macs_noattn`) of M images, (M,) each, from their live patch tokens.
-
-    `entering` is (M, L + 1), what left the block before and, last, what the read-out sees;
-    `attention` and `mlp` are (M, L), `readout` (M,). Of images that stop behind block `stop`, only
-    what ran until then costs.
-    """
+    """(`Cost.macs`, `Cost.macs_noattn`) of M images, (M,) each, from their live patch tokens. Of
+    images that stop behind block `stop`, only what ran until then costs."""
+    entering, attention, mlp, readout = counts
     blocks = facts.num_blocks if stop is None else stop + 1
     run = facts if stop is None else _first(facts, blocks)
     linear, products = _backbone_macs(run, attention[:, :blocks], mlp[:, :blocks], readout)

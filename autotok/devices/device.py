@@ -348,7 +348,7 @@ def _with_own_memory(found: Measurement, model: nn.Module, images: Tensor) -> Me
         except AutotokError as error:
             _LOG.info("%s", error)
         else:
-            return dataclasses.replace(found, peak_memory_mb=alone.peak_mb, memory_source=SOURCE)
+            return dataclasses.replace(found, peak_memory_mb=alone, memory_source=SOURCE)
     also = f"{found.memory_source}, with all else that this process holds"
     return dataclasses.replace(found, memory_source=also, memory_alone=False)
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +28,8 @@ BARE = ("onnxruntime", "openvino")
 """Runtimes of files that `board.py` starts without torch."""
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """Resident memory of a process that runs a model, in MB."""
-
-    idle_mb: float
-    """Before there was a model."""
-    peak_mb: float
-    """High-water mark of a forward, everything included."""
-
-
-def footprint(backbone: str, config: CompressionConfig, *, batch: int, threads: int) -> Footprint:
-    """The memory of a model with random weights in a fresh process.
+def footprint(backbone: str, config: CompressionConfig, *, batch: int, threads: int) -> float:
+    """Peak memory in MB of a model with random weights in a fresh process, everything included.
 
     Raises:
         AutotokError: the process failed.
@@ -49,7 +38,7 @@ def footprint(backbone: str, config: CompressionConfig, *, batch: int, threads: 
     return _run(job, backbone)
 
 
-def footprint_of(model: nn.Module, images: Tensor, *, threads: int) -> Footprint:
+def footprint_of(model: nn.Module, images: Tensor, *, threads: int) -> float:
     """The memory of `model(images)` in a fresh process; of a supernet's view, that of its subnet.
 
     Raises:
@@ -107,9 +96,9 @@ def _alone(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _run(job: dict[str, Any], name: str, rest: bytes = b"") -> Footprint:
+def _run(job: dict[str, Any], name: str, rest: bytes = b"") -> float:
     """What a process with this job says."""
-    return Footprint(**_answer(["autotok.devices.footprint", json.dumps(job)], name, rest))
+    return float(_answer(["autotok.devices.footprint", json.dumps(job)], name, rest)["peak_mb"])
 
 
 def _answer(words: list[str], name: str, rest: bytes = b"") -> dict[str, Any]:
@@ -157,8 +146,6 @@ def _main(job: str) -> None:
     torch.set_num_threads(wanted["threads"])
     if "backbone" in wanted:
         load_structure(wanted["backbone"])  # what loading itself needs is no part of the model
-    reset_high_water()
-    idle = high_water_mb()
     model: nn.Module
     if "weights" in wanted:
         model, images = put_together(sys.stdin.buffer.read(), Path(wanted["weights"]))
@@ -173,7 +160,7 @@ def _main(job: str) -> None:
     with torch.inference_mode():
         for _ in range(2):
             model(images)
-    sys.stdout.write(json.dumps({"idle_mb": idle, "peak_mb": high_water_mb()}) + "\n")
+    sys.stdout.write(json.dumps({"peak_mb": high_water_mb()}) + "\n")
 
 
 if __name__ == "__main__":

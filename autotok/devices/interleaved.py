@@ -35,8 +35,6 @@ class Relative:
     """Median over turns."""
     spread: float
     """Median absolute deviation from it, as a share of it."""
-    latency_ms: float
-    """Median of the model's own times, drift included."""
     reference_ms: float
     """Median of the reference's."""
     turns: int
@@ -79,7 +77,6 @@ def interleaved(
     return Relative(
         ratio=median(ratios),
         spread=deviation(ratios) / median(ratios),
-        latency_ms=median([own for _, own in found.own]),
         reference_ms=median([own for _, own in found.beside]),
         turns=len(ratios),
     )

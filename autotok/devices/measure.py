@@ -13,9 +13,6 @@ the timer, the turns and the energy counters, as it times on boards too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +32,6 @@ def measure(
     reference: nn.Module | None = None,
     rounds: int = 15,
     timeout_s: float = 30.0,
-    threads: int | None = None,
 ) -> Measurement:
     """Measure `model(images)`; nothing but the forward is inside the timer.
 
@@ -45,17 +41,15 @@ def measure(
         reference: Usually the uncompressed model; gives `speedup`.
         rounds: Timed turns; up to three times as many while the run, or the speed-up, is noisy.
         timeout_s: No new turn begins after this long, three turns excepted.
-        threads: CPU threads; torch's present number by default.
     """
     models = [model] if reference is None else [model, reference]
-    with _threads(threads):
-        used = torch.get_num_threads()
-        clock = CLOCKS[clock_for(images.device, used)]
-        slots = [slot_of(module, images, clock, patience_s=timeout_s / 4) for module in models]
-        turns = board.take_turns(slots, rounds, timeout_s, sure_pct=SURE_PCT)
-        figures = turns.summary(rounds, slots[0].parts)
-        peak, how = slots[0].peak_memory()
-        energy = board.energy_of(slots[0])
+    threads = torch.get_num_threads()
+    clock = CLOCKS[clock_for(images.device, threads)]
+    slots = [slot_of(module, images, clock, patience_s=timeout_s / 4) for module in models]
+    turns = board.take_turns(slots, rounds, timeout_s, sure_pct=SURE_PCT)
+    figures = turns.summary(rounds, slots[0].parts)
+    peak, how = slots[0].peak_memory()
+    energy = board.energy_of(slots[0])
     parameter = next(model.parameters(), images)
     return Measurement(
         **figures,
@@ -67,7 +61,7 @@ def measure(
         dtype=str(parameter.dtype).removeprefix("torch."),
         batch=images.shape[0],
         image_shape=tuple(images.shape[1:]),
-        threads=used,
+        threads=threads,
         when=now(),
     )
 
@@ -76,14 +70,3 @@ def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's."""
     cuda = device.type == "cuda"
     return torch.cuda.get_device_name(device) if cuda else board.machine_name()
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +11,6 @@ from autotok.errors import DeviceUnreachable, failure
 
 from .ray_cluster import join, load_ray
 
-_LOG = logging.getLogger(__name__)
 # between two looks at whether a node with the resource is still there
 _POLL_S = 1.0
 RETRIES = 2

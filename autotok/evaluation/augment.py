@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotok.errors import UnknownName
+from autotok.names import known
 
 AUGMENTS = ("none", "crop-flip")
 
 
 def check_augment(name: str) -> None:
     """Raise `UnknownName` unless the augmentation is known."""
-    if name not in AUGMENTS:
-        raise UnknownName("augmentation", name, AUGMENTS)
+    known("augmentation", name, AUGMENTS)
 
 
 def augmented(

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import warnings
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from .classes import contradict
 from .demo import CANVAS, CLASS_NAMES, MEAN, NUM_VALIDATION_SOURCES, STD, DemoDigits
 from .folder import FolderData, PixelCache
 from .layout import Layout, require_folder
-from .order import NestedOrder
+from .order import nested_order
 from .preprocessing import Preprocessing, preprocessing_of
 
 DEMO_SIZES = {"train": 50_000, "val": 2_000}
@@ -78,7 +79,8 @@ class ArrayData:
         self._labels = None if labels is None else [int(label) for label in labels]
         self._preprocessing = preprocessing
         self.labelling = _own_classes(name, labels is not None, class_names)
-        self._order = NestedOrder(len(images) if self._labels is None else self._labels)
+        classes = len(images) if self._labels is None else self._labels
+        self._order = cache(partial(nested_order, classes))
         self._cache = PixelCache()
 
     @property
@@ -91,7 +93,7 @@ class ArrayData:
 
     def subset(self, count: int, seed: int) -> list[int]:
         """The first `count` images of the seeded, stratified order."""
-        return self._order.first(count, seed)
+        return self._order(seed)[:count]
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) float32, normalised, and labels (B,) int64 or None."""
@@ -120,7 +122,8 @@ class DemoData:
         self.labelling = _own_classes(self.name, self.labelled, CLASS_NAMES)
         self._fitted = backbone.own_facts.image_shape != (1, CANVAS, CANVAS)
         self._preprocessing = _whole(backbone)
-        self._order = NestedOrder([self._digits.label(i) for i in range(len(self._digits))])
+        labels = [self._digits.label(i) for i in range(len(self._digits))]
+        self._order = cache(partial(nested_order, labels))
         self._cache = PixelCache()
 
     def __len__(self) -> int:
@@ -128,7 +131,7 @@ class DemoData:
 
     def subset(self, count: int, seed: int) -> list[int]:
         """The first `count` images of the seeded, stratified order."""
-        return self._order.first(count, seed)
+        return self._order(seed)[:count]
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) float32, normalised, and labels (B,) int64 or None."""

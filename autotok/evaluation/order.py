@@ -7,20 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 
-class NestedOrder:
-    """`nested_order` of one data set, computed once per seed."""
-
-    def __init__(self, labels: Sequence[int] | int) -> None:
-        self._labels = labels
-        self._orders: dict[int, list[int]] = {}
-
-    def first(self, count: int, seed: int) -> list[int]:
-        """The first `count` positions, or all there are."""
-        if seed not in self._orders:
-            self._orders[seed] = nested_order(self._labels, seed)
-        return self._orders[seed][:count]
-
-
 def nested_order(labels: Sequence[int] | int, seed: int) -> list[int]:
     """All positions in an order of which every beginning is a stratified sample.
 

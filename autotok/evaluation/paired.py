@@ -19,10 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotok.documents import Place
 from autotok.metrics import METRICS
 from autotok.names import known
-from autotok.plain_data import typed
+from autotok.plain_data import Kept
 
 from .intervals import Interval, wilson
 
@@ -32,7 +31,7 @@ _MOST_DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Paired:
+class Paired(Kept):
     """How much better the first is than the second, over the same images."""
 
     metric: str
@@ -81,11 +80,6 @@ class Paired:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the verdict included."""
         return {**dataclasses.asdict(self), "verdict": self.verdict}
-
-    @classmethod
-    def from_dict(cls, data: object, where: Place | str = "comparison") -> Paired:
-        """The inverse of `to_dict`."""
-        return typed(cls, data, where, newer=True)
 
 
 def compare(

@@ -37,14 +37,7 @@ not for images of unknown origin."""
 # of ImageNet's training images, as torchvision and timm have them
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+_RESAMPLING = {kind.name.lower(): kind for kind in Image.Resampling}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,6 +16,11 @@ from autotok.metrics import METRICS
 
 from .intervals import mean_interval, wilson
 
+_SUMMED = (
+    *("num_images", "num_labelled", "correct", "num_compared", "agreeing", "kl_sum", "kl_squares"),
+    *("kls", "values", "macs", "macs_noattn"),
+)
+"""Of a tally, what adds up entry by entry, or goes one after the other."""
 NEIGHBOURS = 10
 VOTERS = 20
 DESCRIPTIONS = {
@@ -98,25 +104,14 @@ class Tally:
             raise ValueError("tallies of two different configurations do not add up")
         if self.precision != other.precision:
             raise ValueError(f"tallies in {self.precision} and {other.precision} do not add up")
-        return Tally(
-            metric=self.metric,
-            num_images=self.num_images + other.num_images,
-            num_labelled=self.num_labelled + other.num_labelled,
-            correct=self.correct + other.correct,
-            num_compared=self.num_compared + other.num_compared,
-            agreeing=self.agreeing + other.agreeing,
-            kl_sum=self.kl_sum + other.kl_sum,
-            kl_squares=self.kl_squares + other.kl_squares,
+        sums: dict[str, Any] = {n: getattr(self, n) + getattr(other, n) for n in _SUMMED}
+        return dataclasses.replace(
+            self,
+            **sums,
             finetuned=self.finetuned or other.finetuned,
-            gallery=self.gallery,
             hits=self.hits + other.hits if self._all_hits and other._all_hits else "",
-            kls=(*self.kls, *other.kls),
-            values=(*self.values, *other.values),
-            macs=(*self.macs, *other.macs),
-            macs_noattn=self.macs_noattn + other.macs_noattn,
             exits=_added(self.exits, other.exits),
             judged=self.judged or other.judged,
-            precision=self.precision,
         )
 
     @property

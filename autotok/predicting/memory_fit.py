@@ -45,9 +45,8 @@ def fit_memory(backbones: Sequence[str], *, batch: int, seconds: float) -> Memor
         if len(rows) >= LEAST_PEAKS and time.perf_counter() > deadline:
             break
         threads = torch.get_num_threads()
-        seen = footprint(name, CompressionConfig(), batch=images, threads=threads)
+        peaks.append(footprint(name, CompressionConfig(), batch=images, threads=threads))
         rows.append(memory_row(trace(load_structure(name), batch=images)))
-        peaks.append(seen.peak_mb)
     return fit_peaks(np.stack(rows), np.array(peaks))
 
 

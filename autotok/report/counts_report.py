@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from autotok.compression.model import CompressedViT
+from autotok.counting.cost import Cost
 from autotok.counting.counter import count_operators
-from autotok.counting.macs import Cost
 from autotok.counting.third_opinion import FvcoreCount, count_with_fvcore
 from autotok.errors import UsageError
 from autotok.predicting.trace import trace

@@ -29,7 +29,6 @@ from autotok.export.bundle import save_bundle
 from autotok.files import write_text
 from autotok.finetune_spec import FineTuneSpec
 from autotok.plain_data import typed
-from autotok.searching.records.record import Costs
 from autotok.searching.running.judging import meeting_mean
 from autotok.searching.running.model_worker import (
     QUANTISED_ON,
@@ -301,7 +300,7 @@ def _hand_over(
     config = result.model.config
     exact = cost(result.model.backbone.facts, config)
     evidence: Mapping[str, Any] = {
-        "costs": Costs.of(exact).columns,
+        "costs": exact.columns,
         "data": asked.data,
         "class_names": asked.class_names,
         "labelling": evaluator.data.labelling,

@@ -26,7 +26,6 @@ from autotok.methods.registry import get_method
 from autotok.methods.thresholds import Calibrated
 from autotok.predicting.predict import predict
 from autotok.predicting.target import load_target
-from autotok.searching.records.record import Costs
 from autotok.searching.running.judging import Judged, judge
 
 from .block_report import block_report
@@ -237,7 +236,7 @@ def write_bundle(
         backbone=BackboneRef.of(model.original.whole.facts, checkpoint=checkpoint),
         config=model.config,
         preprocessing=preprocessing_of(model.backbone).to_dict(),
-        evidence={"costs": Costs.of(exact).columns, **named},
+        evidence={"costs": exact.columns, **named},
     )
     source = None if data is None else load_data(data, model.backbone, class_names=class_names)
     images, checked_on = check_images(model, source, CHECKED)

@@ -208,10 +208,7 @@ class WholeSearch:
         factory = ProblemFactory.of(question, self.model, settings.seed, self.folder, shared=shared)
         try:
             engine = make_engine(
-                workers.engine,
-                workers=workers.count,
-                ray_address=workers.ray_address,
-                resources=workers.resources,
+                workers,
                 factory=factory,
                 directory=self.folder,
                 trial_timeout_s=settings.trial_timeout_s,

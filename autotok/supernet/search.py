@@ -19,7 +19,8 @@ from typing import Any
 from autotok.backbones.autoformer import SupernetSpec, subnet_facts
 from autotok.backbones.supernet import AutoFormerSupernet, SupernetView
 from autotok.config import SubnetSpec
-from autotok.counting.macs import Cost, uncompressed
+from autotok.counting.cost import Cost
+from autotok.counting.macs import uncompressed
 from autotok.errors import ConfigError, InfeasibleBudget, NonFiniteOutput, RunDirectoryError
 from autotok.evaluation.accuracy import Evaluator
 from autotok.evaluation.data import DataSource

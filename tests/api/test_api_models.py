@@ -24,9 +24,9 @@ def test_compress_takes_a_plain_timm_model_and_counts_what_it_costs() -> None:
     compressed = autotok.compress(model, method="tome", r=2)
     assert compressed.schedule.kept == (14, 12, 10, 8)
     assert autotok.macs(compressed).macs < autotok.macs(model).macs
-    from autotok.api.models import count
+    from autotok.counting.counter import count_macs
 
-    assert count(compressed) == autotok.macs(compressed).macs
+    assert count_macs(compressed) == autotok.macs(compressed).macs
     assert compressed(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
@@ -198,14 +198,14 @@ def test_predictions_name_their_target_and_what_stands_behind_them() -> None:
 
 
 def test_a_backbone_made_smaller_says_its_image_size_in_the_configuration(tmp_path: Path) -> None:
-    from autotok.api.models import count
+    from autotok.counting.counter import count_macs
 
     own = tiny_backbone()
     given = autotok.compress(own, method="tome", r=1, image_size=16)
     made = autotok.compress(own.at_size(16), method="tome", r=1)
     assert given.config == made.config
     assert given.config.image_size == 16
-    assert autotok.macs(given).macs == count(given)
+    assert autotok.macs(given).macs == count_macs(given)
     best = write_best(
         tmp_path / "best.yaml", Bundle(BackboneRef.of(given.original.whole.facts), given.config, {})
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from autotok.devices.footprint import Footprint
 from autotok.predicting import calibrate as calibrating
 from autotok.predicting import calibration_run as calibration_run
 from autotok.predicting import memory_fit
@@ -21,9 +20,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration_run, "MOST_S", 0.2)
     monkeypatch.setattr(calibrating, "CANDIDATES", 2)
     sizes = iter(range(300, 2000, 50))
-    monkeypatch.setattr(
-        memory_fit, "footprint", lambda *_, **__: Footprint(200.0, float(next(sizes)))
-    )
+    monkeypatch.setattr(memory_fit, "footprint", lambda *_, **__: float(next(sizes)))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from autotok.devices import device as devices
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, DeviceUnreachable
 from autotok.report import model_report as profiles
+from autotok.searching.engines.base import Workers
 from autotok.searching.engines.workers import ProcessEngine
 from autotok.searching.running.engine_choice import make_engine
 
@@ -276,13 +277,13 @@ def test_doctor_asks_the_device(fake: FakeDevice, run: Run) -> None:
 
 
 def test_a_trial_timeout_takes_a_process_and_ray_refuses_it(tmp_path: Path) -> None:
-    settings = {"ray_address": None, "resources": None, "directory": tmp_path}
-    assert make_engine("local", workers=1, factory=_nothing, **settings) is None  # type: ignore[arg-type]
-    engine = make_engine("local", workers=1, factory=_nothing, trial_timeout_s=3.0, **settings)  # type: ignore[arg-type]
+    how = {"factory": _nothing, "directory": tmp_path}
+    assert make_engine(Workers(1), **how) is None  # type: ignore[arg-type]
+    engine = make_engine(Workers(1), trial_timeout_s=3.0, **how)  # type: ignore[arg-type]
     assert isinstance(engine, ProcessEngine)
     engine.close()
     with pytest.raises(ConfigError, match="--trial-timeout works with --engine local"):
-        make_engine("ray", workers=1, factory=_nothing, trial_timeout_s=3.0, **settings)  # type: ignore[arg-type]
+        make_engine(Workers(1, "ray"), trial_timeout_s=3.0, **how)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

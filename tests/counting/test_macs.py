@@ -7,7 +7,8 @@ import autotok.methods  # noqa: F401
 from autotok.backbones.loading import load_structure
 from autotok.backbones.tiny import tiny_backbone
 from autotok.config import CompressionConfig, Reduction
-from autotok.counting.macs import Cost, cost, schedule_macs, uncompressed
+from autotok.counting.cost import Cost
+from autotok.counting.macs import cost, schedule_macs, uncompressed
 from autotok.methods.registry import get_method, list_methods, unmet_need
 
 

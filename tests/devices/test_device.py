@@ -26,7 +26,6 @@ from autotok.devices.device import (
     measure_on,
     open_device,
 )
-from autotok.devices.footprint import Footprint
 from autotok.devices.measure import measure
 from autotok.devices.measurement import MeasurementFailed
 from autotok.devices.ray_tasks import RayTasks
@@ -60,7 +59,7 @@ def model() -> CompressedViT:
 def test_the_local_device_measures_in_torch_beside_the_uncompressed_model(
     model: CompressedViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "footprint_of", lambda *_, **__: Footprint(200.0, 321.0))
+    monkeypatch.setattr(devices, "footprint_of", lambda *_, **__: 321.0)
     device = open_device("local")
     assert device.check() == "this machine, eager"
     found = measure_on(device, model, batch=2)
@@ -216,7 +215,7 @@ def test_a_node_is_sent_what_any_can_take_and_runs_it_where_models_run_there(
             return function(*arguments)
 
     monkeypatch.setattr(devices, "measure_in", timed)
-    monkeypatch.setattr(devices, "footprint_of", lambda *_, **__: Footprint(200.0, 321.0))
+    monkeypatch.setattr(devices, "footprint_of", lambda *_, **__: 321.0)
     device = open_device("ray:board")
     device._tasks = Tasks()  # type: ignore[attr-defined]
     with a_device_elsewhere(), torch.no_grad():

@@ -29,8 +29,8 @@ def test_a_model_handed_over_takes_what_it_takes_by_name_whatever_this_process_h
     handed = footprint_of(model, torch.zeros(64, 3, 32, 32), threads=1)
     named = footprint("tiny", model.config, batch=64, threads=1)
     assert len(ballast)
-    assert handed.peak_mb == pytest.approx(named.peak_mb, rel=0.05)
-    assert handed.peak_mb > handed.idle_mb > 50
+    assert handed == pytest.approx(named, rel=0.05)
+    assert handed > 50
 
 
 def test_a_view_of_a_supernet_is_measured_as_the_subnet_alone() -> None:

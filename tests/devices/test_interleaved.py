@@ -36,7 +36,6 @@ def test_a_machine_that_slows_down_changes_no_ratio() -> None:
     assert found.ratio == pytest.approx(1.5, rel=0.01)
     assert found.spread < 0.01
     assert found.turns == 4
-    assert found.latency_ms > 30.0
 
 
 def test_it_ends_when_enough_turns_were_had() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autotok.evaluation.order import NestedOrder, nested_order
+from autotok.evaluation.order import nested_order
 
 
 def test_every_image_comes_exactly_once() -> None:
@@ -22,9 +22,3 @@ def test_the_seed_decides_the_order() -> None:
     labels = [0, 1] * 20
     assert nested_order(labels, 0) == nested_order(labels, 0)
     assert nested_order(labels, 0) != nested_order(labels, 1)
-
-
-def test_a_larger_subset_starts_with_the_smaller_one() -> None:
-    order = NestedOrder([0, 1] * 20)
-    assert order.first(30, 5)[:10] == order.first(10, 5)
-    assert len(order.first(100, 5)) == 40

@@ -214,7 +214,7 @@ def test_a_runtime_that_there_is_not_is_refused_and_one_belongs_to_this_machine(
     assert "runtime 'onnxrumtime' is unknown; did you mean 'onnxruntime'?" in err
     code, _, err = run("calibrate", "--runtime", "openvino", "--target", "ssh://me@board")
     assert code == 2
-    assert "--runtime openvino is for target 'local'; 'ssh://me@board' chooses its own" in err
+    assert "--runtime openvino is for the local device; device 'ssh://me@board'" in err
 
 
 # --- a real one

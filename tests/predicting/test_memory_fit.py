@@ -3,16 +3,15 @@
 import pytest
 
 from autotok.backbones.loading import load_structure
-from autotok.devices.footprint import Footprint
 from autotok.predicting import memory_fit
 from autotok.predicting.memory_fit import MB, fit_memory
 from autotok.predicting.trace import trace
 
 
 def test_memory_is_a_base_and_a_share_of_what_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    def footprint(name: str, config: object, *, batch: int, threads: int) -> Footprint:
+    def footprint(name: str, config: object, *, batch: int, threads: int) -> float:
         found = trace(load_structure(name), batch=batch)
-        return Footprint(0.0, 250 + (found.weight_bytes + 1.3 * found.peak_live_bytes) / MB)
+        return 250 + (found.weight_bytes + 1.3 * found.peak_live_bytes) / MB
 
     monkeypatch.setattr(memory_fit, "footprint", footprint)
     fit = fit_memory(("tiny", "vit_small_patch16_224"), batch=1, seconds=60.0)

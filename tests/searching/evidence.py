@@ -6,8 +6,9 @@ import random
 from typing import Any
 
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.cost import Cost
 from autotok.searching.records.final import Final
-from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.records.record import Score, TrialRecord
 
 IMAGES = 400
 
@@ -46,7 +47,7 @@ def record(
         config=CompressionConfig(method=method, reductions=reductions, mode=mode),
         layers=tuple(r.layer for r in reductions),
         counts=tuple(r.num_keep or 0 for r in reductions),
-        costs=Costs(int(macs_g * 1e9), int(macs_g * 0.8e9), 3_000_000),
+        costs=Cost(int(macs_g * 1e9), int(macs_g * 0.8e9), 3_000_000),
         score=Score("top1", value, value - 3.0, min(100.0, value + 3.0), len(outcomes), retrained),
         fidelity="final",
         origin=origin,

@@ -61,9 +61,6 @@ class Rows:
     inputs: Inputs
     macs: Floats
 
-    def __add__(self, other: Rows) -> Rows:
-        return Rows.joined([self, other])
-
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
         """One after the other."""

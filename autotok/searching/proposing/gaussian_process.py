@@ -35,29 +35,15 @@ class Inputs:
     details: Floats
     """(n, d) options and other answers, 0 to 1; those of another method are 0.5."""
 
-    def __add__(self, other: Inputs) -> Inputs:
-        return Inputs.joined([self, other])
-
     @classmethod
     def joined(cls, parts: Sequence[Inputs]) -> Inputs:
         """One after the other."""
-        return cls(
-            np.concatenate([p.profile for p in parts]),
-            np.concatenate([p.removed for p in parts]),
-            np.concatenate([p.method for p in parts]),
-            np.concatenate([p.kind for p in parts]),
-            np.concatenate([p.details for p in parts]),
-        )
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
 
     def take(self, rows: NDArray[np.int64]) -> Inputs:
         """Some of the rows."""
-        return Inputs(
-            self.profile[rows],
-            self.removed[rows],
-            self.method[rows],
-            self.kind[rows],
-            self.details[rows],
-        )
+        return Inputs(*(column[rows] for column in vars(self).values()))
 
 
 @dataclass(frozen=True)

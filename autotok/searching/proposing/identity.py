@@ -21,9 +21,8 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
-from autotok.documents import Place
 from autotok.errors import RunDirectoryError, StudyTaken
-from autotok.plain_data import typed
+from autotok.plain_data import Kept
 from autotok.searching.records.objective import Objective
 from autotok.searching.space.problem import Fingerprint
 
@@ -207,7 +206,7 @@ def _taken(name: str) -> RunDirectoryError:
 
 
 @dataclass(frozen=True)
-class Owner:
+class Owner(Kept):
     """A process on a machine, as a study's attribute says it."""
 
     host: str
@@ -222,11 +221,6 @@ class Owner:
         """This process."""
         pid = os.getpid()
         return cls(socket.gethostname(), _place(), pid, _started(pid))
-
-    @classmethod
-    def from_dict(cls, data: object, where: Place | str = "owner of the study") -> Owner:
-        """From `dataclasses.asdict` of one."""
-        return typed(cls, data, where, newer=True)
 
     @property
     def gone(self) -> bool:

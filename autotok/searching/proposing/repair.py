@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotok.config import CompressionConfig
+from autotok.counting.cost import Cost
 from autotok.metrics import METRICS
-from autotok.searching.records.record import Costs
 from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import Problem
 from autotok.searching.space.shape import Shape
@@ -40,7 +40,7 @@ class Repaired:
     config: CompressionConfig | None
     layers: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
-    costs: Costs | None = None
+    costs: Cost | None = None
     predicted: Mapping[str, float] = field(default_factory=dict)
     violation: float = 0.0
     """Share by which the nearest configuration misses the worst budget; 0 or less is inside."""

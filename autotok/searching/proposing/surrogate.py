@@ -323,7 +323,7 @@ class _Told:
         """And some that are certain."""
         return _Told(
             [*self.names, *names],
-            self.inputs + inputs,
+            Inputs.joined([self.inputs, inputs]),
             np.concatenate([self.values, values]),
             np.concatenate([self.variances, np.zeros(len(values))]),
         )

@@ -15,7 +15,7 @@ from typing import Any
 from autotok.documents import Place
 from autotok.evaluation.paired import Paired, compare
 from autotok.metrics import METRICS
-from autotok.plain_data import plain_fields, typed
+from autotok.plain_data import Kept, plain_fields, typed
 from autotok.searching.records.final import Final
 
 from .finetune_gain import TuningGain, tuning_gains
@@ -28,7 +28,7 @@ _CHEAPER = 0.98
 
 
 @dataclass(frozen=True)
-class Standing:
+class Standing(Kept):
     """One configuration of the final evaluation, compared over the same images with others."""
 
     number: int
@@ -99,11 +99,6 @@ class Standing:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the words included."""
         return {**plain_fields(self), "words": self.words}
-
-    @classmethod
-    def from_dict(cls, data: object, where: Place | str = "standing") -> Standing:
-        """The inverse of `to_dict`."""
-        return typed(cls, data, where, newer=True)
 
 
 @dataclass(frozen=True)

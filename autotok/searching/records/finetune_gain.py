@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotok.documents import Place
 from autotok.evaluation.paired import Paired, compare, image_values
-from autotok.plain_data import plain_fields, typed
+from autotok.plain_data import Kept, plain_fields
 
 from .record import TrialRecord
 
@@ -20,7 +19,7 @@ _VERDICTS = {"better": HELPED, "tie": SUFFICES, "worse": HURT}
 
 
 @dataclass(frozen=True)
-class TuningGain:
+class TuningGain(Kept):
     """One retrained configuration against itself without the retraining."""
 
     number: int
@@ -72,11 +71,6 @@ class TuningGain:
         """Plain data, the verdict included."""
         further = {"per_minute": self.per_minute, "verdict": self.verdict}
         return {**plain_fields(self), **further}
-
-    @classmethod
-    def from_dict(cls, data: object, where: Place | str = "gain") -> TuningGain:
-        """The inverse of `to_dict`."""
-        return typed(cls, data, where, newer=True)
 
 
 def tuning_gain(record: TrialRecord) -> TuningGain | None:

@@ -8,41 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotok.config import CompressionConfig, Primitive
+from autotok.counting.cost import Cost
 from autotok.devices.measurement import memory_alone
-from autotok.documents import Place, parse_json
+from autotok.documents import parse_json
 from autotok.metrics import METRICS, ON_DEVICE, PREDICTED, Metric
 from autotok.names import known
-from autotok.plain_data import plain_fields, typed
+from autotok.plain_data import Kept, plain_fields
 
-FINISHED = ("complete", "infeasible", "failed", "duplicate")
 VERSION = 1
 MEASURED = "measured"
 CORRECTED_BY = "corrected by what was measured"
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Exact cost of one configuration, in every convention."""
-
-    macs: int
-    macs_noattn: int
-    params: int
-
-    @classmethod
-    def of(cls, exact: object) -> Costs:
-        """Of what `counting` gives, which this room does not import: it takes torch."""
-        return cls(**vars(exact))
-
-    @property
-    def columns(self) -> dict[str, float | int]:
-        """As table columns."""
-        return {
-            "macs": self.macs,
-            "macs_g": self.macs / 1e9,
-            "macs_noattn_g": self.macs_noattn / 1e9,
-            "flops2x_g": 2 * self.macs / 1e9,
-            "params_m": self.params / 1e6,
-        }
 
 
 @dataclass(frozen=True)
@@ -73,7 +48,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class TrialRecord:
+class TrialRecord(Kept):
     """What one trial found; flat enough for one JSON line."""
 
     number: int
@@ -85,7 +60,7 @@ class TrialRecord:
     layers: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
     """Patch tokens left after each reduction layer."""
-    costs: Costs | None = None
+    costs: Cost | None = None
     """Once judged, the mean over the images where token counts differ between them."""
     predicted: Mapping[str, float] = field(default_factory=dict)
     """Metrics on the target by name, when asked for, and the errors that it states."""
@@ -206,11 +181,6 @@ class TrialRecord:
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {**plain_fields(self), "version": VERSION}
-
-    @classmethod
-    def from_dict(cls, data: object, where: Place | str = "record") -> TrialRecord:
-        """The inverse of `to_dict`; keys of later versions are left out."""
-        return typed(cls, data, where, newer=True)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> TrialRecord:

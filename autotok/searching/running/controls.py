@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator
 
 from autotok.config import CompressionConfig
-from autotok.methods.registry import list_methods
+from autotok.methods.registry import get_method, list_methods
 from autotok.searching.proposing.repair import Repaired, match_cost
 from autotok.searching.records.record import TrialRecord
 from autotok.searching.space.budget import worst_excess
@@ -45,26 +45,24 @@ def control_shapes(search: Search, best: TrialRecord) -> list[Shape]:
     stages = tuple(dict.fromkeys(depth * i // 4 for i in (1, 2, 3)))
     steps = tuple((i + 1) / len(stages) for i in range(len(stages)))
     rising = tuple((i + 1) / depth for i in range(depth))
-    shapes = [
-        Shape(CONTROL, stages, steps),
-        Shape(CONTROL, tuple(range(depth)), rising, "linear"),
-        Shape(CONTROL, (max(0, depth // 6),), (1.0,)),
+    layouts = [
+        (stages, steps, "geometric"),
+        (tuple(range(depth)), rising, "linear"),
+        ((max(0, depth // 6),), (1.0,), "geometric"),
     ]
     if best.layers:
         gone = [1.0 - count / facts.num_patches for count in best.counts]
-        own = Shape(CONTROL, best.layers, tuple(g / gone[-1] for g in gone), "linear")
-        shapes.insert(0, own)
-    options = dict(sorted(shapes[0].reducer.resolve_options({}).items()))
-    like = Shape(
-        *(CONTROL, (), ()),
-        options=options,
-        subnet=subnet,
-        number_format=best.config.number_format,
-        image_size=side,
-        backbone=best.backbone,
-    )
+        layouts.insert(0, (best.layers, tuple(g / gone[-1] for g in gone), "linear"))
     return [
-        dataclasses.replace(like, layers=s.layers, weights=s.weights, curve=s.curve) for s in shapes
+        Shape(
+            *(CONTROL, *layout),
+            options=dict(sorted(get_method(CONTROL).resolve_options({}).items())),
+            subnet=subnet,
+            number_format=best.config.number_format,
+            image_size=side,
+            backbone=best.backbone,
+        )
+        for layout in layouts
     ]
 
 

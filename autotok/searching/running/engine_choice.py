@@ -144,23 +144,17 @@ def check_workers(workers: Workers, trial_timeout_s: float | None) -> None:
 
 
 def make_engine(
-    name: str,
+    workers: Workers,
     *,
-    workers: int | None,
-    ray_address: str | None,
-    resources: Mapping[str, float] | None,
     factory: WorkerFactory,
     directory: str | Path,
     trial_timeout_s: float | None = None,
     gpus: Sequence[str] = (),
 ) -> Engine | None:
-    """The engine of a name; None where the search runs in this process.
+    """The engine of these workers; None where the search runs in this process.
 
     Args:
-        name: 'local' or 'ray'.
-        workers: Trials at a time; None is 1 for 'local', and as many as fit for 'ray'.
-        ray_address: 'auto' or HOST:PORT of a running cluster; None starts Ray on this machine.
-        resources: What one trial takes on Ray, such as {'cpu': 2, 'gpu': 0.5}.
+        workers: How many, and by which engine.
         factory: Builds the problem in each worker.
         directory: Run directory.
         trial_timeout_s: Stops an evaluation that takes longer; see `SearchSettings`. It takes a
@@ -171,21 +165,20 @@ def make_engine(
         UsageError: a combination that cannot be; the message says which.
         DeviceUnreachable: no Ray cluster answers at the address.
     """
-    asked = Workers(workers, name, ray_address, resources or {})
-    check_workers(asked, trial_timeout_s)
-    if name == "local":
-        if workers in (None, 1) and trial_timeout_s is None:
+    check_workers(workers, trial_timeout_s)
+    if workers.engine == "local":
+        if workers.count in (None, 1) and trial_timeout_s is None:
             return None
         from autotok.searching.engines.workers import ProcessEngine
 
-        return ProcessEngine(factory, workers or 1, timeout_s=trial_timeout_s, gpus=gpus)
+        return ProcessEngine(factory, workers.count or 1, timeout_s=trial_timeout_s, gpus=gpus)
     from autotok.searching.engines.ray import RayEngine
 
     return RayEngine(
         factory,
-        workers=workers,
-        address=ray_address,
-        resources=resources or {},
+        workers=workers.count,
+        address=workers.ray_address,
+        resources=workers.resources,
         storage=Path(directory),
     )
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from autotok.config import CompressionConfig
+from autotok.counting.cost import Cost
 from autotok.metrics import METRICS
-from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.records.record import Score, TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
 from autotok.searching.space.problem import TallyLike, Tuned, to_score
 
@@ -28,9 +29,7 @@ def judged(record: TrialRecord, tally: TallyLike, budgets: Sequence[Budget]) -> 
         return record
     record = dataclasses.replace(
         record,
-        costs=Costs(
-            round(score.macs_mean), round(score.macs_noattn_mean or 0), record.costs.params
-        ),
+        costs=Cost(round(score.macs_mean), round(score.macs_noattn_mean or 0), record.costs.params),
         macs_nominal=record.costs.macs if record.macs_nominal is None else record.macs_nominal,
     )
     over = worst_excess(budgets, {**record.values, **_least_means(record, score)})

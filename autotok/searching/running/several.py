@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from autotok.config import CompressionConfig
 from autotok.errors import DataError
 from autotok.evaluation.own_quality import OwnQuality
-from autotok.searching.space.problem import Problem, TallyLike, Tuned, budgets_of
+from autotok.searching.space.problem import Problem, budgets_of
 
 from .question import COMPARABLE, Question
 from .session import Loaded, Session, build_problem
@@ -81,31 +82,13 @@ def joined_problem(problems: Mapping[str, Problem]) -> Problem:
     """The problem of several backbones by name; a configuration goes to the one that it names."""
     first = next(iter(problems.values()))
 
-    def of(config: CompressionConfig) -> Problem:
-        return problems.get(config.backbone, first)
+    def routed(name: str) -> Callable[..., Any] | None:
+        """What the problem that a configuration names does with it; None where none can."""
 
-    def evaluate(config: CompressionConfig, start: int, stop: int) -> TallyLike:
-        return of(config).evaluate(config, start, stop)
+        def done(config: CompressionConfig, *images: int) -> Any:
+            return getattr(problems.get(config.backbone, first), name)(config, *images)
 
-    def finetune(config: CompressionConfig) -> Tuned:
-        train = of(config).finetune
-        assert train is not None
-        return train(config)
-
-    def pace(config: CompressionConfig) -> Tuned:
-        pacer = of(config).pace
-        assert pacer is not None
-        return pacer(config)
-
-    def count(config: CompressionConfig) -> float:
-        counter = of(config).count
-        assert counter is not None
-        return counter(config)
-
-    def predict(config: CompressionConfig) -> Mapping[str, float]:
-        predictor = of(config).predict
-        assert predictor is not None
-        return predictor(config)
+        return None if getattr(first, name) is None else done
 
     def held() -> Mapping[str, str]:
         every = {name: problem.held() for name, problem in problems.items()}
@@ -116,14 +99,13 @@ def joined_problem(problems: Mapping[str, Problem]) -> Problem:
     exclude = dict.fromkeys(name for p in problems.values() for name in p.space.exclude)
     facts = tuple((name, problem.facts) for name, problem in problems.items())
     space = dataclasses.replace(first.space, backbones=facts, mode=mode, exclude=tuple(exclude))
+    ways: dict[str, Any] = {
+        name: routed(name) for name in ("evaluate", "finetune", "pace", "count", "predict")
+    }
     return dataclasses.replace(
         first,
+        **ways,
         space=space,
-        evaluate=evaluate,
-        finetune=None if first.finetune is None else finetune,
-        pace=None if first.pace is None else pace,
-        count=None if first.count is None else count,
-        predict=None if first.predict is None else predict,
         held=held,
         total_images=min(problem.total_images for problem in problems.values()),
     )

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotok.config import CompressionConfig, Options, Reduction, Subnet
+from autotok.counting.cost import Cost
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError
 from autotok.facts import BackboneFacts
 from autotok.metrics import METRICS, TABLE
-from autotok.searching.records.record import Costs, Score
+from autotok.searching.records.record import Score
 
 from .budget import Budget, BudgetRequest, resolve
 from .search_space import SearchSpace
@@ -133,7 +134,7 @@ class ExactCosts:
             self._subnets[subnet] = self._structure.facts(subnet)
         return self._subnets[subnet]
 
-    def cost(self, config: CompressionConfig) -> Costs:
+    def cost(self, config: CompressionConfig) -> Cost:
         """Every convention at once; of exits that are to meet a mean cost, that."""
         from autotok.counting.macs import cost
 
@@ -142,7 +143,7 @@ class ExactCosts:
         share = 1.0
         if config.exits is not None and config.exits.mean_macs is not None:
             share = config.exits.mean_macs / found.macs
-        return Costs(round(share * found.macs), round(share * found.macs_noattn), int(found.params))
+        return Cost(round(share * found.macs), round(share * found.macs_noattn), int(found.params))
 
     def exit_macs(self, shape: Shape, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """(M, 2) multiply-accumulates of an image that stops at the first exit of a shape, and of

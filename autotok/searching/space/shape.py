@@ -134,18 +134,11 @@ class Shape:
             if keep != entering:
                 reductions.append(Reduction(layer, num_keep=int(keep)))
             entering = entering if self._parks else keep
-        if not reductions:
-            return CompressionConfig(
-                subnet=self.subnet,
-                number_format=self.number_format,
-                image_size=self.image_size,
-                backbone=self.backbone,
-                exits=self.exits,
-            )
+        method, options = (self.method, self.options) if reductions else ("none", {})
         return CompressionConfig(
-            method=self.method,
+            method=method,
             reductions=tuple(reductions),
-            options=dict(sorted(self.options.items())),
+            options=dict(sorted(options.items())),
             subnet=self.subnet,
             number_format=self.number_format,
             image_size=self.image_size,

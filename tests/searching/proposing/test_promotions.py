@@ -8,6 +8,7 @@ import pytest
 from problems import FakeEvaluator, fake_problem, vit_facts
 
 from autotok.config import CompressionConfig
+from autotok.counting.cost import Cost
 from autotok.searching.proposing.promotions import (
     can_reach_front,
     expected_recovery,
@@ -15,7 +16,7 @@ from autotok.searching.proposing.promotions import (
     recovery,
 )
 from autotok.searching.records.objective import make_objectives
-from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.records.record import Score, TrialRecord
 from autotok.searching.running.opening import resume_search, run_search
 from autotok.searching.running.search_result import SearchResult
 from autotok.searching.space.problem import Problem, Tuned
@@ -30,7 +31,7 @@ SETTINGS = SearchSettings(n_trials=20, retrain_trials=4)
 def record(number: int, quality: float, macs_g: float, **further: object) -> TrialRecord:
     config = CompressionConfig("topk", (), {"number": number})
     score = Score("top1", quality, quality - 1, quality + 1, 100)
-    costs = Costs(int(macs_g * 1e9), int(macs_g * 1e9), 1)
+    costs = Cost(int(macs_g * 1e9), int(macs_g * 1e9), 1)
     given = {"costs": costs, "score": score, "layers": (1,), **further}
     return TrialRecord(number, "complete", config, **given)  # type: ignore[arg-type]
 

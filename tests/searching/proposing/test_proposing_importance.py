@@ -3,9 +3,10 @@
 import pytest
 
 from autotok.config import CompressionConfig
+from autotok.counting.cost import Cost
 from autotok.searching.proposing.importance import FEWEST, FIRST, NUMBER, importances
 from autotok.searching.records.objective import make_objectives
-from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.records.record import Score, TrialRecord
 
 OBJECTIVES = make_objectives(("quality", "macs"), "top1")
 
@@ -20,7 +21,7 @@ def record(number: int, *, state: str = "complete") -> TrialRecord:
         config=CompressionConfig(method=method),
         layers=(number % 4,),
         counts=(8,),
-        costs=Costs(int(1e9 * (1.0 + fraction)), 10**9, 10**6),
+        costs=Cost(int(1e9 * (1.0 + fraction)), 10**9, 10**6),
         score=Score("top1", value, value - 1.0, value + 1.0, 100),
         params={"method": method, "budget_fraction": fraction, "mode": "plug-in", "own": number}
         if number

@@ -3,9 +3,10 @@
 import pytest
 
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.cost import Cost
 from autotok.errors import ConfigError, UnknownName
 from autotok.searching.records.objective import losses, make_objectives
-from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.records.record import Score, TrialRecord
 
 RECORD = TrialRecord(
     number=4,
@@ -13,7 +14,7 @@ RECORD = TrialRecord(
     config=CompressionConfig("tome", (Reduction(3, num_keep=98),)),
     layers=(3,),
     counts=(98,),
-    costs=Costs(2_300_000_000, 2_100_000_000, 22_000_000),
+    costs=Cost(2_300_000_000, 2_100_000_000, 22_000_000),
     predicted={"latency_ms": 20.0},
     score=Score("top1", 80.0, 75.0, 85.0, 100, top1_pct=80.0),
     fidelity="few",

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotok.config import CompressionConfig
+from autotok.counting.cost import Cost
 from autotok.searching.records.objective import make_objectives
 from autotok.searching.records.pareto import (
     Front,
@@ -18,7 +19,7 @@ from autotok.searching.records.pareto import (
     hypervolume,
     thin,
 )
-from autotok.searching.records.record import Costs, Score, TrialRecord
+from autotok.searching.records.record import Score, TrialRecord
 from autotok.searching.space.budget import Budget, worst_excess
 
 STAIRS = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [3.0, 3.0]])
@@ -87,7 +88,7 @@ SMALL = st.integers(0, 4)
 
 def record(number: int, quality: int, macs: int, params: int, state: str) -> TrialRecord:
     score = Score("top1", float(quality), 0.0, 100.0, 10)
-    costs = Costs(macs, macs, params)
+    costs = Cost(macs, macs, params)
     return TrialRecord(number, state, CompressionConfig(), costs=costs, score=score)
 
 
@@ -185,7 +186,7 @@ def test_a_front_of_records_is_what_admitting_them_one_by_one_gives() -> None:
             n,
             "complete" if n % 5 else "failed",
             CompressionConfig("topk", (), {"number": n}),
-            costs=Costs(int(macs) * 10**9, 1, 1),
+            costs=Cost(int(macs) * 10**9, 1, 1),
             score=Score("top1", float(top1), 0.0, 100.0, 10),
         )
         for n, (top1, macs) in enumerate(points)

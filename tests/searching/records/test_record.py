@@ -6,10 +6,11 @@ import json
 import pytest
 
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.cost import Cost
 from autotok.devices.measurement import Measurement
 from autotok.errors import ConfigError, UsageError
 from autotok.pruned_spec import PrunedSpec
-from autotok.searching.records.record import Costs, Score, TrialRecord, as_told
+from autotok.searching.records.record import Score, TrialRecord, as_told
 
 SCORE = Score("top1", 80.0, 75.0, 85.0, 100, top1_pct=80.0)
 RECORD = TrialRecord(
@@ -18,7 +19,7 @@ RECORD = TrialRecord(
     config=CompressionConfig("tome", (Reduction(3, num_keep=98),)),
     layers=(3,),
     counts=(98,),
-    costs=Costs(2_300_000_000, 2_100_000_000, 22_000_000),
+    costs=Cost(2_300_000_000, 2_100_000_000, 22_000_000),
     predicted={"latency_ms": 20.0},
     score=SCORE,
     fidelity="few",

@@ -8,10 +8,11 @@ import pytest
 from problems import fake_problem, vit_facts
 
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.cost import Cost
 from autotok.counting.macs import uncompressed
 from autotok.facts import BackboneFacts
 from autotok.searching.proposing.repair import Repaired
-from autotok.searching.records.record import Costs, TrialRecord
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.controls import control_shapes, smaller_image
 from autotok.searching.running.opening import open_search
 from autotok.searching.space.settings import SearchSettings
@@ -80,7 +81,7 @@ def test_why_there_is_no_control_on_smaller_images_is_told(
 
 def best_of_cost(macs: int) -> TrialRecord:
     config = CompressionConfig("tome", (Reduction(2, num_keep=147),))
-    costs = Costs(macs, macs, 1)
+    costs = Cost(macs, macs, 1)
     return TrialRecord(0, "complete", config, layers=(2,), counts=(147,), costs=costs)
 
 

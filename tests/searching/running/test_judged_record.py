@@ -3,14 +3,15 @@
 import dataclasses
 
 from autotok.config import CompressionConfig, Reduction
+from autotok.counting.cost import Cost
 from autotok.evaluation.accuracy import Tally
-from autotok.searching.records.record import Costs, TrialRecord
+from autotok.searching.records.record import TrialRecord
 from autotok.searching.running.judged_record import judged
 from autotok.searching.space.budget import Budget
 
 DRAFT = CompressionConfig("ltmp", (Reduction(1, num_keep=8),))
 FOUND = CompressionConfig("ltmp", (Reduction(1, num_keep=8, options={"threshold": 0.25}),))
-RECORD = TrialRecord(3, "running", DRAFT, costs=Costs(1000, 900, 70), predicted={"latency_ms": 2.0})
+RECORD = TrialRecord(3, "running", DRAFT, costs=Cost(1000, 900, 70), predicted={"latency_ms": 2.0})
 
 
 def tally(*macs: int, config: CompressionConfig = FOUND) -> Tally:
@@ -22,7 +23,7 @@ def tally(*macs: int, config: CompressionConfig = FOUND) -> Tally:
 
 def test_costs_are_the_mean_over_the_images_and_the_nominal_ones_stand_beside_them() -> None:
     found = judged(RECORD, tally(1000, 1200), [Budget("macs", 1100, "1100")])
-    assert found.costs == Costs(1100, 1050, 70)
+    assert found.costs == Cost(1100, 1050, 70)
     assert found.feasible
     assert found.violation == 0.0
     row = found.row()
