@@ -18,9 +18,10 @@ from .intervals import mean_interval, wilson
 
 _SUMMED = (
     *("num_images", "num_labelled", "correct", "num_compared", "agreeing", "kl_sum", "kl_squares"),
-    *("kls", "values", "macs", "macs_noattn"),
+    "macs_noattn",
 )
-"""Of a tally, what adds up entry by entry, or goes one after the other."""
+_LISTED = ("kls", "values", "macs")
+"""Of a tally, what adds up, and what goes one after the other."""
 NEIGHBOURS = 10
 VOTERS = 20
 DESCRIPTIONS = {
@@ -105,9 +106,11 @@ class Tally:
         if self.precision != other.precision:
             raise ValueError(f"tallies in {self.precision} and {other.precision} do not add up")
         sums: dict[str, Any] = {n: getattr(self, n) + getattr(other, n) for n in _SUMMED}
+        lists: dict[str, Any] = {n: (*getattr(self, n), *getattr(other, n)) for n in _LISTED}
         return dataclasses.replace(
             self,
             **sums,
+            **lists,
             finetuned=self.finetuned or other.finetuned,
             hits=self.hits + other.hits if self._all_hits and other._all_hits else "",
             exits=_added(self.exits, other.exits),

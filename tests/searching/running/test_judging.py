@@ -242,7 +242,7 @@ def test_a_flat_folder_is_calibrated_on_as_a_search_does_and_says_so(
     config = CompressionConfig(
         "ltmp", (Reduction(1, keep_ratio=0.5), Reduction(2, keep_ratio=0.25))
     )
-    with caplog.at_level("WARNING"):
+    with caplog.at_level("WARNING", logger="autotok"):  # which -q has silenced
         searched = worker.evaluate(config, 0, 20).quality()
         worker.evaluate(CompressionConfig("ats", config.reductions), 0, 8)
     said = [
