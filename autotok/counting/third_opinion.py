@@ -43,7 +43,9 @@ def count_with_fvcore(model: CompressedViT) -> FvcoreCount:
         UsageError: fvcore is not installed, or cannot trace the model.
     """
     try:
-        from fvcore.nn import FlopCountAnalysis
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it compiles with what torch 2.14 calls deprecated
+            from fvcore.nn import FlopCountAnalysis
     except ImportError as error:
         raise UsageError(
             "fvcore's count needs fvcore, which is not installed: run"
