@@ -132,7 +132,7 @@ class AutoFormerBase(Backbone):
         positions = self.placed_at_size(stem.pos_embed)
         patches = F.conv2d(images, stem.patch.weight, stem.patch.bias, stride=facts.patch_size)
         patches = patches.flatten(2).transpose(1, 2)  # (B, n, C)
-        x = torch.cat([stem.cls_token.expand(len(images), -1, -1), patches], dim=1) + positions
+        x = torch.cat([stem.cls_token.expand(images.shape[0], -1, -1), patches], dim=1) + positions
         return self.embedded(x, images, patches, lambda: positions[0, 1:], needs, trace)
 
     def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:

@@ -89,7 +89,7 @@ class LVViT(Backbone):
     ) -> tuple[Tokens, Taps]:
         images, positions = self.fitted(images), self.placed_at_size(self.pos_embed)
         patches = self.patch_embed(images)  # (B, n, C)
-        x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + positions
+        x = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], dim=1) + positions
         return self.embedded(x, images, patches, lambda: positions[0, 1:], needs, trace)
 
     def attend(self, index: int, tokens: Tokens, needs: Needs = Needs.NONE) -> tuple[Tensor, Taps]:

@@ -44,14 +44,14 @@ class LossContext:
     """(B, classes) of the student."""
     labels: Tensor | None = None
     """(B,), or (B, classes) shares of mixed images."""
-    label_smoothing: float = 0.0
-    """Share of a label that all classes share."""
     teacher_logits: Tensor | None = None
     """(B, classes) of the uncompressed model."""
     teacher: Mapping[int, Tensor] = field(default_factory=dict)
     """Per block asked for by `teacher_layers`: its outgoing tokens (B, P + N0, C) there."""
     progress: float = 0.0
     """0 to 1 through the fine-tune."""
+    label_smoothing: float = 0.0
+    """Share of a label that all classes share."""
 
 
 class Learning(TokenReducer):
